@@ -1,0 +1,43 @@
+"""The command line: one sub-command a file in ``commands/``, each with ``add_parser`` and ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .commands import demo, export, info, prepare, sample, train
+from .errors import Cancelled, UserError
+
+COMMANDS = (prepare, train, sample, export, info, demo)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every sub-command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="AnimeLoRA: prepare a dataset, train a LoRA, sample from it, export it for other tools.",
+        epilog="Each command has its own help: python -m trainer train --help",
+    )
+    parser.add_argument("--version", action="version", version=f"AnimeLoRA {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 for success, 1 for an error told on stderr, 130 for a cancelled run."""
+    args = build_parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+    except UserError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, Cancelled):
+        print("stopped; what was done so far is kept.", file=sys.stderr)
+        return 130
+    return status

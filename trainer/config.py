@@ -1,0 +1,240 @@
+"""The run configuration: one typed, validated model that describes a training run completely.
+
+The node builds it from its widgets, the command line reads it from a TOML file, and the run folder keeps a copy.
+pydantic validates (ComfyUI already depends on it); this module adds errors that name the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Targets = Literal["all-linear", "attention"]
+Schedule = Literal["constant", "linear", "cosine"]
+
+_MAX_TOML_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=20_000)
+
+
+class BaseModelSection(_Section):
+    """The checkpoint that the LoRA is trained on."""
+
+    checkpoint: str = Field(description="single-file .safetensors, diffusers folder, or a hub id when online")
+
+
+class DatasetSection(_Section):
+    """The prepared dataset (a folder that ``prepare`` wrote)."""
+
+    path: str = Field(description="folder with the dataset's manifest")
+
+
+class NetworkSection(_Section):
+    """What LoRA adds and where."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16  # enough for a style; larger files rarely look better
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0  # scale alpha / rank = 1, so the learning rate means what it says
+    targets: Targets = "all-linear"  # kohya's default: all 192 Linear and 1x1 conv modules of the transformers
+
+
+class OptimizerSection(_Section):
+    """AdamW."""
+
+    lr: Annotated[float, Field(gt=0, le=10)] = 1e-4  # the usual LoRA rate for SD 1.x
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01  # AdamW's own default
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0  # 0 turns clipping off
+    schedule: Schedule = "constant"  # what the reference run uses; cosine pays off on long runs
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class TrainingSection(_Section):
+    """The loop."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 5
+    max_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0  # 0: as many as the epochs make
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 1
+    gradient_accumulation: Annotated[int, Field(ge=1, le=1024)] = 2
+    precision: Precision = "auto"  # bf16 where the device computes in it, else fp16 on CUDA, else fp32
+    gradient_checkpointing: bool = False  # saves memory, costs about a fifth of the speed
+    seed: Annotated[int, Field(ge=0, le=0xFFFF_FFFF)] = 42
+    checkpoint_every: Annotated[int, Field(ge=0)] = 500  # steps; 0: only at the end
+    keep_checkpoints: Annotated[int, Field(ge=0)] = 0  # newest resumable states to keep; 0: all
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class SampleSection(_Section):
+    """Validation images: before the first step and after each epoch, with fixed seeds."""
+
+    prompts: tuple[str, ...] = ()
+    negative: str = ""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    guidance: Annotated[float, Field(ge=0, le=100)] = 7.5
+    seed: Annotated[int, Field(ge=0, le=0xFFFF_FFFF)] = 42
+    every_epochs: Annotated[int, Field(ge=0)] = 1  # 0: none
+    width: Annotated[int, Field(ge=0, le=8192)] = 0  # 0: the dataset's resolution
+    height: Annotated[int, Field(ge=0, le=8192)] = 0
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _one_prompt_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("width", "height")
+    @classmethod
+    def _multiple_of_eight(cls, value: int) -> int:
+        if value % 8:
+            raise ValueError(f"must be a multiple of 8 (the VAE's factor), for example {value // 8 * 8 or 8}")
+        return value
+
+
+class OutputSection(_Section):
+    """Where results go. Not part of the run's identity: moving a folder does not train again."""
+
+    runs: str = "runs"  # run folders are made below this
+    publish: str = ""  # folder that gets the finished LoRA (models/loras); empty: only the run folder
+    tensorboard: bool = True
+
+
+class RunConfig(_Section):
+    """A whole training run."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] = "my_lora"
+    base: BaseModelSection
+    dataset: DatasetSection
+    network: NetworkSection = NetworkSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    training: TrainingSection = TrainingSection()
+    sample: SampleSection = SampleSection()
+    output: OutputSection = OutputSection()
+
+    @model_validator(mode="after")
+    def _name_is_text(self) -> RunConfig:
+        if not self.name.strip():
+            raise ValueError("name is blank")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The part that determines the result, as plain JSON data: everything but paths and output places."""
+        data = self.model_dump(mode="json", exclude={"output", "base", "dataset"})
+        return dict(data)
+
+    def to_json(self) -> str:
+        """The configuration as indented JSON, which ``load`` reads again."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a TOML (or the run folder's JSON) file and apply ``key=value`` overrides.
+
+    Relative paths inside the file mean relative to the file's folder. Raises UserError for anything wrong.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _MAX_TOML_BYTES:
+            raise UserError(f"{path} is {size} bytes long; a configuration is at most {_MAX_TOML_BYTES}.", kind="config")
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"The configuration {path} cannot be read: {error.strerror}.", kind="config") from error
+    except RecursionError as error:
+        raise UserError(f"The configuration {path} is nested too deeply.", kind="config") from error
+    except ValueError as error:  # TOMLDecodeError, JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise UserError(f"The configuration {path} is not valid: {error}", "Compare it with docs/training.md.", kind="config") from error
+    if not isinstance(data, dict):
+        raise UserError(f"The configuration {path} must be a table of keys.", kind="config")
+    _absolute_paths(data, path.resolve().parent)
+    for override in overrides:
+        _apply_override(data, override)
+    return parse(data)
+
+
+def parse(data: dict[str, Any]) -> RunConfig:
+    """Validate plain data. Raises UserError that lists every problem with its key."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors(include_url=False)]
+        raise UserError(
+            "The run configuration is not valid:\n" + "\n".join(f"  {p}" for p in problems),
+            "Every key is described in docs/training.md and in `python -m trainer train --help`.",
+            kind="config",
+        ) from error
+
+
+def keys() -> list[str]:
+    """Every valid key with its section, for example ``network.rank``."""
+    return list(_keys(RunConfig, ""))
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterable[str]:
+    for name, info in model.model_fields.items():
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _keys(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"]) or "(configuration)"
+    if problem["type"] == "extra_forbidden":
+        valid = keys()
+        near = difflib.get_close_matches(where, valid, n=1, cutoff=0.5) or [
+            key for key in valid if key.rsplit(".", 1)[-1] == str(problem["loc"][-1])
+        ]
+        return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    if problem["type"] == "missing":
+        return f"{where}: missing"
+    shown = repr(problem.get("input"))
+    return f"{where}: {problem['msg']} (got {shown[:80]})"
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"--set {override!r} is not of the form key=value.", "For example: --set network.rank=8", kind="config")
+    parts: Sequence[str] = key.strip().split(".")
+    place = data
+    for part in parts[:-1]:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise UserError(f"--set {override!r}: {part} is a value, not a section.", kind="config")
+    try:
+        place[parts[-1]] = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        place[parts[-1]] = value  # bare words need no quotes on a command line
+
+
+def _absolute_paths(data: dict[str, Any], folder: Path) -> None:
+    for section, key in (("base", "checkpoint"), ("dataset", "path"), ("output", "runs"), ("output", "publish")):
+        table = data.get(section)
+        value = table.get(key) if isinstance(table, dict) else None
+        if isinstance(table, dict) and isinstance(value, str) and value and "\x00" not in value:
+            candidate = folder / value
+            # a hub id looks like a relative path: it stays as it is when nothing lies there
+            if key != "checkpoint" or candidate.exists():
+                table[key] = str(candidate)
+
+
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
+TARGETS: tuple[str, ...] = get_args(Targets)
+PRECISIONS: tuple[str, ...] = get_args(Precision)

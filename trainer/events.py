@@ -1,0 +1,166 @@
+"""The event stream between the training child and whoever started it: one JSON object a line.
+
+One schema serves child, parent, progress bar and the log file ``events.jsonl`` in the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events. ``time`` is seconds since the epoch."""
+
+    name: ClassVar[str] = ""
+    time: float = field(default_factory=time.time, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Plan(Event):
+    """What the run will do, sent once before anything heavy. ``buckets`` maps ``"512x512"`` to a count of images."""
+
+    name: ClassVar[str] = "plan"
+    images: int
+    buckets: dict[str, int]
+    epochs: int
+    steps: int
+    steps_per_epoch: int
+    trainable_parameters: int
+    modules: int
+    family: str
+    device: str
+    precision: str
+    memory_gb: float
+    start_step: int = 0
+
+
+@dataclass(frozen=True)
+class Phase(Event):
+    """A stage began or moved on: ``loading``, ``caching latents``, ``caching prompts``, ``training``, ``sampling``, ``exporting``."""
+
+    name: ClassVar[str] = "phase"
+    phase: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Step(Event):
+    """One optimiser step: ``loss`` is its mean over the accumulated micro-batches, ``eta`` in seconds, memory in GB."""
+
+    name: ClassVar[str] = "step"
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    loss_average: float
+    lr: float
+    grad_norm: float
+    images_per_second: float
+    eta: float
+    memory_gb: float
+
+
+@dataclass(frozen=True)
+class Sample(Event):
+    """A validation image was written. ``epoch`` 0 is the base before training."""
+
+    name: ClassVar[str] = "sample"
+    path: str
+    prompt: str
+    epoch: int
+    step: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Checkpoint(Event):
+    """A state that the run can resume from was written, with a LoRA file that can be used already."""
+
+    name: ClassVar[str] = "checkpoint"
+    step: int
+    path: str
+    lora: str
+
+
+@dataclass(frozen=True)
+class Warning_(Event):
+    """Something the user should know, which does not end the run."""
+
+    name: ClassVar[str] = "warning"
+    message: str
+
+
+@dataclass(frozen=True)
+class Done(Event):
+    """The run is complete; ``lora`` is the exported file, ``loss_curve`` a picture."""
+
+    name: ClassVar[str] = "done"
+    lora: str
+    loss_curve: str
+    steps: int
+    seconds: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Error(Event):
+    """The run failed; ``kind`` is a short stable word, ``hint`` what the user can change."""
+
+    name: ClassVar[str] = "error"
+    kind: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Stopped(Event):
+    """The run was asked to stop and kept a state to resume from (``step`` 0: nothing was trained yet)."""
+
+    name: ClassVar[str] = "stopped"
+    step: int
+    path: str
+
+
+TYPES: dict[str, type[Event]] = {
+    cls.name: cls for cls in (Plan, Phase, Step, Sample, Checkpoint, Warning_, Done, Error, Stopped)
+}
+
+
+def encode(event: Event) -> str:
+    """One line of JSON without the newline; NaN and infinity travel as ``null``-safe strings never: they become None."""
+    return json.dumps({"event": event.name, **_finite(asdict(event))}, ensure_ascii=True, allow_nan=False)
+
+
+def decode(line: str) -> Event | None:
+    """The event on a line, or None when the line is not one (a library's print, half a line of a killed child).
+
+    Unknown fields are dropped, so that an older parent reads a newer child's log.
+    """
+    try:
+        data = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(data, dict) or not isinstance(data.get("event"), str):
+        return None
+    cls = TYPES.get(data["event"])
+    if cls is None:
+        return None
+    known = {f.name for f in fields(cls)}
+    values: dict[str, Any] = {key: _number(value) for key, value in data.items() if key in known}
+    try:
+        return cls(**values)
+    except TypeError:
+        return None
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: str(v) if isinstance(v, float) and (v != v or v in (float("inf"), float("-inf"))) else v for key, v in values.items()}
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value

@@ -1,0 +1,108 @@
+"""Files: the one place that writes atomically, cleans names and checks where a path lies."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError
+
+# Windows refuses these as file names whatever their extension (learn.microsoft.com, "Naming Files").
+_RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]+')
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
+
+    On an exception the temporary file is removed and ``path`` is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner reads; a result should have the ordinary mode
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write ``data`` (text as UTF-8, newlines unchanged) to ``path`` so that a reader never sees half of it."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def safe_name(text: str, *, fallback: str = "untitled", limit: int = 100) -> str:
+    """A single file or folder name made from ``text``: valid on Linux and Windows, at most ``limit`` characters.
+
+    Letters of any script, spaces and quotes survive; separators, control characters and what Windows forbids become ``_``.
+    Never empty, never ``.`` or ``..``, never longer than 255 bytes in UTF-8.
+    """
+    name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).strip(" .")[:limit].strip(" .")
+    while len(name.encode("utf-8", "replace")) > 200:
+        name = name[:-1]
+    name = name.encode("utf-8", "ignore").decode("utf-8").strip(" .")
+    if not name:
+        return fallback
+    return f"_{name}" if name.split(".")[0].lower() in _RESERVED else name
+
+
+def resolve_below(path: str | Path, roots: Sequence[Path], *, what: str = "path") -> Path:
+    """The real path of ``path`` (relative ones are tried below each root), which must lie below one of ``roots``.
+
+    Symbolic links are followed before the check. Raises UserError when it does not exist or lies elsewhere.
+    """
+    text = str(path)
+    if "\x00" in text:
+        raise UserError(f"The {what} contains a NUL character.", "Type the name again.", kind="path")
+    real_roots = [root.resolve() for root in roots]
+    asked = Path(text)
+    candidates = [asked] if asked.is_absolute() else [root / asked for root in real_roots]
+    outside = False
+    for candidate in candidates:
+        try:
+            real = candidate.resolve()
+            exists = real.exists()
+        except (OSError, RuntimeError, ValueError):  # too long a name, a loop of links
+            continue
+        if not any(real == root or root in real.parents for root in real_roots):
+            outside = outside or exists
+            continue
+        if exists:
+            return real
+    listing = ", ".join(str(root) for root in real_roots)
+    if outside:
+        raise UserError(
+            f"The {what} {text!r} lies outside the folders this may read.",
+            f"Move it below one of: {listing}; or register its folder in extra_model_paths.yaml.",
+            kind="path",
+        )
+    raise UserError(f"The {what} {text!r} was not found.", f"Looked below: {listing}.", kind="path")
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
