@@ -1,0 +1,46 @@
+"""Model families. Adding one is adding a file with a ``FAMILY`` and naming it here."""
+
+from __future__ import annotations
+
+from ..errors import UserError
+from .base import Family, TextEncoder
+from .checkpoint import Checkpoint, open_checkpoint
+from .sd1 import FAMILY as SD1
+
+FAMILIES: tuple[Family, ...] = (SD1,)
+
+__all__ = ["FAMILIES", "Checkpoint", "Family", "TextEncoder", "family_named", "family_of", "open_checkpoint"]
+
+
+def family_of(checkpoint: Checkpoint) -> Family:
+    """The family that recognises ``checkpoint``. Raises UserError that says what the file looks like instead."""
+    for family in FAMILIES:
+        if family.recognises(checkpoint):
+            return family
+    raise UserError(
+        f"{checkpoint.name} is not a checkpoint that this version can train on{_guess(checkpoint)}.",
+        "Supported: " + ", ".join(family.title for family in FAMILIES) + ".",
+        kind="checkpoint",
+    )
+
+
+def family_named(name: str) -> Family:
+    """The family called ``name`` (for example ``"sd1"``)."""
+    return next(family for family in FAMILIES if family.name == name)
+
+
+def _guess(checkpoint: Checkpoint) -> str:
+    if checkpoint.kind == "folder":
+        return ""
+    names = list(checkpoint.shapes)
+    if any(name.endswith((".lora_down.weight", ".lora_up.weight", ".lora_A.weight")) for name in names):
+        return ": it is a LoRA file"
+    if any(name.startswith("conditioner.embedders.1.") for name in names):
+        return ": it looks like SDXL"
+    if any(name.startswith("cond_stage_model.model.") for name in names):
+        return ": it looks like SD 2.x"
+    if any(name.startswith(("double_blocks.", "model.diffusion_model.double_blocks.")) for name in names):
+        return ": it looks like Flux"
+    if not any(name.startswith("model.diffusion_model.") for name in names):
+        return ": it holds no UNet"
+    return ""

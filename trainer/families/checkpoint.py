@@ -1,0 +1,159 @@
+"""Opening a base checkpoint: a single file, a diffusers folder, or a hub id; its identity and the shapes inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..files import sha256_file, write_atomic
+
+if TYPE_CHECKING:
+    import torch
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
+_FORMATS = "Give a .safetensors file, a diffusers folder (with model_index.json), or a hub id such as owner/name."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A base checkpoint on disk. ``kind`` is ``"file"`` (original layout) or ``"folder"`` (diffusers layout)."""
+
+    path: Path
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """The name people know it by: the file name with its extension, or the folder's name."""
+        return self.path.name
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor of a single file, without reading the tensors of a .safetensors file."""
+        if self.path.suffix.lower() == ".safetensors":
+            return _safetensors_shapes(self.path)
+        return {key: tuple(value.shape) for key, value in self._ckpt_tensors.items()}
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The ``__metadata__`` of a .safetensors file; empty for everything else."""
+        if self.path.suffix.lower() != ".safetensors":
+            return {}
+        from safetensors import safe_open
+
+        with safe_open(str(self.path), framework="pt") as file:
+            return dict(file.metadata() or {})
+
+    def tensors(self, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
+        """The tensors whose names are ``wanted``, on the CPU, in the dtype of the file."""
+        if self.path.suffix.lower() == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(str(self.path), framework="pt", device="cpu") as file:
+                return {key: file.get_tensor(key) for key in file.keys() if wanted(key)}  # noqa: SIM118 (not a dict)
+        return {key: value for key, value in self._ckpt_tensors.items() if wanted(key)}
+
+    def identity(self, cache_dir: Path | None = None) -> str:
+        """SHA-256 that names this base: of the file's bytes, or of the folder's configuration and weight files.
+
+        With ``cache_dir`` the digest of an unchanged file (same size and modification time) is remembered there.
+        """
+        if self.kind == "file":
+            return _cached_digest(self.path, cache_dir)
+        import hashlib
+
+        digest = hashlib.sha256()
+        for part in sorted(self.path.rglob("*")):
+            relative = part.relative_to(self.path)
+            if part.is_file() and relative.parts[0] in ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler", "model_index.json"):
+                digest.update(f"{relative.as_posix()}\0{_cached_digest(part, cache_dir)}\n".encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _ckpt_tensors(self) -> Mapping[str, torch.Tensor]:
+        import torch
+
+        try:
+            data: Any = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:
+            raise UserError(
+                f"{self.path.name} was not loaded: a .ckpt file can run code when it is opened, and this one holds more than plain weights.",
+                "Use the .safetensors version of this checkpoint, or convert it with a tool you trust.",
+                kind="checkpoint",
+            ) from error
+        data = data.get("state_dict", data) if isinstance(data, dict) else {}
+        return {key: value for key, value in data.items() if isinstance(value, torch.Tensor)}
+
+
+def open_checkpoint(reference: str) -> Checkpoint:
+    """The checkpoint that ``reference`` names. Raises UserError when there is none or it cannot be read."""
+    if "\x00" in reference or not reference.strip():
+        raise UserError("No base checkpoint was given.", _FORMATS, kind="checkpoint")
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        if not (path / "unet" / "config.json").is_file():
+            raise UserError(f"The folder {path} is not a diffusers model: unet/config.json is missing.", _FORMATS, kind="checkpoint")
+        return Checkpoint(path.resolve(), "folder")
+    if path.is_file():
+        if path.suffix.lower() not in (".safetensors", ".ckpt", ".pt", ".pth"):
+            raise UserError(f"{path.name} is not a checkpoint file.", _FORMATS, kind="checkpoint")
+        checkpoint = Checkpoint(path.resolve(), "file")
+        _ = checkpoint.shapes  # a broken file is refused here, before anything heavy
+        return checkpoint
+    if _HUB_ID.match(reference):
+        return Checkpoint(_download(reference), "folder")
+    raise UserError(f"The base checkpoint {reference!r} was not found.", _FORMATS, kind="checkpoint")
+
+
+def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path.name} is damaged or not a safetensors file ({error}).",
+            "Download or copy it again; compare its size with the original.",
+            kind="checkpoint",
+        ) from error
+
+
+def _cached_digest(path: Path, cache_dir: Path | None) -> str:
+    if cache_dir is None:
+        return sha256_file(path)
+    status = os.stat(path)
+    record = cache_dir / "checkpoint-hashes.json"
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))
+        if not isinstance(known, dict):
+            known = {}
+    except (OSError, ValueError):
+        known = {}
+    key = f"{path}|{status.st_size}|{status.st_mtime_ns}"
+    if isinstance(known.get(key), str):
+        return str(known[key])
+    digest = sha256_file(path)
+    fresh = {k: v for k, v in known.items() if not k.startswith(f"{path}|")} | {key: digest}
+    write_atomic(record, json.dumps(fresh, indent=1))
+    return digest
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["model_index.json", "*/config.json", "scheduler/*", "tokenizer*/*", "*/*.safetensors"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except Exception as error:  # network, authorisation and naming errors come in many types; the cause is shown
+        raise UserError(
+            f"{hub_id!r} is not a file or folder here, and the hub did not give it: {type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            "Check the path, or go online (a hub id needs the network), or use a checkpoint file of your own.",
+            kind="checkpoint",
+        ) from error
