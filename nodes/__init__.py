@@ -1,0 +1,22 @@
+"""The ComfyUI face of the pack: schemas, calls and results. Nothing else in the repository imports ComfyUI."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .anime_img2img import AnimeImg2Img
+from .dataset_prep import DatasetPrep
+from .load_demo_base import LoadDemoBase
+from .load_lora import LoadLora
+from .style_compare import StyleCompare
+from .train_lora import TrainLora
+
+NODES: list[type[io.ComfyNode]] = [DatasetPrep, TrainLora, LoadLora, AnimeImg2Img, StyleCompare, LoadDemoBase]
+
+
+class AnimeLoRAExtension(ComfyExtension):
+    """Hands the nodes to ComfyUI."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Every node of the pack."""
+        return list(NODES)

@@ -1,0 +1,129 @@
+"""Anime Img2Img: a photo becomes a picture in the LoRA's style."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from .schema import field, result, schema
+
+
+class AnimeImg2Img(io.ComfyNode):
+    """Schema and call of Anime Img2Img."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and help."""
+        return schema(
+            "AnimeImg2Img",
+            "Anime Img2Img",
+            "Repaints a photo (or a batch of them) in the style of your LoRA. "
+            "Gives exactly the pixels of VAE Encode, KSampler and VAE Decode with the same settings.",
+            [
+                field(io.Model, "model", "The model, with your LoRA on it (from Load LoRA)."),
+                field(io.Clip, "clip", "The text encoder that reads the prompts."),
+                field(io.Vae, "vae", "The VAE of the model."),
+                field(io.Image, "image", "The photo or photos to repaint."),
+                field(
+                    io.String,
+                    "positive",
+                    "What the picture should show.",
+                    default="anime_face girl, high quality",
+                    multiline=True,
+                    dynamic_prompts=True,
+                ),
+                field(
+                    io.String,
+                    "negative",
+                    "What should not be in the picture.",
+                    default="lowres, blurry, bad anatomy, photo",
+                    multiline=True,
+                    dynamic_prompts=True,
+                ),
+                field(
+                    io.Float,
+                    "strength",
+                    "How far it may move away from the photo: 0.65 keeps the person, 0.8 goes further into the style.",
+                    default=0.65,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                ),
+                field(
+                    io.Float,
+                    "guidance",
+                    "How closely the picture follows the prompt (CFG).",
+                    default=7.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                ),
+                field(io.Int, "steps", "How many painting steps. More is slower and a little finer.", default=25, min=1, max=10_000),
+                field(
+                    io.Combo,
+                    "sampler_name",
+                    "The painting method.",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default="dpmpp_2m",
+                ),
+                field(
+                    io.Combo,
+                    "scheduler",
+                    "How the steps are spread from coarse to fine.",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default="karras",
+                ),
+                field(
+                    io.Int,
+                    "seed",
+                    "The dice: the same number and settings give the same picture.",
+                    default=0,
+                    min=0,
+                    max=0xFFFF_FFFF_FFFF_FFFF,
+                    control_after_generate=True,
+                ),
+                field(
+                    io.String,
+                    "trigger_words",
+                    "The LoRA's trigger words (from Load LoRA). They are put in front of the prompt unless they are in it already.",
+                    optional=True,
+                    force_input=True,
+                ),
+                field(
+                    io.ControlNet,
+                    "control_net",
+                    "A ControlNet that holds on to the shape of the photo (from Load ControlNet Model).",
+                    optional=True,
+                ),
+                field(
+                    io.Image,
+                    "control_image",
+                    "What the ControlNet looks at, for example the photo's outlines. Without it the photo itself is used.",
+                    optional=True,
+                ),
+                field(
+                    io.Float,
+                    "control_strength",
+                    "How strictly the ControlNet holds on. 0 switches it off.",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                ),
+            ],
+            [
+                result(io.Image, "image", "The repainted picture or pictures."),
+                result(io.Image, "before_after", "Photo and picture side by side."),
+            ],
+            search=["photo to anime", "img2img", "image to image", "stylize"],
+        )
+
+    @classmethod
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        """Repaint."""
+        raise NotImplementedError

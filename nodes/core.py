@@ -1,0 +1,53 @@
+"""ComfyUI's own nodes, called as functions, so that the same settings give the same pixels as a graph of them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def _core() -> Any:
+    # inside ComfyUI the top-level module "nodes" is ComfyUI's; a plain import would look like ours to readers and tools
+    return importlib.import_module("nodes")
+
+
+def encode_text(clip: Any, text: str) -> Any:
+    """CONDITIONING of ``text``, as CLIPTextEncode gives it."""
+    return _core().CLIPTextEncode().encode(clip, text)[0]
+
+
+def encode_image(vae: Any, pixels: Any) -> Any:
+    """LATENT of an IMAGE ``(B, H, W, C)`` in 0..1, as VAEEncode gives it: sides are cropped to what the VAE can encode."""
+    return _core().VAEEncode().encode(vae, pixels)[0]
+
+
+def empty_latent(width: int, height: int, batch: int) -> Any:
+    """LATENT of zeros for text-to-image, as EmptyLatentImage gives it; sizes in pixels, multiples of 8."""
+    return _core().EmptyLatentImage().generate(width, height, batch)[0]
+
+
+def decode(vae: Any, latent: Any) -> Any:
+    """IMAGE of a LATENT, as VAEDecode gives it."""
+    return _core().VAEDecode().decode(vae, latent)[0]
+
+
+def apply_control(positive: Any, negative: Any, control_net: Any, image: Any, strength: float, vae: Any) -> tuple[Any, Any]:
+    """Both conditionings with a ControlNet over the whole sampling, as ControlNetApplyAdvanced gives them."""
+    applied = _core().ControlNetApplyAdvanced().apply_controlnet(positive, negative, control_net, image, strength, 0.0, 1.0, vae=vae)
+    return applied[0], applied[1]
+
+
+def sample(
+    model: Any,
+    seed: int,
+    steps: int,
+    guidance: float,
+    sampler: str,
+    scheduler: str,
+    positive: Any,
+    negative: Any,
+    latent: Any,
+    denoise: float,
+) -> Any:
+    """LATENT after sampling, as KSampler gives it."""
+    return _core().common_ksampler(model, seed, steps, guidance, sampler, scheduler, positive, negative, latent, denoise=denoise)[0]

@@ -1,0 +1,120 @@
+"""Where the pack reads and writes inside ComfyUI, and the lists that its menus show."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+from ..trainer.errors import UserError
+from ..trainer.files import resolve_below
+
+DEMO_BASE = "AnimeLoRA demo base (embedded)"
+REGISTERED = "animelora_datasets"  # the key under which people register dataset folders in extra_model_paths.yaml
+_MARK = "[datasets] "
+_DEEPEST = 3  # levels of folders that the dataset menu shows
+_MOST = 2000  # entries of the dataset menu; a tree larger than that is not a menu any more
+
+
+def input_dir() -> Path:
+    """ComfyUI's input folder."""
+    return Path(folder_paths.get_input_directory())
+
+
+def datasets_dir() -> Path:
+    """Where prepared datasets are written."""
+    return Path(folder_paths.get_output_directory()) / "animelora" / "datasets"
+
+
+def runs_dir() -> Path:
+    """Where run folders are written."""
+    return Path(folder_paths.get_output_directory()) / "animelora" / "runs"
+
+
+def loras_dir() -> Path:
+    """The first of ComfyUI's LoRA folders: finished files go there."""
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def registered_dirs() -> list[Path]:
+    """Dataset folders that the user registered in extra_model_paths.yaml."""
+    if REGISTERED not in folder_paths.folder_names_and_paths:
+        return []
+    return [Path(path) for path in folder_paths.get_folder_paths(REGISTERED) if os.path.isdir(path)]
+
+
+def source_folders() -> list[str]:
+    """What the dataset menu offers: folders below input/, then registered folders and the folders in them."""
+    names = _folders_below(input_dir())
+    for root in registered_dirs():
+        names += [f"{_MARK}{root.name}", *(f"{_MARK}{root.name}/{name}" for name in _folders_below(root))]
+    return list(dict.fromkeys(names))[:_MOST]
+
+
+def source_folder(name: str) -> Path:
+    """The folder behind an entry of the dataset menu. Raises UserError when it is gone or lies elsewhere."""
+    if not name.startswith(_MARK):
+        found = resolve_below(name, [input_dir()], what="image folder")
+    else:
+        head, _, rest = name.removeprefix(_MARK).partition("/")
+        roots = [root for root in registered_dirs() if root.name == head]
+        found = resolve_below(rest or ".", roots, what="image folder")
+    if not found.is_dir():
+        raise UserError(f"{name!r} is a file, not a folder of images.", "Choose the folder that holds the images.", kind="path")
+    return found
+
+
+def checkpoint_names() -> list[str]:
+    """ComfyUI's checkpoint list with the embedded demo base in front of it, so that the menu is never empty."""
+    return [*folder_paths.get_filename_list("checkpoints"), DEMO_BASE]
+
+
+def checkpoint_path(name: str) -> Path:
+    """The file behind an entry of the checkpoint menu."""
+    if name == DEMO_BASE:
+        embedded = demo_base_path()
+        if not embedded.is_file():
+            raise UserError(
+                "The embedded demo base is missing from this copy of the pack.",
+                f"Install the pack again, so that {embedded.name} lies in its demo/base folder.",
+                kind="checkpoint",
+            )
+        return embedded
+    return _listed("checkpoints", name, "checkpoint")
+
+
+def demo_base_path() -> Path:
+    """Where the small model that travels with the pack lies."""
+    return Path(__file__).resolve().parent.parent / "demo" / "base" / "animelora-base.safetensors"
+
+
+def lora_names() -> list[str]:
+    """ComfyUI's LoRA list."""
+    return list(folder_paths.get_filename_list("loras"))
+
+
+def lora_path(name: str) -> Path:
+    """The file behind an entry of the LoRA menu."""
+    return _listed("loras", name, "LoRA")
+
+
+def _listed(kind: str, name: str, what: str) -> Path:
+    """The real path of a list entry; ComfyUI's lists follow links, so the entry itself is what is allowed."""
+    found = folder_paths.get_full_path(kind, name) if name in folder_paths.get_filename_list(kind) else None
+    if found is None:
+        raise UserError(f"The {what} {name!r} is not in ComfyUI's list.", f"Put it in models/{kind} and refresh the page.", kind="path")
+    return Path(found)
+
+
+def _folders_below(root: Path) -> list[str]:
+    """Folders below ``root`` as ``a/b``, sorted, hidden ones left out, symbolic links not followed."""
+    names: list[str] = []
+    for folder, below, _ in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith((".", "__")))
+        relative = Path(folder).relative_to(root)
+        if relative.parts:
+            names.append(relative.as_posix())
+        if len(relative.parts) >= _DEEPEST or len(names) >= _MOST:
+            below.clear()
+    return sorted(names)

@@ -1,0 +1,45 @@
+"""Load Demo Base: the small model that travels with the pack, or any small checkpoint of the same layout."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .failures import readable
+from .folders import DEMO_BASE, checkpoint_names, checkpoint_path
+from .schema import field, result, schema
+from .small_checkpoint import load_small_checkpoint
+
+
+class LoadDemoBase(io.ComfyNode):
+    """Schema and call of Load Demo Base."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and help."""
+        return schema(
+            "LoadDemoBase",
+            "Load Demo Base",
+            "Loads the small model that comes with AnimeLoRA, so that every workflow can be tried without a download. "
+            "It draws small portraits (128 px); for real pictures use Load Checkpoint.",
+            [
+                field(
+                    io.Combo,
+                    "checkpoint",
+                    "The embedded demo model, or a checkpoint from your list that has Stable Diffusion 1.x's layout (of any width).",
+                    options=checkpoint_names(),
+                    default=DEMO_BASE,
+                )
+            ],
+            [
+                result(io.Model, "model", "The model that paints."),
+                result(io.Clip, "clip", "The text encoder for your prompts."),
+                result(io.Vae, "vae", "Turns pictures into latents and back."),
+            ],
+            search=["demo", "small checkpoint", "embedded base"],
+        )
+
+    @classmethod
+    def execute(cls, checkpoint: str) -> io.NodeOutput:
+        """MODEL, CLIP and VAE."""
+        with readable():
+            return io.NodeOutput(*load_small_checkpoint(checkpoint_path(checkpoint)))

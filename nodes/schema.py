@@ -1,0 +1,67 @@
+"""The one place that knows which words of ComfyUI's schema each version understands.
+
+ComfyUI 0.3.64 raises TypeError for ``Schema(search_aliases=…)`` and ``Input(advanced=…)``; later versions use them.
+What the running version does not know is left out, so that a node is written once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.latest import io
+
+CATEGORY = "AnimeLoRA"
+PREFIX = "AnimeLoRA_"
+
+
+def known(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those ``arguments`` that ``function`` takes by name."""
+    parameters = inspect.signature(function).parameters
+    return {name: value for name, value in arguments.items() if name in parameters}
+
+
+def schema(
+    name: str,
+    title: str,
+    description: str,
+    inputs: Sequence[io.Input],
+    outputs: Sequence[io.Output],
+    *,
+    search: Sequence[str] = (),
+    is_output_node: bool = False,
+    experimental: bool = False,
+) -> io.Schema:
+    """A node's schema: id ``AnimeLoRA_<name>``, shown as ``<title> (AnimeLoRA)`` so that core's nodes are not confused with ours."""
+    optional = known(io.Schema.__init__, {"search_aliases": list(search)})
+    return io.Schema(
+        node_id=PREFIX + name,
+        display_name=f"{title} (AnimeLoRA)",
+        category=CATEGORY,
+        description=description,
+        inputs=list(inputs),
+        outputs=list(outputs),
+        hidden=[io.Hidden.unique_id],
+        is_output_node=is_output_node,
+        is_experimental=experimental,
+        **optional,
+    )
+
+
+def field(kind: Any, id: str, tooltip: str, *, advanced: bool = False, **arguments: Any) -> io.Input:
+    """An input of a ComfyUI type, for example ``field(io.Int, "rank", "…", default=16)``.
+
+    ``advanced`` folds a widget away where ComfyUI can do that. Unknown words other than ``advanced`` still raise.
+    """
+    arguments["tooltip"] = tooltip
+    if advanced:
+        arguments |= known(kind.Input.__init__, {"advanced": True})
+    result: io.Input = kind.Input(id, **arguments)
+    return result
+
+
+def result(kind: Any, id: str, tooltip: str) -> io.Output:
+    """An output shown as ``id``. ComfyUI 0.3.64 wants ids that differ from every input's, hence the prefix."""
+    output: io.Output = kind.Output(f"out_{id}", display_name=id, tooltip=tooltip)
+    return output

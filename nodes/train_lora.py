@@ -1,0 +1,190 @@
+"""Train LoRA: a dataset and a checkpoint become a LoRA file, with live progress on the canvas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trainer.config import PRECISIONS, SCHEDULES, TARGETS
+from .folders import checkpoint_names
+from .schema import field, result, schema
+from .types import DATASET, LORA
+
+
+class TrainLora(io.ComfyNode):
+    """Schema and call of Train LoRA."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and help; the defaults are the reference run's."""
+        return schema(
+            "TrainLora",
+            "Train LoRA",
+            "Trains a LoRA on your dataset and puts the finished file in models/loras. "
+            "A run that is already finished is found again and not repeated; a cancelled one goes on where it stopped.",
+            [
+                field(DATASET, "dataset", "The pictures to learn from: the dataset output of Dataset Prep."),
+                field(
+                    io.Combo,
+                    "checkpoint",
+                    "The model to train on. The LoRA works best with this model and its relatives.",
+                    options=checkpoint_names(),
+                ),
+                field(io.String, "name", "The name of the LoRA file.", default="my_anime_style"),
+                field(io.Int, "epochs", "How many times all pictures are gone through.", default=5, min=1, max=10_000),
+                field(
+                    io.Int,
+                    "rank",
+                    "How much the LoRA can hold. 16 is enough for a style; a larger file is rarely a better one.",
+                    default=16,
+                    min=1,
+                    max=1024,
+                ),
+                field(
+                    io.Float,
+                    "learning_rate",
+                    "How big the learning steps are. Lower it when results look burnt, raise it when the style does not show.",
+                    default=1e-4,
+                    min=1e-7,
+                    max=1.0,
+                    step=1e-6,
+                    round=False,
+                ),
+                field(
+                    io.Int, "batch_size", "Pictures per step. More needs more graphics memory.", default=1, min=1, max=256
+                ),
+                field(
+                    io.Int,
+                    "gradient_accumulation",
+                    "Adds up this many steps before learning from them: like a larger batch, without the memory.",
+                    default=2,
+                    min=1,
+                    max=256,
+                ),
+                field(
+                    io.String,
+                    "validation_prompts",
+                    "A test picture is made for each line before training and after every epoch, so that you see it learn.",
+                    default="myAnimeStyleToken anime_face girl, high quality",
+                    multiline=True,
+                ),
+                field(
+                    io.Int,
+                    "checkpoint_every",
+                    "Saves the state of training every so many steps, to go on from after a stop. 0 saves only at the end.",
+                    default=500,
+                    min=0,
+                    max=1_000_000,
+                ),
+                field(
+                    io.Int,
+                    "training_seed",
+                    "The dice of this run: the same number gives the same LoRA.",
+                    display_name="seed",
+                    default=42,
+                    min=0,
+                    max=0xFFFF_FFFF,
+                    control_after_generate=False,
+                ),
+                field(
+                    io.Combo,
+                    "precision",
+                    "Number format of the calculation. auto picks what is fastest and safe on your hardware.",
+                    options=list(PRECISIONS),
+                    default=PRECISIONS[0],
+                    advanced=True,
+                ),
+                field(
+                    io.Float,
+                    "alpha",
+                    "Scales what the LoRA learns by alpha / rank. The same as rank means a scale of 1.",
+                    default=16.0,
+                    min=0.01,
+                    max=4096.0,
+                    step=0.5,
+                    advanced=True,
+                ),
+                field(
+                    io.Combo,
+                    "targets",
+                    "Which parts of the model learn: everything that kohya trains, or the attention layers only (a smaller file).",
+                    options=list(TARGETS),
+                    default=TARGETS[0],
+                    advanced=True,
+                ),
+                field(
+                    io.Combo,
+                    "schedule",
+                    "How the learning rate changes over the run.",
+                    options=list(SCHEDULES),
+                    default=SCHEDULES[0],
+                    advanced=True,
+                ),
+                field(
+                    io.Int,
+                    "warmup_steps",
+                    "Steps in which the learning rate rises from zero, for a gentle start.",
+                    default=0,
+                    min=0,
+                    max=100_000,
+                    advanced=True,
+                ),
+                field(
+                    io.Int,
+                    "max_steps",
+                    "Ends the run after this many steps, whatever the epochs say. 0 means no limit.",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    advanced=True,
+                ),
+                field(
+                    io.Boolean,
+                    "gradient_checkpointing",
+                    "Needs much less graphics memory and is about a fifth slower. Switch it on when memory runs out.",
+                    default=False,
+                    advanced=True,
+                ),
+                field(
+                    io.Int,
+                    "validation_steps",
+                    "Sampling steps of each test picture.",
+                    default=20,
+                    min=1,
+                    max=200,
+                    advanced=True,
+                ),
+                field(
+                    io.Float,
+                    "validation_guidance",
+                    "How closely the test pictures follow their prompt.",
+                    default=7.5,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    advanced=True,
+                ),
+                field(
+                    io.Int,
+                    "validate_every",
+                    "Test pictures are made after every so many epochs. 0 makes none.",
+                    default=1,
+                    min=0,
+                    max=10_000,
+                    advanced=True,
+                ),
+            ],
+            [
+                result(LORA, "lora", "The trained LoRA, for Load LoRA."),
+                result(io.Image, "samples", "The test pictures, from before training to the last epoch."),
+                result(io.Image, "loss_curve", "How the error fell during training."),
+            ],
+            search=["train lora", "lora training", "kohya", "fine-tune", "dreambooth"],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        """Train, or find the finished run."""
+        raise NotImplementedError

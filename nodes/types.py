@@ -1,0 +1,55 @@
+"""What travels through our own two sockets: paths and hashes, never tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trainer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset. ``hash`` covers pixels, captions and training hints; ``count`` is its number of images."""
+
+    path: str
+    hash: str
+    trigger: str
+    class_description: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file. ``sha256`` is of the file's bytes; ``run_dir`` is empty for a file that was not trained here."""
+
+    path: str
+    sha256: str
+    trigger_words: tuple[str, ...]
+    run_dir: str = ""
+
+
+DATASET = io.Custom("DATASET")
+LORA = io.Custom("LORA")
+
+
+def as_dataset(value: Any) -> Dataset:
+    """``value`` from a DATASET socket; UserError when another pack's object of the same socket name came in."""
+    if isinstance(value, Dataset):
+        return value
+    raise UserError(
+        f"The dataset input got {type(value).__name__}, which AnimeLoRA did not make.",
+        "Connect the dataset output of Dataset Prep (AnimeLoRA).",
+    )
+
+
+def as_lora(value: Any) -> Lora:
+    """``value`` from a LORA socket; UserError when another pack's object of the same socket name came in."""
+    if isinstance(value, Lora):
+        return value
+    raise UserError(
+        f"The LoRA input got {type(value).__name__}, which AnimeLoRA did not make.",
+        "Connect the lora output of Train LoRA (AnimeLoRA), or choose a file from the list.",
+    )
