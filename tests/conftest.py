@@ -1,0 +1,110 @@
+"""Fixtures that every test folder shares: random checkpoints, and a real ComfyUI where there is one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Before torch and the Hugging Face libraries are imported: tests never ask the network, and idle threads do not spin.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+_TESTS = Path(__file__).resolve().parent
+_NO_COMFYUI = "no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON, or put one with its venv into ~/ComfyUI"
+_FULL_BYTES = 2_132_000_000  # what a complete full-size checkpoint exceeds
+
+
+@dataclass(frozen=True)
+class ComfyUI:
+    """A ComfyUI checkout and the interpreter that runs it."""
+
+    path: Path
+    python: Path
+
+    @property
+    def version(self) -> str:
+        """The version that the checkout says, for example ``0.3.64``."""
+        text = (self.path / "comfyui_version.py").read_text(encoding="utf-8")
+        return text.split("__version__", 1)[1].split('"')[1]
+
+
+def find_comfyui() -> ComfyUI | None:
+    """COMFYUI_PATH and COMFYUI_PYTHON, else ``~/ComfyUI``; its interpreter is ``venv`` or ``.venv`` inside, else this one."""
+    path = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI")
+    if not (path / "main.py").is_file():
+        return None
+    program = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+    candidates = [path / folder / program for folder in ("venv", ".venv")]
+    if named := os.environ.get("COMFYUI_PYTHON"):
+        candidates = [Path(named)]
+    python = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if python is None and named is None and "COMFYUI_PATH" in os.environ:
+        python = Path(sys.executable)
+    return ComfyUI(path, python) if python else None
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> ComfyUI:
+    """A real ComfyUI; the test is skipped, and the summary says so, where there is none."""
+    found = find_comfyui()
+    if found is None:
+        pytest.skip(_NO_COMFYUI)
+    return found
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SD 1.x checkpoint of about 14 MB with all 192 LoRA modules: loads and trains in seconds."""
+    from tests.tools.make_checkpoint import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-sd15.safetensors", "tiny")
+
+
+@pytest.fixture(scope="session")
+def full_checkpoint() -> Path:
+    """A random SD 1.5 checkpoint of the real size (2.13 GB), kept between runs outside the checkout."""
+    from tests.tools.make_checkpoint import VERSION, make_checkpoint
+
+    path = cache_folder() / f"random-sd15-v{VERSION}.safetensors"
+    if not path.is_file() or path.stat().st_size < _FULL_BYTES:
+        make_checkpoint(path, "full")
+    return path
+
+
+def cache_folder() -> Path:
+    """Where large test files are kept: ANIMELORA_TEST_CACHE, else the user's cache folder."""
+    if named := os.environ.get("ANIMELORA_TEST_CACHE"):
+        return Path(named)
+    base = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "animelora-tests"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests below server/ and browser/ carry their markers without saying so."""
+    for item in items:
+        folder = item.path.relative_to(_TESTS).parts[0] if item.path.is_relative_to(_TESTS) else ""
+        if folder in ("server", "browser"):
+            item.add_marker(pytest.mark.comfyui)
+        if folder == "browser":
+            item.add_marker(pytest.mark.browser)
+
+
+def pytest_report_header() -> str:
+    """One line at the top: which ComfyUI the tests use."""
+    found = find_comfyui()
+    return f"ComfyUI: {found.version} in {found.path}" if found else f"ComfyUI: none, its tests are skipped ({_NO_COMFYUI})"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Say loudly what a machine without ComfyUI left unchecked."""
+    yield
+    missed = [report for report in terminalreporter.stats.get("skipped", []) if _NO_COMFYUI in str(report.longrepr)]
+    if missed:
+        terminalreporter.write_sep("!", f"{len(missed)} TESTS SKIPPED: {_NO_COMFYUI}", yellow=True, bold=True)

@@ -1,0 +1,91 @@
+"""Writes a random Stable Diffusion 1.x checkpoint in the original single-file layout, full size or tiny.
+
+    python -m tests.tools.make_checkpoint random-sd15.safetensors --size full
+
+Tensors are filled in fp16 one after the other and streamed to the file, so that memory stays small. The same seed gives the same bytes.
+The scales keep activations near unit size: a sampled image is noise, but finite noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.tools.ldm_layout import SIZES, TOKENS, Tensor, tensors
+from trainer.files import atomic_path
+
+VERSION = 1  # raise it when the bytes change, so that cached files are made again
+_RESIDUAL_GAIN = 0.5  # branches that are added to their input: without it, activations grow with depth
+_CHUNK = 1 << 22
+
+
+def make_checkpoint(path: Path, size: str = "tiny", seed: int = 0) -> Path:
+    """Write the checkpoint atomically and return its path. ``size`` is ``"tiny"`` (about 14 MB) or ``"full"`` (2.13 GB)."""
+    layout = tensors(SIZES[size])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(_header(layout))
+        for tensor in layout:
+            for part in _values(tensor, seed):
+                part.tofile(file)
+    return path
+
+
+def _header(layout: list[Tensor]) -> bytes:
+    table: dict[str, Any] = {"__metadata__": {"modelspec.title": "random weights for tests"}}
+    offset = 0
+    for tensor in layout:
+        wide = tensor.kind == "position_ids"
+        end = offset + math.prod(tensor.shape) * (8 if wide else 2)
+        table[tensor.name] = {"dtype": "I64" if wide else "F16", "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _values(tensor: Tensor, seed: int) -> list[npt.NDArray[Any]]:
+    count = math.prod(tensor.shape)
+    if tensor.kind == "position_ids":
+        return [np.arange(TOKENS, dtype="<i8")]
+    if tensor.kind in ("norm", "bias"):
+        return [np.full(count, 1.0 if tensor.kind == "norm" else 0.0, dtype="<f2")]
+    # a stream of its own for each tensor: another width elsewhere leaves the rest as it was
+    random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(tensor.name.encode())]))
+    half_width = math.sqrt(3) * _deviation(tensor)  # uniform on ±h has the standard deviation h / √3
+    parts = []
+    for start in range(0, count, _CHUNK):
+        values = random.random(min(_CHUNK, count - start), dtype=np.float32)
+        values -= 0.5
+        values *= 2 * half_width
+        parts.append(values.astype("<f2"))
+    return parts
+
+
+def _deviation(tensor: Tensor) -> float:
+    if tensor.kind in ("embedding", "position"):
+        return 0.02 if tensor.kind == "embedding" else 0.01  # CLIP's own initialisation
+    return (_RESIDUAL_GAIN if tensor.kind == "residual" else 1.0) / math.sqrt(tensor.fan_in)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Write a random SD 1.x checkpoint in the original layout.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    path = make_checkpoint(args.out, args.size, args.seed)
+    print(f"{path}: {path.stat().st_size / 1e9:.2f} GB, {len(tensors(SIZES[args.size]))} tensors")
+
+
+if __name__ == "__main__":
+    main()
