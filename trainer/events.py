@@ -6,6 +6,7 @@ One schema serves child, parent, progress bar and the log file ``events.jsonl`` 
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
@@ -126,13 +127,11 @@ class Stopped(Event):
     path: str
 
 
-TYPES: dict[str, type[Event]] = {
-    cls.name: cls for cls in (Plan, Phase, Step, Sample, Checkpoint, Warning_, Done, Error, Stopped)
-}
+TYPES: dict[str, type[Event]] = {cls.name: cls for cls in (Plan, Phase, Step, Sample, Checkpoint, Warning_, Done, Error, Stopped)}
 
 
 def encode(event: Event) -> str:
-    """One line of JSON without the newline; NaN and infinity travel as ``null``-safe strings never: they become None."""
+    """One line of JSON without the newline. NaN and infinity, which JSON lacks, travel as strings and come back as floats."""
     return json.dumps({"event": event.name, **_finite(asdict(event))}, ensure_ascii=True, allow_nan=False)
 
 
@@ -159,7 +158,7 @@ def decode(line: str) -> Event | None:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: str(v) if isinstance(v, float) and (v != v or v in (float("inf"), float("-inf"))) else v for key, v in values.items()}
+    return {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
 
 
 def _number(value: Any) -> Any:

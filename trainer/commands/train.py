@@ -1,16 +1,131 @@
-"""``python -m trainer train``."""
+"""``python -m trainer train``: train a LoRA from a TOML file, with a live progress bar."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .. import events
+    from ..config import RunConfig
+
+_EXAMPLE = """\
+a configuration, say my_style.toml (only these keys have no default):
+
+  name = "my_style"
+
+  [base]
+  checkpoint = "v1-5-pruned-emaonly.safetensors"   # or a diffusers folder, or a hub id
+
+  [dataset]
+  path = "datasets/myAnimeStyleToken_anime_face"   # what `prepare` wrote
+
+  [sample]
+  prompts = ["myAnimeStyleToken anime_face girl, high quality"]
+
+  [output]
+  publish = "ComfyUI/models/loras"                 # where the finished file is copied to
+
+then:  python -m trainer train my_style.toml --set network.rank=8 --set training.epochs=3
+
+a stopped run (Ctrl+C) continues when the same command is given again; a finished one is found, not repeated.
+"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command's parser."""
-    parser = subparsers.add_parser("train")
+    parser = subparsers.add_parser(
+        "train",
+        help="train a LoRA from a TOML configuration",
+        description="Train a LoRA from a TOML configuration. Every key is described in docs/training.md.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, metavar="FILE.toml", help="the run's configuration")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. optimizer.lr=5e-5"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan (images, buckets, steps, memory) and stop")
+    parser.add_argument("--json", action="store_true", help="print the plan, or every event, as JSON lines instead of a progress bar")
+    parser.add_argument("--keys", action=_ListKeys, help="list every configuration key and stop")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Being written."""
-    raise NotImplementedError
+    """Train (or plan) and print where the LoRA is."""
+    from .. import config
+
+    settings = config.load(args.config, args.overrides)
+    if args.dry_run:
+        return _dry_run(settings, as_json=args.json)
+    from ..launch import train
+
+    if args.json:
+        from ..events import encode
+
+        result = train(settings, on_event=lambda event: print(encode(event), flush=True))
+    else:
+        from ..progress import TrainingProgress
+
+        with TrainingProgress() as progress:
+            result = train(settings, on_event=progress.show)
+    words = "found, already trained" if result.reused else f"trained in {result.seconds:.0f} s"
+    print(
+        f"LoRA ({words}): {result.lora}\nloss curve: {result.loss_curve}\nrun folder: {result.run_dir}",
+        file=sys.stderr if args.json else sys.stdout,
+    )
+    return 0
+
+
+def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
+    from ..dataset import open_dataset
+    from ..devices import pick_device, pick_precision
+    from ..events import encode
+    from ..families import family_of, open_checkpoint
+    from ..plan import make_plan
+
+    dataset = open_dataset(Path(settings.dataset.path))
+    checkpoint = open_checkpoint(settings.base.checkpoint)
+    device = pick_device(settings.training.device)
+    plan = make_plan(settings, dataset, family_of(checkpoint), checkpoint, device, pick_precision(settings.training.precision, device))
+    if as_json:
+        print(json.dumps({key: value for key, value in json.loads(encode(plan)).items() if key not in ("event", "time")}, indent=2))
+    else:
+        _print_plan(plan, settings, dataset.name, checkpoint.name)
+    return 0
+
+
+def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    training = settings.training
+    table = Table(title=f"Plan of {settings.name}", show_header=False)
+    rows = [
+        ("base", f"{base} ({plan.family})"),
+        ("dataset", f"{dataset}: {plan.images} images, {sum(plan.buckets.values())} with repeats"),
+        ("buckets", ", ".join(f"{size}: {count}" for size, count in plan.buckets.items())),
+        ("steps", f"{plan.steps} = {plan.epochs} epochs × {plan.steps_per_epoch}"),
+        ("batch", f"{training.batch_size} × {training.gradient_accumulation} accumulated"),
+        ("LoRA", f"rank {settings.network.rank}, alpha {settings.network.alpha:g}, {plan.modules} modules ({settings.network.targets})"),
+        ("trainable", f"{plan.trainable_parameters:,} parameters"),
+        ("device", f"{plan.device}, {plan.precision}"),
+        ("memory", f"about {plan.memory_gb:.1f} GB while training"),
+    ]
+    for name, value in rows:
+        table.add_row(name, value)
+    Console().print(table)
+
+
+class _ListKeys(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, **kwargs: object) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=str(kwargs.get("help", "")))
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from ..config import keys
+
+        print("\n".join(keys()))
+        parser.exit()

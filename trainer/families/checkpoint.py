@@ -83,7 +83,7 @@ class Checkpoint:
             data: Any = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:
             raise UserError(
-                f"{self.path.name} was not loaded: a .ckpt file can run code when it is opened, and this one holds more than plain weights.",
+                f"{self.path.name} was not loaded: a .ckpt file can run code when it is opened, and this one holds more than weights.",
                 "Use the .safetensors version of this checkpoint, or convert it with a tool you trust.",
                 kind="checkpoint",
             ) from error
@@ -152,8 +152,9 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except Exception as error:  # network, authorisation and naming errors come in many types; the cause is shown
+        cause = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
-            f"{hub_id!r} is not a file or folder here, and the hub did not give it: {type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            f"{hub_id!r} is not a file or folder here, and the hub did not give it: {type(error).__name__}: {cause}",
             "Check the path, or go online (a hub id needs the network), or use a checkpoint file of your own.",
             kind="checkpoint",
         ) from error

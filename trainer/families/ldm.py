@@ -50,7 +50,9 @@ def unet_config(shapes: Shapes, *, heads: int) -> dict[str, Any]:
     context = next(shape[1] for key, shape in shapes.items() if key.startswith(UNET) and key.endswith("attn2.to_k.weight"))
     proj_in = next(shape for key, shape in shapes.items() if key.startswith(UNET) and key.endswith(".proj_in.weight"))
     if len(set(blocks)) != 1:
-        raise UserError(f"The UNet has an unusual layout (blocks per level {blocks}).", "Use a Stable Diffusion checkpoint.", kind="checkpoint")
+        raise UserError(
+            f"The UNet has an unusual layout (blocks per level {blocks}).", "Use a Stable Diffusion checkpoint.", kind="checkpoint"
+        )
     return {
         "_class_name": "UNet2DConditionModel",
         "sample_size": 64,
@@ -108,9 +110,7 @@ def clip_config(shapes: Shapes, *, prefix: str, head_dim: int, activation: str) 
     """Configuration of ``transformers.CLIPTextModel`` for the text encoder below ``prefix``."""
     table = shapes.get(f"{prefix}embeddings.token_embedding.weight")
     if table is None:
-        raise UserError(
-            "The checkpoint holds no CLIP text encoder.", "Choose a full checkpoint, with its text encoder.", kind="checkpoint"
-        )
+        raise UserError("The checkpoint holds no CLIP text encoder.", "Choose a full checkpoint, with its text encoder.", kind="checkpoint")
     layers = {int(m[1]) for key in shapes if (m := re.match(rf"{re.escape(prefix)}encoder\.layers\.(\d+)\.", key))}
     return {
         "vocab_size": table[0],

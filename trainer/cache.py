@@ -1,0 +1,196 @@
+"""Latents and prompt embeddings, encoded once and kept on disk by content hash.
+
+A cache file is named after everything that determines it, so a stale one is never read; each is written atomically, so
+a killed run leaves only whole files. A damaged file is rebuilt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .dataset import Dataset, Item
+from .errors import Cancelled, UserError
+from .families import Checkpoint, Family
+from .files import atomic_path
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[int, int], None]
+_LATENT_VERSION = "1"
+_PROMPT_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Cache files of one base checkpoint. ``identity`` is the checkpoint's."""
+
+    folder: Path
+    identity: str
+
+    def latent_path(self, item: Item, flipped: bool = False) -> Path:
+        """Where the latent of ``item``, or of its mirror image, lies."""
+        key = _digest("latent", _LATENT_VERSION, self.identity, item.sha256, "flipped" if flipped else "")
+        return self.folder / "latents" / key[:2] / f"{key}.safetensors"
+
+    def prompt_path(self, prompt: str) -> Path:
+        """Where the conditioning of ``prompt`` lies."""
+        key = _digest("prompt", _PROMPT_VERSION, self.identity, prompt)
+        return self.folder / "prompts" / key[:2] / f"{key}.safetensors"
+
+    def latent(self, item: Item, flipped: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the VAE's posterior, scaled by the VAE's factor, each (4, height/8, width/8), fp32."""
+        tensors = _read(self.latent_path(item, flipped))
+        if tensors is None:
+            raise UserError(
+                f"The cached latent of {item.file} vanished or is damaged.", "Start the run again: it is encoded anew.", kind="cache"
+            )
+        return tensors["mean"], tensors["std"]
+
+    def prompt(self, prompt: str) -> dict[str, torch.Tensor]:
+        """The conditioning of ``prompt`` as the family's text encoder gave it."""
+        tensors = _read(self.prompt_path(prompt))
+        if tensors is None:
+            raise UserError(
+                f"The cached prompt {prompt[:60]!r} vanished or is damaged.", "Start the run again: it is encoded anew.", kind="cache"
+            )
+        return tensors
+
+
+def fill_latents(
+    cache: Cache,
+    dataset: Dataset,
+    family: Family,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> int:
+    """Encode the images whose latents are missing; returns how many were. The VAE is loaded only when one is.
+
+    The VAE runs in fp32: SD 1.x's overflows in fp16.
+    """
+    mirrors = (False, True) if dataset.training.flip else (False,)
+    wanted = [(item, flipped) for item in dict.fromkeys(dataset.items) for flipped in mirrors]
+    missing = [(item, flipped) for item, flipped in wanted if not cache.latent_path(item, flipped).is_file()]
+    if not missing:
+        return 0
+    import torch
+
+    vae: Any = family.load_vae(checkpoint, torch.float32).to(device)
+    factor = float(vae.config.scaling_factor)
+    by_size: dict[tuple[int, int], list[tuple[Item, bool]]] = {}
+    for item, flipped in missing:
+        by_size.setdefault((item.width, item.height), []).append((item, flipped))
+    done = 0
+    for (width, height), members in by_size.items():
+        batch_size = 1 if device.type == "cpu" else max(1, 8 * 512 * 512 // (width * height))
+        for start in range(0, len(members), batch_size):
+            if stop():
+                raise Cancelled
+            batch = members[start : start + batch_size]
+            images = [load_pixels(dataset, item) for item, _ in batch]
+            pixels = torch.stack([image.flip(-1) if flipped else image for image, (_, flipped) in zip(images, batch, strict=True)])
+            with torch.no_grad():
+                posterior = vae.encode(pixels.to(device)).latent_dist
+            for (item, flipped), mean, std in zip(batch, posterior.mean, posterior.std, strict=True):
+                if not torch.isfinite(mean).all():
+                    raise UserError(
+                        f"The VAE of {checkpoint.name} gives no finite latent for {item.file}.",
+                        "Its VAE is damaged or overflows; use a checkpoint with a repaired (fp16-fix) VAE.",
+                        kind="checkpoint",
+                    )
+                _write(cache.latent_path(item, flipped), {"mean": mean * factor, "std": std * factor})
+            done += len(batch)
+            progress(done, len(missing))
+    return len(missing)
+
+
+def fill_prompts(
+    cache: Cache,
+    prompts: Sequence[str],
+    family: Family,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    progress: Progress,
+    stop: Callable[[], bool],
+    batch_size: int = 16,
+) -> int:
+    """Encode the prompts that are missing; returns how many were. The text encoder (fp32) is loaded only when one is."""
+    missing = [prompt for prompt in dict.fromkeys(prompts) if not cache.prompt_path(prompt).is_file()]
+    if not missing:
+        return 0
+    import torch
+
+    encoder = family.load_text_encoder(checkpoint, torch.float32, device)
+    for start in range(0, len(missing), batch_size):
+        if stop():
+            raise Cancelled
+        batch = missing[start : start + batch_size]
+        for prompt, condition in zip(batch, encoder.encode(batch), strict=True):
+            _write(cache.prompt_path(prompt), condition)
+        progress(min(start + batch_size, len(missing)), len(missing))
+    return len(missing)
+
+
+def load_pixels(dataset: Dataset, item: Item) -> torch.Tensor:
+    """The image as fp32 (3, height, width) in -1..1."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    try:
+        with Image.open(dataset.path / item.file) as image:
+            array = np.asarray(image.convert("RGB"), dtype=np.float32)
+    except OSError as error:
+        raise UserError(
+            f"The dataset image {item.file} cannot be read ({error}).",
+            "The dataset changed after it was prepared: run Dataset Prep again.",
+            kind="dataset",
+        ) from error
+    if array.shape[:2] != (item.height, item.width):
+        raise UserError(
+            f"The dataset image {item.file} is {array.shape[1]}x{array.shape[0]}, its manifest says {item.width}x{item.height}.",
+            "The dataset changed after it was prepared: run Dataset Prep again.",
+            kind="dataset",
+        )
+    return torch.from_numpy(array).permute(2, 0, 1) / 127.5 - 1.0
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _read(path: Path) -> dict[str, torch.Tensor] | None:
+    """The tensors of a cache file, or None when it is missing or damaged; a damaged one is deleted, so that it is made anew."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if (file.metadata() or {}).get("crc32") == _checksum(tensors):
+                return tensors
+    except (OSError, SafetensorError):
+        pass
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(whole, str(temporary), metadata={"crc32": _checksum(whole)})
+
+
+def _checksum(tensors: dict[str, torch.Tensor]) -> str:
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].numpy().tobytes(), value)
+    return f"{value:08x}"

@@ -1,0 +1,63 @@
+"""Which device and precision a run computes in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick_device(asked: str) -> torch.device:
+    """``auto``: a CUDA GPU when there is one, else the CPU. Raises UserError when ``cuda`` is asked for and missing."""
+    import torch
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("CUDA was asked for, but torch sees no CUDA GPU.", "Set training.device to auto or cpu.", kind="device")
+    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def pick_precision(asked: str, device: torch.device) -> str:
+    """``auto``: bf16 where the device computes in it, else fp16 on CUDA, else fp32. Raises UserError for fp16 on a CPU."""
+    import torch
+
+    if asked == "fp16" and device.type == "cpu":
+        raise UserError("fp16 training needs a GPU.", "Set training.precision to auto, bf16 or fp32.", kind="device")
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if cpu_has_bf16() else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 matrices in hardware (AVX-512 BF16 or AMX); without, bf16 is slower than fp32."""
+    import torch
+
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    """The torch dtype of ``bf16``, ``fp16`` or ``fp32``."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Peak memory of this process so far in GB: of the GPU's allocator on CUDA, resident memory on a CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    peak = getattr(memory, "peak_wset", None)  # Windows keeps the peak here
+    if peak is None:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return float(peak) / 1e9

@@ -1,0 +1,122 @@
+"""From trained weights to a LoRA file: kohya keys in fp16 with true metadata."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import lorafile
+from .config import RunConfig
+from .dataset import Dataset
+from .events import Plan
+from .families import Checkpoint, Family
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Writes LoRA files of one run. ``started_at`` is a day: see ``training_day``."""
+
+    config: RunConfig
+    dataset: Dataset
+    family: Family
+    checkpoint: Checkpoint
+    base_identity: str
+    plan: Plan
+    started_at: float
+
+    def write(
+        self, path: Path, weights: Mapping[str, torch.Tensor], *, step: int, loss: float, thumbnail: Image.Image | None = None
+    ) -> None:
+        """Write ``weights`` (``<diffusers module>.down`` and ``.up``, fp32) as a LoRA file and check what was written.
+
+        Raises UserError when the weights are not finite or all zero.
+        """
+        import torch
+
+        tensors: dict[str, torch.Tensor] = {}
+        for name, value in weights.items():
+            module, _, side = name.rpartition(".")
+            key = lorafile.kohya_unet_key(self.family.name, module)
+            tensors[f"{key}.lora_{side}.weight"] = value.to(torch.float16)
+            tensors[f"{key}.alpha"] = torch.tensor(self.config.network.alpha, dtype=torch.float16)
+        lorafile.save_lora(path, tensors, self._metadata(step, loss, thumbnail))
+
+    def _metadata(self, step: int, loss: float, thumbnail: Image.Image | None) -> dict[str, str]:
+        config, dataset, training = self.config, self.dataset, self.config.training
+        regular = [item for item in dataset.items if not item.is_regularisation]
+        tags = Counter(tag.strip() for item in regular for tag in item.caption.split(",") if tag.strip())
+        repeats = Counter(item.repeats for item in regular).most_common(1)
+        optimizer = config.optimizer
+        facts = lorafile.TrainingFacts(
+            name=config.name,
+            family=self.family.name,
+            rank=config.network.rank,
+            alpha=config.network.alpha,
+            base_name=self.checkpoint.name,
+            base_hash=self.base_identity if self.checkpoint.kind == "file" else "",
+            base_legacy_hash=legacy_hash(self.checkpoint.path) if self.checkpoint.kind == "file" else "",
+            prediction_type=self.family.prediction_type,
+            targets=config.network.targets,
+            lr=optimizer.lr,
+            optimizer_args={"weight_decay": optimizer.weight_decay, "betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.eps},
+            scheduler=optimizer.schedule,
+            warmup_steps=optimizer.warmup_steps,
+            max_grad_norm=optimizer.max_grad_norm,
+            gradient_checkpointing=training.gradient_checkpointing,
+            precision="no" if self.plan.precision == "fp32" else self.plan.precision,
+            seed=training.seed,
+            epochs=-(-step // self.plan.steps_per_epoch),
+            steps=step,
+            max_steps=self.plan.steps,
+            batch_size=training.batch_size,
+            accumulation=training.gradient_accumulation,
+            loss=round(loss, 6),
+            started_at=self.started_at,
+            finished_at=self.started_at,
+            dataset_name=dataset.name,
+            dataset_hash=dataset.hash,
+            image_count=len(regular),
+            regularisation_count=len(dataset.items) - len(regular),
+            repeats=repeats[0][0] if repeats else 1,
+            resolution=dataset.resolution,
+            buckets=self.plan.buckets,
+            tag_frequency={dataset.name: dict(tags.most_common())},
+            trigger=dataset.trigger,
+            class_description=dataset.class_description,
+            shuffle_caption=dataset.training.shuffle_caption,
+            keep_tokens=dataset.training.keep_tokens,
+            caption_dropout=dataset.training.caption_dropout,
+            tag_dropout=dataset.training.tag_dropout,
+            flip=dataset.training.flip,
+            thumbnail=thumbnail,
+        )
+        return lorafile.build_metadata(facts)
+
+
+def training_day() -> float:
+    """Midnight UTC of today (or of SOURCE_DATE_EPOCH, reproducible-builds.org), in seconds since 1970.
+
+    The file says on which day it was trained, not at which second, so that two runs of one configuration are the same bytes.
+    """
+    now = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+    return now // _DAY * _DAY
+
+
+def legacy_hash(path: Path) -> str:
+    """A1111's short hash of a checkpoint: SHA-256 of 64 KiB at offset 1 MiB, first 8 digits."""
+    import hashlib
+
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]

@@ -1,0 +1,261 @@
+"""Starting a training run and following it: the parent's side, used by the node and the command line alike.
+
+``accelerate launch`` starts the child with a fixed argument list and one configuration file that this module wrote. Nothing
+a user typed reaches a command line. The child appends events to a file in the run folder; a thread reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from . import events, lorafile
+from .config import RunConfig
+from .dataset import open_dataset
+from .errors import Cancelled, UserError
+from .families import family_of, open_checkpoint
+from .files import write_atomic
+from .runs import RunFolder, RunResult, cache_folder, publish, read_samples, run_folder, run_identity
+
+OnEvent = Callable[[events.Event], None]
+ShouldStop = Callable[[], bool]
+
+_GRACE_SECONDS = 1.5  # for a child to save its state after it was told to stop; then it is killed
+_TAIL_LINES = 15
+
+_ACCELERATE_CONFIG = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: 'NO'
+num_machines: 1
+num_processes: 1
+mixed_precision: 'no'
+use_cpu: {use_cpu}
+"""
+
+
+def train(
+    config: RunConfig, *, on_event: OnEvent | None = None, should_stop: ShouldStop | None = None, poll_seconds: float = 0.2
+) -> RunResult:
+    """Train ``config`` in a child process, or find the finished run; resumes one that was stopped.
+
+    ``on_event`` gets every event in order, on this thread; an exception in it stops the child and is raised. ``should_stop``
+    is polled every ``poll_seconds``. Raises Cancelled after a stop (the state is kept) and UserError, with the child's last
+    lines and a hint, for everything that goes wrong.
+    """
+    tell, stop = on_event or (lambda event: None), should_stop or (lambda: False)
+    run = prepare_run(config)
+    with _only_one(run, stop, poll_seconds):
+        done = run.finished(None)
+        if done is not None:
+            return _published(run, config, done)
+        _write_inputs(run, config)
+        _run_child(run, tell, stop, poll_seconds)
+        lorafile.verify_lora(run.lora)
+        fresh = run.finished(None)
+        if fresh is None:
+            raise UserError(
+                "The training child ended, but its result is missing or damaged.",
+                f"Look at {run.log}; start again to resume.",
+                kind="internal",
+            )
+        return _published(run, config, RunResult(**{**fresh.__dict__, "reused": False}))
+
+
+def prepare_run(config: RunConfig) -> RunFolder:
+    """The run folder of ``config`` (not created). Opens dataset and checkpoint, so that bad input fails before any child."""
+    dataset = open_dataset(Path(config.dataset.path))
+    checkpoint = open_checkpoint(config.base.checkpoint)
+    family_of(checkpoint)
+    identity = run_identity(config, dataset.hash, checkpoint.identity(cache_folder(config)))
+    return run_folder(config, identity)
+
+
+def command(run: RunFolder) -> list[str]:
+    """The fixed command line of the child."""
+    entry = Path(__file__).resolve().with_name("entry.py")
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(run.path / "accelerate.yaml")),
+        *(str(entry), "--run", str(run.path), "--watch-stdin"),
+    ]
+
+
+def _write_inputs(run: RunFolder, config: RunConfig) -> None:
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_atomic(run.config, config.to_json())
+    use_cpu = "true" if config.training.device == "cpu" else "false"
+    write_atomic(run.path / "accelerate.yaml", _ACCELERATE_CONFIG.format(use_cpu=use_cpu))
+
+
+def _run_child(run: RunFolder, tell: OnEvent, stop: ShouldStop, poll_seconds: float) -> None:
+    """Start the child and follow it to its end. Raises Cancelled or UserError unless it ended well."""
+    start = run.events.stat().st_size if run.events.exists() else 0
+    with run.log.open("ab") as log:
+        log.write(f"\n--- started {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+        log.flush()
+        log_start = log.tell()
+        child = subprocess.Popen(
+            command(run),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            cwd=run.path,
+            # a group of its own: a Ctrl+C in the terminal reaches only the parent, which stops the child in order
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Windows
+        )
+    last: events.Event | None = None
+    stopping = False
+    try:
+        with _Tail(run.events, start) as tail:
+            while True:
+                ended = child.poll() is not None
+                for event in tail.take(final=ended):
+                    last = event
+                    tell(event)
+                if ended:
+                    break
+                if stop():
+                    stopping = True
+                    break
+                tail.wait(poll_seconds)
+    finally:
+        _end(child)
+    if stopping or isinstance(last, events.Stopped):
+        raise Cancelled
+    if child.returncode == 0 and isinstance(last, events.Done):
+        return
+    raise _failure(run, child.returncode, last, log_start)
+
+
+def _failure(run: RunFolder, status: int, last: events.Event | None, log_start: int) -> UserError:
+    lines = _last_lines(run.log, log_start)
+    if isinstance(last, events.Error):
+        shown = "" if last.kind not in ("internal",) else f"\nThe child's last lines:\n{lines}"
+        return UserError(f"Training failed: {last.message}{shown}", last.hint, kind=last.kind)
+    cause = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+    if status in (-9, 137):
+        hint = "The system killed it, most often because memory ran out: try gradient checkpointing, a smaller resolution or bf16."
+    else:
+        hint = f"The whole output is in {run.log}."
+    return UserError(f"The training child ended without a result ({cause}). Its last lines:\n{lines}", hint, kind="child")
+
+
+def _last_lines(path: Path, start: int) -> str:
+    with path.open("rb") as file:
+        file.seek(start)
+        text = file.read().decode("utf-8", "replace")
+    lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    return "\n".join(lines[-_TAIL_LINES:]) or "(it printed nothing)"
+
+
+def _published(run: RunFolder, config: RunConfig, result: RunResult) -> RunResult:
+    place = publish(run, config.output.publish)
+    return RunResult(**{**result.__dict__, "lora": place or run.lora, "samples": read_samples(run.events)})
+
+
+def _only_one(run: RunFolder, stop: ShouldStop, poll_seconds: float) -> AbstractContextManager[object]:
+    """A lock on the run folder, held: a second process that wants the same run waits, then finds it finished."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(run.path / ".lock"))
+    while True:
+        try:
+            return lock.acquire(timeout=poll_seconds)
+        except Timeout:
+            if stop():
+                raise Cancelled from None
+
+
+def _environment() -> dict[str, str]:
+    settings = {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "passive",  # spinning threads make two shared cores slower than one
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "ACCELERATE_DISABLE_RICH": "1",
+    }
+    # a launcher around this process (a cluster's, say) must not leak its ranks into a run of one process
+    inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    return {**inherited, **settings}
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Ask the child to save and leave by closing its standard input; kill its whole process tree when it does not."""
+    import psutil
+
+    try:
+        family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    if child.stdin is not None:
+        with suppress(OSError):
+            child.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(_GRACE_SECONDS)
+    for process in family:
+        try:
+            family.extend(p for p in process.children(recursive=True) if p not in family)
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    child.wait()
+
+
+class _Tail:
+    """Reads new lines of a growing file on a thread."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self._path, self._position = path, start
+        self._buffer = b""
+        self._events: list[events.Event] = []
+        self._lock, self._news, self._quit = threading.Lock(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="animelora-events", daemon=True)
+
+    def __enter__(self) -> _Tail:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._quit.set()
+        self._thread.join()
+
+    def take(self, *, final: bool) -> list[events.Event]:
+        """The events since the last call; with ``final``, all that the file holds by now."""
+        if final:
+            self._read()
+        with self._lock:
+            taken, self._events = self._events, []
+            self._news.clear()
+        return taken
+
+    def wait(self, seconds: float) -> None:
+        """Until there is news, at most ``seconds``."""
+        self._news.wait(seconds)
+
+    def _follow(self) -> None:
+        while not self._quit.wait(0.05):
+            self._read()
+
+    def _read(self) -> None:
+        with self._lock:
+            try:
+                with self._path.open("rb") as file:
+                    file.seek(self._position)
+                    data = file.read()
+            except FileNotFoundError:
+                return
+            self._position += len(data)
+            *lines, self._buffer = (self._buffer + data).split(b"\n")
+            fresh = [event for line in lines if (event := events.decode(line.decode("utf-8", "replace"))) is not None]
+            self._events.extend(fresh)
+            if fresh:
+                self._news.set()

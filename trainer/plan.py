@@ -1,0 +1,136 @@
+"""What a run will do and need, worked out before anything heavy is loaded: the dry run and the ``plan`` event."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from . import adapter, events
+from .config import RunConfig
+from .dataset import Dataset
+from .devices import torch_dtype
+from .errors import UserError
+from .families import Checkpoint, Family
+from .sampler import steps_per_epoch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# CUDA context, cuDNN workspaces and allocator rounding; on a CPU, the interpreter with torch and diffusers loaded
+_OVERHEAD_GB = 0.8
+
+
+def make_plan(
+    config: RunConfig, dataset: Dataset, family: Family, checkpoint: Checkpoint, device: torch.device, precision: str
+) -> events.Plan:
+    """The plan of a run. Raises UserError for a configuration that cannot train (no image, no module)."""
+    if not dataset.items:
+        raise UserError(f"The dataset {dataset.name} holds no images.", "Run Dataset Prep on a folder with images.", kind="dataset")
+    sizes = [(item.width, item.height) for item in dataset.items]
+    repeats = [item.repeats for item in dataset.items]
+    training = config.training
+    per_epoch = steps_per_epoch(sizes, repeats, training.batch_size, training.gradient_accumulation)
+    steps = total_steps(config, per_epoch)
+    buckets: Counter[str] = Counter()
+    for (width, height), times in zip(sizes, repeats, strict=True):
+        buckets[f"{width}x{height}"] += times
+    unet = family.empty_unet(checkpoint)
+    modules = family.lora_targets(unet, config.network.targets)
+    with _meta():
+        adapter.inject(unet, modules, rank=config.network.rank, alpha=config.network.alpha, seed=0)
+    trainable = sum(parameter.numel() for parameter in adapter.parameters(unet))
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    return events.Plan(
+        images=len(dataset.items),
+        buckets=dict(sorted(buckets.items())),
+        epochs=-(-steps // per_epoch),
+        steps=steps,
+        steps_per_epoch=per_epoch,
+        trainable_parameters=trainable,
+        modules=len(modules),
+        family=family.name,
+        device=device.type,
+        precision=precision,
+        memory_gb=round(estimate_memory(unet, family, config, largest, torch_dtype(precision), trainable), 2),
+    )
+
+
+def total_steps(config: RunConfig, per_epoch: int) -> int:
+    """Optimiser steps of the whole run: epochs times steps per epoch, or ``max_steps`` if that is set and smaller."""
+    steps = config.training.epochs * per_epoch
+    return min(steps, config.training.max_steps) if config.training.max_steps else steps
+
+
+def estimate_memory(unet: nn.Module, family: Family, config: RunConfig, size: tuple[int, int], dtype: torch.dtype, trainable: int) -> float:
+    """Peak memory of a training step in GB: weights, LoRA with gradients and two Adam moments, and the activations that
+    the backward pass needs, counted by running the UNet (already with LoRA, on the meta device) on shapes alone.
+    """
+    frozen = sum(p.numel() for p in unet.parameters() if not p.requires_grad)
+    activations = _saved_bytes(unet, family, config, size, dtype)
+    return (frozen * dtype.itemsize + trainable * 16 + activations) / 1e9 + _OVERHEAD_GB
+
+
+def _saved_bytes(unet: Any, family: Family, config: RunConfig, size: tuple[int, int], dtype: torch.dtype) -> int:
+    import torch
+
+    if config.training.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    unet = unet.to(dtype).train()
+    for parameter in adapter.parameters(unet):
+        parameter.data = parameter.data.float()
+    width = int(unet.config.cross_attention_dim)
+    batch = config.training.batch_size
+    conditions = [{"embeds": torch.empty(77, width, device="meta")}] * batch
+    inputs = family.unet_inputs(conditions, torch.device("meta"), dtype)
+    latents = torch.empty(batch, int(unet.config.in_channels), size[1] // 8, size[0] // 8, device="meta", dtype=dtype)
+    seen: set[int] = set()
+    kept: list[torch.Tensor] = []  # holding them keeps their ids unique
+    weights = {id(parameter) for parameter in unet.parameters()}
+    total = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        storage = id(tensor) if tensor._base is None else id(tensor._base)
+        if storage not in seen and storage not in weights:
+            seen.add(storage)
+            kept.append(tensor)
+            total += tensor.numel() * tensor.element_size()
+        return tensor
+
+    timesteps = torch.zeros(batch, device="meta", dtype=torch.int64)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _flash_attention():
+        unet(latents, timesteps, **inputs, return_dict=False)
+    return total
+
+
+def _flash_attention() -> Any:
+    """A mode in which scaled_dot_product_attention keeps q, k, v and its result only, as the fused kernels do.
+
+    On the meta device torch would count the attention matrix of its reference path instead.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Fused(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            result = torch.empty_like(query)
+            ctx.save_for_backward(query, key, value, result)
+            return result
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.nn.functional.scaled_dot_product_attention:
+                kwargs = kwargs or {}
+                query, key, value = (args[i] if i < len(args) else kwargs[n] for i, n in enumerate(("query", "key", "value")))
+                return Fused.apply(query, key, value)  # type: ignore[no-untyped-call]
+            return func(*args, **(kwargs or {}))
+
+    return Mode()
+
+
+def _meta() -> Any:
+    import torch
+
+    return torch.device("meta")

@@ -1,0 +1,67 @@
+"""The event stream as a progress bar in the terminal, drawn by rich."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import events
+
+
+class TrainingProgress:
+    """A context manager; ``show`` takes every event of a run."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            console=console or Console(stderr=True),
+        )
+        self._task = self._progress.add_task("starting", total=None, detail="")
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, event: events.Event) -> None:
+        """Draw one event."""
+        if isinstance(event, events.Plan):
+            self._print(
+                f"{event.images} images, {event.steps} steps ({event.epochs} epochs), {event.trainable_parameters:,} parameters in "
+                f"{event.modules} modules, {event.device} {event.precision}, about {event.memory_gb:.1f} GB"
+            )
+        elif isinstance(event, events.Phase):
+            self._progress.update(self._task, description=event.phase, completed=event.done, total=event.total or None, detail="")
+        elif isinstance(event, events.Step):
+            self._step(event)
+        elif isinstance(event, events.Sample):
+            self._print(f"sample, epoch {event.epoch}: {event.path}")
+        elif isinstance(event, events.Checkpoint):
+            self._print(f"checkpoint, step {event.step}: {event.lora}")
+        elif isinstance(event, events.Warning_):
+            self._print(f"[yellow]warning:[/] {event.message}")
+
+    def _step(self, event: events.Step) -> None:
+        detail = (
+            f"epoch {event.epoch}  loss {event.loss_average:.4f}  lr {event.lr:.2e}  {event.images_per_second:.2f} img/s  "
+            f"{event.memory_gb:.1f} GB  {duration(event.eta)} left"
+        )
+        self._progress.update(self._task, description="training", completed=event.step, total=event.steps, detail=detail)
+
+    def _print(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """``3723`` seconds as ``1:02:03``."""
+    moment = time.gmtime(max(0, int(seconds)))
+    hours = moment.tm_hour + 24 * (moment.tm_yday - 1)
+    return f"{hours}:{moment.tm_min:02d}:{moment.tm_sec:02d}"

@@ -1,0 +1,77 @@
+"""States that a run resumes from: LoRA weights, optimiser and step count, with a checksum.
+
+Noise, order and captions are drawn from counters (``counters``), so the step count is the whole position.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .files import sha256_file, write_atomic
+
+_STATE = "state.pt"
+_RECORD = "state.json"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One saved state."""
+
+    path: Path
+    step: int
+
+
+def save(folder: Path, step: int, values: Mapping[str, Any]) -> Saved:
+    """Write ``values`` (tensors and plain data) as ``folder/step-000123``; the folder appears only when it is whole."""
+    import torch
+
+    final = folder / f"step-{step:06d}"
+    partial = folder / f".partial-{step:06d}-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with (partial / _STATE).open("wb") as file:
+            torch.save(dict(values), file)
+            file.flush()
+            os.fsync(file.fileno())
+        write_atomic(partial / _RECORD, json.dumps({"step": step, "sha256": sha256_file(partial / _STATE)}))
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Saved(final, step)
+
+
+def newest(folder: Path) -> tuple[Saved, dict[str, Any]] | tuple[None, None]:
+    """The newest state whose checksum holds, with its values; damaged ones are passed over. (None, None) without any."""
+    import torch
+
+    for path in sorted(folder.glob("step-*"), key=_number, reverse=True):
+        try:
+            record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
+            if sha256_file(path / _STATE) != record["sha256"]:
+                continue
+            values = torch.load(path / _STATE, map_location="cpu", weights_only=True)
+            return Saved(path, int(record["step"])), values
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+            continue
+    return None, None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest states (0 keeps all)."""
+    if keep:
+        for path in sorted(folder.glob("step-*"), key=_number, reverse=True)[keep:]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _number(path: Path) -> int:
+    digits = path.name.removeprefix("step-")
+    return int(digits) if digits.isdigit() else -1

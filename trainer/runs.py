@@ -1,0 +1,190 @@
+"""The run folder: its identity, its files, and how a finished run is found again.
+
+<runs>/<name>-<identity>/
+    config.json         the configuration that made it        events.jsonl   the event stream
+    dataset.json        hash and name of the dataset          child.log      what the child printed
+    samples/            validation images                     checkpoints/   states to resume from
+    tensorboard/        scalars                               loss_curve.png
+    <name>.safetensors  the LoRA                              result.json    written last: the run is complete
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import __version__, events
+from .config import RunConfig
+from .errors import UserError
+from .files import safe_name, sha256_file, write_atomic
+
+
+@dataclass(frozen=True)
+class SampleImage:
+    """A validation image; ``epoch`` 0 is the base before training."""
+
+    path: Path
+    prompt: str
+    epoch: int
+    step: int
+    index: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A complete run. ``lora`` is the published file when the run publishes, else the one in the run folder."""
+
+    run_dir: Path
+    lora: Path
+    loss_curve: Path
+    samples: tuple[SampleImage, ...]
+    reused: bool
+    loss: float
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run's folder."""
+
+    path: Path
+    name: str
+
+    @property
+    def config(self) -> Path:
+        """The configuration as JSON."""
+        return self.path / "config.json"
+
+    @property
+    def events(self) -> Path:
+        """The event stream, appended to by each start."""
+        return self.path / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the child printed."""
+        return self.path / "child.log"
+
+    @property
+    def lora(self) -> Path:
+        """The finished LoRA."""
+        return self.path / f"{safe_name(self.name)}.safetensors"
+
+    @property
+    def loss_curve(self) -> Path:
+        """Picture of the loss over the steps."""
+        return self.path / "loss_curve.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of resumable states."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of validation images."""
+        return self.path / "samples"
+
+    @property
+    def result(self) -> Path:
+        """Written last."""
+        return self.path / "result.json"
+
+    def write_result(self, *, steps: int, loss: float, seconds: float) -> None:
+        """Mark the run complete; from then on it is found instead of repeated."""
+        data = {"lora_sha256": sha256_file(self.lora), "steps": steps, "loss": loss, "seconds": seconds, "version": __version__}
+        write_atomic(self.result, json.dumps(data, indent=1))
+
+    def finished(self, published: Path | None) -> RunResult | None:
+        """The result of a complete and undamaged run, else None. ``published`` is where its LoRA was copied to, if it was."""
+        try:
+            data = json.loads(self.result.read_text(encoding="utf-8"))
+            if sha256_file(self.lora) != data["lora_sha256"]:
+                return None
+            return RunResult(
+                run_dir=self.path,
+                lora=published or self.lora,
+                loss_curve=self.loss_curve,
+                samples=read_samples(self.events),
+                reused=True,
+                loss=float(data["loss"]),
+                steps=int(data["steps"]),
+                seconds=float(data["seconds"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def run_identity(config: RunConfig, dataset_hash: str, base_identity: str) -> str:
+    """Hash of everything that determines the result: configuration, dataset, base checkpoint, trainer version (16 hex digits)."""
+    parts: dict[str, Any] = {
+        "config": config.identity(),
+        "dataset": dataset_hash,
+        "base": base_identity,
+        "version": __version__,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_folder(config: RunConfig, identity: str) -> RunFolder:
+    """The folder of the run with this identity below ``output.runs``; not created."""
+    root = Path(config.output.runs).expanduser().resolve()
+    return RunFolder(root / f"{safe_name(config.name, limit=60)}-{identity}", config.name)
+
+
+def cache_folder(config: RunConfig) -> Path:
+    """Where latents, prompts and checkpoint digests are cached, shared by all runs below ``output.runs``."""
+    return Path(config.output.runs).expanduser().resolve() / "_cache"
+
+
+def publish(run: RunFolder, folder: str) -> Path | None:
+    """Copy the finished LoRA to ``folder`` and return its place; None when nothing is published.
+
+    A different file of the same name is never overwritten: the new one then gets the run's identity in its name.
+    """
+    if not folder:
+        return None
+    target_folder = Path(folder).expanduser().resolve()
+    data = run.lora.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    identity = run.path.name.rsplit("-", 1)[-1]
+    for name in (run.lora.name, f"{run.lora.stem}-{identity}.safetensors"):
+        target = target_folder / name
+        if target.exists() and sha256_file(target) != digest:
+            continue
+        if not target.exists():
+            write_atomic(target, data)
+        return target
+    raise UserError(
+        f"{target_folder} already holds other files named {run.lora.name} and {run.lora.stem}-{identity}.safetensors.",
+        f"Rename one of them; the new LoRA is kept in {run.lora}.",
+        kind="output",
+    )
+
+
+def read_samples(path: Path) -> tuple[SampleImage, ...]:
+    """The validation images that an event log names and that still exist, in order of epoch and prompt."""
+    found: dict[tuple[int, int], SampleImage] = {}
+    for event in read_events(path):
+        if isinstance(event, events.Sample) and Path(event.path).is_file():
+            found[event.epoch, event.index] = SampleImage(Path(event.path), event.prompt, event.epoch, event.step, event.index)
+    return tuple(found[key] for key in sorted(found))
+
+
+def read_events(path: Path) -> list[events.Event]:
+    """All events of a log; lines that are not events are skipped. Empty when there is no log."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [event for line in lines if (event := events.decode(line)) is not None]
+
+
+def loss_history(path: Path) -> list[events.Step]:
+    """The step events of a log by step; where a resumed run did a step again, the later one counts."""
+    steps = {event.step: event for event in read_events(path) if isinstance(event, events.Step)}
+    return [steps[number] for number in sorted(steps)]

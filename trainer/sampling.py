@@ -1,0 +1,70 @@
+"""Pictures from latents: classifier-free guidance with a diffusers scheduler, for validation images.
+
+Written out (rather than a diffusers pipeline) because the text encoder has left memory and the prompts come from the
+cache; a test holds it to the pipeline's result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .families import Family
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import nn
+
+
+def sample_latents(
+    unet: nn.Module,
+    family: Family,
+    condition: dict[str, torch.Tensor],
+    negative: dict[str, torch.Tensor],
+    *,
+    width: int,
+    height: int,
+    steps: int,
+    guidance: float,
+    generator: torch.Generator,
+    device: torch.device,
+    dtype: torch.dtype,
+    stop: Callable[[], bool] = lambda: False,
+) -> torch.Tensor | None:
+    """Latents (1, 4, height/8, width/8) in fp32, or None when ``stop`` said so.
+
+    Noise comes from ``generator`` on the CPU, so that the same seed gives the same picture on every device.
+    """
+    import torch
+
+    scheduler = family.sampler()
+    scheduler.set_timesteps(steps)
+    latents: torch.Tensor = torch.randn((1, 4, height // 8, width // 8), generator=generator) * scheduler.init_noise_sigma
+    latents = latents.to(device)
+    guided = guidance > 1
+    inputs = family.unet_inputs([negative, condition] if guided else [condition], device, dtype)
+    with torch.no_grad():
+        for timestep in scheduler.timesteps:
+            if stop():
+                return None
+            scaled = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                predicted: Any = unet(scaled.to(dtype), timestep.to(device), **inputs, return_dict=False)[0]
+            predicted = predicted.float()
+            if guided:
+                without, with_prompt = predicted.chunk(2)
+                predicted = without + guidance * (with_prompt - without)
+            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+    return latents
+
+
+def decode(vae: Any, latents: torch.Tensor) -> Image.Image:
+    """The picture of one latent (1, 4, h, w), decoded in the VAE's dtype."""
+    import torch
+    from PIL import Image
+
+    with torch.no_grad():
+        pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    array = ((pixels[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array)
