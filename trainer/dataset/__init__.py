@@ -1,0 +1,41 @@
+"""Datasets: ``prepare`` turns pictures as people have them into a folder that a trainer reads with ``open_dataset``."""
+
+from __future__ import annotations
+
+from .dataset import Dataset, Item, open_dataset
+from .prepare import PrepareResult, prepare
+from .report import Rejection, Report
+from .settings import (
+    BucketSettings,
+    CaptionSettings,
+    CleanSettings,
+    PrepareSettings,
+    TaggerSettings,
+    TrainingHints,
+    dataset_folder,
+    dataset_folder_name,
+    parse_settings,
+)
+from .sheet import contact_sheet
+from .sources import SourceImage
+
+__all__ = [
+    "BucketSettings",
+    "CaptionSettings",
+    "CleanSettings",
+    "Dataset",
+    "Item",
+    "PrepareResult",
+    "PrepareSettings",
+    "Rejection",
+    "Report",
+    "SourceImage",
+    "TaggerSettings",
+    "TrainingHints",
+    "contact_sheet",
+    "dataset_folder",
+    "dataset_folder_name",
+    "open_dataset",
+    "parse_settings",
+    "prepare",
+]

@@ -1,0 +1,131 @@
+"""Unpacking a zip or tar archive of pictures without trusting it."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from ..errors import UserError
+from ..files import safe_name
+from .decode import EXTENSIONS
+
+MAX_MEMBERS = 2_000_000
+MAX_MEMBER_BYTES = 1 << 30
+MAX_TOTAL_BYTES = 500 << 30
+KEEP_FREE_BYTES = 1 << 30
+_TEXT = {".txt", ".caption", ".json", ".jsonl", ".csv", ".tags", ".tag", ".cap", ".text"}
+_SUFFIXES = (".zip", ".cbz", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+
+@dataclass
+class Unpacked:
+    """Where the members lie, and which were refused: (name, reason, message)."""
+
+    folder: Path
+    rejected: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+def is_archive(path: Path) -> bool:
+    """By name, or by content when the name says nothing."""
+    if path.suffix.lower() in EXTENSIONS:
+        return False
+    return path.name.lower().endswith(_SUFFIXES) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+
+
+def unpack(path: Path, folder: Path) -> Unpacked:
+    """Unpack pictures and captions below ``folder``, which is emptied first.
+
+    Only regular files with names that stay inside are written; sizes are counted while writing, because headers lie.
+    Raises UserError when the archive as a whole cannot be used.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    # the archive's own name keeps its meaning: 10_trigger class.zip
+    root = folder / safe_name(path.name.split(".")[0] or path.stem)
+    root.mkdir(parents=True)
+    result = Unpacked(root)
+    budget = min(MAX_TOTAL_BYTES, shutil.disk_usage(folder).free - KEEP_FREE_BYTES)
+    try:
+        for number, (name, stream, problem) in enumerate(_members(path)):
+            if number >= MAX_MEMBERS:
+                raise UserError(f"{path.name} has more than {MAX_MEMBERS} members.", "Split it.", kind="dataset")
+            target = None if problem else _target(root, name)
+            if problem or target is None:
+                result.rejected.append((name, "unsafe path" if not problem else "unreadable", problem or "its path leaves the archive"))
+                continue
+            assert stream is not None
+            try:
+                with stream:
+                    written = _copy(stream, target, min(MAX_MEMBER_BYTES, budget))
+            except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+                target.unlink(missing_ok=True)
+                result.rejected.append((name, "unreadable", f"damaged in the archive: {error}"))
+                continue
+            if written < 0:
+                target.unlink(missing_ok=True)
+                if budget <= MAX_MEMBER_BYTES:
+                    raise UserError(
+                        f"{path.name} unpacks to more than the {budget >> 20} MB that are free.", "Make room, or unpack it elsewhere.",
+                        kind="dataset",
+                    )  # fmt: skip
+                result.rejected.append((name, "bomb", f"unpacks to more than {MAX_MEMBER_BYTES >> 20} MB"))
+                continue
+            budget -= written
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"The archive {path} is damaged: {error}.", "Download or pack it again.", kind="dataset") from error
+    return result
+
+
+def _members(path: Path) -> Iterator[tuple[str, IO[bytes] | None, str]]:
+    """(name, open stream, problem) of the members that matter."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.is_dir() or not _matters(info.filename):
+                    continue
+                if info.flag_bits & 1:
+                    raise UserError(f"{path.name} is protected by a password.", "Unpack it and give the folder.", kind="dataset")
+                if (info.external_attr >> 28) == 0xA:
+                    yield info.filename, None, "a link, not a file"
+                    continue
+                try:
+                    yield info.filename, archive.open(info), ""
+                except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+                    yield info.filename, None, f"damaged in the archive: {error}"
+        return
+    with tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            if member.isdir() or not _matters(member.name):
+                continue
+            stream = archive.extractfile(member) if member.isreg() else None
+            yield member.name, stream, "" if stream is not None else "a link or device, not a file"
+
+
+def _matters(name: str) -> bool:
+    return PurePosixPath(name.replace("\\", "/")).suffix.lower() in EXTENSIONS | _TEXT
+
+
+def _target(root: Path, name: str) -> Path | None:
+    """Where a member goes: None when its name would leave ``root``."""
+    parts = name.replace("\\", "/").split("/")
+    if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\x00" in name:
+        return None
+    clean = [safe_name(part, limit=200) for part in parts if part not in ("", ".")]
+    return root.joinpath(*clean) if clean else None
+
+
+def _copy(stream: IO[bytes], target: Path, limit: int) -> int:
+    """Bytes written, or -1 when there are more than ``limit``."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with target.open("wb") as file:
+        while chunk := stream.read(1 << 20):
+            written += len(chunk)
+            if written > limit:
+                return -1
+            file.write(chunk)
+    return written

@@ -1,0 +1,248 @@
+"""The prepared dataset as a trainer reads it: a folder with PNG images, captions and a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import UserError
+from ..files import atomic_path, write_atomic
+from .settings import TrainingHints
+
+SCHEMA = "animelora-dataset"
+SCHEMA_VERSION = 1
+HEADER = "manifest.json"
+ROWS = "manifest.jsonl"
+REGULARISATION = "regularisation"
+MASKS = "masks"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One training picture. Paths are relative to the dataset's folder, with forward slashes."""
+
+    file: str
+    sha256: str  # of the PNG file's bytes
+    caption: str  # final: the trigger word is in front
+    width: int
+    height: int
+    original_size: tuple[int, int]  # (width, height) of the source
+    crop_top_left: tuple[int, int]  # (top, left) in the scaled source: SDXL's crop conditioning
+    repeats: int = 1
+    mask: str | None = None  # 8-bit grey PNG of the same size: how much each pixel counts in the loss
+    is_regularisation: bool = False
+    weight: float = 1.0  # of this picture's loss
+
+
+@dataclass(frozen=True)
+class Row:
+    """A manifest line: the item with where it came from and what was done to it."""
+
+    item: Item
+    mask_sha256: str = ""
+    bytes: int = 0
+    source: str = ""
+    source_sha256: str = ""
+    source_format: str = ""
+    caption_from: str = ""
+    steps: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of ``manifest.jsonl``."""
+        data = {name: getattr(self.item, name) for name in Item.__dataclass_fields__}
+        return data | {name: getattr(self, name) for name in Row.__dataclass_fields__ if name != "item"}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset. ``hash`` changes with any picture, mask, caption, weight or training hint, and with nothing else."""
+
+    path: Path
+    name: str
+    hash: str
+    trigger: str
+    class_description: str
+    resolution: int
+    items: Sequence[Item] = field(repr=False)
+    training: TrainingHints = field(default_factory=TrainingHints)
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def image_path(self, item: Item) -> Path:
+        """The picture's file."""
+        return self.path / item.file
+
+    def mask_path(self, item: Item) -> Path | None:
+        """The loss mask's file."""
+        return self.path / item.mask if item.mask else None
+
+    def buckets(self) -> dict[str, int]:
+        """``"512x512"`` -> number of pictures, largest group first."""
+        counts: dict[str, int] = {}
+        for item in self.items:
+            name = f"{item.width}x{item.height}"
+            counts[name] = counts.get(name, 0) + 1
+        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The manifest's lines, with sources and steps."""
+        with (self.path / ROWS).open(encoding="utf-8") as lines:
+            yield from (json.loads(line) for line in lines)
+
+
+def dataset_hash(rows: Iterable[tuple[Item, str]], header: dict[str, Any]) -> str:
+    """SHA-256 over what a trainer sees. ``rows``: items with their mask's hash; ``header``: see ``hashed_header``."""
+    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, header], sort_keys=True).encode())
+    for item, mask in rows:
+        seen = (
+            item.sha256, item.caption, item.width, item.height, item.original_size, item.crop_top_left,
+            item.repeats, mask, item.is_regularisation, item.weight,
+        )  # fmt: skip
+        digest.update(json.dumps(seen).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def hashed_header(trigger: str, class_description: str, resolution: int, training: TrainingHints) -> dict[str, Any]:
+    """The part of the header that a trainer sees."""
+    return {
+        "trigger": trigger, "class": class_description, "resolution": resolution, "training": training.model_dump(mode="json")
+    }  # fmt: skip
+
+
+def write_manifest(folder: Path, header: dict[str, Any], rows: Sequence[Row]) -> None:
+    """Write both files; the header last, with the rows' hash, so that a half-written pair is noticed."""
+    digest = hashlib.sha256()
+    with atomic_path(folder / ROWS) as temporary, temporary.open("wb") as file:
+        for row in rows:
+            line = json.dumps(row.to_json(), ensure_ascii=False).encode("utf-8") + b"\n"
+            digest.update(line)
+            file.write(line)
+    full = {"schema": SCHEMA, "version": SCHEMA_VERSION, **header, "count": len(rows), "rows_sha256": digest.hexdigest()}
+    write_atomic(folder / HEADER, json.dumps(full, indent=1, ensure_ascii=False) + "\n")
+
+
+def open_dataset(path: Path) -> Dataset:
+    """Open a prepared dataset; captions are those in the ``.txt`` files, so that editing one by hand counts.
+
+    Raises UserError when ``path`` is no dataset, was written by a newer version, or lost files.
+    """
+    path = Path(path)
+    header = read_header(path)
+    try:
+        training = TrainingHints.model_validate(header["training"])
+        items, masks = _read_items(path, header)
+        hashed = hashed_header(str(header["trigger"]), str(header["class"]), int(header["resolution"]), training)
+        return Dataset(
+            path=path, name=str(header["name"]), hash=dataset_hash(zip(items, masks, strict=True), hashed),
+            trigger=hashed["trigger"], class_description=hashed["class"], resolution=hashed["resolution"],
+            items=items, training=training, settings=dict(header.get("settings", {})),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise UserError(
+            f"The manifest of the dataset {path} is damaged: {error!r}.", "Prepare the dataset again.", kind="dataset"
+        ) from error
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """``manifest.json``, checked for schema and version. Raises UserError."""
+    file = path / HEADER
+    try:
+        header = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is not a prepared dataset: it has no {HEADER}.",
+            "Prepare it first: Dataset Prep on the canvas, or python -m trainer prepare FOLDER --out DIR --trigger WORD.",
+            kind="dataset",
+        ) from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.", "Check the folder's permissions.", kind="dataset") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged: {error}.", "Prepare the dataset again.", kind="dataset") from error
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        raise UserError(f"{file} belongs to another program.", "Choose a folder that Dataset Prep wrote.", kind="dataset")
+    if header.get("version") != SCHEMA_VERSION:
+        raise UserError(
+            f"{file} has version {header.get('version')}, this AnimeLoRA reads version {SCHEMA_VERSION}.",
+            "Update AnimeLoRA, or prepare the dataset again.",
+            kind="dataset",
+        )
+    return header
+
+
+def caption_file(file: str) -> str:
+    """The caption that belongs to a picture: ``a/b.png`` -> ``a/b.txt``."""
+    return file.removesuffix(".png") + ".txt"
+
+
+def _read_items(path: Path, header: dict[str, Any]) -> tuple[list[Item], list[str]]:
+    try:
+        data = (path / ROWS).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path / ROWS} cannot be read: {error.strerror}.", "Prepare the dataset again.", kind="dataset") from error
+    if hashlib.sha256(data).hexdigest() != header["rows_sha256"]:
+        raise UserError(
+            f"{path / ROWS} does not belong to {HEADER}: it was changed, or writing it was interrupted.",
+            "Prepare the dataset again; finished pictures are reused. To change captions, edit the .txt files.",
+            kind="dataset",
+        )
+    present = _listing(path)
+    items: list[Item] = []
+    masks: list[str] = []
+    missing: list[str] = []
+    for line in data.splitlines():
+        row = json.loads(line)
+        file, mask = _safe(row["file"]), row["mask"] and _safe(row["mask"])
+        missing += [name for name in (file, mask) if name and name not in present]
+        text_file = caption_file(file)
+        caption = read_caption(path / text_file) if text_file in present else row["caption"]
+        item = Item(
+            file=file, sha256=row["sha256"], caption=caption, width=row["width"], height=row["height"],
+            original_size=(row["original_size"][0], row["original_size"][1]),
+            crop_top_left=(row["crop_top_left"][0], row["crop_top_left"][1]),
+            repeats=row["repeats"], mask=mask, is_regularisation=row["is_regularisation"], weight=row["weight"],
+        )  # fmt: skip
+        items.append(item)
+        masks.append(row["mask_sha256"])
+    if missing:
+        raise UserError(
+            f"The dataset {path} lost {len(missing)} file{'s' * (len(missing) > 1)}, for example {missing[0]}.",
+            "Prepare the dataset again: missing pictures are made from their sources.",
+            kind="dataset",
+        )
+    return items, masks
+
+
+def read_caption(path: Path) -> str:
+    """A caption file of ours, as one line; whatever an editor made of it."""
+    with open(path, "rb") as file:
+        text = file.read(1 << 20).decode("utf-8-sig", "replace")
+    return " ".join(text.split())
+
+
+def _listing(path: Path) -> set[str]:
+    """All files of the dataset by name: one directory listing each, not one stat for each picture."""
+    names: set[str] = set()
+    for prefix in ("", f"{REGULARISATION}/", f"{MASKS}/", f"{MASKS}/{REGULARISATION}/"):
+        try:
+            with os.scandir(path / prefix) as entries:
+                names.update(prefix + entry.name for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return names
+
+
+def _safe(name: Any) -> str:
+    """A manifest may come from anyone: its paths must stay inside the dataset."""
+    if not isinstance(name, str) or "\\" in name or ":" in name or "\x00" in name:
+        raise ValueError(f"bad file name {name!r}")
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise ValueError(f"bad file name {name!r}")
+    return name

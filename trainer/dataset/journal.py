@@ -1,0 +1,94 @@
+"""What earlier runs already know: an append-only file of results, so that nothing is done twice and a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import UserError
+from ..files import atomic_path
+from .process import Processed
+
+WORK = ".prepare"  # hidden, so that no other tool takes it for pictures
+
+
+class Journal:
+    """Results by key, in ``.prepare/journal.jsonl``. The last line of a killed run may be cut off; it is ignored."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / WORK / "journal.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.known: dict[str, Processed] = {}
+        if self._path.exists():
+            with self._path.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    record = _parse(line)
+                    if record is not None:
+                        self.known[record.key] = record
+        self._file: IO[str] = self._path.open("a", encoding="utf-8")
+        if self._path.stat().st_size and not _ends_with_newline(self._path):
+            self._file.write("\n")
+
+    def add(self, record: Processed) -> None:
+        """Remember a result at once."""
+        self.known[record.key] = record
+        self._file.write(json.dumps(record.to_json()) + "\n")
+        self._file.flush()
+
+    def compact(self, keep: Iterable[str]) -> None:
+        """Rewrite the file with the results in ``keep`` only."""
+        self.close()
+        self.known = {key: self.known[key] for key in keep if key in self.known}
+        with atomic_path(self._path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for record in self.known.values():
+                file.write(json.dumps(record.to_json()) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the dataset for one writer; the system releases the lock even when the process is killed."""
+    path = folder / WORK / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        try:
+            _lock(file)
+        except OSError:
+            raise UserError(
+                f"Another run is preparing {folder} right now.", "Wait until it is done, or choose another folder.", kind="dataset"
+            ) from None
+        yield
+
+
+def _lock(file: IO[bytes]) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _parse(line: str) -> Processed | None:
+    try:
+        data: Any = json.loads(line)
+        return Processed.from_json(data)
+    except (ValueError, TypeError, KeyError, IndexError):
+        return None
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

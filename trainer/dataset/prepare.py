@@ -1,0 +1,350 @@
+"""From a source of pictures to a prepared dataset: the one entry point of node and command line."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from ..errors import UserError
+from ..files import safe_name
+from . import sources
+from .advice import warnings_for
+from .archive import is_archive, unpack
+from .captioning import Captioned, caption_all
+from .captions import tag_frequency
+from .dataset import MASKS, REGULARISATION, Dataset, Item, Row, dataset_hash, hashed_header, open_dataset, write_manifest
+from .decode import EXTENSIONS
+from .journal import WORK, Journal, locked
+from .page import write_page
+from .pool import ordered_map
+from .process import Processed, Upscaler, process, processing_key
+from .report import Rejection, Report, plural
+from .settings import PrepareSettings, dataset_folder
+from .signature import NearDuplicates
+from .sources import Entry, Found, SourceImage
+from .tidy import foreign_pictures, remove_partials, remove_stale
+
+Progress = Callable[[int, int, str], None]
+Source = Path | Sequence[SourceImage]
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """``kept`` and ``reused`` count pictures; ``rejected`` lists what was left out and why."""
+
+    dataset: Dataset
+    report: Report
+    kept: int
+    rejected: tuple[Rejection, ...]
+    reused: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A source picture with the address of its result."""
+
+    entry: Entry
+    sha256: str
+    key: str
+    folder: Path
+
+    @property
+    def file(self) -> str:
+        """The PNG's name: readable, and unique by content."""
+        stem = self.entry.name.rsplit("/", 1)[-1]
+        stem = stem.rsplit(".", 1)[0] if self.entry.path is not None else stem
+        return f"{safe_name(stem, fallback='image', limit=60)}-{self.key[:10]}.png"
+
+    @property
+    def target(self) -> Path:
+        """Where the PNG goes."""
+        return self.folder / REGULARISATION / self.file if self.entry.is_regularisation else self.folder / self.file
+
+    @property
+    def mask(self) -> Path:
+        """Where its mask goes."""
+        return self.folder / MASKS / self.target.relative_to(self.folder)
+
+
+def prepare(
+    source: Source,
+    out_root: Path,
+    settings: PrepareSettings,
+    *,
+    regularisation: Source | None = None,
+    upscaler: Upscaler | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    workers: int | None = None,
+) -> PrepareResult:
+    """Write ``out_root/<trigger>_<class>/`` and return it opened.
+
+    ``source``: a folder, a zip or tar archive, one picture, or the pictures of an IMAGE batch; it is never changed.
+    ``regularisation``: a second set, trained with ``settings.regularisation_weight`` and without the trigger word.
+    ``upscaler``: makes small pictures larger (RGB to RGB); it is called in the calling thread.
+    Pictures that are done already are reused. Raises UserError, and Cancelled when ``should_stop`` returned True.
+    """
+    started = time.monotonic()
+    folder = dataset_folder(Path(out_root), settings)
+    _check_places(source, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be made: {error.strerror}.", "Choose another place.", kind="dataset") from error
+    with locked(folder):
+        remove_partials(folder)
+        found = _find(source, folder, settings)
+        if regularisation is not None:
+            extra = _find(regularisation, folder, settings, "regularisation")
+            found.entries += [_as_regularisation(entry) for entry in extra.entries]
+            found.warnings += extra.warnings
+            found.rejected += extra.rejected
+        run = _Run(folder, settings, upscaler, progress or _silent, should_stop, workers)
+        return run.finish(found, started)
+
+
+class _Run:
+    """The steps of one preparation; each method is one."""
+
+    def __init__(
+        self, folder: Path, settings: PrepareSettings, upscaler: Upscaler | None, progress: Progress,
+        should_stop: Callable[[], bool] | None, workers: int | None,
+    ) -> None:  # fmt: skip
+        self.folder = folder
+        self.settings = settings
+        self.upscaler = upscaler
+        self.progress = progress
+        self.should_stop = should_stop
+        # an upscale model belongs to the thread that called us (torch's inference mode is a thread's own)
+        self.workers = 0 if upscaler is not None else workers
+        self.rejected: list[Rejection] = []
+        self.reused = 0
+
+    def finish(self, found: Found, started: float) -> PrepareResult:
+        self.rejected += [Rejection(*row) for row in found.rejected]
+        jobs = self.identify(found.entries)
+        journal = Journal(self.folder)
+        try:
+            kept = self.make(jobs, journal)
+            if not any(not job.entry.is_regularisation for job, _ in kept):
+                raise _nothing_left(self.rejected)
+            captioned = caption_all(kept, self.folder, self.settings, self.progress, self.should_stop)
+            rows = [self.row(job, done, caption) for (job, done), caption in zip(kept, captioned, strict=True)]
+            self.progress(len(jobs), len(jobs), "writing the manifest")
+            dataset, report = self.write(rows, captioned, found, time.monotonic() - started)
+            journal.compact({job.key for job in jobs})
+        finally:
+            journal.close()
+        return PrepareResult(dataset, report, len(rows), tuple(self.rejected), self.reused)
+
+    def identify(self, entries: Sequence[Entry]) -> list[Job]:
+        """Read every source once for its hash; exact duplicates go."""
+        jobs: list[Job] = []
+        first: dict[str, str] = {}
+        hashes = ordered_map(_hash, entries, should_stop=self.should_stop)
+        for number, (entry, (digest, problem)) in enumerate(zip(entries, hashes, strict=True), 1):
+            self.progress(number, len(entries), "reading")
+            if problem:
+                self.rejected.append(Rejection(entry.name, "unreadable", problem))
+                continue
+            job = Job(entry, digest, processing_key(digest, self.settings, entry.is_regularisation), self.folder)
+            if job.key in first:
+                self.rejected.append(Rejection(entry.name, "duplicate", f"the same file as {first[job.key]}"))
+                continue
+            first[job.key] = entry.name
+            jobs.append(job)
+        return jobs
+
+    def make(self, jobs: Sequence[Job], journal: Journal) -> list[tuple[Job, Processed]]:
+        """Process what is new, drop near duplicates, and make the pictures that are missing."""
+        new = {job.key for job in jobs if job.key not in journal.known}
+        self._process([job for job in jobs if job.key in new], journal)
+        kept: list[Job] = []
+        usable: list[Job] = []
+        for job in jobs:
+            done = journal.known[job.key]
+            if done.reason:
+                self.rejected.append(Rejection(job.entry.name, done.reason, done.message))
+            else:
+                usable.append(job)
+        repeats = self._near_duplicates(usable, journal)
+        for job in usable:
+            if job.key in repeats:
+                self.rejected.append(Rejection(job.entry.name, "near duplicate", f"looks the same as {repeats[job.key]}"))
+            else:
+                kept.append(job)
+        lost = [job for job in kept if not _intact(job, journal.known[job.key])]
+        self._process(lost, journal)
+        self.reused = len(kept) - len(new.union(job.key for job in lost) & {job.key for job in kept})
+        failed = {job.key for job in lost if journal.known[job.key].reason}
+        for job in lost:
+            if job.key in failed:
+                done = journal.known[job.key]
+                self.rejected.append(Rejection(job.entry.name, done.reason, done.message))
+        return [(job, journal.known[job.key]) for job in kept if job.key not in failed]
+
+    def _process(self, jobs: Sequence[Job], journal: Journal) -> None:
+        results = ordered_map(self._work, jobs, workers=self.workers, should_stop=self.should_stop)
+        for number, (job, done) in enumerate(zip(jobs, results, strict=True), 1):
+            if done.reason != "changed":
+                journal.add(done)
+            else:
+                journal.known[done.key] = done
+            self.progress(number, len(jobs), job.entry.name)
+
+    def _work(self, job: Job) -> Processed:
+        data: bytes | Image.Image
+        if job.entry.image is not None:
+            data = job.entry.image
+        else:
+            assert job.entry.path is not None
+            try:
+                data = job.entry.path.read_bytes()
+            except OSError as error:
+                return Processed(job.key, job.sha256, reason="changed", message=f"cannot be read: {error.strerror}")
+            if hashlib.sha256(data).hexdigest() != job.sha256:
+                return Processed(job.key, job.sha256, reason="changed", message="changed while it was being prepared; run again")
+        return process(
+            data, key=job.key, source_sha256=job.sha256, target=job.target, mask=job.mask, settings=self.settings, upscaler=self.upscaler
+        )
+
+    def _near_duplicates(self, jobs: Sequence[Job], journal: Journal) -> dict[str, str]:
+        """Key of each near duplicate -> name of the picture that stays: the largest, then the first."""
+        clean = self.settings.clean
+        if not clean.near_duplicates:
+            return {}
+        repeats: dict[str, str] = {}
+        for regularisation in (False, True):
+            finder = NearDuplicates(clean.near_distance)
+            group = [job for job in jobs if job.entry.is_regularisation == regularisation]
+            group.sort(key=lambda job: -(journal.known[job.key].original[0] * journal.known[job.key].original[1]))
+            for job in group:
+                earlier = finder.add(job.entry.name, journal.known[job.key].signature)
+                if earlier is not None:
+                    repeats[job.key] = earlier
+        return repeats
+
+    def row(self, job: Job, done: Processed, caption: Captioned) -> Row:
+        """The manifest line; files that a renamed source left under its old name move to the new one."""
+        entry = job.entry
+        item = Item(
+            file=job.target.relative_to(self.folder).as_posix(),
+            sha256=done.sha256,
+            caption=caption.prepared,
+            width=done.size[0],
+            height=done.size[1],
+            original_size=done.original,
+            crop_top_left=done.crop_top_left,
+            repeats=entry.repeats * (1 if entry.is_regularisation else self.settings.repeats),
+            mask=job.mask.relative_to(self.folder).as_posix() if done.mask else None,
+            is_regularisation=entry.is_regularisation,
+            weight=self.settings.regularisation_weight if entry.is_regularisation else 1.0,
+        )
+        return Row(item, done.mask_sha256, done.bytes, entry.name, job.sha256, done.format, caption.origin, done.steps)
+
+    def write(self, rows: list[Row], captioned: Sequence[Captioned], found: Found, seconds: float) -> tuple[Dataset, Report]:
+        """Manifest, report and HTML page; then remove what earlier runs left, and open the result."""
+        settings = self.settings
+        self.rejected.sort(key=lambda rejection: sources.natural_key(rejection.source))
+        final = [replace(row.item, caption=caption.final) for row, caption in zip(rows, captioned, strict=True)]
+        hashed = hashed_header(settings.trigger, settings.class_description, settings.resolution, settings.training)
+        digest = dataset_hash(zip(final, [row.mask_sha256 for row in rows], strict=True), hashed)
+        header = {
+            "name": self.folder.name,
+            "hash": digest,
+            **hashed,
+            "settings": settings.model_dump(mode="json"),
+            "rejected": [rejection.to_json() for rejection in self.rejected],
+        }
+        write_manifest(self.folder, header, rows)
+        remove_stale(self.folder, rows)
+        dataset = open_dataset(self.folder)
+        report = self._report(dataset, rows, captioned, found, seconds)
+        write_page(self.folder, dataset, report)
+        return dataset, report
+
+    def _report(self, dataset: Dataset, rows: list[Row], captioned: Sequence[Captioned], found: Found, seconds: float) -> Report:
+        warnings = [*found.warnings, *warnings_for(dataset, rows, captioned, self.settings), *foreign_pictures(self.folder, rows)]
+        return Report(
+            name=dataset.name, path=str(self.folder), hash=dataset.hash, trigger=dataset.trigger,
+            class_description=dataset.class_description, resolution=dataset.resolution, kept=len(rows),
+            regularisation=sum(item.is_regularisation for item in dataset.items), reused=self.reused,
+            masks=sum(item.mask is not None for item in dataset.items), repeats_total=sum(item.repeats for item in dataset.items),
+            rejected=tuple(self.rejected), buckets=dataset.buckets(),
+            source_sizes=dict(Counter(f"{r.item.original_size[0]}x{r.item.original_size[1]}" for r in rows).most_common()),
+            formats=dict(Counter(row.source_format for row in rows).most_common()),
+            captions_from=dict(Counter(caption.origin for caption in captioned).most_common()),
+            tags=tag_frequency(item.caption for item in dataset.items if not item.is_regularisation),
+            warnings=tuple(warnings), seconds=seconds,
+        )  # fmt: skip
+
+
+def _find(source: Source, folder: Path, settings: PrepareSettings, what: str = "source") -> Found:
+    if not isinstance(source, Path):
+        return sources.from_images(source)
+    if not source.exists():
+        raise UserError(f"The {what} {source} does not exist.", "Check the name; give a folder, a zip or tar archive.", kind="dataset")
+    extensions = settings.captions.extensions
+    if source.is_dir():
+        return sources.from_folder(source, extensions, skip=[folder])
+    if is_archive(source):
+        unpacked = unpack(source, folder / WORK / f"unpacked-{what}")
+        found = sources.from_folder(unpacked.folder, extensions, skip=[folder])
+        found.rejected += unpacked.rejected
+        return found
+    if source.suffix.lower() in EXTENSIONS:
+        return sources.from_file(source, extensions)
+    raise UserError(f"{source} is neither a folder nor a zip or tar archive.", "Give the folder that holds the pictures.", kind="dataset")
+
+
+def _check_places(source: Source, folder: Path) -> None:
+    if isinstance(source, Path) and source.exists() and source.resolve() == folder.resolve():
+        raise UserError(
+            f"{source} is the folder that the dataset would be written to.", "Choose another output folder or trigger word.", kind="dataset"
+        )
+
+
+def _as_regularisation(entry: Entry) -> Entry:
+    return replace(entry, name=f"{REGULARISATION}/{entry.name}", is_regularisation=True)
+
+
+def _hash(entry: Entry) -> tuple[str, str]:
+    """(SHA-256, "") of a source's content, or ("", why it cannot be read)."""
+    if entry.image is not None:
+        digest = hashlib.sha256(f"{entry.image.mode} {entry.image.size}".encode())
+        digest.update(entry.image.tobytes())
+        return digest.hexdigest(), ""
+    assert entry.path is not None
+    try:
+        size = entry.path.stat().st_size
+        if size > sources.MAX_FILE_BYTES:
+            return "", f"the file is {size >> 20} MB long, more than {sources.MAX_FILE_BYTES >> 20}"
+        return hashlib.sha256(entry.path.read_bytes()).hexdigest(), ""
+    except OSError as error:
+        return "", f"the file cannot be read: {error.strerror}"
+
+
+def _intact(job: Job, done: Processed) -> bool:
+    """The result lies where it should, with the size it had when it was written."""
+    try:
+        return job.target.stat().st_size == done.bytes and (not done.mask or job.mask.is_file())
+    except OSError:
+        return False
+
+
+def _nothing_left(rejected: Sequence[Rejection]) -> UserError:
+    reasons = Counter(rejection.reason for rejection in rejected)
+    listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    first = f" For example {rejected[0].source}: {rejected[0].message}." if rejected else ""
+    hint = "Lower the smallest side in the cleaning settings." if reasons["too small"] else "Check that these are whole picture files."
+    return UserError(f"None of the {plural(len(rejected), 'picture')} can be used: {listing}.{first}", hint, kind="dataset")
+
+
+def _silent(done: int, total: int, text: str) -> None:
+    return None

@@ -1,0 +1,231 @@
+"""One picture from its source bytes to the PNG in the dataset. Nothing here knows about other pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageColor
+
+from ..files import write_atomic
+from .buckets import Fit, Size, fit
+from .decode import Picture, Rejected, decode, open_image
+from .focus import Focus, crop_offset, find_head
+from .settings import PrepareSettings
+from .signature import signature
+
+# raise when the same source and settings give other pixels than before: cached results are then made again
+PIPELINE_VERSION = 1
+PNG_LEVEL = 6  # zlib's default; determines the bytes, not the pixels
+
+FILTERS = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "area": Image.Resampling.BOX,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+Upscaler = Callable[[Image.Image], Image.Image]
+
+
+@dataclass(frozen=True)
+class Processed:
+    """What is known about a source after it was opened; one line of the journal. ``file`` is empty when it was rejected."""
+
+    key: str
+    source_sha256: str
+    reason: str = ""  # of a rejection
+    message: str = ""
+    format: str = ""
+    original: Size = (0, 0)
+    signature: str = ""
+    size: Size = (0, 0)
+    crop_top_left: tuple[int, int] = (0, 0)
+    file: str = ""
+    sha256: str = ""
+    bytes: int = 0
+    mask: str = ""
+    mask_sha256: str = ""
+    steps: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Processed:
+        """The reverse of ``to_json``. Raises TypeError or ValueError for anything else."""
+        pairs = {name: (int(data[name][0]), int(data[name][1])) for name in ("original", "size", "crop_top_left")}
+        return cls(**{**data, **pairs, "steps": tuple(data["steps"])})
+
+
+def processing_key(source_sha256: str, settings: PrepareSettings, is_regularisation: bool) -> str:
+    """Content address of a result: the source's bytes and every setting that changes pixels or the decision to keep them."""
+    relevant = settings.model_dump(
+        mode="json",
+        include={"resolution", "crop", "resample", "alpha", "background", "upscaler", "face_model", "buckets"},
+    )
+    relevant["min_side"] = settings.clean.min_side
+    relevant["max_megapixels"] = settings.clean.max_megapixels
+    text = json.dumps([PIPELINE_VERSION, source_sha256, is_regularisation, relevant], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def process(
+    data: bytes | Image.Image,
+    *,
+    key: str,
+    source_sha256: str,
+    target: Path,
+    mask: Path,
+    settings: PrepareSettings,
+    upscaler: Upscaler | None,
+) -> Processed:
+    """Decode, check, crop, resize and write ``target`` (and ``mask``). ``data``: the file's bytes, or a picture of an IMAGE batch.
+
+    A picture that cannot be used is a result, too: its ``reason`` is set.
+    """
+    found: dict[str, Any] = {"key": key, "source_sha256": source_sha256}
+    try:
+        image = open_image(data, settings.clean.max_megapixels) if isinstance(data, bytes) else data
+        found["format"] = image.format or "IMAGE"
+        picture = decode(image)
+        found["original"] = picture.rgb.size
+        if min(picture.rgb.size) < settings.clean.min_side:
+            raise Rejected("too small", f"{_size(picture.rgb.size)} is smaller than {settings.clean.min_side} pixels")
+        found["signature"] = signature(picture.rgb)
+        result = _finish(picture, settings, upscaler)
+    except Rejected as rejection:
+        return Processed(**found, reason=rejection.reason, message=str(rejection))
+    except MemoryError:
+        return Processed(**found, reason="memory", message="not enough memory to decode it")
+    png = _png(result.image)
+    write_atomic(target, png)
+    mask_png = _png(result.mask) if result.mask is not None else b""
+    if mask_png:
+        write_atomic(mask, mask_png)
+    return Processed(
+        **found,
+        size=result.image.size,
+        crop_top_left=result.crop_top_left,
+        file=target.name,
+        sha256=hashlib.sha256(png).hexdigest(),
+        bytes=len(png),
+        mask=mask.name if mask_png else "",
+        mask_sha256=hashlib.sha256(mask_png).hexdigest() if mask_png else "",
+        steps=tuple(result.steps),
+    )
+
+
+@dataclass(frozen=True)
+class _Result:
+    image: Image.Image
+    mask: Image.Image | None
+    crop_top_left: tuple[int, int]
+    steps: list[str]
+
+
+def _finish(picture: Picture, settings: PrepareSettings, upscaler: Upscaler | None) -> _Result:
+    steps = list(picture.steps)
+    image, alpha = picture.rgb, picture.alpha
+    if alpha is not None:
+        image = _on_background(image, alpha, settings.background)
+        steps.append(f"alpha onto {settings.background}" + (" and kept as mask" if settings.alpha == "mask" else ""))
+    if settings.alpha != "mask":
+        alpha = None
+    chosen = fit(image.size, settings)
+    if min(chosen.target) < 8:
+        raise Rejected("too small", f"{_size(image.size)} is smaller than one bucket step")
+    if upscaler is not None and _grows(image.size, chosen):
+        before = image.size
+        image = upscaler(image).convert("RGB")
+        steps.append(f"upscaled {_size(before)} to {_size(image.size)} by {settings.upscaler or 'the upscale model'}")
+    resample = FILTERS[settings.resample]
+    if settings.crop == "none" and chosen.target != chosen.resized:
+        return _padded(image, alpha, chosen, settings, resample, steps)
+    left, top, how = _offset(image, chosen, settings)
+    box = _box_in_source(image.size, chosen, left, top)
+    if chosen.target != chosen.resized:
+        steps.append(f"crop {how}")
+    if image.size != chosen.resized:
+        steps.append(f"resize {_size(image.size)} to {_size(chosen.resized)} {settings.resample}")
+    final = _resize(image, chosen.target, resample, box)
+    mask = None
+    if alpha is not None:
+        scale = (alpha.width / image.width, alpha.height / image.height)
+        mask = _resize(alpha, chosen.target, resample, (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1]))
+    return _Result(final, mask, (top, left), steps)
+
+
+def _padded(
+    image: Image.Image, alpha: Image.Image | None, chosen: Fit, settings: PrepareSettings, resample: Image.Resampling, steps: list[str]
+) -> _Result:
+    """No crop: the whole picture inside the target; the mask leaves the border out of the training."""
+    width, height = chosen.target
+    scale = min(width / image.width, height / image.height)
+    inner = (max(1, min(width, round(image.width * scale))), max(1, min(height, round(image.height * scale))))
+    place = ((width - inner[0]) // 2, (height - inner[1]) // 2)
+    final = Image.new("RGB", chosen.target, ImageColor.getrgb(settings.background)[:3])
+    final.paste(_resize(image, inner, resample, None), place)
+    mask = None
+    if inner != chosen.target or alpha is not None:
+        mask = Image.new("L", chosen.target, 0)
+        mask.paste(255 if alpha is None else _resize(alpha, inner, resample, None), (*place, place[0] + inner[0], place[1] + inner[1]))
+    steps.append(f"resize {_size(image.size)} to {_size(inner)} {settings.resample}")
+    if inner != chosen.target:
+        steps.append(f"border to {_size(chosen.target)}, masked")
+    return _Result(final, mask, (0, 0), steps)
+
+
+def _offset(image: Image.Image, chosen: Fit, settings: PrepareSettings) -> tuple[int, int, str]:
+    """(left, top) of the target in the scaled picture, and how it was found."""
+    spare = (chosen.resized[0] - chosen.target[0], chosen.resized[1] - chosen.target[1])
+    if settings.crop != "face" or spare == (0, 0):
+        return spare[0] // 2, spare[1] // 2, "centre"
+    head: Focus | None = find_head(image, settings.face_model)
+    left, top = crop_offset(image.size, chosen.resized, chosen.target, head)
+    how = f"face {head.method} {head.confidence:.2f}" if head is not None else "upper centre, no face found"
+    return left, top, how
+
+
+def _box_in_source(image: Size, chosen: Fit, left: int, top: int) -> tuple[float, float, float, float]:
+    """The target's rectangle in source pixels, so that one resize does both crop and scaling."""
+    x, y = image[0] / chosen.resized[0], image[1] / chosen.resized[1]
+    right, bottom = (left + chosen.target[0]) * x, (top + chosen.target[1]) * y
+    return left * x, top * y, min(right, float(image[0])), min(bottom, float(image[1]))
+
+
+def _resize(image: Image.Image, size: Size, resample: Image.Resampling, box: tuple[float, float, float, float] | None) -> Image.Image:
+    whole = box is None or box == (0.0, 0.0, float(image.width), float(image.height))
+    if whole and image.size == size:
+        return image
+    return image.resize(size, resample, box=box)
+
+
+def _on_background(image: Image.Image, alpha: Image.Image, colour: str) -> Image.Image:
+    background = Image.new("RGB", image.size, ImageColor.getrgb(colour)[:3])
+    background.paste(image, mask=alpha)
+    return background
+
+
+def _grows(image: Size, chosen: Fit) -> bool:
+    return chosen.resized[0] > image[0] or chosen.resized[1] > image[1]
+
+
+def _png(image: Image.Image) -> bytes:
+    # a fresh image has no metadata: time stamps or profiles would make equal pictures differ
+    clean = image.copy()
+    clean.info = {}
+    buffer = io.BytesIO()
+    clean.save(buffer, "PNG", compress_level=PNG_LEVEL)
+    return buffer.getvalue()
+
+
+def _size(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

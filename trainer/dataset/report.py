@@ -1,0 +1,91 @@
+"""What preparing did, for people (text) and for programs (JSON)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A source that was left out. ``reason`` is a stable word, ``message`` says more."""
+
+    source: str
+    reason: str
+    message: str
+
+    def to_json(self) -> dict[str, str]:
+        """Plain data."""
+        return {"source": self.source, "reason": self.reason, "message": self.message}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of preparing a dataset, without the pictures."""
+
+    name: str
+    path: str
+    hash: str
+    trigger: str
+    class_description: str
+    resolution: int
+    kept: int
+    regularisation: int
+    reused: int
+    masks: int
+    repeats_total: int  # pictures an epoch shows, repeats counted
+    rejected: tuple[Rejection, ...] = ()
+    buckets: dict[str, int] = field(default_factory=dict)
+    source_sizes: dict[str, int] = field(default_factory=dict)  # "640x480" -> count
+    formats: dict[str, int] = field(default_factory=dict)
+    captions_from: dict[str, int] = field(default_factory=dict)
+    tags: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object; the keys are the field names, ``class_description`` is ``class``."""
+        data = {name: getattr(self, name) for name in Report.__dataclass_fields__}
+        data["class"] = data.pop("class_description")
+        data["rejected"] = [rejection.to_json() for rejection in self.rejected]
+        data["warnings"] = list(self.warnings)
+        data["seconds"] = round(self.seconds, 3)
+        return data
+
+    def text(self) -> str:
+        """A page of plain text."""
+        lines = [f"Dataset {self.name}", f"{plural(self.kept, 'picture')} in {self.path}"]
+        if self.regularisation:
+            lines.append(f"{self.regularisation} of them for regularisation")
+        lines.append(f"{self.repeats_total} pictures an epoch with repeats; {self.reused} unchanged since the last run")
+        if self.masks:
+            lines.append(f"{self.masks} with a loss mask")
+        lines.append(f"Hash {self.hash[:16]}")
+        lines += _section("Warnings", list(self.warnings))
+        lines += _section("Sizes", [f"{size}: {count}" for size, count in _top(self.buckets)])
+        lines += _section("Source sizes", [f"{size}: {count}" for size, count in _top(self.source_sizes)])
+        lines += _section("Captions from", [f"{origin}: {count}" for origin, count in _top(self.captions_from)])
+        lines += _section("Most frequent tags", [f"{tag}: {count}" for tag, count in _top(self.tags, 20)])
+        if self.rejected:
+            reasons = Counter(rejection.reason for rejection in self.rejected)
+            lines += ["", f"Left out: {len(self.rejected)} ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})"]
+            lines += [f"  {rejection.source}: {rejection.message}" for rejection in self.rejected[:50]]
+            if len(self.rejected) > 50:
+                lines.append(f"  … and {len(self.rejected) - 50} more, all in report.html")
+        return "\n".join(lines) + "\n"
+
+
+def plural(count: int, word: str) -> str:
+    """``1 picture``, ``2 pictures``."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return ["", f"{title}:", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _top(counts: dict[str, int], limit: int = 12) -> list[tuple[str, int]]:
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    rest = ordered[limit:]
+    return ordered[:limit] + ([(f"{len(rest)} others", sum(count for _, count in rest))] if rest else [])

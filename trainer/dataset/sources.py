@@ -1,0 +1,169 @@
+"""Finding pictures and their captions in a folder as people have it, or in an IMAGE batch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from ..errors import UserError
+from .decode import EXTENSIONS
+from .sidecars import CaptionIndex
+
+MAX_FILE_BYTES = 1 << 30
+
+_KOHYA_FOLDER = re.compile(r"^(\d{1,5})_(.+)$")
+_SKIP_FOLDERS = {"__macosx", "$recycle.bin", "node_modules", "@eadir"}
+# pictures that this cannot read, and other things people expect to be read
+_OTHER_PICTURES = {".heic", ".heif", ".jxl", ".psd", ".svg", ".clip", ".kra", ".raw", ".cr2", ".nef", ".dng", ".mp4", ".webm", ".mkv"}
+_OTHER_PICTURES |= {".pdf", ".eps", ".ai", ".xcf", ".exr", ".hdr", ".zip", ".rar", ".7z", ".tar", ".cbz", ".parquet"}
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One picture of an IMAGE batch. ``caption`` None: the instance prompt is used."""
+
+    image: Image.Image
+    name: str
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One source picture before it is opened. ``name`` is its path below the source, with forward slashes."""
+
+    name: str
+    path: Path | None = None
+    image: Image.Image | None = None
+    caption: str | None = None
+    caption_from: str = ""
+    repeats: int = 1
+    instance: str = ""  # "trigger class" of a kohya folder
+    is_regularisation: bool = False
+
+
+@dataclass
+class Found:
+    """What a source holds."""
+
+    entries: list[Entry]
+    warnings: list[str] = field(default_factory=list)
+    rejected: list[tuple[str, str, str]] = field(default_factory=list)  # name, reason, message
+
+
+def from_images(images: Sequence[SourceImage]) -> Found:
+    """Entries of an IMAGE batch, with names made unique."""
+    if not images:
+        raise UserError("The IMAGE batch is empty.", "Connect at least one image.", kind="dataset")
+    seen: Counter[str] = Counter()
+    entries = []
+    for number, source in enumerate(images, 1):
+        name = source.name.strip() or f"image_{number:04d}"
+        seen[name] += 1
+        if seen[name] > 1:
+            name = f"{name}_{seen[name]}"
+        entries.append(Entry(name=name, image=source.image, caption=source.caption, caption_from="graph" if source.caption else ""))
+    return Found(entries)
+
+
+def from_folder(root: Path, extensions: Sequence[str], *, skip: Sequence[Path] = ()) -> Found:
+    """Every picture below ``root`` in natural order, with caption, kohya repeats and regularisation set.
+
+    ``skip`` are folders that are not looked into (the dataset itself when it lies inside its source).
+    Raises UserError when there is no picture at all.
+    """
+    files = list(_walk(root, {path.resolve() for path in skip}))
+    index = CaptionIndex(root, files, extensions)
+    entries = [
+        _entry(root, path, index)
+        for path in sorted(files, key=lambda path: natural_key(path.relative_to(root).as_posix()))
+        if path.suffix.lower() in EXTENSIONS
+    ]
+    if not entries:
+        raise _nothing_found(root, files)
+    found = Found(entries, warnings=index.warnings())
+    found.warnings += _unread(files)
+    return found
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts ``2.png`` before ``10.png``, the same on every system."""
+    return [(0, int(part), part) if part.isdigit() and part.isascii() else (1, 0, part) for part in re.split(r"(\d+)", text.casefold())]
+
+
+def kohya_folder(name: str) -> tuple[int, str] | None:
+    """(repeats, "trigger class") of a folder named ``10_trigger class``, else None."""
+    match = _KOHYA_FOLDER.match(name)
+    return (max(1, int(match[1])), match[2].strip()) if match else None
+
+
+def _entry(root: Path, path: Path, index: CaptionIndex) -> Entry:
+    relative = PurePosixPath(path.relative_to(root).as_posix())
+    repeats, instance = 1, ""
+    # the innermost folder of kohya's form counts; the source may be such a folder itself
+    for folder in [root.name, *relative.parts[:-1]]:
+        parsed = kohya_folder(folder)
+        if parsed:
+            repeats, instance = parsed
+    caption, origin = index.find(path)
+    return Entry(
+        name=relative.as_posix(), path=path, caption=caption, caption_from=origin, repeats=repeats, instance=instance,
+        is_regularisation=_is_regularisation(root, relative),
+    )  # fmt: skip
+
+
+def _is_regularisation(root: Path, relative: PurePosixPath) -> bool:
+    """kohya's GUI keeps ``img/`` and ``reg/`` side by side; ours writes ``regularisation/``."""
+    top = relative.parts[0].lower() if len(relative.parts) > 1 else ""
+    if top == "reg":
+        return (root / "img").is_dir()
+    return top in ("regularisation", "regularization")
+
+
+def _walk(root: Path, skip: set[Path]) -> Iterator[Path]:
+    for folder, names, files in os.walk(root):
+        here = Path(folder)
+        names[:] = sorted(
+            name
+            for name in names
+            if not name.startswith(".") and name.lower() not in _SKIP_FOLDERS and (here / name).resolve() not in skip
+        )
+        if (here / "manifest.jsonl").is_file() and (here / "masks").is_dir():
+            names[:] = [name for name in names if name != "masks"]  # a dataset of ours as source
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield here / name
+
+
+def _nothing_found(root: Path, files: list[Path]) -> UserError:
+    kinds = "PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF"
+    if not files:
+        return UserError(f"The folder {root} is empty.", f"Put your pictures there ({kinds}).", kind="dataset")
+    counts = Counter(path.suffix.lower() or "(no extension)" for path in files)
+    listing = ", ".join(f"{count} {suffix} file{'s' if count > 1 else ''}" for suffix, count in counts.most_common(5))
+    hint = "Choose the folder that holds the pictures, or convert them to PNG or JPEG first."
+    if counts.keys() & {".zip", ".tar", ".cbz"}:
+        hint = "Give the archive itself as the source, or unpack it first."
+    elif counts.keys() & {".heic", ".heif"}:
+        hint = "HEIC photos must be converted: export them as JPEG or PNG."
+    return UserError(f"No images found in {root}: looked for {kinds} in it and its sub-folders; found {listing}.", hint, kind="dataset")
+
+
+def _unread(files: list[Path]) -> list[str]:
+    counts = Counter(path.suffix.lower() for path in files if path.suffix.lower() in _OTHER_PICTURES)
+    if not counts:
+        return []
+    listing = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
+    return [f"Not read: {listing}. Convert pictures to PNG or JPEG, unpack archives."]
+
+
+def from_file(path: Path, extensions: Sequence[str]) -> Found:
+    """A single picture with the captions that lie beside it."""
+    files = [file for file in path.parent.iterdir() if file == path or (file.stem == path.stem and file.suffix.lower() in extensions)]
+    index = CaptionIndex(path.parent, files, extensions)
+    return Found([_entry(path.parent, path, index)])
