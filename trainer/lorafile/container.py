@@ -1,0 +1,124 @@
+"""The safetensors container: a header checked before anything is believed, and metadata that is rewritten without touching tensors.
+
+Format: 8 bytes little-endian header length, a JSON object of tensors ({dtype, shape, data_offsets}) and ``__metadata__``, the data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import atomic_path
+
+MAX_HEADER = 100_000_000  # safetensors' own limit
+
+DTYPE_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Header:
+    """A checked header: ``tensors`` maps key to (dtype, shape, (start, end)) with offsets relative to ``data_start``."""
+
+    tensors: dict[str, tuple[str, tuple[int, ...], tuple[int, int]]]
+    metadata: dict[str, str]
+    data_start: int
+
+
+def read_header(path: Path) -> Header:
+    """Read and check a safetensors header: sizes, types, offsets without gap or overlap. Raises UserError for anything false."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 10 or length < 2:
+                raise _bad(path, "it is too short to be one")
+            if length > min(MAX_HEADER, size - 8):
+                raise _bad(path, f"its header claims {length} bytes in a file of {size}")
+            raw = file.read(length)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.", "Check the path and its permissions.", kind="lora") from error
+    try:
+        data = json.loads(raw.decode("utf-8"), object_pairs_hook=lambda pairs: _unique(path, pairs))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValueError) as error:
+        raise _bad(path, "its header is not JSON") from error
+    if not isinstance(data, dict):
+        raise _bad(path, "its header is not a JSON object")
+    metadata = data.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _bad(path, "its metadata is not text")
+    tensors = {key: _entry(path, key, entry) for key, entry in data.items()}
+    end = 0
+    for key, (_, _, (start, stop)) in sorted(tensors.items(), key=lambda item: item[1][2]):
+        if start != end:
+            raise _bad(path, f"the data of {key!r} {'overlaps another tensor' if start < end else 'leaves a hole in the file'}")
+        end = stop
+    if end != size - 8 - length:
+        raise _bad(path, f"its tensors take {end} bytes and the file has {size - 8 - length}; the download may be incomplete")
+    return Header(tensors, metadata, 8 + length)
+
+
+def rewrite_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+    """Write ``source`` to ``target`` (may be the same path) with other metadata; tensor bytes and their order stay as they are.
+
+    Metadata is written in sorted order, so that equal content gives equal files.
+    """
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"metadata must be text: {key!r}: {value!r}")
+    header = read_header(source)
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    for key, (dtype, shape, offsets) in sorted(header.tensors.items(), key=lambda item: (item[1][2], item[0])):
+        entries[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise UserError("The metadata is larger than a safetensors header may be (100 MB).", "Use a smaller thumbnail.", kind="lora")
+    with atomic_path(target) as temporary:
+        _copy_data(source, header.data_start, temporary, len(text).to_bytes(8, "little") + text)
+
+
+def _copy_data(source: Path, start: int, target: Path, head: bytes) -> None:
+    # both files are closed before the caller renames: Windows cannot replace an open file
+    with source.open("rb") as read, target.open("wb") as write:
+        read.seek(start)
+        write.write(head)
+        shutil.copyfileobj(read, write, 1 << 20)
+
+
+def _entry(path: Path, key: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    if not isinstance(entry, dict):
+        raise _bad(path, f"the entry of {key!r} is no object")
+    dtype = entry.get("dtype")
+    shape, offsets = _whole_numbers(entry.get("shape")), _whole_numbers(entry.get("data_offsets"))
+    if dtype not in DTYPE_BYTES:
+        raise _bad(path, f"{key!r} has the unknown number type {dtype!r}")
+    if shape is None or offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _bad(path, f"the shape or place of {key!r} makes no sense")
+    if math.prod(shape) * DTYPE_BYTES[dtype] != offsets[1] - offsets[0]:
+        raise _bad(path, f"{key!r} has shape {shape} of {dtype}, which does not fill its {offsets[1] - offsets[0]} bytes")
+    return dtype, tuple(shape), (offsets[0], offsets[1])
+
+
+def _whole_numbers(value: Any) -> list[int] | None:
+    fine = isinstance(value, list) and len(value) <= 16 and all(type(item) is int and 0 <= item < 1 << 62 for item in value)
+    return value if fine else None
+
+
+def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise _bad(path, "its header names a tensor twice")
+    return result
+
+
+def _bad(path: Path, why: str) -> UserError:
+    return UserError(f"{path.name} is not a valid safetensors file: {why}.", "Download or export it again.", kind="lora")

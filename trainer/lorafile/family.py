@@ -1,0 +1,121 @@
+"""Which model family a LoRA was made for, and why that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from .weights import LoraModule
+
+# Width of the text that cross-attention reads: the input of attn2.to_k.
+CONTEXT_FAMILY = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+FAMILY_NAME = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "Stable Diffusion XL",
+    "flux": "FLUX.1",
+    "sd3": "Stable Diffusion 3",
+    "cascade": "Stable Cascade",
+    "video": "a video model (Wan, Hunyuan, LTX)",
+    "dit": "a transformer (DiT) model",
+    "unknown": "an unknown model",
+}
+
+# Names that only occur in models without a UNet of ours.
+_FOREIGN = (
+    (("double_blocks", "single_blocks", "single_transformer_blocks"), "flux"),
+    (("joint_blocks", "context_block"), "sd3"),
+    (("lora_prior_unet", "lora_prior_te"), "cascade"),
+    (("cross_attn_k", "cross_attn.k", "self_attn.q.lora", "txt_in_individual"), "video"),
+    (("transformer.transformer_blocks", "lora_transformer_", "transformer.layers", "diffusion_model.layers"), "dit"),
+)
+
+
+# What ss_base_model_version (kohya) and modelspec.architecture contain.
+_STATED = (
+    ("sdxl", "sdxl"),
+    ("stable-diffusion-xl", "sdxl"),
+    ("sd_v2", "sd2"),
+    ("diffusion-v2", "sd2"),
+    ("sd_v1", "sd1"),
+    ("diffusion-v1", "sd1"),
+)
+
+
+def foreign_family(keys: Iterable[str]) -> str | None:
+    """The family of a file for a model of another kind, told by its key names; None when nothing gives it away."""
+    keys = list(keys)
+    for words, family in _FOREIGN:
+        if any(word in key for key in keys for word in words):
+            return family
+    return None
+
+
+def context_width(modules: Iterable[LoraModule]) -> int | None:
+    """The number of inputs of the first cross-attention key layer; None when the file adapts none."""
+    for module in modules:
+        if module.component == "unet" and module.name.endswith("attn2.to_k"):
+            width = _inputs(module.algorithm, module.tensors)
+            if width:
+                return width
+    return None
+
+
+def family_of(modules: tuple[LoraModule, ...], metadata: Mapping[str, str]) -> tuple[str, str]:
+    """The family (``sd1``, ``sd2``, ``sdxl``, ``unknown``) and how it is known."""
+    width = context_width(modules)
+    if width in CONTEXT_FAMILY:
+        return CONTEXT_FAMILY[width], f"its cross-attention reads {width}-wide text"
+    stated = stated_family(metadata)
+    if stated:
+        detail = f" (its cross-attention reads {width}-wide text, which no released model does)" if width else ""
+        return stated, f"its metadata says so{detail}"
+    if any(module.component == "te2" for module in modules):
+        return "sdxl", "it adapts a second text encoder"
+    for module in modules:
+        parts = module.name.split(".")
+        if "transformer_blocks" in parts and int(parts[parts.index("transformer_blocks") + 1]) > 0:
+            return "sdxl", "its attention blocks hold several transformers"
+    text_widths = {_inputs(m.algorithm, m.tensors) for m in modules if m.component == "te1" and m.name.endswith("_proj")}
+    if text_widths & {768, 1024}:
+        return ("sd1" if 768 in text_widths else "sd2"), "the width of its text encoder layers"
+    if any(module.component == "unet" and module.name.startswith(("down_blocks.3", "up_blocks.3")) for module in modules):
+        return "sd1", "it adapts a fourth level of the UNet, which SDXL has not; SD 1.x and 2.x cannot be told apart by that"
+    return "unknown", "nothing in the file tells"
+
+
+def stated_family(metadata: Mapping[str, str]) -> str:
+    """The family that the metadata states; empty when it states none that is known."""
+    text = metadata.get("ss_base_model_version", "") + " " + metadata.get("modelspec.architecture", "")
+    return next((family for word, family in _STATED if word in text), "")
+
+
+def mismatch(family: str, model_family: str, width: int | None = None, model_width: int | None = None) -> str:
+    """Why a LoRA of ``family`` does not fit a model of ``model_family``; empty when it does. Widths (text) are optional."""
+    same_width = width is None or model_width is None or width == model_width
+    if family == model_family and same_width:
+        return ""
+    if family == "unknown" and same_width:
+        return ""
+    reads = f" (its cross-attention reads {width}-wide text)" if width else ""
+    wants = f" (which gives {model_width}-wide text)" if model_width else ""
+    return (
+        f"This LoRA was made for {FAMILY_NAME.get(family, family)}{reads} and the model is "
+        f"{FAMILY_NAME.get(model_family, model_family)}{wants}: their layers have different sizes."
+    )
+
+
+def _inputs(algorithm: str, tensors: Mapping[str, torch.Tensor]) -> int | None:
+    if algorithm == "lora":
+        return int(tensors["lora_down.weight"].shape[1])
+    if algorithm == "loha":
+        return int(tensors["hada_w1_b"].shape[1])
+    if algorithm == "lokr":
+        first = tensors.get("lokr_w1", tensors.get("lokr_w1_b"))
+        second = tensors.get("lokr_w2", tensors.get("lokr_w2_b"))
+        if first is not None and second is not None and first.ndim > 1 and second.ndim > 1:
+            return int(first.shape[1] * second.shape[1])
+    if algorithm == "full":
+        return int(tensors["diff"].shape[1]) if tensors["diff"].ndim > 1 else None
+    return None

@@ -1,0 +1,258 @@
+"""Metadata of a trained LoRA: what kohya writes (``ss_*``) and Stability's model specification (``modelspec.*``).
+
+Every value is text, as safetensors demands; lists and tables are JSON inside that text, as kohya's readers expect. A value that
+does not apply is the text ``None``. Which key which tool reads is written in docs/compatibility.md.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from .. import __version__
+from .thumbnail import to_data_url
+
+ARCHITECTURE = {
+    "sd1": "stable-diffusion-v1/lora",
+    "sd2": "stable-diffusion-v2-512/lora",
+    "sdxl": "stable-diffusion-xl-v1-base/lora",
+}
+_BASE_VERSION = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+_IMPLEMENTATION = {"sdxl": "https://github.com/Stability-AI/generative-models"}  # else diffusers; the spec names the key layout's origin
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What is known about a training run; everything but the first four has a neutral default."""
+
+    name: str
+    family: str  # "sd1", "sdxl", …
+    rank: int
+    alpha: float
+    # base
+    base_name: str = ""  # file name of the checkpoint
+    base_hash: str = ""  # SHA-256 of the checkpoint file, hex
+    base_legacy_hash: str = ""  # SHA-256 of 64 KiB at 1 MiB, first 8 digits (what A1111 shows as [hash])
+    prediction_type: str = "epsilon"  # or "v_prediction"
+    clip_skip: int | None = None
+    # network
+    targets: str = "all-linear"
+    network_dropout: float | None = None
+    # optimisation
+    lr: float = 0.0
+    text_encoder_lr: float | None = None
+    optimizer: str = "torch.optim.adamw.AdamW"
+    optimizer_args: Mapping[str, object] = field(default_factory=dict)
+    scheduler: str = "constant"
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    min_snr_gamma: float | None = None
+    noise_offset: float | None = None
+    gradient_checkpointing: bool = False
+    precision: str = "no"  # "bf16", "fp16" or "no" (fp32), in accelerate's words
+    seed: int = 0
+    # length
+    epochs: int = 0
+    steps: int = 0  # optimizer steps done
+    max_steps: int = 0  # optimizer steps planned; 0: same as steps
+    batch_size: int = 1  # per device
+    devices: int = 1
+    accumulation: int = 1
+    loss: float | None = None
+    started_at: float = 0.0  # seconds since 1970
+    finished_at: float = 0.0
+    # dataset
+    dataset_name: str = ""
+    dataset_hash: str = ""
+    image_count: int = 0
+    regularisation_count: int = 0
+    repeats: int = 1
+    resolution: int | tuple[int, int] = 512  # width, height
+    buckets: Mapping[str, int] = field(default_factory=dict)  # "512x512": images
+    tag_frequency: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # folder: {tag: images}
+    trigger: str = ""
+    class_description: str = ""
+    shuffle_caption: bool = False
+    keep_tokens: int = 0
+    caption_dropout: float = 0.0
+    tag_dropout: float = 0.0
+    flip: bool = False
+    # for people
+    title: str = ""
+    author: str = ""
+    description: str = ""
+    licence: str = ""
+    tags: tuple[str, ...] = ()
+    usage_hint: str = ""
+    comment: str = ""
+    thumbnail: Image.Image | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)  # further keys, written as they are
+
+
+def build_metadata(facts: TrainingFacts) -> dict[str, str]:
+    """All metadata of a run but the file hashes, which ``save_lora`` adds. Equal facts give equal metadata."""
+    values: dict[str, object] = {**_run(facts), **_base(facts), **_optimisation(facts), **_dataset(facts)}
+    metadata = {key: str(value) for key, value in values.items()}
+    metadata.update(_modelspec(facts))
+    metadata.update({str(key): str(value) for key, value in facts.extra.items()})
+    return metadata
+
+
+def trigger_phrase(facts: TrainingFacts) -> str:
+    """The trigger word, followed by the class description when there is one."""
+    return " ".join(part for part in (facts.trigger.strip(), facts.class_description.strip()) if part)
+
+
+def _run(facts: TrainingFacts) -> dict[str, object]:
+    # kohya draws the session number at random; a hash of the facts keeps equal runs equal
+    seed_text = f"{facts.name}|{facts.base_hash}|{facts.dataset_hash}|{facts.seed}|{facts.steps}|{facts.lr}|{facts.rank}"
+    session = int.from_bytes(hashlib.sha256(seed_text.encode("utf-8")).digest()[:4], "little")
+    values: dict[str, object] = {
+        "ss_session_id": session,
+        "ss_training_started_at": facts.started_at,
+        "ss_training_finished_at": facts.finished_at,
+        "ss_output_name": facts.name,
+        "ss_training_comment": facts.comment or None,
+        "ss_epoch": facts.epochs,
+        "ss_num_epochs": facts.epochs,
+        "ss_steps": facts.steps,
+        "ss_max_train_steps": facts.max_steps or facts.steps,
+        "ss_seed": facts.seed,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": facts.rank,
+        "ss_network_alpha": facts.alpha,
+        "ss_network_dropout": facts.network_dropout,
+    }
+    if facts.targets != "all-linear":
+        values["ss_network_args"] = json.dumps({"targets": facts.targets})
+    if facts.loss is not None:
+        values["animelora.loss"] = facts.loss
+    return values
+
+
+def _base(facts: TrainingFacts) -> dict[str, object]:
+    values: dict[str, object] = {
+        "ss_base_model_version": _BASE_VERSION.get(facts.family, facts.family),
+        "ss_v2": facts.family == "sd2",
+        "ss_sd_model_name": facts.base_name or None,
+        "ss_clip_skip": facts.clip_skip,
+        "ss_max_token_length": None,
+    }
+    if facts.base_legacy_hash:
+        values["ss_sd_model_hash"] = facts.base_legacy_hash
+    if facts.base_hash:
+        values["ss_new_sd_model_hash"] = facts.base_hash
+    return values
+
+
+def _optimisation(facts: TrainingFacts) -> dict[str, object]:
+    arguments = ",".join(f"{key}={value}" for key, value in facts.optimizer_args.items())
+    return {
+        "ss_learning_rate": facts.lr,
+        "ss_unet_lr": facts.lr,
+        "ss_text_encoder_lr": facts.text_encoder_lr,
+        "ss_optimizer": f"{facts.optimizer}({arguments})" if arguments else facts.optimizer,
+        "ss_lr_scheduler": facts.scheduler,
+        "ss_lr_warmup_steps": facts.warmup_steps,
+        "ss_max_grad_norm": facts.max_grad_norm,
+        "ss_gradient_checkpointing": facts.gradient_checkpointing,
+        "ss_gradient_accumulation_steps": facts.accumulation,
+        "ss_mixed_precision": facts.precision,
+        "ss_full_fp16": False,
+        "ss_cache_latents": True,
+        "ss_lowram": False,
+        "ss_min_snr_gamma": facts.min_snr_gamma,
+        "ss_noise_offset": facts.noise_offset,
+        "ss_adaptive_noise_scale": None,
+        "ss_multires_noise_iterations": None,
+        "ss_multires_noise_discount": None,
+        "ss_ip_noise_gamma": None,
+        "ss_zero_terminal_snr": False,
+        "ss_debiased_estimation": False,
+        "ss_loss_type": "l2",
+        "ss_prior_loss_weight": 1.0,
+        "ss_scale_weight_norms": None,
+        "ss_caption_dropout_rate": facts.caption_dropout,
+        "ss_caption_tag_dropout_rate": facts.tag_dropout,
+        "ss_caption_dropout_every_n_epochs": 0,
+    }
+
+
+def _dataset(facts: TrainingFacts) -> dict[str, object]:
+    width, height = _resolution(facts)
+    batch = facts.batch_size * facts.devices
+    seen = facts.image_count * facts.repeats
+    sizes = [[int(side) for side in name.split("x")] for name in sorted(facts.buckets)]
+    counts = [facts.buckets[name] for name in sorted(facts.buckets)]
+    buckets = {str(index): {"resolution": size, "count": count} for index, (size, count) in enumerate(zip(sizes, counts, strict=True))}
+    bucket_info = {"buckets": buckets, "mean_img_ar_error": 0.0} if buckets else None
+    folder = next(iter(facts.tag_frequency), facts.dataset_name)
+    frequency = {name: dict(tags) for name, tags in facts.tag_frequency.items()}
+    directories = {folder: {"n_repeats": facts.repeats, "img_count": facts.image_count}} if folder else {}
+    subset = {
+        "img_count": facts.image_count, "num_repeats": facts.repeats, "color_aug": False, "flip_aug": facts.flip, "random_crop": False,
+        "shuffle_caption": facts.shuffle_caption, "keep_tokens": facts.keep_tokens, "image_dir": folder,
+        "class_tokens": trigger_phrase(facts) or None, "is_reg": False,
+    }  # fmt: skip
+    dataset = {
+        "is_dreambooth": True, "batch_size_per_device": facts.batch_size, "num_train_images": seen,
+        "num_reg_images": facts.regularisation_count, "resolution": [width, height], "enable_bucket": len(buckets) > 1,
+        "tag_frequency": frequency, "bucket_info": bucket_info, "subsets": [subset],
+    }  # fmt: skip
+    return {
+        "ss_num_train_images": seen,
+        "ss_num_reg_images": facts.regularisation_count,
+        "ss_num_batches_per_epoch": -(-seen // batch),
+        "ss_batch_size_per_device": facts.batch_size,
+        "ss_total_batch_size": batch * facts.accumulation,
+        "ss_resolution": f"({width}, {height})",
+        "ss_enable_bucket": len(buckets) > 1,
+        "ss_bucket_no_upscale": False,
+        "ss_min_bucket_reso": min(map(min, sizes), default=None),
+        "ss_max_bucket_reso": max(map(max, sizes), default=None),
+        "ss_bucket_info": json.dumps(bucket_info),
+        "ss_shuffle_caption": facts.shuffle_caption,
+        "ss_keep_tokens": facts.keep_tokens,
+        "ss_flip_aug": facts.flip,
+        "ss_color_aug": False,
+        "ss_random_crop": False,
+        "ss_face_crop_aug_range": None,
+        "ss_dataset_dirs": json.dumps(directories, ensure_ascii=False),
+        "ss_reg_dataset_dirs": json.dumps({}),
+        "ss_tag_frequency": json.dumps(frequency, ensure_ascii=False),
+        "ss_datasets": json.dumps([dataset], ensure_ascii=False),
+    }
+
+
+def _modelspec(facts: TrainingFacts) -> dict[str, str]:
+    width, height = _resolution(facts)
+    moment = datetime.datetime.fromtimestamp(int(facts.finished_at or facts.started_at), tz=datetime.timezone.utc)
+    values = {
+        "sai_model_spec": "1.0.1",
+        "architecture": ARCHITECTURE.get(facts.family, f"{facts.family}/lora"),
+        "implementation": _IMPLEMENTATION.get(facts.family, "diffusers"),
+        "implementation_version": f"AnimeLoRA/{__version__}",
+        "title": facts.title or facts.name,
+        "resolution": f"{width}x{height}",
+        "prediction_type": "v" if facts.prediction_type.startswith("v") else "epsilon",
+        "date": moment.replace(tzinfo=None).isoformat() if facts.started_at or facts.finished_at else "",
+        "trigger_phrase": trigger_phrase(facts),
+        "author": facts.author,
+        "description": facts.description,
+        "license": facts.licence,
+        "tags": ", ".join(facts.tags),
+        "usage_hint": facts.usage_hint,
+        "encoder_layer": "" if facts.clip_skip is None else str(facts.clip_skip),
+        "thumbnail": to_data_url(facts.thumbnail) if facts.thumbnail is not None else "",
+    }
+    return {f"modelspec.{key}": value for key, value in values.items() if value}
+
+
+def _resolution(facts: TrainingFacts) -> tuple[int, int]:
+    size = facts.resolution
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

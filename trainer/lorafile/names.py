@@ -1,0 +1,70 @@
+"""Module names inside LoRA keys: from kohya's underscores back to dots, and from names to kohya keys."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import UserError
+from .unet_names import LAYOUTS, UNetLayout, diffusers_to_ldm
+
+# Every name of a module or list of modules in the UNets (diffusers and LDM) and CLIP text encoders of Stable Diffusion.
+_DIFFUSERS = (
+    "down_blocks mid_block up_blocks attentions resnets downsamplers upsamplers transformer_blocks attn1 attn2 to_q to_k to_v to_out "
+    "ff net proj proj_in proj_out conv conv1 conv2 conv_in conv_out conv_shortcut conv_norm_out time_emb_proj time_embedding "
+    "add_embedding linear_1 linear_2 norm norm1 norm2 norm3"
+)
+_LDM = "input_blocks middle_block output_blocks in_layers out_layers emb_layers skip_connection op time_embed label_emb out"
+_CLIP = (
+    "text_model encoder layers self_attn q_proj k_proj v_proj out_proj mlp fc1 fc2 layer_norm1 layer_norm2 final_layer_norm "
+    "embeddings token_embedding position_embedding text_projection"
+)
+_SEGMENTS = f"{_DIFFUSERS} {_LDM} {_CLIP}".split()
+_TOKEN = re.compile("(" + "|".join(sorted(_SEGMENTS, key=len, reverse=True)) + r"|\d+)(?:_|$)")
+
+# The prefix that kohya writes for each component.
+KOHYA_PREFIX = {
+    "sd1": {"unet": "lora_unet_", "te1": "lora_te_"},
+    "sd2": {"unet": "lora_unet_", "te1": "lora_te_"},
+    "sdxl": {"unet": "lora_unet_", "te1": "lora_te1_", "te2": "lora_te2_"},
+}
+
+
+def dotted(name: str) -> str | None:
+    """``down_blocks_0_attentions_1_proj_in`` as ``down_blocks.0.attentions.1.proj_in``; None when a part is no known module name."""
+    parts, position = [], 0
+    while position < len(name):
+        match = _TOKEN.match(name, position)
+        if match is None:
+            return None
+        parts.append(match.group(1))
+        position = match.end()
+    return ".".join(parts) if parts and not name.endswith("_") else None
+
+
+def kohya_unet_key(family: str, module: str, layout: UNetLayout | None = None) -> str:
+    """The kohya key (without suffix) of a UNet module given by its diffusers name.
+
+    SD 1.x and 2.x keys keep diffusers' names, SDXL keys use the original LDM names, which every tool reads.
+    Raises UserError for a family without kohya names here or a module that its UNet has not.
+    """
+    if family not in KOHYA_PREFIX:
+        raise UserError(f"No kohya key names are known for the model family {family!r}.", f"Known: {', '.join(KOHYA_PREFIX)}.", kind="lora")
+    name: str | None = module
+    if family == "sdxl":
+        name = diffusers_to_ldm(module, layout or LAYOUTS[family])
+    if not name:
+        raise UserError(f"The UNet of family {family!r} has no module {module!r}.", "Was the file made for another model?", kind="lora")
+    return KOHYA_PREFIX[family]["unet"] + name.replace(".", "_")
+
+
+def kohya_text_encoder_key(family: str, component: str, module: str) -> str:
+    """The kohya key of a text-encoder module; ``component`` is ``te1`` or ``te2``, ``module`` its name from ``text_model.`` on.
+
+    transformers 5.6 and newer leave out ``text_model.`` for CLIPTextModel; it is put back, since every tool expects it.
+    """
+    prefixes = KOHYA_PREFIX.get(family, {})
+    if component not in prefixes or component == "unet":
+        raise UserError(f"The model family {family!r} has no text encoder {component!r}.", "", kind="lora")
+    if not module.startswith(("text_model.", "text_projection")):
+        module = f"text_model.{module}"
+    return prefixes[component] + module.replace(".", "_")
