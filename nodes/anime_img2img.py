@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.samplers
+import torch
 from comfy_api.latest import io
 
+from ..trainer.errors import UserError
+from . import core
+from .failures import readable
+from .images import side_by_side
+from .prompts import with_trigger_words
 from .schema import field, result, schema
 
 
@@ -124,6 +130,41 @@ class AnimeImg2Img(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        image: torch.Tensor,
+        positive: str,
+        negative: str,
+        strength: float,
+        guidance: float,
+        steps: int,
+        sampler_name: str,
+        scheduler: str,
+        seed: int,
+        trigger_words: str | None = None,
+        control_net: Any = None,
+        control_image: torch.Tensor | None = None,
+        control_strength: float = 1.0,
+    ) -> io.NodeOutput:
         """Repaint."""
-        raise NotImplementedError
+        with readable():
+            _check(image, vae)
+            prompt = core.encode_text(clip, with_trigger_words(positive, trigger_words))
+            avoid = core.encode_text(clip, negative)
+            if control_net is not None:
+                hint = image if control_image is None else control_image
+                prompt, avoid = core.apply_control(prompt, avoid, control_net, hint, control_strength, vae)
+            latent = core.encode_image(vae, image)
+            latent = core.sample(model, seed, steps, guidance, sampler_name, scheduler, prompt, avoid, latent, strength)
+            painted = core.decode(vae, latent)
+            return io.NodeOutput(painted, side_by_side(core.crop_to_latent(vae, image), painted))
+
+
+def _check(image: torch.Tensor, vae: Any) -> None:
+    factor = vae.spacial_compression_encode()
+    height, width = image.shape[1:3]
+    if min(height, width) < factor:
+        raise UserError(f"The image is {width} × {height} pixels; the VAE needs at least {factor} × {factor}.", "Use a larger image.")

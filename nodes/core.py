@@ -21,6 +21,11 @@ def encode_image(vae: Any, pixels: Any) -> Any:
     return _core().VAEEncode().encode(vae, pixels)[0]
 
 
+def crop_to_latent(vae: Any, pixels: Any) -> Any:
+    """The part of an IMAGE that the VAE encodes: its sides are cut to multiples of the VAE's factor, around the centre."""
+    return vae.vae_encode_crop_pixels(pixels)
+
+
 def empty_latent(width: int, height: int, batch: int) -> Any:
     """LATENT of zeros for text-to-image, as EmptyLatentImage gives it; sizes in pixels, multiples of 8."""
     return _core().EmptyLatentImage().generate(width, height, batch)[0]
@@ -35,6 +40,12 @@ def apply_control(positive: Any, negative: Any, control_net: Any, image: Any, st
     """Both conditionings with a ControlNet over the whole sampling, as ControlNetApplyAdvanced gives them."""
     applied = _core().ControlNetApplyAdvanced().apply_controlnet(positive, negative, control_net, image, strength, 0.0, 1.0, vae=vae)
     return applied[0], applied[1]
+
+
+def upscale(model: Any, pixels: Any) -> Any:
+    """IMAGE enlarged by an UPSCALE_MODEL in tiles, as ImageUpscaleWithModel gives it."""
+    node = importlib.import_module("comfy_extras.nodes_upscale_model").ImageUpscaleWithModel
+    return node.execute(model, pixels)[0]
 
 
 def sample(

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from pathlib import Path
 from typing import Any
 
-from comfy_api.latest import io
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_api.latest import io, ui
 
-from .folders import source_folders
+from ..trainer import dataset as datasets
+from ..trainer.errors import Cancelled, UserError
+from . import core
+from .failures import readable
+from .folders import datasets_dir, source_folder, source_folders
+from .images import from_pil, to_pil
+from .live import interrupted, say
+from .prompts import lines
 from .schema import field, result, schema
-from .types import DATASET
+from .types import DATASET, Dataset
 
 FROM_INPUT = "(images input)"
 CROP_MODES = ("centre", "face", "buckets")
@@ -104,6 +117,97 @@ class DatasetPrep(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        """Prepare the dataset."""
-        raise NotImplementedError
+    def fingerprint_inputs(cls, folder: str = FROM_INPUT, **_: Any) -> str:
+        """Changes when a file in the chosen folder does, so that new pictures and edited captions are taken up."""
+        if folder == FROM_INPUT:
+            return ""
+        digest = hashlib.sha256()
+        for path, _folders, names in sorted(os.walk(source_folder(folder))):
+            for name in sorted(names):
+                status = os.stat(os.path.join(path, name))
+                digest.update(f"{path}/{name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    @classmethod
+    def execute(
+        cls,
+        folder: str,
+        trigger_word: str,
+        class_description: str,
+        resolution: int,
+        crop_mode: str,
+        repeats: int,
+        caption_source: str,
+        images: torch.Tensor | None = None,
+        captions: str | None = None,
+        upscale_model: Any = None,
+    ) -> io.NodeOutput:
+        """Prepare the dataset, reusing pictures that are done already."""
+        with readable():
+            settings = datasets.parse_settings(
+                {
+                    "trigger": trigger_word,
+                    "class_description": class_description,
+                    "resolution": resolution,
+                    "crop": "face" if crop_mode == "face" else "centre",
+                    "buckets": {} if crop_mode == "buckets" else None,
+                    "repeats": repeats,
+                    "captions": {"source": caption_source},
+                    "upscaler": "" if upscale_model is None else _name(upscale_model),
+                }
+            )
+            prepared = datasets.prepare(
+                _source(folder, images, captions),
+                datasets_dir(),
+                settings,
+                upscaler=None if upscale_model is None else lambda picture: to_pil(core.upscale(upscale_model, from_pil(picture))[0]),
+                progress=_Progress(cls.hidden.unique_id),
+                should_stop=interrupted,
+            )
+            made = prepared.dataset
+            handle = Dataset(str(made.path), made.hash, made.trigger, made.class_description, len(made.items))
+            report = prepared.report.text()
+            return io.NodeOutput(handle, from_pil(datasets.contact_sheet(made)), report, ui=ui.PreviewText(report))
+
+
+class _Progress:
+    """Shows how far preparing has come; a cancelled prompt stops it."""
+
+    def __init__(self, node_id: str | None) -> None:
+        self._node_id = node_id
+        self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
+        self._what = ""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        if what != self._what:
+            self._what = what
+            say(self._node_id, what)
+        try:
+            self._bar.update_absolute(done, max(1, total))
+        except comfy.model_management.InterruptProcessingException as error:
+            raise Cancelled from error
+
+
+def _source(folder: str, images: torch.Tensor | None, captions: str | None) -> Path | list[datasets.SourceImage]:
+    if folder != FROM_INPUT:
+        return source_folder(folder)
+    if images is None:
+        raise UserError("There are no pictures.", "Choose a folder, or connect something to the images input.", kind="dataset")
+    texts = lines(captions or "")
+    if len(texts) not in (0, 1, len(images)):
+        raise UserError(
+            f"There are {len(images)} pictures but {len(texts)} captions.",
+            "Give one line of caption per picture, or a single line for all.",
+            kind="dataset",
+        )
+    return [
+        datasets.SourceImage(to_pil(image), f"image_{number:05d}", texts[number % len(texts)] if texts else None)
+        for number, image in enumerate(images)
+    ]
+
+
+def _name(upscale_model: Any) -> str:
+    """Something that differs between two upscale models: architecture, factor and the sum of its weights."""
+    model = upscale_model.model if hasattr(upscale_model, "model") else upscale_model
+    total = sum(float(p.detach().double().sum()) for p in model.parameters()) if hasattr(model, "parameters") else 0.0
+    return f"{type(model).__name__} x{getattr(upscale_model, 'scale', '?')} {total:.6g}"

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
-from .folders import lora_names
+from ..trainer.errors import UserError
+from .failures import readable
+from .folders import lora_names, lora_path
+from .live import say
+from .lora_patch import patch
 from .schema import field, result, schema
-from .types import LORA
+from .types import LORA, as_lora
+
+log = logging.getLogger("animelora")
 
 FROM_INPUT = "(lora input)"
 
@@ -63,6 +71,53 @@ class LoadLora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
+    def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, **_: Any) -> str:
+        """Changes when the chosen file is replaced, so that a LoRA trained again under its old name is read again."""
+        if lora_name == FROM_INPUT:
+            return ""
+        status = lora_path(lora_name).stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        lora_name: str = FROM_INPUT,
+        strength_model: float = 1.0,
+        strength_clip: float = 1.0,
+        lora: Any = None,
+    ) -> io.NodeOutput:
         """Patch model and text encoder."""
-        raise NotImplementedError
+        with readable():
+            path = chosen_lora(lora_name, lora)
+            info = inspect(path)
+            patched = patch(model, clip, path, strength_model, strength_clip, family=info.family)
+            say(cls.hidden.unique_id, patched.summary())
+            if patched.unknown:
+                log.warning("%s: these keys were not used: %s", path.name, ", ".join(patched.unknown))
+            log.info("%s: %s", path.name, patched.summary())
+            return io.NodeOutput(patched.model, patched.clip, ", ".join(info.trigger_words))
+
+
+def chosen_lora(name: str, connected: Any) -> Path:
+    """The file of a LORA socket, or of a list entry when nothing is connected."""
+    if connected is not None:
+        path = Path(as_lora(connected).path)
+        if not path.is_file():
+            raise UserError(
+                f"The LoRA {path.name} is no longer where Train LoRA put it.",
+                "Queue again after changing a setting of Train LoRA, or choose another file.",
+                kind="lora",
+            )
+        return path
+    if name == FROM_INPUT:
+        raise UserError("No LoRA was chosen.", "Choose one from the list, or connect the lora output of Train LoRA.", kind="lora")
+    return lora_path(name)
+
+
+def inspect(path: Path) -> Any:
+    """What a LoRA file says about itself. Imported late, because it reads files with torch."""
+    from ..trainer.lorafile import inspect_lora
+
+    return inspect_lora(path)

@@ -25,7 +25,7 @@ _TEXT = "cond_stage_model.transformer.text_model."
 _HEAD_WIDTH = 64  # CLIP's attention heads are 64 wide in every size that Stable Diffusion 1.x uses
 
 
-class SmallSD15(comfy.supported_models.SD15):  # type: ignore[misc]
+class SmallSD15(comfy.supported_models.SD15):
     """Stable Diffusion 1.x as ComfyUI knows it, whatever its widths."""
 
     unet_config: dict[str, Any] = {}  # noqa: RUF012 (ComfyUI's own attribute)

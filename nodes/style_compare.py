@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_management
 import comfy.samplers
+import torch
 from comfy_api.latest import io
 
+from ..trainer.errors import UserError
+from . import core
+from .failures import readable
 from .folders import lora_names
-from .load_lora import FROM_INPUT
+from .grid import Block, draw
+from .images import from_pil, to_pil
+from .live import say
+from .load_lora import FROM_INPUT, chosen_lora, inspect
+from .lora_patch import patch
+from .prompts import lines, numbers, with_trigger_words
 from .schema import field, result, schema
 from .types import LORA
+
+_MOST_CELLS = 400  # a grid beyond that is no longer looked at, and takes hours
 
 
 class StyleCompare(io.ComfyNode):
@@ -64,7 +76,8 @@ class StyleCompare(io.ComfyNode):
                 field(
                     io.String,
                     "img2img_strengths",
-                    "Used when an image is connected: how far to move away from it, separated by commas; one column each for every guidance.",
+                    "Used when an image is connected: how far to move away from it, separated by commas. "
+                    "Every guidance gets one column for each.",
                     default="0.65, 0.8",
                 ),
                 field(io.Int, "steps", "Painting steps of each picture.", default=25, min=1, max=10_000),
@@ -93,8 +106,19 @@ class StyleCompare(io.ComfyNode):
                 ),
                 field(io.Int, "width", "Width of each picture when no image is connected.", default=512, min=64, max=4096, step=8),
                 field(io.Int, "height", "Height of each picture when no image is connected.", default=512, min=64, max=4096, step=8),
+                field(
+                    io.Boolean,
+                    "add_trigger_words",
+                    "Puts the LoRA's trigger words in front of every prompt that does not have them, in the row without the LoRA, too.",
+                    default=True,
+                ),
                 field(LORA, "lora", "A LoRA fresh from Train LoRA. It wins over the list.", optional=True),
-                field(io.Image, "image", "A photo to repaint in every cell. Without it pictures are painted from the prompt alone.", optional=True),
+                field(
+                    io.Image,
+                    "image",
+                    "A photo to repaint in every cell. Without it pictures are painted from the prompt alone.",
+                    optional=True,
+                ),
             ],
             [
                 result(io.Image, "grid", "All pictures in one, with labels."),
@@ -104,6 +128,67 @@ class StyleCompare(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        lora_name: str,
+        prompts: str,
+        negative: str,
+        lora_strengths: str,
+        guidances: str,
+        img2img_strengths: str,
+        steps: int,
+        sampler_name: str,
+        scheduler: str,
+        seed: int,
+        width: int,
+        height: int,
+        add_trigger_words: bool = True,
+        lora: Any = None,
+        image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
         """Paint the grid."""
-        raise NotImplementedError
+        with readable():
+            path = chosen_lora(lora_name, lora)
+            info = inspect(path)
+            words = ", ".join(info.trigger_words) if add_trigger_words else ""
+            texts = [with_trigger_words(line, words) for line in lines(prompts)] or [words]
+            strengths = [0.0, *(s for s in numbers(lora_strengths, what="lora_strengths", low=-10, high=10) if s)]
+            guides = numbers(guidances, what="guidances", low=0, high=100)
+            source = None if image is None else image[:1]
+            moves = [1.0] if source is None else numbers(img2img_strengths, what="img2img_strengths", low=0, high=1)
+            columns = [(guidance, move) for guidance in guides for move in moves]
+            total = len(texts) * len(strengths) * len(columns)
+            if total > _MOST_CELLS:
+                raise UserError(
+                    f"This would be {total} pictures; at most {_MOST_CELLS} fit in one grid.", "Use fewer prompts, strengths or guidances."
+                )
+            latent = core.empty_latent(width, height, 1) if source is None else core.encode_image(vae, source)
+            painted: dict[tuple[int, int, int], torch.Tensor] = {}
+            for row, strength in enumerate(strengths):
+                patched = patch(model, clip, path, strength, strength, family=info.family)
+                avoid = core.encode_text(patched.clip, negative)
+                for block, text in enumerate(texts):
+                    wanted = core.encode_text(patched.clip, text)
+                    for column, (guidance, move) in enumerate(columns):
+                        comfy.model_management.throw_exception_if_processing_interrupted()
+                        say(cls.hidden.unique_id, f"picture {len(painted) + 1} of {total}")
+                        sampled = core.sample(
+                            patched.model, seed, steps, guidance, sampler_name, scheduler, wanted, avoid, latent, move
+                        )
+                        painted[block, row, column] = core.decode(vae, sampled)[:1]
+            labels = [_label(guidance, None if source is None else move) for guidance, move in columns]
+            rows = ["no LoRA" if not strength else f"LoRA {strength:g}" for strength in strengths]
+            before = None if source is None else to_pil(core.crop_to_latent(vae, source)[0])
+            blocks = [
+                Block(text, [[to_pil(painted[block, row, column][0]) for column in range(len(columns))] for row in range(len(rows))])
+                for block, text in enumerate(texts)
+            ]
+            grid = draw(blocks, rows, labels, source=before)
+            return io.NodeOutput(from_pil(grid), torch.cat([painted[key] for key in sorted(painted)]))
+
+
+def _label(guidance: float, move: float | None) -> str:
+    return f"guidance {guidance:g}" if move is None else f"guidance {guidance:g} · strength {move:g}"

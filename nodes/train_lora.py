@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_management
 from comfy_api.latest import io
 
-from ..trainer.config import PRECISIONS, SCHEDULES, TARGETS
-from .folders import checkpoint_names
+from ..trainer.config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
+from ..trainer.files import safe_name, sha256_file
+from .failures import readable
+from .folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
+from .images import batch, load_rgb
+from .live import TrainingView, duration, say
+from .prompts import lines
 from .schema import field, result, schema
-from .types import DATASET, LORA
+from .types import DATASET, LORA, Lora, as_dataset
 
 
 class TrainLora(io.ComfyNode):
@@ -185,6 +191,66 @@ class TrainLora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
+    def fingerprint_inputs(cls, checkpoint: str = "", **_: Any) -> str:
+        """Changes when the checkpoint file is replaced. A finished run is found by the launcher, whatever this says."""
+        status = checkpoint_path(checkpoint).stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, dataset: Any, **widgets: Any) -> io.NodeOutput:
         """Train, or find the finished run."""
-        raise NotImplementedError
+        with readable():
+            node_id = cls.hidden.unique_id
+            prepared = as_dataset(dataset)
+            config = run_config(prepared.path, widgets)
+            run = _train(config, TrainingView(node_id))
+            say(node_id, _summary(run))
+            words = tuple(word for word in (prepared.trigger,) if word)
+            lora = Lora(str(run.lora), sha256_file(run.lora), words, str(run.run_dir))
+            curve = load_rgb(run.loss_curve)
+            samples = [load_rgb(sample.path) for sample in run.samples if sample.path.is_file()] or [curve]
+            return io.NodeOutput(lora, batch(samples), batch([curve]))
+
+
+def run_config(dataset: str, widgets: dict[str, Any]) -> RunConfig:
+    """The run configuration that the node's widgets describe. Raises UserError for a value out of range."""
+    return parse(
+        {
+            "name": safe_name(widgets["name"]),
+            "base": {"checkpoint": str(checkpoint_path(widgets["checkpoint"]))},
+            "dataset": {"path": dataset},
+            "network": {"rank": widgets["rank"], "alpha": widgets["alpha"], "targets": widgets["targets"]},
+            "optimizer": {"lr": widgets["learning_rate"], "schedule": widgets["schedule"], "warmup_steps": widgets["warmup_steps"]},
+            "training": {
+                "epochs": widgets["epochs"],
+                "max_steps": widgets["max_steps"],
+                "batch_size": widgets["batch_size"],
+                "gradient_accumulation": widgets["gradient_accumulation"],
+                "precision": widgets["precision"],
+                "gradient_checkpointing": widgets["gradient_checkpointing"],
+                "seed": widgets["training_seed"],
+                "checkpoint_every": widgets["checkpoint_every"],
+            },
+            "sample": {
+                "prompts": lines(widgets["validation_prompts"]),
+                "steps": widgets["validation_steps"],
+                "guidance": widgets["validation_guidance"],
+                "every_epochs": widgets["validate_every"],
+            },
+            "output": {"runs": str(runs_dir()), "publish": str(loras_dir())},
+        }
+    )
+
+
+def _train(config: RunConfig, view: TrainingView) -> Any:
+    """Run the launcher with ComfyUI's memory freed. Imported late: it brings in libraries that no other node needs."""
+    from ..trainer.launch import train
+
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+    return train(config, on_event=view.on_event, should_stop=view.should_stop)
+
+
+def _summary(run: Any) -> str:
+    how = "found a finished run" if run.reused else f"trained in {duration(run.seconds)}"
+    return f"{how}: {run.steps} steps, loss {run.loss:.4f}\n{run.lora.name}"

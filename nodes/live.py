@@ -1,0 +1,123 @@
+"""What a running node shows: a line of text, a bar with a preview, and events for the browser."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from PIL import Image
+from server import PromptServer
+
+from ..trainer import events
+
+log = logging.getLogger("animelora")
+EVENT = "animelora.train"
+_PREVIEW = 512  # pixels of the longer side
+_TEXT_EVERY = 0.5  # seconds between two lines of text
+
+
+def say(node_id: str | None, text: str) -> None:
+    """Show ``text`` in the node."""
+    server = getattr(PromptServer, "instance", None)
+    if node_id is not None and server is not None:
+        server.send_progress_text(text, node_id)
+
+
+def interrupted() -> bool:
+    """Whether the user pressed Cancel; the flag stays as it is."""
+    return bool(comfy.model_management.processing_interrupted())
+
+
+class TrainingView:
+    """Shows a run's events in its node. ``cancelled`` is set once the user pressed Cancel."""
+
+    def __init__(self, node_id: str | None) -> None:
+        self.node_id = node_id
+        self.cancelled = False
+        self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
+        self._newest: Image.Image | None = None
+        self._spoke = 0.0
+        self._steps = 1
+        self._step = 0
+
+    def should_stop(self) -> bool:
+        """For the launcher's poll."""
+        self.cancelled = self.cancelled or interrupted()
+        return self.cancelled
+
+    def on_event(self, event: events.Event) -> None:
+        """Show one event of the run."""
+        self._send(event)
+        text, preview = "", None
+        if isinstance(event, events.Plan):
+            self._steps, self._step = max(1, event.steps), event.start_step
+            text = f"{event.images} images, {event.steps} steps on {event.device} ({event.precision})"
+        elif isinstance(event, events.Phase):
+            text = event.phase if not event.total else f"{event.phase} {event.done}/{event.total}"
+        elif isinstance(event, events.Step):
+            self._step = event.step
+            text = (
+                f"step {event.step}/{event.steps} · epoch {event.epoch} · loss {event.loss_average:.4f}\n"
+                f"{event.images_per_second:.2f} images/s · {duration(event.eta)} left"
+            )
+        elif isinstance(event, events.Sample):
+            preview = _open(event.path)
+        elif isinstance(event, events.Warning_):
+            log.warning("training: %s", event.message)
+        elif isinstance(event, events.Done):
+            self._step = self._steps
+        self._show(text, preview)
+
+    def _show(self, text: str, preview: Image.Image | None) -> None:
+        now = time.monotonic()
+        if text and (now - self._spoke >= _TEXT_EVERY or self._step >= self._steps):
+            self._spoke = now
+            say(self.node_id, text)
+        try:
+            shown = None if preview is None else ("JPEG", preview, _PREVIEW)
+            self._bar.update_absolute(self._step, self._steps, shown)
+        except comfy.model_management.InterruptProcessingException:
+            self.cancelled = True  # the flag is lowered by now: the launcher stops the child, the node raises again
+
+    def _send(self, event: events.Event) -> None:
+        server = getattr(PromptServer, "instance", None)
+        if server is None:
+            return
+        data = {**asdict(event), "event": event.name, "node_id": self.node_id}
+        if isinstance(event, events.Sample):
+            data["view"] = viewable(Path(event.path))
+        server.send_sync(EVENT, data)
+
+
+def viewable(path: Path) -> dict[str, str] | None:
+    """What ComfyUI's ``/view`` needs to show a file in the output folder; None for a file elsewhere."""
+    try:
+        relative = path.resolve().relative_to(Path(folder_paths.get_output_directory()).resolve())
+    except ValueError:
+        return None
+    return {"filename": relative.name, "subfolder": relative.parent.as_posix(), "type": "output"}
+
+
+def duration(seconds: float) -> str:
+    """``75`` as ``1 min 15 s``."""
+    whole = max(0, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def _open(path: str) -> Image.Image | None:
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except OSError:
+        log.debug("the sample %s could not be shown", path, exc_info=True)
+        return None
+
+
