@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .dataset import Dataset, Item, open_dataset
+from .export import export_dataset
 from .prepare import PrepareResult, prepare
 from .report import Rejection, Report
 from .settings import (
@@ -35,6 +36,7 @@ __all__ = [
     "contact_sheet",
     "dataset_folder",
     "dataset_folder_name",
+    "export_dataset",
     "open_dataset",
     "parse_settings",
     "prepare",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -105,8 +106,11 @@ def prepare(
             found.entries += [_as_regularisation(entry) for entry in extra.entries]
             found.warnings += extra.warnings
             found.rejected += extra.rejected
-        run = _Run(folder, settings, upscaler, progress or _silent, should_stop, workers)
-        return run.finish(found, started)
+        try:
+            return _Run(folder, settings, upscaler, progress or _silent, should_stop, workers).finish(found, started)
+        finally:
+            for unpacked in (folder / WORK).glob("unpacked-*"):
+                shutil.rmtree(unpacked, ignore_errors=True)
 
 
 class _Run:

@@ -38,8 +38,9 @@ def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: 
     columns = min(columns, len(items))
     size = max(12, cell // 16)
     line = int(size * 1.35)
-    cell_height = cell + lines * line + GAP
-    head = int(size * 3.2)
+    captions = [wrap(item.caption, cell, size, lines) for item in items]
+    cell_height = cell + 4 + max(len(caption) for caption in captions) * line
+    head = GAP + int(size * 3.6)
     rows = math.ceil(len(items) / columns)
     sheet = Image.new("RGB", (columns * (cell + GAP) + GAP, head + rows * (cell_height + GAP)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
@@ -51,7 +52,7 @@ def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: 
         x = GAP + number % columns * (cell + GAP)
         y = head + number // columns * (cell_height + GAP)
         _paste(sheet, dataset, item, (x, y), cell)
-        for row, text in enumerate(wrap(item.caption, cell, size, lines)):
+        for row, text in enumerate(captions[number]):
             draw.text((x, y + cell + 4 + row * line), text, font=_font(text, size), fill=FAINT if item.is_regularisation else TEXT)
     return sheet
 
