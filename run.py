@@ -1,0 +1,223 @@
+"""The two commands: ``python run.py demo`` and ``python run.py test``. Needs nothing but Python 3.10 or newer.
+
+It makes a virtual environment in ``.venv`` beside this file, installs into it what the command needs, and runs the command
+there. Nothing outside that folder is changed. The second time it finds everything in place and starts at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = VENV / "animelora.json"
+
+CPU_TORCH = "torch==2.13.0"  # the release that the figures in this repository were measured with
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # on Linux, PyPI's own build carries gigabytes of CUDA libraries
+CUDA_INDEX = "https://download.pytorch.org/whl/cu128"  # on Windows, PyPI's own build has no CUDA
+
+
+class SetupError(Exception):
+    """Something that the user has to put right before a command can run."""
+
+
+def main() -> int:
+    """Parse the command line, set the environment up, run the command."""
+    parser = argparse.ArgumentParser(prog="python run.py", description=(__doc__ or "").split("\n\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo|test")
+    demo = commands.add_parser("demo", help="train a LoRA on drawn portraits with the embedded base model and show what it does")
+    demo.add_argument("--out", metavar="DIR", help="folder for the results")
+    test = commands.add_parser("test", help="lint, type-check and test everything; further arguments go to pytest")
+    test.add_argument("--quick", action="store_true", help="leave out slow tests and those that need a real ComfyUI")
+    args, rest = parser.parse_known_args()
+    try:
+        install(tests=args.command == "test")
+        if args.command == "demo":
+            # from the caller's folder: the demo runs in this one
+            where = ["--out", os.path.abspath(args.out)] if args.out else []
+            return subprocess.call([str(PYTHON), "-m", "trainer", "demo", *where, *rest], cwd=ROOT)
+        return run_tests(rest, quick=args.quick)
+    except SetupError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+def run_tests(pytest_arguments: list[str], *, quick: bool) -> int:
+    """Every check, also after one has failed; the exit status is 0 only if all passed."""
+    selection = ["-m", "not slow and not comfyui and not browser"] if quick else []
+    checks = {
+        "ruff check": [str(PYTHON), "-m", "ruff", "check", "."],
+        "mypy": [str(PYTHON), str(Path("tests", "tools", "typecheck.py"))],
+        "pytest": [str(PYTHON), "-m", "pytest", "--durations=10", *selection, *pytest_arguments],
+    }
+    results = []
+    for name, command in checks.items():
+        say(name)
+        started = time.monotonic()
+        status = subprocess.call(command, cwd=ROOT)
+        results.append((name, status, time.monotonic() - started))
+    say("summary")
+    for name, status, seconds in results:
+        print(f"{name:<12} {'ok' if status == 0 else f'FAILED (exit status {status})'}, {seconds:.0f} s")
+    return 1 if any(status for _, status, _ in results) else 0
+
+
+def install(*, tests: bool) -> None:
+    """Bring ``.venv`` to what the requirement files say; a stamp inside it tells whether there is anything to do."""
+    if sys.version_info < (3, 10):  # noqa: UP036 - this file also runs on older ones, to say so
+        raise SetupError(f"AnimeLoRA needs Python 3.10 or newer; this is {sys.version.split()[0]}. Start it with a newer one.")
+    gpu = has_nvidia_gpu()
+    base = {"python": sys.version, "gpu": gpu}
+    wanted = {**base, "requirements": digest("requirements.txt"), "tests": digest("pyproject.toml") if tests else ""}
+    stamp = read_stamp()
+    if PYTHON.is_file() and covers(stamp, wanted):
+        return
+    if not PYTHON.is_file() or any(stamp.get(key) != value for key, value in base.items()):
+        make_environment()
+        stamp = {}
+    if "torch" not in stamp:
+        install_torch(gpu)
+        stamp = {**base, "torch": True}
+        write_stamp(stamp)
+    say("installing what the pack imports")
+    pip("-r", "requirements.txt")
+    if tests:
+        say("installing what the tests need")
+        pip(*test_requirements())
+    write_stamp({**stamp, **wanted, "tests": wanted["tests"] or stamp.get("tests", "")})
+
+
+def make_environment() -> None:
+    """A fresh ``.venv`` of the Python that runs this file."""
+    say(f"making a virtual environment in {VENV}")
+    missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SetupError(
+            f"This Python has no {' and no '.join(missing)} module. On Debian and Ubuntu: sudo apt install python3-venv. "
+            "Elsewhere, use a Python from python.org."
+        )
+    done = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True)
+    if done.returncode:
+        raise SetupError(f"The virtual environment could not be made:\n{(done.stdout + done.stderr).strip()}")
+
+
+def install_torch(gpu: bool) -> None:
+    """A CUDA build where an NVIDIA GPU is, else the pinned CPU build."""
+    if gpu:
+        say("installing PyTorch for the GPU (2 to 3 GB, once)")
+        pip("torch", *(["--index-url", CUDA_INDEX] if os.name == "nt" else []))
+        return
+    say("installing PyTorch for the CPU (about 200 MB, once)")
+    if not sys.platform.startswith("linux") or pip_finds_locally(CPU_TORCH):
+        pip(CPU_TORCH)
+        return
+    try:
+        pip(CPU_TORCH, "--index-url", CPU_INDEX, "--timeout", "15", "--retries", "1")
+    except SetupError:
+        print("PyTorch's own index does not answer; taking the larger build from PyPI.")
+        pip(CPU_TORCH)
+
+
+def pip_finds_locally(requirement: str) -> bool:
+    """Whether pip's own settings name a folder of wheels (find-links) that has ``requirement``."""
+    command = [str(PYTHON), "-m", "pip", "install", "--dry-run", "--no-deps", "--no-index", "--quiet", requirement]
+    return subprocess.run(command, capture_output=True, cwd=ROOT).returncode == 0
+
+
+def test_requirements() -> list[str]:
+    """The lines of pyproject.toml's extra ``test``, read in the environment, which has a TOML reader on every Python."""
+    code = (
+        "import sys, json\n"
+        "tomllib = __import__('tomllib' if sys.version_info >= (3, 11) else 'tomli')\n"
+        "data = tomllib.load(open('pyproject.toml', 'rb'))\n"
+        "print(json.dumps(data['project']['optional-dependencies']['test']))\n"
+    )
+    done = subprocess.run([str(PYTHON), "-c", code], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SetupError(f"pyproject.toml cannot be read:\n{done.stderr.strip()}")
+    return [str(line) for line in json.loads(done.stdout)]
+
+
+def pip(*arguments: str) -> None:
+    """``pip install`` with its progress shown; its last lines and a hint in the error when it fails."""
+    command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    assert process.stdout is not None
+    lines: list[str] = []
+    with process.stdout:
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if line.lstrip().startswith(("Downloading", "Building", "Installing collected")):
+                print(f"  {line.strip()[:110]}", flush=True)
+    if process.wait():
+        tail = "\n".join(f"  {line}" for line in lines[-15:])
+        raise SetupError(f"pip could not install {' '.join(arguments)[:200]}:\n{tail}\n{hint(' '.join(lines))}")
+
+
+def hint(output: str) -> str:
+    """What to do about pip's most frequent failures."""
+    if "No space left" in output:
+        return "The disk is full: the environment needs about 3 GB, with CUDA about 8 GB."
+    if "onnection" in output or "resolution" in output or "timed out" in output:
+        return "The package index cannot be reached. Check the network, or set PIP_INDEX_URL or PIP_FIND_LINKS to one that can."
+    if "No matching distribution" in output:
+        return f"There may be no build for Python {sys.version.split()[0]} on this system; Python 3.10 to 3.13 are tested."
+    return "Delete the folder .venv and try again; if it fails again, the lines above say why."
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether ``nvidia-smi`` finds a GPU."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return False
+    try:
+        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and "GPU" in done.stdout
+
+
+def covers(stamp: dict[str, object], wanted: dict[str, object]) -> bool:
+    """Whether an environment with ``stamp`` has everything in ``wanted``; an empty value asks for nothing."""
+    return all(value == "" or stamp.get(key) == value for key, value in wanted.items())
+
+
+def digest(name: str) -> str:
+    """SHA-256 of a file of the checkout, whatever its line endings."""
+    return hashlib.sha256((ROOT / name).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+
+def read_stamp() -> dict[str, object]:
+    """What was installed into ``.venv``; empty if nothing was, or not to the end."""
+    try:
+        data = json.loads(STAMP.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def write_stamp(stamp: dict[str, object]) -> None:
+    """Remember what is installed."""
+    STAMP.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
+
+
+def say(text: str) -> None:
+    """A heading between the parts of the output."""
+    print(f"\n== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
