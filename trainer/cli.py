@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 for success, 1 for an error told on stderr, 130 for a cancelled run."""
     args = build_parser().parse_args(argv)
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notices are for programmers; errors still come through
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
         status: int = args.run(args)
     except UserError as error:

@@ -145,7 +145,8 @@ class RunConfig(_Section):
 def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a TOML (or the run folder's JSON) file and apply ``key=value`` overrides.
 
-    Relative paths inside the file mean relative to the file's folder. Raises UserError for anything wrong.
+    Relative paths inside the file mean relative to the file's folder; runs go to ``runs`` beside it unless it
+    says otherwise. Raises UserError for anything wrong.
     """
     try:
         size = path.stat().st_size
@@ -233,6 +234,8 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> None:
             # a hub id looks like a relative path: it stays as it is when nothing lies there
             if key != "checkpoint" or candidate.exists():
                 table[key] = str(candidate)
+    if isinstance(data.get("output", {}), dict):
+        data.setdefault("output", {}).setdefault("runs", str(folder / "runs"))
 
 
 SCHEDULES: tuple[str, ...] = get_args(Schedule)

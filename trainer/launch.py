@@ -182,6 +182,8 @@ def _environment() -> dict[str, str]:
         "OMP_WAIT_POLICY": "passive",  # spinning threads make two shared cores slower than one
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "ACCELERATE_DISABLE_RICH": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
     }
     # a launcher around this process (a cluster's, say) must not leak its ranks into a run of one process
     inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}

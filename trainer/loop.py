@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,9 @@ class Trainer:
         self.family = family_of(self.checkpoint)
         folder = cache_folder(config)
         self.cache = Cache(folder, self.checkpoint.identity(folder))
-        self.plan = make_plan(config, self.dataset, self.family, self.checkpoint, self.device, self.precision)
+        self._resumed = resume.newest(run.checkpoints)
+        plan = make_plan(config, self.dataset, self.family, self.checkpoint, self.device, self.precision)
+        self.plan = replace(plan, start_step=self._resumed[0].step if self._resumed[0] else 0)
         self.exporter = Exporter(config, self.dataset, self.family, self.checkpoint, self.cache.identity, self.plan, training_day())
         self.step = 0
         self._between_steps = threading.Lock()  # held while weights and optimiser change
@@ -204,7 +207,8 @@ class Trainer:
         return prepared
 
     def _restore(self) -> None:
-        saved, values = resume.newest(self.run.checkpoints)
+        saved, values = self._resumed
+        self._resumed = (None, None)
         if saved is None or values is None:
             return
         adapter.load_state(self._unet, values["lora"])

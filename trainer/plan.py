@@ -76,9 +76,10 @@ def _saved_bytes(unet: Any, family: Family, config: RunConfig, size: tuple[int, 
 
     if config.training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    unet = unet.to(dtype).train()
-    for parameter in adapter.parameters(unet):
-        parameter.data = parameter.data.float()
+    unet.train()
+    trained = {id(parameter) for parameter in adapter.parameters(unet)}
+    for parameter in unet.parameters():
+        parameter.data = parameter.data.to(torch.float32 if id(parameter) in trained else dtype)
     width = int(unet.config.cross_attention_dim)
     batch = config.training.batch_size
     conditions = [{"embeds": torch.empty(77, width, device="meta")}] * batch

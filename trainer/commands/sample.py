@@ -1,16 +1,104 @@
-"""``python -m trainer sample``."""
+"""``python -m trainer sample``: pictures from a checkpoint and LoRA files, by text or from a photo."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..inference import LoraUse
+
+_EXAMPLES = """\
+  python -m trainer sample --base v1-5.safetensors --lora my_style.safetensors \\
+      --prompt "myAnimeStyleToken anime_face girl, high quality" --out pictures
+
+  python -m trainer sample --base v1-5.safetensors --lora my_style.safetensors:0.8 \\
+      --image photo.jpg --strength 0.65 --prompt "myAnimeStyleToken anime_face" --out pictures
+"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command's parser."""
-    parser = subparsers.add_parser("sample")
+    parser = subparsers.add_parser(
+        "sample",
+        help="make pictures with a LoRA: from text, or from a photo",
+        description="Make pictures from a checkpoint and LoRA files: from text, or from a photo with --image.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--base", required=True, metavar="CHECKPOINT", help=".safetensors file, diffusers folder or hub id")
+    parser.add_argument("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="LoRA file; may be given several times")
+    parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times")
+    parser.add_argument("--negative", default="", metavar="TEXT", help="what the picture should not show")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="start from this picture instead of noise")
+    parser.add_argument("--strength", type=float, default=0.65, help="with --image: 0 keeps the picture, 1 ignores it (0.65)")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps (20)")
+    parser.add_argument("--guidance", type=float, default=7.5, help="classifier-free guidance (7.5)")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the first picture (42); the next ones count up")
+    parser.add_argument("--count", type=int, default=1, help="pictures per prompt (1)")
+    parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (512)")
+    parser.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (512)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder for the pictures (pictures)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Being written."""
-    raise NotImplementedError
+    """Make the pictures; print where each is."""
+    from PIL import Image, ImageOps
+
+    from ..errors import UserError
+    from ..files import atomic_path, safe_name
+    from ..inference import open_painter
+
+    for name in ("width", "height"):
+        if getattr(args, name) <= 0 or getattr(args, name) % 8:
+            raise UserError(f"--{name} {getattr(args, name)} is not a positive multiple of 8.", "Try 512.")
+    if not 0 < args.strength <= 1:
+        raise UserError(f"--strength {args.strength} is not between 0 and 1.", "0.65 keeps the person, 0.8 follows the style more.")
+    source = None
+    if args.image is not None:
+        try:
+            with Image.open(args.image) as opened:
+                source = ImageOps.exif_transpose(opened).convert("RGB")
+        except OSError as error:
+            raise UserError(f"{args.image} cannot be read as a picture ({error}).", "Give a PNG, JPEG or WebP file.") from error
+    loras = [_lora(text) for text in args.lora]
+    painter = open_painter(args.base, device=args.device, precision=args.precision)
+    painter.use(loras)
+    common: dict[str, Any] = {"negative": args.negative, "steps": args.steps, "guidance": args.guidance}
+    for number, prompt in enumerate(args.prompt):
+        for offset in range(args.count):
+            seed = args.seed + offset
+            if source is None:
+                picture = painter.paint(prompt, width=args.width, height=args.height, seed=seed, **common)
+            else:
+                picture = painter.repaint(source, prompt, strength=args.strength, seed=seed, **common)
+            path = args.out / f"{number:02d}-{safe_name(prompt, limit=60)}-{seed}.png"
+            with atomic_path(path) as temporary:
+                picture.save(temporary, format="PNG")
+            print(path)
+    return 0
+
+
+def _lora(text: str) -> LoraUse:
+    from ..errors import UserError
+    from ..inference import LoraUse
+
+    path, separator, number = text.rpartition(":")
+    if separator and not Path(text).is_file():
+        try:
+            return LoraUse(_existing(path), float(number))
+        except ValueError:
+            pass
+    if not Path(text).is_file():
+        raise UserError(f"The LoRA file {text!r} was not found.", "Give FILE or FILE:STRENGTH, for example my_style.safetensors:0.8.")
+    return LoraUse(Path(text))
+
+
+def _existing(path: str) -> Path:
+    if not Path(path).is_file():
+        raise ValueError(path)
+    return Path(path)
