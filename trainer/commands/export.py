@@ -1,16 +1,146 @@
-"""``python -m trainer export``."""
+"""``python -m trainer export``: convert, shrink, merge and describe LoRA files."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..lorafile import LoraWeights
+
+_EXAMPLES = """examples:
+  python -m trainer export style.safetensors style-diffusers.safetensors --format diffusers
+  python -m trainer export style.safetensors small.safetensors --rank 8 --dtype fp16
+  python -m trainer export style.safetensors both.safetensors --merge style.safetensors:0.6 pose.safetensors:0.8
+  python -m trainer export style.safetensors model-with-style.safetensors --into-checkpoint model.safetensors
+  python -m trainer export style.safetensors style.safetensors --overwrite --title "My style" --trigger "ohwx girl"
+"""
+_TEXTS = ("title", "author", "description", "trigger", "tags", "licence", "thumbnail")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command's parser."""
-    parser = subparsers.add_parser("export")
+    parser = subparsers.add_parser(
+        "export",
+        help="convert a LoRA for other programs, lower its rank, merge LoRAs, edit its metadata",
+        description="Convert a LoRA for other programs, lower its rank, merge LoRAs, merge into a checkpoint, edit metadata.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", help="a LoRA of any format; with --into-checkpoint also FILE:STRENGTH")
+    parser.add_argument("output", type=Path, help="the .safetensors file to write")
+    parser.add_argument(
+        "--format",
+        choices=("kohya", "diffusers", "peft", "comfyui"),
+        default="kohya",
+        help="naming of the keys (default kohya: every program)",
+    )
+    parser.add_argument("--dtype", choices=("fp16", "bf16", "fp32"), help="number type (default: as in the input)")
+    parser.add_argument("--rank", type=int, metavar="N", help="lower the rank to N by SVD and tell the error")
+    parser.add_argument(
+        "--merge", nargs="+", default=[], metavar="FILE:STRENGTH",
+        help="merge these LoRAs; the input takes part with strength 1 unless it is among them",
+    )  # fmt: skip
+    parser.add_argument("--into-checkpoint", type=Path, metavar="CKPT", help="merge into this checkpoint; output is the new checkpoint")
+    group = parser.add_argument_group("metadata (everything else is kept; an empty text removes an entry)")
+    for name in _TEXTS:
+        group.add_argument(f"--{name}", metavar="IMAGE" if name == "thumbnail" else "TEXT", help=_help(name))
+    group.add_argument("--metadata", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any entry by its full key")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Being written."""
-    raise NotImplementedError
+    """Write the output and tell what was done."""
+    from .. import lorafile
+
+    _check_output(args)
+    parts = _parts(args)
+    if args.into_checkpoint:
+        loras = [(lorafile.read_lora(path), strength) for path, strength in parts]
+        count = lorafile.merge_into_checkpoint(args.into_checkpoint, loras, args.output)
+        print(f"{args.output}: {count} weights of {args.into_checkpoint.name} changed by {len(parts)} LoRA{'s' * (len(parts) > 1)}")
+        return 0
+    weights = _combined(parts, args.rank)
+    dtype = lorafile.DTYPES[args.dtype] if args.dtype else lorafile.read_lora(parts[0][0]).dtype if _is_merge(parts) else None
+    if args.rank is not None:
+        weights, report = lorafile.reduce_rank(weights, args.rank)
+        print(report)
+    converted = lorafile.convert(_described(weights, args), args.format, dtype)
+    lorafile.write_lora(args.output, converted)
+    for note in converted.notes:
+        print(f"note: {note}")
+    for problem in weights.problems:
+        print(f"warning: {problem}")
+    info = lorafile.inspect_lora(args.output)
+    layers = sum(info.targets.values())
+    print(
+        f"{args.output}: {info.format}, {info.algorithm}, rank {info.rank}, {layers} layers, {info.dtype}, {len(info.metadata)} metadata entries"
+    )
+    return 0
+
+
+def _parts(args: argparse.Namespace) -> list[tuple[Path, float]]:
+    """Every LoRA to merge with its strength; just the input with 1 when nothing is merged."""
+    first = parse_strength(args.input)
+    others = [parse_strength(text) for text in args.merge]
+    named = any(path.resolve() == first[0].resolve() for path, _ in others)
+    return others if named else [first, *others]
+
+
+def parse_strength(text: str) -> tuple[Path, float]:
+    """``style.safetensors:0.8`` as path and strength; 1 without a number. A drive letter's colon is no strength."""
+    name, colon, number = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        strength = float(number)
+    except ValueError:
+        return Path(text), 1.0
+    if not abs(strength) <= 100:
+        raise UserError(f"The strength {number} in {text!r} makes no sense.", "Strengths lie between -2 and 2, as a rule.", kind="lora")
+    return Path(name), strength
+
+
+def _is_merge(parts: list[tuple[Path, float]]) -> bool:
+    return len(parts) > 1 or parts[0][1] != 1.0
+
+
+def _combined(parts: list[tuple[Path, float]], rank: int | None) -> LoraWeights:
+    from .. import lorafile
+
+    loras = [(lorafile.read_lora(path), strength) for path, strength in parts]
+    return lorafile.merge(loras, rank) if _is_merge(parts) else loras[0][0]
+
+
+def _described(weights: LoraWeights, args: argparse.Namespace) -> LoraWeights:
+    from dataclasses import replace
+
+    from ..lorafile import edited
+
+    changes = {name: value for name in _TEXTS if (value := getattr(args, name)) is not None}
+    for text in args.metadata:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UserError(
+                f"--metadata {text!r} is not KEY=VALUE.", 'Write, for example, --metadata modelspec.usage_hint="use at 0.8".', kind="lora"
+            )
+        changes[key.strip()] = value
+    return replace(weights, metadata=edited(weights.metadata, changes)) if changes else weights
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    if args.output.suffix.lower() != ".safetensors":
+        raise UserError(
+            f"{args.output} does not end in .safetensors.", "LoRAs and checkpoints are written as .safetensors only.", kind="lora"
+        )
+    if args.output.exists() and not args.overwrite:
+        raise UserError(f"{args.output} exists already.", "Choose another name, or add --overwrite.", kind="lora")
+
+
+def _help(name: str) -> str:
+    texts = {"trigger": "trigger words", "tags": "tags, separated by commas", "thumbnail": "picture that model browsers show"}
+    return texts.get(name, name)

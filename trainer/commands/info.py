@@ -1,16 +1,71 @@
-"""``python -m trainer info``."""
+"""``python -m trainer info``: what a LoRA file is and whether it can be used."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..lorafile import LoraInfo
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command's parser."""
-    parser = subparsers.add_parser("info")
+    parser = subparsers.add_parser(
+        "info",
+        help="show what a LoRA file is: model family, format, rank, trigger words, faults",
+        description="Show what a LoRA file is. Reads kohya, LyCORIS, DoRA, diffusers, PEFT, ComfyUI, OneTrainer and cloneofsimo files.",
+        epilog="The exit status is 1 for a file that cannot be used; the reason is told.",
+    )
+    parser.add_argument("file", type=Path, help="a .safetensors or .pt file, or a PEFT adapter folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Being written."""
-    raise NotImplementedError
+    """Print the description; 0 when the file can be used, else 1."""
+    from ..errors import UserError
+    from ..lorafile import inspect_lora
+
+    try:
+        info = inspect_lora(args.file)
+    except UserError as error:
+        if not args.json:
+            raise
+        print(json.dumps({"path": str(args.file), "usable": False, "problems": [error.message]}, ensure_ascii=False, indent=2))
+        return 1
+    print(json.dumps(info.to_json(), ensure_ascii=False, indent=2) if args.json else _text(info))
+    if not info.usable and not args.json:
+        print(f"error: {args.file.name} cannot be used: {'; '.join(info.problems)}.", file=sys.stderr)
+    return 0 if info.usable else 1
+
+
+def _text(info: LoraInfo) -> str:
+    from ..lorafile import FAMILY_NAME
+
+    parts = {"unet": "UNet", "te1": "text encoder", "te2": "second text encoder"}
+    targets = ", ".join(f"{count} layers of the {parts.get(name, name)}" for name, count in info.targets.items())
+    ranks = f"{info.rank}" if len(info.ranks) < 2 else ", ".join(f"{rank} ({count} layers)" for rank, count in info.ranks.items())
+    rows = {
+        "title": info.title,
+        "made for": f"{FAMILY_NAME.get(info.family, info.family)} ({info.family_reason})" if info.family_reason else info.family,
+        "format": f"{info.format}, {info.dtype}" if info.dtype else info.format,
+        "algorithm": info.algorithm,
+        "rank": ranks if info.ranks else "",
+        "alpha": "" if info.alpha is None else f"{info.alpha:g}",
+        "changes": targets,
+        "trigger words": ", ".join(info.trigger_words),
+        "trained on": info.base,
+        "author": info.metadata.get("modelspec.author", ""),
+        "description": info.metadata.get("modelspec.description", ""),
+        "licence": info.metadata.get("modelspec.license", ""),
+        "tags": info.metadata.get("modelspec.tags", ""),
+        "metadata": f"{len(info.metadata)} entries" if info.metadata else "none",
+    }
+    lines = [f"{name:14}{value}" for name, value in rows.items() if value]
+    lines += [f"{'note':14}{note}" for note in info.notes]
+    lines += [f"{'problem':14}{problem}" for problem in info.problems]
+    return "\n".join([str(info.path), *lines])

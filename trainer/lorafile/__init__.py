@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+from .checkpoint import merge_into_checkpoint
+from .convert import DTYPES, FORMATS, Converted, convert, to_comfyui, to_diffusers, to_kohya, to_peft, write_lora
+from .edit import FIELDS, edit_metadata, edited
 from .family import FAMILY_NAME, mismatch
 from .information import LoraInfo, describe, inspect_lora, trigger_words
+from .merge import merge
 from .metadata import TrainingFacts, build_metadata
 from .names import kohya_text_encoder_key, kohya_unet_key
+from .rank import RankReport, reduce_rank
 from .read import read_lora, scan_lora
 from .save import save_lora, verify_lora
 from .unet_names import LAYOUTS, UNetLayout, diffusers_to_ldm, ldm_to_diffusers
 from .weights import LoraModule, LoraWeights
 
 __all__ = [
+    "DTYPES",
     "FAMILY_NAME",
+    "FIELDS",
+    "FORMATS",
     "LAYOUTS",
+    "Converted",
     "LoraInfo",
     "LoraModule",
     "LoraWeights",
+    "RankReport",
     "TrainingFacts",
     "UNetLayout",
     "build_metadata",
+    "convert",
     "describe",
     "diffusers_to_ldm",
+    "edit_metadata",
+    "edited",
     "inspect_lora",
     "kohya_text_encoder_key",
     "kohya_unet_key",
     "ldm_to_diffusers",
+    "merge",
+    "merge_into_checkpoint",
     "mismatch",
     "read_lora",
+    "reduce_rank",
     "save_lora",
     "scan_lora",
+    "to_comfyui",
+    "to_diffusers",
+    "to_kohya",
+    "to_peft",
     "trigger_words",
     "verify_lora",
+    "write_lora",
 ]

@@ -52,8 +52,9 @@ def _fold_one(module: LoraModule, dtype: torch.dtype | None) -> tuple[LoraModule
     if scale == 1.0 or module.algorithm != "lora":
         return cast, "", True
     for place in ("lora_down.weight", "lora_up.weight"):
-        scaled = _times(tensors[place], scale)
-        source = module.tensors[place]
+        scaled, source = _times(tensors[place], scale), module.tensors[place]
+        if not torch.equal(tensors[place].to(source.dtype), source):
+            source = tensors[place]  # the number type itself cannot hold the original; judge the scaling alone
         if torch.equal(_times(scaled, 1 / scale, source.dtype), source) and bool(scaled.isfinite().all()):
             return replace(cast, tensors={**tensors, place: scaled}), place, True
     place = "lora_down.weight"
