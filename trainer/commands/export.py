@@ -76,10 +76,8 @@ def run(args: argparse.Namespace) -> int:
     for problem in weights.problems:
         print(f"warning: {problem}")
     info = lorafile.inspect_lora(args.output)
-    layers = sum(info.targets.values())
-    print(
-        f"{args.output}: {info.format}, {info.algorithm}, rank {info.rank}, {layers} layers, {info.dtype}, {len(info.metadata)} metadata entries"
-    )
+    size = f"{sum(info.targets.values())} layers, {info.dtype}, {len(info.metadata)} metadata entries"
+    print(f"{args.output}: {info.format}, {info.algorithm}, rank {info.rank}, {size}")
     return 0
 
 
@@ -119,7 +117,7 @@ def _combined(parts: list[tuple[Path, float]], rank: int | None) -> LoraWeights:
 def _described(weights: LoraWeights, args: argparse.Namespace) -> LoraWeights:
     from dataclasses import replace
 
-    from ..lorafile import edited
+    from ..lorafile import edited, stated_family
 
     changes = {name: value for name in _TEXTS if (value := getattr(args, name)) is not None}
     for text in args.metadata:
@@ -129,7 +127,11 @@ def _described(weights: LoraWeights, args: argparse.Namespace) -> LoraWeights:
                 f"--metadata {text!r} is not KEY=VALUE.", 'Write, for example, --metadata modelspec.usage_hint="use at 0.8".', kind="lora"
             )
         changes[key.strip()] = value
-    return replace(weights, metadata=edited(weights.metadata, changes)) if changes else weights
+    if not changes:
+        return weights
+    metadata = edited(weights.metadata, changes)
+    family = stated_family(metadata) if weights.family == "unknown" else ""
+    return replace(weights, metadata=metadata, family=family or weights.family)
 
 
 def _check_output(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .checkpoint import merge_into_checkpoint
 from .convert import DTYPES, FORMATS, Converted, convert, to_comfyui, to_diffusers, to_kohya, to_peft, write_lora
 from .edit import FIELDS, edit_metadata, edited
-from .family import FAMILY_NAME, mismatch
+from .family import FAMILY_NAME, mismatch, stated_family
 from .information import LoraInfo, describe, inspect_lora, trigger_words
 from .merge import merge
 from .metadata import TrainingFacts, build_metadata
@@ -46,6 +46,7 @@ __all__ = [
     "reduce_rank",
     "save_lora",
     "scan_lora",
+    "stated_family",
     "to_comfyui",
     "to_diffusers",
     "to_kohya",
