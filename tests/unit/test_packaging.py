@@ -37,7 +37,7 @@ def required() -> list[str]:
 
 
 def imported_distributions(*folders: str) -> set[str]:
-    names = set()
+    names: set[str] = set()
     for folder in folders:
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
