@@ -148,9 +148,10 @@ def _cached_digest(path: Path, cache_dir: Path | None) -> str:
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["model_index.json", "*/config.json", "scheduler/*", "tokenizer*/*", "*/*.safetensors"]
+    wanted = ["model_index.json", "*/config.json", "scheduler/*", "tokenizer*/*", "*/*.safetensors"]
+    unused = ["safety_checker/*", "*.fp16.*", "*.non_ema.*"]  # gigabytes that training never opens
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+        return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=unused))
     except Exception as error:  # network, authorisation and naming errors come in many types; the cause is shown
         cause = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
