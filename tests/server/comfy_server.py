@@ -1,0 +1,200 @@
+"""A real ComfyUI with the pack in its custom_nodes, driven through its HTTP and WebSocket interfaces as the browser does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+import websocket
+
+ROOT = Path(__file__).resolve().parents[2]
+_START_SECONDS = 180
+_PACK = ("__init__.py", "nodes", "trainer", "demo", "web", "locales", "pyproject.toml")
+
+
+class PromptFailed(Exception):
+    """A prompt ended with an error; ``message`` is what the user reads, ``node`` the class of the node that failed."""
+
+    def __init__(self, node: str, message: str) -> None:
+        super().__init__(f"{node}: {message}")
+        self.node = node
+        self.message = message
+
+
+class PromptRefused(Exception):
+    """The server did not take the prompt; ``errors`` is its answer."""
+
+    def __init__(self, errors: dict[str, Any]) -> None:
+        super().__init__(json.dumps(errors)[:2000])
+        self.errors = errors
+
+
+@dataclass
+class Server:
+    """A running server. Graphs are plain dictionaries in ComfyUI's API format."""
+
+    base: Path
+    port: int
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    full_size: bool = False  # whether tests use the full-size checkpoint on this server
+    client_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    previews: int = 0
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str) -> Any:
+        """JSON from a GET route."""
+        answer = requests.get(f"{self.url}{path}", timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def queue(self, graph: dict[str, Any]) -> str:
+        """Queue a graph; its prompt id. Raises PromptRefused."""
+        answer = requests.post(f"{self.url}/prompt", json={"prompt": graph, "client_id": self.client_id}, timeout=30)
+        body = answer.json()
+        if answer.status_code != 200:
+            raise PromptRefused(body)
+        return str(body["prompt_id"])
+
+    def wait(self, prompt_id: str, seconds: float = 300) -> dict[str, Any]:
+        """The history entry of a prompt that has ended, whichever way."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return dict(history[prompt_id])
+            assert self.process.poll() is None, f"the server ended:\n{self.log()[-3000:]}"
+            time.sleep(0.1)
+        raise TimeoutError(f"the prompt did not end in {seconds} s:\n{self.log()[-3000:]}")
+
+    def run(self, graph: dict[str, Any], seconds: float = 300) -> dict[str, Any]:
+        """Queue, wait, and return the outputs by node id. Raises PromptFailed."""
+        entry = self.wait(self.queue(graph), seconds)
+        for kind, data in entry["status"]["messages"]:
+            if kind == "execution_error":
+                raise PromptFailed(data["node_type"], data["exception_message"])
+            assert kind != "execution_interrupted", "the prompt was interrupted"
+        return dict(entry["outputs"])
+
+    def images(self, outputs: dict[str, Any], node: str) -> list[Path]:
+        """Files that a SaveImage node wrote."""
+        return [self.base / "output" / entry["subfolder"] / entry["filename"] for entry in outputs[node]["images"]]
+
+    def forget(self) -> None:
+        """Empty the cache of node results, so that the next prompt executes every node."""
+        requests.post(f"{self.url}/free", json={"unload_models": True, "free_memory": True}, timeout=30)
+        time.sleep(1.5)  # the worker looks at this request once a second
+
+    def interrupt(self) -> None:
+        """What the Cancel button does."""
+        requests.post(f"{self.url}/interrupt", timeout=30)
+
+    def log(self) -> str:
+        """Everything that the server printed so far."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def children(self) -> list[psutil.Process]:
+        """Processes below the server."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def listen(self) -> None:
+        """Collect what the server sends to the browser, on a thread that ends with the server."""
+        sock = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client_id}", timeout=600)
+        threading.Thread(target=self._collect, args=(sock,), daemon=True).start()
+
+    def _collect(self, sock: websocket.WebSocket) -> None:
+        while True:
+            try:
+                data = sock.recv()
+            except (OSError, websocket.WebSocketException):
+                return
+            if isinstance(data, str):
+                if data:
+                    self.messages.append(json.loads(data))
+            elif int.from_bytes(data[:4], "big") == 3:  # TEXT: length of the node id, node id, text
+                length = int.from_bytes(data[4:8], "big")
+                self.texts.append((data[8 : 8 + length].decode(), data[8 + length :].decode()))
+            else:
+                self.previews += 1
+
+    def stop(self) -> None:
+        """End the server and what it started."""
+        family = [*self.children(), psutil.Process(self.process.pid)] if self.process.poll() is None else []
+        for process in family:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait()
+
+
+def start(comfyui: Path, python: Path, base: Path, *, front_end: Path | None = None) -> Server:
+    """Start the ComfyUI in ``comfyui`` with ``base`` as its base directory and wait until it answers."""
+    for folder in ("input", "output", "user", "models/checkpoints", "models/loras", "custom_nodes"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    install_pack(base / "custom_nodes" / "animelora")
+    port = free_port()
+    log_path = base / "server.log"
+    extra = ["--front-end-root", str(front_end)] if front_end else []
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(str(python), str(comfyui / "main.py"), "--cpu", "--port", str(port), "--base-directory", str(base)),
+                *("--disable-api-nodes", *extra),
+            ],
+            cwd=comfyui,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+        )
+    server = Server(base, port, process, log_path)
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"ComfyUI did not start:\n{server.log()[-4000:]}")
+        try:
+            server.get("/system_stats")
+            server.listen()
+            return server
+        except requests.RequestException:
+            time.sleep(0.3)
+    server.stop()
+    raise TimeoutError(f"ComfyUI did not answer in {_START_SECONDS} s:\n{server.log()[-4000:]}")
+
+
+def install_pack(place: Path) -> None:
+    """Put the checkout into custom_nodes: a link, or a copy where links are not allowed."""
+    try:
+        place.symlink_to(ROOT, target_is_directory=True)
+    except OSError:
+        place.mkdir()
+        for name in _PACK:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+            elif source.exists():
+                shutil.copy2(source, place / name)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

@@ -1,0 +1,77 @@
+"""Anime Img2Img gives the pixels of core's nodes, whatever the size of the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.server.comfy_server import Server
+from tests.server.conftest import TINY
+from tests.server.graphs import PAINT, Graph, core_img2img, loader, node
+
+
+def pixels(path: Path) -> np.ndarray[Any, Any]:
+    """A saved picture as 8-bit RGB."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def both(image: str, trigger_words: str | None, positive: str, batch: int = 1) -> Graph:
+    """Our node and the same settings in core nodes, each saved."""
+    optional = {} if trigger_words is None else {"trigger_words": ["words", 0]}
+    ours = node("AnimeLoRA_AnimeImg2Img", model=["base", 0], clip=["base", 1], vae=["base", 2], image=["photos", 0], **PAINT, **optional)
+    return {
+        "base": loader(TINY, full=False),
+        "photo": node("LoadImage", image=image),
+        "photos": node("RepeatImageBatch", image=["photo", 0], amount=batch),
+        "words": node("PrimitiveString", value=trigger_words or ""),
+        "ours": ours,
+        "save_ours": node("SaveImage", images=["ours", 0], filename_prefix="ours"),
+        "save_both": node("SaveImage", images=["ours", 1], filename_prefix="both"),
+        **core_img2img(positive, ["base", 0], ["base", 1], ["base", 2], ["photos", 0]),
+        "save_core": node("SaveImage", images=["decoded", 0], filename_prefix="core"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "trigger_words", "positive", "batch"),
+    [
+        ("photo.png", None, "girl, high quality", 2),
+        ("odd.png", "myToken, girl", "myToken, girl, high quality", 1),  # 100 × 75: neither side fits the VAE
+    ],
+    ids=["a batch", "an odd size with trigger words"],
+)
+def test_pixels_equal_the_graph_of_core_nodes(server: Server, image: str, trigger_words: str | None, positive: str, batch: int) -> None:
+    outputs = server.run(both(image, trigger_words, positive, batch))
+    ours, core = server.images(outputs, "save_ours"), server.images(outputs, "save_core")
+    assert len(ours) == len(core) == batch
+    for mine, theirs in zip(ours, core, strict=True):
+        np.testing.assert_array_equal(pixels(mine), pixels(theirs))
+
+
+def test_before_after_shows_the_photo_beside_the_picture(server: Server) -> None:
+    outputs = server.run(both("odd.png", None, PAINT["positive"]))
+    pair = pixels(server.images(outputs, "save_both")[0])
+    picture = pixels(server.images(outputs, "save_ours")[0])
+    height, width = picture.shape[:2]
+    assert (height, width) == (72, 96)
+    assert pair.shape == (height, 2 * width + 8, 3)
+    np.testing.assert_array_equal(pair[:, width + 8 :], picture)
+    photo = pixels(server.base / "input" / "odd.png")
+    top, left = (75 - 72) // 2, (100 - 96) // 2  # ComfyUI cuts around the centre
+    np.testing.assert_array_equal(pair[:, :width], photo[top : top + height, left : left + width])
+
+
+def test_a_picture_smaller_than_the_vae_can_encode_is_refused_in_words(server: Server) -> None:
+    from tests.server.comfy_server import PromptFailed
+
+    graph = both("photo.png", None, PAINT["positive"])
+    graph["photos"] = node("ImageScale", image=["photo", 0], upscale_method="area", width=4, height=40, crop="disabled")
+    kept = {name: graph[name] for name in ("base", "photo", "photos", "ours", "save_ours")}
+    with pytest.raises(PromptFailed, match="4 × 40 pixels; the VAE needs at least 8 × 8") as failure:
+        server.run(kept)
+    assert failure.value.node == "AnimeLoRA_AnimeImg2Img"
