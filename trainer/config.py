@@ -25,6 +25,9 @@ else:
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Targets = Literal["all-linear", "attention"]
 Schedule = Literal["constant", "linear", "cosine"]
+Loss = Literal["l2", "huber", "smooth_l1"]
+HuberSchedule = Literal["constant", "exponential", "snr"]
+TimestepSampling = Literal["uniform", "logit-normal"]
 
 _MAX_TOML_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
 
@@ -64,6 +67,33 @@ class OptimizerSection(_Section):
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0  # 0 turns clipping off
     schedule: Schedule = "constant"  # what the reference run uses; cosine pays off on long runs
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class ObjectiveSection(_Section):
+    """What the error is measured against, and how much each noise level counts. The defaults are plain DDPM."""
+
+    min_snr_gamma: Annotated[float, Field(ge=0, le=1000)] = 0.0  # 0: off; 5 is the paper's value and evens out noise levels
+    debiased: bool = False  # debiased estimation; an alternative to min-SNR, so not with it
+    loss: Loss = "l2"  # what the model was pretrained with
+    huber_c: Annotated[float, Field(gt=0, le=10)] = 0.1  # where huber and smooth_l1 turn from squared to absolute
+    huber_schedule: HuberSchedule = "snr"  # kohya's default: more forgiving at high noise
+    noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0  # 0.05 lets very dark and very bright pictures be learned
+    multires_iterations: Annotated[int, Field(ge=0, le=16)] = 0  # 0: off; 6 to 10 with a discount of 0.3 is usual
+    multires_discount: Annotated[float, Field(ge=0, le=1)] = 0.3
+    input_perturbation: Annotated[float, Field(ge=0, le=1)] = 0.0  # 0.1 in the paper: less exposure bias
+    timestep_min: Annotated[int, Field(ge=0, le=999)] = 0
+    timestep_max: Annotated[int, Field(ge=1, le=1000)] = 1000  # exclusive
+    timestep_sampling: TimestepSampling = "uniform"  # as in pretraining
+    logit_mean: Annotated[float, Field(ge=-10, le=10)] = 0.0
+    logit_std: Annotated[float, Field(gt=0, le=10)] = 1.0
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> ObjectiveSection:
+        if self.min_snr_gamma and self.debiased:
+            raise ValueError("min_snr_gamma and debiased are two answers to the same question: use one of them")
+        if self.timestep_min >= self.timestep_max:
+            raise ValueError(f"timestep_min {self.timestep_min} is not below timestep_max {self.timestep_max}")
+        return self
 
 
 class TrainingSection(_Section):
@@ -122,6 +152,7 @@ class RunConfig(_Section):
     dataset: DatasetSection
     network: NetworkSection = NetworkSection()
     optimizer: OptimizerSection = OptimizerSection()
+    objective: ObjectiveSection = ObjectiveSection()
     training: TrainingSection = TrainingSection()
     sample: SampleSection = SampleSection()
     output: OutputSection = OutputSection()
@@ -199,9 +230,9 @@ def _explain(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"]) or "(configuration)"
     if problem["type"] == "extra_forbidden":
         valid = keys()
-        near = difflib.get_close_matches(where, valid, n=1, cutoff=0.5) or [
-            key for key in valid if key.rsplit(".", 1)[-1] == str(problem["loc"][-1])
-        ]
+        last = str(problem["loc"][-1])
+        near = [key for key in valid if key.rsplit(".", 1)[-1] == last]  # the right word in the wrong section
+        near = near or difflib.get_close_matches(where, valid, n=1, cutoff=0.5)
         return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
     if problem["type"] == "missing":
         return f"{where}: missing"
@@ -221,7 +252,9 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override!r}: {part} is a value, not a section.", kind="config")
     try:
         place[parts[-1]] = tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
+    except RecursionError as error:
+        raise UserError(f"The value of --set {key.strip()} is nested too deeply.", kind="config") from error
+    except ValueError:  # of which TOMLDecodeError is one
         place[parts[-1]] = value  # bare words need no quotes on a command line
 
 

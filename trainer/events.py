@@ -142,15 +142,14 @@ def decode(line: str) -> Event | None:
     """
     try:
         data = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(data, dict) or not isinstance(data.get("event"), str):
         return None
     cls = TYPES.get(data["event"])
     if cls is None:
         return None
-    known = {f.name for f in fields(cls)}
-    values: dict[str, Any] = {key: _number(value) for key, value in data.items() if key in known}
+    values: dict[str, Any] = {f.name: _number(data[f.name], f.type) for f in fields(cls) if f.name in data}
     try:
         return cls(**values)
     except TypeError:
@@ -161,5 +160,5 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
 
 
-def _number(value: Any) -> Any:
-    return float(value) if value in ("nan", "inf", "-inf") else value
+def _number(value: Any, declared: Any) -> Any:
+    return float(value) if declared == "float" and value in ("nan", "inf", "-inf") else value

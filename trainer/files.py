@@ -15,7 +15,7 @@ from .errors import UserError
 
 # Windows refuses these as file names whatever their extension (learn.microsoft.com, "Naming Files").
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]+')
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]+')
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def safe_name(text: str, *, fallback: str = "untitled", limit: int = 100) -> str
     name = name.encode("utf-8", "ignore").decode("utf-8").strip(" .")
     if not name:
         return fallback
-    return f"_{name}" if name.split(".")[0].lower() in _RESERVED else name
+    return f"_{name}" if name.split(".")[0].rstrip().lower() in _RESERVED else name
 
 
 def resolve_below(path: str | Path, roots: Sequence[Path], *, what: str = "path") -> Path:

@@ -1,0 +1,162 @@
+"""Files: atomic writing, safe names, and where a path may lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from trainer.errors import UserError
+from trainer.files import atomic_path, resolve_below, safe_name, sha256_file, write_atomic
+
+# learn.microsoft.com, "Naming Files, Paths, and Namespaces"
+WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"COM{n}" for n in range(1, 10)), *(f"LPT{n}" for n in range(1, 10))}
+WINDOWS_FORBIDDEN = set('<>:"/\\|?*')
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="half way"), atomic_path(path) as temporary:
+        temporary.write_text("new, but only ha")
+        raise RuntimeError("half way")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_the_file_is_not_there_before_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "new.bin"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == path.parent  # a rename across file systems would not be atomic
+        temporary.write_bytes(b"abc")
+        assert not path.exists()
+    assert path.read_bytes() == b"abc"
+    assert len(list(path.parent.iterdir())) == 1
+
+
+def test_text_is_written_as_utf8_without_changing_newlines(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "t", "é\r\n猫\n")
+    assert (tmp_path / "t").read_bytes() == b"\xc3\xa9\r\n\xe7\x8c\xab\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
+def test_a_written_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("x")
+    write_atomic(tmp_path / "ours", "x")
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_the_digest_equals_hashlibs(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 12_345  # several read chunks
+    (tmp_path / "f").write_bytes(data)
+    assert sha256_file(tmp_path / "f") == hashlib.sha256(data).hexdigest()
+
+
+@given(st.text(max_size=300))
+def test_any_text_becomes_a_name_that_linux_and_windows_accept(text: str) -> None:
+    name = safe_name(text)
+    assert name
+    assert name not in (".", "..")
+    assert len(name) <= 100
+    assert len(name.encode("utf-8")) <= 240  # leaves room for an extension within 255
+    assert not set(name) & WINDOWS_FORBIDDEN
+    assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
+    assert not name.endswith((".", " "))
+    assert name.split(".")[0].rstrip(" ").upper() not in WINDOWS_DEVICES
+    assert safe_name(name) == name
+
+
+@given(st.text(max_size=40), st.integers(min_value=1, max_value=60))
+def test_a_name_keeps_to_the_limit_that_is_asked_for(text: str, limit: int) -> None:
+    assume(safe_name(text, limit=limit) != "untitled")
+    assert len(safe_name(text, limit=limit)) <= limit + 1  # one more for the mark in front of a device's name
+
+
+@given(st.text(max_size=60))
+def test_a_name_can_really_be_created(text: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / safe_name(text)
+        path.write_text("x")
+        assert [entry.name for entry in Path(folder).iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("form", ["{}", "{}.txt", "{} .txt", "{}..safetensors", " {} "])
+def test_no_name_means_a_windows_device(form: str) -> None:
+    for device in WINDOWS_DEVICES:
+        for text in (form.format(device), form.format(device.lower())):
+            assert safe_name(text).split(".")[0].rstrip(" ").upper() not in WINDOWS_DEVICES
+
+
+def test_letters_of_every_script_survive() -> None:
+    for text in ("Mein Stil ü", "絵柄 その1", "стиль", "スタイル", "it's (v2) [final]", "🎨 brush"):
+        assert safe_name(text) == unicodedata.normalize("NFC", text)
+
+
+@pytest.mark.parametrize("character", ["a", "é", "猫", "🎨", "👩‍🎨"])
+def test_a_very_long_name_is_cut_without_half_a_character(character: str) -> None:
+    name = safe_name(character * 250)
+    assert len((name + ".safetensors").encode("utf-8")) <= 255
+    assert name == (character * 250)[: len(name)]
+
+
+def test_a_name_of_nothing_gets_the_fallback() -> None:
+    for text in ("", " ", "...", ". .", "\ud800"):
+        assert safe_name(text, fallback="nameless") == "nameless"
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> list[Path]:
+    """Two folders that may be read, beside a file that may not."""
+    for name in ("input", "output"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / f"{name}.png").touch()
+    (tmp_path / "secret.txt").touch()
+    (tmp_path / "input-of-another").mkdir()
+    return [tmp_path / "input", tmp_path / "output"]
+
+
+def test_a_relative_path_is_found_below_any_root(roots: list[Path]) -> None:
+    assert resolve_below("sub/output.png", roots) == roots[1] / "sub" / "output.png"
+    assert resolve_below("sub/../sub/input.png", roots) == roots[0] / "sub" / "input.png"
+    assert resolve_below(roots[1] / "sub", roots) == roots[1] / "sub"
+
+
+@pytest.mark.parametrize("path", ["../secret.txt", "sub/../../secret.txt", "../input-of-another", "..", "sub/../.."])
+def test_a_path_that_climbs_out_is_refused(roots: list[Path], path: str) -> None:
+    with pytest.raises(UserError, match="outside") as caught:
+        resolve_below(path, roots)
+    assert caught.value.kind == "path"
+
+
+def test_an_absolute_path_elsewhere_is_refused(roots: list[Path]) -> None:
+    for path in (roots[0].parent / "secret.txt", Path(os.path.abspath(os.sep)), roots[0].parent / "input-of-another"):
+        with pytest.raises(UserError, match="outside"):
+            resolve_below(path, roots)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making links needs a right there")
+def test_a_link_is_followed_before_the_check(roots: list[Path]) -> None:
+    (roots[0] / "way-out").symlink_to(roots[0].parent)
+    (roots[0] / "to-other-root").symlink_to(roots[1])
+    (roots[0] / "loop").symlink_to(roots[0] / "loop")
+    with pytest.raises(UserError, match="outside"):
+        resolve_below("way-out/secret.txt", roots)
+    with pytest.raises(UserError, match="not found"):
+        resolve_below("loop", roots)
+    assert resolve_below("to-other-root/sub", roots) == roots[1] / "sub"
+
+
+@pytest.mark.parametrize("path", ["nothing.png", "a\x00b", "x" * 5000, "sub/input.png/deeper", "sub\x00/../../secret.txt"])
+def test_what_is_not_there_is_a_clear_error(roots: list[Path], path: str) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve_below(path, roots, what="image folder")
+    assert "image folder" in caught.value.message
+    assert caught.value.kind == "path"
