@@ -1,0 +1,113 @@
+"""The base as one safetensors file in the original Stable Diffusion (LDM) layout, fp16.
+
+The names are those of CompVis' checkpoints: ``model.diffusion_model.*``, ``first_stage_model.*`` and
+``cond_stage_model.transformer.text_model.*``, so that the file goes through the code that reads a user's own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from .model import TOKENS
+
+BASE_FILE = Path(__file__).resolve().parent / "base" / "animelora-base.safetensors"
+
+_RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
+}
+
+
+def unet_names(levels: int, layers: int) -> list[tuple[str, str]]:
+    """Pairs (diffusers prefix, LDM prefix) of the UNet's blocks, longest diffusers prefix first."""
+    pairs = [
+        ("time_embedding.linear_1.", "time_embed.0."), ("time_embedding.linear_2.", "time_embed.2."),
+        ("conv_in.", "input_blocks.0.0."), ("conv_norm_out.", "out.0."), ("conv_out.", "out.2."),
+        ("mid_block.resnets.0.", "middle_block.0."), ("mid_block.attentions.0.", "middle_block.1."),
+        ("mid_block.resnets.1.", "middle_block.2."),
+    ]
+    for level in range(levels):
+        for j in range(layers):
+            n = 1 + level * (layers + 1) + j
+            pairs.append((f"down_blocks.{level}.resnets.{j}.", f"input_blocks.{n}.0."))
+            pairs.append((f"down_blocks.{level}.attentions.{j}.", f"input_blocks.{n}.1."))
+        n = (level + 1) * (layers + 1)
+        pairs.append((f"down_blocks.{level}.downsamplers.0.conv.", f"input_blocks.{n}.0.op."))
+        for j in range(layers + 1):
+            n = level * (layers + 1) + j
+            pairs.append((f"up_blocks.{level}.resnets.{j}.", f"output_blocks.{n}.0."))
+            pairs.append((f"up_blocks.{level}.attentions.{j}.", f"output_blocks.{n}.1."))
+        n = level * (layers + 1) + layers
+        # The first output level has no attention, so its upsampler comes second there and third elsewhere.
+        pairs.append((f"up_blocks.{level}.upsamplers.0.conv.", f"output_blocks.{n}.{1 if level == 0 else 2}.conv."))
+    return pairs
+
+
+def unet_to_ldm(weights: Mapping[str, Tensor], levels: int, layers: int) -> dict[str, Tensor]:
+    """Rename a diffusers UNet's weights."""
+    pairs = unet_names(levels, layers)
+    out: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        old, new = next(pair for pair in pairs if key.startswith(pair[0]))
+        rest = key[len(old):]
+        if ".resnets." in old:
+            part, _, kind = rest.rpartition(".")
+            rest = f"{_RESNET[part]}.{kind}"
+        out[f"model.diffusion_model.{new}{rest}"] = value
+    return out
+
+
+def vae_to_ldm(weights: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
+    """Rename a diffusers autoencoder's weights; attention becomes 1x1 convolutions."""
+    attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+    out: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        new = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+        new = re.sub(r"down_blocks\.(\d+)\.resnets\.", r"down.\1.block.", new)
+        new = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample.", new)
+        new = re.sub(r"up_blocks\.(\d+)\.resnets\.", lambda m: f"up.{levels - 1 - int(m[1])}.block.", new)
+        new = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f"up.{levels - 1 - int(m[1])}.upsample.", new)
+        new = re.sub(r"mid_block\.resnets\.(\d)\.", lambda m: f"mid.block_{int(m[1]) + 1}.", new)
+        if "mid_block.attentions.0." in new:
+            part, _, kind = new.split("mid_block.attentions.0.")[1].rpartition(".")
+            new = f"{new.split('mid_block')[0]}mid.attn_1.{attention[part]}.{kind}"
+            value = value[..., None, None] if value.ndim == 2 else value
+        out[f"first_stage_model.{new}"] = value
+    return out
+
+
+def text_to_ldm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a CLIP text model's weights; newer transformers leave ``text_model.`` out, the file never does."""
+    out = {}
+    for key, value in weights.items():
+        name = key if key.startswith("text_model.") else f"text_model.{key}"
+        if not name.endswith("position_ids"):
+            out[f"cond_stage_model.transformer.{name}"] = value
+    return out
+
+
+def write_base(path: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, metadata: Mapping[str, str]) -> None:
+    """Write the three parts as one fp16 file, beside its name first. Raises ``ValueError`` on a non-finite weight."""
+    tensors: dict[str, Tensor] = {}
+    tensors |= unet_to_ldm(unet.state_dict(), len(unet.config["block_out_channels"]), unet.config["layers_per_block"])
+    tensors |= vae_to_ldm(vae.state_dict(), len(vae.config["block_out_channels"]))
+    tensors |= text_to_ldm(text.state_dict())
+    tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in tensors.items()}
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{key} is not finite in fp16; the training diverged, train again with a smaller rate")
+    position_ids = torch.arange(TOKENS, dtype=torch.int64)[None]
+    tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = position_ids
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata=dict(metadata))
+    os.replace(part, path)

@@ -1,0 +1,111 @@
+"""What every training stage needs besides its loss: a time budget, a schedule, averages, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Budget:
+    """How far a stage is: the larger share of its minutes or of its steps. Counts over restarts."""
+
+    def __init__(self, minutes: float, max_steps: int, spent: float = 0.0, step: int = 0) -> None:
+        self.minutes, self.max_steps = minutes, max_steps
+        self.step = step
+        self._before = spent
+        self._start = time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """Seconds of training so far, earlier sittings included."""
+        return self._before + time.monotonic() - self._start
+
+    @property
+    def share(self) -> float:
+        """0 at the start, 1 when the stage is over."""
+        return min(1.0, max(self.spent / (60 * self.minutes), self.step / self.max_steps))
+
+    @property
+    def over(self) -> bool:
+        """Whether the time or the steps are used up."""
+        return self.share >= 1.0
+
+
+def schedule(share: float, warmup: float = 0.02, decay_from: float = 0.5) -> float:
+    """Learning-rate factor: linear warm-up, constant, then a cosine down to 2 %."""
+    if share < warmup:
+        return max(share / warmup, 0.02)
+    if share < decay_from:
+        return 1.0
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (share - decay_from) / (1 - decay_from)))
+
+
+def set_rates(optimisers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group's rate to ``factor`` times the rate it was made with."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group.setdefault("base_lr", group["lr"])
+            group["lr"] = group["base_lr"] * factor
+
+
+class Average:
+    """Exponential moving average of a module's weights; its memory grows with the steps."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights: dict[str, Tensor] = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards the module's present weights."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for key, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.weights[key].lerp_(value, 1 - decay)
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint beside its name, then rename it."""
+    part = path.with_name(path.name + ".part")
+    torch.save(dict(state), part)
+    os.replace(part, path)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint of :func:`save`; ``None`` if there is none."""
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+class Log:
+    """Losses as JSON lines, and their mean since the last line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, **values: float) -> None:
+        """Add one step's values."""
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+        self.count += 1
+
+    def write(self, budget: Budget, **extra: float) -> dict[str, float]:
+        """Append the means with step and seconds; returns them."""
+        line = {"step": float(budget.step), "seconds": round(budget.spent, 1), **extra}
+        line.update({k: round(v / max(1, self.count), 6) for k, v in self.sums.items()})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.sums, self.count = {}, 0
+        return line

@@ -1,0 +1,154 @@
+"""The whole recipe as one command: draws the pictures, trains the base from nothing, writes its file.
+
+    python -m demo.recipe --work runs/base
+
+Everything it needs between stages lies in the work folder. Interrupted, it goes on where it was when it is
+started again with the same folder; with larger budgets it trains on. On a CPU two hours give the base that
+the project carries its size for; a GPU is used if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .base_file import BASE_FILE, write_base
+from .captions import load_tokenizer, token_ids, training_captions
+from .model import Widths
+from .pictures import portrait_pictures, shape_pictures
+from .portraits import BASE_STYLES, caption, random_portrait
+from .render import render, sheet
+from .sampling import sample
+from .train_unet import LatentSet, UnetSettings, held_out_loss, train_unet
+from .train_vae import VaeSettings, encode, fold_scale, train_vae
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT_SEED = 900_000
+"""Portraits from here on measure the base; they are in nobody's training."""
+CAPTION_VARIANTS = 6
+
+
+def _latent_set(
+    vae: AutoencoderKL, work: Path, tokenizer: CLIPTokenizer, count: int, size: int, device: torch.device
+) -> LatentSet:
+    """Latents and captions of all training pictures; written once per autoencoder."""
+    path = work / f"latents-{count}-{size}.npy"
+    if not path.exists():
+        parts = []
+        for style in BASE_STYLES:
+            parts.append(encode(vae, portrait_pictures(work / "pictures", style, count, size, logger.info), device))
+            logger.info("%s: %d pictures encoded", style, count)
+        part = path.with_suffix(".part.npy")
+        np.save(part, torch.cat(parts).numpy())
+        part.replace(path)
+    from .pictures import FIRST_TRAINING_SEED
+
+    portraits = [random_portrait(FIRST_TRAINING_SEED + i) for i in range(count)]
+    captions = [training_captions(tokenizer, portraits, style, CAPTION_VARIANTS, 0) for style in BASE_STYLES]
+    return LatentSet(torch.from_numpy(np.load(path)), torch.cat(captions), token_ids(tokenizer, [""])[0])
+
+
+def held_out_set(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, device: torch.device) -> LatentSet:
+    """``count`` portraits in each of the base's styles that nothing was trained on."""
+    pictures, texts = [], []
+    for style in BASE_STYLES:
+        for i in range(count):
+            portrait = random_portrait(HELD_OUT_SEED + i)
+            pictures.append(np.asarray(render(portrait, style)))
+            texts.append(caption(portrait, style))
+    ids = token_ids(tokenizer, texts)[:, None]
+    return LatentSet(encode(vae, np.stack(pictures), device), ids, token_ids(tokenizer, [""])[0])
+
+
+def sample_grid(
+    unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL, tokenizer: CLIPTokenizer, columns: int = 6
+) -> Image.Image:
+    """For each base style a row of true drawings of held-out portraits and a row of what the base makes of their captions."""
+    rows = []
+    empty = token_ids(tokenizer, [""])[0]
+    for k, style in enumerate(BASE_STYLES):
+        portraits = [random_portrait(HELD_OUT_SEED + k * columns + i) for i in range(columns)]
+        ids: Tensor = token_ids(tokenizer, [caption(p, style) for p in portraits])
+        rows.append([render(p, style) for p in portraits])
+        rows.append(sample(unet, text, vae, ids, empty, seed=k))
+    return sheet(rows)
+
+
+def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, unet_settings: UnetSettings,
+        vae_pictures: int, unet_pictures: int, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, float]:
+    """Train what is not trained yet and write the base to ``out``; returns the held-out figures."""
+    work.mkdir(parents=True, exist_ok=True)
+    size = 128
+    folder = work / "vae-pictures"
+    sources = [portrait_pictures(folder, style, vae_pictures, size, logger.info) for style in BASE_STYLES]
+    sources.append(shape_pictures(folder, vae_pictures, size, logger.info))
+    vae = train_vae(sources, work, widths, vae_settings, device)
+    fold_scale(vae, torch.cat([encode(vae, source[:64], device) for source in sources[:-1]]))
+    data = _latent_set(vae, work, tokenizer, unet_pictures, size, device)
+    held_out = held_out_set(vae, tokenizer, 32, device)
+
+    def show(unet: UNet2DConditionModel, text: CLIPTextModel, step: int) -> None:
+        unet.eval(), text.eval()
+        sample_grid(unet, text, vae, tokenizer, columns=4).save(work / "samples.png")
+        logger.info("held-out loss %.4f at step %d", held_out_loss(unet, text, held_out, device, 1), step)
+        unet.train(), text.train()
+
+    unet, text = train_unet(data, work, widths, unet_settings, device, show)
+    figures = {"held_out_loss": held_out_loss(unet, text, held_out, device)}
+    metadata = {
+        "modelspec.title": "AnimeLoRA demo base",
+        "modelspec.architecture": "stable-diffusion-v1",
+        "modelspec.license": "CC0-1.0",
+        "modelspec.resolution": f"{size}x{size}",
+        "modelspec.prediction_type": "epsilon",
+        "modelspec.description": "Small Stable Diffusion 1.x trained from nothing on drawn portraits (demo/recipe.py).",
+        "animelora.recipe": json.dumps({"widths": asdict(widths), "vae": asdict(vae_settings), "unet": asdict(unet_settings)}),
+    }
+    write_base(out, vae, unet, text, metadata)
+    sample_grid(unet, text, vae, tokenizer).save(work / "samples.png")
+    logger.info("wrote %s, %.1f MB, held-out loss %.4f", out, out.stat().st_size / 1e6, figures["held_out_loss"])
+    return figures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of the recipe."""
+    parser = argparse.ArgumentParser(prog="python -m demo.recipe", description="Train the demo's base model from nothing.")
+    parser.add_argument("--work", type=Path, required=True, help="folder for pictures, latents, checkpoints and losses")
+    parser.add_argument("--out", type=Path, default=BASE_FILE, help="the safetensors file to write")
+    parser.add_argument("--vae-minutes", type=float, default=VaeSettings.minutes)
+    parser.add_argument("--unet-minutes", type=float, default=UnetSettings.minutes)
+    parser.add_argument("--vae-pictures", type=int, default=1500, help="drawings of each kind for the autoencoder")
+    parser.add_argument("--unet-pictures", type=int, default=2500, help="portraits, each drawn in every base style")
+    parser.add_argument("--vae-batch", type=int, default=VaeSettings.batch)
+    parser.add_argument("--unet-batch", type=int, default=UnetSettings.batch)
+    parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's own choice")
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    random.seed(0)
+    run(
+        args.work, args.out, Widths(),
+        VaeSettings(minutes=args.vae_minutes, batch=args.vae_batch),
+        UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch),
+        args.vae_pictures, args.unet_pictures, load_tokenizer(args.tokenizer), torch.device(args.device),
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,160 @@
+"""Stage 2 of the recipe: text encoder and UNet together, from nothing, on stored latents.
+
+Noise prediction with SD 1.x's schedule, min-SNR weights (Hang et al., 2023, gamma 5), a tenth of the captions
+dropped for classifier-free guidance, and an exponential average of the weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from .initialise import start_unet
+from .model import LATENT_SCALE, Widths, build_text_encoder, build_unet
+from .optimiser import optimisers
+from .progress import Average, Budget, Log, load, save, schedule, set_rates
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class UnetSettings:
+    """Rates are those of AdamW; Muon's updates are scaled to match (see ``optimiser.py``)."""
+
+    minutes: float = 90.0
+    max_steps: int = 60_000
+    batch: int = 32
+    lr: float = 2e-3
+    adam_lr: float = 2e-3
+    caption_dropout: float = 0.1
+    min_snr_gamma: float = 5.0
+    ema: float = 0.995
+    save_minutes: float = 4.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """What stage 2 reads: latent means (n, 4, h, w) before the factor 0.18215, caption ids (n, variants, 77)."""
+
+    latents: Tensor
+    captions: Tensor
+    empty: Tensor
+    """Ids (77,) of the empty caption."""
+
+
+def noise_schedule() -> DDPMScheduler:
+    """SD 1.x's schedule."""
+    return DDPMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                         prediction_type="epsilon", clip_sample=False)
+
+
+def min_snr_weight(alphas_cumprod: Tensor, gamma: float) -> Tensor:
+    """Weight of every timestep for noise prediction: ``min(snr, gamma) / snr``, (1000,)."""
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    return snr.clamp(max=gamma) / snr
+
+
+def stratified_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
+    """One timestep from each of ``count`` equal slices of 0..total-1, in random order."""
+    u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return (u * total).long().clamp(max=total - 1)[torch.randperm(count, generator=generator)]
+
+
+def train_unet(
+    data: LatentSet, work: Path, widths: Widths, settings: UnetSettings, device: torch.device,
+    on_save: Callable[[UNet2DConditionModel, CLIPTextModel, int], None] | None = None,
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """Train, or go on training, UNet and text encoder; returns them with their averaged weights."""
+    torch.manual_seed(settings.seed)
+    unet, text = build_unet(widths), build_text_encoder(widths).to(device)
+    start_unet(unet)
+    unet.to(device)
+    opts = optimisers([unet, text], settings.lr, settings.adam_lr)
+    averages = (Average(unet, settings.ema), Average(text, settings.ema))
+    budget = Budget(settings.minutes, settings.max_steps)
+    path = work / "unet.pt"
+    if (state := load(path)) is not None:
+        for module, average, key in zip((unet, text), averages, ("unet", "text"), strict=True):
+            module.load_state_dict(state[key])
+            average.weights = {k: v.to(device) for k, v in state[f"{key}_average"].items()}
+        for opt, saved in zip(opts, state["optimisers"], strict=True):
+            opt.load_state_dict(saved)
+        budget = Budget(settings.minutes, settings.max_steps, state["seconds"], state["step"])
+    noise = noise_schedule()
+    alphas = noise.alphas_cumprod.to(device)
+    weights = min_snr_weight(alphas, settings.min_snr_gamma)
+    log, last_save = Log(work / "unet.jsonl"), time.monotonic()
+    parameters = [*unet.parameters(), *text.parameters()]
+    while not budget.over:
+        set_rates(opts, schedule(budget.share))
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + budget.step)
+        latents, ids = _batch(data, settings, generator)
+        latents, ids = latents.to(device), ids.to(device)
+        t = stratified_timesteps(len(latents), 1000, generator).to(device)
+        eps = torch.randn(latents.shape, generator=generator).to(device)
+        a = alphas[t][:, None, None, None]
+        noisy = a.sqrt() * latents + (1 - a).sqrt() * eps
+        with torch.autocast(device.type, torch.bfloat16):
+            prediction = unet(noisy, t, text(ids).last_hidden_state).sample
+        error = (prediction.float() - eps).pow(2).mean(dim=(1, 2, 3))
+        loss = (weights[t] * error).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for opt in opts:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        budget.step += 1
+        for module, average in zip((unet, text), averages, strict=True):
+            average.update(module, budget.step)
+        log.add(loss=float(loss.detach()), mse=float(error.detach().mean()))
+        if budget.step % 50 == 0:
+            logger.info("unet %s", log.write(budget, share=round(budget.share, 3)))
+        if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
+            save(path, {"unet": unet.state_dict(), "text": text.state_dict(), "unet_average": averages[0].weights,
+                        "text_average": averages[1].weights, "optimisers": [opt.state_dict() for opt in opts],
+                        "step": budget.step, "seconds": budget.spent})
+            last_save = time.monotonic()
+            if on_save is not None:
+                on_save(unet, text, budget.step)
+    unet.load_state_dict(averages[0].weights)
+    text.load_state_dict(averages[1].weights)
+    return unet.eval().requires_grad_(False), text.eval().requires_grad_(False)
+
+
+def _batch(data: LatentSet, settings: UnetSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Scaled latents (b, 4, h, w) and caption ids (b, 77), some of them empty."""
+    index = torch.randint(len(data.latents), (settings.batch,), generator=generator)
+    variant = torch.randint(data.captions.shape[1], (settings.batch,), generator=generator)
+    ids = data.captions[index, variant].clone()
+    ids[torch.rand(settings.batch, generator=generator) < settings.caption_dropout] = data.empty
+    return data.latents[index] * LATENT_SCALE, ids
+
+
+def held_out_loss(
+    unet: UNet2DConditionModel, text: CLIPTextModel, data: LatentSet, device: torch.device, per_picture: int = 4
+) -> float:
+    """Mean squared error of the predicted noise on pictures that were not trained on; fixed noise, unweighted."""
+    generator = torch.Generator().manual_seed(1234)
+    alphas = noise_schedule().alphas_cumprod.to(device)
+    errors: list[float] = []
+    with torch.no_grad():
+        for start in range(0, len(data.latents), 32):
+            x = (data.latents[start : start + 32] * LATENT_SCALE).to(device)
+            hidden = text(data.captions[start : start + 32, 0].to(device)).last_hidden_state
+            for _ in range(per_picture):
+                t = stratified_timesteps(len(x), 1000, generator).to(device)
+                eps = torch.randn(x.shape, generator=generator).to(device)
+                a = alphas[t][:, None, None, None]
+                out = unet(a.sqrt() * x + (1 - a).sqrt() * eps, t, hidden).sample
+                errors.append(float((out - eps).pow(2).mean()))
+    return float(np.mean(errors))

@@ -1,0 +1,161 @@
+"""Stage 1 of the recipe: the autoencoder, on crops of portraits and random drawings.
+
+The loss is L1 on pixels plus L1 on the differences between neighbouring pixels at three scales, which
+keeps lines and eyes sharp without a pretrained perceptual network or a discriminator.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from .initialise import full_resolution_blocks, start_vae
+from .model import LATENT_SCALE, Widths, build_vae
+from .optimiser import optimisers
+from .pictures import Pictures
+from .progress import Average, Budget, Log, load, save, schedule, set_rates
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VaeSettings:
+    """``crop_share`` of the time goes to 64-pixel crops, the rest to whole pictures; ``small_share`` of it
+    without most of the blocks at full resolution."""
+
+    minutes: float = 20.0
+    max_steps: int = 20_000
+    batch: int = 8
+    lr: float = 4e-3
+    adam_lr: float = 3e-3
+    kl_weight: float = 3e-4
+    small_share: float = 0.6
+    crop_share: float = 0.85
+    ema: float = 0.997
+    save_minutes: float = 3.0
+    seed: int = 0
+
+
+def reconstruction_loss(picture: Tensor, target: Tensor) -> Tensor:
+    """L1 of pixels and of their neighbour differences at scales 1, 1/2 and 1/4; inputs (n, 3, h, w)."""
+    error = picture - target
+    loss = error.abs().mean()
+    for weight in (1.0, 0.7, 0.5):
+        loss = loss + weight * ((error[..., 1:] - error[..., :-1]).abs().mean()
+                                + (error[..., 1:, :] - error[..., :-1, :]).abs().mean())
+        error = functional.avg_pool2d(error, 2)
+    return loss
+
+
+def _augment(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Mirror and turn; sometimes permute or invert the colour channels, (h, w, 3)."""
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    if rng.random() < 0.3:
+        crop = crop[..., rng.permutation(3)]
+    if rng.random() < 0.1:
+        crop = 255 - crop
+    if rng.random() < 0.15:
+        crop = np.rot90(crop, int(rng.integers(1, 4)))
+    return crop
+
+
+def batch_of(sources: list[Pictures], count: int, size: int, rng: np.random.Generator) -> Tensor:
+    """Random crops of ``size`` pixels from random sources: (count, 3, size, size) in -1..1."""
+    crops = []
+    for _ in range(count):
+        source = sources[int(rng.integers(len(sources)))]
+        picture = source[int(rng.integers(len(source)))]
+        room = picture.shape[0] - size
+        y, x = (int(rng.integers(room + 1)) for _ in range(2))
+        crops.append(_augment(picture[y : y + size, x : x + size], rng))
+    stacked = torch.from_numpy(np.ascontiguousarray(np.stack(crops)))
+    return stacked.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+
+
+def train_vae(sources: list[Pictures], work: Path, widths: Widths, settings: VaeSettings, device: torch.device) -> AutoencoderKL:
+    """Train, or go on training, the autoencoder; returns its averaged weights with the latent scale folded in."""
+    torch.manual_seed(settings.seed)
+    vae = build_vae(widths)
+    start_vae(vae)
+    vae.to(device)
+    opts = optimisers([vae], settings.lr, settings.adam_lr)
+    average = Average(vae, settings.ema)
+    budget = Budget(settings.minutes, settings.max_steps)
+    path = work / "vae.pt"
+    if (state := load(path)) is not None:
+        vae.load_state_dict(state["weights"])
+        average.weights = {k: v.to(device) for k, v in state["average"].items()}
+        for opt, saved in zip(opts, state["optimisers"], strict=True):
+            opt.load_state_dict(saved)
+        budget = Budget(settings.minutes, settings.max_steps, state["seconds"], state["step"])
+    log, last_save = Log(work / "vae.jsonl"), time.monotonic()
+    while not budget.over:
+        set_rates(opts, schedule(budget.share))
+        rng = np.random.default_rng((settings.seed, budget.step))
+        full_resolution_blocks(vae, active=budget.share > settings.small_share)
+        whole = budget.share > settings.crop_share
+        size, count = (128, max(1, settings.batch // 4)) if whole else (64, settings.batch)
+        x = batch_of(sources, count, size, rng).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            posterior = vae.encode(x).latent_dist
+            decoded = vae.decode(posterior.sample()).sample
+        rec = reconstruction_loss(decoded.float(), x)
+        kl = 0.5 * (posterior.mean.float().pow(2) + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+        (rec + settings.kl_weight * kl).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        for opt in opts:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        budget.step += 1
+        average.update(vae, budget.step)
+        log.add(reconstruction=float(rec.detach()), kl=float(kl.detach()), l1=float((decoded.detach().float() - x).abs().mean()))
+        if budget.step % 20 == 0:
+            logger.info("vae %s", log.write(budget, share=round(budget.share, 3)))
+        if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
+            save(path, {"weights": vae.state_dict(), "average": average.weights, "step": budget.step,
+                        "optimisers": [opt.state_dict() for opt in opts], "seconds": budget.spent})
+            last_save = time.monotonic()
+    full_resolution_blocks(vae, active=True)
+    vae.load_state_dict(average.weights)
+    return vae.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: Pictures, device: torch.device, batch: int = 32) -> Tensor:
+    """Latent means of pictures (n, h, w, 3) uint8, without any scaling: (n, 4, h/8, w/8) float32 on the CPU."""
+    out = []
+    for start in range(0, len(pictures), batch):
+        x = torch.from_numpy(np.ascontiguousarray(pictures[start : start + batch])).to(device)
+        x = x.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+        with torch.autocast(device.type, torch.bfloat16):
+            out.append(vae.encode(x).latent_dist.mean.float().cpu())
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def fold_scale(vae: AutoencoderKL, latents: Tensor) -> None:
+    """Rescale the latent space in place so that ``LATENT_SCALE * latent`` has unit variance and zero mean.
+
+    ``latents`` are means from :func:`encode`, (n, 4, h, w). ``quant_conv`` gets the factor and the shift,
+    ``post_quant_conv`` undoes both, and the posterior's log-variance moves along: decoding stays the same.
+    """
+    mean = latents.mean(dim=(0, 2, 3))
+    factor = 1.0 / (LATENT_SCALE * latents.std(dim=(0, 2, 3)))
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    device = quant.weight.device
+    mean, factor = mean.to(device), factor.to(device)
+    quant.weight[:4] *= factor[:, None, None, None]
+    quant.bias[:4] = (quant.bias[:4] - mean) * factor
+    quant.bias[4:] += 2 * factor.log()
+    post.bias += (post.weight[:, :, 0, 0] * mean[None]).sum(dim=1)
+    post.weight /= factor[None, :, None, None]
