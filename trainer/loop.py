@@ -256,7 +256,10 @@ class Trainer:
 
         def load(epoch: int, group: list[list[sampler.Slot]]) -> list[objective.MicroBatch]:
             seed = self.config.training.seed
-            return [objective.build(slots, self.dataset, self.cache, seed=seed, epoch=epoch, timesteps=timesteps) for slots in group]
+            settings = self.config.objective
+            return [
+                objective.build(slots, self.dataset, self.cache, settings, seed=seed, epoch=epoch, timesteps=timesteps) for slots in group
+            ]
 
         waiting = None
         for epoch, group, ends in self._plan_steps():
@@ -288,15 +291,16 @@ class Trainer:
         return total, norm.detach()
 
     def _loss(self, unet: Any, batch: objective.MicroBatch) -> torch.Tensor:
-        latents, noise = (tensor.to(self.device, non_blocking=True) for tensor in (batch.latents, batch.noise))
+        latents, noise, mixed = (tensor.to(self.device, non_blocking=True) for tensor in (batch.latents, batch.noise, batch.mixed))
         timesteps = batch.timesteps.to(self.device, non_blocking=True)
-        noisy = self._noise_scheduler.add_noise(latents, noise, timesteps)
+        noisy = self._noise_scheduler.add_noise(latents, mixed, timesteps)
         inputs = self.family.unet_inputs(batch.conditions, self.device, self.dtype)
         with self.accelerator.autocast():
             predicted = unet(noisy.to(self.dtype), timesteps, **inputs, return_dict=False)[0]
         wanted = objective.target(self._noise_scheduler, latents, noise, timesteps)
         masks = None if batch.masks is None else batch.masks.to(self.device)
-        return objective.loss(predicted, wanted, batch.weights.to(self.device), masks)
+        weights = batch.weights.to(self.device)
+        return objective.loss(predicted, wanted, timesteps, weights, masks, self.config.objective, self._noise_scheduler)
 
     # telling
 

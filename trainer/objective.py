@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from . import weighting
 from .cache import Cache
 from .captions import caption_at
+from .config import ObjectiveSection
 from .counters import derive_seed, generator
 from .dataset import Dataset
+from .noise import draw_noise, draw_timestep
 from .sampler import Slot
 
 if TYPE_CHECKING:
@@ -19,10 +22,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class MicroBatch:
     """Everything one forward pass needs, on the CPU: ``latents`` and ``noise`` (batch, 4, h, w) in fp32, ``timesteps``
-    (batch,) int64, one conditioning and one loss ``weight`` per image, ``masks`` (batch, 1, h, w) or None."""
+    (batch,) int64, one conditioning and one loss ``weight`` per image, ``masks`` (batch, 1, h, w) or None. ``mixed`` is the
+    noise that is mixed in: ``noise`` itself unless the input is perturbed."""
 
     latents: torch.Tensor
     noise: torch.Tensor
+    mixed: torch.Tensor
     timesteps: torch.Tensor
     conditions: list[dict[str, torch.Tensor]]
     weights: torch.Tensor
@@ -34,35 +39,57 @@ class MicroBatch:
         return int(self.latents.shape[0])
 
 
-def build(slots: Sequence[Slot], dataset: Dataset, cache: Cache, *, seed: int, epoch: int, timesteps: int) -> MicroBatch:
-    """The batch of ``slots``: a latent drawn from the VAE's posterior, noise, a uniform timestep and the caption's conditioning."""
+def build(
+    slots: Sequence[Slot], dataset: Dataset, cache: Cache, settings: ObjectiveSection, *, seed: int, epoch: int, timesteps: int
+) -> MicroBatch:
+    """The batch of ``slots``: a latent drawn from the VAE's posterior, noise, one of ``timesteps`` and the caption's conditioning."""
     import torch
 
-    latents, noises, steps, conditions, weights = [], [], [], [], []
+    latents, noises, mixed, steps, conditions, weights = [], [], [], [], [], []
     for slot in slots:
         item = dataset.items[slot.item]
         draw = generator(seed, "noise", epoch, slot.position)
         flipped = bool(dataset.training.flip and derive_seed(seed, "flip", epoch, slot.position) & 1)
         mean, std = cache.latent(item, flipped)
         latents.append(mean + std * torch.randn(mean.shape, generator=draw))
-        noises.append(torch.randn(mean.shape, generator=draw))
-        steps.append(torch.randint(0, timesteps, (), generator=draw))
+        noise = draw_noise(tuple(mean.shape), settings, draw)
+        noises.append(noise)
+        steps.append(draw_timestep(settings, draw, timesteps))
+        # input perturbation (Ning et al. 2023): the input is noised a little more than the target says
+        perturbed = noise + settings.input_perturbation * torch.randn(noise.shape, generator=draw) if settings.input_perturbation else noise
+        mixed.append(perturbed)
         conditions.append(cache.prompt(caption_at(item, dataset.training, seed=seed, epoch=epoch, position=slot.position)))
         weights.append(item.weight)
     masks = _masks(slots, dataset, seed, epoch)
-    return MicroBatch(torch.stack(latents), torch.stack(noises), torch.stack(steps), conditions, torch.tensor(weights), masks)
+    stacked = (torch.stack(latents), torch.stack(noises), torch.stack(mixed), torch.stack(steps))
+    return MicroBatch(*stacked, conditions, torch.tensor(weights), masks)
 
 
-def loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean squared error in fp32, averaged over each image, then over the batch with ``weights`` (batch,).
+def loss(
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+    timesteps: torch.Tensor,
+    weights: torch.Tensor,
+    masks: torch.Tensor | None,
+    settings: ObjectiveSection,
+    noise_scheduler: Any,
+) -> torch.Tensor:
+    """The error in fp32, averaged over each image, weighted by noise level and by image ``weights`` (batch,), averaged over the batch.
 
-    With ``masks`` (batch, 1, h, w) in 0..1 the error outside is left out, and the mean is over what remains.
+    With ``masks`` (batch, 1, h, w) in 0..1 the error outside is left out, and an image's mean is over what remains.
     """
-    error = (predicted.float() - target.float()) ** 2
+    alphas = noise_scheduler.alphas_cumprod
+    width = None if settings.loss == "l2" else weighting.huber_width(settings.huber_schedule, settings.huber_c, alphas, timesteps)
+    error = weighting.error(settings.loss, predicted, target, width)
     if masks is None:
         per_image = error.mean(dim=(1, 2, 3))
     else:
         per_image = (error * masks).sum(dim=(1, 2, 3)) / (masks.sum(dim=(1, 2, 3)) * error.shape[1]).clamp_min(1e-6)
+    if settings.min_snr_gamma or settings.debiased:
+        velocity = noise_scheduler.config.prediction_type == "v_prediction"
+        snr = weighting.signal_to_noise(alphas, timesteps)
+        level = weighting.debiased(snr, velocity=velocity) if settings.debiased else None
+        per_image = per_image * (weighting.min_snr(snr, settings.min_snr_gamma, velocity=velocity) if level is None else level)
     return (per_image * weights).mean()
 
 

@@ -1,0 +1,65 @@
+"""The noise and timesteps that training draws."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+import torch
+
+from trainer.config import ObjectiveSection
+from trainer.noise import draw_noise, draw_timestep
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_plain_noise_is_torchs_own_gaussian() -> None:
+    noise = draw_noise((4, 16, 16), ObjectiveSection(), generator())
+    assert torch.equal(noise, torch.randn((4, 16, 16), generator=generator()))
+
+
+def test_noise_offset_shifts_each_channel_by_one_number_of_the_stated_size() -> None:
+    settings = ObjectiveSection(noise_offset=0.1)
+    shifts = []
+    for seed in range(400):
+        difference = draw_noise((4, 8, 8), settings, generator(seed)) - torch.randn((4, 8, 8), generator=generator(seed))
+        assert difference.flatten(1).std(dim=1).max() < 1e-6
+        shifts += difference[:, 0, 0].tolist()
+    assert statistics.pstdev(shifts) == pytest.approx(0.1, rel=0.1)
+
+
+def test_multires_noise_keeps_unit_deviation_and_adds_low_frequencies() -> None:
+    settings = ObjectiveSection(multires_iterations=6, multires_discount=0.8)
+    plain = torch.stack([draw_noise((4, 32, 32), ObjectiveSection(), generator(s)) for s in range(50)])
+    rich = torch.stack([draw_noise((4, 32, 32), settings, generator(s)) for s in range(50)])
+    assert rich.flatten(1).std(dim=1).mean().item() == pytest.approx(1.0, abs=1e-3)
+    # the mean over 8x8 blocks of white noise has deviation 1/8; low frequencies raise it
+    blocks = [torch.nn.functional.avg_pool2d(x, 8).std().item() for x in (plain, rich)]
+    assert blocks[0] == pytest.approx(1 / 8, rel=0.1)
+    assert blocks[1] > 2 * blocks[0]
+
+
+def test_uniform_timesteps_cover_the_range_evenly_and_never_leave_it() -> None:
+    settings = ObjectiveSection(timestep_min=200, timestep_max=300)
+    source = generator()
+    drawn = [int(draw_timestep(settings, source, 1000)) for _ in range(5000)]
+    assert min(drawn) == 200 and max(drawn) == 299
+    assert statistics.mean(drawn) == pytest.approx(249.5, abs=2)
+
+
+def test_logit_normal_timesteps_have_the_median_of_their_formula() -> None:
+    settings = ObjectiveSection(timestep_sampling="logit-normal", logit_mean=1.0, logit_std=0.7)
+    source = generator()
+    drawn = sorted(int(draw_timestep(settings, source, 1000)) for _ in range(5000))
+    assert drawn[2500] == pytest.approx(1000 / (1 + math.exp(-1.0)), rel=0.03)
+    assert drawn[0] >= 0 and drawn[-1] <= 999
+
+
+def test_contradictory_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="use one of them"):
+        ObjectiveSection(min_snr_gamma=5, debiased=True)
+    with pytest.raises(ValueError, match="is not below"):
+        ObjectiveSection(timestep_min=500, timestep_max=400)
