@@ -67,9 +67,9 @@ def decode(image: Image.Image) -> Picture:
         image.load()
         name = image.format or "image"
         turned = ImageOps.exif_transpose(image)
-        if turned is not image and (turned.size != image.size or image.getexif().get(0x0112, 1) != 1):
+        if image.getexif().get(0x0112, 1) != 1:
             steps.append("exif orientation")
-        rgb, alpha = _split(turned, steps)
+        rgb, alpha = _split(turned, name, steps)
     except Rejected:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, EOFError, struct.error, ...
@@ -77,7 +77,7 @@ def decode(image: Image.Image) -> Picture:
     return Picture(rgb, alpha, name, steps)
 
 
-def _split(image: Image.Image, steps: list[str]) -> tuple[Image.Image, Image.Image | None]:
+def _split(image: Image.Image, file_format: str, steps: list[str]) -> tuple[Image.Image, Image.Image | None]:
     """To RGB, with the alpha channel apart."""
     profile = image.info.get("icc_profile")
     if image.mode in ("RGBa", "La"):
@@ -96,7 +96,7 @@ def _split(image: Image.Image, steps: list[str]) -> tuple[Image.Image, Image.Ima
     if image.mode not in ("RGB", "L"):
         steps.append(f"from {image.mode}")
     if image.mode.startswith("I") or image.mode == "F":
-        image = _deep_to_8_bit(image)
+        image = _deep_to_8_bit(image, sixteen_bit=file_format in ("PNG", "PPM"))
     elif image.mode in ("P", "1", "HSV"):
         image = image.convert("RGB")
     if profile:
@@ -113,12 +113,12 @@ def _split(image: Image.Image, steps: list[str]) -> tuple[Image.Image, Image.Ima
     return (image if image.mode == "RGB" else image.convert("RGB")), alpha
 
 
-def _deep_to_8_bit(image: Image.Image) -> Image.Image:
+def _deep_to_8_bit(image: Image.Image, *, sixteen_bit: bool) -> Image.Image:
     """16-bit, 32-bit and float grey to 8 bit. Pillow's own conversion clips at 255 instead of scaling."""
     values = np.asarray(image, dtype=np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     top = float(values.max(initial=0.0))
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and sixteen_bit):
         scale = 255 / 65535
     elif image.mode == "F" and top <= 1.0:
         scale = 255.0

@@ -219,7 +219,7 @@ class _Run:
         )
 
     def _near_duplicates(self, jobs: Sequence[Job], journal: Journal) -> dict[str, str]:
-        """Key of each near duplicate -> name of the picture that stays: the largest, then the first."""
+        """Key of each near duplicate -> name of the picture that stays: the largest, with a caption, not JPEG, the first."""
         clean = self.settings.clean
         if not clean.near_duplicates:
             return {}
@@ -227,7 +227,7 @@ class _Run:
         for regularisation in (False, True):
             finder = NearDuplicates(clean.near_distance)
             group = [job for job in jobs if job.entry.is_regularisation == regularisation]
-            group.sort(key=lambda job: -(journal.known[job.key].original[0] * journal.known[job.key].original[1]))
+            group.sort(key=lambda job: _worth(job, journal.known[job.key]))
             for job in group:
                 earlier = finder.add(job.entry.name, journal.known[job.key].signature)
                 if earlier is not None:
@@ -340,6 +340,11 @@ def _intact(job: Job, done: Processed) -> bool:
         return job.target.stat().st_size == done.bytes and (not done.mask or job.mask.is_file())
     except OSError:
         return False
+
+
+def _worth(job: Job, done: Processed) -> tuple[int, bool, bool]:
+    """Sorts the better of two like pictures first."""
+    return -done.original[0] * done.original[1], job.entry.caption is None, done.format == "JPEG"
 
 
 def _nothing_left(rejected: Sequence[Rejection]) -> UserError:

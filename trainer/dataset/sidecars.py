@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -158,13 +159,13 @@ def decode_text(data: bytes) -> tuple[str, str]:
         return data.decode("utf-8-sig"), ""
     except UnicodeDecodeError:
         pass
-    for encoding in ("cp932", "gb18030", "cp1252"):
+    # accents stand alone between ASCII letters; the bytes of Chinese and Japanese come in runs
+    eastern = re.search(rb"[\x80-\xff]{3}", data) is not None
+    for encoding in ("cp932", "gb18030", "cp1252") if eastern else ("cp1252",):
         try:
-            text = data.decode(encoding)
+            return data.decode(encoding), encoding
         except UnicodeDecodeError:
             continue
-        if encoding != "cp932" or any("\u3040" <= c <= "\u30ff" or "\u4e00" <= c <= "\u9fff" for c in text):
-            return text, encoding
     return data.decode("latin-1"), "latin-1"
 
 
