@@ -43,4 +43,8 @@ def _guess(checkpoint: Checkpoint) -> str:
         return ": it looks like Flux"
     if not any(name.startswith("model.diffusion_model.") for name in names):
         return ": it holds no UNet"
+    if checkpoint.shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))[1] != 4:
+        return ": its UNet takes more than a picture, as inpainting checkpoints do"
+    if not any(name.startswith("cond_stage_model.") for name in names):
+        return ": it holds no text encoder"
     return ""

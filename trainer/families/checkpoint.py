@@ -77,10 +77,13 @@ class Checkpoint:
 
     @cached_property
     def _ckpt_tensors(self) -> Mapping[str, torch.Tensor]:
+        import zipfile
+
         import torch
 
         try:
-            data: Any = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+            # only the zip layout can be mapped; files of torch before 1.6 are read whole
+            data: Any = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(self.path))
         except Exception as error:
             raise UserError(
                 f"{self.path.name} was not loaded: a .ckpt file can run code when it is opened, and this one holds more than weights.",

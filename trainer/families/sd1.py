@@ -49,11 +49,13 @@ class StableDiffusion1:
         """An LDM UNet with 1x1-conv projections and a CLIP text model of the same width as its context."""
         if checkpoint.kind == "folder":
             config = _read_json(checkpoint.path / "unet" / "config.json")
-            return not config.get("use_linear_projection") and config.get("addition_embed_type") is None
+            plain = config.get("in_channels", 4) == 4 and config.get("addition_embed_type") is None
+            return plain and not config.get("use_linear_projection")
         shapes = checkpoint.shapes
         if f"{ldm.UNET}input_blocks.0.0.weight" not in shapes or f"{ldm.UNET}label_emb.0.0.weight" in shapes:
             return False
-        return bool(_text_prefix(shapes)) and not ldm.unet_config(shapes, heads=_HEADS)["use_linear_projection"]
+        config = ldm.unet_config(shapes, heads=_HEADS)
+        return bool(_text_prefix(shapes)) and config["in_channels"] == 4 and not config["use_linear_projection"]
 
     def load_unet(self, checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
         """``diffusers.UNet2DConditionModel``, frozen, on the CPU."""
@@ -154,7 +156,14 @@ class StableDiffusion1:
         else:
             tensors = checkpoint.tensors(lambda key: key.startswith(prefix))
             with self._config_folder(checkpoint) as folder:
-                model = cls.from_single_file(tensors, config=folder, subfolder=part, torch_dtype=dtype, local_files_only=True)
+                try:
+                    model = cls.from_single_file(tensors, config=folder, subfolder=part, torch_dtype=dtype, local_files_only=True)
+                except NotImplementedError as error:  # weights that were never filled in
+                    raise _incomplete(checkpoint, part, "tensors are missing") from error
+                except (ValueError, KeyError) as error:  # misshapen tensors
+                    raise _incomplete(checkpoint, part, str(error)) from error
+            if any(tensor.is_meta for tensor in model.state_dict().values()):
+                raise _incomplete(checkpoint, part, "tensors are missing")
         frozen: nn.Module = model.eval().requires_grad_(False)
         return frozen
 
@@ -220,6 +229,15 @@ def _clip_from_single_file(checkpoint: Checkpoint) -> Any:
         if name.endswith("position_ids"):
             buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
     return model
+
+
+def _incomplete(checkpoint: Checkpoint, part: str, cause: str) -> UserError:
+    first = cause.strip().splitlines()[0][:200] if cause.strip() else "unknown layout"
+    return UserError(
+        f"The {part} of {checkpoint.name} is incomplete or of an unusual layout ({first}).",
+        "Use a complete SD 1.x checkpoint; if this one was downloaded or merged, do that again.",
+        kind="checkpoint",
+    )
 
 
 def _text_prefix(shapes: ldm.Shapes) -> str:

@@ -228,7 +228,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*"abc", "base", "network", "rank"]), inner, max_size=3),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "base", "network", "rank"]), inner, max_size=3),
         max_leaves=8,
     )
 )
