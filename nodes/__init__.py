@@ -6,12 +6,13 @@ from comfy_api.latest import ComfyExtension, io
 
 from .anime_img2img import AnimeImg2Img
 from .dataset_prep import DatasetPrep
+from .demo_pictures import DemoPictures
 from .load_demo_base import LoadDemoBase
 from .load_lora import LoadLora
 from .style_compare import StyleCompare
 from .train_lora import TrainLora
 
-NODES: list[type[io.ComfyNode]] = [DatasetPrep, TrainLora, LoadLora, AnimeImg2Img, StyleCompare, LoadDemoBase]
+NODES: list[type[io.ComfyNode]] = [DatasetPrep, TrainLora, LoadLora, AnimeImg2Img, StyleCompare, LoadDemoBase, DemoPictures]
 
 
 class AnimeLoRAExtension(ComfyExtension):

@@ -1,0 +1,273 @@
+"""The five example graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import notes
+from .canvas import Canvas, Group, Node, ObjectInfo, Output
+
+CHECKPOINT = notes.SD15_NAME
+LORA_FILE = "my_anime_style.safetensors"
+NEGATIVE = "lowres, blurry, bad anatomy, photo"
+DEMO_BASE = "AnimeLoRA demo base (embedded)"
+_MODEL = {"models": [{"name": CHECKPOINT, "url": notes.SD15_URL, "directory": "checkpoints"}]}
+
+
+def first_lora(info: ObjectInfo) -> Canvas:
+    """A folder of pictures becomes a LoRA, and the LoRA a picture."""
+    c = Canvas("first lora from a folder", info)
+    note = c.note(notes.FIRST_LORA, tall=440, wide=420)
+    prep = c.node("AnimeLoRA_DatasetPrep", tall=420)
+    sheet = c.node("PreviewImage", "All pictures at a glance", images=prep["contact_sheet"], wide=340, tall=420)
+    train = c.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, wide=360)
+    samples = c.node("PreviewImage", "Test pictures by epoch", images=train["samples"], wide=340, tall=340)
+    curve = c.node("PreviewImage", "Loss", images=train["loss_curve"], wide=340, tall=300)
+    base = _checkpoint(c)
+    load = _load(c, base, lora=train["lora"])
+    latent = c.node("EmptyLatentImage", "Size")
+    picture = _text_to_image(c, load, base["VAE"], latent, "anime_face girl, high quality", "animelora/first_lora")
+    c.row(
+        Group("", [[note]]),
+        Group("1 · Your pictures", [[prep, sheet]]),
+        Group("2 · Train", [[train], [samples, curve]]),
+        Group("3 · Try it", [[base, load, latent], *picture]),
+    )
+    return c
+
+
+def characters(info: ObjectInfo) -> Canvas:
+    """One LoRA, three styles of drawing and several characters."""
+    c = Canvas("text to image characters and styles", info)
+    note = c.note(notes.CHARACTERS, tall=360)
+    base = _checkpoint(c)
+    load = _load(c, base, lora_name=LORA_FILE, strength_model=0.8)
+    avoid = c.node("CLIPTextEncode", "What to avoid", clip=load["clip"], text=NEGATIVE)
+    latent = c.node("EmptyLatentImage", "Size", wide=320)
+    prompts = {
+        "Chibi": "anime_face girl, chibi, big head, small body, full body, smile, pastel colours, simple background, high quality",
+        "Ghibli-like": "anime_face boy, Ghibli-like, hand-painted background, meadow, soft light, windy, high quality",
+        "Retro 90s": "anime_face woman, retro 90s anime, cel shading, film grain, city at night, neon lights, high quality",
+    }
+    lanes = []
+    for title, prompt in prompts.items():
+        words = c.node(
+            "StringConcatenate", f"Prompt: {title}", string_a=load["trigger_words"], string_b=prompt, delimiter=" ", wide=340, tall=200
+        )
+        wanted = c.node("CLIPTextEncode", clip=load["clip"], text=words["STRING"], wide=320)
+        sampled = _sampler(c, load["model"], wanted, avoid, latent["LATENT"], seed=90)
+        decoded = c.node("VAEDecode", samples=sampled["LATENT"], vae=base["VAE"], wide=320)
+        saved = c.node(
+            "SaveImage", images=decoded["IMAGE"], filename_prefix=f"animelora/{title.lower().replace(' ', '_')}", wide=360, tall=340
+        )
+        lanes.append(Group(title, [[words, wanted], [sampled, decoded], [saved]]))
+    compare = c.node(
+        "AnimeLoRA_StyleCompare",
+        model=base["MODEL"],
+        clip=base["CLIP"],
+        vae=base["VAE"],
+        lora_name=LORA_FILE,
+        prompts="anime_face girl with twin tails, school uniform\nanime_face boy with glasses, hoodie\n"
+        "anime_face old wizard, white beard, blue robe\nanime_face warrior woman, red hair, silver armour",
+        lora_strengths="0.8",
+        guidances="7.5",
+        wide=480,
+    )
+    grid = c.node("SaveImage", images=compare["grid"], filename_prefix="animelora/characters", wide=480, tall=620)
+    c.row(
+        Group("", [[note]]),
+        Group("Model and LoRA", [[base, load, avoid, latent]]),
+        lanes,
+        Group("Many characters at once", [[compare, grid]]),
+    )
+    return c
+
+
+def photo(info: ObjectInfo) -> Canvas:
+    """One photo at two strengths."""
+    c = Canvas("photo to anime", info)
+    note = c.note(notes.PHOTO, tall=340)
+    source = c.node("LoadImage", "Your photo", image="example.png", wide=340, tall=380)
+    base = _checkpoint(c)
+    load = _load(c, base, lora_name=LORA_FILE)
+    lanes = []
+    for strength in (0.65, 0.8):
+        painted = c.node(
+            "AnimeLoRA_AnimeImg2Img",
+            model=load["model"],
+            clip=load["clip"],
+            vae=base["VAE"],
+            image=source["IMAGE"],
+            trigger_words=load["trigger_words"],
+            strength=strength,
+            wide=380,
+        )
+        both = c.node("PreviewImage", "Before and after", images=painted["before_after"], wide=500, tall=270)
+        saved = c.node("SaveImage", images=painted["image"], filename_prefix=f"animelora/photo_{strength:g}", wide=500, tall=270)
+        lanes.append(Group(f"Strength {strength:g}", [[painted], [both, saved]]))
+    c.row(
+        Group("", [[note]]),
+        Group("Photo, model and LoRA", [[source, base, load]]),
+        lanes,
+    )
+    return c
+
+
+def guidance(info: ObjectInfo) -> Canvas:
+    """Three guidances beside each other, from the prompt and from a photo."""
+    c = Canvas("guidance compared", info)
+    note = c.note(notes.GUIDANCE, tall=380)
+    base = _checkpoint(c)
+    source = c.node("LoadImage", "Your photo", image="example.png", wide=320, tall=380)
+    common: dict[str, Any] = {
+        "model": base["MODEL"],
+        "clip": base["CLIP"],
+        "vae": base["VAE"],
+        "lora_name": LORA_FILE,
+        "guidances": "5, 7.5, 10",
+    }
+    text = c.node("AnimeLoRA_StyleCompare", "Style Compare: from the prompt", **common, wide=400)
+    grid = c.node("SaveImage", images=text["grid"], filename_prefix="animelora/guidance", wide=620, tall=640)
+    repaint = c.node(
+        "AnimeLoRA_StyleCompare",
+        "Style Compare: from the photo",
+        **common,
+        prompts="anime_face girl, high quality",
+        lora_strengths="0.8, 1.0",
+        img2img_strengths="0.65, 0.8",
+        image=source["IMAGE"],
+        wide=400,
+    )
+    sheet = c.node("SaveImage", images=repaint["grid"], filename_prefix="animelora/guidance_photo", wide=620, tall=640)
+    c.row(
+        Group("", [[note]]),
+        Group("Model and photo", [[base, source]]),
+        [Group("From the prompt", [[text], [grid]]), Group("From a photo, at 0.65 and 0.8", [[repaint], [sheet]])],
+    )
+    return c
+
+
+def tour(info: ObjectInfo) -> Canvas:
+    """The whole chain on the model that travels with the pack."""
+    c = Canvas("zero-download tour", info)
+    note = c.note(notes.TOUR, tall=420)
+    drawn = c.node("AnimeLoRA_DemoPictures", style="anime", count=16)
+    prep = c.node(
+        "AnimeLoRA_DatasetPrep",
+        images=drawn["images"],
+        captions=drawn["captions"],
+        resolution=128,
+        trigger_word="demoAnimeStyle",
+        class_description="portrait",
+        tall=400,
+    )
+    sheet = c.node("PreviewImage", "The dataset", images=prep["contact_sheet"], wide=320, tall=330)
+    prompt = "short blue hair, tan skin, plain yellow background, red hoodie, round green eyes, smile"
+    train = c.node(
+        "AnimeLoRA_TrainLora",
+        dataset=prep["dataset"],
+        checkpoint=DEMO_BASE,
+        name="demo_anime_style",
+        epochs=15,
+        learning_rate=2e-3,
+        gradient_accumulation=1,
+        batch_size=4,
+        validation_prompts=f"demoAnimeStyle portrait, {prompt}",
+        validate_every=3,
+        validation_guidance=3.0,
+        wide=360,
+    )
+    samples = c.node("PreviewImage", "Test pictures by epoch", images=train["samples"], wide=320, tall=330)
+    curve = c.node("PreviewImage", "Loss", images=train["loss_curve"], wide=320, tall=330)
+    base = c.node("AnimeLoRA_LoadDemoBase", wide=320)
+    load = _load(c, base, lora=train["lora"], model="model", clip="clip")
+    words = c.node("StringConcatenate", "Prompt", string_a=load["trigger_words"], string_b=f"portrait, {prompt}", delimiter=" ", tall=240)
+    wanted = c.node("CLIPTextEncode", clip=load["clip"], text=words["STRING"])
+    avoid = c.node("CLIPTextEncode", "What to avoid", clip=load["clip"], text="")
+    latent = c.node("EmptyLatentImage", "Size", width=128, height=128)
+    sampled = _sampler(c, load["model"], wanted, avoid, latent["LATENT"], seed=7, cfg=3.0, steps=20)
+    decoded = c.node("VAEDecode", samples=sampled["LATENT"], vae=base["vae"])
+    saved = c.node("SaveImage", images=decoded["IMAGE"], filename_prefix="animelora/demo", tall=320)
+    people = c.node("AnimeLoRA_DemoPictures", "Demo Pictures: photo-like", style="photo-like", count=4, first=500)
+    lanes: list[list[Node]] = []
+    for strength in (0.65, 0.8):
+        painted = c.node(
+            "AnimeLoRA_AnimeImg2Img",
+            f"Anime Img2Img at {strength:g}",
+            model=load["model"],
+            clip=load["clip"],
+            vae=base["vae"],
+            image=people["images"],
+            trigger_words=load["trigger_words"],
+            positive="portrait",
+            negative="",
+            strength=strength,
+            guidance=3.0,
+            steps=20,
+            wide=340,
+        )
+        both = c.node("SaveImage", images=painted["before_after"], filename_prefix=f"animelora/demo_photo_{strength:g}", wide=340, tall=330)
+        lanes.append([painted, both])
+    compare = c.node(
+        "AnimeLoRA_StyleCompare",
+        model=base["model"],
+        clip=base["clip"],
+        vae=base["vae"],
+        lora=train["lora"],
+        prompts=f"portrait, {prompt}",
+        negative="",
+        lora_strengths="0.5, 1.0",
+        guidances="2, 3, 5",
+        steps=20,
+        width=128,
+        height=128,
+        wide=400,
+    )
+    grid = c.node("SaveImage", images=compare["grid"], filename_prefix="animelora/demo_compare", wide=400, tall=480)
+    c.row(
+        Group("", [[note]]),
+        Group("1, 2 · Pictures and dataset", [[drawn, prep], [sheet]]),
+        Group("3 · Train", [[train], [samples, curve]]),
+    )
+    c.row(
+        Group("Base and LoRA", [[base, load, people]]),
+        Group("4 · From a prompt", [[words, wanted, avoid], [latent, sampled, decoded], [saved]]),
+        Group("5 · Photo to anime", lanes),
+        Group("6 · Compared with the base", [[compare], [grid]]),
+    )
+    return c
+
+
+GRAPHS: dict[str, Callable[[ObjectInfo], Canvas]] = {
+    "01_first_lora_from_a_folder": first_lora,
+    "02_characters_and_styles": characters,
+    "03_photo_to_anime": photo,
+    "04_guidance_compared": guidance,
+    "05_zero_download_tour": tour,
+}
+"""File names in workflows/, which are the titles in ComfyUI's template browser."""
+
+
+def _checkpoint(c: Canvas) -> Node:
+    return c.node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT, wide=320, properties=_MODEL)
+
+
+def _load(c: Canvas, base: Node, *, model: str = "MODEL", clip: str = "CLIP", **values: Any) -> Node:
+    return c.node("AnimeLoRA_LoadLora", model=base[model], clip=base[clip], wide=320, **values)
+
+
+def _sampler(c: Canvas, model: Output, wanted: Node, avoid: Node, latent: Output, **values: Any) -> Node:
+    settings = {"steps": 25, "cfg": 7.5, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0} | values
+    return c.node("KSampler", model=model, positive=wanted["CONDITIONING"], negative=avoid["CONDITIONING"], latent_image=latent, **settings)
+
+
+def _text_to_image(c: Canvas, load: Node, vae: Output, latent: Node, prompt: str, prefix: str) -> list[list[Node]]:
+    """From a prompt behind the trigger words to a saved picture, in columns."""
+    words = c.node("StringConcatenate", "Prompt", string_a=load["trigger_words"], string_b=prompt, delimiter=" ")
+    wanted = c.node("CLIPTextEncode", clip=load["clip"], text=words["STRING"])
+    avoid = c.node("CLIPTextEncode", "What to avoid", clip=load["clip"], text=NEGATIVE)
+    sampled = _sampler(c, load["model"], wanted, avoid, latent["LATENT"], seed=42)
+    decoded = c.node("VAEDecode", samples=sampled["LATENT"], vae=vae)
+    saved = c.node("SaveImage", images=decoded["IMAGE"], filename_prefix=prefix, tall=400)
+    return [[words, wanted, avoid], [sampled, decoded, saved]]

@@ -1,0 +1,80 @@
+"""What the notes on the canvas say (Markdown)."""
+
+from __future__ import annotations
+
+SD15_NAME = "v1-5-pruned-emaonly-fp16.safetensors"
+SD15_URL = f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{SD15_NAME}"
+
+FIRST_LORA = f"""
+# Your first LoRA, from a folder
+
+**1 · Your pictures.** Put 10 to 200 pictures of one style into a folder below **ComfyUI/input**, press **R** to refresh, \
+and choose the folder in *Dataset Prep*. Text files beside the pictures become their captions.
+
+**2 · Train.** Choose the checkpoint to train on ([Stable Diffusion 1.5]({SD15_URL}) goes to \
+**models/checkpoints**). Then queue. Loss, time left and test pictures appear in the node.
+
+**3 · Try it.** The finished LoRA is used at once. It lies in **models/loras** and works in every other tool.
+
+- Queue again: a finished run is not trained a second time.
+- Cancel: the state is kept. Queue again and training goes on from there.
+- Burnt pictures: fewer epochs, or a lower learning rate.
+- No style yet: more epochs, or more repeats.
+"""
+
+CHARACTERS = """
+# Characters and styles
+
+The LoRA brings *how* things are drawn, the prompt says *what* and can bend the style: chibi, Ghibli-like, retro 90s.
+
+- Choose your LoRA in *Load LoRA*. Its trigger words are put in front of each prompt by the *Prompt* nodes.
+- Every lane uses the same seed. Set *control after generate* to *randomize* for new pictures.
+- A style that is too strong hides the prompt: lower **strength_model** to 0.6 or 0.8.
+
+On the right, *Style Compare* paints one character after another, without and with the LoRA.
+"""
+
+PHOTO = """
+# Photo to anime
+
+Both lanes repaint the same photo. Only **strength** differs:
+
+- **0.65** keeps the person: pose, face and light stay.
+- **0.8** goes further into the style and invents more.
+
+Describe what is in the photo. The trigger words come from *Load LoRA* by themselves. A ControlNet \
+(from *Load ControlNet Model*) can hold on to the shape while strength goes up.
+
+The pictures equal those of VAE Encode, KSampler and VAE Decode with the same settings.
+"""
+
+GUIDANCE = """
+# Guidance compared: 5, 7.5, 10
+
+**Guidance** (CFG) is how closely the picture follows the prompt.
+
+- **5** is soft and free.
+- **7.5** is the usual middle.
+- **10** is literal; colours and edges get harder.
+
+Each grid shows guidance from left to right and LoRA strength from top to bottom. The first row has no LoRA, \
+so that you see what the LoRA adds. All cells use one seed.
+
+Above from the prompt alone, below from a photo at strengths 0.65 and 0.8.
+"""
+
+TOUR = """
+# The whole chain, without a download
+
+Everything here comes with AnimeLoRA: a small model that draws 128-pixel portraits, and portraits in an anime \
+style that it has never seen. **Queue it.** On a plain CPU it takes some minutes, most of them for training.
+
+1. *Demo Pictures* draws the portraits to learn from.
+2. *Dataset Prep* makes a clean, captioned dataset of them.
+3. *Train LoRA* teaches the style to the small model. Watch the loss and the test pictures in the node.
+4. The LoRA paints a new person from a prompt,
+5. turns photo-like portraits into anime at 0.65 and 0.8,
+6. and is compared with the base.
+
+Then do the same with your own pictures and a real model: template *first LoRA from a folder*.
+"""
