@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
-    """One picture ``(H, W, 3 or 4)`` in 0..1 as RGB; an alpha channel is put on white."""
-    array = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    """One picture ``(H, W, 3 or 4)`` in 0..1 as RGB, in the bytes that ComfyUI's Save Image writes; an alpha channel is put on white."""
+    array = (image.detach().cpu().float() * 255).clamp(0, 255).to(torch.uint8).numpy()
     if array.shape[-1] == 4:
         picture = Image.fromarray(array, "RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

@@ -119,5 +119,3 @@ def _open(path: str) -> Image.Image | None:
     except OSError:
         log.debug("the sample %s could not be shown", path, exc_info=True)
         return None
-
-

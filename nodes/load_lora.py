@@ -92,7 +92,7 @@ class LoadLora(io.ComfyNode):
         with readable():
             path = chosen_lora(lora_name, lora)
             info = inspect(path)
-            patched = patch(model, clip, path, strength_model, strength_clip, family=info.family)
+            patched = patch(model, clip, path, strength_model, strength_clip, made_for=made_for(info))
             say(cls.hidden.unique_id, patched.summary())
             if patched.unknown:
                 log.warning("%s: these keys were not used: %s", path.name, ", ".join(patched.unknown))
@@ -121,3 +121,10 @@ def inspect(path: Path) -> Any:
     from ..trainer.lorafile import inspect_lora
 
     return inspect_lora(path)
+
+
+def made_for(info: Any) -> str:
+    """The kind of model that a LoRA was made for, in words; empty when the file does not tell."""
+    from ..trainer.lorafile import FAMILY_NAME
+
+    return "" if info.family == "unknown" else str(FAMILY_NAME.get(info.family, info.family))

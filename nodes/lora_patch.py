@@ -35,10 +35,10 @@ class Patched:
         return line if not self.unknown else f"{line}; {len(self.unknown)} unknown: {_some(self.unknown)}"
 
 
-def patch(model: Any, clip: Any, path: Path, strength_model: float, strength_clip: float, *, family: str = "unknown") -> Patched:
+def patch(model: Any, clip: Any, path: Path, strength_model: float, strength_clip: float, *, made_for: str = "") -> Patched:
     """Clones of ``model`` and ``clip`` with the LoRA at ``path`` on them: the same patches as core's LoraLoader makes.
 
-    ``family`` is what the file was made for, as far as it is known; it makes the error clearer. Raises UserError when the file
+    ``made_for`` names the kind of model that the file was made for, where that is known, for the error. Raises UserError when the file
     cannot be read, when none of its keys belongs to this model, or when their shapes do not fit.
     """
     tensors, metadata = read(path)
@@ -48,7 +48,7 @@ def patch(model: Any, clip: Any, path: Path, strength_model: float, strength_cli
     loaded = comfy.lora.load_lora(converted, targets, False)
     taken = _taken(converted, loaded)
     unknown = tuple(sorted(key for key in converted if key not in taken))
-    _check_fit(path.name, model, clip, loaded, unknown, family)
+    _check_fit(path.name, model, clip, loaded, unknown, made_for)
     if strength_model == 0 and strength_clip == 0:
         return Patched(model, clip, len(taken), len(converted), unknown)
     only_known = {key: value for key, value in converted.items() if key in taken}
@@ -76,18 +76,18 @@ def _taken(tensors: Mapping[str, Any], loaded: Mapping[Any, Any]) -> set[str]:
     return taken & set(tensors)
 
 
-def _check_fit(name: str, model: Any, clip: Any, loaded: Mapping[Any, Any], unknown: tuple[str, ...], family: str) -> None:
-    made_for = "" if family == "unknown" else f" It was made for {family.upper()} models."
+def _check_fit(name: str, model: Any, clip: Any, loaded: Mapping[Any, Any], unknown: tuple[str, ...], made_for: str) -> None:
+    origin = f" It was made for {made_for}." if made_for else ""
     if not loaded:
         raise UserError(
-            f"The LoRA {name} does not fit this model: none of its {len(unknown)} keys belongs to it ({_some(unknown)}).{made_for}",
+            f"The LoRA {name} does not fit this model: none of its {len(unknown)} keys belongs to it ({_some(unknown)}).{origin}",
             "Load the kind of model that the LoRA was made for, or choose another LoRA.",
             kind="lora",
         )
     wrong = [key for key, adapter in loaded.items() if not _fits(key, adapter, model, clip)]
     if wrong:
         raise UserError(
-            f"The LoRA {name} does not fit this model: {len(wrong)} of {len(loaded)} layers have another shape ({_some(wrong)}).{made_for}",
+            f"The LoRA {name} does not fit this model: {len(wrong)} of {len(loaded)} layers have another shape ({_some(wrong)}).{origin}",
             "Load the kind of model that the LoRA was made for, or choose another LoRA.",
             kind="lora",
         )
@@ -105,9 +105,7 @@ def _fits(key: Any, adapter: Any, model: Any, clip: Any) -> bool:
     if middle is not None or (name == "lora" and adapter.weights[5] is not None):
         return True  # Tucker-decomposed or reshaped: ComfyUI checks those itself
     inner = down.shape[0] if name == "loha" else up.flatten(1).shape[1]
-    return bool(
-        up.shape[0] == shape[0] and inner == down.flatten(1).shape[0] and up.shape[0] * down.flatten(1).shape[1] == _count(shape)
-    )
+    return bool(up.shape[0] == shape[0] and inner == down.flatten(1).shape[0] and up.shape[0] * down.flatten(1).shape[1] == _count(shape))
 
 
 def _count(shape: tuple[int, ...]) -> int:

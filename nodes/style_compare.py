@@ -16,7 +16,7 @@ from .folders import lora_names
 from .grid import Block, draw
 from .images import from_pil, to_pil
 from .live import say
-from .load_lora import FROM_INPUT, chosen_lora, inspect
+from .load_lora import FROM_INPUT, chosen_lora, inspect, made_for
 from .lora_patch import patch
 from .prompts import lines, numbers, with_trigger_words
 from .schema import field, result, schema
@@ -168,16 +168,14 @@ class StyleCompare(io.ComfyNode):
             latent = core.empty_latent(width, height, 1) if source is None else core.encode_image(vae, source)
             painted: dict[tuple[int, int, int], torch.Tensor] = {}
             for row, strength in enumerate(strengths):
-                patched = patch(model, clip, path, strength, strength, family=info.family)
+                patched = patch(model, clip, path, strength, strength, made_for=made_for(info))
                 avoid = core.encode_text(patched.clip, negative)
                 for block, text in enumerate(texts):
                     wanted = core.encode_text(patched.clip, text)
                     for column, (guidance, move) in enumerate(columns):
                         comfy.model_management.throw_exception_if_processing_interrupted()
                         say(cls.hidden.unique_id, f"picture {len(painted) + 1} of {total}")
-                        sampled = core.sample(
-                            patched.model, seed, steps, guidance, sampler_name, scheduler, wanted, avoid, latent, move
-                        )
+                        sampled = core.sample(patched.model, seed, steps, guidance, sampler_name, scheduler, wanted, avoid, latent, move)
                         painted[block, row, column] = core.decode(vae, sampled)[:1]
             labels = [_label(guidance, None if source is None else move) for guidance, move in columns]
             rows = ["no LoRA" if not strength else f"LoRA {strength:g}" for strength in strengths]

@@ -57,9 +57,7 @@ class TrainLora(io.ComfyNode):
                     step=1e-6,
                     round=False,
                 ),
-                field(
-                    io.Int, "batch_size", "Pictures per step. More needs more graphics memory.", default=1, min=1, max=256
-                ),
+                field(io.Int, "batch_size", "Pictures per step. More needs more graphics memory.", default=1, min=1, max=256),
                 field(
                     io.Int,
                     "gradient_accumulation",

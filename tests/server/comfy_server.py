@@ -44,6 +44,8 @@ class PromptRefused(Exception):
 class Server:
     """A running server. Graphs are plain dictionaries in ComfyUI's API format."""
 
+    comfyui: Path
+    python: Path
     base: Path
     port: int
     process: subprocess.Popen[bytes]
@@ -164,7 +166,7 @@ def start(comfyui: Path, python: Path, base: Path, *, front_end: Path | None = N
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
         )
-    server = Server(base, port, process, log_path)
+    server = Server(comfyui, python, base, port, process, log_path)
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:

@@ -1,0 +1,145 @@
+"""Load LoRA does what core's loader does, and says what core only logs. Style Compare uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from tests.server.comfy_server import PromptFailed, Server
+from tests.server.conftest import TINY
+from tests.server.graphs import PAINT, Graph, Link, core_img2img, loader, node
+from tests.tools.ldm_layout import TINY as SIZE
+
+RANK = 2
+
+
+def attention_lora(path: Path, *, context: int, prefix: str = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0") -> Path:
+    """A kohya file for one cross-attention of a model with ``context``-wide text, made here without the pack's code."""
+    generator = np.random.default_rng(3)
+    width = SIZE.unet[0]
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    for name, inner in (("attn2_to_k", context), ("attn2_to_v", context), ("attn1_to_q", width)):
+        key = f"{prefix}_{name}"
+        tensors[f"{key}.lora_down.weight"] = generator.standard_normal((RANK, inner)).astype(np.float16)
+        tensors[f"{key}.lora_up.weight"] = generator.standard_normal((width, RANK)).astype(np.float16)
+        tensors[f"{key}.alpha"] = np.array(1.0, dtype=np.float16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, {"modelspec.trigger_phrase": "myToken, blue hair"})
+    return path
+
+
+def load_lora(name: str, **changes: Any) -> Graph:
+    """Our loader on the tiny model."""
+    inputs: dict[str, Any] = {"model": ["base", 0], "clip": ["base", 1], "lora_name": name, "strength_model": 0.8, "strength_clip": 0.5}
+    return {"base": loader(TINY, full=False), "load": node("AnimeLoRA_LoadLora", **(inputs | changes))}
+
+
+def painted(server: Server, model: Link, clip: Link, graph: Graph) -> np.ndarray[Any, Any]:
+    """The picture that core's nodes paint with a model."""
+    whole = {
+        **graph,
+        "photo": node("LoadImage", image="photo.png"),
+        **core_img2img(PAINT["positive"], model, clip, ["base", 2], ["photo", 0]),
+        "save": node("SaveImage", images=["decoded", 0], filename_prefix="lora"),
+    }
+    with Image.open(server.images(server.run(whole), "save")[0]) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def loras(server: Server) -> Path:
+    """The server's LoRA folder."""
+    return server.base / "models" / "loras"
+
+
+def test_pixels_equal_those_of_the_core_loader(server: Server) -> None:
+    attention_lora(loras(server) / "fits.safetensors", context=SIZE.text_width)
+    ours = painted(server, ["load", 0], ["load", 1], load_lora("fits.safetensors"))
+    inputs = {"model": ["base", 0], "clip": ["base", 1], "lora_name": "fits.safetensors", "strength_model": 0.8, "strength_clip": 0.5}
+    core = {"base": loader(TINY, full=False), "load": node("LoraLoader", **inputs)}
+    np.testing.assert_array_equal(ours, painted(server, ["load", 0], ["load", 1], core))
+    without = painted(server, ["base", 0], ["base", 1], {"base": loader(TINY, full=False)})
+    assert (ours != without).any(), "the LoRA changed nothing"
+
+
+def test_trigger_words_come_from_the_file_and_keys_are_counted(server: Server) -> None:
+    attention_lora(loras(server) / "words.safetensors", context=SIZE.text_width)
+    outputs = server.run(load_lora("words.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
+    assert outputs["show"]["text"] == ["myToken, blue hair"]
+    assert ("load", "9 of 9 keys used") in server.texts
+
+
+def test_unknown_keys_are_listed_and_the_rest_is_used(server: Server) -> None:
+    path = attention_lora(loras(server) / "partly.safetensors", context=SIZE.text_width)
+    save_file(load_file(path) | {"some_other_layer.lora_up.weight": np.ones((4, 2), np.float16)}, path)
+    server.run(load_lora("partly.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
+    assert ("load", "9 of 10 keys used; 1 unknown: some_other_layer.lora_up.weight") in server.texts
+
+
+@pytest.mark.parametrize(("context", "family"), [(1024, "Stable Diffusion 2"), (2048, "Stable Diffusion XL")])
+def test_a_lora_for_another_family_is_refused_by_name(server: Server, context: int, family: str) -> None:
+    attention_lora(loras(server) / f"family{context}.safetensors", context=context)
+    with pytest.raises(PromptFailed, match="does not fit this model") as failure:
+        server.run(load_lora(f"family{context}.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
+    assert family in failure.value.message
+    assert "choose another LoRA" in failure.value.message
+
+
+def test_a_file_without_any_key_of_the_model_is_refused(server: Server) -> None:
+    attention_lora(loras(server) / "foreign.safetensors", context=SIZE.text_width, prefix="lora_transformer_double_blocks_0")
+    with pytest.raises(PromptFailed, match="does not fit this model"):
+        server.run(load_lora("foreign.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
+
+
+def test_a_damaged_file_is_refused_in_words(server: Server) -> None:
+    (loras(server) / "damaged.safetensors").write_bytes(b"\xff" * 400)
+    with pytest.raises(PromptFailed, match=r"damaged\.safetensors"):
+        server.run(load_lora("damaged.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
+
+
+def test_no_lora_at_all_is_said(server: Server) -> None:
+    with pytest.raises(PromptFailed, match="No LoRA was chosen"):
+        server.run(load_lora("(lora input)") | {"show": node("PreviewAny", source=["load", 2])})
+
+
+@pytest.mark.parametrize("with_image", [False, True], ids=["text to image", "image to image"])
+def test_style_compare_paints_every_combination(server: Server, with_image: bool) -> None:
+    attention_lora(loras(server) / "compare.safetensors", context=SIZE.text_width)
+    photo = {"photo": node("LoadImage", image="photo.png")} if with_image else {}
+    optional = {"image": ["photo", 0]} if with_image else {}
+    compare = node(
+        "AnimeLoRA_StyleCompare",
+        **{"model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2], "lora_name": "compare.safetensors"},
+        **{"prompts": "a girl\na boy", "negative": "", "lora_strengths": "0.5, 1", "guidances": "1, 5"},
+        **{"img2img_strengths": "0.65, 0.8", "steps": 1, "sampler_name": "euler", "scheduler": "normal", "seed": 1},
+        **{"width": 64, "height": 64, "add_trigger_words": True, **optional},
+    )
+    outputs = server.run(
+        {
+            "base": loader(TINY, full=False),
+            **photo,
+            "compare": compare,
+            "grid": node("SaveImage", images=["compare", 0], filename_prefix="grid"),
+            "cells": node("SaveImage", images=["compare", 1], filename_prefix="cell"),
+        }
+    )
+    columns = 4 if with_image else 2  # two guidances, for each of two strengths when there is a photo
+    cells = server.images(outputs, "cells")
+    assert len(cells) == 2 * 3 * columns  # prompts × (no LoRA, two strengths) × columns
+    side = 72 if with_image else 64
+    with Image.open(server.images(outputs, "grid")[0]) as grid, Image.open(cells[0]) as cell:
+        assert cell.size == (side, side)
+        assert grid.width > (columns + with_image) * side
+        assert grid.height > 2 * 3 * side
+        assert contains(np.asarray(grid.convert("RGB")), np.asarray(cell.convert("RGB"))), "the first picture is not in the grid"
+
+
+def contains(whole: np.ndarray[Any, Any], part: np.ndarray[Any, Any]) -> bool:
+    """Whether ``part`` lies somewhere in ``whole``, pixel by pixel."""
+    height, width = part.shape[:2]
+    corners = np.argwhere((whole[: whole.shape[0] - height + 1, : whole.shape[1] - width + 1] == part[0, 0]).all(-1))
+    return any((whole[y : y + height, x : x + width] == part).all() for y, x in corners)

@@ -1,0 +1,59 @@
+"""Run by ComfyUI's own interpreter: the UNet's output for given latents, timestep and prompt, without and with a LoRA.
+
+python unet_in_comfyui.py COMFYUI PACK CHECKPOINT LORA INPUTS.npz OUTPUTS.npz
+"""
+
+# ruff: noqa: E402, I001 (ComfyUI wants its options set before its modules are imported, and those in this order)
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+comfyui, pack, checkpoint, lora, inputs, outputs = sys.argv[1:7]
+sys.path.insert(0, comfyui)
+sys.argv = [sys.argv[0], "--cpu"]
+
+import comfy.options
+
+comfy.options.enable_args_parsing()
+
+import utils.install_util  # noqa: F401 (before nodes, which puts another folder named utils in front)
+import server  # noqa: F401
+import comfy.lora
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import nodes
+import numpy as np
+import torch
+
+asyncio.run(nodes.load_custom_node(pack))
+
+
+def load() -> tuple[Any, Any]:
+    """MODEL and CLIP: by core's loader when it knows the file, else by ours."""
+    shape = comfy.utils.load_torch_file(checkpoint)["model.diffusion_model.input_blocks.0.0.weight"].shape
+    if shape[0] == 320:
+        return comfy.sd.load_checkpoint_guess_config(checkpoint, output_vae=False)[:2]
+    ours = sys.modules[nodes.NODE_CLASS_MAPPINGS["AnimeLoRA_LoadDemoBase"].__module__]
+    from pathlib import Path
+
+    return ours.load_small_checkpoint(Path(checkpoint))[:2]
+
+
+def predict(model: Any, latents: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> np.ndarray[Any, Any]:
+    """One forward of the UNet, patched as it is for sampling."""
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
+    return model.model.diffusion_model(latents, timestep, context=context).float().numpy()
+
+
+with torch.inference_mode():
+    given = np.load(inputs)
+    model, clip = load()
+    context = clip.encode_from_tokens(clip.tokenize(str(given["prompt"])))
+    arguments = (torch.from_numpy(given["latents"]), torch.from_numpy(given["timestep"]), context.float())
+    base = predict(model, *arguments)
+    patched, _ = comfy.sd.load_lora_for_models(model, clip, comfy.utils.load_torch_file(lora, safe_load=True), 1.0, 1.0)
+    styled = predict(patched, *arguments)
+    np.savez(outputs, context=context.float().numpy(), base=base, styled=styled)
