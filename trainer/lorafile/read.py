@@ -122,8 +122,7 @@ def _judge(weights: LoraWeights, all_keys: list[str]) -> LoraWeights:
         family = foreign
         fatal.append(f"it was made for {FAMILY_NAME[foreign]}, which has other layers: {_some(weights.unknown_keys, 2)}")
     elif not weights.modules and not fatal:
-        what = f"none of its {len(all_keys)} keys names a layer of Stable Diffusion: {_some(all_keys, 3)}"
-        fatal.append(f"it holds no LoRA: {what if all_keys else 'it is empty'}")
+        fatal.append(f"it holds no LoRA: {_instead(all_keys)}")
     elif weights.unknown_keys:
         problems.append(f"{len(weights.unknown_keys)} malformed or foreign keys are not used: {_some(weights.unknown_keys)}")
     sound: list[LoraModule] = []
@@ -164,6 +163,16 @@ def _judge(weights: LoraWeights, all_keys: list[str]) -> LoraWeights:
         weights, modules=tuple(sound), family=family, fatal=tuple(fatal), problems=(*fatal, *problems), notes=tuple(notes),
         context_width=context_width(sound),
     )  # fmt: skip
+
+
+def _instead(all_keys: list[str]) -> str:
+    """What a file without LoRA layers is."""
+    if any(key.startswith(("model.diffusion_model.", "conditioner.", "first_stage_model.")) for key in all_keys):
+        return "it is a checkpoint, which belongs into models/checkpoints"
+    if any(key in ("emb_params", "string_to_param", "clip_l", "clip_g") for key in all_keys):
+        return "it is a textual inversion embedding, which belongs into models/embeddings"
+    what = f"none of its {len(all_keys)} keys names a layer of Stable Diffusion: {_some(all_keys, 3)}"
+    return what if all_keys else "it is empty"
 
 
 def _is_zero(module: LoraModule) -> bool:

@@ -1,0 +1,220 @@
+"""Damaged, hostile and foreign files are refused with a reason, whatever they hold."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
+
+from trainer.errors import UserError
+from trainer.lorafile import inspect_lora, mismatch, read_lora
+
+from .helpers import lora_tensors, raw_safetensors, small_layers
+
+PAIR = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "length", "reason"),
+    [
+        ({}, b"", 1 << 40, "claims"),
+        ({}, b"", 99_999_999, "claims"),
+        (b"not json", b"", None, "not JSON"),
+        (b"\xff\xfe{}", b"", None, "not JSON"),
+        (b"[" * 20000, b"", None, "not JSON"),
+        ([1, 2], b"", None, "not a JSON object"),
+        ({"__metadata__": {"a": 1}}, b"", None, "not text"),
+        ({"a": 5}, b"", None, "no object"),
+        ({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, b"\0" * 12, None, "overlaps"),
+        ({"a": entry([2], 0, 8), "b": entry([2], 16, 24)}, b"\0" * 24, None, "hole"),
+        ({"a": entry([3], 0, 8)}, b"\0" * 8, None, "does not fill"),
+        ({"a": entry([2], 0, 8)}, b"\0" * 4, None, "incomplete"),
+        ({"a": entry([-1], 0, 8)}, b"\0" * 8, None, "no sense"),
+        ({"a": entry([2], 8, 0)}, b"\0" * 8, None, "no sense"),
+        ({"a": entry([1 << 61, 8], 0, 8)}, b"\0" * 8, None, "does not fill"),
+        ({"a": entry([2], 0, 8, "F99")}, b"\0" * 8, None, "unknown number type"),
+        (
+            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+            b"\0" * 4,
+            None,
+            "twice",
+        ),
+    ],
+)
+def test_false_header_is_refused(tmp_path: Path, header: object, data: bytes, length: int | None, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        read_lora(raw_safetensors(tmp_path / "x.safetensors", header, data, length))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"\0" * 9, b"<html>not found</html>"])
+def test_file_that_is_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a valid safetensors"):
+        read_lora(path)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1 << 30))
+def test_no_damage_gets_past_as_another_error(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    data = bytearray(save({f"{PAIR}.lora_up.weight": torch.ones(8, 2), f"{PAIR}.lora_down.weight": torch.ones(2, 8)}))
+    for _ in range(rng.randint(1, 4)):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    if rng.random() < 0.3:
+        del data[rng.randrange(len(data)) :]
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(data)
+    try:
+        inspect_lora(path)
+    except UserError as error:
+        assert error.message
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("this must not run",))
+
+
+@pytest.mark.parametrize("content", [_Evil(), {"a": _Evil()}, [torch.ones(2), _Evil()]])
+def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, content: object, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, write in (("new.pt", lambda p: torch.save(content, p)), ("old.pt", lambda p: p.write_bytes(pickle.dumps(content)))):
+        path = tmp_path / name
+        write(path)
+        with pytest.raises(UserError, match=r"refused|damaged"):
+            read_lora(path)
+    assert "must not run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [{"lr": 1.0}, [1, 2], {"a": {"b": torch.ones(1)}}])
+def test_pt_of_another_kind_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="no table of tensors"):
+        read_lora(tmp_path / "x.pt")
+
+
+def test_missing_file_and_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no file"):
+        read_lora(tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="holds no LoRA"):
+        read_lora(tmp_path)
+
+
+def refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> str:
+    """The reason for which a file of these tensors is refused; ``info`` says the same."""
+    path = tmp_path / "x.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
+    with pytest.raises(UserError) as caught:
+        read_lora(path)
+    info = inspect_lora(path)
+    assert not info.usable and info.problems
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        (["lora_unet_double_blocks_0_img_attn_qkv", "lora_unet_single_blocks_0_linear1"], "FLUX"),
+        (["lora_unet_joint_blocks_0_x_block_attn_qkv"], "Stable Diffusion 3"),
+        (["lora_prior_unet_down_blocks_0_1_channelwise_0"], "Cascade"),
+        (["diffusion_model.blocks.0.cross_attn.k"], "video"),
+    ],
+)
+def test_lora_for_another_kind_of_model_is_named(tmp_path: Path, keys: list[str], named: str) -> None:
+    tensors = {f"{key}.{part}": torch.ones(4, 4) for key in keys for part in ("lora_up.weight", "lora_down.weight")}
+    assert named in refused(tmp_path, tensors)
+
+
+def test_file_without_any_lora_says_what_it_saw(tmp_path: Path) -> None:
+    assert "conv.weight" in refused(tmp_path, {"conv.weight": torch.ones(2)})
+    assert "checkpoint" in refused(tmp_path, {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(2)})
+    assert "embedding" in refused(tmp_path, {"emb_params": torch.ones(2, 768)})
+
+
+def test_malformed_keys_are_listed_and_the_rest_is_used(tmp_path: Path) -> None:
+    tensors = lora_tensors(small_layers())
+    tensors["lora_unet_down_blocks_0_atentions_0_proj_in.lora_up.weight"] = torch.ones(2, 2)
+    tensors["something"] = torch.ones(1)
+    path = tmp_path / "x.safetensors"
+    save_file(tensors, path)
+    info = inspect_lora(path)
+    assert info.usable
+    assert info.unknown_keys == ("lora_unet_down_blocks_0_atentions_0_proj_in.lora_up.weight", "something")
+    assert "2 malformed" in info.problems[0] and "atentions" in info.problems[0]
+
+
+def test_unknown_algorithm_is_named(tmp_path: Path) -> None:
+    tensors = {f"{PAIR}.lora_up.weight": torch.ones(320, 2), f"{PAIR}.hada_w1_a": torch.ones(2, 2)}
+    message = refused(tmp_path, tensors)
+    assert "no known algorithm" in message and "hada_w1_a" in message
+    known = {f"{PAIR}.oft_blocks": torch.ones(4, 8, 8), f"{PAIR}.alpha": torch.tensor(1.0)}
+    save_file(known, tmp_path / "oft.safetensors")
+    info = inspect_lora(tmp_path / "oft.safetensors")
+    assert info.usable and info.algorithm == "oft" and "oft" in info.problems[0]
+
+
+def test_numbers_that_are_not_finite_are_found(tmp_path: Path) -> None:
+    for value in (float("nan"), float("inf")):
+        tensors = lora_tensors(small_layers())
+        tensors[f"{PAIR}.lora_down.weight"][1, 3] = value
+        message = refused(tmp_path, tensors)
+        assert "not finite" in message and "attn2.to_k" in message
+    tensors = lora_tensors(small_layers())
+    tensors[f"{PAIR}.alpha"] = torch.tensor(float("nan"))
+    assert "alpha" in refused(tmp_path, tensors)
+    tensors[f"{PAIR}.alpha"] = torch.ones(3)
+    assert "alpha" in refused(tmp_path, tensors)
+
+
+def test_wrong_shapes_are_found(tmp_path: Path) -> None:
+    tensors = lora_tensors(small_layers())
+    tensors[f"{PAIR}.lora_up.weight"] = torch.ones(320, 9)
+    assert "do not fit each other" in refused(tmp_path, tensors)
+    tensors = lora_tensors(small_layers())
+    tensors[f"{PAIR.replace('attn2_to_k', 'attn1_to_q')}.lora_down.weight"] = torch.ones(4, 768)
+    message = refused(tmp_path, tensors)
+    assert "320 x 768 and should be 320 x 320" in message
+    tensors = lora_tensors(small_layers())
+    tensors[f"{PAIR}.lora_up.weight"] = torch.ones(320)
+    assert "no matrices" in refused(tmp_path, tensors)
+
+
+def test_family_is_told_by_the_width_of_the_text(tmp_path: Path) -> None:
+    for width, family in ((768, "sd1"), (1024, "sd2"), (2048, "sdxl")):
+        path = tmp_path / f"{family}.safetensors"
+        outputs = 640 if family == "sdxl" else 320
+        key = PAIR.replace("down_blocks_0", "down_blocks_1") if family == "sdxl" else PAIR
+        save_file({f"{key}.lora_up.weight": torch.ones(outputs, 2), f"{key}.lora_down.weight": torch.ones(2, width)}, path)
+        info = inspect_lora(path)
+        assert (info.family, info.context_width) == (family, width)
+        reason = mismatch(info.family, "sd1", info.context_width, 768)
+        assert (reason == "") == (family == "sd1")
+        if family == "sd2":
+            assert "Stable Diffusion 2.x" in reason and "1024" in reason and "768" in reason
+
+
+def test_all_zero_is_no_lora(tmp_path: Path) -> None:
+    tensors = {key: torch.zeros_like(t) if "lora_up" in key else t for key, t in lora_tensors(small_layers()).items()}
+    assert "zero" in refused(tmp_path, tensors)
+
+
+def test_metadata_of_any_content_does_not_break_info(tmp_path: Path) -> None:
+    metadata = {
+        "ss_tag_frequency": "[not json", "ss_dataset_dirs": json.dumps([1]), "modelspec.thumbnail": "data:image/png;base64,AAAA",
+        "modelspec.trigger_phrase": " , ", "animelora.folded_alpha": '{"all": 3}', "lora_adapter_metadata": "nonsense", "x": "\u0000\ud7ff",
+    }  # fmt: skip
+    save_file(lora_tensors(small_layers()), tmp_path / "x.safetensors", metadata)
+    info = inspect_lora(tmp_path / "x.safetensors")
+    assert info.usable and info.thumbnail is None and info.trigger_words == ()
+    json.dumps(info.to_json())
