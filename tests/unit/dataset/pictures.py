@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -31,13 +32,13 @@ def folder_of(path: Path, count: int, size: tuple[int, int] = (160, 160), *, fir
     return path
 
 
-def quarters(image: Image.Image) -> list[tuple[int, ...]]:
+def quarters(image: Image.Image) -> Sequence[tuple[int, ...]]:
     """The colours in the middle of the four quarters, row by row."""
     w, h = image.size
     places = [(w // 4, h // 4), (3 * w // 4, h // 4), (w // 4, 3 * h // 4), (3 * w // 4, 3 * h // 4)]
     return [tuple(image.convert("RGB").getpixel(place)) for place in places]  # type: ignore[arg-type]
 
 
-def close(a: list[tuple[int, ...]], b: list[tuple[int, ...]], tolerance: int) -> bool:
+def close(a: Sequence[tuple[int, ...]], b: Sequence[tuple[int, ...]], tolerance: int) -> bool:
     """Every channel of every colour differs by at most ``tolerance``."""
     return all(abs(x - y) <= tolerance for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))

@@ -54,8 +54,8 @@ def test_command_line_equals_api(tmp_path: Path) -> None:
 def test_settings_file_with_options_over_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder_of(tmp_path / "in", 1)
     (tmp_path / "s.toml").write_text('trigger = "old"\nresolution = 64\n[captions]\nsuffix = "best"\n', encoding="utf-8")
-    arguments = ["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--settings", str(tmp_path / "s.toml"), "--trigger", "new"]
-    assert main(arguments) == 0
+    places = [str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--settings", str(tmp_path / "s.toml")]
+    assert main(["prepare", *places, "--trigger", "new"]) == 0
     assert open_dataset(tmp_path / "out" / "new").items[0].caption == "new, best"
     assert "1 picture in" in capsys.readouterr().out
 

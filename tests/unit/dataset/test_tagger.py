@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,12 @@ def test_a_picture_is_shown_to_the_model_once(tmp_path: Path, monkeypatch: pytes
         drawing(seed).save(tmp_path / "in" / f"{seed}.png")
     seen: list[int] = []
     tag = Tagger.tag
-    monkeypatch.setattr(Tagger, "tag", lambda self, pictures: (seen.append(len(pictures)), tag(self, pictures))[1])
+
+    def counted(self: Tagger, pictures: Sequence[Image.Image]) -> list[list[Tag]]:
+        seen.append(len(pictures))
+        return tag(self, pictures)
+
+    monkeypatch.setattr(Tagger, "tag", counted)
     prepare(tmp_path / "in", tmp_path / "out", settings(model))
     drawing(9).save(tmp_path / "in" / "9.png")
     prepare(tmp_path / "in", tmp_path / "out", settings(model, underscores=True))
