@@ -35,7 +35,7 @@ class DemoPictures(io.ComfyNode):
                 field(io.Int, "size", "Width and height in pixels. The demo base works at 128.", default=128, min=128, max=1024, step=64),
             ],
             [
-                result(io.Image, "images", "The portraits."),
+                result(io.Image, "images", "The portraits, one picture each."),
                 result(io.String, "captions", "A description of each portrait, one a line, without words for the style."),
             ],
             search=["demo", "example images", "test dataset"],

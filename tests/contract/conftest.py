@@ -1,0 +1,50 @@
+"""What each ComfyUI says about our nodes, asked once a session; and the nodes' helpers that need no ComfyUI."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.conftest import ComfyUI
+from tests.server.conftest import comfyuis
+
+ROOT = Path(__file__).resolve().parents[2]
+_FOUND = comfyuis()
+_PACKAGE = "animelora_without_comfyui"
+
+
+@pytest.fixture(scope="session", params=_FOUND or [None], ids=[each.version for each in _FOUND] or ["none"])
+def description(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """``nodes`` as ``/object_info`` gives them, from a real ComfyUI of each version that there is."""
+    if request.param is None:
+        request.getfixturevalue("comfyui")  # skips, and says why
+    place: ComfyUI = request.param
+    base = tmp_path_factory.mktemp("base")
+    (base / "input" / "first" / "second").mkdir(parents=True)
+    (base / "input" / ".hidden").mkdir()
+    script = Path(__file__).with_name("describe_nodes.py")
+    done = subprocess.run(
+        [str(place.python), str(script), str(place.path), str(ROOT), str(base)], capture_output=True, text=True, timeout=300
+    )
+    found = [line for line in done.stdout.splitlines() if line.startswith("DESCRIPTION ")]
+    assert found, done.stdout[-1000:] + done.stderr[-4000:]
+    return dict(json.loads(found[0].removeprefix("DESCRIPTION ")))
+
+
+@pytest.fixture(scope="session")
+def helper() -> Callable[[str], ModuleType]:
+    """Import a module of ``nodes/`` that does not use ComfyUI, without running ``nodes/__init__.py``."""
+    for name, folder in ((_PACKAGE, ROOT), (f"{_PACKAGE}.nodes", ROOT / "nodes")):
+        if name not in sys.modules:
+            package = ModuleType(name)
+            package.__path__ = [str(folder)]
+            sys.modules[name] = package
+    return lambda name: importlib.import_module(f"{_PACKAGE}.nodes.{name}")

@@ -1,0 +1,39 @@
+"""Run by ComfyUI's own interpreter: loads the pack as ComfyUI does and prints what the browser is told about each node, as JSON.
+
+python describe_nodes.py COMFYUI PACK BASE_DIRECTORY
+"""
+
+# ruff: noqa: E402, I001 (ComfyUI wants its options set before its modules are imported, and those in this order)
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+comfyui, pack, base = sys.argv[1:4]
+sys.path.insert(0, comfyui)
+sys.argv = [sys.argv[0], "--cpu", "--base-directory", base]
+
+import comfy.options
+
+comfy.options.enable_args_parsing()
+
+import utils.install_util  # noqa: F401 (before nodes, which puts another folder named utils in front)
+import server  # noqa: F401
+import nodes
+
+before = set(sys.modules)
+loaded = asyncio.run(nodes.load_custom_node(pack))
+added = sorted(set(sys.modules) - before)
+ours = {name: node for name, node in nodes.NODE_CLASS_MAPPINGS.items() if name.startswith("AnimeLoRA_")}
+print(
+    "DESCRIPTION "
+    + json.dumps(
+        {
+            "loaded": loaded,
+            "nodes": {name: node.GET_NODE_INFO_V1() for name, node in ours.items()},
+            "modules": added,
+            "stateful": [name for name, node in ours.items() if node.__dict__.get("__init__")],
+        }
+    )
+)

@@ -1,0 +1,92 @@
+"""The nodes' helpers that work without ComfyUI: prompts, numbers, grids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Helper = Callable[[str], ModuleType]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "expected"),
+    [
+        ("girl, high quality", "myToken", "myToken, girl, high quality"),
+        ("girl, high quality", "myToken, blue hair", "myToken, blue hair, girl, high quality"),
+        ("a MYTOKEN girl", "myToken", "a MYTOKEN girl"),  # CLIP reads small letters only
+        ("myTokens galore", "myToken", "myToken, myTokens galore"),  # part of another word does not count
+        ("girl", "myToken, mytoken", "myToken, girl"),
+        ("girl", "", "girl"),
+        ("girl", None, "girl"),
+        ("", "myToken", "myToken"),
+        ("(myToken:1.2) girl", "myToken", "(myToken:1.2) girl"),
+        ("girl", "c++ (style)", "c++ (style), girl"),
+    ],
+)
+def test_trigger_words_stand_in_front_exactly_once(helper: Helper, prompt: str, words: str | None, expected: str) -> None:
+    prompts = helper("prompts")
+    assert prompts.with_trigger_words(prompt, words) == expected
+    assert prompts.with_trigger_words(expected, words) == expected
+
+
+def test_numbers_are_read_as_people_write_them(helper: Helper) -> None:
+    read = helper("prompts").numbers
+    assert read(" 0.6, 0.8;1\n1.0 ", what="strengths", low=0, high=1) == [0.6, 0.8, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("0.6, high", "'high' in strengths is not a number"),
+        ("2", "not between 0 and 1"),
+        ("nan", "not between"),
+        ("inf", "not between"),
+        (" , ", "empty"),
+    ],
+)
+def test_what_is_no_number_is_named(helper: Helper, text: str, problem: str) -> None:
+    with pytest.raises(Exception, match=problem):
+        helper("prompts").numbers(text, what="strengths", low=0, high=1)
+
+
+def test_a_grid_holds_every_picture_unchanged(helper: Helper) -> None:
+    grid = helper("grid")
+    generator = np.random.default_rng(0)
+
+    def picture() -> Image.Image:
+        return Image.fromarray(generator.integers(0, 255, (200, 160, 3), dtype=np.uint8))
+
+    rows = [[picture() for _ in range(3)] for _ in range(2)]
+    drawn = np.asarray(grid.draw([grid.Block("a girl", rows)], ["no LoRA", "LoRA 1"], ["guidance 1", "guidance 5", "guidance 7.5"]))
+    places = []
+    for row in rows:
+        for cell in row:
+            wanted = np.asarray(cell)
+            corners = np.argwhere((drawn[:-199, :-159] == wanted[0, 0]).all(-1))
+            found = [(y, x) for y, x in corners if (drawn[y : y + 200, x : x + 160] == wanted).all()]
+            assert len(found) == 1
+            places.append(found[0])
+    assert len({y for y, _ in places}) == 2
+    assert len({x for _, x in places}) == 3
+
+
+def test_a_long_prompt_is_broken_into_lines_that_fit(helper: Helper) -> None:
+    grid, fonts = helper("grid"), helper("fonts")
+    text = "a girl with long silver hair, " * 12 + "x" * 300
+    font = fonts.font_for(text, 16)
+    lines = grid.wrap(text, font, 400)
+    assert len(lines) > 3
+    assert all(font.width(line) <= 400 for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("text", ["Cô gái tóc bạc, mắt xanh", "sức mạnh 0,8 ăâđêôơư"])
+def test_vietnamese_labels_have_letters_not_boxes(helper: Helper, text: str) -> None:
+    font = helper("fonts").font_for(text, 32).face
+    missing = font.getmask("\U0010ffff").getbbox(), bytes(font.getmask("\U0010ffff"))
+    for letter in set(text) - {" "}:
+        assert (font.getmask(letter).getbbox(), bytes(font.getmask(letter))) != missing, letter
