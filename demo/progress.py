@@ -56,6 +56,15 @@ def set_rates(optimisers: Iterable[torch.optim.Optimizer], factor: float) -> Non
             group["lr"] = group["base_lr"] * factor
 
 
+def restore(optimisers: Iterable[torch.optim.Optimizer], states: Iterable[dict[str, Any]]) -> None:
+    """Load saved states but keep the rates that the optimisers were made with now."""
+    for optimiser, state in zip(optimisers, states, strict=True):
+        rates = [group["lr"] for group in optimiser.param_groups]
+        optimiser.load_state_dict(state)
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["base_lr"] = rate
+
+
 class Average:
     """Exponential moving average of a module's weights; its memory grows with the steps."""
 

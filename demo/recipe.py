@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import random
+import tempfile
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .base_file import BASE_FILE, write_base
 from .captions import load_tokenizer, token_ids, training_captions
 from .model import Widths
-from .pictures import portrait_pictures, shape_pictures
+from .parallel import rank, wait
+from .pictures import FIRST_TRAINING_SEED, portrait_pictures, shape_pictures
 from .portraits import BASE_STYLES, caption, random_portrait
 from .render import render, sheet
 from .sampling import sample
@@ -53,8 +55,6 @@ def _latent_set(
         part = path.with_suffix(".part.npy")
         np.save(part, torch.cat(parts).numpy())
         part.replace(path)
-    from .pictures import FIRST_TRAINING_SEED
-
     portraits = [random_portrait(FIRST_TRAINING_SEED + i) for i in range(count)]
     captions = [training_captions(tokenizer, portraits, style, CAPTION_VARIANTS, 0) for style in BASE_STYLES]
     return LatentSet(torch.from_numpy(np.load(path)), torch.cat(captions), token_ids(tokenizer, [""])[0])
@@ -90,14 +90,22 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, unet_s
         vae_pictures: int, unet_pictures: int, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, float]:
     """Train what is not trained yet and write the base to ``out``; returns the held-out figures."""
     work.mkdir(parents=True, exist_ok=True)
+    if rank():
+        wait()  # the first process draws and encodes for all
     size = 128
     folder = work / "vae-pictures"
     sources = [portrait_pictures(folder, style, vae_pictures, size, logger.info) for style in BASE_STYLES]
     sources.append(shape_pictures(folder, vae_pictures, size, logger.info))
+    if not rank():
+        wait()
     vae = train_vae(sources, work, widths, vae_settings, device)
-    fold_scale(vae, torch.cat([encode(vae, source[:64], device) for source in sources[:-1]]))
+    fold_scale(vae, torch.cat([encode(vae, source[:24], device) for source in sources[:-1]]))
+    if rank():
+        wait()
     data = _latent_set(vae, work, tokenizer, unet_pictures, size, device)
-    held_out = held_out_set(vae, tokenizer, 32, device)
+    if not rank():
+        wait()
+    held_out = held_out_set(vae, tokenizer, 32 if rank() == 0 else 1, device)
 
     def show(unet: UNet2DConditionModel, text: CLIPTextModel, step: int) -> None:
         unet.eval(), text.eval()
@@ -106,6 +114,8 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, unet_s
         unet.train(), text.train()
 
     unet, text = train_unet(data, work, widths, unet_settings, device, show)
+    if rank():
+        return {}
     figures = {"held_out_loss": held_out_loss(unet, text, held_out, device)}
     metadata = {
         "modelspec.title": "AnimeLoRA demo base",
@@ -135,19 +145,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--unet-batch", type=int, default=UnetSettings.batch)
     parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's own choice")
+    parser.add_argument("--processes", type=int, default=1, help="single-threaded processes that train together on a CPU")
     args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    random.seed(0)
+    if args.processes == 1:
+        _train(0, args, None)
+        return 0
+    with tempfile.TemporaryDirectory() as meeting:
+        torch.multiprocessing.spawn(_train, (args, f"file://{meeting}/point"), nprocs=args.processes)
+    return 0
+
+
+def _train(number: int, args: argparse.Namespace, meeting: str | None) -> None:
+    """One process' share of the command line's work."""
+    logging.basicConfig(level=logging.INFO if number == 0 else logging.WARNING, format="%(asctime)s %(message)s")
+    if meeting is not None:
+        torch.set_num_threads(1)
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=number, world_size=args.processes,
+                                             timeout=timedelta(hours=6))
     run(
         args.work, args.out, Widths(),
         VaeSettings(minutes=args.vae_minutes, batch=args.vae_batch),
         UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch),
         args.vae_pictures, args.unet_pictures, load_tokenizer(args.tokenizer), torch.device(args.device),
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from transformers import CLIPTextModel
 from .initialise import start_unet
 from .model import LATENT_SCALE, Widths, build_text_encoder, build_unet
 from .optimiser import optimisers
-from .progress import Average, Budget, Log, load, save, schedule, set_rates
+from .parallel import agree, average_gradients, rank, world
+from .progress import Average, Budget, Log, load, restore, save, schedule, set_rates
 
 logger = logging.getLogger(__name__)
 
@@ -87,18 +88,17 @@ def train_unet(
         for module, average, key in zip((unet, text), averages, ("unet", "text"), strict=True):
             module.load_state_dict(state[key])
             average.weights = {k: v.to(device) for k, v in state[f"{key}_average"].items()}
-        for opt, saved in zip(opts, state["optimisers"], strict=True):
-            opt.load_state_dict(saved)
+        restore(opts, state["optimisers"])
         budget = Budget(settings.minutes, settings.max_steps, state["seconds"], state["step"])
     noise = noise_schedule()
     alphas = noise.alphas_cumprod.to(device)
     weights = min_snr_weight(alphas, settings.min_snr_gamma)
     log, last_save = Log(work / "unet.jsonl"), time.monotonic()
     parameters = [*unet.parameters(), *text.parameters()]
-    while not budget.over:
-        set_rates(opts, schedule(budget.share))
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + budget.step)
-        latents, ids = _batch(data, settings, generator)
+    while (share := agree(budget.share)) < 1.0:
+        set_rates(opts, schedule(share))
+        generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + budget.step) * 16 + rank())
+        latents, ids = _batch(data, max(1, settings.batch // world()), settings.caption_dropout, generator)
         latents, ids = latents.to(device), ids.to(device)
         t = stratified_timesteps(len(latents), 1000, generator).to(device)
         eps = torch.randn(latents.shape, generator=generator).to(device)
@@ -109,6 +109,7 @@ def train_unet(
         error = (prediction.float() - eps).pow(2).mean(dim=(1, 2, 3))
         loss = (weights[t] * error).mean()
         loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for opt in opts:
             opt.step()
@@ -116,9 +117,11 @@ def train_unet(
         budget.step += 1
         for module, average in zip((unet, text), averages, strict=True):
             average.update(module, budget.step)
+        if rank():
+            continue
         log.add(loss=float(loss.detach()), mse=float(error.detach().mean()))
         if budget.step % 50 == 0:
-            logger.info("unet %s", log.write(budget, share=round(budget.share, 3)))
+            logger.info("unet %s", log.write(budget, share=round(share, 3)))
         if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
             save(path, {"unet": unet.state_dict(), "text": text.state_dict(), "unet_average": averages[0].weights,
                         "text_average": averages[1].weights, "optimisers": [opt.state_dict() for opt in opts],
@@ -131,12 +134,12 @@ def train_unet(
     return unet.eval().requires_grad_(False), text.eval().requires_grad_(False)
 
 
-def _batch(data: LatentSet, settings: UnetSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Scaled latents (b, 4, h, w) and caption ids (b, 77), some of them empty."""
-    index = torch.randint(len(data.latents), (settings.batch,), generator=generator)
-    variant = torch.randint(data.captions.shape[1], (settings.batch,), generator=generator)
+def _batch(data: LatentSet, count: int, dropout: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Scaled latents (count, 4, h, w) and caption ids (count, 77), a share ``dropout`` of them empty."""
+    index = torch.randint(len(data.latents), (count,), generator=generator)
+    variant = torch.randint(data.captions.shape[1], (count,), generator=generator)
     ids = data.captions[index, variant].clone()
-    ids[torch.rand(settings.batch, generator=generator) < settings.caption_dropout] = data.empty
+    ids[torch.rand(count, generator=generator) < dropout] = data.empty
     return data.latents[index] * LATENT_SCALE, ids
 
 

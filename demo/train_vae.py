@@ -21,8 +21,9 @@ from torch.nn import functional
 from .initialise import full_resolution_blocks, start_vae
 from .model import LATENT_SCALE, Widths, build_vae
 from .optimiser import optimisers
+from .parallel import agree, average_gradients, rank, world
 from .pictures import Pictures
-from .progress import Average, Budget, Log, load, save, schedule, set_rates
+from .progress import Average, Budget, Log, load, restore, save, schedule, set_rates
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,9 @@ class VaeSettings:
 
     minutes: float = 20.0
     max_steps: int = 20_000
-    batch: int = 8
-    lr: float = 4e-3
-    adam_lr: float = 3e-3
+    batch: int = 16
+    lr: float = 2e-3
+    adam_lr: float = 2e-3
     kl_weight: float = 3e-4
     small_share: float = 0.6
     crop_share: float = 0.85
@@ -95,16 +96,17 @@ def train_vae(sources: list[Pictures], work: Path, widths: Widths, settings: Vae
     if (state := load(path)) is not None:
         vae.load_state_dict(state["weights"])
         average.weights = {k: v.to(device) for k, v in state["average"].items()}
-        for opt, saved in zip(opts, state["optimisers"], strict=True):
-            opt.load_state_dict(saved)
+        restore(opts, state["optimisers"])
         budget = Budget(settings.minutes, settings.max_steps, state["seconds"], state["step"])
     log, last_save = Log(work / "vae.jsonl"), time.monotonic()
-    while not budget.over:
-        set_rates(opts, schedule(budget.share))
-        rng = np.random.default_rng((settings.seed, budget.step))
-        full_resolution_blocks(vae, active=budget.share > settings.small_share)
-        whole = budget.share > settings.crop_share
-        size, count = (128, max(1, settings.batch // 4)) if whole else (64, settings.batch)
+    torch.manual_seed(settings.seed + 7919 * rank() + budget.step)
+    while (share := agree(budget.share)) < 1.0:
+        set_rates(opts, schedule(share))
+        rng = np.random.default_rng((settings.seed, budget.step, rank()))
+        full_resolution_blocks(vae, active=share > settings.small_share)
+        whole = share > settings.crop_share
+        batch = max(1, settings.batch // world())
+        size, count = (128, max(1, batch // 4)) if whole else (64, batch)
         x = batch_of(sources, count, size, rng).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             posterior = vae.encode(x).latent_dist
@@ -112,6 +114,7 @@ def train_vae(sources: list[Pictures], work: Path, widths: Widths, settings: Vae
         rec = reconstruction_loss(decoded.float(), x)
         kl = 0.5 * (posterior.mean.float().pow(2) + posterior.var.float() - 1 - posterior.logvar.float()).mean()
         (rec + settings.kl_weight * kl).backward()  # type: ignore[no-untyped-call]
+        average_gradients(vae.parameters())
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         for opt in opts:
             opt.step()
@@ -119,8 +122,10 @@ def train_vae(sources: list[Pictures], work: Path, widths: Widths, settings: Vae
         budget.step += 1
         average.update(vae, budget.step)
         log.add(reconstruction=float(rec.detach()), kl=float(kl.detach()), l1=float((decoded.detach().float() - x).abs().mean()))
+        if rank():
+            continue
         if budget.step % 20 == 0:
-            logger.info("vae %s", log.write(budget, share=round(budget.share, 3)))
+            logger.info("vae %s", log.write(budget, share=round(share, 3)))
         if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
             save(path, {"weights": vae.state_dict(), "average": average.weights, "step": budget.step,
                         "optimisers": [opt.state_dict() for opt in opts], "seconds": budget.spent})
