@@ -102,15 +102,16 @@ def write_lora(path: Path, converted: Converted) -> None:
 
 
 def _folded(weights: LoraWeights, dtype: torch.dtype | None, form: str, name: Callable[[str, str, str], str]) -> Converted:
-    checked = _cast(weights, dtype)
-    folded, record, exact = folding.fold(weights.modules, dtype)
+    _cast(weights, dtype)  # refuses what the number type cannot hold
+    folded, record, rounded = folding.fold(weights.modules, dtype)
     tensors: dict[str, torch.Tensor] = {}
     for module in folded:
         for suffix, tensor in module.tensors.items():
             tensors[name(module.component, module.name, suffix)] = (
                 tensor.reshape(_magnitude_shape(tensor)) if suffix == "dora_scale" else tensor
             )
-    notes = () if exact else (f"alpha / rank is no power of two: {len(checked)} layers were rounded once; --dtype fp32 avoids it",)
+    note = f"this format has no alpha: multiplying by alpha / rank rounded {rounded} layers in their last bit; --dtype fp32 avoids it"
+    notes = (note,) if rounded else ()
     return Converted(form, tensors, {**weights.metadata, folding.KEY: record}, (*notes, *_dropped(weights)))
 
 

@@ -1,8 +1,9 @@
 """alpha for formats without one: the scale alpha / rank is multiplied into a matrix, and the way back is kept in the metadata.
 
-Multiplying by a power of two is exact in floating point as long as nothing becomes subnormal; the matrix (down, else up) in which
-it is exact is taken. Where it is exact in neither, the result is rounded once, and the way back may differ in the last bit;
-the fp32 form of an fp16 file never rounds away what fp16 can hold.
+Nothing is done when the scale is 1. Multiplying by a power of two is exact in floating point as long as nothing becomes subnormal
+(fp16: below 6.1e-5); the matrix (down, else up) in which it is exact is taken. Where it is exact in neither, numbers are rounded
+once and the way back may differ in the last bit. bf16 and fp32 hold every power of two; written as fp32, an fp16 file comes back
+bit for bit whatever its scale.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-def fold(modules: tuple[LoraModule, ...], dtype: torch.dtype | None) -> tuple[tuple[LoraModule, ...], str, bool]:
-    """``modules`` without alpha, of the same effect, cast to ``dtype``; the record for the metadata; whether all was exact."""
-    folded, records, exact = [], {}, True
+def fold(modules: tuple[LoraModule, ...], dtype: torch.dtype | None) -> tuple[tuple[LoraModule, ...], str, int]:
+    """``modules`` without alpha, of the same effect, cast to ``dtype``; the record for the metadata; how many layers were rounded."""
+    folded, records, rounded = [], {}, 0
     for module in modules:
         changed, place, clean = _fold_one(module, dtype)
-        exact = exact and clean
+        rounded += not clean
         folded.append(changed)
         records[f"{module.component}.{module.name}"] = _record(module, place)
     common = max(records.values(), key=list(records.values()).count) if records else None
     others = {name: record for name, record in records.items() if record != common}
-    return tuple(folded), json.dumps({"all": common, "but": others}), exact
+    return tuple(folded), json.dumps({"all": common, "but": others}), rounded
 
 
 def unfold(modules: tuple[LoraModule, ...], text: str) -> tuple[LoraModule, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,8 +53,8 @@ def reduce_rank(weights: LoraWeights, rank: int) -> tuple[LoraWeights, RankRepor
     metadata = dict(weights.metadata)
     if changed and "ss_network_dim" in metadata:
         metadata["ss_network_dim"] = str(max(module.rank or 0 for module in modules))
-        alphas = {float(module.alpha) for module in modules if module.alpha is not None}
-        metadata["ss_network_alpha"] = str(max(alphas)) if alphas else "None"
+        alphas = Counter(float(module.alpha) for module in modules if module.alpha is not None)
+        metadata["ss_network_alpha"] = str(alphas.most_common(1)[0][0]) if alphas else "None"
         metadata["ss_network_module"] = "networks.lora"
     report = RankReport(rank, math.sqrt(lost / total) if total else 0.0, worst[0], worst[1], changed)
     return replace(weights, modules=tuple(modules), metadata=metadata), report

@@ -1,0 +1,131 @@
+"""``info`` and ``export`` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from trainer.cli import main
+from trainer.commands.export import parse_strength
+from trainer.lorafile import inspect_lora, read_lora
+
+from .helpers import lora_tensors, small_layers
+
+
+@pytest.fixture
+def style(tmp_path: Path) -> Path:
+    path = tmp_path / "style.safetensors"
+    save_file(lora_tensors(small_layers(), alpha=2.0), path, {"ss_output_name": "style", "ss_sd_model_name": "base.safetensors"})
+    return path
+
+
+def test_info_prints_text_and_json(style: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(style)]) == 0
+    text = capsys.readouterr().out
+    assert "Stable Diffusion 1.x" in text and "12 layers of the UNet" in text and "base.safetensors" in text
+    assert main(["info", str(style), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert {
+        "family": "sd1",
+        "format": "kohya",
+        "algorithm": "lora",
+        "rank": 4,
+        "alpha": 2.0,
+        "problems": [],
+        "usable": True,
+    }.items() <= data.items()
+    assert data["targets"] == {"unet": 12}
+
+
+def test_info_fails_for_a_file_that_cannot_be_used(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(style.read_bytes()[:-5])
+    nan = {key: torch.full_like(tensor, float("nan")) for key, tensor in lora_tensors(small_layers()).items()}
+    save_file(nan, tmp_path / "nan.safetensors")
+    for name, reason in (("broken", "incomplete"), ("nan", "not finite"), ("absent", "no file")):
+        path = str(tmp_path / f"{name}.safetensors")
+        assert main(["info", path]) == 1
+        assert reason in capsys.readouterr().err
+        assert main(["info", path, "--json"]) == 1
+        data = json.loads(capsys.readouterr().out)
+        assert data["usable"] is False and reason in " ".join(data["problems"])
+
+
+def test_export_converts_with_metadata(style: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    options = ["--format", "diffusers", "--dtype", "fp32", "--title", "My style", "--trigger", "ohwx", "--metadata", "a.b=c=d", "x=1"]
+    assert main(["export", str(style), str(out), *options]) == 0
+    info = inspect_lora(out)
+    assert (info.format, info.title, info.trigger_words, info.dtype) == ("diffusers", "My style", ("ohwx",), "float32")
+    assert info.metadata["a.b"] == "c=d" and info.metadata["x"] == "1" and info.metadata["ss_output_name"] == "style"
+    assert all(tensor.dtype == torch.float32 for tensor in load_file(out).values())
+
+
+def test_export_reduces_rank_and_says_the_error(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(style), str(tmp_path / "out.safetensors"), "--rank", "2"]) == 0
+    assert "relative error" in capsys.readouterr().out
+    assert inspect_lora(tmp_path / "out.safetensors").rank == 2
+
+
+def test_export_merges_with_strengths(style: Path, tmp_path: Path) -> None:
+    other = tmp_path / "pose.safetensors"
+    save_file(lora_tensors(small_layers(), seed=5), other)
+    out = tmp_path / "out.safetensors"
+    assert main(["export", str(style), str(out), "--merge", f"{style}:0.5", f"{other}:0.25", "--dtype", "fp32"]) == 0
+    first, second = read_lora(style).modules, read_lora(other).modules
+    for merged, a, b in zip(read_lora(out), first, second, strict=True):
+        assert torch.allclose(merged.delta(), 0.5 * a.delta() + 0.25 * b.delta(), atol=1e-6)
+    assert main(["export", str(style), str(out), "--merge", f"{other}:0.25", "--overwrite"]) == 0
+    merged = read_lora(out)
+    assert merged.dtype == torch.float16
+    assert torch.allclose(merged.modules[0].delta(), first[0].delta() + 0.25 * second[0].delta(), atol=2e-3)
+
+
+def test_export_never_overwrites_unasked(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = style.read_bytes()
+    assert main(["export", str(style), str(style), "--title", "x"]) == 1
+    assert "--overwrite" in capsys.readouterr().err and style.read_bytes() == before
+    assert main(["export", str(style), str(tmp_path / "out.pt")]) == 1
+    assert main(["export", str(style), str(tmp_path / "out.safetensors"), "--metadata", "nonsense"]) == 1
+    assert "KEY=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "strength"),
+    [
+        ("a.safetensors", "a.safetensors", 1.0),
+        ("a.safetensors:0.5", "a.safetensors", 0.5),
+        ("a.safetensors:-1", "a.safetensors", -1.0),
+        ("C:\\loras\\a.safetensors", "C:\\loras\\a.safetensors", 1.0),
+        ("C:\\loras\\a.safetensors:0.8", "C:\\loras\\a.safetensors", 0.8),
+    ],
+)
+def test_strength_after_a_colon(text: str, path: str, strength: float) -> None:
+    assert parse_strength(text) == (Path(path), strength)
+
+
+def test_export_into_a_checkpoint(style: Path, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tiny checkpoint has SD 1.x' layers at small widths: a LoRA of that width is merged, a full-width one is refused."""
+    out = tmp_path / "out.safetensors"
+    assert main(["export", str(style), str(out), "--into-checkpoint", str(tiny_checkpoint)]) == 1
+    assert "different sizes" in capsys.readouterr().err
+    weights = load_file(tiny_checkpoint)
+    layers = [key for key in weights if key.startswith("model.diffusion_model.") and ".attn" in key and key.endswith("weight")]
+    torch.manual_seed(0)
+    small = {}
+    for key in layers:
+        name, (outputs, inputs) = key.removeprefix("model.").removesuffix(".weight"), weights[key].shape
+        small[f"{name}.lora_up.weight"], small[f"{name}.lora_down.weight"] = torch.randn(outputs, 2), torch.randn(2, inputs)
+    save_file(small, tmp_path / "small.safetensors", {"ss_base_model_version": "sd_v1"})
+    assert main(["export", f"{tmp_path / 'small.safetensors'}:0.5", str(out), "--into-checkpoint", str(tiny_checkpoint)]) == 0
+    merged = load_file(out)
+    for key, before in weights.items():
+        name = key.removeprefix("model.").removesuffix(".weight")
+        if key in layers:
+            product = small[f"{name}.lora_up.weight"] @ small[f"{name}.lora_down.weight"]
+            assert torch.equal(merged[key], (before.float() + 0.5 * product).half())
+        else:
+            assert torch.equal(merged[key], before)
