@@ -258,7 +258,7 @@ def _load(c: Canvas, base: Node, *, model: str = "MODEL", clip: str = "CLIP", **
 
 
 def _sampler(c: Canvas, model: Output, wanted: Node, avoid: Node, latent: Output, **values: Any) -> Node:
-    settings = {"steps": 25, "cfg": 7.5, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0} | values
+    settings: dict[str, Any] = {"steps": 25, "cfg": 7.5, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0} | values
     return c.node("KSampler", model=model, positive=wanted["CONDITIONING"], negative=avoid["CONDITIONING"], latent_image=latent, **settings)
 
 

@@ -1,0 +1,82 @@
+"""Every example graph in the real frontend: nothing missing, nothing dangling, every value where it belongs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import Look
+from tests.browser.frontend import Frontend
+from tests.server.comfy_server import ROOT, Server
+from tests.server.test_workflows import stored
+from tests.tools.workflows.api import NOTES, api_prompt
+from tests.tools.workflows.graphs import GRAPHS
+
+PICTURES = ROOT / "docs" / "images"
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_graph_loads_whole(frontend: Frontend, look: Look, canvas_server: Server, name: str) -> None:
+    graph = frontend.template("animelora", name)
+    assert graph == stored(name)
+    before = len(frontend.problems)
+    seen = frontend.load(graph, name)
+    assert [node["type"] for node in seen["nodes"] if node["missing"]] == []
+    assert seen["dangling"] == []
+    assert seen["links"] == len(graph["links"])
+    assert len(seen["nodes"]) == len(graph["nodes"])
+    assert [group["title"] for group in seen["groups"]] == [group["title"] for group in graph["groups"]]
+    assert frontend.dialogs() == []
+    assert ours(frontend.problems[before:]) == []
+
+    info = canvas_server.get("/object_info")
+    assert frontend.prompt() == api_prompt(graph, info), "the frontend would queue something else"
+    assert values(frontend.serialized()) == values(graph), "a value went to another widget"
+    assert list(too_small(seen["nodes"])) == []
+
+    if os.environ.get("UPDATE_SCREENSHOTS") and not look.vue and look.comfyui is not None and look.comfyui.version != "0.3.64":
+        frontend.fit()
+        frontend.screenshot(picture(name))
+
+
+def test_the_template_browser_shows_and_opens_them(frontend: Frontend, look: Look) -> None:
+    if look.comfyui is not None and look.comfyui.version == "0.3.64":
+        pytest.skip("the older frontend's template dialog has another layout; its templates are loaded above")
+    frontend.run_command("Comfy.BrowseTemplates")
+    dialog = frontend.page.locator("[role=dialog]").first
+    dialog.wait_for(timeout=20_000)
+    dialog.get_by_text("animelora", exact=True).first.click()
+    card = dialog.get_by_text("photo_to_anime").first
+    card.wait_for(timeout=20_000)
+    if os.environ.get("UPDATE_SCREENSHOTS") and not look.vue:
+        frontend.page.wait_for_timeout(1500)
+        frontend.screenshot(PICTURES / "canvas-templates.png")
+    card.click()
+    dialog.wait_for(state="hidden", timeout=20_000)
+    kinds = [node["type"] for node in frontend.inspect()["nodes"]]
+    assert kinds.count("AnimeLoRA_AnimeImg2Img") == 2
+
+
+def ours(messages: list[str]) -> list[str]:
+    """Console errors that the pack can have caused: those that name it, and exceptions that nobody caught."""
+    return [text for text in messages if "animelora" in text.lower() or text.startswith("uncaught")]
+
+
+def values(graph: dict[str, Any]) -> dict[int, list[Any]]:
+    """Widget values by node id."""
+    return {node["id"]: list(node.get("widgets_values") or []) for node in graph["nodes"] if node["type"] not in NOTES}
+
+
+def too_small(nodes: list[dict[str, Any]]) -> Any:
+    """Nodes that the frontend would have to enlarge to show all of their widgets."""
+    for node in nodes:
+        if node["type"] not in NOTES and (node["needs"][0] > node["size"][0] + 1 or node["needs"][1] > node["size"][1] + 1):
+            yield node["type"], node["size"], node["needs"]
+
+
+def picture(name: str) -> Path:
+    """Where the documentation keeps a graph's picture."""
+    return PICTURES / f"canvas-{name.split('_', 1)[1].replace('_', '-')}.png"
