@@ -71,7 +71,8 @@ class Server:
         """Queue a graph; its prompt id. Raises PromptRefused."""
         answer = requests.post(f"{self.url}/prompt", json={"prompt": graph, "client_id": self.client_id}, timeout=30)
         body = answer.json()
-        if answer.status_code != 200:
+        # with one good output node in the graph the server takes the prompt, says what is wrong with the others and drops them
+        if answer.status_code != 200 or body.get("node_errors"):
             raise PromptRefused(body)
         return str(body["prompt_id"])
 

@@ -38,6 +38,18 @@ def train_settings(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+# the run of the whole chain, which other tests look at, too; rank and alpha differ so that a lost alpha shows
+CHAIN: dict[str, Any] = {
+    "name": "chain",
+    "rank": 4,
+    "alpha": 2.0,
+    "learning_rate": 1e-2,
+    "precision": "bf16",
+    "max_steps": 2,
+    "validate_every": 0,
+}
+
+
 def prepare(folder: str = "portraits", resolution: int = 64, **changes: Any) -> dict[str, Any]:
     """Dataset Prep on a folder below input/."""
     settings = {

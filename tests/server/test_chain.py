@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.server.comfy_server import Server
 from tests.server.conftest import FULL, TINY
-from tests.server.graphs import Graph, node, prepare, train_and_use, train_settings
+from tests.server.graphs import CHAIN, Graph, node, prepare, train_and_use, train_settings
 
 CANCEL_SECONDS = 2.0  # what is promised to the user; the one timed assertion
 
@@ -50,7 +50,7 @@ def assert_clean(log: str) -> None:
 def test_the_chain_runs_from_folder_to_picture_and_is_not_trained_twice(server: Server) -> None:
     """With a random checkpoint of Stable Diffusion 1.5's full size and layout on the newest ComfyUI, with a tiny one on the others."""
     checkpoint = FULL if server.full_size else TINY
-    graph = train_and_use(checkpoint, full=server.full_size, image="photo.png", name="chain", precision="bf16", validate_every=0)
+    graph = train_and_use(checkpoint, full=server.full_size, image="photo.png", **CHAIN)
     before = len(server.log())
     outputs = server.run(graph, seconds=900)
     log = server.log()[before:]

@@ -10,10 +10,10 @@ import numpy as np
 
 from tests.server.comfy_server import ROOT, Server
 from tests.server.conftest import FULL, TINY
-from tests.server.graphs import node, prepare, train_settings
+from tests.server.graphs import CHAIN, node, prepare, train_settings
 
 PROMPT = "myToken girl, high quality"
-RANK, ALPHA = 4, 2.0  # not equal, so that a lost alpha shows
+RANK, ALPHA = CHAIN["rank"], CHAIN["alpha"]
 
 
 def inputs() -> dict[str, Any]:
@@ -70,11 +70,11 @@ def difference(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
 def test_comfyui_and_trainer_predict_the_same_noise(server: Server, tmp_path: Path) -> None:
     name = FULL if server.full_size else TINY
-    settings = train_settings(name="equal", rank=RANK, alpha=ALPHA, learning_rate=1e-2, max_steps=2, validate_every=0)
+    settings = train_settings(**CHAIN)
     server.run({"prep": prepare(), "train": node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=name, **settings)}, seconds=600)
-    run = next((server.base / "output" / "animelora" / "runs").glob("equal-*"))
+    run = next((server.base / "output" / "animelora" / "runs").glob("chain-*"))
     checkpoint = (server.base / "models" / "checkpoints" / name).resolve()
-    comfy = in_comfyui(server, checkpoint, server.base / "models" / "loras" / "equal.safetensors", tmp_path)
+    comfy = in_comfyui(server, checkpoint, server.base / "models" / "loras" / "chain.safetensors", tmp_path)
     ours = in_trainer(checkpoint, run)
 
     assert difference(comfy["context"], ours["context"]) < 1e-4  # the same prompt, read alike

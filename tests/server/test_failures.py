@@ -1,0 +1,122 @@
+"""What goes wrong is said in words with advice, nothing is written elsewhere, and the server goes on serving."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.comfy_server import PromptFailed, PromptRefused, Server
+from tests.server.conftest import TINY
+from tests.server.graphs import Graph, loader, node, prepare, train_settings
+
+
+def failure(server: Server, graph: Graph) -> PromptFailed:
+    """How a graph fails; afterwards the server must still work."""
+    with pytest.raises(PromptFailed) as caught:
+        server.run(graph)
+    assert "Traceback" not in caught.value.message
+    server.run({"base": loader(TINY, full=False), "show": node("PreviewAny", source=["base", 1])})
+    return caught.value
+
+
+def train(checkpoint: str = TINY, **changes: Any) -> Graph:
+    """Dataset Prep and Train LoRA."""
+    training = node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=checkpoint, **train_settings(**changes))
+    return {"prep": prepare(), "train": training}
+
+
+def tree(folder: Path) -> set[str]:
+    """Every path below a folder, without what the server itself keeps."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if "animelora" not in path.parts}
+
+
+def test_a_folder_without_pictures(server: Server) -> None:
+    (server.base / "input" / "empty").mkdir(exist_ok=True)
+    (server.base / "input" / "empty" / "readme.txt").write_text("no picture", encoding="utf-8")
+    said = failure(server, {"prep": prepare("empty")})
+    assert said.node == "AnimeLoRA_DatasetPrep"
+    assert "\n" in said.message, "no hint"
+
+
+@pytest.mark.parametrize("folder", ["../../..", "/etc", "portraits/../..", "nul\0byte", "not there"])
+def test_a_folder_that_is_not_in_the_menu_is_not_even_queued(server: Server, folder: str) -> None:
+    with pytest.raises(PromptRefused, match="folder"):
+        server.run({"prep": prepare(folder)})
+
+
+def test_neither_folder_nor_images(server: Server) -> None:
+    assert "There are no pictures" in failure(server, {"prep": prepare("(images input)")}).message
+
+
+def test_captions_that_do_not_match_the_pictures(server: Server) -> None:
+    graph = {
+        "photo": node("LoadImage", image="photo.png"),
+        "photos": node("RepeatImageBatch", image=["photo", 0], amount=3),
+        "words": node("PrimitiveStringMultiline", value="one\ntwo"),
+        "prep": prepare("(images input)") | {},
+    }
+    graph["prep"]["inputs"] |= {"images": ["photos", 0], "captions": ["words", 0]}
+    assert "3 pictures but 2 captions" in failure(server, graph).message
+
+
+def test_names_from_widgets_stay_inside_their_folders(server: Server) -> None:
+    before = tree(server.base)
+    graph = {"prep": prepare(trigger_word="../../evil", class_description="/etc/passwd")}
+    graph["train"] = node(
+        "AnimeLoRA_TrainLora",
+        dataset=["prep", 0],
+        checkpoint=TINY,
+        **train_settings(name="../../../evil lora", max_steps=1, validate_every=0),
+    )
+    server.run(graph)
+    new = tree(server.base) - before
+    assert all(Path(path).parts[:2] == ("models", "loras") and len(Path(path).parts) == 3 for path in new if "evil" in path), new
+    assert any("evil" in path for path in new)
+    assert not list(server.base.parent.glob("*evil*"))
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text"])
+def test_a_broken_checkpoint_is_named(server: Server, kind: str) -> None:
+    checkpoints = server.base / "models" / "checkpoints"
+    whole = (checkpoints / TINY).read_bytes()
+    name = f"{kind}.safetensors"
+    (checkpoints / name).write_bytes(whole[: len(whole) // 2] if kind == "truncated" else b"not a checkpoint at all, but a text")
+    assert name in failure(server, train(name)).message
+    assert name in failure(server, {"base": loader(name, full=False), "show": node("PreviewAny", source=["base", 1])}).message
+
+
+def test_another_pack_s_object_in_the_dataset_socket_is_refused(server: Server) -> None:
+    graph = {"words": node("PrimitiveString", value="x"), "train": train()["train"]}
+    graph["train"]["inputs"]["dataset"] = ["words", 0]
+    with pytest.raises(PromptRefused, match="return_type_mismatch"):
+        server.run(graph)
+
+
+@pytest.mark.parametrize(
+    ("widget", "value"), [("rank", 0), ("epochs", -1), ("learning_rate", 1e9), ("precision", "fp8"), ("batch_size", "many")]
+)
+def test_values_out_of_range_are_not_even_queued(server: Server, widget: str, value: Any) -> None:
+    with pytest.raises(PromptRefused, match=widget):
+        server.run(train(**{widget: value}))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_a_killed_child_is_reported_and_leaves_nothing_running(server: Server) -> None:
+    graph = train(name="killed", max_steps=0, epochs=300, validate_every=0)
+    seen = len(server.messages)
+    prompt = server.queue(graph)
+    end = time.monotonic() + 120
+    while not any(m["type"] == "animelora.train" and m["data"].get("step", 0) >= 4 for m in server.messages[seen:]):
+        assert time.monotonic() < end, server.log()[-3000:]
+        time.sleep(0.05)
+    for child in server.children():
+        os.kill(child.pid, signal.SIGKILL)
+    errors = [data for kind, data in server.wait(prompt)["status"]["messages"] if kind == "execution_error"]
+    assert len(errors) == 1
+    assert "ended without a result" in errors[0]["exception_message"]
+    assert not server.children()

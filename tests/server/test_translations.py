@@ -1,0 +1,47 @@
+"""The English node texts are the schemas' own, and the server hands every language to the browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import requests
+
+from tests.server.comfy_server import Server
+from tests.tools.workflows.canvas import inputs_of, options
+from tests.unit.test_translations import LANGUAGES, page, texts
+
+
+@pytest.fixture(scope="session")
+def nodes(server: Server) -> dict[str, Any]:
+    """The server's description of our nodes."""
+    return {name: info for name, info in server.get("/object_info").items() if name.startswith("AnimeLoRA_")}
+
+
+def test_english_is_what_the_schemas_say(nodes: dict[str, Any]) -> None:
+    english = texts("en")
+    assert set(english) == set(nodes)
+    for name, info in nodes.items():
+        said = english[name]
+        assert (said["display_name"], said["description"]) == (info["display_name"], info["description"])
+        specs = inputs_of(info)
+        assert set(said["inputs"]) == set(specs)
+        for field, spec in specs.items():
+            assert said["inputs"][field]["tooltip"] == options(spec)["tooltip"], (name, field)
+        labels = [(label["name"], label["tooltip"]) for _, label in sorted(said["outputs"].items(), key=lambda item: int(item[0]))]
+        assert labels == list(zip(info["output_name"], info["output_tooltips"], strict=True))
+
+
+def test_the_browser_gets_every_language(server: Server) -> None:
+    handed = server.get("/i18n")
+    for language in LANGUAGES:
+        assert handed[language]["nodeDefs"] == texts(language)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_help_pages_are_served_where_the_frontend_looks(server: Server, language: str) -> None:
+    for node in texts(language):
+        place = f"{node}.md" if language == "en" else f"{node}/{language}.md"
+        answer = requests.get(f"{server.url}/extensions/animelora/docs/{place}", timeout=30)
+        answer.encoding = "utf-8"
+        assert answer.text == page(node, language)
