@@ -15,7 +15,7 @@ from PIL import Image, ImageColor
 from ..files import write_atomic
 from .buckets import Fit, Size, fit
 from .decode import Picture, Rejected, decode, open_image
-from .focus import Focus, crop_offset, find_head
+from .focus import crop_offset, find_head
 from .settings import PrepareSettings
 from .signature import signature
 
@@ -188,9 +188,9 @@ def _offset(image: Image.Image, chosen: Fit, settings: PrepareSettings) -> tuple
     spare = (chosen.resized[0] - chosen.target[0], chosen.resized[1] - chosen.target[1])
     if settings.crop != "face" or spare == (0, 0):
         return spare[0] // 2, spare[1] // 2, "centre"
-    head: Focus | None = find_head(image, settings.face_model)
-    left, top = crop_offset(image.size, chosen.resized, chosen.target, head)
-    how = f"face {head.method} {head.confidence:.2f}" if head is not None else "upper centre, no face found"
+    heads = find_head(image, settings.face_model)
+    left, top = crop_offset(image.size, chosen.resized, chosen.target, heads)
+    how = f"face ({heads.method}, confidence {heads.confidence:.2f})" if heads is not None else "upper centre, no face found"
     return left, top, how
 
 
