@@ -15,6 +15,7 @@ class Emitter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _end_line(path)
         self._file = path.open("a", encoding="utf-8", newline="\n")
         self._lock = threading.Lock()
 
@@ -22,6 +23,15 @@ class Emitter:
         with self._lock:
             self._file.write(encode(event) + "\n")
             self._file.flush()
+
+
+def _end_line(path: Path) -> None:
+    """A child that was killed in mid-line must not swallow the first event of the next."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
 
 
 class Silent(Emitter):

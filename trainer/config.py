@@ -24,7 +24,8 @@ else:
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Targets = Literal["all-linear", "attention"]
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "rex"]
+Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedule-free"]
 Loss = Literal["l2", "huber", "smooth_l1"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 TimestepSampling = Literal["uniform", "logit-normal"]
@@ -57,16 +58,26 @@ class NetworkSection(_Section):
 
 
 class OptimizerSection(_Section):
-    """AdamW."""
+    """How weights follow gradients."""
 
-    lr: Annotated[float, Field(gt=0, le=10)] = 1e-4  # the usual LoRA rate for SD 1.x
+    name: Optimizer = "adamw"  # the field's standard; the others trade memory or tuning against it
+    lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = 1e-4  # the usual LoRA rate for SD 1.x
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01  # AdamW's own default
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    lora_plus_ratio: Annotated[float, Field(ge=1, le=1000)] = 1.0  # LoRA+: lr of up over lr of down; 1: off, 16: the paper's
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0  # 0 turns clipping off
     schedule: Schedule = "constant"  # what the reference run uses; cosine pays off on long runs
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    cycles: Annotated[int, Field(ge=1, le=1000)] = 1  # of cosine_with_restarts
+    power: Annotated[float, Field(gt=0, le=10)] = 1.0  # of polynomial
+
+    @model_validator(mode="after")
+    def _no_schedule_for_schedule_free(self) -> OptimizerSection:
+        if self.name == "schedule-free" and self.schedule != "constant":
+            raise ValueError("schedule-free brings its own averaging: use schedule constant")
+        return self
 
 
 class ObjectiveSection(_Section):
@@ -212,6 +223,13 @@ def parse(data: dict[str, Any]) -> RunConfig:
         ) from error
 
 
+def absolute(config: RunConfig) -> RunConfig:
+    """``config`` with absolute paths; relative ones mean relative to the current folder. The child runs in another."""
+    data = config.model_dump(mode="json")
+    _absolute_paths(data, Path.cwd())
+    return parse(data)
+
+
 def keys() -> list[str]:
     """Every valid key with its section, for example ``network.rank``."""
     return list(_keys(RunConfig, ""))
@@ -263,7 +281,7 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> None:
         table = data.get(section)
         value = table.get(key) if isinstance(table, dict) else None
         if isinstance(table, dict) and isinstance(value, str) and value and "\x00" not in value:
-            candidate = folder / value
+            candidate = folder / Path(value).expanduser()
             # a hub id looks like a relative path: it stays as it is when nothing lies there
             if key != "checkpoint" or candidate.exists():
                 table[key] = str(candidate)
@@ -271,6 +289,7 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> None:
         data.setdefault("output", {}).setdefault("runs", str(folder / "runs"))
 
 
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 TARGETS: tuple[str, ...] = get_args(Targets)
 PRECISIONS: tuple[str, ...] = get_args(Precision)

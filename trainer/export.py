@@ -15,6 +15,7 @@ from .config import RunConfig
 from .dataset import Dataset
 from .events import Plan
 from .families import Checkpoint, Family
+from .optimizers import OPTIMIZER_CLASS, learning_rate
 
 if TYPE_CHECKING:
     import torch
@@ -68,10 +69,13 @@ class Exporter:
             base_legacy_hash=legacy_hash(self.checkpoint.path) if self.checkpoint.kind == "file" else "",
             prediction_type=self.family.prediction_type,
             targets=config.network.targets,
-            lr=optimizer.lr,
+            lr=learning_rate(optimizer, self.family.name, config.network.rank),
+            optimizer=OPTIMIZER_CLASS[optimizer.name],
             optimizer_args={"weight_decay": optimizer.weight_decay, "betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.eps},
             scheduler=optimizer.schedule,
             warmup_steps=optimizer.warmup_steps,
+            min_snr_gamma=config.objective.min_snr_gamma or None,
+            noise_offset=config.objective.noise_offset or None,
             max_grad_norm=optimizer.max_grad_norm,
             gradient_checkpointing=training.gradient_checkpointing,
             precision="no" if self.plan.precision == "fp32" else self.plan.precision,

@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from . import events, lorafile
-from .config import RunConfig
+from .config import RunConfig, absolute
 from .dataset import open_dataset
 from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
@@ -50,6 +50,7 @@ def train(
     is polled every ``poll_seconds``. Raises Cancelled after a stop (the state is kept) and UserError, with the child's last
     lines and a hint, for everything that goes wrong.
     """
+    config = absolute(config)
     tell, stop = on_event or (lambda event: None), should_stop or (lambda: False)
     run = prepare_run(config)
     with _only_one(run, stop, poll_seconds):
@@ -142,7 +143,7 @@ def _failure(run: RunFolder, status: int, last: events.Event | None, log_start: 
         shown = "" if last.kind not in ("internal",) else f"\nThe child's last lines:\n{lines}"
         return UserError(f"Training failed: {last.message}{shown}", last.hint, kind=last.kind)
     cause = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-    if status in (-9, 137):
+    if status in (-9, 137) or "SIGKILL" in lines:  # of the launcher itself, or of the child that it tells about
         hint = "The system killed it, most often because memory ran out: try gradient checkpointing, a smaller resolution or bf16."
     else:
         hint = f"The whole output is in {run.log}."

@@ -7,12 +7,13 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import adapter, config, counters, devices, events, objective, resume, sampler
 from .cache import Cache, fill_latents, fill_prompts
@@ -25,6 +26,7 @@ from .export import Exporter, training_day
 from .families import Checkpoint, family_of, open_checkpoint
 from .files import atomic_path, safe_name
 from .hints import explain
+from .optimizers import learning_rate, make_optimizer, make_schedule
 from .plan import make_plan
 from .runs import RunFolder, cache_folder, loss_history, read_events
 from .sampling import decode, sample_latents
@@ -32,7 +34,9 @@ from .sampling import decode, sample_latents
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 DONE, FAILED, STOPPED = 0, 1, 3
+_CACHE_REPAIRS = 16  # damaged cache files that one read puts up with
 _FLUSH_SECONDS = 0.5  # losses stay on the device for this long at most: reading one waits for the GPU
 
 
@@ -92,8 +96,9 @@ class Trainer:
         self._ready = False  # whether there is a state worth saving
         self._pending: list[tuple[int, torch.Tensor, torch.Tensor, float, float]] = []
         self._average = 0.0
+        self._set_aside: dict[str, Any] | None = None  # the state while a schedule-free optimiser shows its average
         self._saved_step = 0  # of the newest state on disk
-        self._flushed_at = time.monotonic()
+        self._flushed_at = self._clock = time.monotonic()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("Training on several processes is not supported yet.", "Launch one process.", kind="device")
 
@@ -107,28 +112,26 @@ class Trainer:
         self._fill_caches()
         unet = self._load_unet()
         self._restore()
-        if self.step % self.plan.steps_per_epoch == 0:  # at the start, or stopped while the epoch's images were made
-            self._sample(unet, self.step // self.plan.steps_per_epoch)
+        per_epoch = self.plan.steps_per_epoch
+        if self.step % per_epoch == 0 or self.step == self.plan.steps:  # at the start, or stopped while the epoch's images were made
+            self._sample(unet, -(-self.step // per_epoch))
+        if self.step and self._is_due() and not self._checkpoint_lora().is_file():  # stopped between a state and its LoRA file
+            self._save_lora()
         self.emit(events.Phase("training", self.step, self.plan.steps))
-        clock = time.monotonic()
+        self._clock = time.monotonic()
         with ThreadPoolExecutor(1, "batches") as pool:
             for epoch, micro_batches, ends_epoch in self._prefetched(pool):
-                loss, norm = self._optimise(unet, micro_batches)
-                images = sum(batch.size for batch in micro_batches)
-                now = time.monotonic()
-                self._record(epoch, loss, norm, images / max(now - clock, 1e-9))
-                clock = now
-                every = self.config.training.checkpoint_every
-                due = self.step == self.plan.steps or bool(every and self.step % every == 0)
-                if due:
+                self._optimise(unet, epoch, micro_batches)
+                self._tell_steps()
+                if self._is_due():
                     self._save_state()
                 if ends_epoch or self.step == self.plan.steps:
                     self._sample(unet, epoch + 1)
-                if due:
+                if self._is_due():
                     self._save_lora()
                 if self.stop.is_set():
                     raise Cancelled
-                clock = time.monotonic()
+                self._clock = time.monotonic()
         self._finish()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
@@ -174,17 +177,13 @@ class Trainer:
             torch.cuda.empty_cache()
 
     def _load_unet(self) -> Any:
-        import torch
         from accelerate import Accelerator
-        from accelerate.utils import DataLoaderConfiguration
-        from diffusers.optimization import get_scheduler
 
         self.emit(events.Phase("loading"))
         training, optimizer = self.config.training, self.config.optimizer
         self.accelerator = Accelerator(
             mixed_precision="no" if self.precision == "fp32" else self.precision,
             cpu=self.device.type == "cpu",
-            dataloader_config=DataLoaderConfiguration(),
         )
         unet = self.family.load_unet(self.checkpoint, self.dtype)
         modules = self.family.lora_targets(unet, self.config.network.targets)
@@ -194,13 +193,11 @@ class Trainer:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
         self._unet = unet.to(self.device).train()
         self._parameters = adapter.parameters(self._unet)
-        betas = (optimizer.beta1, optimizer.beta2)
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=optimizer.lr, betas=betas, eps=optimizer.eps, weight_decay=optimizer.weight_decay
-        )
-        self._schedule = get_scheduler(
-            optimizer.schedule, self._optimizer, num_warmup_steps=optimizer.warmup_steps, num_training_steps=self.plan.steps
-        )
+        lr = learning_rate(optimizer, self.family.name, network.rank)
+        self._optimizer = make_optimizer(list(adapter.pairs(self._unet)), optimizer, lr, self.device)
+        self._schedule = make_schedule(self._optimizer, optimizer, self.plan.steps)
+        if hasattr(self._optimizer, "train"):
+            self._optimizer.train()  # schedule-free
         self._noise_scheduler = self.family.noise_scheduler()
         prepared, self._optimizer_wrapped = self.accelerator.prepare(self._unet, self._optimizer)
         self._ready = True
@@ -219,7 +216,29 @@ class Trainer:
         self._average = float(values["average"])
         self.step = self._saved_step = saved.step
 
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within it the weights are those to use: a schedule-free optimiser's average, for all others what they are.
+
+        Afterwards the weights are back to the bit, and a stop in between saves them as they were.
+        """
+        if not hasattr(self._optimizer, "eval"):
+            yield
+            return
+        with self._between_steps:
+            self._set_aside = self._state()
+            self._optimizer.eval()
+        try:
+            yield
+        finally:
+            with self._between_steps:
+                self._optimizer.train()
+                adapter.load_state(self._unet, self._set_aside["lora"])
+                self._set_aside = None
+
     def _state(self) -> dict[str, Any]:
+        if self._set_aside is not None:
+            return self._set_aside
         scaler = self.accelerator.scaler
         return {
             "lora": adapter.state(self._unet),
@@ -257,9 +276,11 @@ class Trainer:
         def load(epoch: int, group: list[list[sampler.Slot]]) -> list[objective.MicroBatch]:
             seed = self.config.training.seed
             settings = self.config.objective
-            return [
-                objective.build(slots, self.dataset, self.cache, settings, seed=seed, epoch=epoch, timesteps=timesteps) for slots in group
-            ]
+
+            def build(slots: list[sampler.Slot]) -> objective.MicroBatch:
+                return objective.build(slots, self.dataset, self.cache, settings, seed=seed, epoch=epoch, timesteps=timesteps)
+
+            return [self._repairing(partial(build, slots)) for slots in group]
 
         waiting = None
         for epoch, group, ends in self._plan_steps():
@@ -270,8 +291,19 @@ class Trainer:
         if waiting is not None:
             yield waiting[0], waiting[1].result(), waiting[2]
 
-    def _optimise(self, unet: Any, micro_batches: list[objective.MicroBatch]) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimiser step; its mean loss and the gradient norm before clipping, both still on the device."""
+    def _repairing(self, read: Callable[[], T]) -> T:
+        """What ``read`` gives; a cache file that it finds damaged is made anew."""
+        for _ in range(_CACHE_REPAIRS):
+            try:
+                return read()
+            except UserError as error:
+                if error.kind != "cache":
+                    raise
+                self._fill_caches()
+        return read()
+
+    def _optimise(self, unet: Any, epoch: int, micro_batches: list[objective.MicroBatch]) -> None:
+        """One optimiser step. Its loss and the gradient norm before clipping stay on the device until they are told."""
         import torch
 
         total = torch.zeros((), device=self.device)
@@ -282,13 +314,17 @@ class Trainer:
             total += loss.detach()
         limit = self.config.optimizer.max_grad_norm or math.inf
         norm = self.accelerator.clip_grad_norm_(self._parameters, limit)
+        assert norm is not None
+        images = sum(batch.size for batch in micro_batches)
+        group = self._optimizer.param_groups[0]  # as this step uses it: the schedule moves on below
+        lr = float(group["lr"]) * float(group.get("d", 1.0))  # Prodigy's own estimate multiplies the rate
         with self._between_steps:
             self._optimizer_wrapped.step()
             self._schedule.step()
             self._optimizer_wrapped.zero_grad(set_to_none=True)
             self.step += 1
-        assert norm is not None
-        return total, norm.detach()
+            speed = images / max(time.monotonic() - self._clock, 1e-9)
+            self._pending.append((epoch, total, norm.detach(), lr, speed))
 
     def _loss(self, unet: Any, batch: objective.MicroBatch) -> torch.Tensor:
         latents, noise, mixed = (tensor.to(self.device, non_blocking=True) for tensor in (batch.latents, batch.noise, batch.mixed))
@@ -304,9 +340,7 @@ class Trainer:
 
     # telling
 
-    def _record(self, epoch: int, loss: torch.Tensor, norm: torch.Tensor, rate: float) -> None:
-        lr = float(self._optimizer.param_groups[0]["lr"])
-        self._pending.append((epoch, loss, norm, lr, rate))
+    def _tell_steps(self) -> None:
         now = time.monotonic()
         if now - self._flushed_at > _FLUSH_SECONDS or self.device.type == "cpu":
             with self._between_steps:
@@ -361,19 +395,33 @@ class Trainer:
             return
         import torch
 
-        model = self.accelerator.unwrap_model(unet).eval()
-        sides = (sample.width or self.dataset.resolution, sample.height or self.dataset.resolution)
-        negative = self.cache.prompt(sample.negative)
+        with self._averaged():
+            latents = self._sample_latents(self.accelerator.unwrap_model(unet))
+        vae: Any = self.family.load_vae(self.checkpoint, torch.float32).to(self.device)
+        for index, latent in enumerate(latents):
+            path = self._sample_path(epoch, index)
+            with atomic_path(path) as temporary:
+                decode(vae, latent).save(temporary, format="PNG")
+            self.emit(events.Sample(str(path), sample.prompts[index], epoch, self.step, index))
+        del vae
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _sample_latents(self, model: Any) -> list[torch.Tensor]:
+        sample = self.config.sample
+        width, height = (side // 8 * 8 for side in (sample.width or self.dataset.resolution, sample.height or self.dataset.resolution))
+        negative = self._repairing(partial(self.cache.prompt, sample.negative))
+        model.eval()
         latents = []
         for index, prompt in enumerate(sample.prompts):
             self.emit(events.Phase("sampling", index, len(sample.prompts)))
             result = sample_latents(
                 model,
                 self.family,
-                self.cache.prompt(prompt),
+                self._repairing(partial(self.cache.prompt, prompt)),
                 negative,
-                width=sides[0] // 8 * 8,
-                height=sides[1] // 8 * 8,
+                width=width,
+                height=height,
                 steps=sample.steps,
                 guidance=sample.guidance,
                 generator=counters.generator(sample.seed, "sample", index),
@@ -385,20 +433,19 @@ class Trainer:
                 raise Cancelled
             latents.append(result.cpu())
         model.train()
-        vae: Any = self.family.load_vae(self.checkpoint, torch.float32).to(self.device)
-        for index, latent in enumerate(latents):
-            path = self._sample_path(epoch, index)
-            with atomic_path(path) as temporary:
-                decode(vae, latent).save(temporary, format="PNG")
-            self.emit(events.Sample(str(path), sample.prompts[index], epoch, self.step, index))
-        del vae
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        return latents
 
     def _sample_path(self, epoch: int, index: int) -> Path:
         return self.run.samples / f"epoch-{epoch:03d}-{index:02d}.png"
 
     # keeping
+
+    def _is_due(self) -> bool:
+        every = self.config.training.checkpoint_every
+        return self.step == self.plan.steps or bool(every and self.step % every == 0)
+
+    def _checkpoint_lora(self) -> Path:
+        return self.run.checkpoints / f"step-{self.step:06d}" / f"{safe_name(self.config.name)}-{self.step:06d}.safetensors"
 
     def _save_state(self) -> None:
         if isinstance(self.emit, Silent):
@@ -412,16 +459,27 @@ class Trainer:
         """A LoRA file beside the state: an epoch that one likes can be used at once."""
         if isinstance(self.emit, Silent):
             return
-        folder = self.run.checkpoints / f"step-{self.step:06d}"
-        lora = folder / f"{safe_name(self.config.name)}-{self.step:06d}.safetensors"
-        self.exporter.write(lora, adapter.state(self._unet), step=self.step, loss=self._average, thumbnail=self._thumbnail())
-        self.emit(events.Checkpoint(self.step, str(folder), str(lora)))
+        lora = self._checkpoint_lora()
+        try:
+            self._export(lora)
+        except UserError as error:
+            if error.kind != "lora":
+                raise
+            # the first steps of a warm-up learn nothing yet; only the finished file has to be good
+            self.emit(events.Warning_(f"No LoRA file was written at step {self.step}: {error.message}"))
+            return
+        self.emit(events.Checkpoint(self.step, str(lora.parent), str(lora)))
+
+    def _export(self, path: Path) -> None:
+        with self._averaged():
+            weights = adapter.state(self._unet)
+        self.exporter.write(path, weights, step=self.step, loss=self._average, thumbnail=self._thumbnail())
 
     def _finish(self) -> None:
         if isinstance(self.emit, Silent):
             return
         self.emit(events.Phase("exporting"))
-        self.exporter.write(self.run.lora, adapter.state(self._unet), step=self.step, loss=self._average, thumbnail=self._thumbnail())
+        self._export(self.run.lora)
         history = loss_history(self.run.events)
         draw_loss_curve(history, self.run.loss_curve, title=self.config.name, per_epoch=self.plan.steps_per_epoch)
         if self._tensorboard() is not None:

@@ -1,0 +1,119 @@
+"""Optimisers and schedules, on a pair of matrices small enough to follow by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.adapter import Pair
+from trainer.config import OptimizerSection
+from trainer.errors import UserError
+from trainer.optimizers import learning_rate, make_optimizer, make_schedule, rex
+
+CPU = torch.device("cpu")
+PACKAGES = {"lion": "lion_pytorch", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
+
+
+def pair(rank: int = 2, width: int = 6) -> Pair:
+    torch.manual_seed(0)
+    return Pair("m", torch.nn.Parameter(torch.randn(rank, width)), torch.nn.Parameter(torch.zeros(width, rank)))
+
+
+def settings(**values: Any) -> OptimizerSection:
+    return OptimizerSection(**values)
+
+
+def fit(name: str, lr: float, steps: int) -> float:
+    """The share of the error that remains after fitting up @ down to a fixed low-rank matrix."""
+    torch.manual_seed(1)
+    target = torch.randn(6, 2) @ torch.randn(2, 6)
+    one = pair()
+    optimizer = make_optimizer([one], settings(name=name, weight_decay=0.0), lr, CPU)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        ((one.up @ one.down - target) ** 2).mean().backward()
+        optimizer.step()
+    return float(((one.up @ one.down).detach() - target).square().mean() / target.square().mean())
+
+
+@pytest.mark.parametrize(("name", "lr"), [("adamw", 0.05), ("adafactor", 0.05), ("lion", 0.01), ("prodigy", 1.0), ("schedule-free", 0.05)])
+def test_every_optimizer_fits_a_low_rank_matrix(name: str, lr: float) -> None:
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    assert fit(name, lr, 600) < 0.05
+
+
+def test_adamw_steps_equal_the_formula() -> None:
+    one = pair()
+    lr, decay = 0.1, 0.01
+    optimizer = make_optimizer([one], settings(weight_decay=decay), lr, CPU)
+    before = one.down.detach().clone()
+    gradient = torch.full_like(before, 0.3)
+    one.down.grad = gradient.clone()
+    optimizer.step()
+    # Loshchilov & Hutter 2019: after one step the bias-corrected moments are the gradient and its square
+    expected = before * (1 - lr * decay) - lr * gradient / (gradient.abs() + 1e-8)
+    assert torch.allclose(one.down, expected, atol=1e-6)
+
+
+def test_lora_plus_gives_up_its_multiple_of_the_rate() -> None:
+    optimizer = make_optimizer([pair()], settings(lora_plus_ratio=16), 1e-4, CPU)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-4, 1.6e-3])
+
+
+def test_automatic_rates_fall_with_rank_and_know_the_optimizer() -> None:
+    auto = settings(lr="auto")
+    assert learning_rate(auto, "sd1", 16) == 1e-4 == learning_rate(auto, "sd1", 4)
+    assert learning_rate(auto, "sd1", 64) == pytest.approx(5e-5)
+    assert learning_rate(auto, "sdxl", 16) < learning_rate(auto, "sd1", 16)
+    assert learning_rate(settings(lr="auto", name="prodigy"), "sd1", 64) == 1.0
+    assert learning_rate(settings(lr="auto", name="lion"), "sd1", 16) < 1e-4
+    assert learning_rate(settings(lr=3e-4), "sd1", 64) == 3e-4
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, *_: Any) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr("trainer.optimizers.importlib.import_module", missing)
+    with pytest.raises(UserError, match="pip install prodigyopt"):
+        make_optimizer([pair()], settings(name="prodigy"), 1.0, CPU)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "rex", "polynomial"])
+def test_rates_follow_the_schedules_formula(schedule: str) -> None:
+    lr, warmup, steps = 0.1, 4, 20
+    chosen = settings(schedule=schedule, warmup_steps=warmup)
+    optimizer = make_optimizer([pair()], chosen, lr, CPU)
+    scheduler = make_schedule(optimizer, chosen, steps)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+
+    def expected(step: int) -> float:
+        if step < warmup:
+            return lr * step / warmup
+        p = (step - warmup) / (steps - warmup)
+        if schedule == "polynomial":  # to diffusers' lr_end of 1e-7, power 1
+            return (lr - 1e-7) * (1 - p) + 1e-7
+        return lr * {"constant": 1.0, "linear": 1 - p, "cosine": (1 + math.cos(math.pi * p)) / 2, "rex": (1 - p) / (1 - p / 2)}[schedule]
+
+    assert seen == pytest.approx([expected(step) for step in range(steps)], rel=1e-6, abs=1e-9)
+
+
+def test_rex_stays_above_linear_and_ends_at_zero() -> None:
+    values = [rex(step, 0, 100) for step in range(101)]
+    assert values[0] == 1 and values[100] == 0
+    assert all(value > 1 - step / 100 for step, value in enumerate(values[1:100], start=1))
+
+
+def test_schedule_free_takes_no_schedule() -> None:
+    with pytest.raises(ValueError, match="use schedule constant"):
+        settings(name="schedule-free", schedule="cosine")

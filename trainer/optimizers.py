@@ -1,0 +1,124 @@
+"""Optimisers and learning-rate schedules, all but REX from the libraries that maintain them.
+
+The optional ones are imported only when a run asks for them; a missing one is an error that names its package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .adapter import Pair
+from .config import OptimizerSection
+from .errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+# Rates that work for a LoRA of rank 16 at scale 1 with AdamW: kohya's documentation and the reference run for SD 1.x, the usual
+# halving for SDXL's larger UNet.
+_FAMILY_RATE = {"sd1": 1e-4, "sd2": 1e-4, "sdxl": 5e-5}
+# Lion's sign updates want a third to a tenth of Adam's rate (Chen et al. 2023, section 5); Prodigy finds its own, 1 is its multiplier.
+_OPTIMIZER_FACTOR = {"lion": 0.2, "schedule-free": 2.0}
+_REFERENCE_RANK = 16
+OPTIMIZER_CLASS = {  # what metadata calls each
+    "adamw": "torch.optim.adamw.AdamW",
+    "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit",
+    "adafactor": "transformers.optimization.Adafactor",
+    "lion": "lion_pytorch.lion_pytorch.Lion",
+    "prodigy": "prodigyopt.prodigy.Prodigy",
+    "schedule-free": "schedulefree.adamw_schedulefree.AdamWScheduleFree",
+}
+
+
+def learning_rate(settings: OptimizerSection, family: str, rank: int) -> float:
+    """The rate that ``settings`` name, or the preset for ``auto``: by family and optimiser, and lower for ranks above 16.
+
+    With scale 1 the sum over more ranks moves the weights further, so the rate falls with the square root of the rank.
+    """
+    if settings.lr != "auto":
+        return settings.lr
+    if settings.name == "prodigy":
+        return 1.0
+    rate: float = _FAMILY_RATE.get(family, 1e-4) * _OPTIMIZER_FACTOR.get(settings.name, 1.0)
+    return rate * min(1.0, math.sqrt(_REFERENCE_RANK / rank))
+
+
+def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float, device: torch.device) -> Any:
+    """The optimiser over both matrices of every pair. With LoRA+ (Hayou et al. 2024) ``up`` has ``lora_plus_ratio`` times the rate."""
+    import torch
+
+    groups: list[dict[str, Any]] = [{"params": [parameter for pair in pairs for parameter in (pair.down, pair.up)], "lr": lr}]
+    if settings.lora_plus_ratio != 1:
+        groups = [
+            {"params": [pair.down for pair in pairs], "lr": lr},
+            {"params": [pair.up for pair in pairs], "lr": lr * settings.lora_plus_ratio},
+        ]
+    betas, decay = (settings.beta1, settings.beta2), settings.weight_decay
+    if settings.name == "adamw":
+        fused = {"fused": True} if device.type == "cuda" else {}
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=settings.eps, weight_decay=decay, **fused)
+    if settings.name == "adamw8bit":
+        library = _library("bitsandbytes", "bitsandbytes")
+        return library.optim.AdamW8bit(groups, lr=lr, betas=betas, eps=settings.eps, weight_decay=decay)
+    if settings.name == "adafactor":
+        from transformers.optimization import Adafactor
+
+        # a fixed rate, as every LoRA trainer uses it: relative steps are made for training from nothing
+        fixed: dict[str, Any] = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
+        return Adafactor(groups, lr=lr, weight_decay=decay, **fixed)
+    if settings.name == "lion":
+        # its momentum's own default is 0.99; AdamW's 0.999 forgets too slowly for signs
+        second = 0.99 if settings.beta2 == 0.999 else settings.beta2
+        return _library("lion_pytorch", "lion-pytorch").Lion(groups, lr=lr, betas=(settings.beta1, second), weight_decay=decay)
+    if settings.name == "prodigy":
+        library = _library("prodigyopt", "prodigyopt")
+        return library.Prodigy(
+            groups, lr=lr, betas=betas, eps=settings.eps, weight_decay=decay, use_bias_correction=True, safeguard_warmup=True
+        )
+    library = _library("schedulefree", "schedulefree")
+    return library.AdamWScheduleFree(groups, lr=lr, betas=betas, eps=settings.eps, weight_decay=decay, warmup_steps=settings.warmup_steps)
+
+
+def make_schedule(optimizer: Any, settings: OptimizerSection, steps: int) -> Any:
+    """The learning-rate schedule over ``steps`` optimiser steps, stepped once after each.
+
+    ``rex`` (Chen et al. 2021) falls as (1 - p) / (1 - p / 2), p the share of steps done after the warm-up; schedule-free has none.
+    """
+    from diffusers.optimization import get_scheduler
+    from torch.optim.lr_scheduler import LambdaLR
+
+    if settings.name == "schedule-free":
+        return LambdaLR(optimizer, lambda step: 1.0)
+    if settings.schedule == "rex":
+        return LambdaLR(optimizer, lambda step: rex(step, settings.warmup_steps, steps))
+    name = "constant_with_warmup" if settings.schedule == "constant" and settings.warmup_steps else settings.schedule
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=settings.warmup_steps,
+        num_training_steps=steps,
+        num_cycles=settings.cycles,
+        power=settings.power,
+    )
+
+
+def rex(step: int, warmup: int, steps: int) -> float:
+    """REX's factor at ``step`` of ``steps``, after a linear warm-up; 0 at the end."""
+    if step < warmup:
+        return step / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return (1 - done) / (1 - done / 2)
+
+
+def _library(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"The optimizer needs the package {package}, which is not installed ({error}).",
+            f"Install it into ComfyUI's Python: pip install {package}; or choose the optimizer adamw.",
+            kind="dependency",
+        ) from error
