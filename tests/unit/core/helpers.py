@@ -1,0 +1,86 @@
+"""Small datasets and runs: made in a second, trained in seconds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from trainer import config, events
+from trainer.dataset import PrepareSettings, prepare
+from trainer.launch import prepare_run
+from trainer.loop import train_run
+from trainer.runs import RunFolder, read_events
+
+PROMPTS = ["myStyle anime_face girl", "a cat"]
+# quick settings that the tests build on; every one may be changed
+DEFAULTS: dict[str, Any] = {
+    "name": "style",
+    "network": {"rank": 4, "alpha": 2.0},
+    "optimizer": {"lr": 1e-3},
+    "training": {"epochs": 1, "precision": "fp32", "device": "cpu", "checkpoint_every": 0},
+    "sample": {"every_epochs": 0, "steps": 2},
+    "output": {"tensorboard": False},
+}
+
+
+def make_pictures(folder: Path, count: int, size: tuple[int, int] = (64, 64), seed: int = 0) -> Path:
+    """``count`` pictures of coloured clouds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    for index in range(count):
+        small = Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        small.resize(size, Image.Resampling.BICUBIC).save(folder / f"{index:02d}.png")
+    return folder
+
+
+def make_dataset(root: Path, count: int = 6, *, seed: int = 0, **settings: Any) -> Path:
+    """A prepared dataset of ``count`` pictures of 64 pixels; its folder."""
+    source = make_pictures(root / f"pictures-{count}-{seed}", count, seed=seed)
+    chosen = PrepareSettings(**{"trigger": "myStyle", "class_description": "anime_face", "resolution": 64, **settings})
+    return prepare(source, root / "datasets", chosen).dataset.path
+
+
+def configuration(checkpoint: Path, dataset: Path, runs: Path, changes: Mapping[str, object] | None = None) -> config.RunConfig:
+    """A run with ``DEFAULTS`` and ``changes`` such as ``{"training.epochs": 2}``."""
+    data = copy.deepcopy(DEFAULTS)
+    data["base"], data["dataset"] = {"checkpoint": str(checkpoint)}, {"path": str(dataset)}
+    for key, value in {"output.runs": str(runs), **(changes or {})}.items():
+        section, _, name = key.rpartition(".")
+        (data.setdefault(section, {}) if section else data)[name] = value
+    return config.parse(data)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that this process trained, without a child."""
+
+    status: int
+    run: RunFolder
+    events: list[events.Event]
+
+    @property
+    def steps(self) -> list[events.Step]:
+        """What was told of each step."""
+        return [event for event in self.events if isinstance(event, events.Step)]
+
+    def state(self, step: int) -> dict[str, Any]:
+        """The saved state after ``step``."""
+        path = self.run.checkpoints / f"step-{step:06d}" / "state.pt"
+        values: dict[str, Any] = torch.load(path, weights_only=True)
+        return values
+
+
+def train_here(configured: config.RunConfig) -> Trained:
+    """Train in this process: the same code as the child's, without the seconds that a child takes to start."""
+    run = prepare_run(configured)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.config.write_text(configured.to_json(), encoding="utf-8")
+    status = train_run(run.path, watch_stdin=False)
+    return Trained(status, run, read_events(run.events))

@@ -1,0 +1,92 @@
+"""The plan: its counts are those of the run, and its memory is that of a real training step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.core.helpers import configuration, make_dataset, train_here
+from trainer import adapter
+from trainer.dataset import open_dataset
+from trainer.families import open_checkpoint
+from trainer.families.sd1 import FAMILY
+from trainer.plan import _OVERHEAD_GB, estimate_memory, make_plan
+
+
+def bytes_kept_for_backward(unet: Any, side: int, batch: int) -> int:
+    """What one real forward pass on the CPU saves for the backward pass, weights aside."""
+    owned = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # an address may be used again once it is free
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        unet(torch.randn(batch, 4, side, side), torch.zeros(batch, dtype=torch.int64), torch.randn(batch, 77, 64))
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(("batch", "pixels", "targets"), [(1, 256, "all-linear"), (2, 128, "all-linear"), (1, 256, "attention")])
+def test_the_activations_are_those_that_a_real_forward_pass_saves(
+    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, batch: int, pixels: int, targets: str
+) -> None:
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.batch_size": batch, "network.targets": targets})
+    planned = FAMILY.empty_unet(checkpoint)
+    modules = FAMILY.lora_targets(planned, targets)
+    with torch.device("meta"):
+        adapter.inject(planned, modules, rank=4, alpha=4, seed=0)
+    trainable = sum(parameter.numel() for parameter in adapter.parameters(planned))
+    frozen = sum(parameter.numel() for parameter in planned.parameters() if not parameter.requires_grad)
+    estimated = estimate_memory(planned, FAMILY, config, (pixels, pixels), torch.float32, trainable)
+    activations = (estimated - _OVERHEAD_GB) * 1e9 - frozen * 4 - trainable * 16
+
+    real = FAMILY.load_unet(checkpoint, torch.float32)
+    adapter.inject(real, modules, rank=4, alpha=4, seed=0)
+    assert activations == pytest.approx(bytes_kept_for_backward(real.train(), pixels // 8, batch), rel=0.1)
+
+
+def test_the_plan_is_what_the_run_then_does(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path, 5, repeats=2)
+    changes = {"training.batch_size": 4, "training.gradient_accumulation": 2, "training.epochs": 2}
+    config = configuration(tiny_checkpoint, folder, tmp_path / "runs", changes)
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    plan = make_plan(config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), "fp32")
+    # ten slots an epoch: batches of 4, 4 and 2; steps of two batches and of one
+    assert (plan.images, plan.buckets, plan.steps_per_epoch, plan.steps, plan.epochs) == (5, {"64x64": 10}, 2, 4, 2)
+    assert [step.step for step in train_here(config).steps] == [1, 2, 3, 4]
+
+
+def test_a_limit_of_steps_shortens_the_last_epoch(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    def plan(steps: int) -> tuple[int, int]:
+        changes = {"training.max_steps": steps, "training.epochs": 3, "training.gradient_accumulation": 2}
+        made = make_plan(
+            configuration(tiny_checkpoint, dataset_folder, tmp_path, changes),
+            open_dataset(dataset_folder),
+            FAMILY,
+            open_checkpoint(str(tiny_checkpoint)),
+            torch.device("cpu"),
+            "fp32",
+        )
+        return made.steps, made.epochs
+
+    assert [plan(steps) for steps in (0, 1, 4, 100)] == [(9, 3), (1, 1), (4, 2), (9, 3)]
+
+
+def test_checkpointing_needs_less_memory(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    folder = make_dataset(tmp_path, 1, resolution=512)
+
+    def memory(**changes: object) -> float:
+        config = configuration(tiny_checkpoint, folder, tmp_path, changes)
+        return make_plan(config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), "fp32").memory_gb
+
+    assert memory(**{"training.gradient_checkpointing": True}) < memory() < memory(**{"training.batch_size": 4})
