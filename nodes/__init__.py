@@ -5,19 +5,33 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .anime_img2img import AnimeImg2Img
+from .dataset_options import DatasetOptionsNode
 from .dataset_prep import DatasetPrep
 from .demo_pictures import DemoPictures
+from .export_lora import ExportLora
 from .load_demo_base import LoadDemoBase
 from .load_lora import LoadLora
+from .routes import register
 from .style_compare import StyleCompare
 from .train_lora import TrainLora
 
-NODES: list[type[io.ComfyNode]] = [DatasetPrep, TrainLora, LoadLora, AnimeImg2Img, StyleCompare, LoadDemoBase, DemoPictures]
+NODES: list[type[io.ComfyNode]] = [
+    DatasetPrep,
+    DatasetOptionsNode,
+    TrainLora,
+    LoadLora,
+    AnimeImg2Img,
+    StyleCompare,
+    ExportLora,
+    LoadDemoBase,
+    DemoPictures,
+]
 
 
 class AnimeLoRAExtension(ComfyExtension):
     """Hands the nodes to ComfyUI."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Every node of the pack."""
+        """Every node of the pack. The panel's routes are added here, as ComfyUI 0.3.64 calls nothing else of an extension."""
+        register()
         return list(NODES)

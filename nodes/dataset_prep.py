@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from ..trainer import dataset as datasets
 from ..trainer.errors import Cancelled, UserError
 from . import core
 from .failures import readable
-from .folders import datasets_dir, source_folder, source_folders
+from .folders import datasets_dir, source_folder, source_folders, tree_digest
 from .images import from_pil, to_pil
 from .live import interrupted, say
 from .prompts import lines
 from .schema import field, result, schema
-from .types import DATASET, Dataset
+from .types import DATASET, DATASET_OPTIONS, Dataset, DatasetOptions
 
 FROM_INPUT = "(images input)"
 CROP_MODES = ("centre", "face", "buckets")
@@ -106,6 +105,12 @@ class DatasetPrep(io.ComfyNode):
                     "A model that enlarges small pictures better than the built-in filter (from Load Upscale Model).",
                     optional=True,
                 ),
+                field(
+                    DATASET_OPTIONS,
+                    "options",
+                    "Tagger, tag editing, cleaning, buckets and regularisation pictures (from Dataset Options).",
+                    optional=True,
+                ),
             ],
             [
                 result(DATASET, "dataset", "The prepared dataset, for Train LoRA."),
@@ -121,12 +126,7 @@ class DatasetPrep(io.ComfyNode):
         """Changes when a file in the chosen folder does, so that new pictures and edited captions are taken up."""
         if folder == FROM_INPUT:
             return ""
-        digest = hashlib.sha256()
-        for path, _folders, names in sorted(os.walk(source_folder(folder))):
-            for name in sorted(names):
-                status = os.stat(os.path.join(path, name))
-                digest.update(f"{path}/{name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        return tree_digest(source_folder(folder))
 
     @classmethod
     def execute(
@@ -141,18 +141,23 @@ class DatasetPrep(io.ComfyNode):
         images: torch.Tensor | None = None,
         captions: str | None = None,
         upscale_model: Any = None,
+        options: DatasetOptions | None = None,
     ) -> io.NodeOutput:
         """Prepare the dataset, reusing pictures that are done already."""
         with readable():
+            extra = json.loads(options.settings) if options is not None else {}
+            rules = extra.pop("buckets", {})
+            captions_from = {"source": caption_source} if caption_source != "auto" else {}
             settings = datasets.parse_settings(
                 {
+                    **extra,
                     "trigger": trigger_word,
                     "class_description": class_description,
                     "resolution": resolution,
                     "crop": "face" if crop_mode == "face" else "centre",
-                    "buckets": {} if crop_mode == "buckets" else None,
+                    "buckets": rules if crop_mode == "buckets" else None,
                     "repeats": repeats,
-                    "captions": {"source": caption_source},
+                    "captions": {**extra.get("captions", {}), **captions_from},
                     "upscaler": "" if upscale_model is None else _name(upscale_model),
                 }
             )
@@ -161,6 +166,7 @@ class DatasetPrep(io.ComfyNode):
                 datasets_dir(),
                 settings,
                 upscaler=None if upscale_model is None else lambda picture: to_pil(core.upscale(upscale_model, from_pil(picture))[0]),
+                regularisation=source_folder(options.regularisation) if options is not None and options.regularisation else None,
                 progress=_Progress(cls.hidden.unique_id),
                 should_stop=interrupted,
             )

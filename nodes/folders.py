@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def runs_dir() -> Path:
     return Path(folder_paths.get_output_directory()) / "animelora" / "runs"
 
 
+def exports_dir() -> Path:
+    """Where exported LoRAs are written."""
+    return Path(folder_paths.get_output_directory()) / "animelora" / "exports"
+
+
 def loras_dir() -> Path:
     """The first of ComfyUI's LoRA folders: finished files go there."""
     return Path(folder_paths.get_folder_paths("loras")[0])
@@ -45,7 +51,7 @@ def registered_dirs() -> list[Path]:
 
 
 def source_folders() -> list[str]:
-    """What the dataset menu offers: folders below input/, then registered folders and the folders in them."""
+    """What the dataset menu offers: folders and archives below input/, then registered folders and what is in them."""
     names = _folders_below(input_dir())
     for root in registered_dirs():
         names += [f"{_MARK}{root.name}", *(f"{_MARK}{root.name}/{name}" for name in _folders_below(root))]
@@ -53,16 +59,39 @@ def source_folders() -> list[str]:
 
 
 def source_folder(name: str) -> Path:
-    """The folder behind an entry of the dataset menu. Raises UserError when it is gone or lies elsewhere."""
+    """The folder or archive behind an entry of the dataset menu. Raises UserError when it is gone or lies elsewhere."""
     if not name.startswith(_MARK):
         found = resolve_below(name, [input_dir()], what="image folder")
     else:
         head, _, rest = name.removeprefix(_MARK).partition("/")
         roots = [root for root in registered_dirs() if root.name == head]
         found = resolve_below(rest or ".", roots, what="image folder")
-    if not found.is_dir():
+    if not found.is_dir() and not _is_archive(found.name):
         raise UserError(f"{name!r} is a file, not a folder of images.", "Choose the folder that holds the images.", kind="path")
     return found
+
+
+def tree_digest(folder: Path) -> str:
+    """Changes when a file below ``folder`` comes, goes, or gets another size or time."""
+    digest = hashlib.sha256()
+    if folder.is_file():  # an archive
+        status = folder.stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+    for path, below, names in os.walk(folder):
+        below.sort()
+        for name in sorted(names):
+            status = os.stat(os.path.join(path, name))
+            digest.update(f"{path}/{name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def model_files(kind: str, folder: str) -> dict[str, Path]:
+    """The .onnx files below models/``folder`` and below the folders registered as ``kind``, by their name in a menu."""
+    roots = [Path(folder_paths.models_dir) / folder]
+    if kind in folder_paths.folder_names_and_paths:
+        roots += [Path(path) for path in folder_paths.get_folder_paths(kind)]
+    found = {path.relative_to(root).as_posix(): path for root in roots if root.is_dir() for path in sorted(root.rglob("*.onnx"))}
+    return dict(list(found.items())[:_MOST])
 
 
 def checkpoint_names() -> list[str]:
@@ -99,6 +128,10 @@ def lora_path(name: str) -> Path:
     return _listed("loras", name, "LoRA")
 
 
+def _is_archive(name: str) -> bool:
+    return name.lower().endswith((".zip", ".cbz", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")) and not name.startswith(".")
+
+
 def _listed(kind: str, name: str, what: str) -> Path:
     """The real path of a list entry; ComfyUI's lists follow links, so the entry itself is what is allowed."""
     found = folder_paths.get_full_path(kind, name) if name in folder_paths.get_filename_list(kind) else None
@@ -108,11 +141,12 @@ def _listed(kind: str, name: str, what: str) -> Path:
 
 
 def _folders_below(root: Path) -> list[str]:
-    """Folders below ``root`` as ``a/b``, sorted, hidden ones left out, symbolic links not followed."""
+    """Folders and archives below ``root`` as ``a/b``, sorted, hidden ones left out, symbolic links not followed."""
     names: list[str] = []
-    for folder, below, _ in os.walk(root):
+    for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith((".", "__")))
         relative = Path(folder).relative_to(root)
+        names += [(relative / name).as_posix() for name in files if _is_archive(name)]
         if relative.parts:
             names.append(relative.as_posix())
         if len(relative.parts) >= _DEEPEST or len(names) >= _MOST:

@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -17,6 +18,8 @@ from ..trainer import events
 
 log = logging.getLogger("animelora")
 EVENT = "animelora.train"
+RUNNING: dict[str, dict[str, str]] = {}
+"""By node id: ``run`` (the run folder's name) and ``name`` (the LoRA's) of every training that goes on. Only TrainingView writes it."""
 _PREVIEW = 512  # pixels of the longer side
 _TEXT_EVERY = 0.5  # seconds between two lines of text
 
@@ -34,16 +37,29 @@ def interrupted() -> bool:
 
 
 class TrainingView:
-    """Shows a run's events in its node. ``cancelled`` is set once the user pressed Cancel."""
+    """Shows a run's events in its node, from ``with`` to its end. ``cancelled`` is set once the user pressed Cancel.
 
-    def __init__(self, node_id: str | None) -> None:
+    ``run`` is the name of the run's folder, ``name`` the LoRA's: they tell a browser that joins later where to look.
+    """
+
+    def __init__(self, node_id: str | None, run: str, name: str) -> None:
         self.node_id = node_id
         self.cancelled = False
+        self._run = {"run": run, "name": name}
         self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
         self._newest: Image.Image | None = None
         self._spoke = 0.0
         self._steps = 1
         self._step = 0
+
+    def __enter__(self) -> TrainingView:
+        RUNNING[self.node_id or ""] = self._run
+        self._tell({"event": "run"})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        RUNNING.pop(self.node_id or "", None)
+        self._tell({"event": "end"})
 
     def should_stop(self) -> bool:
         """For the launcher's poll."""
@@ -85,13 +101,15 @@ class TrainingView:
             self.cancelled = True  # the flag is lowered by now: the launcher stops the child, the node raises again
 
     def _send(self, event: events.Event) -> None:
-        server = getattr(PromptServer, "instance", None)
-        if server is None:
-            return
-        data = {**asdict(event), "event": event.name, "node_id": self.node_id}
+        data = {**asdict(event), "event": event.name}
         if isinstance(event, events.Sample):
             data["view"] = viewable(Path(event.path))
-        server.send_sync(EVENT, data)
+        self._tell(data)
+
+    def _tell(self, data: dict[str, Any]) -> None:
+        server = getattr(PromptServer, "instance", None)
+        if server is not None:
+            server.send_sync(EVENT, {**data, **self._run, "node_id": self.node_id})
 
 
 def viewable(path: Path) -> dict[str, str] | None:

@@ -41,29 +41,65 @@ def patch(model: Any, clip: Any, path: Path, strength_model: float, strength_cli
     ``made_for`` names the kind of model that the file was made for, where that is known, for the error. Raises UserError when the file
     cannot be read, when none of its keys belongs to this model, or when their shapes do not fit.
     """
-    tensors, metadata = read(path)
     targets = comfy.lora.model_lora_keys_unet(model.model, {})
     targets = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, targets)
-    converted = comfy.lora_convert.convert_lora(tensors)
-    loaded = comfy.lora.load_lora(converted, targets, False)
-    taken = _taken(converted, loaded)
-    unknown = tuple(sorted(key for key in converted if key not in taken))
-    _check_fit(path.name, model, clip, loaded, unknown, made_for)
+    reading = _best_reading(path, targets)
+    _check_fit(path.name, model, clip, reading, made_for)
     if strength_model == 0 and strength_clip == 0:
-        return Patched(model, clip, len(taken), len(converted), unknown)
-    only_known = {key: value for key, value in converted.items() if key in taken}
-    extra = known(comfy.sd.load_lora_for_models, {"lora_metadata": metadata})
-    new_model, new_clip = comfy.sd.load_lora_for_models(model, clip, only_known, strength_model, strength_clip, **extra)
-    return Patched(new_model, new_clip, len(taken), len(converted), unknown)
+        return Patched(model, clip, reading.used, reading.total, reading.unknown)
+    extra = known(comfy.sd.load_lora_for_models, {"lora_metadata": reading.metadata})
+    new_model, new_clip = comfy.sd.load_lora_for_models(model, clip, reading.taken, strength_model, strength_clip, **extra)
+    return Patched(new_model, new_clip, reading.used, reading.total, reading.unknown)
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
-    """Tensors and metadata of a LoRA file; ``.pt`` and the like only as plain weights."""
+@dataclass(frozen=True)
+class _Reading:
+    """One way to read a file: the tensors that the model takes, the patches they make, and the keys that nobody knows."""
+
+    taken: dict[str, Any]
+    patches: Mapping[Any, Any]
+    unknown: tuple[str, ...]
+    metadata: dict[str, str] | None
+
+    @property
+    def used(self) -> int:
+        return len(self.taken)
+
+    @property
+    def total(self) -> int:
+        return len(self.taken) + len(self.unknown)
+
+
+def _best_reading(path: Path, targets: Mapping[str, Any]) -> _Reading:
+    """The file as ComfyUI reads it; where it does not know all keys, in kohya's naming if it then knows more of them."""
     try:
         tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
-    except Exception as error:  # torch, safetensors and the file system each raise their own types
-        raise UserError(f"The LoRA {path.name} cannot be read: {error}", "Copy or download the file again.", kind="lora") from error
-    return tensors, metadata
+        plain = _match(comfy.lora_convert.convert_lora(tensors), (), metadata, targets)
+    except Exception:  # torch, safetensors and the file system each raise their own types; the reader below says it in words
+        log.debug("ComfyUI cannot read %s", path, exc_info=True)
+        return _translated(path, targets)
+    if not plain.unknown:
+        return plain
+    try:
+        translated = _translated(path, targets)
+    except UserError:  # a kind of file that only ComfyUI knows
+        return plain
+    return translated if len(translated.unknown) < len(plain.unknown) else plain
+
+
+def _translated(path: Path, targets: Mapping[str, Any]) -> _Reading:
+    """The file in kohya's naming, whoever wrote it: diffusers and PEFT names, which ComfyUI does not read, among them."""
+    from ..trainer import lorafile
+
+    weights = lorafile.read_lora(path)
+    return _match(lorafile.to_kohya(weights).tensors, tuple(weights.unknown_keys), dict(weights.metadata), targets)
+
+
+def _match(tensors: Mapping[str, Any], unknown: tuple[str, ...], metadata: dict[str, str] | None, targets: Mapping[str, Any]) -> _Reading:
+    patches = comfy.lora.load_lora(tensors, targets, False)
+    keys = _taken(tensors, patches)
+    rest = {key for key in tensors if key not in keys}
+    return _Reading({key: value for key, value in tensors.items() if key in keys}, patches, tuple(sorted(rest | set(unknown))), metadata)
 
 
 def _taken(tensors: Mapping[str, Any], loaded: Mapping[Any, Any]) -> set[str]:
@@ -76,21 +112,20 @@ def _taken(tensors: Mapping[str, Any], loaded: Mapping[Any, Any]) -> set[str]:
     return taken & set(tensors)
 
 
-def _check_fit(name: str, model: Any, clip: Any, loaded: Mapping[Any, Any], unknown: tuple[str, ...], made_for: str) -> None:
+def _check_fit(name: str, model: Any, clip: Any, reading: _Reading, made_for: str) -> None:
     origin = f" It was made for {made_for}." if made_for else ""
-    if not loaded:
-        raise UserError(
-            f"The LoRA {name} does not fit this model: none of its {len(unknown)} keys belongs to it ({_some(unknown)}).{origin}",
-            "Load the kind of model that the LoRA was made for, or choose another LoRA.",
-            kind="lora",
-        )
-    wrong = [key for key, adapter in loaded.items() if not _fits(key, adapter, model, clip)]
-    if wrong:
-        raise UserError(
-            f"The LoRA {name} does not fit this model: {len(wrong)} of {len(loaded)} layers have another shape ({_some(wrong)}).{origin}",
-            "Load the kind of model that the LoRA was made for, or choose another LoRA.",
-            kind="lora",
-        )
+    wrong = [key for key, adapter in reading.patches.items() if not _fits(key, adapter, model, clip)]
+    if not reading.patches:
+        problem = f"none of its {reading.total} keys belongs to it ({_some(reading.unknown)})"
+    elif wrong:
+        problem = f"{len(wrong)} of {len(reading.patches)} layers have another shape ({_some(wrong)})"
+    else:
+        return
+    raise UserError(
+        f"The LoRA {name} does not fit this model: {problem}.{origin}",
+        "Load the kind of model that the LoRA was made for, or choose another LoRA.",
+        kind="lora",
+    )
 
 
 def _fits(key: Any, adapter: Any, model: Any, clip: Any) -> bool:

@@ -201,7 +201,7 @@ class TrainLora(io.ComfyNode):
             node_id = cls.hidden.unique_id
             prepared = as_dataset(dataset)
             config = run_config(prepared.path, widgets)
-            run = _train(config, TrainingView(node_id))
+            run = _train(config, node_id)
             say(node_id, _summary(run))
             words = tuple(word for word in (prepared.trigger,) if word)
             lora = Lora(str(run.lora), sha256_file(run.lora), words, str(run.run_dir))
@@ -240,13 +240,14 @@ def run_config(dataset: str, widgets: dict[str, Any]) -> RunConfig:
     )
 
 
-def _train(config: RunConfig, view: TrainingView) -> Any:
+def _train(config: RunConfig, node_id: str | None) -> Any:
     """Run the launcher with ComfyUI's memory freed. Imported late: it brings in libraries that no other node needs."""
-    from ..trainer.launch import train
+    from ..trainer.launch import prepare_run, train
 
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
-    return train(config, on_event=view.on_event, should_stop=view.should_stop)
+    with TrainingView(node_id, prepare_run(config).path.name, config.name) as view:
+        return train(config, on_event=view.on_event, should_stop=view.should_stop)
 
 
 def _summary(run: Any) -> str:

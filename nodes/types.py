@@ -31,7 +31,16 @@ class Lora:
     run_dir: str = ""
 
 
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Further dataset settings as JSON text, and the menu entry of the regularisation folder (empty: none)."""
+
+    settings: str
+    regularisation: str
+
+
 DATASET = io.Custom("DATASET")
+DATASET_OPTIONS = io.Custom("ANIMELORA_DATASET_OPTIONS")
 LORA = io.Custom("LORA")
 
 

@@ -17,6 +17,8 @@ NODES = {
     "AnimeLoRA_LoadLora": ("Load LoRA (AnimeLoRA)", ["MODEL", "CLIP", "STRING"]),
     "AnimeLoRA_AnimeImg2Img": ("Anime Img2Img (AnimeLoRA)", ["IMAGE", "IMAGE"]),
     "AnimeLoRA_StyleCompare": ("Style Compare (AnimeLoRA)", ["IMAGE", "IMAGE"]),
+    "AnimeLoRA_ExportLora": ("Export LoRA (AnimeLoRA)", ["LORA", "STRING"]),
+    "AnimeLoRA_DemoPictures": ("Demo Pictures (AnimeLoRA)", ["IMAGE", "STRING"]),
     "AnimeLoRA_LoadDemoBase": ("Load Demo Base (AnimeLoRA)", ["MODEL", "CLIP", "VAE"]),
 }
 SOCKETS = {"MODEL", "CLIP", "VAE", "IMAGE", "CONTROL_NET", "UPSCALE_MODEL", "STRING", "DATASET", "LORA"}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from tests.server.comfy_server import PromptFailed, Server
@@ -29,7 +30,7 @@ def attention_lora(path: Path, *, context: int, prefix: str = "lora_unet_down_bl
         tensors[f"{key}.lora_up.weight"] = generator.standard_normal((width, RANK)).astype(np.float16)
         tensors[f"{key}.alpha"] = np.array(1.0, dtype=np.float16)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, {"modelspec.trigger_phrase": "myToken, blue hair"})
+    save_file(tensors, path, {"modelspec.trigger_phrase": "myToken, blue hair", "ss_base_model_version": "sd_v1"})
     return path
 
 
@@ -143,3 +144,31 @@ def contains(whole: np.ndarray[Any, Any], part: np.ndarray[Any, Any]) -> bool:
     height, width = part.shape[:2]
     corners = np.argwhere((whole[: whole.shape[0] - height + 1, : whole.shape[1] - width + 1] == part[0, 0]).all(-1))
     return any((whole[y : y + height, x : x + width] == part).all() for y, x in corners)
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers", "peft", "comfyui"])
+def test_an_exported_lora_paints_the_same_picture(server: Server, form: str) -> None:
+    attention_lora(loras(server) / "original.safetensors", context=SIZE.text_width)
+    texts = {"title": "A title", "author": "", "description": "", "trigger_words": "newWord", "tags": "", "licence": ""}
+    export = node(
+        "AnimeLoRA_ExportLora", lora_name="original.safetensors", file_name=f"as {form}", format=form, dtype="fp32", rank=0, **texts
+    )
+    outputs = server.run({"export": export})
+    assert "3 layers" in outputs["export"]["text"][0]
+    exported = server.base / "output" / "animelora" / "exports" / f"as {form}.safetensors"
+    with safe_open(exported, framework="numpy") as file:
+        assert file.metadata()["modelspec.title"] == "A title"
+        assert file.metadata()["modelspec.trigger_phrase"] == "newWord"
+    graph = load_lora("(lora input)", lora=["export", 0]) | {"export": export}
+    original = painted(server, ["load", 0], ["load", 1], load_lora("original.safetensors"))
+    again = painted(server, ["load", 0], ["load", 1], graph)
+    assert np.abs(original.astype(int) - again.astype(int)).max() <= 1  # a folded alpha multiplies in another order
+
+
+def test_a_lora_is_never_replaced_by_its_own_export(server: Server) -> None:
+    attention_lora(loras(server) / "mine.safetensors", context=SIZE.text_width)
+    before = (loras(server) / "mine.safetensors").read_bytes()
+    texts = {"title": "", "author": "", "description": "", "trigger_words": "", "tags": "", "licence": ""}
+    settings = {"format": "kohya", "dtype": "as it is", "rank": 1, **texts}
+    server.run({"export": node("AnimeLoRA_ExportLora", lora_name="mine.safetensors", file_name="../../../models/loras/mine", **settings)})
+    assert (loras(server) / "mine.safetensors").read_bytes() == before

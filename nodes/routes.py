@@ -1,0 +1,95 @@
+"""Two routes that the training panel reads: which runs are going on, and what a run has logged. Neither starts or changes anything."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from server import PromptServer
+
+from ..trainer import events
+from ..trainer.errors import UserError
+from ..trainer.files import resolve_below
+from ..trainer.runs import RunFolder, read_events
+from .folders import runs_dir
+from .live import RUNNING, viewable
+
+_MOST_POINTS = 2000  # of a curve: more than the pixels that show it
+_COLUMNS = ("step", "loss", "loss_average", "lr")
+
+
+def register() -> None:
+    """Add the routes to ComfyUI's server; nothing happens where there is none."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
+
+    @server.routes.get("/animelora/running")
+    async def running(_request: web.Request) -> web.Response:
+        return web.json_response(dict(RUNNING))
+
+    @server.routes.get("/animelora/runs/{run}")
+    async def run(request: web.Request) -> web.Response:
+        try:
+            folder = run_folder(request.match_info["run"])
+        except UserError:
+            return web.json_response({"error": "no such run"}, status=404)
+        return web.json_response(await asyncio.to_thread(history, folder))
+
+
+def run_folder(name: str) -> Path:
+    """The run folder called ``name``. Raises UserError for anything that is not a direct child of the runs folder with a log."""
+    folder = resolve_below(name, [runs_dir()], what="run")
+    if folder.parent != runs_dir().resolve() or not RunFolder(folder, name).events.is_file():
+        raise UserError(f"There is no run {name!r}.", "", kind="path")
+    return folder
+
+
+def history(folder: Path) -> dict[str, Any]:
+    """What a run has logged, in the size that a panel can show: curves of at most 2000 points, the newest of the rest."""
+    log = read_events(RunFolder(folder, folder.name).events)
+    steps = {event.step: event for event in log if isinstance(event, events.Step)}
+    ordered = [steps[number] for number in sorted(steps)]
+    thinned = _thinned(ordered)
+    samples = {(event.epoch, event.index): event for event in log if isinstance(event, events.Sample)}
+    return {
+        "run": folder.name,
+        "curves": {name: [_number(getattr(event, name)) for event in thinned] for name in _COLUMNS},
+        "plan": _last(log, events.Plan),
+        "phase": _last(log, events.Phase),
+        "step": plain(ordered[-1]) if ordered else None,
+        "samples": [
+            {**plain(event), "view": view}
+            for _, event in sorted(samples.items())
+            if (view := viewable(Path(event.path))) is not None and Path(event.path).is_file()
+        ],
+        "ending": _ending(log),
+    }
+
+
+def plain(event: events.Event) -> dict[str, Any]:
+    """An event as JSON; numbers that JSON lacks become null."""
+    return {"event": event.name, **{key: _number(value) for key, value in asdict(event).items()}}
+
+
+def _thinned(steps: list[events.Step]) -> list[events.Step]:
+    stride = max(1, math.ceil(len(steps) / _MOST_POINTS))
+    return steps[::stride] if not steps or (len(steps) - 1) % stride == 0 else [*steps[::stride], steps[-1]]
+
+
+def _last(log: list[events.Event], kind: type[events.Event]) -> dict[str, Any] | None:
+    return next((plain(event) for event in reversed(log) if isinstance(event, kind)), None)
+
+
+def _ending(log: list[events.Event]) -> dict[str, Any] | None:
+    """How the last start of the run ended; None while it goes on, or when it was killed."""
+    final = log[-1] if log else None
+    return plain(final) if isinstance(final, events.Done | events.Error | events.Stopped) else None
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
