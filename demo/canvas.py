@@ -77,7 +77,7 @@ class Canvas:
         self.draw = ImageDraw.Draw(self.picture)
 
     def _xy(self, points: Points) -> list[float]:
-        return (points * self.pixels - 0.5).ravel().tolist()  # type: ignore[no-any-return]
+        return (points * self.pixels - 0.5).ravel().tolist()
 
     def fill(self, points: Points, colour: Colour | int) -> None:
         """Fill a closed polygon."""

@@ -55,7 +55,8 @@ class Frame:
 
     def __call__(self, points: Points | list[tuple[float, float]] | list[list[float]]) -> Points:
         p = (np.asarray(points, dtype=np.float64) - self.pivot) * self.stretch @ self.rotation + self.pivot
-        return self.origin + self.unit * p
+        placed: Points = self.origin + self.unit * p
+        return placed
 
     def inverse(self, points: Points) -> Points:
         """Image coordinates (..., 2) back to head coordinates."""

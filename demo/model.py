@@ -24,7 +24,7 @@ class Widths:
 
     vae: tuple[int, ...] = (64, 64, 128, 128)
     vae_layers: int = 1
-    unet: tuple[int, ...] = (96, 192)
+    unet: tuple[int, ...] = (64, 128)
     unet_layers: int = 1
     text: int = 128
     text_layers: int = 3

@@ -44,6 +44,19 @@ def agree(value: float) -> float:
     return float(box[0])
 
 
+def gather(part: Tensor) -> Tensor:
+    """Every process' rows, in the order of the processes; the parts may differ in length."""
+    if world() == 1:
+        return part
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
+    dist.all_gather(lengths, torch.tensor([len(part)]))
+    longest = max(int(n) for n in lengths)
+    padded = torch.cat([part, part.new_zeros(longest - len(part), *part.shape[1:])])
+    parts = [torch.zeros_like(padded) for _ in range(world())]
+    dist.all_gather(parts, padded)
+    return torch.cat([p[: int(n)] for p, n in zip(parts, lengths, strict=True)])
+
+
 def wait() -> None:
     """Wait for all processes."""
     if world() > 1:

@@ -40,7 +40,8 @@ def clothes_parts(portrait: Portrait, skin: Colour, main: Colour, dark: Colour, 
         p = np.array(points)
         if mirror:
             p = p * [-1, 1] + [1.0, 0.0]
-        return p + [dx, BODY_DOWN]
+        placed: Points = np.add(p, (dx, BODY_DOWN))
+        return placed
 
     kind = portrait.clothes
     if kind == "t-shirt":

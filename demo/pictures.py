@@ -27,7 +27,7 @@ def _draw(path: Path, count: int, size: int, one: Callable[[int], NDArray[np.uin
         if stored.shape == (count, size, size, 3):
             return stored
     unfinished = path.with_name(path.name + ".part")
-    out = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, size, size, 3))  # type: ignore[no-untyped-call]
+    out = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, size, size, 3))
     for i in range(count):
         out[i] = one(i)
         if i % 500 == 499:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.multiprocessing as multiprocessing
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
@@ -28,7 +29,7 @@ from .base_file import BASE_FILE, write_base
 from .captions import load_tokenizer, token_ids, training_captions
 from .model import Widths
 from .parallel import rank, wait
-from .pictures import FIRST_TRAINING_SEED, portrait_pictures, shape_pictures
+from .pictures import FIRST_TRAINING_SEED, Pictures, portrait_pictures, shape_pictures
 from .portraits import BASE_STYLES, caption, random_portrait
 from .render import render, sheet
 from .sampling import sample
@@ -43,18 +44,20 @@ CAPTION_VARIANTS = 6
 
 
 def _latent_set(
-    vae: AutoencoderKL, work: Path, tokenizer: CLIPTokenizer, count: int, size: int, device: torch.device
+    vae: AutoencoderKL, sources: list[Pictures], work: Path, tokenizer: CLIPTokenizer, count: int, size: int, device: torch.device
 ) -> LatentSet:
-    """Latents and captions of all training pictures; written once per autoencoder."""
+    """Latents and captions of the first ``count`` portraits in every style; written once per autoencoder."""
     path = work / f"latents-{count}-{size}.npy"
     if not path.exists():
         parts = []
-        for style in BASE_STYLES:
-            parts.append(encode(vae, portrait_pictures(work / "pictures", style, count, size, logger.info), device))
+        for style, source in zip(BASE_STYLES, sources, strict=True):
+            parts.append(encode(vae, source[:count], device))
             logger.info("%s: %d pictures encoded", style, count)
-        part = path.with_suffix(".part.npy")
-        np.save(part, torch.cat(parts).numpy())
-        part.replace(path)
+        if rank() == 0:
+            part = path.with_suffix(".part.npy")
+            np.save(part, torch.cat(parts).numpy())
+            part.replace(path)
+    wait()
     portraits = [random_portrait(FIRST_TRAINING_SEED + i) for i in range(count)]
     captions = [training_captions(tokenizer, portraits, style, CAPTION_VARIANTS, 0) for style in BASE_STYLES]
     return LatentSet(torch.from_numpy(np.load(path)), torch.cat(captions), token_ids(tokenizer, [""])[0])
@@ -73,7 +76,8 @@ def held_out_set(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, devic
 
 
 def sample_grid(
-    unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL, tokenizer: CLIPTokenizer, columns: int = 6
+    unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL, tokenizer: CLIPTokenizer, columns: int = 6,
+    steps: int = 25,
 ) -> Image.Image:
     """For each base style a row of true drawings of held-out portraits and a row of what the base makes of their captions."""
     rows = []
@@ -82,34 +86,30 @@ def sample_grid(
         portraits = [random_portrait(HELD_OUT_SEED + k * columns + i) for i in range(columns)]
         ids: Tensor = token_ids(tokenizer, [caption(p, style) for p in portraits])
         rows.append([render(p, style) for p in portraits])
-        rows.append(sample(unet, text, vae, ids, empty, seed=k))
+        rows.append(sample(unet, text, vae, ids, empty, seed=k, steps=steps))
     return sheet(rows)
 
 
 def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, unet_settings: UnetSettings,
-        vae_pictures: int, unet_pictures: int, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, float]:
+        portraits: int, encoded: int, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, float]:
     """Train what is not trained yet and write the base to ``out``; returns the held-out figures."""
     work.mkdir(parents=True, exist_ok=True)
     if rank():
         wait()  # the first process draws and encodes for all
     size = 128
-    folder = work / "vae-pictures"
-    sources = [portrait_pictures(folder, style, vae_pictures, size, logger.info) for style in BASE_STYLES]
-    sources.append(shape_pictures(folder, vae_pictures, size, logger.info))
+    folder = work / "pictures"
+    sources = [portrait_pictures(folder, style, portraits, size, logger.info) for style in BASE_STYLES]
+    sources.append(shape_pictures(folder, portraits, size, logger.info))
     if not rank():
         wait()
     vae = train_vae(sources, work, widths, vae_settings, device)
     fold_scale(vae, torch.cat([encode(vae, source[:24], device) for source in sources[:-1]]))
-    if rank():
-        wait()
-    data = _latent_set(vae, work, tokenizer, unet_pictures, size, device)
-    if not rank():
-        wait()
-    held_out = held_out_set(vae, tokenizer, 32 if rank() == 0 else 1, device)
+    data = _latent_set(vae, sources[:-1], work, tokenizer, min(encoded, portraits), size, device)
+    held_out = held_out_set(vae, tokenizer, 32, device)
 
     def show(unet: UNet2DConditionModel, text: CLIPTextModel, step: int) -> None:
         unet.eval(), text.eval()
-        sample_grid(unet, text, vae, tokenizer, columns=4).save(work / "samples.png")
+        sample_grid(unet, text, vae, tokenizer, columns=2, steps=15).save(work / "samples.png")
         logger.info("held-out loss %.4f at step %d", held_out_loss(unet, text, held_out, device, 1), step)
         unet.train(), text.train()
 
@@ -139,8 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=BASE_FILE, help="the safetensors file to write")
     parser.add_argument("--vae-minutes", type=float, default=VaeSettings.minutes)
     parser.add_argument("--unet-minutes", type=float, default=UnetSettings.minutes)
-    parser.add_argument("--vae-pictures", type=int, default=1500, help="drawings of each kind for the autoencoder")
-    parser.add_argument("--unet-pictures", type=int, default=2500, help="portraits, each drawn in every base style")
+    parser.add_argument("--portraits", type=int, default=1500, help="portraits, each drawn in every base style; as many random drawings")
+    parser.add_argument("--encoded", type=int, default=1500, help="how many of the portraits the UNet is trained on")
     parser.add_argument("--vae-batch", type=int, default=VaeSettings.batch)
     parser.add_argument("--unet-batch", type=int, default=UnetSettings.batch)
     parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
         _train(0, args, None)
         return 0
     with tempfile.TemporaryDirectory() as meeting:
-        torch.multiprocessing.spawn(_train, (args, f"file://{meeting}/point"), nprocs=args.processes)
+        multiprocessing.spawn(_train, (args, f"file://{meeting}/point"), nprocs=args.processes)  # type: ignore[attr-defined,no-untyped-call]
     return 0
 
 
@@ -166,7 +166,7 @@ def _train(number: int, args: argparse.Namespace, meeting: str | None) -> None:
         args.work, args.out, Widths(),
         VaeSettings(minutes=args.vae_minutes, batch=args.vae_batch),
         UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch),
-        args.vae_pictures, args.unet_pictures, load_tokenizer(args.tokenizer), torch.device(args.device),
+        args.portraits, args.encoded, load_tokenizer(args.tokenizer), torch.device(args.device),
     )
 
 

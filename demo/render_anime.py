@@ -79,20 +79,18 @@ def _body(canvas: Canvas, g: Geometry, portrait: Portrait, skin: Colour) -> None
     main = vivid(portrait.clothes_rgb)
     dark, light = shadow(main), mix(main, (255, 255, 255), 0.2)
     canvas.fill(g.body, main)
-    side = np.array([0.16 * portrait.light, 0.05])
     body = canvas.mask(g.body)
-    canvas.fill_inside(body, [g.body + [0.56 * portrait.light, 0.1], g.face * [1.25, 1] - [0.125, -0.11] + side * 0],
-                       dark)
+    canvas.fill_inside(body, [np.add(g.body, (0.56 * portrait.light, 0.1)), g.face * [1.25, 1] - [0.125, -0.11]], dark)
     canvas.outline(g.body, INK, LINE)
     canvas.fill(g.neck, skin)
-    canvas.fill_inside(canvas.mask(g.neck), [g.face + [0.0, 0.05]], shadow(skin))
+    canvas.fill_inside(canvas.mask(g.neck), [np.add(g.face, (0.0, 0.05))], shadow(skin))
     canvas.line(g.neck[[1, 2, 3]], INK, LINE * 0.8)
     canvas.line(g.neck[[0, 5, 4]], INK, LINE * 0.8)
     for points, colour in clothes_parts(portrait, skin, main, dark, light):
         if colour == skin:
             # The neck keeps its shadow: the neckline is filled, then shaded below the chin.
             canvas.fill(points, skin)
-            canvas.fill_inside(canvas.mask(points), [g.face + [0.0, 0.05]], shadow(skin))
+            canvas.fill_inside(canvas.mask(points), [np.add(g.face, (0.0, 0.05))], shadow(skin))
         else:
             canvas.fill(points, colour)
         canvas.outline(points, INK, LINE * 0.8)
@@ -186,7 +184,7 @@ def _mouth_and_nose(canvas: Canvas, g: Geometry, portrait: Portrait, skin: Colou
 def _locks(canvas: Canvas, g: Geometry, hair: Colour) -> None:
     for points in g.locks:
         canvas.fill(points, hair)
-        inner = points + [0.016, 0.03]
+        inner = np.add(points, (0.016, 0.03))
         canvas.fill_inside(canvas.mask(points), [inner * [1, 1.0] + [0.012, 0.0]], shadow(hair))
         canvas.outline(points, INK, LINE)
 
@@ -194,7 +192,8 @@ def _locks(canvas: Canvas, g: Geometry, hair: Colour) -> None:
 def _strand_tips(g: Geometry) -> Points:
     """Points along the fringe's edge from which strands rise, (n, 2)."""
     line = g.fringe_line
-    return line[np.linspace(0, len(line) - 1, 8).astype(int)[1:-1]]
+    chosen: Points = line[np.linspace(0, len(line) - 1, 8).astype(int)[1:-1]]
+    return chosen
 
 
 def _front_hair(canvas: Canvas, g: Geometry, portrait: Portrait, hair: Colour) -> None:
@@ -211,8 +210,10 @@ def _front_hair(canvas: Canvas, g: Geometry, portrait: Portrait, hair: Colour) -
     for i, tip in enumerate(tips):
         root = tip + (crown - tip) * 0.42
         bulge = 0.05 * (1 if i % 2 else -1)
-        blade = smooth([tip + [-0.05, 0.3], tip + [-0.035, 0.0], (tip + root) / 2 + [bulge, 0], root,
-                        (tip + root) / 2 + [bulge + 0.05, 0], tip + [0.06, 0.05], tip + [0.05, 0.3]], True, 4)
+        middle = (tip + root) / 2
+        blade = smooth(
+            [np.add(tip, (-0.05, 0.3)), np.add(tip, (-0.035, 0.0)), np.add(middle, (bulge, 0)), root,
+             np.add(middle, (bulge + 0.05, 0)), np.add(tip, (0.06, 0.05)), np.add(tip, (0.05, 0.3))], True, 4)
         if i % 2 == 0:
             canvas.fill_inside(mask, [f(blade)], dark)
     if portrait.accessory != "beanie":
@@ -225,7 +226,7 @@ def _front_hair(canvas: Canvas, g: Geometry, portrait: Portrait, hair: Colour) -
     for i, tip in enumerate(tips):
         root = tip + (crown - tip) * (0.5 if i % 2 else 0.36)
         middle = (tip + root) / 2 + np.array([0.05 * np.sign(tip[0] + 1e-6), 0.0])
-        canvas.stroke(f(smooth([tip + [0, 0.02], middle, root])), INK, LINE * 0.8, (0.8, 0.1))
+        canvas.stroke(f(smooth([np.add(tip, (0, 0.02)), middle, root])), INK, LINE * 0.8, (0.8, 0.1))
     canvas.outline(g.hair_front, INK, LINE)
 
 
@@ -247,7 +248,7 @@ def _extras(canvas: Canvas, g: Geometry, portrait: Portrait) -> None:
         canvas.line(bridge, (46, 40, 58), LINE * 1.1)
     for points, colour in accessory_parts(portrait, g):
         canvas.fill(points, colour)
-        inner = points + [0.02 * portrait.light, 0.02]
+        inner = np.add(points, (0.02 * portrait.light, 0.02))
         centre = points.mean(axis=0)
         canvas.fill_inside(canvas.mask(points), [centre + (inner - centre) * 0.9 + [0.02, 0.02]], shadow(colour))
         canvas.outline(points, INK, LINE * 0.9)

@@ -42,8 +42,7 @@ class _Pencil:
 
     def hatch(self, shapes: list[Points], inside: list[Points], colour: Colour) -> None:
         masks = [_hatch(self.canvas.pixels, 0.028)]
-        if inside is not shapes:
-            masks.append(self.canvas.mask(*inside))
+        masks.append(self.canvas.mask(*inside))
         self.canvas.paste_inside(masks, shapes, colour)
 
 
@@ -63,15 +62,15 @@ def render(portrait: Portrait, size: int = 128) -> Image.Image:
     lx = portrait.light
     for points in g.hair_back:
         pencil.wash(points, hair, 0.75)
-        pencil.hatch(*[[points]] * 2, mix(hair, GRAPHITE, 0.4))
+        pencil.hatch([points], [points], mix(hair, GRAPHITE, 0.4))
         pencil.trace(points)
     for x, y in g.tie_points:
         canvas.dot(x, y, 0.026, mix(PAPER, (220, 70, 90), 0.7))
     pencil.wash(g.body, main, 0.65)
-    pencil.hatch([g.body], [g.body + [0.5 * lx, 0.1]], mix(main, GRAPHITE, 0.5))
+    pencil.hatch([g.body], [np.add(g.body, (0.5 * lx, 0.1))], mix(main, GRAPHITE, 0.5))
     pencil.trace(g.body)
     pencil.wash(g.neck, skin, 0.75)
-    pencil.hatch([g.neck], [g.face + [0, 0.06]], mix(skin, GRAPHITE, 0.6))
+    pencil.hatch([g.neck], [np.add(g.face, (0, 0.06))], mix(skin, GRAPHITE, 0.6))
     light_skin = mix(PAPER, skin, 0.75)
     for points, colour in clothes_parts(portrait, light_skin, main, mix(main, (0, 0, 0), 0.15), mix(main, PAPER, 0.3)):
         canvas.fill(points, colour if colour == light_skin else mix(PAPER, colour, 0.65))
@@ -79,13 +78,13 @@ def render(portrait: Portrait, size: int = 128) -> Image.Image:
     for points in [*g.ears, g.face]:
         pencil.wash(points, skin, 0.75)
         pencil.trace(points)
-    shade = g.face + [0.07 * lx, -0.03]
+    shade = np.add(g.face, (0.07 * lx, -0.03))
     face_shadow = ImageChops.subtract(canvas.mask(g.face), canvas.mask(shade))
     canvas.picture.paste(mix(skin, GRAPHITE, 0.55), (0, 0), ImageChops.multiply(face_shadow, _hatch(canvas.pixels, 0.028)))
     _features(canvas, pencil, g, portrait)
     for points in [*g.locks, g.hair_front]:
         pencil.wash(points, hair, 0.7)
-        pencil.hatch([points], [points + [0.1 * lx, -0.02]], mix(hair, GRAPHITE, 0.45))
+        pencil.hatch([points], [np.add(points, (0.1 * lx, -0.02))], mix(hair, GRAPHITE, 0.45))
         pencil.trace(points)
     for rim in glasses_rims(portrait, g, 0.34):
         pencil.trace(rim, 0.009)

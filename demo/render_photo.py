@@ -79,7 +79,7 @@ def _albedo(portrait: Portrait, g: Geometry, size: int) -> tuple[Image.Image, Im
         d = np.array([np.cos(a), -np.sin(a)])
         low = 1.9 if portrait.hair_style == "long" else 0.7
         start = np.array([0.1 * portrait.side, -1.3]) + d * 0.05
-        path = smooth([start, d * [1.0, 0.7] + [0, -0.5], d * [1.22, 0.2] + [0, 0.1], [d[0] * 1.24, low]], steps=5)
+        path = smooth(np.stack([start, d * (1.0, 0.7) + (0, -0.5), d * (1.22, 0.2) + (0, 0.1), np.array([d[0] * 1.24, low])]), steps=5)
         tone = mix(hair, (255, 255, 255) if i % 2 else (0, 0, 0), 0.13 + 0.1 * rng.random())
         strands.fill(ribbon(g.frame(path), 0.018, (0.3, 0.3)), tone)
     canvas.picture.paste(strands.picture, (0, 0), inside)
@@ -132,7 +132,8 @@ def _features(canvas: Canvas, portrait: Portrait, g: Geometry) -> None:
     r, v = p.mouth_rx, p.mouth_v
     lip = mix(skin, (190, 60, 70), 0.5)
     if portrait.mouth == "open":
-        shape = smooth([(-r, v - 0.05), (-0.1, v - 0.1), (0, v - 0.08), (0.1, v - 0.1), (r, v - 0.05), (0.14, v + 0.19), (-0.14, v + 0.19)], True)
+        shape = smooth([(-r, v - 0.05), (-0.1, v - 0.1), (0, v - 0.08), (0.1, v - 0.1), (r, v - 0.05), (0.14, v + 0.19),
+                        (-0.14, v + 0.19)], True)
         canvas.fill(f(shape), lip)
         canvas.fill(f(ellipse(0, v + 0.035, r * 0.7, 0.085)), (90, 26, 34))
         canvas.fill(f(ellipse(0, v - 0.015, r * 0.55, 0.03, 16)), (240, 234, 230))

@@ -33,13 +33,13 @@ class UnetSettings:
 
     minutes: float = 90.0
     max_steps: int = 60_000
-    batch: int = 32
+    batch: int = 16
     lr: float = 2e-3
     adam_lr: float = 2e-3
     caption_dropout: float = 0.1
     min_snr_gamma: float = 5.0
-    ema: float = 0.995
-    save_minutes: float = 4.0
+    ema: float = 0.998
+    save_minutes: float = 5.0
     seed: int = 0
 
 
@@ -108,7 +108,7 @@ def train_unet(
             prediction = unet(noisy, t, text(ids).last_hidden_state).sample
         error = (prediction.float() - eps).pow(2).mean(dim=(1, 2, 3))
         loss = (weights[t] * error).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for opt in opts:

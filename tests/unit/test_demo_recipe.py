@@ -1,0 +1,139 @@
+"""The recipe at toy size: it learns, it goes on after an interruption, and its parts do what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from demo import progress, train_unet, train_vae  # noqa: E402
+from demo.initialise import full_resolution_blocks, start_vae  # noqa: E402
+from demo.model import LATENT_SCALE, Widths, build_vae  # noqa: E402
+from demo.optimiser import orthogonalise  # noqa: E402
+from demo.pictures import portrait_pictures, shape_pictures  # noqa: E402
+from demo.portraits import STYLES  # noqa: E402
+from demo.train_unet import LatentSet, UnetSettings, min_snr_weight, noise_schedule, stratified_timesteps  # noqa: E402
+from demo.train_vae import VaeSettings, encode, fold_scale, reconstruction_loss  # noqa: E402
+
+TOY = Widths(vae=(32, 32, 32, 32), unet=(32, 32), text=64, text_layers=1)
+CPU = torch.device("cpu")
+
+
+def quiet(line: str) -> None:
+    """No report."""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("pictures")
+    return [portrait_pictures(folder, "flat", 6, 128, quiet), shape_pictures(folder, 4, 128, quiet)]
+
+
+def test_the_held_back_style_is_refused_as_training_data(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="never trained on 'anime'"):
+        portrait_pictures(tmp_path, "anime", 1, 128, quiet)
+    assert "anime" in STYLES and not list(tmp_path.iterdir())
+
+
+def test_pictures_are_drawn_once(tmp_path: Path) -> None:
+    first = portrait_pictures(tmp_path, "flat", 2, 128, quiet)
+    stamp = (tmp_path / "flat-128.npy").stat().st_mtime_ns
+    again = portrait_pictures(tmp_path, "flat", 2, 128, quiet)
+    assert np.array_equal(first, again) and (tmp_path / "flat-128.npy").stat().st_mtime_ns == stamp
+
+
+def test_orthogonalised_updates_have_singular_values_near_one() -> None:
+    matrix = torch.randn(24, 80, generator=torch.Generator().manual_seed(0))
+    for m in (matrix, matrix.T):
+        values = torch.linalg.svdvals(orthogonalise(m).float())
+        assert values.min() > 0.6 and values.max() < 1.4
+
+
+def test_min_snr_weights_are_the_papers() -> None:
+    alphas = noise_schedule().alphas_cumprod
+    weights = min_snr_weight(alphas, 5.0)
+    for t in (0, 100, 500, 999):
+        snr = float(alphas[t] / (1 - alphas[t]))
+        assert float(weights[t]) == pytest.approx(min(snr, 5.0) / snr, rel=1e-5)
+
+
+def test_timesteps_cover_the_schedule_evenly() -> None:
+    t = stratified_timesteps(10, 1000, torch.Generator().manual_seed(3)).sort().values
+    assert [int(v) // 100 for v in t] == list(range(10))
+
+
+def test_the_reconstruction_loss_sees_a_lost_line_more_than_its_pixels() -> None:
+    line = torch.zeros(1, 3, 32, 32)
+    line[..., 16] = 1.0
+    even = torch.full_like(line, float(line.mean()))
+    assert float(reconstruction_loss(line, line)) == 0.0
+    pixels_only = (even - line).abs().mean()
+    assert reconstruction_loss(even, line) > 2 * pixels_only
+
+
+def test_folding_the_scale_changes_no_picture_and_makes_latents_of_unit_variance(pictures: list[Any]) -> None:
+    torch.manual_seed(0)
+    vae = build_vae(TOY).eval()
+    before = encode(vae, pictures[0], CPU)
+    with torch.no_grad():
+        decoded = vae.decode(before[:1]).sample
+        fold_scale(vae, before)
+        after = encode(vae, pictures[0], CPU)
+        assert torch.allclose(vae.decode(after[:1]).sample, decoded, atol=0.02)
+    scaled = after * LATENT_SCALE
+    assert torch.allclose(scaled.std(dim=(0, 2, 3)), torch.ones(4), atol=0.05)
+    assert scaled.mean(dim=(0, 2, 3)).abs().max() < 0.05
+
+
+def test_blocks_at_full_resolution_join_without_a_jump() -> None:
+    torch.manual_seed(0)
+    vae = build_vae(TOY).eval()
+    start_vae(vae)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        full = vae(x).sample
+        full_resolution_blocks(vae, active=False)
+        assert torch.allclose(vae(x).sample, full, atol=1e-5)
+
+
+def test_the_autoencoder_learns(tmp_path: Path, pictures: list[Any]) -> None:
+    settings = VaeSettings(minutes=10, max_steps=30, batch=2, crop_share=2.0, small_share=0.5, seed=1)
+    target = train_vae.batch_of(pictures, 4, 64, np.random.default_rng(9))
+    torch.manual_seed(settings.seed)
+    untrained = build_vae(TOY)
+    start_vae(untrained)
+    trained = train_vae.train_vae(pictures, tmp_path, TOY, settings, CPU)
+    with torch.no_grad():
+        first = reconstruction_loss(untrained(target).sample, target)
+        last = reconstruction_loss(trained(target).sample, target)
+    assert last < 0.8 * first
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    g = torch.Generator().manual_seed(0)
+    data = LatentSet(torch.randn(6, 4, 8, 8, generator=g), torch.randint(0, 49000, (6, 2, 77), generator=g), torch.full((77,), 49407))
+    settings = UnetSettings(minutes=60, max_steps=4, batch=2, save_minutes=0)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole, _ = train_unet.train_unet(data, tmp_path / "whole", TOY, settings, CPU)
+    real, calls = progress.save, []
+
+    def interrupted(path: Path, state: Any) -> None:
+        real(path, state)
+        calls.append(state["step"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_unet, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_unet.train_unet(data, tmp_path / "parts", TOY, settings, CPU)
+    monkeypatch.setattr(train_unet, "save", real)
+    parts, _ = train_unet.train_unet(data, tmp_path / "parts", TOY, settings, CPU)
+    assert calls == [1, 2]
+    for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
