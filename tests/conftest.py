@@ -86,13 +86,16 @@ def cache_folder() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests below server/ and browser/ carry their markers without saying so."""
+    """Tests below server/ and browser/ carry their markers without saying so, and are skipped before their fixtures are made."""
+    missing = find_comfyui() is None
     for item in items:
         folder = item.path.relative_to(_TESTS).parts[0] if item.path.is_relative_to(_TESTS) else ""
         if folder in ("server", "browser"):
             item.add_marker(pytest.mark.comfyui)
         if folder == "browser":
             item.add_marker(pytest.mark.browser)
+        if missing and item.get_closest_marker("comfyui"):
+            item.add_marker(pytest.mark.skip(reason=_NO_COMFYUI))
 
 
 def pytest_report_header() -> str:
