@@ -60,7 +60,7 @@ def cell_features(image: Image.Image) -> Array:
     histogram += np.bincount((places * BINS + (first + 1) % BINS).ravel(), (size * part).ravel(), count)
     cells = histogram.reshape(rows, columns, BINS).astype(np.float32)
     energy = np.pad((cells**2).sum(2), 1, mode="edge")
-    near = sum(energy[y : y + rows, x : x + columns] for y in range(3) for x in range(3))
+    near = np.sum([energy[y : y + rows, x : x + columns] for y in range(3) for x in range(3)], axis=0)
     cells /= np.sqrt(near)[..., None] + 0.15
     means = pixels.reshape(rows, CELL, columns, CELL, 3).mean(axis=(1, 3))
     red, green, blue = means[..., 0], means[..., 1], means[..., 2]
@@ -83,7 +83,8 @@ class Network:
         rows, columns = windows.shape[:2]
         flat = windows.transpose(0, 1, 3, 4, 2).reshape(rows * columns, -1)
         hidden = np.maximum(flat @ self.w1 + self.b1, 0)
-        return (hidden @ self.w2 + self.b2).reshape(rows, columns).astype(np.float32)
+        scores: Array = (hidden @ self.w2 + self.b2).reshape(rows, columns).astype(np.float32)
+        return scores
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageColor
 
+from ..errors import UserError
 from ..files import write_atomic
 from .buckets import Fit, Size, fit
 from .decode import Picture, Rejected, decode, open_image
@@ -106,10 +107,16 @@ def process(
     except MemoryError:
         return Processed(**found, reason="memory", message="not enough memory to decode it")
     png = _png(result.image)
-    write_atomic(target, png)
     mask_png = _png(result.mask) if result.mask is not None else b""
-    if mask_png:
-        write_atomic(mask, mask_png)
+    try:
+        write_atomic(target, png)
+        if mask_png:
+            write_atomic(mask, mask_png)
+    except OSError as error:  # a full disk ends the run: every further picture would fail, too
+        raise UserError(
+            f"{target} cannot be written: {error.strerror or error}.", "Make room, or choose another output folder; what is done is kept.",
+            kind="dataset",
+        ) from error
     return Processed(
         **found,
         size=result.image.size,
