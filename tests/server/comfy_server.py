@@ -19,7 +19,7 @@ import requests
 import websocket
 
 ROOT = Path(__file__).resolve().parents[2]
-_START_SECONDS = 180
+_START_SECONDS = 600
 _PACK = ("__init__.py", "nodes", "trainer", "demo", "web", "locales", "pyproject.toml")
 
 

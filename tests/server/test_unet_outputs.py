@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from PIL import Image
 
 from tests.server.comfy_server import ROOT, Server
 from tests.server.conftest import FULL, TINY
-from tests.server.graphs import CHAIN, node, prepare, train_settings
+from tests.server.graphs import CHAIN, core_img2img, node, prepare, train_settings
 
 PROMPT = "myToken girl, high quality"
 RANK, ALPHA = CHAIN["rank"], CHAIN["alpha"]
@@ -39,8 +41,11 @@ def in_trainer(checkpoint: Path, run: Path) -> dict[str, np.ndarray[Any, Any]]:
     unet: Any = family.load_unet(opened, torch.float32)
     context = family.load_text_encoder(opened, torch.float32, torch.device("cpu")).encode([PROMPT])[0]["embeds"].float()[None]
     arguments = (torch.from_numpy(given["latents"]), torch.from_numpy(given["timestep"]), context)
+    vae: Any = family.load_vae(opened, torch.float32)
     with torch.inference_mode():
         base = unet(*arguments).sample.numpy()
+        picture = ((vae.decode(arguments[0]).sample + 1) / 2).clamp(0, 1)
+        encoded = vae.encode(picture * 2 - 1).latent_dist.mode()
     saved, values = resume.newest(run / "checkpoints")
     assert saved is not None
     assert values is not None
@@ -49,7 +54,8 @@ def in_trainer(checkpoint: Path, run: Path) -> dict[str, np.ndarray[Any, Any]]:
     adapter.load_state(unet, weights)
     with torch.inference_mode():
         styled = unet(*arguments).sample.numpy()
-    return {"context": context.numpy(), "base": base, "styled": styled}
+    images = {"picture": picture.movedim(1, -1).numpy(), "encoded": encoded.numpy()}
+    return {"context": context.numpy(), "base": base, "styled": styled, **images}
 
 
 def in_comfyui(server: Server, checkpoint: Path, lora: Path, folder: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -57,7 +63,7 @@ def in_comfyui(server: Server, checkpoint: Path, lora: Path, folder: Path) -> di
     np.savez(folder / "inputs.npz", **inputs())
     script = Path(__file__).with_name("unet_in_comfyui.py")
     places = (server.comfyui, ROOT, checkpoint, lora, folder / "inputs.npz", folder / "outputs.npz")
-    done = subprocess.run([str(server.python), str(script), *map(str, places)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([str(server.python), str(script), *map(str, places)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "lora key not loaded" not in done.stdout + done.stderr
     return dict(np.load(folder / "outputs.npz"))
@@ -68,19 +74,48 @@ def difference(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float(np.sqrt(np.mean((a - b) ** 2)) / np.sqrt(np.mean(b**2)))
 
 
-def test_comfyui_and_trainer_predict_the_same_noise(server: Server, tmp_path: Path) -> None:
-    name = FULL if server.full_size else TINY
-    settings = train_settings(**CHAIN)
-    server.run({"prep": prepare(), "train": node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=name, **settings)}, seconds=600)
-    run = next((server.base / "output" / "animelora" / "runs").glob("chain-*"))
+@pytest.mark.parametrize("base", ["checkpoint", "demo base"])
+def test_comfyui_and_trainer_predict_the_same_noise(server: Server, tmp_path: Path, base: str) -> None:
+    name, settings = (FULL if server.full_size else TINY), CHAIN
     checkpoint = (server.base / "models" / "checkpoints" / name).resolve()
-    comfy = in_comfyui(server, checkpoint, server.base / "models" / "loras" / "chain.safetensors", tmp_path)
+    if base == "demo base":
+        checkpoint = ROOT / "demo" / "base" / "animelora-base.safetensors"
+        if not checkpoint.is_file():
+            pytest.skip("the demo base is not built: python -m demo.recipe")
+        name, settings = "AnimeLoRA demo base (embedded)", CHAIN | {"name": "on the demo base", "precision": "fp32"}
+    training = node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=name, **train_settings(**settings))
+    server.run({"prep": prepare(), "train": training}, seconds=600)
+    run = next((server.base / "output" / "animelora" / "runs").glob(f"{settings['name']}-*"))
+    comfy = in_comfyui(server, checkpoint, server.base / "models" / "loras" / f"{settings['name']}.safetensors", tmp_path)
     ours = in_trainer(checkpoint, run)
 
     assert difference(comfy["context"], ours["context"]) < 1e-4  # the same prompt, read alike
     assert difference(comfy["base"], ours["base"]) < 1e-4
+    assert difference(comfy["picture"], ours["picture"]) < 1e-4
+    assert difference(comfy["encoded"], ours["encoded"]) < 1e-4
     assert difference(comfy["styled"], ours["styled"]) < 1e-3
     # what the LoRA adds, by itself: the file holds it in fp16, with 11 bits (relative rounding 2^-11) in each factor
     added, wanted = comfy["styled"] - comfy["base"], ours["styled"] - ours["base"]
     assert np.abs(wanted).max() > 100 * np.abs(comfy["base"] - ours["base"]).max(), "the LoRA does too little to compare"
     assert difference(added, wanted) < 1e-2
+
+
+def test_the_demo_base_paints_by_core_nodes_at_once(server: Server) -> None:
+    """Text to image with nothing but core nodes behind our loader, and nothing missing in the log."""
+    if not (ROOT / "demo" / "base" / "animelora-base.safetensors").is_file():
+        pytest.skip("the demo base is not built: python -m demo.recipe")
+    before = len(server.log())
+    graph = {
+        "base": node("AnimeLoRA_LoadDemoBase", checkpoint="AnimeLoRA demo base (embedded)"),
+        "blank": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "pixels": node("VAEDecode", samples=["blank", 0], vae=["base", 2]),
+        **core_img2img("portrait of a woman with long red hair", ["base", 0], ["base", 1], ["base", 2], ["pixels", 0]),
+        "save": node("SaveImage", images=["decoded", 0], filename_prefix="demo"),
+    }
+    picture = server.images(server.run(graph), "save")[0]
+    with Image.open(picture) as image:
+        assert image.size == (128, 128)
+        assert np.asarray(image.convert("L")).std() > 5, "a flat picture"
+    log = server.log()[before:].lower()
+    assert "missing" not in log
+    assert "unet unexpected" not in log

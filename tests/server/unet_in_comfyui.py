@@ -31,15 +31,15 @@ import torch
 asyncio.run(nodes.load_custom_node(pack))
 
 
-def load() -> tuple[Any, Any]:
-    """MODEL and CLIP: by core's loader when it knows the file, else by ours."""
+def load() -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE: by core's loader when it knows the file, else by ours."""
     shape = comfy.utils.load_torch_file(checkpoint)["model.diffusion_model.input_blocks.0.0.weight"].shape
     if shape[0] == 320:
-        return comfy.sd.load_checkpoint_guess_config(checkpoint, output_vae=False)[:2]
+        return comfy.sd.load_checkpoint_guess_config(checkpoint)[:3]
     ours = sys.modules[nodes.NODE_CLASS_MAPPINGS["AnimeLoRA_LoadDemoBase"].__module__]
     from pathlib import Path
 
-    return ours.load_small_checkpoint(Path(checkpoint))[:2]
+    return ours.load_small_checkpoint(Path(checkpoint))
 
 
 def predict(model: Any, latents: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -50,10 +50,20 @@ def predict(model: Any, latents: torch.Tensor, timestep: torch.Tensor, context: 
 
 with torch.inference_mode():
     given = np.load(inputs)
-    model, clip = load()
+    model, clip, vae = load()
+    latents = torch.from_numpy(given["latents"])
+    picture = vae.decode(latents)
+    encoded = vae.encode(picture)
     context = clip.encode_from_tokens(clip.tokenize(str(given["prompt"])))
-    arguments = (torch.from_numpy(given["latents"]), torch.from_numpy(given["timestep"]), context.float())
+    arguments = (latents, torch.from_numpy(given["timestep"]), context.float())
     base = predict(model, *arguments)
     patched, _ = comfy.sd.load_lora_for_models(model, clip, comfy.utils.load_torch_file(lora, safe_load=True), 1.0, 1.0)
     styled = predict(patched, *arguments)
-    np.savez(outputs, context=context.float().numpy(), base=base, styled=styled)
+    np.savez(
+        outputs,
+        context=context.float().numpy(),
+        base=base,
+        styled=styled,
+        picture=picture.float().numpy(),
+        encoded=encoded.float().numpy(),
+    )
