@@ -241,13 +241,17 @@ def run_config(dataset: str, widgets: dict[str, Any]) -> RunConfig:
 
 
 def _train(config: RunConfig, node_id: str | None) -> Any:
-    """Run the launcher with ComfyUI's memory freed. Imported late: it brings in libraries that no other node needs."""
+    """Run the launcher. Imported late: it brings in libraries that no other node needs."""
     from ..trainer.launch import prepare_run, train
 
+    with TrainingView(node_id, prepare_run(config).path.name, config.name) as view:
+        return train(config, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory)
+
+
+def _free_memory() -> None:
+    """The child needs the GPU; a run that is only found again leaves ComfyUI's models where they are."""
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
-    with TrainingView(node_id, prepare_run(config).path.name, config.name) as view:
-        return train(config, on_event=view.on_event, should_stop=view.should_stop)
 
 
 def _summary(run: Any) -> str:

@@ -42,13 +42,18 @@ use_cpu: {use_cpu}
 
 
 def train(
-    config: RunConfig, *, on_event: OnEvent | None = None, should_stop: ShouldStop | None = None, poll_seconds: float = 0.2
+    config: RunConfig,
+    *,
+    on_event: OnEvent | None = None,
+    should_stop: ShouldStop | None = None,
+    before_start: Callable[[], None] | None = None,
+    poll_seconds: float = 0.2,
 ) -> RunResult:
     """Train ``config`` in a child process, or find the finished run; resumes one that was stopped.
 
     ``on_event`` gets every event in order, on this thread; an exception in it stops the child and is raised. ``should_stop``
-    is polled every ``poll_seconds``. Raises Cancelled after a stop (the state is kept) and UserError, with the child's last
-    lines and a hint, for everything that goes wrong.
+    is polled every ``poll_seconds``. ``before_start`` is called when a child is really needed (to free a GPU, say). Raises
+    Cancelled after a stop (the state is kept) and UserError, with the child's last lines and a hint, for everything that goes wrong.
     """
     config = absolute(config)
     tell, stop = on_event or (lambda event: None), should_stop or (lambda: False)
@@ -58,6 +63,8 @@ def train(
         if done is not None:
             return _published(run, config, done)
         _write_inputs(run, config)
+        if before_start is not None:
+            before_start()
         _run_child(run, tell, stop, poll_seconds)
         lorafile.verify_lora(run.lora)
         fresh = run.finished(None)
