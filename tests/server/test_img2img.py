@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
-from tests.server.comfy_server import Server
+from tests.server.comfy_server import PromptFailed, Server
 from tests.server.conftest import TINY
 from tests.server.graphs import PAINT, Graph, core_img2img, loader, node
+from tests.tools.ldm_layout import TINY as SIZE
 
 
 def pixels(path: Path) -> np.ndarray[Any, Any]:
@@ -53,6 +56,48 @@ def test_pixels_equal_the_graph_of_core_nodes(server: Server, image: str, trigge
         np.testing.assert_array_equal(pixels(mine), pixels(theirs))
 
 
+def control_lora(path: Path) -> Path:
+    """A random ControlNet for the tiny model, as a Control-LoRA, which borrows the model's own layers and is small."""
+    generator = np.random.default_rng(11)
+    first, second, third, last = SIZE.unet
+    layers = {"middle_block_out.0": (last, last, 1)}
+    blocks = [first] * 4 + [second] * 3 + [third] * 3 + [last] * 2  # SD 1.x: two blocks a level, then one that halves the size
+    for index, width in enumerate(blocks):
+        layers[f"zero_convs.{index}.0"] = (width, width, 1)
+    hint = [3, 16, 16, 32, 32, 96, 96, 256, first]
+    for index, (inner, outer) in enumerate(pairwise(hint)):
+        layers[f"input_hint_block.{2 * index}"] = (outer, inner, 3)
+    tensors = {"lora_controlnet": np.zeros(1, np.float16)}
+    for name, (outer, inner, side) in layers.items():
+        scale = 0.5 / np.sqrt(inner * side * side)
+        tensors[f"{name}.weight"] = (generator.standard_normal((outer, inner, side, side)) * scale).astype(np.float16)
+        tensors[f"{name}.bias"] = np.zeros(outer, np.float16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("own_image", [True, False], ids=["an image of its own", "the photo itself"])
+def test_pixels_with_a_controlnet_equal_those_of_core_nodes(server: Server, own_image: bool) -> None:
+    control_lora(server.base / "models" / "controlnet" / "control.safetensors")
+    graph = both("photo.png", None, PAINT["positive"])
+    plain = pixels(server.images(server.run(graph), "save_ours")[0])
+    graph["outlines"] = node("ImageInvert", image=["photo", 0])
+    graph["net"] = node("ControlNetLoader", control_net_name="control.safetensors")
+    hint = ["outlines", 0] if own_image else ["photos", 0]
+    graph["ours"]["inputs"] |= {"control_net": ["net", 0], "control_strength": 0.7} | ({"control_image": hint} if own_image else {})
+    graph["controlled"] = node(
+        "ControlNetApplyAdvanced",
+        **{"positive": ["wanted", 0], "negative": ["avoid", 0], "control_net": ["net", 0], "image": hint, "vae": ["base", 2]},
+        **{"strength": 0.7, "start_percent": 0.0, "end_percent": 1.0},
+    )
+    graph["sampled"]["inputs"] |= {"positive": ["controlled", 0], "negative": ["controlled", 1]}
+    outputs = server.run(graph)
+    ours = pixels(server.images(outputs, "save_ours")[0])
+    np.testing.assert_array_equal(ours, pixels(server.images(outputs, "save_core")[0]))
+    assert (ours != plain).any(), "the ControlNet did nothing"
+
+
 def test_before_after_shows_the_photo_beside_the_picture(server: Server) -> None:
     outputs = server.run(both("odd.png", None, PAINT["positive"]))
     pair = pixels(server.images(outputs, "save_both")[0])
@@ -67,8 +112,6 @@ def test_before_after_shows_the_photo_beside_the_picture(server: Server) -> None
 
 
 def test_a_picture_smaller_than_the_vae_can_encode_is_refused_in_words(server: Server) -> None:
-    from tests.server.comfy_server import PromptFailed
-
     graph = both("photo.png", None, PAINT["positive"])
     graph["photos"] = node("ImageScale", image=["photo", 0], upscale_method="area", width=4, height=40, crop="disabled")
     kept = {name: graph[name] for name in ("base", "photo", "photos", "ours", "save_ours")}
