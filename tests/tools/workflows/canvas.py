@@ -15,6 +15,7 @@ ObjectInfo = Mapping[str, Any]
 TITLE = 30  # pixels of a node's title, which lies above its position
 GAP = 40  # between nodes, columns and groups
 _SLOT, _WIDGET, _TEXT = 20, 27, 110  # heights: a socket's row, a widget's row, a text box
+_PANELS = {"AnimeLoRA_TrainLora": 360}  # what the pack's own panels in nodes need
 _FOOT = 30  # the badge below a node in the Vue rendering
 _WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _GROUP_COLOUR = "#3f789e"
@@ -184,7 +185,7 @@ class Canvas:
         info = self._info[node.type]
         specs = inputs_of(info)
         sockets = [name for name, spec in specs.items() if not is_widget(spec)]
-        total = max(len(sockets), len(outputs_of(info))) * _SLOT + _FOOT
+        total = max(len(sockets), len(outputs_of(info))) * _SLOT + _FOOT + _PANELS.get(node.type, 0)
         for name, spec in specs.items():
             if is_widget(spec):
                 text = options(spec).get("multiline") and name not in node.inputs

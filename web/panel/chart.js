@@ -1,0 +1,98 @@
+// Loss (single steps and smoothed) and learning rate over the steps.
+
+import uPlot from "../lib/uplot/uPlot.esm.js";
+import { colour } from "./dom.js";
+
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6]; // steps between two ticks
+const PAUSE = 200; // milliseconds between two drawings
+const ink = () => colour("--input-text", "#ddd");
+const faint = () => colour("--border-color", "#4e4e4e");
+
+export class Chart {
+  constructor(place, say) {
+    this.place = place;
+    this.say = say;
+    this.data = [[], [], [], []]; // step, loss, smoothed loss, learning rate
+    this.watcher = new ResizeObserver(() => this.resize());
+    this.watcher.observe(place);
+    // colours are read when drawing: draw again when the palette changes
+    this.palette = new MutationObserver(() => this.later());
+    this.palette.observe(document.documentElement, { attributes: true, attributeFilter: ["style", "class"] });
+  }
+
+  clear() {
+    this.data = [[], [], [], []];
+    this.later();
+  }
+
+  fill(curves) {
+    this.data = [curves.step, curves.loss, curves.loss_average, curves.lr];
+    this.later();
+  }
+
+  add(event) {
+    const [steps] = this.data;
+    const known = steps.findLastIndex((step) => step < event.step) + 1; // a resumed run does some steps again
+    for (const column of this.data) column.length = known;
+    [event.step, event.loss, event.loss_average, event.lr].forEach((value, index) => this.data[index].push(value ?? null));
+    this.later();
+  }
+
+  later() {
+    this.timer ??= setTimeout(() => {
+      this.timer = null;
+      this.draw();
+    }, PAUSE);
+  }
+
+  draw() {
+    const width = this.place.clientWidth, height = this.place.clientHeight;
+    if (width < 40 || height < 40) return;
+    if (!this.data[0].length) {
+      this.plot?.destroy();
+      this.plot = null;
+      return;
+    }
+    this.plot ??= new uPlot(this.options(width, height), this.data, this.place);
+    if (this.plot.width !== width || this.plot.height !== height) this.plot.setSize({ width, height });
+    this.plot.setData(this.data);
+  }
+
+  resize() {
+    if (this.plot) this.later();
+  }
+
+  options(width, height) {
+    const font = "10px Inter, sans-serif";
+    const axis = { stroke: ink, font, ticks: { show: false }, grid: { stroke: faint, width: 1 } };
+    return {
+      width,
+      height,
+      padding: [8, 4, 0, 0],
+      cursor: { show: false }, // the canvas scales the panel, and pointer positions with it
+      legend: { show: false },
+      scales: { x: { time: false }, lr: { range: (_plot, _low, high) => [0, high > 0 ? high * 1.05 : 1] } },
+      axes: [
+        { ...axis, grid: { show: false }, size: 22, incrs: WHOLE },
+        { ...axis, size: 44, space: 24, values: (_plot, ticks) => ticks.map((tick) => tick.toFixed(3).replace(/0+$/, "").replace(/\.$/, "")) },
+        {
+          ...axis, scale: "lr", side: 1, size: 44, grid: { show: false },
+          values: (_plot, ticks) => ticks.map((tick) => (tick ? tick.toExponential(0) : "0")),
+        },
+      ],
+      series: [
+        {},
+        { stroke: "#7fb6e8a0", width: 1, points: { show: false } },
+        { stroke: "#4aa3ff", width: 2, points: { show: false } },
+        { stroke: "#e0a030", width: 1, dash: [4, 4], scale: "lr", points: { show: false } },
+      ],
+    };
+  }
+
+  destroy() {
+    clearTimeout(this.timer);
+    this.watcher.disconnect();
+    this.palette.disconnect();
+    this.plot?.destroy();
+  }
+}

@@ -1,0 +1,89 @@
+// What the panel says, in the frontend's language.
+
+import { app } from "../../../scripts/app.js";
+
+const PHASES = {
+  loading: { en: "loading the model", vi: "đang nạp mô hình", ja: "モデルを読み込み中", zh: "正在加载模型" },
+  "caching latents": { en: "encoding pictures", vi: "đang mã hóa ảnh", ja: "画像を変換中", zh: "正在编码图片" },
+  "caching prompts": { en: "encoding captions", vi: "đang mã hóa chú thích", ja: "キャプションを変換中", zh: "正在编码描述" },
+  training: { en: "training", vi: "đang huấn luyện", ja: "学習中", zh: "正在训练" },
+  sampling: { en: "painting test pictures", vi: "đang vẽ ảnh thử", ja: "試し描き中", zh: "正在绘制验证图" },
+  exporting: { en: "writing the LoRA", vi: "đang ghi LoRA", ja: "LoRAを書き出し中", zh: "正在写出 LoRA" },
+};
+
+const TEXTS = {
+  en: {
+    idle: "Loss, speed and test pictures appear here during training.",
+    starting: "starting", gone: "The folder of this run is no longer there.",
+    loss: "loss", rate: "learning rate", speed: "images/s", memory: "memory", left: "left", epoch: "epoch",
+    before: "before training", smooth: "smoothed",
+    stop: "Stop and keep", stopTip: "Stops the training. Its state is kept: queue again to go on.", stopping: "stopping",
+    path: "Copy folder", pathTip: "Copies where the run's files are, below ComfyUI's folder",
+    settings: "Copy settings", settingsTip: "Copies all values of this node", copied: "Copied", failed: "failed",
+    step: (step, steps, epoch, epochs) => `step ${step} of ${steps} · epoch ${epoch}${epochs ? ` of ${epochs}` : ""}`,
+    done: (steps, seconds, loss) => `done: ${steps} steps in ${duration(seconds)}, loss ${loss?.toFixed(4)}`,
+    stopped: (step) => `stopped at step ${step}; queue again to go on`,
+  },
+  vi: {
+    idle: "Loss, tốc độ và ảnh thử sẽ hiện ở đây khi huấn luyện.",
+    starting: "đang bắt đầu", gone: "Thư mục của lần chạy này không còn nữa.",
+    loss: "loss", rate: "tốc độ học", speed: "ảnh/giây", memory: "bộ nhớ", left: "còn lại", epoch: "epoch",
+    before: "trước khi huấn luyện", smooth: "làm mượt",
+    stop: "Dừng và giữ lại", stopTip: "Dừng huấn luyện. Trạng thái được giữ: xếp hàng lại để tiếp tục.", stopping: "đang dừng",
+    path: "Chép thư mục", pathTip: "Chép vị trí tệp của lần chạy, bên dưới thư mục ComfyUI",
+    settings: "Chép thiết lập", settingsTip: "Chép mọi giá trị của nút này", copied: "Đã chép", failed: "lỗi",
+    step: (step, steps, epoch, epochs) => `bước ${step}/${steps} · epoch ${epoch}${epochs ? `/${epochs}` : ""}`,
+    done: (steps, seconds, loss) => `xong: ${steps} bước trong ${duration(seconds)}, loss ${loss?.toFixed(4)}`,
+    stopped: (step) => `đã dừng ở bước ${step}; xếp hàng lại để tiếp tục`,
+  },
+  ja: {
+    idle: "学習中、損失・速度・試し描きがここに表示されます。",
+    starting: "開始中", gone: "この学習のフォルダーはもうありません。",
+    loss: "損失", rate: "学習率", speed: "画像/秒", memory: "メモリー", left: "残り", epoch: "エポック",
+    before: "学習前", smooth: "平滑化",
+    stop: "止めて残す", stopTip: "学習を止めます。状態は残り、もう一度実行すると続きから学習します。", stopping: "停止中",
+    path: "フォルダーをコピー", pathTip: "学習ファイルの場所（ComfyUIフォルダーからの相対）をコピーします",
+    settings: "設定をコピー", settingsTip: "このノードの全設定をコピーします", copied: "コピーしました", failed: "失敗",
+    step: (step, steps, epoch, epochs) => `ステップ ${step}/${steps} · エポック ${epoch}${epochs ? `/${epochs}` : ""}`,
+    done: (steps, seconds, loss) => `完了：${steps}ステップ、${duration(seconds)}、損失 ${loss?.toFixed(4)}`,
+    stopped: (step) => `ステップ ${step} で停止。もう一度実行すると続きます`,
+  },
+  zh: {
+    idle: "训练时，这里会显示损失、速度和验证图。",
+    starting: "正在开始", gone: "这次训练的文件夹已经不在了。",
+    loss: "损失", rate: "学习率", speed: "图/秒", memory: "内存", left: "剩余", epoch: "周期",
+    before: "训练前", smooth: "平滑",
+    stop: "停止并保留", stopTip: "停止训练并保留状态，再次排队即可继续。", stopping: "正在停止",
+    path: "复制文件夹", pathTip: "复制训练文件的位置（相对于 ComfyUI 文件夹）",
+    settings: "复制设置", settingsTip: "复制此节点的全部设置", copied: "已复制", failed: "失败",
+    step: (step, steps, epoch, epochs) => `第 ${step}/${steps} 步 · 第 ${epoch}${epochs ? `/${epochs}` : ""} 周期`,
+    done: (steps, seconds, loss) => `完成：${steps} 步，用时 ${duration(seconds)}，损失 ${loss?.toFixed(4)}`,
+    stopped: (step) => `停在第 ${step} 步；再次排队即可继续`,
+  },
+};
+
+function language() {
+  let chosen;
+  try {
+    chosen = app.extensionManager?.setting?.get("Comfy.Locale");
+  } catch {
+    chosen = undefined; // settings are not there yet
+  }
+  const short = String(chosen ?? navigator.language ?? "en").slice(0, 2);
+  return short in TEXTS ? short : "en";
+}
+
+// All texts; `phase` translates a phase of training.
+export function words() {
+  const chosen = language();
+  return { ...TEXTS[chosen], phase: (name) => PHASES[name]?.[chosen] ?? name };
+}
+
+// Seconds as "1 h 5 min", "2 min 30 s" or "8 s".
+export function duration(seconds) {
+  if (!Number.isFinite(seconds)) return "–";
+  const whole = Math.max(0, Math.round(seconds));
+  const hours = Math.floor(whole / 3600), minutes = Math.floor((whole % 3600) / 60);
+  if (hours) return `${hours} h ${minutes} min`;
+  return minutes ? `${minutes} min ${whole % 60} s` : `${whole} s`;
+}

@@ -1,0 +1,263 @@
+// The live panel in Train LoRA: curves, numbers and test pictures of a run, while it goes on and afterwards.
+// It listens to the events that the node sends and asks the pack's two read-only routes for what came before.
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { Chart } from "./panel/chart.js";
+import { element, loadStyle, toClipboard } from "./panel/dom.js";
+import { duration, words } from "./panel/words.js";
+
+const NODE = "AnimeLoRA_TrainLora";
+const EVENT = "animelora.train";
+const PROPERTY = "animelora_run"; // the run that a node showed last; saved with the workflow
+const HEIGHT = 330; // pixels that the panel asks for at least
+
+loadStyle(new URL("./panel/panel.css", import.meta.url));
+loadStyle(new URL("./lib/uplot/uPlot.min.css", import.meta.url));
+
+class Panel {
+  constructor(node) {
+    this.node = node;
+    this.samples = new Map(); // epoch -> pictures
+    this.epoch = null; // chosen by hand; null follows the newest
+    this.build();
+    this.clear();
+  }
+
+  build() {
+    const say = words();
+    this.status = element("div", { class: "status" }, say.idle);
+    this.bar = element("div", { class: "bar" }, element("div"));
+    this.plot = element("div", { class: "plot" });
+    this.facts = element("div", { class: "facts" });
+    this.pictures = element("div", { class: "pictures" });
+    this.slider = element("input", { type: "range", min: 0, max: 0, step: 1, "aria-label": say.epoch });
+    this.slider.addEventListener("input", () => this.choose(Number(this.slider.value)));
+    this.caption = element("span", { class: "caption" });
+    this.stop = element("button", { type: "button", class: "stop", title: say.stopTip }, say.stop);
+    this.stop.addEventListener("click", () => this.interrupt());
+    this.path = element("button", { type: "button", title: say.pathTip }, say.path);
+    this.path.addEventListener("click", () => toClipboard(`output/animelora/runs/${this.run}`, this.path, say.copied));
+    this.settings = element("button", { type: "button", title: say.settingsTip }, say.settings);
+    this.settings.addEventListener("click", () => toClipboard(this.settingsText(), this.settings, say.copied));
+    this.scrub = element("div", { class: "scrub" }, this.slider, this.caption);
+    this.root = element(
+      "div",
+      { class: "animelora-panel" },
+      element("div", { class: "head" }, this.status, this.stop),
+      this.bar,
+      this.plot,
+      this.facts,
+      this.pictures,
+      this.scrub,
+      element("div", { class: "buttons" }, this.path, this.settings),
+    );
+    this.chart = new Chart(this.plot, say);
+    // a drag on the slider or a click on a button is not meant for the canvas below
+    for (const name of ["pointerdown", "mousedown", "wheel"]) {
+      this.slider.addEventListener(name, (event) => event.stopPropagation());
+    }
+  }
+
+  clear() {
+    this.run = null;
+    this.name = null;
+    this.plan = null;
+    this.live = false;
+    this.samples.clear();
+    this.epoch = null;
+    this.chart.clear();
+    this.refresh();
+  }
+
+  // Show a run from its log, then whatever arrives live.
+  async show(run, live) {
+    if (run !== this.run) this.clear();
+    this.run = run;
+    this.live = live;
+    this.remember();
+    const answer = await api.fetchApi(`/animelora/runs/${encodeURIComponent(run)}`);
+    if (this.run !== run) return; // another run began in the meantime
+    if (!answer.ok) {
+      this.status.textContent = live ? words().starting : words().gone;
+      return this.refresh();
+    }
+    const history = await answer.json();
+    this.plan = history.plan;
+    this.chart.fill(history.curves);
+    for (const sample of history.samples) this.addSample(sample);
+    if (history.step) this.take(history.step, false);
+    if (!live) this.end(history.ending);
+    this.refresh();
+  }
+
+  take(event, draw = true) {
+    const say = words();
+    switch (event.event) {
+      case "plan":
+        this.plan = event;
+        break;
+      case "phase":
+        this.status.textContent = say.phase(event.phase) + (event.total > 1 ? ` ${event.done}/${event.total}` : "");
+        break;
+      case "step":
+        this.step = event;
+        if (draw) this.chart.add(event);
+        this.status.textContent = say.step(event.step, event.steps, event.epoch, this.plan?.epochs);
+        break;
+      case "sample":
+        this.addSample(event);
+        break;
+      case "done":
+      case "error":
+      case "stopped":
+        this.end(event);
+        break;
+    }
+    this.refresh();
+  }
+
+  end(event) {
+    const say = words();
+    this.live = false;
+    if (event?.event === "done") this.status.textContent = say.done(event.steps, event.seconds, event.loss);
+    else if (event?.event === "error") this.status.textContent = `${say.failed}: ${event.message}`;
+    else if (event?.event === "stopped") this.status.textContent = say.stopped(event.step);
+    else if (this.step) this.status.textContent = say.stopped(this.step.step);
+    this.refresh();
+  }
+
+  addSample(sample) {
+    if (!sample.view) return;
+    const pictures = this.samples.get(sample.epoch) ?? [];
+    pictures[sample.index] = sample;
+    this.samples.set(sample.epoch, pictures);
+  }
+
+  choose(position) {
+    const epochs = [...this.samples.keys()].sort((a, b) => a - b);
+    this.epoch = position === epochs.length - 1 ? null : epochs[position];
+    this.refresh();
+  }
+
+  refresh() {
+    const say = words();
+    const step = this.step && this.run ? this.step : null;
+    if (!this.run) {
+      this.step = null;
+      this.status.textContent = say.idle;
+    }
+    this.root.classList.toggle("empty", !this.run);
+    this.stop.hidden = !this.live;
+    this.bar.firstChild.style.width = step ? `${Math.min(100, (100 * step.step) / Math.max(1, step.steps))}%` : "0";
+    const facts = step
+      ? [
+          [say.loss, (step.loss_average ?? step.loss)?.toFixed(4) ?? "–"],
+          [say.rate, step.lr?.toExponential(1) ?? "–"],
+          [say.speed, step.images_per_second?.toFixed(2) ?? "–"],
+          [say.memory, `${step.memory_gb?.toFixed(1) ?? "–"} GB`],
+          ...(this.live ? [[say.left, duration(step.eta)]] : []),
+        ]
+      : [];
+    this.facts.replaceChildren(...facts.map(([name, value]) => element("span", {}, `${name} `, element("b", {}, value))));
+    this.drawPictures();
+  }
+
+  drawPictures() {
+    const epochs = [...this.samples.keys()].sort((a, b) => a - b);
+    const epoch = this.epoch ?? epochs.at(-1);
+    this.scrub.hidden = epochs.length < 2;
+    this.pictures.hidden = !epochs.length;
+    this.slider.max = Math.max(0, epochs.length - 1);
+    this.slider.value = Math.max(0, epochs.indexOf(epoch));
+    this.caption.textContent = epoch === 0 ? words().before : `${words().epoch} ${epoch ?? ""}`;
+    const shown = (this.samples.get(epoch) ?? []).filter(Boolean).map((sample) => {
+      const query = new URLSearchParams({ ...sample.view, rand: `${this.run}-${sample.step}` });
+      return [api.apiURL(`/view?${query}`), sample.prompt];
+    });
+    const key = JSON.stringify(shown);
+    if (key === this.shown) return; // keep the pictures that are there: replacing them would flicker
+    this.shown = key;
+    this.pictures.replaceChildren(...shown.map(([src, alt]) => element("img", { src, alt, title: alt, draggable: false })));
+  }
+
+  interrupt() {
+    this.status.textContent = words().stopping;
+    api.interrupt(null);
+  }
+
+  settingsText() {
+    const kept = this.node.widgets.filter((widget) => widget.options?.serialize !== false && widget.serialize !== false);
+    return JSON.stringify(Object.fromEntries(kept.map((widget) => [widget.name, widget.value])), null, 2);
+  }
+
+  remember() {
+    if (this.node.properties[PROPERTY] === this.run) return;
+    this.node.properties[PROPERTY] = this.run;
+    app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+  }
+}
+
+// All Train LoRA nodes of the open graph, those inside subgraphs too.
+function* panels(graph = app.graph) {
+  for (const node of graph?._nodes ?? []) {
+    if (node.animeloraPanel) yield [node, node.animeloraPanel];
+    if (node.subgraph) yield* panels(node.subgraph);
+  }
+}
+
+// The panel that an event is for: the node of that number whose LoRA has that name (other graphs have such numbers, too).
+function panelOf(event) {
+  const number = String(event.node_id ?? "").split(":").at(-1);
+  for (const [node, panel] of panels()) {
+    if (String(node.id) !== number) continue;
+    const name = node.widgets.find((widget) => widget.name === "name")?.value;
+    const linked = node.inputs?.some((input) => input.name === "name" && input.link != null);
+    if (linked || panel.run === event.run || String(name).trim() === event.name) return panel;
+  }
+  return null;
+}
+
+api.addEventListener(EVENT, ({ detail: event }) => {
+  const panel = panelOf(event);
+  if (!panel) return;
+  if (event.event === "run") panel.show(event.run, true);
+  else if (event.event === "end") panel.show(event.run, false);
+  else if (panel.run === event.run) panel.take(event);
+  else panel.show(event.run, true); // this page was opened in mid-training
+});
+
+// After a reload, or when a saved graph is opened: what runs now, else what the node showed last.
+async function restore(node) {
+  const panel = node.animeloraPanel;
+  const answer = await api.fetchApi("/animelora/running");
+  const running = answer.ok ? await answer.json() : {};
+  for (const [number, { run, name }] of Object.entries(running)) {
+    if (panelOf({ node_id: number, run, name }) === panel) return panel.show(run, true);
+  }
+  const last = node.properties?.[PROPERTY];
+  if (last) await panel.show(last, false);
+}
+
+app.registerExtension({
+  name: "AnimeLoRA.TrainingPanel",
+  nodeCreated(node) {
+    if (node.comfyClass !== NODE) return;
+    const panel = new Panel(node);
+    node.animeloraPanel = panel;
+    const widget = node.addDOMWidget("animelora_panel", "animelora_panel", panel.root, {
+      serialize: false,
+      hideOnZoom: false,
+      getValue: () => "",
+      setValue: () => {},
+      getMinHeight: () => HEIGHT,
+    });
+    widget.serialize = false; // neither in the workflow nor in the prompt: the panel has no value
+    const removed = node.onRemoved;
+    node.onRemoved = function (...args) {
+      panel.chart.destroy();
+      return removed?.apply(this, args);
+    };
+    setTimeout(() => restore(node), 300); // a graph that is being loaded gives the node its values first
+  },
+});
