@@ -197,7 +197,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
-        raise UserError(f"The configuration {path} cannot be read: {error.strerror}.", kind="config") from error
+        raise UserError(f"The configuration {path} cannot be read: {error.strerror}.", "Check the path.", kind="config") from error
     except RecursionError as error:
         raise UserError(f"The configuration {path} is nested too deeply.", kind="config") from error
     except ValueError as error:  # TOMLDecodeError, JSONDecodeError and UnicodeDecodeError are ValueErrors

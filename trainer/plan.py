@@ -92,11 +92,11 @@ def _saved_bytes(unet: Any, family: Family, config: RunConfig, size: tuple[int, 
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         nonlocal total
-        storage = id(tensor) if tensor._base is None else id(tensor._base)
-        if storage not in seen and storage not in weights:
-            seen.add(storage)
-            kept.append(tensor)
-            total += tensor.numel() * tensor.element_size()
+        whole = tensor if tensor._base is None else tensor._base  # a view keeps all of what it looks at
+        if id(whole) not in seen and id(whole) not in weights:
+            seen.add(id(whole))
+            kept.append(whole)
+            total += whole.numel() * whole.element_size()
         return tensor
 
     timesteps = torch.zeros(batch, device="meta", dtype=torch.int64)
@@ -106,7 +106,7 @@ def _saved_bytes(unet: Any, family: Family, config: RunConfig, size: tuple[int, 
 
 
 def _flash_attention() -> Any:
-    """A mode in which scaled_dot_product_attention keeps q, k, v and its result only, as the fused kernels do.
+    """A mode in which scaled_dot_product_attention keeps q, k, v, its result and a number a row only, as the fused kernels do.
 
     On the meta device torch would count the attention matrix of its reference path instead.
     """
@@ -117,7 +117,8 @@ def _flash_attention() -> Any:
         @staticmethod
         def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             result = torch.empty_like(query)
-            ctx.save_for_backward(query, key, value, result)
+            sums = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)  # log-sum-exp of each row
+            ctx.save_for_backward(query, key, value, result, sums)
             return result
 
     class Mode(TorchFunctionMode):

@@ -108,7 +108,7 @@ def test_an_error_is_told_in_two_lines_and_the_status_is_1(
         pytest.skip("this machine has a CUDA GPU")
     assert main([argument.format(config=config_file) for argument in arguments]) == 1
     _, err = said(capsys)
-    assert err.startswith("error: ")
+    assert "\nerror: " in f"\n{err}"
     assert "\nhint: " in err
     assert word in err
     assert "Traceback" not in err
