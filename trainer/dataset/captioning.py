@@ -15,7 +15,7 @@ from .dataset import ROWS, caption_file, read_caption
 from .settings import PrepareSettings
 
 if TYPE_CHECKING:
-    from .prepare import Job
+    from .jobs import Job
     from .process import Processed
 
 

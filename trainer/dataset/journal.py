@@ -40,6 +40,10 @@ class Journal:
         self._file.write(json.dumps(record.to_json()) + "\n")
         self._file.flush()
 
+    def files(self) -> set[str]:
+        """Names of the pictures and masks that were written."""
+        return {name for done in self.known.values() for name in (done.file, done.mask) if name}
+
     def compact(self, keep: Iterable[str]) -> None:
         """Rewrite the file with the results in ``keep`` only."""
         self.close()

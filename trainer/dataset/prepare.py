@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections import Counter
@@ -10,17 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
-
 from ..errors import UserError
-from ..files import safe_name
 from . import sources
 from .advice import warnings_for
 from .archive import is_archive, unpack
 from .captioning import Captioned, caption_all
 from .captions import tag_frequency
-from .dataset import MASKS, REGULARISATION, Dataset, Item, Row, dataset_hash, hashed_header, open_dataset, write_manifest
+from .dataset import REGULARISATION, Dataset, Item, Row, dataset_hash, hashed_header, open_dataset, write_manifest
 from .decode import EXTENSIONS
+from .jobs import Job, content_hash
 from .journal import WORK, Journal, locked
 from .page import write_page
 from .pool import ordered_map
@@ -29,7 +26,7 @@ from .report import Rejection, Report, plural
 from .settings import PrepareSettings, dataset_folder
 from .signature import NearDuplicates
 from .sources import Entry, Found, SourceImage
-from .tidy import foreign_pictures, remove_partials, remove_stale
+from .tidy import files_of_ours, foreign_pictures, remove_partials, remove_stale
 
 Progress = Callable[[int, int, str], None]
 Source = Path | Sequence[SourceImage]
@@ -44,33 +41,6 @@ class PrepareResult:
     kept: int
     rejected: tuple[Rejection, ...]
     reused: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """A source picture with the address of its result."""
-
-    entry: Entry
-    sha256: str
-    key: str
-    folder: Path
-
-    @property
-    def file(self) -> str:
-        """The PNG's name: readable, and unique by content."""
-        stem = self.entry.name.rsplit("/", 1)[-1]
-        stem = stem.rsplit(".", 1)[0] if self.entry.path is not None else stem
-        return f"{safe_name(stem, fallback='image', limit=60)}-{self.key[:10]}.png"
-
-    @property
-    def target(self) -> Path:
-        """Where the PNG goes."""
-        return self.folder / REGULARISATION / self.file if self.entry.is_regularisation else self.folder / self.file
-
-    @property
-    def mask(self) -> Path:
-        """Where its mask goes."""
-        return self.folder / MASKS / self.target.relative_to(self.folder)
 
 
 def prepare(
@@ -99,14 +69,14 @@ def prepare(
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be made: {error.strerror}.", "Choose another place.", kind="dataset") from error
     with locked(folder):
-        remove_partials(folder)
-        found = _find(source, folder, settings)
-        if regularisation is not None:
-            extra = _find(regularisation, folder, settings, "regularisation")
-            found.entries += [_as_regularisation(entry) for entry in extra.entries]
-            found.warnings += extra.warnings
-            found.rejected += extra.rejected
         try:
+            remove_partials(folder)
+            found = _find(source, folder, settings)
+            if regularisation is not None:
+                extra = _find(regularisation, folder, settings, "regularisation")
+                found.entries += [_as_regularisation(entry) for entry in extra.entries]
+                found.warnings += extra.warnings
+                found.rejected += extra.rejected
             return _Run(folder, settings, upscaler, progress or _silent, should_stop, workers).finish(found, started)
         finally:
             for unpacked in (folder / WORK).glob("unpacked-*"):
@@ -134,14 +104,16 @@ class _Run:
         self.rejected += [Rejection(*row) for row in found.rejected]
         jobs = self.identify(found.entries)
         journal = Journal(self.folder)
+        ours = files_of_ours(self.folder) | journal.files()
         try:
             kept = self.make(jobs, journal)
             if not any(not job.entry.is_regularisation for job, _ in kept):
                 raise _nothing_left(self.rejected)
             captioned = caption_all(kept, self.folder, self.settings, self.progress, self.should_stop)
+            ours |= journal.files()  # what this run made and then left out, too
             rows = [self.row(job, done, caption) for (job, done), caption in zip(kept, captioned, strict=True)]
             self.progress(len(jobs), len(jobs), "writing the manifest")
-            dataset, report = self.write(rows, captioned, found, time.monotonic() - started)
+            dataset, report = self.write(rows, captioned, found, ours, time.monotonic() - started)
             journal.compact({job.key for job in jobs})
         finally:
             journal.close()
@@ -151,7 +123,7 @@ class _Run:
         """Read every source once for its hash; exact duplicates go."""
         jobs: list[Job] = []
         first: dict[str, str] = {}
-        hashes = ordered_map(_hash, entries, should_stop=self.should_stop)
+        hashes = ordered_map(content_hash, entries, should_stop=self.should_stop)
         for number, (entry, (digest, problem)) in enumerate(zip(entries, hashes, strict=True), 1):
             self.progress(number, len(entries), "reading")
             if problem:
@@ -183,7 +155,7 @@ class _Run:
                 self.rejected.append(Rejection(job.entry.name, "near duplicate", f"looks the same as {repeats[job.key]}"))
             else:
                 kept.append(job)
-        lost = [job for job in kept if not _intact(job, journal.known[job.key])]
+        lost = [job for job in kept if not job.intact(journal.known[job.key])]
         self._process(lost, journal)
         self.reused = len(kept) - len(new.union(job.key for job in lost) & {job.key for job in kept})
         failed = {job.key for job in lost if journal.known[job.key].reason}
@@ -203,17 +175,9 @@ class _Run:
             self.progress(number, len(jobs), job.entry.name)
 
     def _work(self, job: Job) -> Processed:
-        data: bytes | Image.Image
-        if job.entry.image is not None:
-            data = job.entry.image
-        else:
-            assert job.entry.path is not None
-            try:
-                data = job.entry.path.read_bytes()
-            except OSError as error:
-                return Processed(job.key, job.sha256, reason="changed", message=f"cannot be read: {error.strerror}")
-            if hashlib.sha256(data).hexdigest() != job.sha256:
-                return Processed(job.key, job.sha256, reason="changed", message="changed while it was being prepared; run again")
+        data = job.read()
+        if isinstance(data, str):
+            return Processed(job.key, job.sha256, reason="changed", message=data)
         return process(
             data, key=job.key, source_sha256=job.sha256, target=job.target, mask=job.mask, settings=self.settings, upscaler=self.upscaler
         )
@@ -227,7 +191,7 @@ class _Run:
         for regularisation in (False, True):
             finder = NearDuplicates(clean.near_distance)
             group = [job for job in jobs if job.entry.is_regularisation == regularisation]
-            group.sort(key=lambda job: _worth(job, journal.known[job.key]))
+            group.sort(key=lambda job: job.worth(journal.known[job.key]))
             for job in group:
                 earlier = finder.add(job.entry.name, journal.known[job.key].signature)
                 if earlier is not None:
@@ -252,7 +216,9 @@ class _Run:
         )
         return Row(item, done.mask_sha256, done.bytes, entry.name, job.sha256, done.format, caption.origin, done.steps)
 
-    def write(self, rows: list[Row], captioned: Sequence[Captioned], found: Found, seconds: float) -> tuple[Dataset, Report]:
+    def write(
+        self, rows: list[Row], captioned: Sequence[Captioned], found: Found, ours: set[str], seconds: float
+    ) -> tuple[Dataset, Report]:
         """Manifest, report and HTML page; then remove what earlier runs left, and open the result."""
         settings = self.settings
         self.rejected.sort(key=lambda rejection: sources.natural_key(rejection.source))
@@ -267,7 +233,7 @@ class _Run:
             "rejected": [rejection.to_json() for rejection in self.rejected],
         }
         write_manifest(self.folder, header, rows)
-        remove_stale(self.folder, rows)
+        remove_stale(self.folder, rows, ours)
         dataset = open_dataset(self.folder)
         report = self._report(dataset, rows, captioned, found, seconds)
         write_page(self.folder, dataset, report)
@@ -316,35 +282,6 @@ def _check_places(source: Source, folder: Path) -> None:
 
 def _as_regularisation(entry: Entry) -> Entry:
     return replace(entry, name=f"{REGULARISATION}/{entry.name}", is_regularisation=True)
-
-
-def _hash(entry: Entry) -> tuple[str, str]:
-    """(SHA-256, "") of a source's content, or ("", why it cannot be read)."""
-    if entry.image is not None:
-        digest = hashlib.sha256(f"{entry.image.mode} {entry.image.size}".encode())
-        digest.update(entry.image.tobytes())
-        return digest.hexdigest(), ""
-    assert entry.path is not None
-    try:
-        size = entry.path.stat().st_size
-        if size > sources.MAX_FILE_BYTES:
-            return "", f"the file is {size >> 20} MB long, more than {sources.MAX_FILE_BYTES >> 20}"
-        return hashlib.sha256(entry.path.read_bytes()).hexdigest(), ""
-    except OSError as error:
-        return "", f"the file cannot be read: {error.strerror}"
-
-
-def _intact(job: Job, done: Processed) -> bool:
-    """The result lies where it should, with the size it had when it was written."""
-    try:
-        return job.target.stat().st_size == done.bytes and (not done.mask or job.mask.is_file())
-    except OSError:
-        return False
-
-
-def _worth(job: Job, done: Processed) -> tuple[int, bool, bool]:
-    """Sorts the better of two like pictures first."""
-    return -done.original[0] * done.original[1], job.entry.caption is None, done.format == "JPEG"
 
 
 def _nothing_left(rejected: Sequence[Rejection]) -> UserError:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .dataset import MASKS, REGULARISATION, Row, caption_file
+from .dataset import MASKS, REGULARISATION, ROWS, Row, caption_file
 from .decode import EXTENSIONS
 
 _FOLDERS = ("", REGULARISATION, MASKS, f"{MASKS}/{REGULARISATION}")
-_OURS = re.compile(r".+-[0-9a-f]{10}\.(png|txt)$")
 
 
 def remove_partials(folder: Path) -> None:
@@ -22,13 +21,24 @@ def remove_partials(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def remove_stale(folder: Path, rows: Sequence[Row]) -> None:
-    """Pictures, captions and masks of earlier runs that are not in the manifest any more."""
+def files_of_ours(folder: Path) -> set[str]:
+    """The names (without folder) of the pictures and masks that the last finished run wrote."""
+    try:
+        with (folder / ROWS).open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        return {name.rsplit("/", 1)[-1] for row in rows for name in (row["file"], row["mask"]) if name}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def remove_stale(folder: Path, rows: Sequence[Row], ours: set[str]) -> None:
+    """Remove pictures, captions and masks that are not in the manifest any more. ``ours``: names that earlier runs wrote."""
     wanted = _wanted(rows)
+    ours = ours | {caption_file(name) for name in ours}
     for name in _FOLDERS:
         for path in _files(folder / name):
             relative = f"{name}/{path.name}" if name else path.name
-            if _OURS.match(path.name) and relative not in wanted:
+            if path.name in ours and relative not in wanted:
                 path.unlink(missing_ok=True)
 
 

@@ -161,10 +161,13 @@ def test_removed_source_leaves_the_dataset_and_other_files_stay(tmp_path: Path) 
     folder_of(tmp_path / "in", 3)
     folder = prepare(tmp_path / "in", tmp_path / "out", SETTINGS).dataset.path
     (folder / "my notes.txt").write_text("mine", encoding="utf-8")
+    (folder / "looks like ours-0123456789.png").write_bytes(b"mine")
     (tmp_path / "in" / "1.png").unlink()
     result = prepare(tmp_path / "in", tmp_path / "out", SETTINGS)
     assert [item.file.split("-")[0] for item in result.dataset.items] == ["0", "2"]
-    assert len(list(folder.glob("*.png"))) == 2 and (folder / "my notes.txt").exists()
+    assert len(list(folder.glob("[02]-*.png"))) == 2 and not list(folder.glob("1-*"))
+    assert (folder / "my notes.txt").exists() and (folder / "looks like ours-0123456789.png").exists()
+    assert any("are not part of it" in warning for warning in result.report.warnings)
 
 
 @pytest.mark.parametrize(

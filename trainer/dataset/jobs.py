@@ -1,0 +1,79 @@
+"""A source picture on its way into the dataset: its content's hash, and the address of its result."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ..files import safe_name
+from .dataset import MASKS, REGULARISATION
+from .process import Processed
+from .sources import MAX_FILE_BYTES, Entry
+
+
+@dataclass(frozen=True)
+class Job:
+    """``sha256`` is the source's, ``key`` its content address together with the settings that change pixels."""
+
+    entry: Entry
+    sha256: str
+    key: str
+    folder: Path
+
+    @property
+    def file(self) -> str:
+        """The PNG's name: readable, and unique by content."""
+        stem = self.entry.name.rsplit("/", 1)[-1]
+        stem = stem.rsplit(".", 1)[0] if self.entry.path is not None else stem
+        return f"{safe_name(stem, fallback='image', limit=60)}-{self.key[:10]}.png"
+
+    @property
+    def target(self) -> Path:
+        """Where the PNG goes."""
+        return self.folder / REGULARISATION / self.file if self.entry.is_regularisation else self.folder / self.file
+
+    @property
+    def mask(self) -> Path:
+        """Where its mask goes."""
+        return self.folder / MASKS / self.target.relative_to(self.folder)
+
+    def intact(self, done: Processed) -> bool:
+        """The result lies where it should, with the size it had when it was written."""
+        try:
+            return self.target.stat().st_size == done.bytes and (not done.mask or self.mask.is_file())
+        except OSError:
+            return False
+
+    def worth(self, done: Processed) -> tuple[int, bool, bool]:
+        """Sorts the better of two like pictures first: the larger, the one with a caption, the one that is no JPEG."""
+        return -done.original[0] * done.original[1], self.entry.caption is None, done.format == "JPEG"
+
+    def read(self) -> bytes | Image.Image | str:
+        """The file's bytes or the graph's picture; a text when it cannot be read or is another one than before."""
+        if self.entry.path is None:
+            return self.entry.image if self.entry.image is not None else "has no content"
+        try:
+            data = self.entry.path.read_bytes()
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        return data if hashlib.sha256(data).hexdigest() == self.sha256 else "changed while it was being prepared; run again"
+
+
+def content_hash(entry: Entry) -> tuple[str, str]:
+    """(SHA-256, "") of a source's content, or ("", why it cannot be read)."""
+    if entry.image is not None:
+        digest = hashlib.sha256(f"{entry.image.mode} {entry.image.size}".encode())
+        digest.update(entry.image.tobytes())
+        return digest.hexdigest(), ""
+    if entry.path is None:
+        return "", "has no content"
+    try:
+        size = entry.path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            return "", f"the file is {size >> 20} MB long, more than {MAX_FILE_BYTES >> 20}"
+        return hashlib.sha256(entry.path.read_bytes()).hexdigest(), ""
+    except OSError as error:
+        return "", f"the file cannot be read: {error.strerror}"
