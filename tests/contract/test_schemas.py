@@ -21,7 +21,8 @@ NODES = {
     "AnimeLoRA_DemoPictures": ("Demo Pictures (AnimeLoRA)", ["IMAGE", "STRING"]),
     "AnimeLoRA_LoadDemoBase": ("Load Demo Base (AnimeLoRA)", ["MODEL", "CLIP", "VAE"]),
 }
-SOCKETS = {"MODEL", "CLIP", "VAE", "IMAGE", "CONTROL_NET", "UPSCALE_MODEL", "STRING", "DATASET", "LORA"}
+OPTIONS = "ANIMELORA_DATASET_OPTIONS"  # plain data for one socket of Dataset Prep
+SOCKETS = {"MODEL", "CLIP", "VAE", "IMAGE", "CONTROL_NET", "UPSCALE_MODEL", "STRING", "DATASET", "LORA", OPTIONS}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 # widget of Train LoRA -> key of the run configuration whose default it must show
 TRAINING = {
@@ -72,7 +73,7 @@ def test_every_input_and_output_has_help_that_is_a_sentence(description: dict[st
         assert len(set(info["output_name"])) == len(info["output_name"]), name
 
 
-def test_sockets_are_comfyui_types_or_our_two(description: dict[str, Any]) -> None:
+def test_sockets_are_comfyui_types_or_our_own(description: dict[str, Any]) -> None:
     for name, info in description["nodes"].items():
         for key, (kind, _) in inputs(info).items():
             assert isinstance(kind, list) or kind in SOCKETS | WIDGETS, f"{name}.{key}: {kind}"
