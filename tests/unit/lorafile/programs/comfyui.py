@@ -1,0 +1,91 @@
+"""Run by ComfyUI's own interpreter: load a LoRA with ComfyUI's code and tell which keys it used and what the weight changes are.
+
+    PYTHONPATH=<ComfyUI> python comfyui.py FAMILY JOBS.json
+
+JOBS is a list of {"lora": path, "result": path, "layers": [key of the model's state dict, ...]}. Prints one JSON object with an entry for
+each job: the layers that are patched and the keys that ComfyUI says it did not load. The changes that ComfyUI computes for ``layers``
+are written to ``result``. The models have full size and lie on the meta device, so that no memory is needed for them.
+"""
+
+import json
+import logging
+import sys
+
+family, jobs_path = sys.argv[1:]
+sys.argv = [sys.argv[0], "--cpu"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.lora  # noqa: E402
+import comfy.lora_convert  # noqa: E402
+import comfy.model_base  # noqa: E402
+import comfy.sd1_clip  # noqa: E402
+import comfy.sdxl_clip  # noqa: E402
+import comfy.supported_models  # noqa: E402
+import comfy.utils  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+_COMMON = {
+    "use_checkpoint": False, "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False, "dtype": torch.float16,
+    "in_channels": 4, "model_channels": 320, "use_temporal_attention": False,
+}  # fmt: skip
+UNETS = {
+    "sd1": {
+        **_COMMON, "adm_in_channels": None, "num_res_blocks": [2, 2, 2, 2], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "channel_mult": [1, 2, 4, 4], "transformer_depth_middle": 1, "use_linear_in_transformer": False, "context_dim": 768,
+        "num_heads": 8, "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    },
+    "sdxl": {
+        **_COMMON, "num_classes": "sequential", "adm_in_channels": 2816, "num_res_blocks": [2, 2, 2],
+        "transformer_depth": [0, 0, 2, 2, 10, 10], "channel_mult": [1, 2, 4], "transformer_depth_middle": 10,
+        "use_linear_in_transformer": True, "context_dim": 2048, "num_head_channels": 64,
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    },
+}  # fmt: skip
+CONFIGS = {"sd1": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}
+CLIPS = {"sd1": comfy.sd1_clip.SD1ClipModel, "sdxl": comfy.sdxl_clip.SDXLClipModel}
+
+
+class Missing(logging.Handler):
+    """Collects the keys of the messages "lora key not loaded: …"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text.startswith("lora key not loaded: "):
+            self.keys.append(text.split(": ", 1)[1])
+
+
+def run(job: dict, key_map: dict, shapes: dict) -> dict:
+    """Load one LoRA and report."""
+    missing = Missing()
+    logging.getLogger().addHandler(missing)
+    lora = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(job["lora"], safe_load=True))
+    patches = comfy.lora.load_lora(lora, key_map)
+    logging.getLogger().removeHandler(missing)
+    changes = {}
+    for layer in job["layers"]:
+        base = torch.full(shapes[layer], job.get("base", 0.0))
+        changes[layer] = comfy.lora.calculate_weight([(1.0, patches[layer], 1.0, None, None)], base, layer).contiguous()
+    save_file(changes, job["result"])
+    return {"patched": sorted(patches), "left": missing.keys, "keys": len(lora)}
+
+
+def main() -> None:
+    """Build the models once, then do the jobs."""
+    model = comfy.model_base.BaseModel(CONFIGS[family](UNETS[family]), device=torch.device("meta"))
+    with torch.device("meta"):
+        clip = CLIPS[family](device="meta", dtype=torch.float16)
+    key_map = comfy.lora.model_lora_keys_clip(clip, comfy.lora.model_lora_keys_unet(model, {}))
+    shapes = {key: tuple(tensor.shape) for part in (model, clip) for key, tensor in part.state_dict().items()}
+    with open(jobs_path, encoding="utf-8") as file:
+        print(json.dumps([run(job, key_map, shapes) for job in json.load(file)]))
+
+
+main()

@@ -1,0 +1,149 @@
+"""diffusers' own loader takes every export: no leftover key, and the weight changes in its peft layers are ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.lorafile import LoraWeights, convert, write_lora
+
+from .compat import record
+from .samples import clip_layers, sample, sd15_sizes, sdxl_sizes
+
+diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
+
+_COMMON = {"sample_size": 64, "layers_per_block": 2, "norm_num_groups": 32}
+_UNETS: dict[str, dict[str, Any]] = {
+    "sd1": {
+        **_COMMON, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+    "sdxl": {
+        **_COMMON, "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "transformer_layers_per_block": [1, 2, 10],
+        "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}  # fmt: skip
+
+
+def unet(family: str) -> Any:
+    """The full-size UNet without memory for its weights."""
+    with torch.device("meta"):
+        return diffusers.UNet2DConditionModel(**_UNETS[family])
+
+
+def load_unet(family: str, path: Path) -> dict[str, torch.Tensor]:
+    """What diffusers makes of a file: layer name -> weight change."""
+    pipeline = diffusers.StableDiffusionPipeline if family == "sd1" else diffusers.StableDiffusionXLPipeline
+    model = unet(family)
+    state, alphas, metadata = pipeline.lora_state_dict(
+        str(path.parent), weight_name=path.name, unet_config=model.config, return_lora_metadata=True
+    )
+    pipeline.load_lora_into_unet(state, network_alphas=alphas, unet=model, adapter_name="x", metadata=metadata, low_cpu_mem_usage=True)
+    layers = {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A") and "x" in layer.lora_A}
+    return {name: layer.get_delta_weight("x").detach().float() for name, layer in layers.items()}
+
+
+def check(weights: LoraWeights, found: dict[str, torch.Tensor], component: str = "unet") -> int:
+    expected = {module.name: module for module in weights if module.component == component}
+    assert found.keys() == expected.keys()
+    picked = [name for name in expected if name.startswith(("down_blocks.1.attentions.0", "up_blocks.1.attentions.2", "mid_block"))]
+    for name in picked or list(expected)[:6]:
+        ours = expected[name].delta()
+        assert torch.allclose(found[name].reshape(ours.shape), ours, rtol=2e-3, atol=2e-3 * float(ours.abs().max())), name
+    return len(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["kohya", "diffusers", "peft"])
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_diffusers_loads_the_unet_part(tmp_path: Path, family: str, form: str) -> None:
+    sizes = {key: size for key, size in (sd15_sizes() if family == "sd1" else sdxl_sizes()).items() if key[0] == "unet"}
+    if family == "sdxl":  # a third of the depth shows the same
+        sizes = {key: size for key, size in sizes.items() if "attentions.0" in key[1] or "attentions.2" in key[1]}
+    weights = sample(sizes, family, alpha=1.0)
+    write_lora(tmp_path / "x.safetensors", convert(weights, form))
+    count = check(weights, load_unet(family, tmp_path / "x.safetensors"))
+    name = {"sd1": "SD 1.5", "sdxl": "SDXL"}[family]
+    found = f"no leftover key, all {count} UNet layers, changes equal within fp16 rounding (alpha half the rank)"
+    record(
+        "diffusers", diffusers.__version__, f"{name}, {form} format, UNet", found, "lora_state_dict and load_lora_into_unet, full-size UNet"
+    )
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers", "peft"])
+def test_diffusers_loads_a_whole_lora_into_a_pipeline(tmp_path: Path, form: str) -> None:
+    """``load_lora_weights`` on a small pipeline with UNet and text encoder; the image changes, and fusing adds our change."""
+    torch.manual_seed(0)
+    small = {**_UNETS["sd1"], "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4, "sample_size": 8}
+    model = diffusers.UNet2DConditionModel(**small)
+    config = transformers.CLIPTextConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=99)
+    text = transformers.CLIPTextModel(config)
+    sizes = {
+        ("unet", name): (layer.weight.shape[0], layer.weight.shape[1], layer.weight.ndim == 4)
+        for name, layer in model.named_modules()
+        if ".attentions." in name and isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))
+    } | {key: (out, into, conv) for key, (out, into, conv) in clip_layers("te1", 32, 2).items()}
+    sizes |= {key: (64 if "fc1" in key[1] else 32, 64 if "fc2" in key[1] else 32, False) for key in sizes if ".mlp." in key[1]}
+    weights = sample(sizes, "sd1", alpha=1.0)
+    write_lora(tmp_path / "x.safetensors", convert(weights, form))
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=None, text_encoder=text, tokenizer=None, unet=model, scheduler=diffusers.DDIMScheduler(), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    name, layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "encoder.layers.1.mlp.fc1"
+    short = not hasattr(text, "text_model")
+    layer = layer if short else f"text_model.{layer}"
+    before = model.get_submodule(name).weight.detach().clone(), text.get_submodule(layer).weight.detach().clone()
+    pipeline.load_lora_weights(str(tmp_path), weight_name="x.safetensors")
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    modules = {(module.component, module.name): module for module in weights}
+    for old, new, module in (
+        (before[0], model.get_submodule(name).weight, modules["unet", name]),
+        (before[1], text.get_submodule(layer).weight, modules["te1", "text_model.encoder.layers.1.mlp.fc1"]),
+    ):
+        assert torch.allclose(new - old, module.delta(), atol=2e-3), (
+            f"{module.component} scale {float((new - old).norm() / module.delta().norm())}"
+        )
+    found = f"{len(sizes)} layers of UNet and text encoder, fused change equals ours"
+    record(
+        "diffusers",
+        diffusers.__version__,
+        f"SD 1.x, {form} format, whole pipeline",
+        found,
+        "load_lora_weights and fuse_lora, small pipeline",
+    )
+
+
+@pytest.mark.slow
+def test_diffusers_loads_dora_in_peft_form(tmp_path: Path) -> None:
+    sizes = {key: size for key, size in sd15_sizes().items() if "mid_block" in key[1] and "proj_" not in key[1].split(".")[-1]}
+    weights = sample(sizes, "sd1", "dora", alpha=2.0)
+    write_lora(tmp_path / "x.safetensors", convert(weights, "peft"))
+    model = unet("sd1")
+    state, alphas, metadata = diffusers.StableDiffusionPipeline.lora_state_dict(
+        str(tmp_path), weight_name="x.safetensors", return_lora_metadata=True
+    )
+    for name in {module.name for module in weights}:  # DoRA reads the base weights
+        layer = model.get_submodule(name)
+        layer.weight = torch.nn.Parameter(torch.zeros(layer.weight.shape), requires_grad=False)
+    diffusers.StableDiffusionPipeline.load_lora_into_unet(state, network_alphas=alphas, unet=model, adapter_name="x", metadata=metadata)
+    for module in weights:
+        layer = model.get_submodule(module.name)
+        magnitude = layer.lora_magnitude_vector["x"].weight.detach().flatten().float()
+        assert torch.equal(magnitude, module.tensors["dora_scale"].flatten().float())
+        assert torch.allclose(layer.get_delta_weight("x"), module.delta(), atol=2e-3)
+    record(
+        "diffusers",
+        diffusers.__version__,
+        "SD 1.5, peft format, DoRA",
+        f"{len(weights.modules)} layers with their magnitudes",
+        "load_lora_into_unet",
+    )
