@@ -63,12 +63,12 @@ class Trained:
 
     status: int
     run: RunFolder
-    events: list[events.Event]
+    told: list[events.Event]
 
     @property
     def steps(self) -> list[events.Step]:
         """What was told of each step."""
-        return [event for event in self.events if isinstance(event, events.Step)]
+        return [event for event in self.told if isinstance(event, events.Step)]
 
     def state(self, step: int) -> dict[str, Any]:
         """The saved state after ``step``."""

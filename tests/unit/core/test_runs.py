@@ -128,25 +128,25 @@ def test_saving_a_state_again_replaces_it_and_old_ones_are_pruned(tmp_path: Path
 def test_what_changes_the_result_changes_the_run_and_what_does_not_does_not(
     tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
-    def name(dataset: Path = dataset_folder, checkpoint: Path = tiny_checkpoint, **changes: object) -> str:
+    def name(changes: dict[str, object], dataset: Path = dataset_folder, checkpoint: Path = tiny_checkpoint) -> str:
         return prepare_run(configuration(checkpoint, dataset, tmp_path / "runs", changes)).path.name
 
-    same, moved = name(), tmp_path / "moved"
+    same, moved = name({}), tmp_path / "moved"
     shutil.copytree(dataset_folder, moved)
     copied = shutil.copyfile(tiny_checkpoint, tmp_path / "copied.safetensors")
-    for again in (name(moved), name(checkpoint=copied), name(**{"output.publish": str(tmp_path)})):
+    for again in (name({}, moved), name({}, checkpoint=copied), name({"output.publish": str(tmp_path)})):
         assert again == same
     with copied.open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x3c")
     others = [
-        name(checkpoint=copied),
-        name(**{"optimizer.lr": 2e-3}),
-        name(**{"training.seed": 7}),
-        name(**{"sample.prompts": ["x"]}),
-        name(make_dataset(tmp_path / "fewer", 5)),
-        name(make_dataset(tmp_path / "captions", trigger="other")),
-        name(make_dataset(tmp_path / "repeats", repeats=2)),
+        name({}, checkpoint=copied),
+        name({"optimizer.lr": 2e-3}),
+        name({"training.seed": 7}),
+        name({"sample.prompts": ["x"]}),
+        name({}, make_dataset(tmp_path / "fewer", 5)),
+        name({}, make_dataset(tmp_path / "captions", trigger="other")),
+        name({}, make_dataset(tmp_path / "repeats", repeats=2)),
     ]
     assert len({same, *others}) == len(others) + 1
 
@@ -203,7 +203,7 @@ def test_an_image_that_vanished_after_preparing_is_a_clear_error(tiny_checkpoint
     victim = sorted((tmp_path / "data").rglob("*.png"))[2]
     victim.unlink()
     trained = train_here(configuration(tiny_checkpoint, tmp_path / "data", tmp_path / "runs"))
-    error = trained.events[-1]
+    error = trained.told[-1]
     assert trained.status == 1
     assert isinstance(error, events.Error)
     assert error.kind == "dataset"
@@ -218,7 +218,7 @@ def test_an_unknown_failure_keeps_its_type_and_says_where_to_look(
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr("trainer.loop.fill_latents", broken)
-    error = train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path)).events[-1]
+    error = train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path)).told[-1]
     assert isinstance(error, events.Error)
     assert (error.kind, "ZeroDivisionError: a defect" in error.message, "child.log" in error.hint) == ("internal", True, True)
 

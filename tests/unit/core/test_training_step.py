@@ -31,6 +31,7 @@ TRAINING_STEPS = 10
 ACCUMULATION = 2  # of three images an epoch: steps of two and of one micro-batch
 LIMIT = 0.02  # below the first gradients' norm, so that clipping matters
 WARMUP = 3
+RATE = 1e-3
 
 
 @dataclass
@@ -92,7 +93,7 @@ def train_plainly(config: RunConfig, steps: list[list[MicroBatch]]) -> Plain:
         for name, parameter in trained.items():
             parameter.copy_(start[name])
     unet.train()
-    optimizer = torch.optim.AdamW(trained.values(), lr=config.optimizer.lr, betas=(0.9, 0.999), weight_decay=0.01, eps=1e-8)
+    optimizer = torch.optim.AdamW(trained.values(), lr=RATE, betas=(0.9, 0.999), weight_decay=0.01, eps=1e-8)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
     seen = Plain()
     for number, group in enumerate(steps):
@@ -105,7 +106,7 @@ def train_plainly(config: RunConfig, steps: list[list[MicroBatch]]) -> Plain:
             loss.backward()
             total += float(loss.detach())
         seen.norms.append(float(torch.nn.utils.clip_grad_norm_(trained.values(), LIMIT)))
-        lr = config.optimizer.lr * factor(number, WARMUP, len(steps))
+        lr = RATE * factor(number, WARMUP, len(steps))
         for group_of_parameters in optimizer.param_groups:
             group_of_parameters["lr"] = lr
         optimizer.step()
@@ -143,6 +144,7 @@ def both(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     changes = {
         "training.epochs": 5,
         "training.gradient_accumulation": ACCUMULATION,
+        "optimizer.lr": RATE,
         "optimizer.schedule": "cosine",
         "optimizer.warmup_steps": WARMUP,
         "optimizer.max_grad_norm": LIMIT,
@@ -182,7 +184,7 @@ def test_gradient_norms_are_told_before_clipping_and_clipping_clips(both: tuple[
 def test_the_told_learning_rates_are_those_that_the_steps_used(both: tuple[Trained, Plain]) -> None:
     ours, plain = both
     assert [step.lr for step in ours.steps] == pytest.approx(plain.lrs, rel=1e-6, abs=1e-12)
-    assert ours.steps[WARMUP].lr == pytest.approx(1e-3)
+    assert ours.steps[WARMUP].lr == pytest.approx(RATE)
 
 
 def test_the_weights_after_ten_steps_are_those_of_diffusers_recipe(both: tuple[Trained, Plain]) -> None:
