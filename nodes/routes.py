@@ -42,7 +42,12 @@ def register() -> None:
 
 
 def run_folder(name: str) -> Path:
-    """The run folder called ``name``. Raises UserError for anything that is not a direct child of the runs folder with a log."""
+    """The run folder called ``name``. Raises UserError for anything that is not a direct child of the runs folder with a log.
+
+    A run that goes on is taken before its child has written the first line.
+    """
+    if any(going_on["run"] == name for going_on in RUNNING.values()):
+        return runs_dir().resolve() / name
     folder = resolve_below(name, [runs_dir()], what="run")
     if folder.parent != runs_dir().resolve() or not RunFolder(folder, name).events.is_file():
         raise UserError(f"There is no run {name!r}.", "", kind="path")

@@ -79,7 +79,7 @@ class Panel {
     const answer = await api.fetchApi(`/animelora/runs/${encodeURIComponent(run)}`);
     if (this.run !== run) return; // another run began in the meantime
     if (!answer.ok) {
-      this.status.textContent = live ? words().starting : words().gone;
+      this.status.textContent = words().gone;
       return this.refresh();
     }
     const history = await answer.json();
@@ -87,6 +87,7 @@ class Panel {
     this.chart.fill(history.curves);
     for (const sample of history.samples) this.addSample(sample);
     if (history.step) this.take(history.step, false);
+    else if (live) this.status.textContent = words().starting;
     if (!live) this.end(history.ending);
     this.refresh();
   }

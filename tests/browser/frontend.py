@@ -87,6 +87,12 @@ class Frontend:
         """One of the frontend's commands, as its menu runs it."""
         self.page.evaluate("(name) => window.app.extensionManager.command.execute(name)", name)
 
+    def reload(self) -> None:
+        """What F5 does."""
+        self.page.reload()
+        self.page.wait_for_function(_READY, timeout=120_000)
+        self.page.wait_for_timeout(1500)
+
     def inspect(self) -> dict[str, Any]:
         """Nodes, groups and links as the frontend holds them."""
         return dict(self.page.evaluate(_INSPECT))

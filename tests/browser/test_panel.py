@@ -1,0 +1,136 @@
+"""The training panel does what a person expects: it moves, stops on a click, goes on, and remembers after a reload."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+import requests
+
+from tests.browser.conftest import Look
+from tests.browser.frontend import Frontend
+from tests.browser.test_workflows import PICTURES, ours
+from tests.server.comfy_server import Server
+from tests.tools.workflows.canvas import Canvas, Group
+from tests.tools.workflows.graphs import CHECKPOINT
+
+PATIENCE = 240_000  # milliseconds; a training child needs 6 to 60 seconds to start, depending on what else runs
+_PANEL = "window.app.graph._nodes.find((node) => node.animeloraPanel).animeloraPanel"
+
+
+def training(server: Server, **settings: Any) -> dict[str, Any]:
+    """A graph that trains a tiny model on drawn portraits."""
+    canvas = Canvas("panel", server.get("/object_info"))
+    drawn = canvas.node("AnimeLoRA_DemoPictures", count=4)
+    prep = canvas.node("AnimeLoRA_DatasetPrep", images=drawn["images"], captions=drawn["captions"], resolution=128, tall=420)
+    train = canvas.node(
+        "AnimeLoRA_TrainLora",
+        dataset=prep["dataset"],
+        checkpoint=CHECKPOINT,
+        **({"rank": 4, "gradient_accumulation": 1, "validation_steps": 1, "precision": "fp32", "wide": 420} | settings),
+    )
+    canvas.row(Group("Training", [[drawn, prep], [train]]))
+    return canvas.draw()
+
+
+def status(frontend: Frontend) -> str:
+    """The panel's first line."""
+    return str(frontend.page.evaluate(f"() => {_PANEL}.status.textContent"))
+
+
+def curve(frontend: Frontend) -> list[list[float]]:
+    """Steps, loss, smoothed loss and learning rate as the chart holds them."""
+    return list(frontend.page.evaluate(f"() => {_PANEL}.chart.data"))
+
+
+def wait_for(frontend: Frontend, condition: str) -> None:
+    """Until a JavaScript expression about ``panel`` holds."""
+    frontend.page.wait_for_function(f"() => {{ const panel = {_PANEL}; return {condition}; }}", timeout=PATIENCE, polling=200)
+
+
+def logged(server: Server, name: str) -> list[dict[str, Any]]:
+    """The event log of the one run of a LoRA's name."""
+    (log,) = (server.base / "output" / "animelora" / "runs").glob(f"{name}-*/events.jsonl")
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def on_canvas(frontend: Frontend, look: Look) -> Frontend:
+    """The frontend, where the panel is tested: on the newest ComfyUI in both ways of drawing nodes."""
+    if look.comfyui is not None and look.comfyui.version == "0.3.64":
+        pytest.skip("one server is enough for the training itself")
+    return frontend
+
+
+def test_it_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look, canvas_server: Server) -> None:
+    name = "panel_vue" if look.vue else "panel_classic"
+    before = len(on_canvas.problems)
+    on_canvas.load(training(canvas_server, name=name, epochs=3), name)
+    assert "appear here" in status(on_canvas)
+    assert f"{name}" in json.dumps(on_canvas.prompt())
+    assert "animelora_panel" not in json.dumps(on_canvas.prompt()), "the panel is no input"
+
+    on_canvas.run_command("Comfy.QueuePrompt")
+    wait_for(on_canvas, "panel.live && panel.chart.data[0].length > 0 && !panel.stop.hidden")
+    wait_for(on_canvas, "!panel.live && panel.status.textContent.startsWith('done')")
+    steps = [event for event in logged(canvas_server, name) if event["event"] == "step"]
+    shown = curve(on_canvas)
+    assert shown[0] == [event["step"] for event in steps]
+    assert shown[1] == pytest.approx([event["loss"] for event in steps])
+    assert shown[3] == pytest.approx([event["lr"] for event in steps])
+
+    slider = on_canvas.page.locator(".animelora-panel .scrub input")
+    assert slider.get_attribute("max") == "3"  # before training and after each of three epochs
+    newest = on_canvas.page.locator(".animelora-panel img").get_attribute("src")
+    slider.evaluate("(element) => { element.value = 0; element.dispatchEvent(new Event('input')); }")
+    assert on_canvas.page.locator(".animelora-panel img").get_attribute("src") != newest
+    assert on_canvas.page.locator(".animelora-panel .caption").inner_text() == "before training"
+
+    kept = on_canvas.serialized()
+    on_canvas.reload()
+    on_canvas.load(kept, name)
+    wait_for(on_canvas, "panel.chart.data[0].length > 0")
+    assert curve(on_canvas) == shown
+    assert status(on_canvas).startswith("done")
+    assert ours(on_canvas.problems[before:]) == []
+    if os.environ.get("UPDATE_SCREENSHOTS"):
+        on_canvas.fit()
+        on_canvas.screenshot(PICTURES / f"canvas-panel-{'vue-light' if look.vue else 'classic-dark'}.png")
+
+
+def test_its_button_stops_the_training_and_a_new_queue_goes_on(on_canvas: Frontend, look: Look, canvas_server: Server) -> None:
+    name = "stopped_vue" if look.vue else "stopped_classic"
+    on_canvas.load(training(canvas_server, name=name, epochs=500, checkpoint_every=2, validate_every=0), name)
+    on_canvas.run_command("Comfy.QueuePrompt")
+    wait_for(on_canvas, "panel.live && panel.chart.data[0].length >= 4")
+    on_canvas.reload()  # in mid-training
+    on_canvas.load(training(canvas_server, name=name, epochs=500, checkpoint_every=2, validate_every=0), name)
+    wait_for(on_canvas, "panel.live && panel.chart.data[0].length >= 4 && panel.chart.data[0][0] === 1")
+
+    on_canvas.page.locator(".animelora-panel .stop").dispatch_event("click")
+    wait_for(on_canvas, "!panel.live && panel.status.textContent.startsWith('stopped')")
+    reached = curve(on_canvas)[0][-1]
+    assert canvas_server.get("/animelora/running") == {}
+
+    on_canvas.run_command("Comfy.QueuePrompt")
+    wait_for(on_canvas, f"panel.live && panel.chart.data[0].at(-1) > {reached}")
+    starts = [event["start_step"] for event in logged(canvas_server, name) if event["event"] == "plan"]
+    assert starts[0] == 0
+    assert starts[1] >= 2
+    shown = curve(on_canvas)[0]
+    assert shown == list(range(1, len(shown) + 1)), "a step is missing or there twice"
+    on_canvas.page.locator(".animelora-panel .stop").dispatch_event("click")
+    wait_for(on_canvas, "!panel.live")
+
+
+def test_the_routes_hand_out_nothing_but_runs(canvas_server: Server) -> None:
+    secret = canvas_server.base / "output" / "animelora" / "events.jsonl"
+    secret.parent.mkdir(parents=True, exist_ok=True)
+    secret.write_text("{}", encoding="utf-8")
+    for name in ("..", "%2e%2e", "..%2f..", "%2fetc", ".", "no-such-run", "_cache", "a%00b", "..%5c.."):
+        answer = requests.get(f"{canvas_server.url}/animelora/runs/{name}", timeout=30)
+        assert answer.status_code in (404, 405), (name, answer.text[:200])
+    for path in ("/animelora/running", "/animelora/runs/x"):
+        assert requests.post(f"{canvas_server.url}{path}", timeout=30).status_code in (403, 404, 405)

@@ -1,0 +1,157 @@
+"""Renders the templates' thumbnails: ``python -m tests.tools.workflows.thumbnails http://127.0.0.1:8188``.
+
+Each graph is run on the embedded demo base, so that nothing has to be downloaded: its checkpoint loader becomes Load Demo Base, its
+photo a drawn one, its sizes 128 pixels, its prompts the words that the demo base knows. The tour comes first, as it is; the LoRA that it
+trains is the one in the others. The thumbnail shows what the run painted.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+from PIL import Image
+
+from .api import api_prompt
+from .graphs import DEMO_BASE
+
+FOLDER = Path(__file__).resolve().parents[3] / "workflows"
+Prompt = dict[str, dict[str, Any]]
+_TOUR = "05_zero_download_tour"
+_SIDE = 512  # pixels of a thumbnail's longer side
+_GUIDANCE = {"cfg": 3.0, "guidance": 3.0, "validation_guidance": 3.0, "guidances": "2, 3, 5"}
+_STYLE = {"trigger_word": "demoAnimeStyle", "class_description": "portrait", "resolution": 128, "name": "demo_anime_style"}
+_PEOPLE = (
+    "portrait, short blue hair, tan skin, plain yellow background, red hoodie, round green eyes, smile",
+    "portrait, pink hair, twin tails, light skin, gradient blue background, white shirt, round blue eyes, smile",
+    "portrait, spiky orange hair, tan skin, striped teal background, black jacket, almond amber eyes, closed mouth",
+    "portrait, long black hair, pale skin, dotted pink background, purple turtleneck, round purple eyes, square glasses",
+)
+
+
+def main() -> int:
+    """Run every graph and write its thumbnail."""
+    url = sys.argv[1].rstrip("/")
+    info = requests.get(f"{url}/object_info", timeout=60).json()
+    names = sorted((path.stem for path in FOLDER.glob("*.json")), key=lambda name: name != _TOUR)
+    for name in names:
+        graph = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+        prompt = api_prompt(graph, info)
+        if name != _TOUR:
+            _on_demo_base(prompt)
+        pictures = _run(url, prompt)
+        thumbnail = _choose(name, pictures)
+        thumbnail.save(FOLDER / f"{name}.jpg", quality=88, optimize=True)
+        print(f"{name}: {thumbnail.size}, from {len(pictures)} nodes")
+    return 0
+
+
+def _on_demo_base(prompt: Prompt) -> None:
+    """Turn a graph for full-size models into one for the demo base, in place."""
+    people = iter(_PEOPLE * 4)
+    for number, node in list(prompt.items()):
+        inputs = node["inputs"]
+        kind = node["class_type"]
+        if kind == "CheckpointLoaderSimple":
+            prompt[number] = {"class_type": "AnimeLoRA_LoadDemoBase", "inputs": {"checkpoint": DEMO_BASE}}
+        elif kind == "LoadImage":
+            prompt[number] = _drawn("photo-like", 1, 503)
+        elif kind == "AnimeLoRA_DatasetPrep":
+            prompt["drawn"] = _drawn("anime", 16, 0)
+            inputs |= {"images": ["drawn", 0], "captions": ["drawn", 1]} | {key: _STYLE[key] for key in inputs if key in _STYLE}
+        elif kind == "AnimeLoRA_TrainLora":
+            inputs |= _trained_in_the_tour() | {"dataset": inputs["dataset"]}
+        elif kind == "StringConcatenate":
+            inputs["string_b"] = next(people)
+        elif kind == "AnimeLoRA_StyleCompare":
+            inputs["prompts"] = "\n".join(_PEOPLE[: 1 + inputs["prompts"].count("\n")])
+        for key, value in inputs.items():
+            if key in ("width", "height"):
+                inputs[key] = 128
+            elif key in ("negative", "text") and isinstance(value, str):
+                inputs[key] = ""
+            elif key == "positive" and isinstance(value, str):
+                inputs[key] = "portrait"
+            elif key == "lora_name" and value.endswith(".safetensors"):
+                inputs[key] = "demo_anime_style.safetensors"
+            elif key in _GUIDANCE:
+                inputs[key] = "3" if value == "7.5" else _GUIDANCE[key]
+
+
+def _drawn(style: str, count: int, first: int) -> dict[str, Any]:
+    return {"class_type": "AnimeLoRA_DemoPictures", "inputs": {"style": style, "count": count, "first": first, "size": 128}}
+
+
+def _trained_in_the_tour() -> dict[str, Any]:
+    """Train LoRA's values in the tour: the finished run is found again."""
+    tour = json.loads((FOLDER / f"{_TOUR}.json").read_text(encoding="utf-8"))
+    values = next(node["widgets_values"] for node in tour["nodes"] if node["type"] == "AnimeLoRA_TrainLora")
+    names = (
+        "checkpoint name epochs rank learning_rate batch_size gradient_accumulation validation_prompts checkpoint_every training_seed "
+        "precision alpha targets schedule warmup_steps max_steps gradient_checkpointing validation_steps validation_guidance validate_every"
+    )
+    return dict(zip(names.split(), values, strict=True))
+
+
+def _run(url: str, prompt: Prompt) -> dict[str, list[Image.Image]]:
+    """What each node that saves or shows pictures got, by ``filename_prefix`` or node number."""
+    answer = requests.post(f"{url}/prompt", json={"prompt": prompt}, timeout=60).json()
+    if "prompt_id" not in answer:
+        raise SystemExit(json.dumps(answer, indent=1))
+    while True:
+        history = requests.get(f"{url}/history/{answer['prompt_id']}", timeout=60).json()
+        if history:
+            break
+        time.sleep(1)
+    (entry,) = history.values()
+    if entry["status"]["status_str"] != "success":
+        raise SystemExit(json.dumps(entry["status"], indent=1)[-3000:])
+    shown = {}
+    for number, output in entry["outputs"].items():
+        if images := output.get("images"):
+            name = prompt[number]["inputs"].get("filename_prefix", number)
+            shown[name] = [_fetch(url, image) for image in images]
+    return shown
+
+
+def _fetch(url: str, image: dict[str, str]) -> Image.Image:
+    content = requests.get(f"{url}/view", params=image, timeout=60).content
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def _choose(name: str, pictures: dict[str, list[Image.Image]]) -> Image.Image:
+    """The picture that says what a template is for."""
+    if "first_lora" in name:
+        samples = max((group for key, group in pictures.items() if key.isdigit()), key=len)  # one for each validated epoch
+        return _sheet([[samples[0], samples[-1]]])
+    if "characters" in name:
+        lanes = [group[0] for key, group in pictures.items() if key in ("animelora/chibi", "animelora/ghibli-like", "animelora/retro_90s")]
+        return _sheet([lanes])
+    if "photo" in name:
+        return _sheet([[pictures["animelora/photo_0.65"][0], pictures["animelora/photo_0.8"][0]]])
+    if "guidance" in name:
+        return _fitted(pictures["animelora/guidance"][0])
+    return _sheet([[pair] for pair in pictures["animelora/demo_photo_0.8"][:2]])
+
+
+def _sheet(rows: list[list[Image.Image]], gap: int = 4) -> Image.Image:
+    width, height = rows[0][0].size
+    out = Image.new("RGB", (len(rows[0]) * (width + gap) - gap, len(rows) * (height + gap) - gap), "white")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            out.paste(picture.resize((width, height)), (x * (width + gap), y * (height + gap)))
+    return _fitted(out)
+
+
+def _fitted(picture: Image.Image) -> Image.Image:
+    scale = _SIDE / max(picture.size)
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
