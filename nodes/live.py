@@ -47,7 +47,6 @@ class TrainingView:
         self.cancelled = False
         self._run = {"run": run, "name": name}
         self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
-        self._newest: Image.Image | None = None
         self._spoke = 0.0
         self._steps = 1
         self._step = 0

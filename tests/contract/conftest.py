@@ -18,10 +18,11 @@ from tests.server.conftest import comfyuis
 
 ROOT = Path(__file__).resolve().parents[2]
 _FOUND = comfyuis()
+_PLACES: list[ComfyUI | None] = [*_FOUND] or [None]
 _PACKAGE = "animelora_without_comfyui"
 
 
-@pytest.fixture(scope="session", params=_FOUND or [None], ids=[each.version for each in _FOUND] or ["none"])
+@pytest.fixture(scope="session", params=_PLACES, ids=[each.version for each in _FOUND] or ["none"])
 def description(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """``nodes`` as ``/object_info`` gives them, from a real ComfyUI of each version that there is."""
     if request.param is None:

@@ -3,12 +3,14 @@
 python describe_nodes.py COMFYUI PACK BASE_DIRECTORY
 """
 
-# ruff: noqa: E402, I001 (ComfyUI wants its options set before its modules are imported, and those in this order)
+# ruff: noqa: E402 (ComfyUI wants its options set before its modules are imported, and those in this order)
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import sys
+from typing import Any
 
 comfyui, pack, base = sys.argv[1:4]
 sys.path.insert(0, comfyui)
@@ -18,9 +20,9 @@ import comfy.options
 
 comfy.options.enable_args_parsing()
 
-import utils.install_util  # noqa: F401 (before nodes, which puts another folder named utils in front)
-import server  # noqa: F401
-import nodes
+importlib.import_module("utils.install_util")  # before nodes, which puts another folder named utils in front
+importlib.import_module("server")
+nodes: Any = importlib.import_module("nodes")  # ComfyUI's, not ours
 
 before = set(sys.modules)
 loaded = asyncio.run(nodes.load_custom_node(pack))

@@ -156,6 +156,7 @@ def start(comfyui: Path, python: Path, base: Path, *, front_end: Path | None = N
     port = free_port()
     log_path = base / "server.log"
     extra = ["--front-end-root", str(front_end)] if front_end else []
+    extra += ["--extra-model-paths-config", str(paths)] if (paths := base / "extra_model_paths.yaml").is_file() else []
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [

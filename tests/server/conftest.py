@@ -39,9 +39,10 @@ def comfyuis() -> list[ComfyUI]:
 
 
 _FOUND = comfyuis()
+_PLACES: list[ComfyUI | None] = [*_FOUND] or [None]
 
 
-@pytest.fixture(scope="session", params=_FOUND or [None], ids=[each.version for each in _FOUND] or ["none"])
+@pytest.fixture(scope="session", params=_PLACES, ids=[each.version for each in _FOUND] or ["none"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, full_checkpoint: Path
 ) -> Iterator[Server]:
@@ -57,6 +58,10 @@ def server(
     (portraits / "portrait 0.txt").write_text("girl with a round face", encoding="utf-8")
     portrait(72, 9).save(base / "input" / "photo.png")
     portrait(100, 10).resize((100, 75)).save(base / "input" / "odd.png")
+    registered = tmp_path_factory.mktemp("elsewhere") / "my pictures"
+    (registered / "cats").mkdir(parents=True)
+    portrait(90, 20).save(registered / "cats" / "one.png")
+    (base / "extra_model_paths.yaml").write_text(f"mine:\n  animelora_datasets: {registered}\n", encoding="utf-8")
     (base / "models" / "checkpoints").mkdir(parents=True, exist_ok=True)
     link(tiny_checkpoint, base / "models" / "checkpoints" / TINY)
     link(full_checkpoint, base / "models" / "checkpoints" / FULL)

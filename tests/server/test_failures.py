@@ -49,6 +49,22 @@ def test_a_folder_that_is_not_in_the_menu_is_not_even_queued(server: Server, fol
         server.run({"prep": prepare(folder)})
 
 
+def test_a_link_out_of_the_input_folder_is_not_offered(server: Server) -> None:
+    outside = server.base.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    try:
+        (server.base / "input" / "way out").symlink_to(outside, target_is_directory=True)
+    except OSError:
+        pytest.skip("links need a right that this user lacks")
+    with pytest.raises(PromptRefused, match="folder"):
+        server.run({"prep": prepare("way out")})
+
+
+def test_a_folder_registered_in_extra_model_paths_is_offered_and_used(server: Server) -> None:
+    outputs = server.run({"prep": prepare("[datasets] my pictures/cats", trigger_word="registered")})
+    assert "1 picture" in outputs["prep"]["text"][0]
+
+
 def test_neither_folder_nor_images(server: Server) -> None:
     assert "There are no pictures" in failure(server, {"prep": prepare("(images input)")}).message
 

@@ -3,11 +3,13 @@
 python unet_in_comfyui.py COMFYUI PACK CHECKPOINT LORA INPUTS.npz OUTPUTS.npz
 """
 
-# ruff: noqa: E402, I001 (ComfyUI wants its options set before its modules are imported, and those in this order)
+# ruff: noqa: E402 (ComfyUI wants its options set before its modules are imported, and those in this order)
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 comfyui, pack, checkpoint, lora, inputs, outputs = sys.argv[1:7]
@@ -18,13 +20,14 @@ import comfy.options
 
 comfy.options.enable_args_parsing()
 
-import utils.install_util  # noqa: F401 (before nodes, which puts another folder named utils in front)
-import server  # noqa: F401
+importlib.import_module("utils.install_util")  # before nodes, which puts another folder named utils in front
+importlib.import_module("server")
+nodes: Any = importlib.import_module("nodes")  # ComfyUI's, not ours
+
 import comfy.lora
 import comfy.model_management
 import comfy.sd
 import comfy.utils
-import nodes
 import numpy as np
 import torch
 
@@ -35,17 +38,18 @@ def load() -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE: by core's loader when it knows the file, else by ours."""
     shape = comfy.utils.load_torch_file(checkpoint)["model.diffusion_model.input_blocks.0.0.weight"].shape
     if shape[0] == 320:
-        return comfy.sd.load_checkpoint_guess_config(checkpoint)[:3]
-    ours = sys.modules[nodes.NODE_CLASS_MAPPINGS["AnimeLoRA_LoadDemoBase"].__module__]
-    from pathlib import Path
-
-    return ours.load_small_checkpoint(Path(checkpoint))
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
+    else:
+        ours = sys.modules[nodes.NODE_CLASS_MAPPINGS["AnimeLoRA_LoadDemoBase"].__module__]
+        model, clip, vae = ours.load_small_checkpoint(Path(checkpoint))
+    return model, clip, vae
 
 
 def predict(model: Any, latents: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> np.ndarray[Any, Any]:
     """One forward of the UNet, patched as it is for sampling."""
     comfy.model_management.load_models_gpu([model], force_full_load=True)
-    return model.model.diffusion_model(latents, timestep, context=context).float().numpy()
+    noise: np.ndarray[Any, Any] = model.model.diffusion_model(latents, timestep, context=context).float().numpy()
+    return noise
 
 
 with torch.inference_mode():
