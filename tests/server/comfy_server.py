@@ -76,7 +76,7 @@ class Server:
             raise PromptRefused(body)
         return str(body["prompt_id"])
 
-    def wait(self, prompt_id: str, seconds: float = 300) -> dict[str, Any]:
+    def wait(self, prompt_id: str, seconds: float = 900) -> dict[str, Any]:
         """The history entry of a prompt that has ended, whichever way."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -87,7 +87,7 @@ class Server:
             time.sleep(0.1)
         raise TimeoutError(f"the prompt did not end in {seconds} s:\n{self.log()[-3000:]}")
 
-    def run(self, graph: dict[str, Any], seconds: float = 300) -> dict[str, Any]:
+    def run(self, graph: dict[str, Any], seconds: float = 900) -> dict[str, Any]:
         """Queue, wait, and return the outputs by node id. Raises PromptFailed."""
         entry = self.wait(self.queue(graph), seconds)
         for kind, data in entry["status"]["messages"]:

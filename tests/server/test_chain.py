@@ -16,6 +16,7 @@ from tests.server.comfy_server import Server
 from tests.server.conftest import FULL, TINY
 from tests.server.graphs import CHAIN, Graph, node, prepare, train_and_use, train_settings
 
+START_SECONDS = 900  # a child on a busy machine takes long to import its libraries; nothing is measured by this
 CANCEL_SECONDS = 2.0  # what is promised to the user; the one timed assertion
 
 
@@ -52,7 +53,7 @@ def test_the_chain_runs_from_folder_to_picture_and_is_not_trained_twice(server: 
     checkpoint = FULL if server.full_size else TINY
     graph = train_and_use(checkpoint, full=server.full_size, image="photo.png", **CHAIN)
     before = len(server.log())
-    outputs = server.run(graph, seconds=900)
+    outputs = server.run(graph)
     log = server.log()[before:]
     assert_clean(log)
     assert "576 of 576 keys used" in log  # 192 modules, each with down, up and alpha
@@ -66,7 +67,7 @@ def test_the_chain_runs_from_folder_to_picture_and_is_not_trained_twice(server: 
     assert [event["event"] for event in trained if event["event"] in ("step", "done")] == ["step", "step", "done"]
 
     server.forget()  # ComfyUI's own cache would hide what our node does
-    server.run({name: graph[name] for name in ("prep", "train")}, seconds=300)
+    server.run({name: graph[name] for name in ("prep", "train")})
     assert events(run_folder(server, "chain")) == trained, "it trained again"
     assert "found a finished run" in server.texts[-1][1]
     assert_clean(server.log()[before:])
@@ -129,7 +130,7 @@ def test_cancel_stops_the_child_and_the_next_queue_resumes(server: Server) -> No
 
 def wait_for_step(server: Server, seen: int, step: int, *, any_step: bool = False) -> None:
     """Until the browser was told of ``step`` (or of any step)."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         steps = [m["data"]["step"] for m in server.messages[seen:] if m["type"] == "animelora.train" and m["data"]["event"] == "step"]
         if steps and (any_step or steps[-1] >= step):

@@ -84,7 +84,7 @@ def test_comfyui_and_trainer_predict_the_same_noise(server: Server, tmp_path: Pa
             pytest.skip("the demo base is not built: python -m demo.recipe")
         name, settings = "AnimeLoRA demo base (embedded)", CHAIN | {"name": "on the demo base", "precision": "fp32"}
     training = node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=name, **train_settings(**settings))
-    server.run({"prep": prepare(), "train": training}, seconds=600)
+    server.run({"prep": prepare(), "train": training})
     run = next((server.base / "output" / "animelora" / "runs").glob(f"{settings['name']}-*"))
     comfy = in_comfyui(server, checkpoint, server.base / "models" / "loras" / f"{settings['name']}.safetensors", tmp_path)
     ours = in_trainer(checkpoint, run)
