@@ -225,13 +225,13 @@ def test_a_child_outlives_no_parent_and_of_two_that_want_the_same_run_one_trains
             if isinstance(event, events.Step) and event.step >= 3:
                 break
         parent.kill()
-    assert wait_until_gone(run, 60)
+    assert wait_until_gone(run, 120)
     saved, _ = resume.newest(run.checkpoints)
     assert saved is not None and saved.step >= 3
 
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    said = [process.communicate(timeout=300)[1] for process in both]
+    said = [process.communicate(timeout=900)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sorted("found, already trained" in text for text in said) == [False, True]
     plans = [event.start_step for event in read_events(run.events) if isinstance(event, events.Plan)]
