@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 from ..files import write_atomic
 from .captions import edit_tags, instance_prompt, joined, plain_frequency, with_trigger
 from .dataset import ROWS, caption_file, read_caption
+from .pool import ordered_map
 from .settings import PrepareSettings
 
 if TYPE_CHECKING:
     from .jobs import Job
     from .process import Processed
+
+
+WRITERS = 8
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,16 @@ def caption_all(
     if settings.captions.order == "frequency":
         frequency = plain_frequency(text for text, _ in raw)
     before = _captions_before(folder)
-    result = []
-    for (job, _), (text, origin) in zip(kept, raw, strict=True):
+
+    def finish(one: tuple[tuple[Job, Processed], tuple[str, str]]) -> Captioned:
+        (job, _), (text, origin) = one
         prepared = _finished(text, job, settings, frequency)
         file = caption_file(job.target.relative_to(folder).as_posix())
         final, edited = _write(folder / file, prepared, before.get(file))
-        result.append(Captioned(prepared, final, "edited by hand" if edited else origin))
-    return result
+        return Captioned(prepared, final, "edited by hand" if edited else origin)
+
+    # many at a time, because each waits for the disk
+    return list(ordered_map(finish, zip(kept, raw, strict=True), workers=WRITERS, should_stop=should_stop))
 
 
 def _raw(job: Job, tags: str | None, settings: PrepareSettings) -> tuple[str, str]:
