@@ -34,7 +34,7 @@ from .portraits import BASE_STYLES, caption, random_portrait
 from .render import render, sheet
 from .sampling import sample
 from .train_unet import LatentSet, UnetSettings, held_out_loss, train_unet
-from .train_vae import VaeSettings, encode, fold_scale, train_vae
+from .train_vae import VaeSettings, encode, fold_scale, train_decoder, train_vae
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def sample_grid(
     return sheet(rows)
 
 
-def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, unet_settings: UnetSettings,
+def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decoder_settings: VaeSettings, unet_settings: UnetSettings,
         portraits: int, encoded: int, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, float]:
     """Train what is not trained yet and write the base to ``out``; returns the held-out figures."""
     work.mkdir(parents=True, exist_ok=True)
@@ -108,12 +108,12 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, unet_s
     held_out = held_out_set(vae, tokenizer, 32, device)
 
     def show(unet: UNet2DConditionModel, text: CLIPTextModel, step: int) -> None:
-        unet.eval(), text.eval()
         sample_grid(unet, text, vae, tokenizer, columns=2, steps=15).save(work / "samples.png")
         logger.info("held-out loss %.4f at step %d", held_out_loss(unet, text, held_out, device, 1), step)
-        unet.train(), text.train()
 
     unet, text = train_unet(data, work, widths, unet_settings, device, show)
+    if decoder_settings.minutes > 0:
+        vae = train_decoder(vae, sources, work, decoder_settings, device)
     if rank():
         return {}
     figures = {"held_out_loss": held_out_loss(unet, text, held_out, device)}
@@ -124,7 +124,8 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, unet_s
         "modelspec.resolution": f"{size}x{size}",
         "modelspec.prediction_type": "epsilon",
         "modelspec.description": "Small Stable Diffusion 1.x trained from nothing on drawn portraits (demo/recipe.py).",
-        "animelora.recipe": json.dumps({"widths": asdict(widths), "vae": asdict(vae_settings), "unet": asdict(unet_settings)}),
+        "animelora.recipe": json.dumps({"widths": asdict(widths), "vae": asdict(vae_settings), "decoder": asdict(decoder_settings),
+                                         "unet": asdict(unet_settings)}),
     }
     write_base(out, vae, unet, text, metadata)
     sample_grid(unet, text, vae, tokenizer).save(work / "samples.png")
@@ -138,6 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures, latents, checkpoints and losses")
     parser.add_argument("--out", type=Path, default=BASE_FILE, help="the safetensors file to write")
     parser.add_argument("--vae-minutes", type=float, default=VaeSettings.minutes)
+    parser.add_argument("--decoder-minutes", type=float, default=15.0, help="finishing the decoder on the final latents; 0: none")
     parser.add_argument("--unet-minutes", type=float, default=UnetSettings.minutes)
     parser.add_argument("--portraits", type=int, default=1500, help="portraits, each drawn in every base style; as many random drawings")
     parser.add_argument("--encoded", type=int, default=1500, help="how many of the portraits the UNet is trained on")
@@ -165,6 +167,7 @@ def _train(number: int, args: argparse.Namespace, meeting: str | None) -> None:
     run(
         args.work, args.out, Widths(),
         VaeSettings(minutes=args.vae_minutes, batch=args.vae_batch),
+        VaeSettings(minutes=args.decoder_minutes, batch=args.vae_batch, small_share=0.0, crop_share=0.5, lr=1e-3, adam_lr=1e-3),
         UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch),
         args.portraits, args.encoded, load_tokenizer(args.tokenizer), torch.device(args.device),
     )

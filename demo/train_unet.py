@@ -23,6 +23,7 @@ from .model import LATENT_SCALE, Widths, build_text_encoder, build_unet
 from .optimiser import optimisers
 from .parallel import agree, average_gradients, rank, world
 from .progress import Average, Budget, Log, load, restore, save, schedule, set_rates
+from .vocabulary import UsedTokens
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class UnetSettings:
 
     minutes: float = 90.0
     max_steps: int = 60_000
-    batch: int = 16
+    batch: int = 24
     lr: float = 2e-3
     adam_lr: float = 2e-3
     caption_dropout: float = 0.1
@@ -80,14 +81,18 @@ def train_unet(
     unet, text = build_unet(widths), build_text_encoder(widths).to(device)
     start_unet(unet)
     unet.to(device)
-    opts = optimisers([unet, text], settings.lr, settings.adam_lr)
-    averages = (Average(unet, settings.ema), Average(text, settings.ema))
     budget = Budget(settings.minutes, settings.max_steps)
     path = work / "unet.pt"
-    if (state := load(path)) is not None:
-        for module, average, key in zip((unet, text), averages, ("unet", "text"), strict=True):
-            module.load_state_dict(state[key])
-            average.weights = {k: v.to(device) for k, v in state[f"{key}_average"].items()}
+    state = load(path)
+    if state is not None:
+        unet.load_state_dict(state["unet"])
+        text.load_state_dict(state["text"])
+    tokens = UsedTokens(text, torch.cat([data.captions.flatten(), data.empty]))
+    opts = optimisers([unet, text], settings.lr, settings.adam_lr)
+    averages = (Average(unet, settings.ema), Average(text, settings.ema))
+    if state is not None:
+        averages[0].weights = {k: v.to(device) for k, v in state["unet_average"].items()}
+        averages[1].weights = {k: v.to(device) for k, v in state["text_average"].items()}
         restore(opts, state["optimisers"])
         budget = Budget(settings.minutes, settings.max_steps, state["seconds"], state["step"])
     noise = noise_schedule()
@@ -99,7 +104,7 @@ def train_unet(
         set_rates(opts, schedule(share))
         generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + budget.step) * 16 + rank())
         latents, ids = _batch(data, max(1, settings.batch // world()), settings.caption_dropout, generator)
-        latents, ids = latents.to(device), ids.to(device)
+        latents, ids = latents.to(device), tokens.short(ids).to(device)
         t = stratified_timesteps(len(latents), 1000, generator).to(device)
         eps = torch.randn(latents.shape, generator=generator).to(device)
         a = alphas[t][:, None, None, None]
@@ -123,14 +128,22 @@ def train_unet(
         if budget.step % 50 == 0:
             logger.info("unet %s", log.write(budget, share=round(share, 3)))
         if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
-            save(path, {"unet": unet.state_dict(), "text": text.state_dict(), "unet_average": averages[0].weights,
+            save(path, {"unet": unet.state_dict(), "text": tokens.whole(text.state_dict()), "unet_average": averages[0].weights,
                         "text_average": averages[1].weights, "optimisers": [opt.state_dict() for opt in opts],
                         "step": budget.step, "seconds": budget.spent})
             last_save = time.monotonic()
-            if on_save is not None:
-                on_save(unet, text, budget.step)
+            if on_save is not None and not budget.over:
+                on_save(*_averaged(widths, averages, tokens, device), budget.step)
+    return _averaged(widths, averages, tokens, device)
+
+
+def _averaged(
+    widths: Widths, averages: tuple[Average, Average], tokens: UsedTokens, device: torch.device
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """New modules with the averaged weights, the text encoder with its whole vocabulary."""
+    unet, text = build_unet(widths).to(device), build_text_encoder(widths).to(device)
     unet.load_state_dict(averages[0].weights)
-    text.load_state_dict(averages[1].weights)
+    text.load_state_dict(tokens.whole(averages[1].weights))
     return unet.eval().requires_grad_(False), text.eval().requires_grad_(False)
 
 

@@ -84,21 +84,37 @@ def batch_of(sources: list[Pictures], count: int, size: int, rng: np.random.Gene
 
 
 def train_vae(sources: list[Pictures], work: Path, widths: Widths, settings: VaeSettings, device: torch.device) -> AutoencoderKL:
-    """Train, or go on training, the autoencoder; returns its averaged weights with the latent scale folded in."""
+    """Train, or go on training, the autoencoder; returns it with its averaged weights. See :func:`fold_scale`."""
     torch.manual_seed(settings.seed)
     vae = build_vae(widths)
     start_vae(vae)
-    vae.to(device)
+    return _fit(vae.to(device), "vae", sources, work, settings, device)
+
+
+def train_decoder(
+    vae: AutoencoderKL, sources: list[Pictures], work: Path, settings: VaeSettings, device: torch.device
+) -> AutoencoderKL:
+    """Train the decoder alone: latents stay what they are, so that it can happen after the UNet has learned them."""
+    vae.requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+    return _fit(vae, "decoder", sources, work, settings, device)
+
+
+def _fit(
+    vae: AutoencoderKL, name: str, sources: list[Pictures], work: Path, settings: VaeSettings, device: torch.device
+) -> AutoencoderKL:
+    """Train what requires gradients in ``vae``; checkpoint and losses are called ``name``."""
+    vae.train()
     opts = optimisers([vae], settings.lr, settings.adam_lr)
     average = Average(vae, settings.ema)
     budget = Budget(settings.minutes, settings.max_steps)
-    path = work / "vae.pt"
+    path = work / f"{name}.pt"
     if (state := load(path)) is not None:
         vae.load_state_dict(state["weights"])
         average.weights = {k: v.to(device) for k, v in state["average"].items()}
         restore(opts, state["optimisers"])
         budget = Budget(settings.minutes, settings.max_steps, state["seconds"], state["step"])
-    log, last_save = Log(work / "vae.jsonl"), time.monotonic()
+    log, last_save = Log(work / f"{name}.jsonl"), time.monotonic()
     torch.manual_seed(settings.seed + 7919 * rank() + budget.step)
     while (share := agree(budget.share)) < 1.0:
         set_rates(opts, schedule(share))
@@ -125,7 +141,7 @@ def train_vae(sources: list[Pictures], work: Path, widths: Widths, settings: Vae
         if rank():
             continue
         if budget.step % 20 == 0:
-            logger.info("vae %s", log.write(budget, share=round(share, 3)))
+            logger.info("%s %s", name, log.write(budget, share=round(share, 3)))
         if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
             save(path, {"weights": vae.state_dict(), "average": average.weights, "step": budget.step,
                         "optimisers": [opt.state_dict() for opt in opts], "seconds": budget.spent})
@@ -145,7 +161,7 @@ def encode(vae: AutoencoderKL, pictures: Pictures, device: torch.device, batch: 
     share = -(-len(pictures) // world())
     mine = range(rank() * share, min(len(pictures), (rank() + 1) * share))
     for start in range(mine.start, mine.stop, batch):
-        x = torch.from_numpy(np.ascontiguousarray(pictures[start : min(start + batch, mine.stop)])).to(device)
+        x = torch.from_numpy(np.array(pictures[start : min(start + batch, mine.stop)])).to(device)
         x = x.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
         with torch.autocast(device.type, torch.bfloat16):
             out.append(vae.encode(x).latent_dist.mean.float().cpu())
