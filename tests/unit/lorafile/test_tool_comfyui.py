@@ -18,7 +18,7 @@ from trainer.lorafile import LAYOUTS, LoraModule, LoraWeights, convert, diffuser
 from .compat import record
 from .samples import Sizes, sample, sd15_sizes, sdxl_sizes
 
-_PROGRAM = Path(__file__).parent / "programs" / "comfyui.py"
+_PROGRAM = Path(__file__).parent / "programs" / "load_in_comfyui.py"
 _CLIP = {("sd1", "te1"): "clip_l", ("sdxl", "te1"): "clip_l", ("sdxl", "te2"): "clip_g"}
 
 

@@ -18,12 +18,14 @@ from .compat import record
 from .samples import sample, sd15_sizes, sdxl_sizes
 from .test_tool_diffusers import _UNETS
 
-_PROGRAM = Path(__file__).parent / "programs" / "invokeai.py"
+_PROGRAM = Path(__file__).parent / "programs" / "load_in_invokeai.py"
 _SITE = Path(os.environ.get("INVOKEAI_SITE") or Path.home() / "invokeai-site")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (_SITE / "invokeai").is_dir(), reason=f"InvokeAI is not in {_SITE}: see programs/invokeai.py, set INVOKEAI_SITE")
+@pytest.mark.skipif(
+    not (_SITE / "invokeai").is_dir(), reason=f"InvokeAI is not in {_SITE}: see programs/load_in_invokeai.py, set INVOKEAI_SITE"
+)
 def test_invokeai_finds_every_layer_and_computes_our_changes(tmp_path: Path) -> None:
     picked = ("mid_block.attentions.0.transformer_blocks.0.attn2.to_k", "mid_block.attentions.0.proj_in")
     cases = [("sd1", sd15_sizes(), "lora"), ("sd1", sd15_sizes(), "lokr"), ("sdxl", sdxl_sizes(), "lora")]

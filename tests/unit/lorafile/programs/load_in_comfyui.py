@@ -1,6 +1,6 @@
 """Run by ComfyUI's own interpreter: load a LoRA with ComfyUI's code and tell which keys it used and what the weight changes are.
 
-    PYTHONPATH=<ComfyUI> python comfyui.py FAMILY JOBS.json
+    PYTHONPATH=<ComfyUI> python load_in_comfyui.py FAMILY JOBS.json
 
 JOBS is a list of {"lora": path, "result": path, "layers": [key of the model's state dict, ...]}. Prints one JSON object with an entry for
 each job: the layers that are patched and the keys that ComfyUI says it did not load. The changes that ComfyUI computes for ``layers``
@@ -10,6 +10,7 @@ are written to ``result``. The models have full size and lie on the meta device,
 import json
 import logging
 import sys
+from typing import Any
 
 family, jobs_path = sys.argv[1:]
 sys.argv = [sys.argv[0], "--cpu"]
@@ -28,11 +29,11 @@ import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "use_checkpoint": False, "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False, "dtype": torch.float16,
     "in_channels": 4, "model_channels": 320, "use_temporal_attention": False,
 }  # fmt: skip
-UNETS = {
+UNETS: dict[str, dict[str, Any]] = {
     "sd1": {
         **_COMMON, "adm_in_channels": None, "num_res_blocks": [2, 2, 2, 2], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
         "channel_mult": [1, 2, 4, 4], "transformer_depth_middle": 1, "use_linear_in_transformer": False, "context_dim": 768,
@@ -62,7 +63,7 @@ class Missing(logging.Handler):
             self.keys.append(text.split(": ", 1)[1])
 
 
-def run(job: dict, key_map: dict, shapes: dict) -> dict:
+def run(job: dict[str, Any], key_map: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """Load one LoRA and report."""
     missing = Missing()
     logging.getLogger().addHandler(missing)

@@ -1,6 +1,6 @@
 """Load LoRAs with InvokeAI's own code: which base it takes them for, which layers it finds, and the weight changes.
 
-    python invokeai.py SITE JOBS.json
+    python load_in_invokeai.py SITE JOBS.json
 
 SITE is a folder with ``pip install --no-deps --target SITE invokeai pydantic-settings gguf python-dotenv picklescan deprecated wrapt
 spandrel``; torch, diffusers and transformers are this interpreter's. Heavy packages that InvokeAI imports and LoRAs do not need are
@@ -12,7 +12,9 @@ import importlib.machinery
 import json
 import sys
 import types
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 site, jobs_path = sys.argv[1:]
 sys.path.append(site)
@@ -27,45 +29,48 @@ _NOT_NEEDED = {"torchvision", "cv2", "compel"}
 class Empty(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Makes a module whose every attribute is an empty class."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] in _NOT_NEEDED else None
 
-    def create_module(self, spec):
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         module = types.ModuleType(spec.name)
         module.__path__ = []
 
-        def attribute(name):
+        def attribute(name: str) -> type:
             if name.startswith("__"):
                 raise AttributeError(name)
             return type(name, (), {})
 
-        module.__getattr__ = attribute
+        module.__dict__["__getattr__"] = attribute
         return module
 
-    def exec_module(self, module):
+    def exec_module(self, module: types.ModuleType) -> None:
         pass
 
 
 sys.meta_path.append(Empty())
 
-import invokeai.backend.model_manager.load  # noqa: E402, F401  (first: its modules import each other in a circle)
-from invokeai.backend.model_manager.configs.lora import LoRA_LyCORIS_SD1_Config  # noqa: E402
-from invokeai.backend.model_manager.model_on_disk import ModelOnDisk  # noqa: E402
-from invokeai.backend.patches.layer_patcher import LayerPatcher  # noqa: E402
-from invokeai.backend.patches.lora_conversions.sd_lora_conversion_utils import lora_model_from_sd_state_dict  # noqa: E402
-from invokeai.backend.patches.lora_conversions.sdxl_lora_conversion_utils import convert_sdxl_keys_to_diffusers_format  # noqa: E402
+_BACKEND = "invokeai.backend"
+import_module(f"{_BACKEND}.model_manager.load")  # first: its modules import each other in a circle
+Config = import_module(f"{_BACKEND}.model_manager.configs.lora").LoRA_LyCORIS_SD1_Config
+ModelOnDisk = import_module(f"{_BACKEND}.model_manager.model_on_disk").ModelOnDisk
+LayerPatcher = import_module(f"{_BACKEND}.patches.layer_patcher").LayerPatcher
+_CONVERSIONS = f"{_BACKEND}.patches.lora_conversions"
+read_sd = import_module(f"{_CONVERSIONS}.sd_lora_conversion_utils").lora_model_from_sd_state_dict
+rename_sdxl = import_module(f"{_CONVERSIONS}.sdxl_lora_conversion_utils").convert_sdxl_keys_to_diffusers_format
 
 
-def run(job):
+def run(job: dict[str, Any]) -> dict[str, Any]:
     """One file."""
     disk = ModelOnDisk(Path(job["lora"]))
-    LoRA_LyCORIS_SD1_Config._validate_looks_like_lora(disk)
-    base = LoRA_LyCORIS_SD1_Config._get_base_or_raise(disk).value
+    Config._validate_looks_like_lora(disk)
+    base = Config._get_base_or_raise(disk).value
     state = load_file(job["lora"])
-    model = lora_model_from_sd_state_dict(convert_sdxl_keys_to_diffusers_format(state) if base == "sdxl" else state)
+    model = read_sd(rename_sdxl(state) if base == "sdxl" else state)
     with torch.device("meta"):
         unet = UNet2DConditionModel(**job["unet"])
-    found, changes = [], {}
+    found: list[str] = []
+    changes: dict[str, torch.Tensor] = {}
     for key, layer in model.layers.items():
         if not key.startswith("lora_unet_"):
             continue
