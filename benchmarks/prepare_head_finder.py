@@ -223,7 +223,7 @@ def main() -> None:
     default = Path(__file__).resolve().parent.parent / "trainer" / "dataset" / "head_finder.npz"
     parser.add_argument("--weights", type=Path, default=default)
     parser.add_argument("--without", choices=STYLES, help="style left out of the training")
-    parser.add_argument("--scenes", type=int, default=1500, help="for each of the three rounds of training")
+    parser.add_argument("--scenes", type=int, default=150, help="for each of the three rounds of training")
     parser.add_argument("--hidden", type=int, default=16)
     parser.add_argument("--count", type=int, default=200, help="scenes for each style to measure")
     args = parser.parse_args()
