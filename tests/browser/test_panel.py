@@ -25,12 +25,8 @@ def training(server: Server, **settings: Any) -> dict[str, Any]:
     canvas = Canvas("panel", server.get("/object_info"))
     drawn = canvas.node("AnimeLoRA_DemoPictures", count=4)
     prep = canvas.node("AnimeLoRA_DatasetPrep", images=drawn["images"], captions=drawn["captions"], resolution=128, tall=420)
-    train = canvas.node(
-        "AnimeLoRA_TrainLora",
-        dataset=prep["dataset"],
-        checkpoint=CHECKPOINT,
-        **({"rank": 4, "gradient_accumulation": 1, "validation_steps": 1, "precision": "fp32", "wide": 420} | settings),
-    )
+    values: dict[str, Any] = {"rank": 4, "gradient_accumulation": 1, "validation_steps": 1, "precision": "fp32", "wide": 420} | settings
+    train = canvas.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, **values)
     canvas.row(Group("Training", [[drawn, prep], [train]]))
     return canvas.draw()
 
