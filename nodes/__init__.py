@@ -14,11 +14,13 @@ from .load_lora import LoadLora
 from .routes import register
 from .style_compare import StyleCompare
 from .train_lora import TrainLora
+from .train_options import TrainOptionsNode
 
 NODES: list[type[io.ComfyNode]] = [
     DatasetPrep,
     DatasetOptionsNode,
     TrainLora,
+    TrainOptionsNode,
     LoadLora,
     AnimeImg2Img,
     StyleCompare,

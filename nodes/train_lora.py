@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import comfy.model_management
@@ -15,7 +16,7 @@ from .images import batch, load_rgb
 from .live import TrainingView, duration, say
 from .prompts import lines
 from .schema import field, result, schema
-from .types import DATASET, LORA, Lora, as_dataset
+from .types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset
 
 
 class TrainLora(io.ComfyNode):
@@ -178,6 +179,12 @@ class TrainLora(io.ComfyNode):
                     max=10_000,
                     advanced=True,
                 ),
+                field(
+                    TRAIN_OPTIONS,
+                    "options",
+                    "Optimizer, noise and loss settings for people who know them (from Train Options).",
+                    optional=True,
+                ),
             ],
             [
                 result(LORA, "lora", "The trained LoRA, for Load LoRA."),
@@ -195,12 +202,12 @@ class TrainLora(io.ComfyNode):
         return f"{status.st_size} {status.st_mtime_ns}"
 
     @classmethod
-    def execute(cls, dataset: Any, **widgets: Any) -> io.NodeOutput:
+    def execute(cls, dataset: Any, options: TrainOptions | None = None, **widgets: Any) -> io.NodeOutput:
         """Train, or find the finished run."""
         with readable():
             node_id = cls.hidden.unique_id
             prepared = as_dataset(dataset)
-            config = run_config(prepared.path, widgets)
+            config = run_config(prepared.path, widgets, options)
             run = _train(config, node_id)
             say(node_id, _summary(run))
             words = tuple(word for word in (prepared.trigger,) if word)
@@ -210,34 +217,39 @@ class TrainLora(io.ComfyNode):
             return io.NodeOutput(lora, batch(samples), batch([curve]))
 
 
-def run_config(dataset: str, widgets: dict[str, Any]) -> RunConfig:
-    """The run configuration that the node's widgets describe. Raises UserError for a value out of range."""
-    return parse(
-        {
-            "name": safe_name(widgets["name"]),
-            "base": {"checkpoint": str(checkpoint_path(widgets["checkpoint"]))},
-            "dataset": {"path": dataset},
-            "network": {"rank": widgets["rank"], "alpha": widgets["alpha"], "targets": widgets["targets"]},
-            "optimizer": {"lr": widgets["learning_rate"], "schedule": widgets["schedule"], "warmup_steps": widgets["warmup_steps"]},
-            "training": {
-                "epochs": widgets["epochs"],
-                "max_steps": widgets["max_steps"],
-                "batch_size": widgets["batch_size"],
-                "gradient_accumulation": widgets["gradient_accumulation"],
-                "precision": widgets["precision"],
-                "gradient_checkpointing": widgets["gradient_checkpointing"],
-                "seed": widgets["training_seed"],
-                "checkpoint_every": widgets["checkpoint_every"],
-            },
-            "sample": {
-                "prompts": lines(widgets["validation_prompts"]),
-                "steps": widgets["validation_steps"],
-                "guidance": widgets["validation_guidance"],
-                "every_epochs": widgets["validate_every"],
-            },
-            "output": {"runs": str(runs_dir()), "publish": str(loras_dir())},
-        }
-    )
+def run_config(dataset: str, widgets: dict[str, Any], options: TrainOptions | None = None) -> RunConfig:
+    """The run configuration that the node's widgets and options describe. Raises UserError for a value out of range."""
+    extra = json.loads(options.settings) if options is not None else {}
+    own = _own_sections(dataset, widgets)
+    return parse({name: value if isinstance(value, str) else {**extra.pop(name, {}), **value} for name, value in own.items()} | extra)
+
+
+def _own_sections(dataset: str, widgets: dict[str, Any]) -> dict[str, Any]:
+    """What Train LoRA's own widgets say, in the sections of the run configuration."""
+    return {
+        "name": safe_name(widgets["name"]),
+        "base": {"checkpoint": str(checkpoint_path(widgets["checkpoint"]))},
+        "dataset": {"path": dataset},
+        "network": {"rank": widgets["rank"], "alpha": widgets["alpha"], "targets": widgets["targets"]},
+        "optimizer": {"lr": widgets["learning_rate"], "schedule": widgets["schedule"], "warmup_steps": widgets["warmup_steps"]},
+        "training": {
+            "epochs": widgets["epochs"],
+            "max_steps": widgets["max_steps"],
+            "batch_size": widgets["batch_size"],
+            "gradient_accumulation": widgets["gradient_accumulation"],
+            "precision": widgets["precision"],
+            "gradient_checkpointing": widgets["gradient_checkpointing"],
+            "seed": widgets["training_seed"],
+            "checkpoint_every": widgets["checkpoint_every"],
+        },
+        "sample": {
+            "prompts": lines(widgets["validation_prompts"]),
+            "steps": widgets["validation_steps"],
+            "guidance": widgets["validation_guidance"],
+            "every_epochs": widgets["validate_every"],
+        },
+        "output": {"runs": str(runs_dir()), "publish": str(loras_dir())},
+    }
 
 
 def _train(config: RunConfig, node_id: str | None) -> Any:

@@ -39,8 +39,16 @@ class DatasetOptions:
     regularisation: str
 
 
+@dataclass(frozen=True)
+class TrainOptions:
+    """What Train Options adds to Train LoRA: ``settings`` are sections of the run configuration as JSON."""
+
+    settings: str
+
+
 DATASET = io.Custom("DATASET")
 DATASET_OPTIONS = io.Custom("ANIMELORA_DATASET_OPTIONS")
+TRAIN_OPTIONS = io.Custom("ANIMELORA_TRAIN_OPTIONS")
 LORA = io.Custom("LORA")
 
 

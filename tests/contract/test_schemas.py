@@ -19,10 +19,12 @@ NODES = {
     "AnimeLoRA_StyleCompare": ("Style Compare (AnimeLoRA)", ["IMAGE", "IMAGE"]),
     "AnimeLoRA_ExportLora": ("Export LoRA (AnimeLoRA)", ["LORA", "STRING"]),
     "AnimeLoRA_DemoPictures": ("Demo Pictures (AnimeLoRA)", ["IMAGE", "STRING"]),
+    "AnimeLoRA_DatasetOptions": ("Dataset Options (AnimeLoRA)", ["ANIMELORA_DATASET_OPTIONS"]),
+    "AnimeLoRA_TrainOptions": ("Train Options (AnimeLoRA)", ["ANIMELORA_TRAIN_OPTIONS"]),
     "AnimeLoRA_LoadDemoBase": ("Load Demo Base (AnimeLoRA)", ["MODEL", "CLIP", "VAE"]),
 }
-OPTIONS = "ANIMELORA_DATASET_OPTIONS"  # plain data for one socket of Dataset Prep
-SOCKETS = {"MODEL", "CLIP", "VAE", "IMAGE", "CONTROL_NET", "UPSCALE_MODEL", "STRING", "DATASET", "LORA", OPTIONS}
+OPTIONS = {"ANIMELORA_DATASET_OPTIONS", "ANIMELORA_TRAIN_OPTIONS"}  # plain data, each for one socket of ours
+SOCKETS = {"MODEL", "CLIP", "VAE", "IMAGE", "CONTROL_NET", "UPSCALE_MODEL", "STRING", "DATASET", "LORA"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 # widget of Train LoRA -> key of the run configuration whose default it must show
 TRAINING = {
@@ -43,6 +45,27 @@ TRAINING = {
     "validation_steps": "sample.steps",
     "validation_guidance": "sample.guidance",
     "validate_every": "sample.every_epochs",
+}
+
+
+OPTIONAL = {
+    "optimizer": "optimizer.name",
+    "weight_decay": "optimizer.weight_decay",
+    "max_grad_norm": "optimizer.max_grad_norm",
+    "lora_plus_ratio": "optimizer.lora_plus_ratio",
+    "min_snr_gamma": "objective.min_snr_gamma",
+    "loss": "objective.loss",
+    "noise_offset": "objective.noise_offset",
+    "multires_iterations": "objective.multires_iterations",
+    "input_perturbation": "objective.input_perturbation",
+    "timestep_min": "objective.timestep_min",
+    "timestep_max": "objective.timestep_max",
+    "timestep_sampling": "objective.timestep_sampling",
+    "keep_checkpoints": "training.keep_checkpoints",
+    "validation_negative": "sample.negative",
+    "validation_seed": "sample.seed",
+    "validation_width": "sample.width",
+    "validation_height": "sample.height",
 }
 
 
@@ -76,15 +99,17 @@ def test_every_input_and_output_has_help_that_is_a_sentence(description: dict[st
 def test_sockets_are_comfyui_types_or_our_own(description: dict[str, Any]) -> None:
     for name, info in description["nodes"].items():
         for key, (kind, _) in inputs(info).items():
-            assert isinstance(kind, list) or kind in SOCKETS | WIDGETS, f"{name}.{key}: {kind}"
+            assert isinstance(kind, list) or kind in SOCKETS | WIDGETS | OPTIONS, f"{name}.{key}: {kind}"
 
 
 def test_defaults_of_training_are_those_of_the_run_configuration(description: dict[str, Any]) -> None:
     reference = RunConfig.model_validate({"base": {"checkpoint": "x"}, "dataset": {"path": "x"}}).model_dump()
-    widgets = inputs(description["nodes"]["AnimeLoRA_TrainLora"])
-    for widget, key in TRAINING.items():
-        section, name = key.split(".")
-        assert widgets[widget][1]["default"] == reference[section][name], widget
+    for node, table in (("AnimeLoRA_TrainLora", TRAINING), ("AnimeLoRA_TrainOptions", OPTIONAL)):
+        widgets = inputs(description["nodes"][node])
+        for widget, key in table.items():
+            section, name = key.split(".")
+            assert widgets[widget][1]["default"] == reference[section][name], widget
+    assert set(inputs(description["nodes"]["AnimeLoRA_TrainOptions"])) == set(OPTIONAL)
 
 
 def test_defaults_of_training_are_the_reference_run(description: dict[str, Any]) -> None:
