@@ -115,7 +115,8 @@ class Server:
 
     def children(self) -> list[psutil.Process]:
         """Processes below the server."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return found
 
     def listen(self) -> None:
         """Collect what the server sends to the browser, on a thread that ends with the server."""

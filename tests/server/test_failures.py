@@ -121,6 +121,19 @@ def test_values_out_of_range_are_not_even_queued(server: Server, widget: str, va
         server.run(train(**{widget: value}))
 
 
+def test_options_reach_the_run_and_are_checked_with_it(server: Server) -> None:
+    graph = train()
+    graph["train"]["inputs"]["options"] = ["options", 0]
+    values = {"optimizer": "adamw", "weight_decay": 0.0, "max_grad_norm": 1.0, "lora_plus_ratio": 1.0, "min_snr_gamma": 5.0, "loss": "l2"}
+    noise = {"noise_offset": 0.0, "multires_iterations": 0, "input_perturbation": 0.0, "timestep_sampling": "uniform"}
+    pictures = {"validation_negative": "", "validation_seed": 1, "validation_width": 0, "validation_height": 0}
+    rest = {"keep_checkpoints": 0, "timestep_min": 900, "timestep_max": 100}
+    graph["options"] = node("AnimeLoRA_TrainOptions", **values, **noise, **pictures, **rest)
+    said = failure(server, graph)
+    assert said.node == "AnimeLoRA_TrainLora"
+    assert "timestep_min 900 is not below timestep_max 100" in said.message
+
+
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_a_killed_child_is_reported_and_leaves_nothing_running(server: Server) -> None:
     graph = train(name="killed", max_steps=0, epochs=300, validate_every=0)
