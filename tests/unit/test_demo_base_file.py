@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,9 +32,9 @@ def test_the_family_loader_gives_back_the_same_outputs(tmp_path: Path, widths: W
     with torch.no_grad():
         for module in (vae, unet, text):  # what the file holds: weights rounded to fp16
             module.to(torch.float16).to(torch.float32)
-        read_unet = family.load_unet(checkpoint, torch.float32)
-        read_vae = family.load_vae(checkpoint, torch.float32)
-        read_text = family.load_text_encoder(checkpoint, torch.float32, torch.device("cpu"))
+        read_unet: Any = family.load_unet(checkpoint, torch.float32)
+        read_vae: Any = family.load_vae(checkpoint, torch.float32)
+        read_text: Any = family.load_text_encoder(checkpoint, torch.float32, torch.device("cpu"))
         t = torch.tensor([500])
         torch.testing.assert_close(read_unet(latents, t, context).sample, unet(latents, t, context).sample)
         torch.testing.assert_close(read_vae.encode(picture).latent_dist.mean, vae.encode(picture).latent_dist.mean)

@@ -76,8 +76,8 @@ def test_export_merges_with_strengths(style: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     assert main(["export", str(style), str(out), "--merge", f"{style}:0.5", f"{other}:0.25", "--dtype", "fp32"]) == 0
     first, second = read_lora(style).modules, read_lora(other).modules
-    for merged, a, b in zip(read_lora(out), first, second, strict=True):
-        assert torch.allclose(merged.delta(), 0.5 * a.delta() + 0.25 * b.delta(), atol=1e-6)
+    for module, a, b in zip(read_lora(out), first, second, strict=True):
+        assert torch.allclose(module.delta(), 0.5 * a.delta() + 0.25 * b.delta(), atol=1e-6)
     assert main(["export", str(style), str(out), "--merge", f"{other}:0.25", "--overwrite"]) == 0
     merged = read_lora(out)
     assert merged.dtype == torch.float16

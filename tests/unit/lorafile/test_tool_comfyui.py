@@ -71,15 +71,15 @@ def test_comfyui_uses_every_key_and_computes_our_changes(comfyui: ComfyUI, tmp_p
     for (algorithm, form, layers), job, result in zip(files, jobs, results, strict=True):
         assert result["left"] == [], (algorithm, form, result["left"][:5])
         assert set(result["patched"]) == expected
-        changes = load_file(job["result"])
+        changes = load_file(str(job["result"]))
         for module in layers:
             change = changes[comfy_key(family, module.component, module.name)]
             ours = module.delta().reshape(change.shape)
             if algorithm == "dora":
-                base = torch.ones_like(change)
+                ones = torch.ones_like(change)
                 # ComfyUI divides an output-axis scale by the norm of the original weight
-                norm = base.flatten(1).norm(dim=1).reshape(-1, *[1] * (base.ndim - 1))
-                ours = (base + ours) * module.tensors["dora_scale"].float().reshape(norm.shape) / norm
+                norm = ones.flatten(1).norm(dim=1).reshape(-1, *[1] * (ones.ndim - 1))
+                ours = (ones + ours) * module.tensors["dora_scale"].float().reshape(norm.shape) / norm
             assert torch.allclose(change, ours, rtol=1e-4, atol=1e-4), (algorithm, form, module.name)
         name = {"sd1": "SD 1.5", "sdxl": "SDXL"}[family]
         found = f"all {result['keys']} keys used, {len(expected)} layers patched, changes equal to 1e-4"
