@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -196,12 +196,12 @@ def _read_items(path: Path, header: dict[str, Any]) -> tuple[list[Item], list[st
     items: list[Item] = []
     masks: list[str] = []
     missing: list[str] = []
-    for line in data.splitlines():
-        row = json.loads(line)
+    prefix = os.path.join(path, "")
+    for row in json.loads(b"[" + b",".join(data.splitlines()) + b"]"):
         file, mask = _safe(row["file"]), row["mask"] and _safe(row["mask"])
         missing += [name for name in (file, mask) if name and name not in present]
         text_file = caption_file(file)
-        caption = read_caption(path / text_file) if text_file in present else row["caption"]
+        caption = read_caption(prefix + text_file) if text_file in present else row["caption"]
         item = Item(
             file=file, sha256=row["sha256"], caption=caption, width=row["width"], height=row["height"],
             original_size=(row["original_size"][0], row["original_size"][1]),
@@ -219,11 +219,15 @@ def _read_items(path: Path, header: dict[str, Any]) -> tuple[list[Item], list[st
     return items, masks
 
 
-def read_caption(path: Path) -> str:
+def read_caption(path: str | Path) -> str:
     """A caption file of ours, as one line; whatever an editor made of it."""
-    with open(path, "rb") as file:
-        text = file.read(1 << 20).decode("utf-8-sig", "replace")
-    return " ".join(text.split())
+    # the bare calls: 100,000 of them open in seconds
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        data = os.read(handle, 1 << 20)
+    finally:
+        os.close(handle)
+    return " ".join(data.decode("utf-8-sig", "replace").split())
 
 
 def _listing(path: Path) -> set[str]:
@@ -242,7 +246,6 @@ def _safe(name: Any) -> str:
     """A manifest may come from anyone: its paths must stay inside the dataset."""
     if not isinstance(name, str) or "\\" in name or ":" in name or "\x00" in name:
         raise ValueError(f"bad file name {name!r}")
-    parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts:
+    if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"bad file name {name!r}")
     return name
