@@ -79,9 +79,9 @@ def test_export_merges_with_strengths(style: Path, tmp_path: Path) -> None:
     for module, a, b in zip(read_lora(out), first, second, strict=True):
         assert torch.allclose(module.delta(), 0.5 * a.delta() + 0.25 * b.delta(), atol=1e-6)
     assert main(["export", str(style), str(out), "--merge", f"{other}:0.25", "--overwrite"]) == 0
-    merged = read_lora(out)
-    assert merged.dtype == torch.float16
-    assert torch.allclose(merged.modules[0].delta(), first[0].delta() + 0.25 * second[0].delta(), atol=2e-3)
+    both = read_lora(out)
+    assert both.dtype == torch.float16
+    assert torch.allclose(both.modules[0].delta(), first[0].delta() + 0.25 * second[0].delta(), atol=2e-3)
 
 
 def test_export_never_overwrites_unasked(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -199,7 +200,7 @@ def lycoris_file(
     name = "down_blocks.0.resnets.0.conv1" if convolution else f"{BLOCK}.attn2.to_k"
     layer: torch.nn.Conv2d | torch.nn.Linear
     layer = torch.nn.Conv2d(16, 24, 3, bias=False) if convolution else torch.nn.Linear(768, 320, bias=False)
-    kinds = {"locon": LoConModule, "loha": LohaModule, "lokr": LokrModule, "lokr-full": LokrModule}
+    kinds: dict[str, Any] = {"locon": LoConModule, "loha": LohaModule, "lokr": LokrModule, "lokr-full": LokrModule}
     options: dict[str, object] = (
         {"factor": 4} if algorithm == "lokr" else {"factor": 4, "full_matrix": True} if algorithm == "lokr-full" else {}
     )
