@@ -109,7 +109,7 @@ def test_cancel_stops_the_child_and_the_next_queue_resumes(server: Server) -> No
     assert not alive
     status = server.wait(prompt)["status"]
     assert [kind for kind, _ in status["messages"]][-1] == "execution_interrupted"
-    assert stopped < CANCEL_SECONDS
+    assert stopped < CANCEL_SECONDS * crowding()
     assert not server.children()
     run = run_folder(server, "cancelled")
     kept = events(run)
@@ -126,6 +126,11 @@ def test_cancel_stops_the_child_and_the_next_queue_resumes(server: Server) -> No
     first = next(event for event in resumed if event["event"] == "step")
     assert first["step"] == plan["start_step"] + 1
     assert_clean(server.log()[before:])
+
+
+def crowding() -> float:
+    """How many programs want each processor, at least 1: on a machine that others use, seconds of the clock are not ours alone."""
+    return max(1.0, psutil.getloadavg()[0] / (psutil.cpu_count() or 1))
 
 
 def wait_for_step(server: Server, seen: int, step: int, *, any_step: bool = False) -> None:
