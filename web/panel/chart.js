@@ -82,7 +82,7 @@ export class Chart {
       ],
       series: [
         {},
-        { stroke: "#7fb6e8a0", width: 1, points: { show: false } },
+        { stroke: "#4a90d9a0", width: 1, points: { show: false } },
         { stroke: "#4aa3ff", width: 2, points: { show: false } },
         { stroke: "#e0a030", width: 1, dash: [4, 4], scale: "lr", points: { show: false } },
       ],
