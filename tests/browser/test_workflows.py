@@ -47,15 +47,15 @@ def test_the_template_browser_shows_and_opens_them(frontend: Frontend, look: Loo
         pytest.skip("the older frontend's template dialog has another layout; its templates are loaded above")
     frontend.run_command("Comfy.BrowseTemplates")
     dialog = frontend.page.locator("[role=dialog]").first
-    dialog.wait_for(timeout=20_000)
+    dialog.wait_for(timeout=60_000)
     dialog.get_by_text("animelora", exact=True).first.click()
     card = dialog.get_by_text("photo_to_anime").first
-    card.wait_for(timeout=20_000)
+    card.wait_for(timeout=60_000)
     if os.environ.get("UPDATE_SCREENSHOTS") and not look.vue:
         frontend.page.wait_for_timeout(1500)
         frontend.screenshot(PICTURES / "canvas-templates.png")
     card.click()
-    dialog.wait_for(state="hidden", timeout=20_000)
+    dialog.wait_for(state="hidden", timeout=60_000)
     kinds = [node["type"] for node in frontend.inspect()["nodes"]]
     assert kinds.count("AnimeLoRA_AnimeImg2Img") == 2
 
