@@ -53,6 +53,7 @@ sys.meta_path.append(Empty())
 _BACKEND = "invokeai.backend"
 import_module(f"{_BACKEND}.model_manager.load")  # first: its modules import each other in a circle
 Config = import_module(f"{_BACKEND}.model_manager.configs.lora").LoRA_LyCORIS_SD1_Config
+NotAMatch = import_module(f"{_BACKEND}.model_manager.configs.identification_utils").NotAMatchError
 ModelOnDisk = import_module(f"{_BACKEND}.model_manager.model_on_disk").ModelOnDisk
 LayerPatcher = import_module(f"{_BACKEND}.patches.layer_patcher").LayerPatcher
 _CONVERSIONS = f"{_BACKEND}.patches.lora_conversions"
@@ -64,9 +65,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """One file."""
     disk = ModelOnDisk(Path(job["lora"]))
     Config._validate_looks_like_lora(disk)
-    base = Config._get_base_or_raise(disk).value
+    try:
+        base = Config._get_base_or_raise(disk).value
+    except NotAMatch as error:  # the user then has to name the base when installing the file
+        base = str(error)
     state = load_file(job["lora"])
-    model = read_sd(rename_sdxl(state) if base == "sdxl" else state)
+    model = read_sd(rename_sdxl(state) if job["family"] == "sdxl" else state)
     with torch.device("meta"):
         unet = UNet2DConditionModel(**job["unet"])
     found: list[str] = []
