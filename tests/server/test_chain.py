@@ -130,7 +130,8 @@ def test_cancel_stops_the_child_and_the_next_queue_resumes(server: Server) -> No
 
 def crowding() -> float:
     """How many programs want each processor, at least 1: on a machine that others use, seconds of the clock are not ours alone."""
-    return max(1.0, psutil.getloadavg()[0] / (psutil.cpu_count() or 1))
+    load: float = psutil.getloadavg()[0]
+    return max(1.0, load / (psutil.cpu_count() or 1))
 
 
 def wait_for_step(server: Server, seen: int, step: int, *, any_step: bool = False) -> None:
