@@ -44,8 +44,8 @@ class DemoSettings:
     shown: int = 6
     steps: int = 400
     batch: int = 8
-    rank: int = 32
-    lr: float = 1e-3
+    rank: int = 64
+    lr: float = 1.5e-3
     sampling_steps: int = 30
     guidance: float = 3.0
 
@@ -63,6 +63,20 @@ class Case:
     base: Image.Image
     lora_065: Image.Image
     lora_080: Image.Image
+
+
+@dataclass(frozen=True)
+class Painted:
+    """All pictures; ``text`` are pairs of base and LoRA for the same prompt, half with the trigger phrase, then half without."""
+
+    cases: list[Case]
+    text: list[tuple[Image.Image, Image.Image]]
+
+    def moved(self) -> dict[str, float]:
+        """How far the LoRA moves pictures from text, with and without its trigger phrase."""
+        far = [raw_distance(base, lora) for base, lora in self.text]
+        half = len(far) // 2
+        return {"moved_with_trigger": round(sum(far[:half]) / half, 4), "moved_without_trigger": round(sum(far[half:]) / half, 4)}
 
 
 def dataset_source(count: int) -> list[Any]:
@@ -102,15 +116,14 @@ def main(out: Path, *, quick: bool = False, progress: Progress | None = None) ->
 
     tell("painting portraits that were never trained on")
     painter = open_painter(str(BASE_FILE), device="cpu")
-    cases = [paint_case(painter, LoraUse(lora), random_portrait(FIRST_TEST_SEED + i), settings) for i in range(settings.tests)]
-    figures = measure(cases)
-    figures |= style_without_trigger(painter, LoraUse(lora), settings)
+    painted = paint(painter, LoraUse(lora), settings)
+    figures = measure(painted.cases) | painted.moved()
     figures |= {"training_seconds": round(seconds, 1), "training_steps": steps, "demo_seconds": round(time.monotonic() - started, 1)}
     figures["meaning"] = MEANING
     figures["settings"] = settings.__dict__
     from .show import picture_grid
 
-    picture_grid(cases[: settings.shown], figures).save(out / "grid.png")
+    picture_grid(painted.cases[: settings.shown], figures).save(out / "grid.png")
     part = out / "figures.json.part"
     part.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     os.replace(part, out / "figures.json")
@@ -161,15 +174,28 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
     return result.lora, result.loss_curve, result.steps, result.seconds
 
 
-def paint_case(painter: Painter, lora: Any, portrait: Portrait, settings: DemoSettings) -> Case:
-    """The source photo repainted by the base alone and with the LoRA: same prompt, same noise."""
-    source, prompt = render(portrait, "photo", SIZE), prompt_for(portrait)
+def paint(painter: Painter, lora: Any, settings: DemoSettings) -> Painted:
+    """Everything by the base alone, then everything with the LoRA: same prompts, same noise."""
+    portraits = [random_portrait(FIRST_TEST_SEED + i) for i in range(settings.tests)]
+    others = [random_portrait(FIRST_TEST_SEED + 100 + i) for i in range(max(2, settings.tests // 3))]
+    sources = [render(p, "photo", SIZE) for p in portraits]
     options: dict[str, Any] = {"steps": settings.sampling_steps, "guidance": settings.guidance, "seed": NOISE_SEED}
+
+    def repainted(strength: float) -> list[Image.Image]:
+        pairs = zip(sources, portraits, strict=True)
+        return [painter.repaint(s, prompt_for(p), strength=strength, **options) for s, p in pairs]
+
+    def from_text(prompts: list[str]) -> list[Image.Image]:
+        return [painter.paint(prompt, width=SIZE, height=SIZE, **options) for prompt in prompts]
+
+    with_trigger, without = [prompt_for(p) for p in others], [caption(p, "photo") for p in others]
     painter.use([])
-    base = painter.repaint(source, prompt, strength=STRENGTHS[0], **options)
+    base, base_text = repainted(STRENGTHS[0]), from_text(with_trigger + without)
     painter.use([lora])
-    made = [painter.repaint(source, prompt, strength=s, **options) for s in STRENGTHS]
-    return Case(portrait, source, render(portrait, "anime", SIZE), base, made[0], made[1])
+    low, high, lora_text = repainted(STRENGTHS[0]), repainted(STRENGTHS[1]), from_text(with_trigger + without)
+    truths = [render(p, "anime", SIZE) for p in portraits]
+    cases = [Case(*row) for row in zip(portraits, sources, truths, base, low, high, strict=True)]
+    return Painted(cases, list(zip(base_text, lora_text, strict=True)))
 
 
 def measure(cases: list[Case]) -> dict[str, Any]:
@@ -191,23 +217,6 @@ def measure(cases: list[Case]) -> dict[str, Any]:
         "from_source_080": mean([raw_distance(c.lora_080, c.source) for c in cases]),
         "portraits": len(cases),
     }
-
-
-def style_without_trigger(painter: Painter, lora: Any, settings: DemoSettings) -> dict[str, float]:
-    """How much the LoRA moves pictures from text without and with its trigger phrase."""
-    moved = {"without": 0.0, "with": 0.0}
-    count = max(2, settings.tests // 3)
-    for i in range(count):
-        portrait = random_portrait(FIRST_TEST_SEED + 100 + i)
-        prompts = {"without": caption(portrait, "photo"), "with": prompt_for(portrait)}
-        for name, prompt in prompts.items():
-            pictures = []
-            for loras in ([], [lora]):
-                painter.use(loras)
-                pictures.append(painter.paint(prompt, width=SIZE, height=SIZE, steps=settings.sampling_steps,
-                                              guidance=settings.guidance, seed=NOISE_SEED + i))
-            moved[name] += raw_distance(pictures[0], pictures[1]) / count
-    return {"moved_without_trigger": round(moved["without"], 4), "moved_with_trigger": round(moved["with"], 4)}
 
 
 MEANING: dict[str, str] = {
