@@ -46,7 +46,7 @@ def test_the_template_browser_shows_and_opens_them(frontend: Frontend, look: Loo
     if look.comfyui is not None and look.comfyui.version == "0.3.64":
         pytest.skip("the older frontend's template dialog has another layout; its templates are loaded above")
     frontend.run_command("Comfy.BrowseTemplates")
-    dialog = frontend.page.locator("[role=dialog]").first
+    dialog = frontend.page.locator("[role=dialog]:visible").filter(has_text="animelora").first
     dialog.wait_for(timeout=60_000)
     dialog.get_by_text("animelora", exact=True).first.click()
     card = dialog.get_by_text("photo_to_anime").first
