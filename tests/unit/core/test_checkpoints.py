@@ -80,11 +80,12 @@ def test_a_diffusers_folder_gives_the_same_outputs_as_the_file_it_came_from(tiny
     FAMILY.pipeline(single, image_to_image=False, dtype=torch.float32).save_pretrained(tmp_path / "folder")
     folder = open_checkpoint(str(tmp_path / "folder"))
     assert family_of(folder) is FAMILY
-    assert torch.equal(*(noise_prediction(FAMILY.load_unet(each, torch.float32)) for each in (single, folder)))
+    # not to the bit: kernels round differently for weights that are mapped from a file at another alignment
+    assert torch.allclose(*(noise_prediction(FAMILY.load_unet(each, torch.float32)) for each in (single, folder)), atol=1e-5)
     prompts = ["a cat", "", "x " * 100]
     encoded = [FAMILY.load_text_encoder(each, torch.float32, torch.device("cpu")).encode(prompts) for each in (single, folder)]
     for ours, theirs in zip(*encoded, strict=True):
-        assert torch.equal(ours["embeds"], theirs["embeds"])
+        assert torch.allclose(ours["embeds"], theirs["embeds"], atol=1e-5)
 
 
 def test_a_folder_s_identity_changes_with_its_weights_and_not_with_its_pictures(tiny_checkpoint: Path, tmp_path: Path) -> None:
