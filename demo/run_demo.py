@@ -31,6 +31,8 @@ TRIGGER, CLASS = "myAnimeStyleToken", "anime face"
 SIZE = 128
 FIRST_TEST_SEED = 500
 """Portraits with these seeds measure the result; seeds from 0 are the training pictures."""
+FIRST_OTHER_SEED = 300
+"""Portraits with these seeds, in the base's styles, are the regularisation pictures."""
 STRENGTHS = (0.65, 0.8)
 NOISE_SEED = 7
 
@@ -40,14 +42,15 @@ class DemoSettings:
     """What a run of the demonstration trains and measures."""
 
     pictures: int = 60
+    others: int = 20
     tests: int = 12
     shown: int = 6
-    steps: int = 400
+    steps: int = 420
     batch: int = 8
     rank: int = 64
     lr: float = 1.5e-3
     sampling_steps: int = 30
-    guidance: float = 3.0
+    guidance: float = 2.0
 
 
 QUICK = DemoSettings(pictures=60, tests=6, shown=4, steps=120)
@@ -87,6 +90,17 @@ def dataset_source(count: int) -> list[Any]:
         SourceImage(render(portrait, "anime", SIZE), f"portrait-{portrait.seed:03d}", caption(portrait, None))
         for portrait in map(random_portrait, range(count))
     ]
+
+
+def other_styles(count: int) -> list[Any]:
+    """Portraits in the base's own styles with its own captions, trained without the trigger phrase: they keep those styles."""
+    from trainer.dataset import SourceImage
+
+    made = []
+    for i in range(count):
+        portrait, style = random_portrait(FIRST_OTHER_SEED + i), ("photo", "photo", "flat", "pencil")[i % 4]
+        made.append(SourceImage(render(portrait, style, SIZE), f"{style}-{portrait.seed:03d}", caption(portrait, style)))
+    return made
 
 
 def prompt_for(portrait: Portrait) -> str:
@@ -148,6 +162,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
             clean=CleanSettings(near_duplicates=False),  # drawn portraits look alike on purpose
             training=TrainingHints(shuffle_caption=True, keep_tokens=1),
         ),
+        regularisation=other_styles(settings.others),
     )
     per_epoch = -(-prepared.kept // settings.batch)
     config = parse({

@@ -1,0 +1,54 @@
+"""The demonstration on a shorter run: the LoRA must learn the style, keep the colours, and be called by its trigger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from demo import run_demo  # noqa: E402
+from demo.base_file import BASE_FILE  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("demo")
+    return out, run_demo.main(out, quick=True)
+
+
+def test_the_lora_comes_closer_to_the_true_rendering_than_the_base(result: tuple[Path, dict[str, Any]]) -> None:
+    _, figures = result
+    assert figures["distance_lora_065"] < figures["distance_base"]
+
+
+def test_more_strength_goes_farther_from_the_source(result: tuple[Path, dict[str, Any]]) -> None:
+    _, figures = result
+    assert figures["from_source_080"] > figures["from_source_065"] > 0
+
+
+def test_the_colours_stay(result: tuple[Path, dict[str, Any]]) -> None:
+    _, figures = result
+    assert figures["attribute_error"] < 0.10
+
+
+def test_the_results_are_files_that_say_the_same(result: tuple[Path, dict[str, Any]]) -> None:
+    out, figures = result
+    stored = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    assert stored == json.loads(json.dumps(figures))
+    assert {"distance_base", "distance_lora_065", "distance_lora_080", "attribute_error", "training_seconds"} <= stored["meaning"].keys()
+    for name in ("grid.png", "loss_curve.png"):
+        with Image.open(out / name) as picture:
+            picture.verify()
+    assert [path.suffix for path in out.glob("*.safetensors")] == [".safetensors"]
+
+
+def test_the_base_is_small_enough_for_a_repository() -> None:
+    assert BASE_FILE.stat().st_size <= 40_000_000
