@@ -12,8 +12,8 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from demo import run_demo  # noqa: E402
-from demo.base_file import BASE_FILE  # noqa: E402
+from demo import run_demo
+from demo.base_file import BASE_FILE
 
 pytestmark = pytest.mark.slow
 
