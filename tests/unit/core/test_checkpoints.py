@@ -81,7 +81,8 @@ def test_a_diffusers_folder_gives_the_same_outputs_as_the_file_it_came_from(tiny
     folder = open_checkpoint(str(tmp_path / "folder"))
     assert family_of(folder) is FAMILY
     # not to the bit: kernels round differently for weights that are mapped from a file at another alignment
-    assert torch.allclose(*(noise_prediction(FAMILY.load_unet(each, torch.float32)) for each in (single, folder)), atol=1e-5)
+    from_file, from_folder = (noise_prediction(FAMILY.load_unet(each, torch.float32)) for each in (single, folder))
+    assert torch.allclose(from_file, from_folder, atol=1e-5)
     prompts = ["a cat", "", "x " * 100]
     encoded = [FAMILY.load_text_encoder(each, torch.float32, torch.device("cpu")).encode(prompts) for each in (single, folder)]
     for ours, theirs in zip(*encoded, strict=True):
