@@ -35,6 +35,10 @@ def tree(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if "animelora" not in path.parts}
 
 
+# ComfyUI 0.3.64 does not hold a menu's value against the menu when it queues; then the node itself refuses it
+REFUSED = (PromptRefused, PromptFailed)
+
+
 def test_a_folder_without_pictures(server: Server) -> None:
     (server.base / "input" / "empty").mkdir(exist_ok=True)
     (server.base / "input" / "empty" / "readme.txt").write_text("no picture", encoding="utf-8")
@@ -44,8 +48,8 @@ def test_a_folder_without_pictures(server: Server) -> None:
 
 
 @pytest.mark.parametrize("folder", ["../../..", "/etc", "portraits/../..", "nul\0byte", "not there"])
-def test_a_folder_that_is_not_in_the_menu_is_not_even_queued(server: Server, folder: str) -> None:
-    with pytest.raises(PromptRefused, match="folder"):
+def test_a_folder_that_is_not_in_the_menu_is_refused(server: Server, folder: str) -> None:
+    with pytest.raises(REFUSED, match="folder"):
         server.run({"prep": prepare(folder)})
 
 
@@ -56,7 +60,7 @@ def test_a_link_out_of_the_input_folder_is_not_offered(server: Server) -> None:
         (server.base / "input" / "way out").symlink_to(outside, target_is_directory=True)
     except OSError:
         pytest.skip("links need a right that this user lacks")
-    with pytest.raises(PromptRefused, match="folder"):
+    with pytest.raises(REFUSED, match="folder"):
         server.run({"prep": prepare("way out")})
 
 
@@ -116,8 +120,8 @@ def test_another_pack_s_object_in_the_dataset_socket_is_refused(server: Server) 
 @pytest.mark.parametrize(
     ("widget", "value"), [("rank", 0), ("epochs", -1), ("learning_rate", 1e9), ("precision", "fp8"), ("batch_size", "many")]
 )
-def test_values_out_of_range_are_not_even_queued(server: Server, widget: str, value: Any) -> None:
-    with pytest.raises(PromptRefused, match=widget):
+def test_values_out_of_range_are_refused(server: Server, widget: str, value: Any) -> None:
+    with pytest.raises(REFUSED, match=widget):
         server.run(train(**{widget: value}))
 
 
