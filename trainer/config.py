@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import UserError
+from .overrides import apply_override
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -206,7 +207,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise UserError(f"The configuration {path} must be a table of keys.", kind="config")
     _absolute_paths(data, path.resolve().parent)
     for override in overrides:
-        _apply_override(data, override)
+        apply_override(data, override, example="network.rank=8")
     return parse(data)
 
 
@@ -256,24 +257,6 @@ def _explain(problem: Any) -> str:
         return f"{where}: missing"
     shown = repr(problem.get("input"))
     return f"{where}: {problem['msg']} (got {shown[:80]})"
-
-
-def _apply_override(data: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not key.strip():
-        raise UserError(f"--set {override!r} is not of the form key=value.", "For example: --set network.rank=8", kind="config")
-    parts: Sequence[str] = key.strip().split(".")
-    place = data
-    for part in parts[:-1]:
-        place = place.setdefault(part, {})
-        if not isinstance(place, dict):
-            raise UserError(f"--set {override!r}: {part} is a value, not a section.", kind="config")
-    try:
-        place[parts[-1]] = tomllib.loads(f"v = {value}")["v"]
-    except RecursionError as error:
-        raise UserError(f"The value of --set {key.strip()} is nested too deeply.", kind="config") from error
-    except ValueError:  # of which TOMLDecodeError is one
-        place[parts[-1]] = value  # bare words need no quotes on a command line
 
 
 def _absolute_paths(data: dict[str, Any], folder: Path) -> None:

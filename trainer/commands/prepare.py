@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """Plain data for ``parse_settings``: the file, then the options, then ``--set``."""
-    from ..dataset.overrides import apply_override, read_settings
+    from ..dataset.settings_file import read_settings
+    from ..overrides import apply_override
 
     data = read_settings(args.settings) if args.settings else {}
     if args.buckets or args.bucket_step or args.no_upscale:
@@ -120,7 +121,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         section, _, name = key.rpartition(".")
         (data.setdefault(section, {}) if section else data)[name] = value
     for override in args.overrides:
-        apply_override(data, override)
+        apply_override(data, override, example="clean.min_side=256")
     return data
 
 

@@ -1,4 +1,4 @@
-"""Dataset settings from a TOML file and from ``key=value`` on a command line."""
+"""Dataset settings from a TOML file."""
 
 from __future__ import annotations
 
@@ -26,22 +26,3 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise UserError(f"The settings {path} cannot be read: {error.strerror}.", "Check the name.", kind="config") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise UserError(f"The settings {path} are not valid TOML: {error}", "Compare them with docs/datasets.md.", kind="config") from error
-
-
-def apply_override(data: dict[str, Any], override: str) -> None:
-    """Put ``section.key=value`` into ``data``; the value is TOML, or a bare word."""
-    key, separator, value = override.partition("=")
-    parts = key.strip().split(".")
-    if not separator or not all(parts):
-        raise UserError(f"--set {override!r} is not of the form key=value.", "For example: --set clean.min_side=256", kind="config")
-    place = data
-    for part in parts[:-1]:
-        if place.get(part) is None:
-            place[part] = {}
-        place = place[part]
-        if not isinstance(place, dict):
-            raise UserError(f"--set {override!r}: {part} is a value, not a section.", kind="config")
-    try:
-        place[parts[-1]] = tomllib.loads(f"v = {value}")["v"]
-    except ValueError:
-        place[parts[-1]] = value
