@@ -103,15 +103,18 @@ def write_lora(path: Path, converted: Converted) -> None:
 
 def _folded(weights: LoraWeights, dtype: torch.dtype | None, form: str, name: Callable[[str, str, str], str]) -> Converted:
     _cast(weights, dtype)  # refuses what the number type cannot hold
-    folded, record, rounded = folding.fold(weights.modules, dtype)
+    folded, record, errors = folding.fold(weights.modules, dtype)
     tensors: dict[str, torch.Tensor] = {}
     for module in folded:
         for suffix, tensor in module.tensors.items():
             tensors[name(module.component, module.name, suffix)] = (
                 tensor.reshape(_magnitude_shape(tensor)) if suffix == "dora_scale" else tensor
             )
-    note = f"this format has no alpha: multiplying by alpha / rank rounded {rounded} layers in their last bit; --dtype fp32 avoids it"
-    notes = (note,) if rounded else ()
+    notes: tuple[str, ...] = ()
+    if errors:
+        layers = f"{len(errors)} layer{'s' * (len(errors) > 1)}"
+        told = f"this format has no alpha: multiplying by alpha / rank rounded {layers} (relative error at most {max(errors):.1e})"
+        notes = (f"{told}; --dtype fp32 avoids it",)
     return Converted(form, tensors, {**weights.metadata, folding.KEY: record}, (*notes, *_dropped(weights)))
 
 

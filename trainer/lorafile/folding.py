@@ -23,17 +23,21 @@ _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-def fold(modules: tuple[LoraModule, ...], dtype: torch.dtype | None) -> tuple[tuple[LoraModule, ...], str, int]:
-    """``modules`` without alpha, of the same effect, cast to ``dtype``; the record for the metadata; how many layers were rounded."""
-    folded, records, rounded = [], {}, 0
+def fold(modules: tuple[LoraModule, ...], dtype: torch.dtype | None) -> tuple[tuple[LoraModule, ...], str, list[float]]:
+    """``modules`` without alpha, of the same effect, cast to ``dtype``; the record for the metadata; an error for each rounded layer.
+
+    The error is relative: the Frobenius norm of what the scaled matrix lost over its own.
+    """
+    folded, records, errors = [], {}, []
     for module in modules:
-        changed, place, clean = _fold_one(module, dtype)
-        rounded += not clean
+        changed, place, error = _fold_one(module, dtype)
+        if error is not None:
+            errors.append(error)
         folded.append(changed)
         records[f"{module.component}.{module.name}"] = _record(module, place)
     common = max(records.values(), key=list(records.values()).count) if records else None
     others = {name: record for name, record in records.items() if record != common}
-    return tuple(folded), json.dumps({"all": common, "but": others}), rounded
+    return tuple(folded), json.dumps({"all": common, "but": others}), errors
 
 
 def unfold(modules: tuple[LoraModule, ...], text: str) -> tuple[LoraModule, ...]:
@@ -46,20 +50,23 @@ def unfold(modules: tuple[LoraModule, ...], text: str) -> tuple[LoraModule, ...]
         return modules
 
 
-def _fold_one(module: LoraModule, dtype: torch.dtype | None) -> tuple[LoraModule, str, bool]:
+def _fold_one(module: LoraModule, dtype: torch.dtype | None) -> tuple[LoraModule, str, float | None]:
+    """The module, the name of the matrix that took the scale, and the relative error where it was rounded."""
     scale = module.scale
     tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in module.tensors.items()}
     cast = replace(module, tensors=tensors, alpha=None)
     if scale == 1.0 or module.algorithm != "lora":
-        return cast, "", True
+        return cast, "", None
     for place in ("lora_down.weight", "lora_up.weight"):
         scaled, source = _times(tensors[place], scale), module.tensors[place]
         if not torch.equal(tensors[place].to(source.dtype), source):
             source = tensors[place]  # the number type itself cannot hold the original; judge the scaling alone
         if torch.equal(_times(scaled, 1 / scale, source.dtype), source) and bool(scaled.isfinite().all()):
-            return replace(cast, tensors={**tensors, place: scaled}), place, True
+            return replace(cast, tensors={**tensors, place: scaled}), place, None
     place = "lora_down.weight"
-    return replace(cast, tensors={**tensors, place: _times(tensors[place], scale)}), place, False
+    scaled, exact = _times(tensors[place], scale), tensors[place].double() * scale
+    error = float((scaled.double() - exact).norm() / exact.norm())
+    return replace(cast, tensors={**tensors, place: scaled}), place, error
 
 
 def _unfold_one(module: LoraModule, record: list[Any] | None) -> LoraModule:

@@ -75,6 +75,12 @@ def test_alpha_that_is_no_power_of_two_is_exact_in_fp32_and_rounded_once_in_fp16
     back = through(tmp_path / "wide.safetensors", tmp_path / "back.safetensors", "kohya", torch.float16)
     assert same_modules(tuple(original.values()), back.modules)
     assert convert(read_lora(source), "diffusers").notes and not convert(read_lora(source), "diffusers", torch.float32).notes
+    narrow = convert(read_lora(source), "peft")
+    prefix = {"unet": "unet", "te1": "text_encoder"}
+    exact = {f"{prefix[part]}.{name}": module.tensors["lora_down.weight"].double() * 0.75 for (part, name), module in original.items()}
+    lost = {name: narrow.tensors[f"{name}.lora_A.weight"].double() - matrix for name, matrix in exact.items()}
+    worst = max(float(lost[name].norm() / exact[name].norm()) for name in exact)
+    assert narrow.notes[0].count(f"rounded {len(exact)} layers (relative error at most {worst:.1e})") == 1 and worst < 2**-11
     for tensors, scale in ((convert(read_lora(source), "peft").tensors, 1.0), (convert(wide, "peft").tensors, 1.0)):
         name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
         product = tensors[f"unet.{name}.lora_B.weight"].float() @ tensors[f"unet.{name}.lora_A.weight"].float() * scale
