@@ -67,6 +67,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_checkpoints(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny random checkpoint of every family, with the family's real number of LoRA modules."""
+    from tests.tools.make_checkpoint import make_checkpoint
+
+    folder = tmp_path_factory.mktemp("families")
+    return {
+        "sd1": tiny_checkpoint,
+        "sd2": make_checkpoint(folder / "tiny-sd2.safetensors", "tiny-sd2"),
+        "sdxl": make_checkpoint(folder / "tiny-sdxl.safetensors", "tiny-sdxl"),
+    }
+
+
+@pytest.fixture(scope="session")
 def full_checkpoint() -> Path:
     """A random SD 1.5 checkpoint of the real size (2.13 GB), kept between runs outside the checkout."""
     from tests.tools.make_checkpoint import VERSION, make_checkpoint

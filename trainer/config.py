@@ -30,6 +30,8 @@ Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "sched
 Loss = Literal["l2", "huber", "smooth_l1"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 TimestepSampling = Literal["uniform", "logit-normal"]
+PredictionChoice = Literal["auto", "epsilon", "v-prediction"]
+ZeroTerminal = Literal["auto", "on", "off"]
 
 _MAX_TOML_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
 
@@ -84,6 +86,8 @@ class OptimizerSection(_Section):
 class ObjectiveSection(_Section):
     """What the error is measured against, and how much each noise level counts. The defaults are plain DDPM."""
 
+    prediction: PredictionChoice = "auto"  # the checkpoint's markers, metadata or configuration know it
+    zero_terminal_snr: ZeroTerminal = "auto"  # likewise; only v-prediction models have it
     min_snr_gamma: Annotated[float, Field(ge=0, le=1000)] = 0.0  # 0: off; 5 is the paper's value and evens out noise levels
     debiased: bool = False  # debiased estimation; an alternative to min-SNR, so not with it
     loss: Loss = "l2"  # what the model was pretrained with
@@ -103,6 +107,8 @@ class ObjectiveSection(_Section):
     def _makes_sense(self) -> ObjectiveSection:
         if self.min_snr_gamma and self.debiased:
             raise ValueError("min_snr_gamma and debiased are two answers to the same question: use one of them")
+        if self.prediction == "epsilon" and self.zero_terminal_snr == "on":
+            raise ValueError("with zero_terminal_snr the last timestep is pure noise, from which predicting the noise learns nothing")
         if self.timestep_min >= self.timestep_max:
             raise ValueError(f"timestep_min {self.timestep_min} is not below timestep_max {self.timestep_max}")
         return self

@@ -37,6 +37,7 @@ class Plan(Event):
     precision: str
     memory_gb: float
     start_step: int = 0
+    prediction: str = "epsilon"
 
 
 @dataclass(frozen=True)

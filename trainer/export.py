@@ -14,7 +14,7 @@ from . import lorafile
 from .config import RunConfig
 from .dataset import Dataset
 from .events import Plan
-from .families import Checkpoint, Family
+from .families import EPSILON, Checkpoint, Family, Prediction
 from .optimizers import OPTIMIZER_CLASS, learning_rate
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Exporter:
     base_identity: str
     plan: Plan
     started_at: float
+    prediction: Prediction = EPSILON
 
     def write(
         self, path: Path, weights: Mapping[str, torch.Tensor], *, step: int, loss: float, thumbnail: Image.Image | None = None
@@ -67,7 +68,7 @@ class Exporter:
             base_name=self.checkpoint.name,
             base_hash=self.base_identity if self.checkpoint.kind == "file" else "",
             base_legacy_hash=legacy_hash(self.checkpoint.path) if self.checkpoint.kind == "file" else "",
-            prediction_type=self.family.prediction_type,
+            prediction_type=self.prediction.kind,
             targets=config.network.targets,
             lr=learning_rate(optimizer, self.family.name, config.network.rank),
             optimizer=OPTIMIZER_CLASS[optimizer.name],
@@ -104,6 +105,7 @@ class Exporter:
             tag_dropout=dataset.training.tag_dropout,
             flip=dataset.training.flip,
             thumbnail=thumbnail,
+            extra={"ss_zero_terminal_snr": "True"} if self.prediction.zero_terminal_snr else {},
         )
         return lorafile.build_metadata(facts)
 

@@ -30,14 +30,12 @@ class Painter:
     """A checkpoint ready to make pictures; the pipelines share their weights. LoRAs can be changed between pictures."""
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "auto", precision: str = "fp32") -> None:
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import StableDiffusionImg2ImgPipeline
-
         from .devices import torch_dtype
 
         family = family_of(checkpoint)
         self._device = pick_device(device)
-        self._text_to_image: Any = family.pipeline(checkpoint, image_to_image=False, dtype=torch_dtype(precision)).to(self._device)
-        self._image_to_image: Any = StableDiffusionImg2ImgPipeline(**self._text_to_image.components, requires_safety_checker=False)
+        self._text_to_image: Any = family.pipeline(checkpoint, dtype=torch_dtype(precision)).to(self._device)
+        self._image_to_image: Any = family.image_to_image(self._text_to_image)
         for pipeline in (self._text_to_image, self._image_to_image):
             pipeline.set_progress_bar_config(disable=True)
 

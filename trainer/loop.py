@@ -85,12 +85,15 @@ class Trainer:
         self.dataset: Dataset = open_dataset(Path(config.dataset.path))
         self.checkpoint: Checkpoint = open_checkpoint(config.base.checkpoint)
         self.family = family_of(self.checkpoint)
+        self.prediction = objective.chosen_prediction(self.family.prediction(self.checkpoint), config.objective)
         folder = cache_folder(config)
         self.cache = Cache(folder, self.checkpoint.identity(folder))
         self._resumed = resume.newest(run.checkpoints)
         plan = make_plan(config, self.dataset, self.family, self.checkpoint, self.device, self.precision)
         self.plan = replace(plan, start_step=self._resumed[0].step if self._resumed[0] else 0)
-        self.exporter = Exporter(config, self.dataset, self.family, self.checkpoint, self.cache.identity, self.plan, training_day())
+        self.exporter = Exporter(
+            config, self.dataset, self.family, self.checkpoint, self.cache.identity, self.plan, training_day(), self.prediction
+        )
         self.step = 0
         self._between_steps = threading.Lock()  # held while weights and optimiser change
         self._ready = False  # whether there is a state worth saving
@@ -198,7 +201,7 @@ class Trainer:
         self._schedule = make_schedule(self._optimizer, optimizer, self.plan.steps)
         if hasattr(self._optimizer, "train"):
             self._optimizer.train()  # schedule-free
-        self._noise_scheduler = self.family.noise_scheduler()
+        self._noise_scheduler = self.family.noise_scheduler(self.prediction)
         prepared, self._optimizer_wrapped = self.accelerator.prepare(self._unet, self._optimizer)
         self._ready = True
         return prepared
@@ -330,7 +333,7 @@ class Trainer:
         latents, noise, mixed = (tensor.to(self.device, non_blocking=True) for tensor in (batch.latents, batch.noise, batch.mixed))
         timesteps = batch.timesteps.to(self.device, non_blocking=True)
         noisy = self._noise_scheduler.add_noise(latents, mixed, timesteps)
-        inputs = self.family.unet_inputs(batch.conditions, self.device, self.dtype)
+        inputs = self.family.unet_inputs(batch.conditions, batch.framings, self.device, self.dtype)
         with self.accelerator.autocast():
             predicted = unet(noisy.to(self.dtype), timesteps, **inputs, return_dict=False)[0]
         wanted = objective.target(self._noise_scheduler, latents, noise, timesteps)
@@ -425,6 +428,7 @@ class Trainer:
                 steps=sample.steps,
                 guidance=sample.guidance,
                 generator=counters.generator(sample.seed, "sample", index),
+                prediction=self.prediction,
                 device=self.device,
                 dtype=self.dtype,
                 stop=self.stop.is_set,

@@ -11,7 +11,9 @@ from .cache import Cache
 from .captions import caption_at
 from .config import ObjectiveSection
 from .counters import derive_seed, generator
-from .dataset import Dataset
+from .dataset import Dataset, Item
+from .errors import UserError
+from .families import Framing, Prediction
 from .noise import draw_noise, draw_timestep
 from .sampler import Slot
 
@@ -32,6 +34,7 @@ class MicroBatch:
     conditions: list[dict[str, torch.Tensor]]
     weights: torch.Tensor
     masks: torch.Tensor | None
+    framings: list[Framing]
 
     @property
     def size(self) -> int:
@@ -45,7 +48,7 @@ def build(
     """The batch of ``slots``: a latent drawn from the VAE's posterior, noise, one of ``timesteps`` and the caption's conditioning."""
     import torch
 
-    latents, noises, mixed, steps, conditions, weights = [], [], [], [], [], []
+    latents, noises, mixed, steps, conditions, weights, framings = [], [], [], [], [], [], []
     for slot in slots:
         item = dataset.items[slot.item]
         draw = generator(seed, "noise", epoch, slot.position)
@@ -60,9 +63,33 @@ def build(
         mixed.append(perturbed)
         conditions.append(cache.prompt(caption_at(item, dataset.training, seed=seed, epoch=epoch, position=slot.position)))
         weights.append(item.weight)
+        framings.append(framing(item))
     masks = _masks(slots, dataset, seed, epoch)
     stacked = (torch.stack(latents), torch.stack(noises), torch.stack(mixed), torch.stack(steps))
-    return MicroBatch(*stacked, conditions, torch.tensor(weights), masks)
+    return MicroBatch(*stacked, conditions, torch.tensor(weights), masks, framings)
+
+
+def framing(item: Item) -> Framing:
+    """What a model of size conditioning is told about ``item``."""
+    return Framing(item.original_size, (item.width, item.height), item.crop_top_left)
+
+
+def chosen_prediction(found: Prediction, settings: ObjectiveSection) -> Prediction:
+    """What the checkpoint says, unless ``settings`` know better. Raises UserError for a pair that cannot be trained."""
+    kind = found.kind if settings.prediction == "auto" else settings.prediction.replace("-", "_")
+    zero = found.zero_terminal_snr if settings.zero_terminal_snr == "auto" else settings.zero_terminal_snr == "on"
+    if kind == "epsilon" and zero and settings.zero_terminal_snr == "on":
+        raise UserError(
+            "objective.zero_terminal_snr is on, but this checkpoint predicts the noise, and pure noise teaches it nothing.",
+            'Leave it at "auto"; if this is a v-prediction checkpoint that does not say so, set objective.prediction to "v-prediction".',
+            kind="config",
+        )
+    return Prediction(kind, zero and kind != "epsilon")
+
+
+def describe(prediction: Prediction) -> str:
+    """``prediction`` in the words of the settings, for people."""
+    return prediction.kind.replace("_", "-") + (" with zero terminal SNR" if prediction.zero_terminal_snr else "")
 
 
 def loss(

@@ -10,7 +10,8 @@ from .config import RunConfig
 from .dataset import Dataset
 from .devices import torch_dtype
 from .errors import UserError
-from .families import Checkpoint, Family
+from .families import Checkpoint, Family, Framing
+from .objective import chosen_prediction, describe
 from .sampler import steps_per_epoch
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def make_plan(
         family=family.name,
         device=device.type,
         precision=precision,
+        prediction=describe(chosen_prediction(family.prediction(checkpoint), config.objective)),
         memory_gb=round(estimate_memory(unet, family, config, largest, torch_dtype(precision), trainable), 2),
     )
 
@@ -80,10 +82,9 @@ def _saved_bytes(unet: Any, family: Family, config: RunConfig, size: tuple[int, 
     trained = {id(parameter) for parameter in adapter.parameters(unet)}
     for parameter in unet.parameters():
         parameter.data = parameter.data.to(torch.float32 if id(parameter) in trained else dtype)
-    width = int(unet.config.cross_attention_dim)
     batch = config.training.batch_size
-    conditions = [{"embeds": torch.empty(77, width, device="meta")}] * batch
-    inputs = family.unet_inputs(conditions, torch.device("meta"), dtype)
+    conditions, framings = [family.empty_condition(unet)] * batch, [Framing(original=size, target=size)] * batch
+    inputs = family.unet_inputs(conditions, framings, torch.device("meta"), dtype)
     latents = torch.empty(batch, int(unet.config.in_channels), size[1] // 8, size[0] // 8, device="meta", dtype=dtype)
     seen: set[int] = set()
     kept: list[torch.Tensor] = []  # holding them keeps their ids unique

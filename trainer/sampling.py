@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .families import Family
+from .families import EPSILON, Family, Framing, Prediction
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,7 @@ def sample_latents(
     generator: torch.Generator,
     device: torch.device,
     dtype: torch.dtype,
+    prediction: Prediction = EPSILON,
     stop: Callable[[], bool] = lambda: False,
 ) -> torch.Tensor | None:
     """Latents (1, 4, height/8, width/8) in fp32, or None when ``stop`` said so.
@@ -38,12 +39,14 @@ def sample_latents(
     """
     import torch
 
-    scheduler = family.sampler()
+    scheduler = family.sampler(prediction)
     scheduler.set_timesteps(steps)
     latents: torch.Tensor = torch.randn((1, 4, height // 8, width // 8), generator=generator) * scheduler.init_noise_sigma
     latents = latents.to(device)
     guided = guidance > 1
-    inputs = family.unet_inputs([negative, condition] if guided else [condition], device, dtype)
+    conditions = [negative, condition] if guided else [condition]
+    whole = Framing(original=(width, height), target=(width, height))
+    inputs = family.unet_inputs(conditions, [whole] * len(conditions), device, dtype)
     with torch.no_grad():
         for timestep in scheduler.timesteps:
             if stop():

@@ -1,4 +1,4 @@
-"""Writes a random Stable Diffusion 1.x checkpoint in the original single-file layout, full size or tiny.
+"""Writes a random Stable Diffusion checkpoint (1.x, 2.x, SDXL) in the original single-file layout, full size or tiny.
 
     python -m tests.tools.make_checkpoint random-sd15.safetensors --size full
 
@@ -28,7 +28,7 @@ _CHUNK = 1 << 22
 
 
 def make_checkpoint(path: Path, size: str = "tiny", seed: int = 0) -> Path:
-    """Write the checkpoint atomically and return its path. ``size`` is ``"tiny"`` (about 14 MB) or ``"full"`` (2.13 GB)."""
+    """Write the checkpoint atomically and return its path. ``size`` is a key of ``SIZES``: ``"tiny"`` is 14 MB, ``"full"`` 2.13 GB."""
     layout = tensors(SIZES[size])
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -78,7 +78,7 @@ def _deviation(tensor: Tensor) -> float:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Write a random SD 1.x checkpoint in the original layout.")
+    parser = argparse.ArgumentParser(description="Write a random Stable Diffusion checkpoint in the original layout.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
     parser.add_argument("--seed", type=int, default=0)

@@ -105,7 +105,7 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
     training = settings.training
     table = Table(title=f"Plan of {settings.name}", show_header=False)
     rows = [
-        ("base", f"{base} ({plan.family})"),
+        ("base", f"{base} ({plan.family}, {plan.prediction})"),
         ("dataset", f"{dataset}: {plan.images} images, {sum(plan.buckets.values())} with repeats"),
         ("buckets", ", ".join(f"{size}: {count}" for size, count in plan.buckets.items())),
         ("steps", f"{plan.steps} = {plan.epochs} epochs × {plan.steps_per_epoch}"),

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from ..errors import UserError
-from .base import Family, TextEncoder
+from .base import EPSILON, Family, Framing, Prediction, TextEncoder
 from .checkpoint import Checkpoint, open_checkpoint
 from .sd1 import FAMILY as SD1
+from .sd2 import FAMILY as SD2
+from .sdxl import FAMILY as SDXL
 
-FAMILIES: tuple[Family, ...] = (SD1,)
+FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL)
 
-__all__ = ["FAMILIES", "Checkpoint", "Family", "TextEncoder", "family_named", "family_of", "open_checkpoint"]
+__all__ = [
+    "EPSILON",
+    "FAMILIES",
+    "Checkpoint",
+    "Family",
+    "Framing",
+    "Prediction",
+    "TextEncoder",
+    "family_named",
+    "family_of",
+    "open_checkpoint",
+]
 
 
 def family_of(checkpoint: Checkpoint) -> Family:
@@ -35,16 +48,16 @@ def _guess(checkpoint: Checkpoint) -> str:
     names = list(checkpoint.shapes)
     if any(name.endswith((".lora_down.weight", ".lora_up.weight", ".lora_A.weight")) for name in names):
         return ": it is a LoRA file"
-    if any(name.startswith("conditioner.embedders.1.") for name in names):
-        return ": it looks like SDXL"
-    if any(name.startswith("cond_stage_model.model.") for name in names):
-        return ": it looks like SD 2.x"
     if any(name.startswith(("double_blocks.", "model.diffusion_model.double_blocks.")) for name in names):
         return ": it looks like Flux"
     if not any(name.startswith("model.diffusion_model.") for name in names):
         return ": it holds no UNet"
     if checkpoint.shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))[1] != 4:
         return ": its UNet takes more than a picture, as inpainting checkpoints do"
+    if "model.diffusion_model.label_emb.0.0.weight" in checkpoint.shapes:
+        return ": it looks like SDXL's refiner, or like SDXL without both of its text encoders"
+    if any(name.startswith("cond_stage_model.model.") for name in names):
+        return ": it looks like SD 2.x without its whole text encoder"
     if not any(name.startswith("cond_stage_model.") for name in names):
         return ": it holds no text encoder"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,11 +14,35 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a checkpoint's UNet was trained to predict: ``kind`` is ``"epsilon"`` (the noise) or ``"v_prediction"``.
+
+    ``zero_terminal_snr``: the last timestep is pure noise (Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are
+    Flawed", section 3.1).
+    """
+
+    kind: str = "epsilon"
+    zero_terminal_snr: bool = False
+
+
+EPSILON = Prediction()
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a picture was cut from its source, which SDXL is told (Podell et al. 2023, section 2.2). Sizes are (width, height)."""
+
+    original: tuple[int, int]
+    target: tuple[int, int]
+    crop_top_left: tuple[int, int] = (0, 0)  # (top, left)
+
+
 class TextEncoder(Protocol):
     """Turns prompts into what the UNet is conditioned on."""
 
     def encode(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
-        """One conditioning per prompt, on the CPU: ``embeds`` of shape (tokens, width)."""
+        """One conditioning per prompt, on the CPU: ``embeds`` of shape (tokens, width), for SDXL also ``pooled`` (width,)."""
         ...
 
 
@@ -26,13 +51,14 @@ class Family(Protocol):
 
     name: str
     title: str
-    kohya_version: str
-    architecture: str
-    prediction_type: str
     latent_scale: float
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         """Whether ``checkpoint`` belongs to this family (by shapes or configuration; nothing heavy is read)."""
+        ...
+
+    def prediction(self, checkpoint: Checkpoint) -> Prediction:
+        """What the checkpoint predicts, from its markers, metadata or configuration."""
         ...
 
     def load_unet(self, checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
@@ -51,11 +77,11 @@ class Family(Protocol):
         """The text encoder (or encoders) with its tokenizer."""
         ...
 
-    def noise_scheduler(self) -> Any:
+    def noise_scheduler(self, prediction: Prediction = EPSILON) -> Any:
         """diffusers' DDPM scheduler with the family's training betas."""
         ...
 
-    def sampler(self) -> Any:
+    def sampler(self, prediction: Prediction = EPSILON) -> Any:
         """diffusers' scheduler for validation images."""
         ...
 
@@ -63,12 +89,22 @@ class Family(Protocol):
         """Names of the modules of ``unet`` that LoRA adapts."""
         ...
 
-    def unet_inputs(self, conditions: Sequence[dict[str, torch.Tensor]], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """Keyword arguments of the UNet's forward for a batch of conditionings."""
+    def unet_inputs(
+        self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Any]:
+        """Keyword arguments of the UNet's forward for a batch of conditionings, each with its picture's framing."""
         ...
 
-    def pipeline(self, checkpoint: Checkpoint, *, image_to_image: bool, dtype: torch.dtype) -> Any:
-        """A diffusers pipeline with everything loaded, for the command line's ``sample``."""
+    def empty_condition(self, unet: nn.Module) -> dict[str, torch.Tensor]:
+        """A conditioning of the right shapes on the ``meta`` device, for planning."""
+        ...
+
+    def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype) -> Any:
+        """A diffusers text-to-image pipeline with everything loaded, for the command line's ``sample``."""
+        ...
+
+    def image_to_image(self, pipeline: Any) -> Any:
+        """The image-to-image pipeline around the parts of ``pipeline``."""
         ...
 
 

@@ -18,10 +18,25 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 
 
-def unet_config(shapes: Shapes, *, heads: int) -> dict[str, Any]:
+_HEAD_CHANNELS = 64  # of SD 2.x and SDXL
+_TIME_WIDTH = 256  # of the sinusoids that each of SDXL's six numbers becomes
+
+
+def has_unet(shapes: Shapes) -> bool:
+    """Whether there is a UNet that takes latents of four channels (an inpainting one takes nine)."""
+    return shapes.get(f"{UNET}input_blocks.0.0.weight", (0, 0))[1] == 4
+
+
+def has_plain_unet(shapes: Shapes) -> bool:
+    """``has_unet``, and the UNet has no size embedding, unlike SDXL's."""
+    return has_unet(shapes) and f"{UNET}label_emb.0.0.weight" not in shapes
+
+
+def unet_config(shapes: Shapes, *, heads: int | None) -> dict[str, Any]:
     """Configuration of ``diffusers.UNet2DConditionModel`` for the UNet below ``model.diffusion_model.``.
 
-    ``heads`` is the number of attention heads of every level (SD 1.x: 8). Raises UserError when there is no UNet.
+    ``heads`` is the number of attention heads of every level (SD 1.x: 8); None: 64 channels a head (SD 2.x, SDXL). Raises UserError
+    when there is no UNet.
     """
     stem = shapes.get(f"{UNET}input_blocks.0.0.weight")
     if stem is None:
@@ -32,7 +47,7 @@ def unet_config(shapes: Shapes, *, heads: int) -> dict[str, Any]:
         )
     channels: list[int] = []
     blocks: list[int] = []
-    attention: list[bool] = []
+    depths: list[int] = []  # transformer blocks of each level
     last = max(int(m[1]) for key in shapes if (m := re.match(rf"{re.escape(UNET)}input_blocks\.(\d+)\.", key)))
     new_level = True
     for index in range(1, last + 1):
@@ -44,7 +59,7 @@ def unet_config(shapes: Shapes, *, heads: int) -> dict[str, Any]:
         if new_level:
             channels.append(out)
             blocks.append(0)
-            attention.append(f"{prefix}1.norm.weight" in shapes)
+            depths.append(_depth(shapes, f"{prefix}1."))
             new_level = False
         blocks[-1] += 1
     context = next(shape[1] for key, shape in shapes.items() if key.startswith(UNET) and key.endswith("attn2.to_k.weight"))
@@ -53,9 +68,18 @@ def unet_config(shapes: Shapes, *, heads: int) -> dict[str, Any]:
         raise UserError(
             f"The UNet has an unusual layout (blocks per level {blocks}).", "Use a Stable Diffusion checkpoint.", kind="checkpoint"
         )
+    attention = [depth > 0 for depth in depths]
+    layers = [max(depth, 1) for depth in depths]
+    sized: dict[str, Any] = {}
+    if (label := shapes.get(f"{UNET}label_emb.0.0.weight")) is not None:
+        sized = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": _TIME_WIDTH,
+            "projection_class_embeddings_input_dim": label[1],
+        }
     return {
         "_class_name": "UNet2DConditionModel",
-        "sample_size": 64,
+        "sample_size": 128 if sized else 64,
         "in_channels": stem[1],
         "out_channels": shapes[f"{UNET}out.2.weight"][0],
         "block_out_channels": channels,
@@ -64,9 +88,11 @@ def unet_config(shapes: Shapes, *, heads: int) -> dict[str, Any]:
         "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)],
         "mid_block_type": "UNetMidBlock2DCrossAttn",
         "cross_attention_dim": context,
-        "attention_head_dim": heads,  # diffusers' historic name: for SD 1.x this is the number of heads
+        # diffusers' historic name: this is the number of heads
+        "attention_head_dim": heads or [width // _HEAD_CHANNELS or 1 for width in channels],
         "use_linear_projection": len(proj_in) == 2,
-        "transformer_layers_per_block": 1,
+        "transformer_layers_per_block": layers if max(layers) > 1 else 1,
+        **sized,
         "act_fn": "silu",
         "center_input_sample": False,
         "downsample_padding": 1,
@@ -76,6 +102,12 @@ def unet_config(shapes: Shapes, *, heads: int) -> dict[str, Any]:
         "norm_eps": 1e-05,
         "norm_num_groups": 32,
     }
+
+
+def _depth(shapes: Shapes, prefix: str) -> int:
+    """Transformer blocks of the attention at ``prefix``; 0 when there is none."""
+    blocks = {int(m[1]) for key in shapes if (m := re.match(rf"{re.escape(prefix)}transformer_blocks\.(\d+)\.", key))}
+    return max(blocks) + 1 if blocks else 0
 
 
 def vae_config(shapes: Shapes, *, scaling_factor: float) -> dict[str, Any]:

@@ -234,7 +234,7 @@ def _modelspec(facts: TrainingFacts) -> dict[str, str]:
     moment = datetime.datetime.fromtimestamp(int(facts.finished_at or facts.started_at), tz=datetime.timezone.utc)
     values = {
         "sai_model_spec": "1.0.1",
-        "architecture": ARCHITECTURE.get(facts.family, f"{facts.family}/lora"),
+        "architecture": _architecture(facts),
         "implementation": _IMPLEMENTATION.get(facts.family, "diffusers"),
         "implementation_version": f"AnimeLoRA/{__version__}",
         "title": facts.title or facts.name,
@@ -251,6 +251,12 @@ def _modelspec(facts: TrainingFacts) -> dict[str, str]:
         "thumbnail": to_data_url(facts.thumbnail) if facts.thumbnail is not None else "",
     }
     return {f"modelspec.{key}": value for key, value in values.items() if value}
+
+
+def _architecture(facts: TrainingFacts) -> str:
+    if facts.family == "sd2" and facts.prediction_type.startswith("v"):
+        return "stable-diffusion-v2-768-v/lora"
+    return ARCHITECTURE.get(facts.family, f"{facts.family}/lora")
 
 
 def _resolution(facts: TrainingFacts) -> tuple[int, int]:

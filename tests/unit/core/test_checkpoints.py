@@ -77,7 +77,7 @@ def test_the_vae_of_a_single_file_encodes_and_decodes_as_diffusers_does(tiny_che
 
 def test_a_diffusers_folder_gives_the_same_outputs_as_the_file_it_came_from(tiny_checkpoint: Path, tmp_path: Path) -> None:
     single = open_checkpoint(str(tiny_checkpoint))
-    FAMILY.pipeline(single, image_to_image=False, dtype=torch.float32).save_pretrained(tmp_path / "folder")
+    FAMILY.pipeline(single, dtype=torch.float32).save_pretrained(tmp_path / "folder")
     folder = open_checkpoint(str(tmp_path / "folder"))
     assert family_of(folder) is FAMILY
     # not to the bit: kernels round differently for weights that are mapped from a file at another alignment
@@ -90,7 +90,7 @@ def test_a_diffusers_folder_gives_the_same_outputs_as_the_file_it_came_from(tiny
 
 
 def test_a_folder_s_identity_changes_with_its_weights_and_not_with_its_pictures(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    FAMILY.pipeline(open_checkpoint(str(tiny_checkpoint)), image_to_image=False, dtype=torch.float16).save_pretrained(tmp_path / "m")
+    FAMILY.pipeline(open_checkpoint(str(tiny_checkpoint)), dtype=torch.float16).save_pretrained(tmp_path / "m")
     first = open_checkpoint(str(tmp_path / "m")).identity()
     (tmp_path / "m" / "preview.png").write_bytes(b"a picture")
     assert open_checkpoint(str(tmp_path / "m")).identity() == first

@@ -123,7 +123,7 @@ def test_diffusers_with_the_file_predicts_what_the_trainer_predicted(trained: Tr
     adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear"), rank=3, alpha=6.0, seed=0)
     adapter.load_state(unet, trained.state(3)["lora"])
     in_training = predictions(unet)
-    pipeline = FAMILY.pipeline(checkpoint, image_to_image=False, dtype=torch.float32)
+    pipeline = FAMILY.pipeline(checkpoint, dtype=torch.float32)
     pipeline.load_lora_weights(str(trained.run.lora.parent), weight_name=trained.run.lora.name)
     difference = float((predictions(pipeline.unet) - in_training).abs().max())
     effect = float((in_training - base).abs().max())

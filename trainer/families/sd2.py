@@ -1,0 +1,61 @@
+"""Stable Diffusion 2.x: context width 1024, one OpenCLIP ViT-H text encoder, epsilon (512 base) or v-prediction (768)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import clip, ldm
+from .base import Prediction
+from .checkpoint import Checkpoint
+from .sd1 import StableDiffusion1
+from .stable_diffusion import read_json
+
+if TYPE_CHECKING:
+    import torch
+
+_TEXT_PREFIX = "cond_stage_model.model."
+_TELLTALE = f"{ldm.UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_TELLTALE_LIMIT = 0.09  # its spread is larger in v-prediction models; ComfyUI decides by the same rule
+
+
+class StableDiffusion2(StableDiffusion1):
+    """The family's one instance is ``trainer.families.sd2.FAMILY``."""
+
+    name = "sd2"
+    title = "Stable Diffusion 2.x"
+    heads = None
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        """An LDM UNet with linear projections and one OpenCLIP text model."""
+        if checkpoint.kind == "folder":
+            config = read_json(checkpoint.path / "unet" / "config.json")
+            plain = config.get("in_channels", 4) == 4 and config.get("addition_embed_type") is None
+            return plain and bool(config.get("use_linear_projection")) and (checkpoint.path / "text_encoder").is_dir()
+        shapes = checkpoint.shapes
+        if not ldm.has_plain_unet(shapes):
+            return False
+        has_text = f"{_TEXT_PREFIX}token_embedding.weight" in shapes
+        return has_text and bool(ldm.unet_config(shapes, heads=None)["use_linear_projection"])
+
+    def prediction(self, checkpoint: Checkpoint) -> Prediction:
+        """What the file says; else, as files of this family say nothing, by the spread of one bias vector."""
+        stated = super().prediction(checkpoint)
+        said = "modelspec.prediction_type" in checkpoint.metadata if checkpoint.kind == "file" else True
+        if said or stated.kind != "epsilon" or _TELLTALE not in checkpoint.shapes:
+            return stated
+        bias = checkpoint.tensors(lambda key: key == _TELLTALE)[_TELLTALE]
+        velocity = float(bias.float().std(unbiased=False)) > _TELLTALE_LIMIT
+        return Prediction("v_prediction" if velocity else "epsilon", stated.zero_terminal_snr)
+
+    def text(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> clip.ClipText:
+        """The text encoder under its own type."""
+        from transformers import CLIPTextModel
+
+        if checkpoint.kind == "folder":
+            model = clip.load_folder(CLIPTextModel, checkpoint, "text_encoder", dtype)
+        else:
+            model = clip.load_open_clip(checkpoint, _TEXT_PREFIX, family="SD 2.x", projection=False)
+        return clip.ClipText(clip.zero_padded(clip.tokenizer(checkpoint)), model.to(device=device, dtype=dtype))
+
+
+FAMILY = StableDiffusion2()

@@ -1,0 +1,132 @@
+"""SDXL: context width 2048 from two text encoders, and a UNet that is also told the pooled prompt, the size and the crop.
+
+Illustrious, Pony, Animagine and NoobAI are of this family; NoobAI's v-prediction files say so by marker tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import clip, ldm
+from .base import Framing, TextEncoder
+from .checkpoint import Checkpoint
+from .stable_diffusion import StableDiffusion, read_json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_FIRST_PREFIX = "conditioner.embedders.0.transformer.text_model."
+_SECOND_PREFIX = "conditioner.embedders.1.model."
+_TIME_IDS = 6
+
+
+class StableDiffusionXL(StableDiffusion):
+    """The family's one instance is ``trainer.families.sdxl.FAMILY``."""
+
+    name = "sdxl"
+    title = "SDXL"
+    latent_scale = 0.13025  # scaling_factor of SDXL's VAE
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        """A UNet with a size embedding, and both text encoders. The refiner, which has only the second, is not of this family."""
+        if checkpoint.kind == "folder":
+            config = read_json(checkpoint.path / "unet" / "config.json")
+            encoders = all((checkpoint.path / part).is_dir() for part in ("text_encoder", "text_encoder_2"))
+            return config.get("addition_embed_type") == "text_time" and config.get("in_channels", 4) == 4 and encoders
+        shapes = checkpoint.shapes
+        sized = ldm.has_unet(shapes) and f"{ldm.UNET}label_emb.0.0.weight" in shapes
+        named = (f"{_FIRST_PREFIX}embeddings.token_embedding.weight", f"{_SECOND_PREFIX}token_embedding.weight")
+        return sized and all(name in shapes for name in named)
+
+    def load_text_encoder(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> TextEncoder:
+        """CLIP ViT-L and OpenCLIP ViT-bigG, each up to its last but one layer; the second's pooled output comes with it."""
+        return self.text(checkpoint, dtype, device)
+
+    def text(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> DualClipText:
+        """The text encoders under their own type."""
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+        if checkpoint.kind == "folder":
+            first = clip.load_folder(CLIPTextModel, checkpoint, "text_encoder", dtype)
+            second = clip.load_folder(CLIPTextModelWithProjection, checkpoint, "text_encoder_2", dtype)
+        else:
+            first = clip.load_openai(checkpoint, _FIRST_PREFIX, family=self.title)
+            second = clip.load_open_clip(checkpoint, _SECOND_PREFIX, family=self.title, projection=True)
+        other = clip.zero_padded(clip.tokenizer(checkpoint, "tokenizer_2"))
+        return DualClipText(
+            clip.ClipText(clip.tokenizer(checkpoint), first.to(device=device, dtype=dtype), penultimate=True),
+            clip.ClipText(other, second.to(device=device, dtype=dtype), penultimate=True),
+        )
+
+    def unet_inputs(
+        self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Any]:
+        """``encoder_hidden_states`` (batch, 77, width); ``text_embeds`` (batch, pooled width) and ``time_ids`` (batch, 6) in fp32, as
+        bf16 would round them: height and width of the source, top and left of the cut, height and width of the picture."""
+        import torch
+
+        inputs = super().unet_inputs(conditions, framings, device, dtype)
+        pooled = torch.stack([condition["pooled"] for condition in conditions])
+        rows = [[*framing.original[::-1], *framing.crop_top_left, *framing.target[::-1]] for framing in framings]
+        numbers = torch.tensor(rows, dtype=torch.float32)
+        inputs["added_cond_kwargs"] = {
+            "text_embeds": pooled.to(device=device, dtype=dtype, non_blocking=True),
+            "time_ids": numbers.to(device=device, non_blocking=True),
+        }
+        return inputs
+
+    def empty_condition(self, unet: nn.Module) -> dict[str, torch.Tensor]:
+        """``embeds`` for 77 tokens and ``pooled``."""
+        import torch
+
+        config: Any = unet.config
+        width = int(config.projection_class_embeddings_input_dim) - _TIME_IDS * int(config.addition_time_embed_dim)
+        return {**super().empty_condition(unet), "pooled": torch.empty(width, device="meta")}
+
+    def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype) -> Any:
+        """``StableDiffusionXLPipeline``; empty negative prompts are encoded, not zeroed, as in ComfyUI and in training."""
+        import torch
+        from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+
+        text = self.text(checkpoint, dtype, torch.device("cpu"))
+        return StableDiffusionXLPipeline(
+            vae=self.load_vae(checkpoint, torch.float32),
+            text_encoder=text.first.model,
+            text_encoder_2=text.second.model,
+            tokenizer=text.first.tokenizer,
+            tokenizer_2=text.second.tokenizer,
+            unet=self.load_unet(checkpoint, dtype),
+            scheduler=self.sampler(self.prediction(checkpoint)),
+            force_zeros_for_empty_prompt=False,
+            add_watermarker=False,
+        )
+
+    def image_to_image(self, pipeline: Any) -> Any:
+        """``StableDiffusionXLImg2ImgPipeline`` around the parts of ``pipeline``."""
+        from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img import StableDiffusionXLImg2ImgPipeline
+
+        return StableDiffusionXLImg2ImgPipeline(**pipeline.components, force_zeros_for_empty_prompt=False, add_watermarker=False)
+
+
+class DualClipText:
+    """Both text encoders on the same prompt, side by side."""
+
+    def __init__(self, first: clip.ClipText, second: clip.ClipText) -> None:
+        self.first = first
+        self.second = second
+
+    def encode(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        """``embeds`` (77, first width + second width) and ``pooled`` (projection width,), fp32 on the CPU."""
+        import torch
+
+        rows = zip(self.first.encode(prompts), self.second.encode(prompts), strict=True)
+        return [{"embeds": torch.cat([first["embeds"], second["embeds"]], dim=-1), "pooled": second["pooled"]} for first, second in rows]
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of ``prompt`` without the start and end tokens."""
+        return self.first.count_tokens(prompt)
+
+
+FAMILY = StableDiffusionXL()

@@ -1,0 +1,175 @@
+"""What SD 1.x, SD 2.x and SDXL have in common: an LDM UNet, an AutoencoderKL, the noise schedule, the LoRA targets.
+
+A family's own file says what differs. A smaller model of the same architecture (the embedded demo base) is read by the same
+code: its widths follow from the tensor shapes.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from . import ldm
+from .base import EPSILON, Framing, Prediction
+from .checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+
+
+class StableDiffusion:
+    """The shared part of a family. ``heads`` is the number of attention heads of every level; None: 64 channels a head."""
+
+    name: str
+    title: str
+    latent_scale: float
+    heads: int | None = None
+
+    def prediction(self, checkpoint: Checkpoint) -> Prediction:
+        """From ``scheduler_config.json`` of a folder; from a file's ``v_pred`` and ``ztsnr`` tensors, which ComfyUI, Forge and
+        kohya's trainer read too, or its ``modelspec.prediction_type``; else epsilon."""
+        if checkpoint.kind == "folder":
+            path = checkpoint.path / "scheduler" / "scheduler_config.json"
+            config = read_json(path) if path.is_file() else {}
+            velocity = config.get("prediction_type") == "v_prediction"
+            return Prediction("v_prediction" if velocity else "epsilon", bool(config.get("rescale_betas_zero_snr")))
+        stated = checkpoint.metadata.get("modelspec.prediction_type", "").lower()
+        velocity = "v_pred" in checkpoint.shapes or stated in ("v", "v_prediction", "v-prediction")
+        return Prediction("v_prediction" if velocity else "epsilon", "ztsnr" in checkpoint.shapes)
+
+    def load_unet(self, checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
+        """``diffusers.UNet2DConditionModel``, frozen, on the CPU."""
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+        return self._load(UNet2DConditionModel, checkpoint, "unet", ldm.UNET, dtype)
+
+    def empty_unet(self, checkpoint: Checkpoint) -> nn.Module:
+        """The UNet on the ``meta`` device."""
+        import torch
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+        with torch.device("meta"):
+            unet: nn.Module = UNet2DConditionModel.from_config(self.unet_config(checkpoint))
+        return unet.requires_grad_(False)
+
+    def load_vae(self, checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
+        """``diffusers.AutoencoderKL``, frozen, on the CPU."""
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        return self._load(AutoencoderKL, checkpoint, "vae", ldm.VAE, dtype)
+
+    def unet_config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The diffusers configuration of the checkpoint's UNet."""
+        if checkpoint.kind == "folder":
+            return read_json(checkpoint.path / "unet" / "config.json")
+        return ldm.unet_config(checkpoint.shapes, heads=self.heads)
+
+    def noise_scheduler(self, prediction: Prediction = EPSILON) -> Any:
+        """DDPM with Stable Diffusion's betas; timesteps are 0..999."""
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        return DDPMScheduler(**_SCHEDULE, prediction_type=prediction.kind, rescale_betas_zero_snr=prediction.zero_terminal_snr)
+
+    def sampler(self, prediction: Prediction = EPSILON) -> Any:
+        """DPM++ 2M, which is close to converged at 20 steps. With zero terminal SNR the steps begin at the very last timestep."""
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+        zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if prediction.zero_terminal_snr else {}
+        return DPMSolverMultistepScheduler(
+            **_SCHEDULE, prediction_type=prediction.kind, steps_offset=1, algorithm_type="dpmsolver++", solver_order=2, **zero
+        )
+
+    def lora_targets(self, unet: nn.Module, targets: str) -> list[str]:
+        """``all-linear``: kohya's set, every Linear and 1x1 convolution inside the transformers; ``attention``: q, k, v, out;
+        ``all-linear+conv``: kohya's set with ``conv_dim``, which adds all that ResNet blocks and resamplers hold."""
+        from torch import nn
+
+        names = []
+        for name, module in unet.named_modules():
+            linear = isinstance(module, nn.Linear)
+            pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+            if ".attentions." not in name:
+                convolutional = any(part in name for part in (".resnets.", ".downsamplers.", ".upsamplers."))
+                if targets == "all-linear+conv" and convolutional and isinstance(module, nn.Linear | nn.Conv2d):
+                    names.append(name)
+            elif targets == "attention" and not (linear and (".attn1." in name or ".attn2." in name)):
+                continue
+            elif linear or pointwise:
+                names.append(name)
+        return names
+
+    def unet_inputs(
+        self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Any]:
+        """``encoder_hidden_states`` of shape (batch, tokens, width)."""
+        import torch
+
+        stacked = torch.stack([condition["embeds"] for condition in conditions])
+        return {"encoder_hidden_states": stacked.to(device=device, dtype=dtype, non_blocking=True)}
+
+    def empty_condition(self, unet: nn.Module) -> dict[str, torch.Tensor]:
+        """``embeds`` for 77 tokens."""
+        import torch
+
+        width = int(unet.config.cross_attention_dim)  # type: ignore[union-attr,arg-type]
+        return {"embeds": torch.empty(77, width, device="meta")}
+
+    def _load(self, cls: Any, checkpoint: Checkpoint, part: str, prefix: str, dtype: torch.dtype) -> nn.Module:
+        if checkpoint.kind == "folder":
+            model = cls.from_pretrained(str(checkpoint.path), subfolder=part, torch_dtype=dtype, local_files_only=True)
+        else:
+            tensors = checkpoint.tensors(lambda key: key.startswith(prefix))
+            with self._config_folder(checkpoint) as folder:
+                try:
+                    model = cls.from_single_file(tensors, config=folder, subfolder=part, torch_dtype=dtype, local_files_only=True)
+                except NotImplementedError as error:  # weights that were never filled in
+                    raise self._incomplete(checkpoint, part, "tensors are missing") from error
+                except (ValueError, KeyError) as error:  # misshapen tensors
+                    raise self._incomplete(checkpoint, part, str(error)) from error
+            if any(tensor.is_meta for tensor in model.state_dict().values()):
+                raise self._incomplete(checkpoint, part, "tensors are missing")
+        frozen: nn.Module = model.eval().requires_grad_(False)
+        return frozen
+
+    @contextmanager
+    def _config_folder(self, checkpoint: Checkpoint) -> Iterator[str]:
+        """A temporary diffusers folder of configurations: what ``from_single_file`` needs to stay off the network."""
+        with tempfile.TemporaryDirectory(prefix="animelora-") as name:
+            for part, config in (
+                ("unet", self.unet_config(checkpoint)),
+                ("vae", ldm.vae_config(checkpoint.shapes, scaling_factor=self.latent_scale)),
+            ):
+                folder = Path(name) / part
+                folder.mkdir()
+                (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            yield name
+
+    def _incomplete(self, checkpoint: Checkpoint, part: str, cause: str) -> UserError:
+        first = cause.strip().splitlines()[0][:200] if cause.strip() else "unknown layout"
+        return UserError(
+            f"The {part} of {checkpoint.name} is incomplete or of an unusual layout ({first}).",
+            f"Use a complete {self.title} checkpoint; if this one was downloaded or merged, do that again.",
+            kind="checkpoint",
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A configuration of a diffusers folder. Raises UserError when it cannot be read."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}", "Copy the model folder again.", kind="checkpoint") from error
+    return data if isinstance(data, dict) else {}
