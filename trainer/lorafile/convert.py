@@ -103,19 +103,20 @@ def write_lora(path: Path, converted: Converted) -> None:
 
 def _folded(weights: LoraWeights, dtype: torch.dtype | None, form: str, name: Callable[[str, str, str], str]) -> Converted:
     _cast(weights, dtype)  # refuses what the number type cannot hold
-    folded, record, errors = folding.fold(weights.modules, dtype)
+    folded = folding.fold(weights.modules, dtype)
     tensors: dict[str, torch.Tensor] = {}
-    for module in folded:
+    for module in folded.modules:
         for suffix, tensor in module.tensors.items():
             tensors[name(module.component, module.name, suffix)] = (
                 tensor.reshape(_magnitude_shape(tensor)) if suffix == "dora_scale" else tensor
             )
     notes: tuple[str, ...] = ()
-    if errors:
-        layers = f"{len(errors)} layer{'s' * (len(errors) > 1)}"
-        told = f"this format has no alpha: multiplying by alpha / rank rounded {layers} (relative error at most {max(errors):.1e})"
-        notes = (f"{told}; --dtype fp32 avoids it",)
-    return Converted(form, tensors, {**weights.metadata, folding.KEY: record}, (*notes, *_dropped(weights)))
+    if folded.errors:
+        layers = f"{len(folded.errors)} layer{'s' * (len(folded.errors) > 1)}"
+        told = f"this format has no alpha: multiplying by alpha / rank rounded {layers} (relative error at most {max(folded.errors):.1e})"
+        back = f"{folded.lossy} do not come back bit for bit" if folded.lossy else "the way back is exact"
+        notes = (f"{told}; {back}; --dtype fp32 rounds none",)
+    return Converted(form, tensors, {**weights.metadata, folding.KEY: folded.record}, (*notes, *_dropped(weights)))
 
 
 def _diffusers_key(component: str, module: str, suffix: str) -> str:

@@ -2,18 +2,22 @@
 
 Nothing is done when the scale is 1. Multiplying by a power of two is exact in floating point as long as nothing becomes subnormal
 (fp16: below 6.1e-5); the matrix (down, else up) in which it is exact is taken. Where it is exact in neither, numbers are rounded
-once and the way back may differ in the last bit. bf16 and fp32 hold every power of two; written as fp32, an fp16 file comes back
-bit for bit whatever its scale.
+once, and what dividing by the scale does not bring back is kept, compressed, in the metadata too, so that the file comes back bit
+for bit. Only where that would be more than ``LIMIT`` characters (large files with a scale that is no power of two) the last bits of the
+remaining layers are lost. bf16 and fp32 hold every power of two; written as fp32, an fp16 file needs none of this.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import zlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from .weights import LoraModule
@@ -21,32 +25,49 @@ from .weights import LoraModule
 KEY = "animelora.folded_alpha"
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
+LIMIT = 4_000_000  # characters of metadata for what was rounded away; programs read the whole header
 
 
-def fold(modules: tuple[LoraModule, ...], dtype: torch.dtype | None) -> tuple[tuple[LoraModule, ...], str, list[float]]:
-    """``modules`` without alpha, of the same effect, cast to ``dtype``; the record for the metadata; an error for each rounded layer.
+@dataclass(frozen=True)
+class Folded:
+    """Layers without alpha. ``errors`` has a number for each layer that was rounded: the Frobenius norm of what the scaled matrix
+    lost over its own. ``lossy`` of these layers do not come back bit for bit."""
 
-    The error is relative: the Frobenius norm of what the scaled matrix lost over its own.
-    """
-    folded, records, errors = [], {}, []
+    modules: tuple[LoraModule, ...]
+    record: str  # for the metadata
+    errors: tuple[float, ...] = ()
+    lossy: int = 0
+
+
+def fold(modules: tuple[LoraModule, ...], dtype: torch.dtype | None, limit: int = LIMIT) -> Folded:
+    """``modules`` without alpha, of the same effect, cast to ``dtype``."""
+    folded, records, errors, lost = [], {}, [], dict[str, str]()
     for module in modules:
+        name = f"{module.component}.{module.name}"
         changed, place, error = _fold_one(module, dtype)
         if error is not None:
             errors.append(error)
+            text = _lost(module.tensors[place], changed.tensors[place], module.scale) if limit else ""
+            limit = max(limit - len(text), 0)
+            if text and limit:
+                lost[name] = text
         folded.append(changed)
-        records[f"{module.component}.{module.name}"] = _record(module, place)
+        records[name] = _record(module, place)
     common = max(records.values(), key=list(records.values()).count) if records else None
     others = {name: record for name, record in records.items() if record != common}
-    return tuple(folded), json.dumps({"all": common, "but": others}), errors
+    table = {"all": common, "but": others, **({"lost": lost} if lost else {})}
+    return Folded(tuple(folded), json.dumps(table), tuple(errors), len(errors) - len(lost))
 
 
 def unfold(modules: tuple[LoraModule, ...], text: str) -> tuple[LoraModule, ...]:
     """The modules as they were before ``fold``; a record that makes no sense is ignored (the effect is the same)."""
     try:
         table = json.loads(text)
-        common, others = table["all"], table["but"]
-        return tuple(_unfold_one(module, others.get(f"{module.component}.{module.name}", common)) for module in modules)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+        common, others, lost = table["all"], table["but"], table.get("lost", {})
+        named = [(f"{module.component}.{module.name}", module) for module in modules]
+        return tuple(_unfold_one(module, others.get(name, common), lost.get(name, "")) for name, module in named)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, zlib.error):
         return modules
 
 
@@ -69,7 +90,7 @@ def _fold_one(module: LoraModule, dtype: torch.dtype | None) -> tuple[LoraModule
     return replace(cast, tensors={**tensors, place: scaled}), place, error
 
 
-def _unfold_one(module: LoraModule, record: list[Any] | None) -> LoraModule:
+def _unfold_one(module: LoraModule, record: list[Any] | None, lost: str) -> LoraModule:
     if record is None:
         return module
     value, dtype, shape, place = record
@@ -77,7 +98,32 @@ def _unfold_one(module: LoraModule, record: list[Any] | None) -> LoraModule:
     restored = replace(module, alpha=alpha)
     if not place or not math.isfinite(restored.scale) or restored.scale == 0:
         return restored
-    return replace(restored, tensors={**module.tensors, place: _times(module.tensors[place], 1 / restored.scale)})
+    matrix = _found(_times(module.tensors[place], 1 / restored.scale), lost)
+    return replace(restored, tensors={**module.tensors, place: matrix})
+
+
+def _lost(original: torch.Tensor, scaled: torch.Tensor, scale: float) -> str:
+    """What has to be added to the bit patterns after the way back; empty for number types without one."""
+    bits = _BITS.get(scaled.dtype)
+    if bits is None:
+        return ""
+    before, after = original.to(scaled.dtype).contiguous(), _times(scaled, 1 / scale).contiguous()
+    difference = before.view(bits) - after.view(bits)  # wraps around, as adding does
+    data = difference.numpy().astype(f"<i{bits.itemsize}").tobytes()
+    return base64.b64encode(zlib.compress(data)).decode("ascii")
+
+
+def _found(matrix: torch.Tensor, lost: str) -> torch.Tensor:
+    """``matrix`` with its lost bits; as it is when they belong to another matrix (the file was changed since)."""
+    bits = _BITS.get(matrix.dtype)
+    if not lost or bits is None:
+        return matrix
+    size = matrix.numel() * bits.itemsize
+    data = zlib.decompressobj().decompress(base64.b64decode(lost, validate=True), size + 1)
+    if len(data) != size:
+        return matrix
+    difference = torch.from_numpy(np.frombuffer(data, f"<i{bits.itemsize}").astype(f"i{bits.itemsize}")).reshape(matrix.shape)
+    return (matrix.contiguous().view(bits) + difference).view(matrix.dtype)
 
 
 def _record(module: LoraModule, place: str) -> list[Any]:
