@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     _check_output(args)
     parts = _parts(args)
     if args.into_checkpoint:
+        _check_checkpoint_options(args)
         loras = [(lorafile.read_lora(path), strength) for path, strength in parts]
         count = lorafile.merge_into_checkpoint(args.into_checkpoint, loras, args.output)
         print(f"{args.output}: {count} weights of {args.into_checkpoint.name} changed by {len(parts)} LoRA{'s' * (len(parts) > 1)}")
@@ -132,6 +133,18 @@ def _described(weights: LoraWeights, args: argparse.Namespace) -> LoraWeights:
     metadata = edited(weights.metadata, changes)
     family = stated_family(metadata) if weights.family == "unknown" else ""
     return replace(weights, metadata=metadata, family=family or weights.family)
+
+
+def _check_checkpoint_options(args: argparse.Namespace) -> None:
+    given = [name for name in ("dtype", "rank", *_TEXTS) if getattr(args, name) is not None]
+    given += ["metadata"] * bool(args.metadata) + ["format"] * (args.format != "kohya")
+    if given:
+        options = ", ".join(f"--{name}" for name in given)
+        raise UserError(
+            f"--into-checkpoint writes a checkpoint, to which {options} do{'es' * (len(given) == 1)} not apply.",
+            "Leave it out, or change the LoRA first and merge it in a second step.",
+            kind="lora",
+        )
 
 
 def _check_output(args: argparse.Namespace) -> None:

@@ -112,6 +112,8 @@ def test_export_into_a_checkpoint(style: Path, tmp_path: Path, tiny_checkpoint: 
     out = tmp_path / "out.safetensors"
     assert main(["export", str(style), str(out), "--into-checkpoint", str(tiny_checkpoint)]) == 1
     assert "different sizes" in capsys.readouterr().err
+    assert main(["export", str(style), str(out), "--into-checkpoint", str(tiny_checkpoint), "--rank", "2", "--title", "x"]) == 1
+    assert "--rank, --title" in capsys.readouterr().err and not out.exists()
     weights = load_file(tiny_checkpoint)
     layers = [key for key in weights if key.startswith("model.diffusion_model.") and ".attn" in key and key.endswith("weight")]
     torch.manual_seed(0)
