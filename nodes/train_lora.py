@@ -113,7 +113,8 @@ class TrainLora(io.ComfyNode):
                 field(
                     io.Combo,
                     "targets",
-                    "Which parts of the model learn: everything that kohya trains, or the attention layers only (a smaller file).",
+                    "Which parts of the model learn: everything that kohya trains; the attention layers only (a smaller file); "
+                    "or the convolutions too (a larger one).",
                     options=list(TARGETS),
                     default=TARGETS[0],
                     advanced=True,

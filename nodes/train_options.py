@@ -30,6 +30,13 @@ PLACES = {
     "validation_seed": ("sample", "seed"),
     "validation_width": ("sample", "width"),
     "validation_height": ("sample", "height"),
+    "conv_rank": ("network", "conv_rank"),
+    "conv_alpha": ("network", "conv_alpha"),
+    "dropout": ("network", "dropout"),
+    "rslora": ("network", "rslora"),
+    "dora": ("network", "dora"),
+    "prediction": ("objective", "prediction"),
+    "zero_terminal_snr": ("objective", "zero_terminal_snr"),
 }
 
 
@@ -108,9 +115,71 @@ class TrainOptionsNode(io.ComfyNode):
                 ),
                 _int("validation_width", "Width of the test pictures. 0 takes the dataset's resolution.", 0, 4096, 8),
                 _int("validation_height", "Height of the test pictures. 0 takes the dataset's resolution.", 0, 4096, 8),
+                # added later: at the end, and optional, so that graphs saved before them still load and run
+                field(
+                    io.Int,
+                    "conv_rank",
+                    "Rank of the 3x3 convolutions, with targets all-linear+conv. 0 takes the rank of Train LoRA.",
+                    default=0,
+                    min=0,
+                    max=1024,
+                    optional=True,
+                ),
+                field(
+                    io.Float,
+                    "conv_alpha",
+                    "Alpha of those convolutions. 0 takes the alpha of Train LoRA.",
+                    default=0.0,
+                    min=0.0,
+                    max=4096.0,
+                    step=0.5,
+                    optional=True,
+                ),
+                field(
+                    io.Float,
+                    "dropout",
+                    "Hides this share of the inputs in each step, so that few pictures are not learned by heart; try 0.1. 0 is off.",
+                    default=0.0,
+                    min=0.0,
+                    max=0.99,
+                    step=0.01,
+                    round=False,
+                    optional=True,
+                ),
+                field(
+                    io.Boolean,
+                    "rslora",
+                    "Scales by the square root of the rank, so that high ranks go on learning.",
+                    default=False,
+                    optional=True,
+                ),
+                field(
+                    io.Boolean,
+                    "dora",
+                    "Learns direction and strength of each layer apart: closer to full training, and slower.",
+                    default=False,
+                    optional=True,
+                ),
+                field(
+                    io.Combo,
+                    "prediction",
+                    "What the checkpoint was made to predict. auto reads it from the file; "
+                    "change it only for a v-prediction model that looks grey or burnt.",
+                    options=list(get_args(choices.PredictionChoice)),
+                    default="auto",
+                    optional=True,
+                ),
+                field(
+                    io.Combo,
+                    "zero_terminal_snr",
+                    "Whether training starts from pure noise, as NoobAI's v-prediction models do. auto reads it from the file.",
+                    options=list(get_args(choices.ZeroTerminal)),
+                    default="auto",
+                    optional=True,
+                ),
             ],
             [result(TRAIN_OPTIONS, "options", "For the options input of Train LoRA.")],
-            search=["optimizer", "min snr", "noise offset", "huber", "timesteps", "prodigy"],
+            search=["optimizer", "min snr", "noise offset", "huber", "timesteps", "prodigy", "dora", "locon", "v-prediction"],
         )
 
     @classmethod
@@ -118,7 +187,8 @@ class TrainOptionsNode(io.ComfyNode):
         """The options as plain data; Train LoRA validates them with its own."""
         sections: dict[str, dict[str, Any]] = {}
         for widget, (section, key) in PLACES.items():
-            sections.setdefault(section, {})[key] = widgets[widget]
+            if widget in widgets:
+                sections.setdefault(section, {})[key] = widgets[widget]
         return io.NodeOutput(TrainOptions(json.dumps(sections, sort_keys=True)))
 
 

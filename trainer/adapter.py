@@ -1,10 +1,17 @@
-"""LoRA on a UNet: peft puts the layers in, this names the modules and hands out the weights."""
+"""LoRA on a UNet: peft puts the layers in, this names the modules and hands out the weights.
+
+Each module has a pair of matrices; with DoRA also a magnitude, one number an output.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .config import NetworkSection
+from .errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -15,30 +22,77 @@ _ADAPTER = "default"
 
 @dataclass(frozen=True)
 class Pair:
-    """The two trained matrices of one module: ``down`` (rank, in, ...), ``up`` (out, rank, ...); fp32 parameters."""
+    """The trained tensors of one module: ``down`` (rank, in, ...), ``up`` (out, rank, ...), DoRA's ``magnitude`` (out entries);
+    fp32 parameters."""
 
     module: str
     down: torch.nn.Parameter
     up: torch.nn.Parameter
+    magnitude: torch.nn.Parameter | None = None
+
+    @property
+    def tensors(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters by the name that ``state`` gives them."""
+        named = {f"{self.module}.down": self.down, f"{self.module}.up": self.up}
+        return named if self.magnitude is None else {**named, f"{self.module}.magnitude": self.magnitude}
 
 
-def inject(unet: nn.Module, modules: Sequence[str], *, rank: int, alpha: float, seed: int) -> None:
+def adapt(unet: nn.Module, modules: Sequence[str], network: NetworkSection, seed: int) -> list[str]:
+    """``inject`` with the rank and alpha that ``network`` has for each of ``modules``; those that are trained.
+
+    Raises UserError when none is left.
+    """
+    groups: dict[tuple[int, float], list[str]] = {}
+    for name in modules:
+        module = unet.get_submodule(name)
+        size = network.size_of(name, conv=max(getattr(module, "kernel_size", (1,))) > 1)
+        if size[0]:
+            groups.setdefault(size, []).append(name)
+    if not groups:
+        raise UserError("network.block_ranks leaves nothing to train.", "Give at least one part of the UNet a rank above 0.", kind="config")
+    more = {"dropout": network.dropout, "rslora": network.rslora, "dora": network.dora}
+    for (rank, alpha), names in groups.items():
+        inject(unet, names, rank=rank, alpha=alpha, seed=seed, **more)
+    return [name for names in groups.values() for name in names]
+
+
+def inject(
+    unet: nn.Module,
+    modules: Sequence[str],
+    *,
+    rank: int,
+    alpha: float,
+    seed: int,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    dora: bool = False,
+) -> None:
     """Wrap ``modules`` of ``unet`` with LoRA layers in fp32: down Kaiming-uniform from ``seed``, up zero, scale alpha / rank.
 
-    As in kohya's trainer and the LoRA paper (Hu et al. 2021, section 4.1), training starts at the base exactly.
+    As in kohya's trainer and the LoRA paper (Hu et al. 2021, section 4.1), training starts at the base exactly. With ``rslora`` the
+    scale is alpha / sqrt(rank); ``dropout`` is the share of a module's inputs that LoRA does not see in a step.
     """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # meant: groups of modules with sizes of their own
         torch.manual_seed(seed)
         inject_adapter_in_model(
-            LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(modules), init_lora_weights=True),
+            LoraConfig(
+                r=rank,
+                lora_alpha=alpha,
+                target_modules=list(modules),
+                init_lora_weights=True,
+                lora_dropout=dropout,
+                use_rslora=rslora,
+                use_dora=dora,
+            ),
             unet,
             adapter_name=_ADAPTER,
         )
     for pair in pairs(unet):
-        for parameter in (pair.down, pair.up):
+        for parameter in pair.tensors.values():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
 
@@ -51,21 +105,22 @@ def pairs(unet: nn.Module) -> Iterator[Pair]:
         downs = getattr(module, "lora_A", None)
         ups = getattr(module, "lora_B", None)
         if isinstance(downs, nn.ModuleDict) and isinstance(ups, nn.ModuleDict) and _ADAPTER in downs:
-            yield Pair(name, _weight(downs[_ADAPTER]), _weight(ups[_ADAPTER]))
+            magnitudes = getattr(module, "lora_magnitude_vector", None)
+            decomposed = isinstance(magnitudes, nn.ModuleDict) and _ADAPTER in magnitudes
+            magnitude = _weight(magnitudes[_ADAPTER]) if decomposed and magnitudes is not None else None
+            yield Pair(name, _weight(downs[_ADAPTER]), _weight(ups[_ADAPTER]), magnitude)
 
 
 def parameters(unet: nn.Module) -> list[torch.nn.Parameter]:
     """What the optimiser trains, in a fixed order."""
-    return [parameter for pair in pairs(unet) for parameter in (pair.down, pair.up)]
+    return [parameter for pair in pairs(unet) for parameter in pair.tensors.values()]
 
 
 def state(unet: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the LoRA weights on the CPU by diffusers module name, ``<module>.down`` and ``<module>.up``."""
-    tensors: dict[str, torch.Tensor] = {}
-    for pair in pairs(unet):
-        tensors[f"{pair.module}.down"] = pair.down.detach().to("cpu", copy=True).contiguous()
-        tensors[f"{pair.module}.up"] = pair.up.detach().to("cpu", copy=True).contiguous()
-    return tensors
+    """Copies of the LoRA weights on the CPU by diffusers module name, ``<module>.down`` and ``<module>.up``, with
+    DoRA also ``<module>.magnitude``."""
+    named = (item for pair in pairs(unet) for item in pair.tensors.items())
+    return {name: parameter.detach().to("cpu", copy=True).contiguous() for name, parameter in named}
 
 
 def load_state(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -74,8 +129,8 @@ def load_state(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
     with torch.no_grad():
         for pair in pairs(unet):
-            pair.down.copy_(tensors[f"{pair.module}.down"])
-            pair.up.copy_(tensors[f"{pair.module}.up"])
+            for name, parameter in pair.tensors.items():
+                parameter.copy_(tensors[name])
 
 
 def _weight(layer: nn.Module) -> torch.nn.Parameter:

@@ -24,7 +24,7 @@ else:
     import tomli as tomllib
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-Targets = Literal["all-linear", "attention"]
+Targets = Literal["all-linear", "attention", "all-linear+conv"]
 Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "rex"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedule-free"]
 Loss = Literal["l2", "huber", "smooth_l1"]
@@ -32,6 +32,9 @@ HuberSchedule = Literal["constant", "exponential", "snr"]
 TimestepSampling = Literal["uniform", "logit-normal"]
 PredictionChoice = Literal["auto", "epsilon", "v-prediction"]
 ZeroTerminal = Literal["auto", "on", "off"]
+
+# a part of diffusers' UNet: down_blocks.1, mid_block, up_blocks.0.attentions.2
+BlockName = Annotated[str, Field(pattern=r"^(down_blocks\.\d+|mid_block|up_blocks\.\d+)(\.(attentions|resnets)\.\d+)?$")]
 
 _MAX_TOML_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
 
@@ -43,6 +46,7 @@ class _Section(BaseModel):
 class BaseModelSection(_Section):
     """The checkpoint that the LoRA is trained on."""
 
+    lora: str = Field(default="", description="a LoRA file to go on from, of any tool; empty: from nothing")
     checkpoint: str = Field(description="single-file .safetensors, diffusers folder, or a hub id when online")
 
 
@@ -57,7 +61,32 @@ class NetworkSection(_Section):
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 16  # enough for a style; larger files rarely look better
     alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0  # scale alpha / rank = 1, so the learning rate means what it says
-    targets: Targets = "all-linear"  # kohya's default: all 192 Linear and 1x1 conv modules of the transformers
+    targets: Targets = "all-linear"  # kohya's default: every Linear and 1x1 conv module of the transformers, 192 on SD 1.x
+    conv_rank: Annotated[int, Field(ge=0, le=1024)] = 0  # of 3x3 convolutions (LoCon); 0: as rank
+    conv_alpha: Annotated[float, Field(ge=0, le=4096)] = 0.0  # 0: as alpha
+    block_ranks: dict[BlockName, Annotated[int, Field(ge=0, le=1024)]] = {}  # other ranks for parts of the UNet; 0 leaves one out
+    block_alphas: dict[BlockName, Annotated[float, Field(gt=0, le=4096)]] = {}  # alpha of those parts, else as everywhere
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0.1 helps small datasets against memorising
+    rslora: bool = False  # scale alpha / sqrt(rank), which keeps high ranks learning (Kalajdzievski 2023)
+    dora: bool = False  # weight-decomposed (Liu et al. 2024): closer to full training, about a third slower
+
+    @model_validator(mode="after")
+    def _conv_needs_targets(self) -> NetworkSection:
+        if (self.conv_rank or self.conv_alpha) and self.targets != "all-linear+conv":
+            raise ValueError('conv_rank and conv_alpha need targets = "all-linear+conv"')
+        return self
+
+    def size_of(self, module: str, *, conv: bool) -> tuple[int, float]:
+        """Rank and alpha of ``module`` (a diffusers name); ``conv``: its kernel is larger than 1x1. Rank 0: not trained.
+
+        The longest of ``block_ranks``' names that the module lies in decides.
+        """
+        rank = self.conv_rank or self.rank if conv else self.rank
+        alpha = self.conv_alpha or self.alpha if conv else self.alpha
+        inside = [name for name in (*self.block_ranks, *self.block_alphas) if f"{module}.".startswith(f"{name}.")]
+        for name in sorted(inside, key=len):
+            rank, alpha = self.block_ranks.get(name, rank), self.block_alphas.get(name, alpha)
+        return rank, alpha
 
 
 class OptimizerSection(_Section):
@@ -266,7 +295,7 @@ def _explain(problem: Any) -> str:
 
 
 def _absolute_paths(data: dict[str, Any], folder: Path) -> None:
-    for section, key in (("base", "checkpoint"), ("dataset", "path"), ("output", "runs"), ("output", "publish")):
+    for section, key in (("base", "checkpoint"), ("base", "lora"), ("dataset", "path"), ("output", "runs"), ("output", "publish")):
         table = data.get(section)
         value = table.get(key) if isinstance(table, dict) else None
         if isinstance(table, dict) and isinstance(value, str) and value and "\x00" not in value:

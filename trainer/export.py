@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -46,12 +47,20 @@ class Exporter:
         """
         import torch
 
+        network = self.config.network
         tensors: dict[str, torch.Tensor] = {}
         for name, value in weights.items():
             module, _, side = name.rpartition(".")
             key = lorafile.kohya_unet_key(self.family.name, module)
+            if side == "magnitude":  # one number an output, with as many axes as the weight, as LyCORIS writes it
+                axes = weights[f"{module}.down"].ndim
+                tensors[f"{key}.dora_scale"] = value.reshape(-1, *[1] * (axes - 1)).to(torch.float16)
+                continue
             tensors[f"{key}.lora_{side}.weight"] = value.to(torch.float16)
-            tensors[f"{key}.alpha"] = torch.tensor(self.config.network.alpha, dtype=torch.float16)
+            if side == "down":
+                rank, alpha = network.size_of(module, conv=max(value.shape[2:], default=1) > 1)
+                # every tool scales by alpha / rank: rank-stabilised LoRA is written as the alpha that gives its scale
+                tensors[f"{key}.alpha"] = _scalar(alpha * math.sqrt(rank) if network.rslora else alpha)
         lorafile.save_lora(path, tensors, self._metadata(step, loss, thumbnail))
 
     def _metadata(self, step: int, loss: float, thumbnail: Image.Image | None) -> dict[str, str]:
@@ -70,6 +79,8 @@ class Exporter:
             base_legacy_hash=legacy_hash(self.checkpoint.path) if self.checkpoint.kind == "file" else "",
             prediction_type=self.prediction.kind,
             targets=config.network.targets,
+            network_dropout=config.network.dropout or None,
+            network_args=_network_args(config),
             lr=learning_rate(optimizer, self.family.name, config.network.rank),
             optimizer=OPTIMIZER_CLASS[optimizer.name],
             optimizer_args={"weight_decay": optimizer.weight_decay, "betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.eps},
@@ -108,6 +119,33 @@ class Exporter:
             extra={"ss_zero_terminal_snr": "True"} if self.prediction.zero_terminal_snr else {},
         )
         return lorafile.build_metadata(facts)
+
+
+def _network_args(config: RunConfig) -> dict[str, object]:
+    """What is not said by rank and alpha, under kohya's and LyCORIS' names where they have one."""
+    network = config.network
+    values: dict[str, object] = {}
+    if network.targets == "all-linear+conv":
+        values |= {"conv_dim": network.conv_rank or network.rank, "conv_alpha": network.conv_alpha or network.alpha}
+    elif network.targets != "all-linear":
+        values["targets"] = network.targets
+    if network.block_ranks:
+        values["block_ranks"] = dict(network.block_ranks)
+    if network.block_alphas:
+        values["block_alphas"] = dict(network.block_alphas)
+    if network.rslora:
+        values["rs_lora"] = True
+    if network.dora:
+        values["dora_wd"] = True
+    return values
+
+
+def _scalar(value: float) -> torch.Tensor:
+    """``value`` in fp16, as the weights, or in fp32 if fp16 would round it."""
+    import torch
+
+    half = torch.tensor(value, dtype=torch.float16)
+    return half if float(half) == value else torch.tensor(value, dtype=torch.float32)
 
 
 def training_day() -> float:

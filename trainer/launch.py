@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from . import events, lorafile
 from .config import RunConfig, absolute
+from .continuing import lora_identity
 from .dataset import open_dataset
 from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
@@ -82,7 +83,8 @@ def prepare_run(config: RunConfig) -> RunFolder:
     dataset = open_dataset(Path(config.dataset.path))
     checkpoint = open_checkpoint(config.base.checkpoint)
     family_of(checkpoint)
-    identity = run_identity(config, dataset.hash, checkpoint.identity(cache_folder(config)))
+    start = lora_identity(Path(config.base.lora)) if config.base.lora else ""
+    identity = run_identity(config, dataset.hash, checkpoint.identity(cache_folder(config)), start)
     return run_folder(config, identity)
 
 

@@ -19,6 +19,7 @@ from . import adapter, config, counters, devices, events, objective, resume, sam
 from .cache import Cache, fill_latents, fill_prompts
 from .captions import all_captions, caption_at
 from .child import Emitter, Silent, watch_parent
+from .continuing import load_lora
 from .curve import draw_loss_curve
 from .dataset import Dataset, open_dataset
 from .errors import Cancelled, UserError
@@ -189,9 +190,11 @@ class Trainer:
             cpu=self.device.type == "cpu",
         )
         unet = self.family.load_unet(self.checkpoint, self.dtype)
-        modules = self.family.lora_targets(unet, self.config.network.targets)
         network = self.config.network
-        adapter.inject(unet, modules, rank=network.rank, alpha=network.alpha, seed=counters.derive_seed(training.seed, "weights") % 2**32)
+        modules = self.family.lora_targets(unet, network.targets)
+        adapter.adapt(unet, modules, network, counters.derive_seed(training.seed, "weights") % 2**32)
+        if self.config.base.lora and self._resumed[0] is None:
+            load_lora(unet, Path(self.config.base.lora), network)
         if training.gradient_checkpointing:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
         self._unet = unet.to(self.device).train()
@@ -311,6 +314,8 @@ class Trainer:
 
         total = torch.zeros((), device=self.device)
         for index, batch in enumerate(micro_batches):
+            if self.config.network.dropout:  # drawn from where in the run this is, so that a continued run draws the same
+                torch.manual_seed(counters.derive_seed(self.config.training.seed, "dropout", self.step, index) % 2**63)
             loss = self._loss(unet, batch) / len(micro_batches)
             with self.accelerator.no_sync(unet) if index < len(micro_batches) - 1 else nullcontext():
                 self.accelerator.backward(loss)

@@ -50,10 +50,10 @@ def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float,
     """The optimiser over both matrices of every pair. With LoRA+ (Hayou et al. 2024) ``up`` has ``lora_plus_ratio`` times the rate."""
     import torch
 
-    groups: list[dict[str, Any]] = [{"params": [parameter for pair in pairs for parameter in (pair.down, pair.up)], "lr": lr}]
+    groups: list[dict[str, Any]] = [{"params": [parameter for pair in pairs for parameter in pair.tensors.values()], "lr": lr}]
     if settings.lora_plus_ratio != 1:
         groups = [
-            {"params": [pair.down for pair in pairs], "lr": lr},
+            {"params": [p for pair in pairs for p in pair.tensors.values() if p is not pair.up], "lr": lr},
             {"params": [pair.up for pair in pairs], "lr": lr * settings.lora_plus_ratio},
         ]
     betas, decay = (settings.beta1, settings.beta2), settings.weight_decay

@@ -37,9 +37,8 @@ def make_plan(
     for (width, height), times in zip(sizes, repeats, strict=True):
         buckets[f"{width}x{height}"] += times
     unet = family.empty_unet(checkpoint)
-    modules = family.lora_targets(unet, config.network.targets)
     with _meta():
-        adapter.inject(unet, modules, rank=config.network.rank, alpha=config.network.alpha, seed=0)
+        modules = adapter.adapt(unet, family.lora_targets(unet, config.network.targets), config.network, 0)
     trainable = sum(parameter.numel() for parameter in adapter.parameters(unet))
     largest = max(sizes, key=lambda size: size[0] * size[1])
     return events.Plan(

@@ -119,7 +119,7 @@ class RunFolder:
             return None
 
 
-def run_identity(config: RunConfig, dataset_hash: str, base_identity: str) -> str:
+def run_identity(config: RunConfig, dataset_hash: str, base_identity: str, lora_identity: str = "") -> str:
     """Hash of everything that determines the result: configuration, dataset, base checkpoint, trainer version (16 hex digits)."""
     parts: dict[str, Any] = {
         "config": config.identity(),
@@ -127,6 +127,8 @@ def run_identity(config: RunConfig, dataset_hash: str, base_identity: str) -> st
         "base": base_identity,
         "version": __version__,
     }
+    if lora_identity:
+        parts["lora"] = lora_identity
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -66,6 +66,13 @@ OPTIONAL = {
     "validation_seed": "sample.seed",
     "validation_width": "sample.width",
     "validation_height": "sample.height",
+    "conv_rank": "network.conv_rank",
+    "conv_alpha": "network.conv_alpha",
+    "dropout": "network.dropout",
+    "rslora": "network.rslora",
+    "dora": "network.dora",
+    "prediction": "objective.prediction",
+    "zero_terminal_snr": "objective.zero_terminal_snr",
 }
 
 

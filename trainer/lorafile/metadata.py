@@ -42,6 +42,7 @@ class TrainingFacts:
     clip_skip: int | None = None
     # network
     targets: str = "all-linear"
+    network_args: Mapping[str, object] = field(default_factory=dict)  # beyond rank and alpha: conv_dim, dora_wd, …
     network_dropout: float | None = None
     # optimisation
     lr: float = 0.0
@@ -128,8 +129,8 @@ def _run(facts: TrainingFacts) -> dict[str, object]:
         "ss_network_alpha": facts.alpha,
         "ss_network_dropout": facts.network_dropout,
     }
-    if facts.targets != "all-linear":
-        values["ss_network_args"] = json.dumps({"targets": facts.targets})
+    if facts.network_args:
+        values["ss_network_args"] = json.dumps(dict(facts.network_args))
     if facts.loss is not None:
         values["animelora.loss"] = facts.loss
     return values
