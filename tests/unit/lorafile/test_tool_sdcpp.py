@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gc
 import re
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +55,13 @@ def distance(first: Picture, second: Picture) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("stable_diffusion_cpp") is None, reason="stable-diffusion-cpp-python is not installed: NOT CHECKED with stable-diffusion.cpp"
+)
 def test_sdcpp_applies_every_tensor_and_paints_what_a_merged_checkpoint_paints(
     tmp_path: Path, full_checkpoint: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    package: Any = pytest.importorskip(
-        "stable_diffusion_cpp", reason="stable-diffusion-cpp-python is not installed: NOT CHECKED with stable-diffusion.cpp"
-    )
+    package: Any = import_module("stable_diffusion_cpp")
     loras = {algorithm: sample(sd15_sizes(), "sd1", algorithm) for algorithm in (*_STRENGTHS, "dora")}
     for algorithm, weights in loras.items():
         write_lora(tmp_path / f"{algorithm}.safetensors", convert(weights, "kohya"))

@@ -3,7 +3,7 @@
     python load_in_invokeai.py SITE JOBS.json
 
 SITE is a folder with ``pip install --no-deps --target SITE invokeai pydantic-settings gguf python-dotenv picklescan deprecated wrapt
-spandrel``; torch, diffusers and transformers are this interpreter's. Heavy packages that InvokeAI imports and LoRAs do not need are
+spandrel blake3``; torch, diffusers and transformers are this interpreter's. Heavy packages that InvokeAI imports and LoRAs do not need are
 replaced by empty modules.
 """
 
