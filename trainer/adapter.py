@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .config import NetworkSection
 from .errors import UserError
@@ -50,7 +50,7 @@ def adapt(unet: nn.Module, modules: Sequence[str], network: NetworkSection, seed
             groups.setdefault(size, []).append(name)
     if not groups:
         raise UserError("network.block_ranks leaves nothing to train.", "Give at least one part of the UNet a rank above 0.", kind="config")
-    more = {"dropout": network.dropout, "rslora": network.rslora, "dora": network.dora}
+    more: dict[str, Any] = {"dropout": network.dropout, "rslora": network.rslora, "dora": network.dora}
     for (rank, alpha), names in groups.items():
         inject(unet, names, rank=rank, alpha=alpha, seed=seed, **more)
     return [name for names in groups.values() for name in names]

@@ -46,6 +46,17 @@ def torch_dtype(precision: str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
+def total_memory_gb(device: torch.device) -> float:
+    """Memory of the GPU in GB; on a CPU, the machine's."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / 1e9
+    import psutil
+
+    return float(psutil.virtual_memory().total) / 1e9
+
+
 def peak_memory_gb(device: torch.device) -> float:
     """Peak memory of this process so far in GB: of the GPU's allocator on CUDA, resident memory on a CPU."""
     import torch

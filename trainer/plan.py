@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import adapter, events
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+_TOLERANCE = 1.1  # how far the estimate may be off
+# What saves memory, in the order of how little it costs.
+_THRIFT: tuple[dict[str, Any], ...] = (
+    {"training.precision": "bf16"},
+    {"training.gradient_checkpointing": True},
+    {"training.batch_size": 1},
+    {"network.targets": "attention"},
+)
 # CUDA context, cuDNN workspaces and allocator rounding; on a CPU, the interpreter with torch and diffusers loaded
 _OVERHEAD_GB = 0.8
 
@@ -55,6 +65,28 @@ def make_plan(
         prediction=describe(chosen_prediction(family.prediction(checkpoint), config.objective)),
         memory_gb=round(estimate_memory(unet, family, config, largest, torch_dtype(precision), trainable), 2),
     )
+
+
+def require_memory(plan: events.Plan, total_gb: float, again: Callable[[dict[str, Any]], float]) -> None:
+    """Refuse a run that cannot fit into ``total_gb``, naming the first change that would make it fit.
+
+    ``again`` gives the estimate in GB with some keys changed, ``{"training.batch_size": 1}``. The estimate may be a tenth too high,
+    so that much above the memory is still let through. Raises UserError of the kind ``memory``.
+    """
+    if plan.memory_gb <= total_gb * _TOLERANCE:
+        return
+    changes: dict[str, Any] = {}
+    for change in _THRIFT:
+        changes |= change
+        needed = again(changes)
+        if needed <= total_gb * _TOLERANCE:
+            words = ", ".join(f"{key} = {json.dumps(value)}" for key, value in changes.items())
+            hint = f"It would fit ({needed:.1f} GB) with {words}."
+            break
+    else:
+        hint = "No setting makes it fit: prepare the dataset at a smaller resolution, or train on a smaller model or a larger GPU."
+    where = "this machine" if plan.device == "cpu" else "the GPU"
+    raise UserError(f"This run needs about {plan.memory_gb:.1f} GB of memory, and {where} has {total_gb:.1f} GB.", hint, kind="memory")
 
 
 def total_steps(config: RunConfig, per_epoch: int) -> int:

@@ -169,7 +169,7 @@ def test_training_goes_on_from_a_lora_file_of_any_format(tiny_checkpoint: Path, 
 def test_a_lora_that_does_not_fit_is_refused_before_training(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 2)
     first = train_here(configuration(tiny_checkpoints["sd1"], folder, tmp_path / "a", {**QUICK, "training.max_steps": 1}))
-    cases = [
+    cases: list[tuple[Path, dict[str, Any], str]] = [
         (tiny_checkpoints["sd1"], {"network.rank": 8}, "rank"),
         (tiny_checkpoints["sd1"], {"network.targets": "attention"}, "proj_in"),
         (tiny_checkpoints["sdxl"], {}, "does not fit"),

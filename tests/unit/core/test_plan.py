@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.unit.core.helpers import configuration, make_dataset, train_here
-from trainer import adapter
+from trainer import adapter, events
 from trainer.dataset import open_dataset
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
@@ -90,3 +90,43 @@ def test_checkpointing_needs_less_memory(tiny_checkpoint: Path, tmp_path: Path) 
         return make_plan(config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), "fp32").memory_gb
 
     assert memory(**{"training.gradient_checkpointing": True}) < memory() < memory(**{"training.batch_size": 4})
+
+
+@pytest.mark.parametrize(
+    ("enough", "words"),
+    [
+        ({"training.precision": "bf16"}, 'with training.precision = "bf16".'),
+        ({"training.precision": "bf16", "training.gradient_checkpointing": True}, "training.gradient_checkpointing = true."),
+        ({"training.precision": "bf16", "training.gradient_checkpointing": True, "training.batch_size": 1}, "training.batch_size = 1."),
+        (None, "No setting makes it fit"),
+    ],
+)
+def test_a_run_that_cannot_fit_is_refused_with_what_would(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: dict[str, Any] | None, words: str
+) -> None:
+    folder = make_dataset(tmp_path, 4, resolution=512)
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    settings = configuration(tiny_checkpoint, folder, tmp_path / "runs", {"training.batch_size": 4})
+    total = 0.1
+    if enough is not None:
+        fitting = configuration(tiny_checkpoint, folder, tmp_path / "runs", {"training.batch_size": 4, **enough})
+        precision = fitting.training.precision
+        total = make_plan(fitting, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), precision).memory_gb / 1.1 + 1e-3
+    monkeypatch.setattr("trainer.devices.total_memory_gb", lambda device: total)
+    trained = train_here(settings)
+    told = trained.told[-1]
+    assert isinstance(told, events.Error)
+    assert (trained.status, told.kind) == (1, "memory")
+    assert words in told.hint
+    assert f"{total:.1f} GB" in told.message
+    assert not (trained.run.path.parent / "_cache" / "latents").exists()  # before anything was encoded
+
+
+def test_an_estimate_a_little_above_the_memory_is_let_through(
+    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.devices.total_memory_gb", lambda device: 0.8)
+    settings = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1})
+    plan = make_plan(settings, open_dataset(dataset_folder), FAMILY, open_checkpoint(str(tiny_checkpoint)), torch.device("cpu"), "fp32")
+    assert 0.8 < plan.memory_gb < 0.88
+    assert train_here(settings).status == 0
