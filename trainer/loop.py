@@ -28,7 +28,7 @@ from .families import Checkpoint, family_of, open_checkpoint
 from .files import atomic_path, safe_name
 from .hints import explain
 from .optimizers import learning_rate, make_optimizer, make_schedule
-from .plan import make_plan
+from .plan import make_plan, require_memory
 from .runs import RunFolder, cache_folder, loss_history, read_events
 from .sampling import decode, sample_latents
 
@@ -91,6 +91,7 @@ class Trainer:
         self.cache = Cache(folder, self.checkpoint.identity(folder))
         self._resumed = resume.newest(run.checkpoints)
         plan = make_plan(config, self.dataset, self.family, self.checkpoint, self.device, self.precision)
+        require_memory(plan, devices.total_memory_gb(self.device), self._memory_with)
         self.plan = replace(plan, start_step=self._resumed[0].step if self._resumed[0] else 0)
         self.exporter = Exporter(
             config, self.dataset, self.family, self.checkpoint, self.cache.identity, self.plan, training_day(), self.prediction
@@ -158,6 +159,16 @@ class Trainer:
                 os._exit(status)
 
     # preparing
+
+    def _memory_with(self, changes: dict[str, Any]) -> float:
+        """The estimate in GB with some keys of the configuration changed."""
+        data = self.config.model_dump(mode="json")
+        for key, value in changes.items():
+            section, _, name = key.partition(".")
+            data[section][name] = value
+        changed = config.parse(data)
+        precision = devices.pick_precision(changed.training.precision, self.device)
+        return make_plan(changed, self.dataset, self.family, self.checkpoint, self.device, precision).memory_gb
 
     def _fill_caches(self) -> None:
         prompts = list(self.config.sample.prompts) if self.config.sample.every_epochs else []
