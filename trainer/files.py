@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from .errors import UserError
 
 # Windows refuses these as file names whatever their extension (learn.microsoft.com, "Naming Files").
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}
+PARTIAL = ".partial-"  # how every file and folder that is being written begins
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]+')
 
 
@@ -25,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     On an exception the temporary file is removed and ``path`` is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -43,6 +45,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write ``data`` (text as UTF-8, newlines unchanged) to ``path`` so that a reader never sees half of it."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def remove_partial(*folders: Path) -> None:
+    """Delete what a killed process left half written in ``folders``, where no other process may be writing now."""
+    for path in (path for folder in folders for path in folder.glob(f"{PARTIAL}*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def safe_name(text: str, *, fallback: str = "untitled", limit: int = 100) -> str:

@@ -7,12 +7,12 @@ a user typed reaches a command line. The child appends events to a file in the r
 from __future__ import annotations
 
 import os
-import subprocess
+import subprocess  # nosec B404: the one fixed command line, see command()
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,12 +23,16 @@ from .continuing import lora_identity
 from .dataset import open_dataset
 from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
-from .files import write_atomic
+from .files import remove_partial, write_atomic
+from .hints import disk_full, is_disk_full, lacks_space
 from .runs import RunFolder, RunResult, cache_folder, publish, read_samples, run_folder, run_identity
 
 OnEvent = Callable[[events.Event], None]
 ShouldStop = Callable[[], bool]
 
+# Without any event for this long the child hangs. The longest honest silence is one step of accumulated micro-batches, or one
+# validation image, of SDXL on a slow CPU: minutes for each forward pass, half an hour in all.
+SILENT_SECONDS = 2 * 3600.0
 _GRACE_SECONDS = 1.5  # for a child to save its state after it was told to stop; then it is killed
 _TAIL_LINES = 15
 
@@ -49,24 +53,26 @@ def train(
     should_stop: ShouldStop | None = None,
     before_start: Callable[[], None] | None = None,
     poll_seconds: float = 0.2,
+    silent_seconds: float = SILENT_SECONDS,
 ) -> RunResult:
     """Train ``config`` in a child process, or find the finished run; resumes one that was stopped.
 
     ``on_event`` gets every event in order, on this thread; an exception in it stops the child and is raised. ``should_stop``
-    is polled every ``poll_seconds``. ``before_start`` is called when a child is really needed (to free a GPU, say). Raises
-    Cancelled after a stop (the state is kept) and UserError, with the child's last lines and a hint, for everything that goes wrong.
+    is polled every ``poll_seconds``. A child that tells nothing for ``silent_seconds`` hangs and is killed. ``before_start`` is
+    called when a child is really needed (to free a GPU, say). Raises Cancelled after a stop (the state is kept) and UserError,
+    with the child's last lines and a hint, for everything that goes wrong.
     """
     config = absolute(config)
     tell, stop = on_event or (lambda event: None), should_stop or (lambda: False)
     run = prepare_run(config)
-    with _only_one(run, stop, poll_seconds):
+    with _told_when_full(run.path), _only_one(run, stop, poll_seconds):
         done = run.finished(None)
         if done is not None:
             return _published(run, config, done)
         _write_inputs(run, config)
         if before_start is not None:
             before_start()
-        _run_child(run, tell, stop, poll_seconds)
+        _run_child(run, tell, stop, poll_seconds, silent_seconds)
         lorafile.verify_lora(run.lora)
         fresh = run.finished(None)
         if fresh is None:
@@ -99,19 +105,20 @@ def command(run: RunFolder) -> list[str]:
 
 def _write_inputs(run: RunFolder, config: RunConfig) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
+    remove_partial(run.path, run.checkpoints, run.samples, *run.checkpoints.glob("step-*"))
     write_atomic(run.config, config.to_json())
     use_cpu = "true" if config.training.device == "cpu" else "false"
     write_atomic(run.path / "accelerate.yaml", _ACCELERATE_CONFIG.format(use_cpu=use_cpu))
 
 
-def _run_child(run: RunFolder, tell: OnEvent, stop: ShouldStop, poll_seconds: float) -> None:
+def _run_child(run: RunFolder, tell: OnEvent, stop: ShouldStop, poll_seconds: float, silent_seconds: float) -> None:
     """Start the child and follow it to its end. Raises Cancelled or UserError unless it ended well."""
     start = run.events.stat().st_size if run.events.exists() else 0
     with run.log.open("ab") as log:
         log.write(f"\n--- started {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         log.flush()
         log_start = log.tell()
-        child = subprocess.Popen(
+        child = subprocess.Popen(  # nosec B603: nothing a user typed is in it, and there is no shell
             command(run),
             stdin=subprocess.PIPE,
             stdout=log,
@@ -124,19 +131,23 @@ def _run_child(run: RunFolder, tell: OnEvent, stop: ShouldStop, poll_seconds: fl
         )
     last: events.Event | None = None
     stopping = False
+    silent = 0.0  # summed over the waits: neither a clock that jumps nor a machine that slept counts
     try:
         with _Tail(run.events, start) as tail:
             while True:
                 ended = child.poll() is not None
                 for event in tail.take(final=ended):
-                    last = event
+                    last, silent = event, 0.0
                     tell(event)
                 if ended:
                     break
                 if stop():
                     stopping = True
                     break
+                if silent >= silent_seconds:
+                    raise _hung(run, last, silent)
                 tail.wait(poll_seconds)
+                silent += poll_seconds
     finally:
         _end(child)
     if stopping or isinstance(last, events.Stopped):
@@ -146,11 +157,23 @@ def _run_child(run: RunFolder, tell: OnEvent, stop: ShouldStop, poll_seconds: fl
     raise _failure(run, child.returncode, last, log_start)
 
 
+def _hung(run: RunFolder, last: events.Event | None, silent: float) -> UserError:
+    doing = "starting" if last is None else last.phase if isinstance(last, events.Phase) else f"its last event was {last.name!r}"
+    return UserError(
+        f"The training child has told nothing for {silent:.0f} seconds ({doing}), so it was stopped.",
+        f"Start again: the run resumes from its last checkpoint. If it hangs again, {run.log} may say where; look at the driver, "
+        "the disk and whether memory is being swapped.",
+        kind="hung",
+    )
+
+
 def _failure(run: RunFolder, status: int, last: events.Event | None, log_start: int) -> UserError:
     lines = _last_lines(run.log, log_start)
     if isinstance(last, events.Error):
         shown = "" if last.kind not in ("internal",) else f"\nThe child's last lines:\n{lines}"
         return UserError(f"Training failed: {last.message}{shown}", last.hint, kind=last.kind)
+    if lacks_space(run.path):  # then the child could not even log its error
+        return disk_full(run.path)
     cause = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
     if status in (-9, 137) or "SIGKILL" in lines:  # of the launcher itself, or of the child that it tells about
         hint = "The system killed it, most often because memory ran out: try gradient checkpointing, a smaller resolution or bf16."
@@ -165,6 +188,17 @@ def _last_lines(path: Path, start: int) -> str:
         text = file.read().decode("utf-8", "replace")
     lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     return "\n".join(lines[-_TAIL_LINES:]) or "(it printed nothing)"
+
+
+@contextmanager
+def _told_when_full(folder: Path) -> Iterator[None]:
+    """A full disk as a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error, folder):
+            raise
+        raise disk_full(folder) from error
 
 
 def _published(run: RunFolder, config: RunConfig, result: RunResult) -> RunResult:

@@ -9,9 +9,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,8 +70,9 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
         emit(events.Stopped(0, ""))
         return STOPPED
     except Exception as error:  # every failure becomes an event with its cause and a hint
-        traceback.print_exc()
-        failure = explain(error)
+        failure = explain(error, folder)
+        with suppress(OSError):  # the log is on the disk that may be full
+            traceback.print_exc()
         emit(events.Error(failure.kind, failure.message, failure.hint))
         return FAILED
 
@@ -152,7 +154,7 @@ class Trainer:
                 newest = self.run.checkpoints / f"step-{self._saved_step:06d}"
                 self.emit(events.Stopped(self._saved_step, str(newest) if self._saved_step else ""))
             except Exception as error:  # nothing may keep a child alive that was told to stop
-                failure = explain(error)
+                failure = explain(error, self.run.path)
                 self.emit(events.Error(failure.kind, failure.message, failure.hint))
                 status = FAILED
             finally:
@@ -520,10 +522,9 @@ class Trainer:
 
 def _training_seconds(log_path: Path) -> float:
     """Seconds that all starts of a run took together, from the times in its event log."""
-    total, begun, last = 0.0, None, 0.0
-    for event in read_events(log_path):
-        if isinstance(event, events.Plan):
-            total += last - begun if begun is not None else 0.0
-            begun = event.time
-        last = event.time
-    return round(total + (last - begun if begun is not None else 0.0), 3)
+    log = read_events(log_path)
+    # a start begins with the event before its plan: the time since the last start ended is nobody's
+    starts = {index - 1 for index, event in enumerate(log) if isinstance(event, events.Plan)}
+    pairs = enumerate(pairwise(log), start=1)
+    # a clock that was set back makes a step of time negative
+    return round(sum(max(0.0, later.time - earlier.time) for index, (earlier, later) in pairs if index not in starts), 3)

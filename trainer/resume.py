@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import sha256_file, write_atomic
+from .files import PARTIAL, sha256_file, write_atomic
 
 _STATE = "state.pt"
 _RECORD = "state.json"
@@ -32,7 +32,7 @@ def save(folder: Path, step: int, values: Mapping[str, Any]) -> Saved:
     import torch
 
     final = folder / f"step-{step:06d}"
-    partial = folder / f".partial-{step:06d}-{os.getpid()}"
+    partial = folder / f"{PARTIAL}{step:06d}-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -20,6 +20,7 @@ from . import __version__, events
 from .config import RunConfig
 from .errors import UserError
 from .files import safe_name, sha256_file, write_atomic
+from .hints import disk_full, is_disk_full
 
 
 @dataclass(frozen=True)
@@ -159,13 +160,23 @@ def publish(run: RunFolder, folder: str) -> Path | None:
         if target.exists() and sha256_file(target) != digest:
             continue
         if not target.exists():
-            write_atomic(target, data)
+            _copy(data, target, run)
         return target
     raise UserError(
         f"{target_folder} already holds other files named {run.lora.name} and {run.lora.stem}-{identity}.safetensors.",
         f"Rename one of them; the new LoRA is kept in {run.lora}.",
         kind="output",
     )
+
+
+def _copy(data: bytes, target: Path, run: RunFolder) -> None:
+    try:
+        write_atomic(target, data)
+    except OSError as error:
+        if not is_disk_full(error, target.parent):
+            raise
+        full = disk_full(target.parent)
+        raise UserError(full.message, f"{full.hint} The new LoRA is whole in {run.lora}.", kind=full.kind) from error
 
 
 def read_samples(path: Path) -> tuple[SampleImage, ...]:

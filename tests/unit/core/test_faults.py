@@ -1,0 +1,267 @@
+"""Faults that are really caused: a full disk, a child killed in mid-write, a child that hangs, a clock that jumps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.unit.core.helpers import configuration
+from trainer import events, launch, resume
+from trainer.config import RunConfig
+from trainer.errors import UserError
+from trainer.files import PARTIAL
+from trainer.runs import RunFolder
+
+pytestmark = pytest.mark.slow
+STEPS = 6
+SETTINGS: dict[str, object] = {
+    "training.max_steps": STEPS,
+    "training.gradient_accumulation": 1,
+    "training.checkpoint_every": 2,
+    "training.keep_checkpoints": 0,
+}
+OnEvent = Callable[[events.Event], None]
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The LoRA of a run that nothing disturbed."""
+    config = configuration(tiny_checkpoint, dataset_folder, tmp_path_factory.mktemp("undisturbed"), SETTINGS)
+    return launch.train(config).lora.read_bytes()
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A file system of its own that a test can fill."""
+
+    path: Path
+
+    def fill(self, leave: int) -> None:
+        """Write a file that leaves ``leave`` bytes."""
+        free = os.statvfs(self.path).f_bavail * os.statvfs(self.path).f_frsize
+        with (self.path / "ballast").open("ab") as file:
+            file.write(bytes(max(0, free - leave)))
+
+    def empty(self) -> None:
+        """Make space again."""
+        (self.path / "ballast").unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """32 MB of memory mounted as a disk."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("NOT CHECKED: a small disk can be mounted only on Linux and as root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"NOT CHECKED: no small disk can be mounted here ({mounted.stderr.strip()})")
+    yield SmallDisk(folder)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def half_files(folder: Path) -> list[Path]:
+    """What a broken write left."""
+    return list(folder.rglob(f"{PARTIAL}*"))
+
+
+def when(is_time: Callable[[events.Event], bool], act: Callable[[], None]) -> OnEvent:
+    """Do ``act`` at the first event that ``is_time``."""
+    done: list[events.Event] = []
+
+    def tell(event: events.Event) -> None:
+        if not done and is_time(event):
+            done.append(event)
+            act()
+
+    return tell
+
+
+def is_full(error: UserError, disk: SmallDisk) -> bool:
+    """Whether the message names what is full and the hint what to do."""
+    return (error.kind, str(disk.path) in error.message, "Free some space" in error.hint) == ("disk", True, True)
+
+
+def test_a_disk_that_fills_while_latents_are_cached(disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes) -> None:
+    config = configuration(tiny_checkpoint, dataset_folder, disk.path, SETTINGS)
+    with pytest.raises(UserError) as caught:
+        launch.train(config, on_event=when(lambda event: isinstance(event, events.Plan), lambda: disk.fill(12_288)))
+    assert is_full(caught.value, disk), caught.value
+    assert not half_files(disk.path)
+    disk.empty()
+    assert launch.train(config).lora.read_bytes() == expected
+
+
+def test_a_disk_that_fills_before_a_checkpoint_keeps_the_earlier_ones(
+    disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes
+) -> None:
+    config = configuration(tiny_checkpoint, dataset_folder, disk.path, SETTINGS)
+    run = launch.prepare_run(config)
+    with pytest.raises(UserError) as caught:
+        launch.train(config, on_event=when(lambda event: isinstance(event, events.Checkpoint), lambda: disk.fill(65_536)))
+    assert is_full(caught.value, disk), caught.value
+    assert not half_files(disk.path)
+    saved, _ = resume.newest(run.checkpoints)
+    assert saved is not None
+    assert 2 <= saved.step < STEPS
+    disk.empty()
+    plans: list[int] = []
+    result = launch.train(config, on_event=lambda event: plans.append(event.start_step) if isinstance(event, events.Plan) else None)
+    assert plans == [saved.step]
+    assert result.lora.read_bytes() == expected
+
+
+def test_a_disk_that_is_full_at_the_export_loses_no_step(
+    disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes
+) -> None:
+    config = configuration(tiny_checkpoint, dataset_folder, disk.path, SETTINGS)
+    run = launch.prepare_run(config)
+    launch.train(config)
+    run.lora.unlink()  # as if the last run had ended just before its export
+    run.result.unlink()
+    disk.fill(65_536)
+    with pytest.raises(UserError) as caught:
+        launch.train(config)
+    assert is_full(caught.value, disk), caught.value
+    assert not run.lora.exists()
+    assert not half_files(disk.path)
+    disk.empty()
+    told: list[events.Event] = []
+    assert launch.train(config, on_event=told.append).lora.read_bytes() == expected
+    assert not any(isinstance(event, events.Step) for event in told)
+
+
+def test_a_full_lora_folder_keeps_the_lora_in_the_run_and_what_was_published(
+    disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+) -> None:
+    settings = {**SETTINGS, "output.publish": str(disk.path)}
+    config = configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs", settings)
+    (disk.path / "style.safetensors").write_bytes(b"an earlier LoRA")
+    disk.fill(16_384)
+    with pytest.raises(UserError) as caught:
+        launch.train(config)
+    assert is_full(caught.value, disk), caught.value
+    assert launch.prepare_run(config).lora.read_bytes() == expected
+    assert sorted(path.name for path in disk.path.iterdir()) == ["ballast", "style.safetensors"]
+    disk.empty()
+    again = launch.train(config)
+    assert again.reused
+    assert again.lora.read_bytes() == expected
+    assert (disk.path / "style.safetensors").read_bytes() == b"an earlier LoRA"
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: POSIX signals")
+
+
+def trainers(run: RunFolder) -> list[psutil.Process]:
+    """The child that trains ``run``, without the launcher around it."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        if str(run.path) in words and "accelerate.commands.launch" not in words and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def kill_in_mid_write(config: RunConfig, folder: Path, pattern: str) -> None:
+    """Train until something that matches ``pattern`` is being written in ``folder``, and kill the child there."""
+    run, over = launch.prepare_run(config), threading.Event()
+
+    def watch() -> None:
+        victims: list[psutil.Process] = []
+        while not over.is_set():
+            victims = victims or trainers(run)
+            while victims and not over.is_set():
+                if any(folder.glob(pattern)):
+                    for victim in victims:
+                        os.kill(victim.pid, signal.SIGKILL)
+                    return
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with pytest.raises(UserError) as caught:
+            launch.train(config)
+    finally:
+        over.set()
+        watcher.join()
+    assert caught.value.kind == "child", caught.value
+    assert any(folder.glob(pattern)), "the child was killed after it had finished writing"
+
+
+@posix
+@pytest.mark.parametrize("moment", ["checkpoint", "export"])
+def test_a_child_killed_in_mid_write_costs_at_most_that_file(
+    moment: str, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+) -> None:
+    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    run = launch.prepare_run(config)
+    if moment == "checkpoint":
+        kill_in_mid_write(config, run.checkpoints, f"{PARTIAL}{4:06d}-*")
+        resumed_at = 2
+    else:
+        kill_in_mid_write(config, run.path, f"{PARTIAL}*.safetensors")
+        resumed_at = STEPS
+    assert not run.lora.exists()
+    plans: list[int] = []
+    result = launch.train(config, on_event=lambda event: plans.append(event.start_step) if isinstance(event, events.Plan) else None)
+    assert plans == [resumed_at]
+    assert result.lora.read_bytes() == expected
+    assert not half_files(run.path)
+
+
+@posix
+def test_a_child_that_hangs_is_stopped_and_the_run_goes_on_later(
+    tiny_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+) -> None:
+    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    run = launch.prepare_run(config)
+
+    def freeze() -> None:
+        for process in trainers(run):
+            process.suspend()
+
+    with pytest.raises(UserError) as caught:
+        launch.train(config, on_event=when(lambda event: isinstance(event, events.Step) and event.step == 3, freeze), silent_seconds=40)
+    assert caught.value.kind == "hung"
+    assert "told nothing for 40 seconds" in caught.value.message
+    assert "resumes" in caught.value.hint
+    assert not trainers(run)
+    assert launch.train(config).lora.read_bytes() == expected
+
+
+@pytest.mark.parametrize("jump", [-10 * 365 * 86_400.0, 10 * 365 * 86_400.0], ids=["back", "forward"])
+def test_a_clock_that_was_set_between_two_starts_changes_nothing(
+    jump: float, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+) -> None:
+    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    run = launch.prepare_run(config)
+    launch.train(config)
+    # the first start, as it would have been logged and dated with another clock, and then ended before its export
+    lines = [json.loads(line) for line in run.events.read_text(encoding="utf-8").splitlines()]
+    run.events.write_text("".join(json.dumps({**line, "time": line["time"] + jump}) + "\n" for line in lines), encoding="utf-8")
+    moment = time.time() + jump
+    for number, folder in enumerate(sorted(run.checkpoints.glob("step-*"))):
+        os.utime(folder, (moment - number, moment - number))  # the newest state has the oldest date
+    for path in (run.lora, run.result, run.loss_curve):
+        path.unlink()
+    began = time.monotonic()
+    told: list[events.Event] = []
+    result = launch.train(config, on_event=told.append)
+    first = lines[-1]["time"] - lines[0]["time"]
+    assert [event.start_step for event in told if isinstance(event, events.Plan)] == [STEPS]
+    assert 0 <= result.seconds <= first + time.monotonic() - began
+    assert result.lora.read_bytes() == expected
