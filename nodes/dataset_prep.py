@@ -20,7 +20,7 @@ from .images import from_pil, to_pil
 from .live import interrupted, say
 from .prompts import lines
 from .schema import field, result, schema
-from .types import DATASET, DATASET_OPTIONS, Dataset, DatasetOptions
+from .types import DATASET, DATASET_OPTIONS, Dataset, DatasetOptions, as_options
 
 FROM_INPUT = "(images input)"
 CROP_MODES = ("centre", "face", "buckets")
@@ -145,6 +145,7 @@ class DatasetPrep(io.ComfyNode):
     ) -> io.NodeOutput:
         """Prepare the dataset, reusing pictures that are done already."""
         with readable():
+            options = as_options(options, DatasetOptions)
             extra = json.loads(options.settings) if options is not None else {}
             rules = extra.pop("buckets", {})
             captions_from = {"source": caption_source} if caption_source != "auto" else {}

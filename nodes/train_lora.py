@@ -16,7 +16,7 @@ from .images import batch, load_rgb
 from .live import TrainingView, duration, say
 from .prompts import lines
 from .schema import field, result, schema
-from .types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset
+from .types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
 
 
 class TrainLora(io.ComfyNode):
@@ -208,7 +208,7 @@ class TrainLora(io.ComfyNode):
         with readable():
             node_id = cls.hidden.unique_id
             prepared = as_dataset(dataset)
-            config = run_config(prepared.path, widgets, options)
+            config = run_config(prepared.path, widgets, as_options(options, TrainOptions))
             run = _train(config, node_id)
             say(node_id, _summary(run))
             words = tuple(word for word in (prepared.trigger,) if word)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
@@ -69,4 +69,17 @@ def as_lora(value: Any) -> Lora:
     raise UserError(
         f"The LoRA input got {type(value).__name__}, which AnimeLoRA did not make.",
         "Connect the lora output of Train LoRA (AnimeLoRA), or choose a file from the list.",
+    )
+
+
+Options = TypeVar("Options", DatasetOptions, TrainOptions)
+
+
+def as_options(value: Any, kind: type[Options]) -> Options | None:
+    """``value`` from an options socket, None when nothing is connected; UserError when it is something else."""
+    if value is None or isinstance(value, kind):
+        return value
+    raise UserError(
+        f"The options input got {type(value).__name__}, which AnimeLoRA did not make.",
+        "Connect Dataset Options to Dataset Prep, and Train Options to Train LoRA.",
     )
