@@ -128,7 +128,7 @@ def tokenizer(checkpoint: Checkpoint, part: str = "tokenizer") -> Any:
 
     own: Path = checkpoint.path / part
     has_own = checkpoint.kind == "folder" and (own / "vocab.json").is_file()
-    return CLIPTokenizer.from_pretrained(str(own if has_own else tokenizer_folder()), local_files_only=True)
+    return CLIPTokenizer.from_pretrained(str(own if has_own else tokenizer_folder()), local_files_only=True)  # nosec B615: local
 
 
 def zero_padded(tokenizer: Any) -> Any:

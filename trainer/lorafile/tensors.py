@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import pickle  # nosec B403: for the name of its error; files are opened with weights_only=True
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
