@@ -8,6 +8,7 @@ from .anime_img2img import AnimeImg2Img
 from .dataset_options import DatasetOptionsNode
 from .dataset_prep import DatasetPrep
 from .demo_pictures import DemoPictures
+from .epoch_compare import EpochCompare
 from .export_lora import ExportLora
 from .load_demo_base import LoadDemoBase
 from .load_lora import LoadLora
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadLora,
     AnimeImg2Img,
     StyleCompare,
+    EpochCompare,
     ExportLora,
     LoadDemoBase,
     DemoPictures,

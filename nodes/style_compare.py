@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management
-import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from ..trainer.errors import UserError
 from . import core
+from .comparing import Easel, Setting, paint, painting_fields, prompt_fields
 from .failures import readable
 from .folders import lora_names
 from .grid import Block, draw
 from .images import from_pil, to_pil
-from .live import say
 from .load_lora import FROM_INPUT, chosen_lora, inspect, made_for
-from .lora_patch import patch
 from .prompts import lines, numbers, with_trigger_words
 from .schema import field, result, schema
 from .types import LORA
-
-_MOST_CELLS = 400  # a grid beyond that is no longer looked at, and takes hours
 
 
 class StyleCompare(io.ComfyNode):
@@ -47,20 +41,7 @@ class StyleCompare(io.ComfyNode):
                     options=[FROM_INPUT, *lora_names()],
                     default=FROM_INPUT,
                 ),
-                field(
-                    io.String,
-                    "prompts",
-                    "One prompt per line; each gets its own block of the grid.",
-                    default="anime_face girl, high quality\nanime_face boy with glasses, high quality",
-                    multiline=True,
-                ),
-                field(
-                    io.String,
-                    "negative",
-                    "What should not be in the pictures.",
-                    default="lowres, blurry, bad anatomy, photo",
-                    multiline=True,
-                ),
+                *prompt_fields(),
                 field(
                     io.String,
                     "lora_strengths",
@@ -80,30 +61,7 @@ class StyleCompare(io.ComfyNode):
                     "Every guidance gets one column for each.",
                     default="0.65, 0.8",
                 ),
-                field(io.Int, "steps", "Painting steps of each picture.", default=25, min=1, max=10_000),
-                field(
-                    io.Combo,
-                    "sampler_name",
-                    "The painting method.",
-                    options=list(comfy.samplers.KSampler.SAMPLERS),
-                    default="dpmpp_2m",
-                ),
-                field(
-                    io.Combo,
-                    "scheduler",
-                    "How the steps are spread from coarse to fine.",
-                    options=list(comfy.samplers.KSampler.SCHEDULERS),
-                    default="karras",
-                ),
-                field(
-                    io.Int,
-                    "seed",
-                    "The dice: all pictures of the grid use the same number, so that only the settings differ.",
-                    default=0,
-                    min=0,
-                    max=0xFFFF_FFFF_FFFF_FFFF,
-                    control_after_generate=True,
-                ),
+                *painting_fields(),
                 field(io.Int, "width", "Width of each picture when no image is connected.", default=512, min=64, max=4096, step=8),
                 field(io.Int, "height", "Height of each picture when no image is connected.", default=512, min=64, max=4096, step=8),
                 field(
@@ -160,32 +118,16 @@ class StyleCompare(io.ComfyNode):
             source = None if image is None else image[:1]
             moves = [1.0] if source is None else numbers(img2img_strengths, what="img2img_strengths", low=0, high=1)
             columns = [(guidance, move) for guidance in guides for move in moves]
-            total = len(texts) * len(strengths) * len(columns)
-            if total > _MOST_CELLS:
-                raise UserError(
-                    f"This would be {total} pictures; at most {_MOST_CELLS} fit in one grid.", "Use fewer prompts, strengths or guidances."
-                )
             latent = core.empty_latent(width, height, 1) if source is None else core.encode_image(vae, source)
-            painted: dict[tuple[int, int, int], torch.Tensor] = {}
-            for row, strength in enumerate(strengths):
-                patched = patch(model, clip, path, strength, strength, made_for=made_for(info))
-                avoid = core.encode_text(patched.clip, negative)
-                for block, text in enumerate(texts):
-                    wanted = core.encode_text(patched.clip, text)
-                    for column, (guidance, move) in enumerate(columns):
-                        comfy.model_management.throw_exception_if_processing_interrupted()
-                        say(cls.hidden.unique_id, f"picture {len(painted) + 1} of {total}")
-                        sampled = core.sample(patched.model, seed, steps, guidance, sampler_name, scheduler, wanted, avoid, latent, move)
-                        painted[block, row, column] = core.decode(vae, sampled)[:1]
+            easel = Easel(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info))
+            settings = [[Setting(path, strength, guidance, move) for guidance, move in columns] for strength in strengths]
+            painted = paint(easel, cls.hidden.unique_id, texts, settings)
             labels = [_label(guidance, None if source is None else move) for guidance, move in columns]
             rows = ["no LoRA" if not strength else f"LoRA {strength:g}" for strength in strengths]
             before = None if source is None else to_pil(core.crop_to_latent(vae, source)[0])
-            blocks = [
-                Block(text, [[to_pil(painted[block, row, column][0]) for column in range(len(columns))] for row in range(len(rows))])
-                for block, text in enumerate(texts)
-            ]
+            blocks = [Block(text, [[to_pil(cell[0]) for cell in row] for row in block]) for text, block in zip(texts, painted, strict=True)]
             grid = draw(blocks, rows, labels, source=before)
-            return io.NodeOutput(from_pil(grid), torch.cat([painted[key] for key in sorted(painted)]))
+            return io.NodeOutput(from_pil(grid), torch.cat([cell for block in painted for row in block for cell in row]))
 
 
 def _label(guidance: float, move: float | None) -> str:

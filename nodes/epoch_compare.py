@@ -1,0 +1,177 @@
+"""Epoch Compare: the LoRA as it was at each saved step of a run, at several strengths, in one labelled picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..trainer import events
+from ..trainer.errors import UserError
+from ..trainer.files import resolve_below
+from ..trainer.runs import read_events
+from . import core
+from .comparing import Easel, Setting, paint, painting_fields, prompt_fields
+from .failures import readable
+from .folders import runs_dir
+from .grid import Block, draw
+from .images import from_pil, to_pil
+from .load_lora import inspect, made_for
+from .prompts import lines, numbers, with_trigger_words
+from .schema import field, result, schema
+from .types import LORA, as_lora
+
+FROM_INPUT = "(lora input)"
+
+
+class EpochCompare(io.ComfyNode):
+    """Schema and call of Epoch Compare."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and help."""
+        return schema(
+            "EpochCompare",
+            "Epoch Compare",
+            "Paints the same prompts with the LoRA as it was at each saved step of a training run, at several strengths, "
+            "and puts them in one labelled grid, so that you can pick the best moment.",
+            [
+                field(io.Model, "model", "The model without the LoRA (straight from the loader)."),
+                field(io.Clip, "clip", "The text encoder without the LoRA."),
+                field(io.Vae, "vae", "The VAE of the model."),
+                field(
+                    io.Combo,
+                    "run",
+                    "The training run to look at. Not used while something is connected to the lora input.",
+                    options=[FROM_INPUT, *_run_names()],
+                    default=FROM_INPUT,
+                ),
+                *prompt_fields(),
+                field(
+                    io.String,
+                    "saved_steps",
+                    "Which saved steps of the training to compare, separated by commas: one row each. Empty takes all.",
+                    default="",
+                ),
+                field(
+                    io.String,
+                    "lora_strengths",
+                    "LoRA strengths to compare, separated by commas: one column each.",
+                    default="0.6, 0.8, 1.0",
+                ),
+                field(io.Float, "guidance", "How closely the prompt is followed (CFG).", default=7.5, min=0.0, max=100.0, step=0.1),
+                *painting_fields(),
+                field(io.Int, "width", "Width of each picture.", default=512, min=64, max=4096, step=8),
+                field(io.Int, "height", "Height of each picture.", default=512, min=64, max=4096, step=8),
+                field(
+                    io.Boolean,
+                    "add_trigger_words",
+                    "Puts the LoRA's trigger words in front of every prompt that does not have them, in the row without the LoRA, too.",
+                    default=True,
+                ),
+                field(LORA, "lora", "A LoRA fresh from Train LoRA: its run is compared. It wins over the list.", optional=True),
+            ],
+            [
+                result(io.Image, "grid", "All pictures in one, with labels."),
+                result(io.Image, "images", "The pictures alone, row by row."),
+            ],
+            search=["xy plot", "epoch grid", "compare checkpoints", "overtraining"],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, run: str = FROM_INPUT, **_: Any) -> str:
+        """Changes when the chosen run has saved more."""
+        if run == FROM_INPUT:
+            return ""
+        return " ".join(f"{path.name} {path.stat().st_mtime_ns}" for path in saved_loras(_run_path(run)).values())
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        run: str,
+        prompts: str,
+        negative: str,
+        saved_steps: str,
+        lora_strengths: str,
+        guidance: float,
+        steps: int,
+        sampler_name: str,
+        scheduler: str,
+        seed: int,
+        width: int,
+        height: int,
+        add_trigger_words: bool = True,
+        lora: Any = None,
+    ) -> io.NodeOutput:
+        """Paint the grid."""
+        with readable():
+            folder = _chosen_run(run, lora)
+            saved = _wanted(saved_loras(folder), saved_steps)
+            first = next(iter(saved.values()))
+            info = inspect(first)
+            words = ", ".join(info.trigger_words) if add_trigger_words else ""
+            texts = list(dict.fromkeys(with_trigger_words(line, words) for line in lines(prompts))) or [words]
+            strengths = numbers(lora_strengths, what="lora_strengths", low=-10, high=10)
+            rows = [[Setting(first, 0.0, guidance) for _ in strengths]]
+            rows += [[Setting(path, strength, guidance) for strength in strengths] for path in saved.values()]
+            latent = core.empty_latent(width, height, 1)
+            easel = Easel(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info))
+            painted = paint(easel, cls.hidden.unique_id, texts, rows)
+            blocks = [Block(text, [[to_pil(cell[0]) for cell in row] for row in block]) for text, block in zip(texts, painted, strict=True)]
+            grid = draw(blocks, ["no LoRA", *_labels(folder, list(saved))], [f"LoRA {strength:g}" for strength in strengths])
+            return io.NodeOutput(from_pil(grid), torch.cat([cell for block in painted for row in block for cell in row]))
+
+
+def saved_loras(run: Path) -> dict[int, Path]:
+    """The LoRA files that a run kept beside its states, by step."""
+    found: dict[int, Path] = {}
+    for folder in run.glob("checkpoints/step-*"):
+        number = folder.name.removeprefix("step-")
+        files = sorted(folder.glob(f"*-{number}.safetensors"))
+        if number.isdigit() and files:
+            found[int(number)] = files[0]
+    return dict(sorted(found.items()))
+
+
+def _run_names() -> list[str]:
+    return sorted(folder.name for folder in runs_dir().glob("*-*") if saved_loras(folder))
+
+
+def _run_path(name: str) -> Path:
+    return resolve_below(name, [runs_dir()], what="training run")
+
+
+def _chosen_run(name: str, connected: Any) -> Path:
+    if connected is not None:
+        folder = as_lora(connected).run_dir
+        if not folder:
+            raise UserError("The connected LoRA was not trained here.", "Connect the lora output of Train LoRA.", kind="lora")
+        return Path(folder)
+    if name == FROM_INPUT:
+        raise UserError("No training run was chosen.", "Choose one from the list, or connect the lora output of Train LoRA.", kind="lora")
+    return _run_path(name)
+
+
+def _wanted(saved: dict[int, Path], steps: str) -> dict[int, Path]:
+    """The saved LoRA files of the steps that were asked for, all when none were."""
+    if not saved:
+        raise UserError("This run has saved no LoRA on its way.", "Set checkpoint_every of Train LoRA, and train again.", kind="lora")
+    if not steps.strip():
+        return saved
+    asked = [int(number) for number in numbers(steps, what="saved_steps", low=0, high=100_000_000)]
+    missing = [str(step) for step in asked if step not in saved]
+    if missing:
+        raise UserError(f"Nothing was saved at step {', '.join(missing)}.", f"Saved steps are: {', '.join(map(str, saved))}.", kind="lora")
+    return {step: saved[step] for step in asked}
+
+
+def _labels(run: Path, steps: list[int]) -> list[str]:
+    plans = [event for event in read_events(run / "events.jsonl") if isinstance(event, events.Plan)]
+    if not plans:
+        return [f"step {step}" for step in steps]
+    return [f"epoch {step / plans[-1].steps_per_epoch:.3g} · step {step}" for step in steps]
