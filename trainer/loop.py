@@ -160,8 +160,6 @@ class Trainer:
             finally:
                 os._exit(status)
 
-    # preparing
-
     def _memory_with(self, changes: dict[str, Any]) -> float:
         """The estimate in GB with some keys of the configuration changed."""
         data = self.config.model_dump(mode="json")
@@ -171,6 +169,8 @@ class Trainer:
         changed = config.parse(data)
         precision = devices.pick_precision(changed.training.precision, self.device)
         return make_plan(changed, self.dataset, self.family, self.checkpoint, self.device, precision).memory_gb
+
+    # preparing
 
     def _fill_caches(self) -> None:
         prompts = list(self.config.sample.prompts) if self.config.sample.every_epochs else []
