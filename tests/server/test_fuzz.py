@@ -17,7 +17,7 @@ from tests.server.graphs import Graph, loader, node
 EXAMPLES = 60
 MARK = "escaped-by-fuzz"
 NODES = (
-    *("DatasetPrep", "DatasetOptions", "TrainLora", "TrainOptions", "LoadLora", "AnimeImg2Img", "StyleCompare"),
+    *("DatasetPrep", "DatasetOptions", "TrainLora", "TrainOptions", "LoadLora", "AnimeImg2Img", "StyleCompare", "EpochCompare"),
     *("ExportLora", "DemoPictures", "LoadDemoBase"),
 )
 SOURCES: dict[str, list[Any]] = {"MODEL": ["base", 0], "CLIP": ["base", 1], "VAE": ["base", 2], "IMAGE": ["picture", 0]}
