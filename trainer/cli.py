@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import demo, export, info, prepare, sample, train
+from .commands import demo, export, info, prepare, prune, sample, train
 from .errors import Cancelled, UserError
 
-COMMANDS = (prepare, train, sample, export, info, demo)
+COMMANDS = (prepare, train, sample, export, info, prune, demo)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from .files import PARTIAL, sha256_file, write_atomic
 
 _STATE = "state.pt"
 _RECORD = "state.json"
+STATE_FILES = (_STATE, _RECORD)
 
 
 @dataclass(frozen=True)
