@@ -113,10 +113,21 @@ def test_a_part_that_no_unet_has_and_an_empty_lora_are_refused(tiny_checkpoint: 
     assert "nothing to train" in getattr(trained.told[-1], "message", "")
 
 
-@pytest.mark.parametrize("name", ["dropout", "decomposed"])
+CONTINUED: dict[str, dict[str, Any]] = {
+    "dropout": NETWORKS["dropout"],
+    "decomposed": NETWORKS["decomposed"],
+    "prodigy": {"optimizer.name": "prodigy", "optimizer.lr": 1.0},
+    "schedule-free": {"optimizer.name": "schedule-free"},
+    "adafactor": {"optimizer.name": "adafactor"},
+    "lion": {"optimizer.name": "lion", "optimizer.lr": 1e-3},
+    "lora+": {"optimizer.lora_plus_ratio": 16.0, "optimizer.lr": 1e-3, "optimizer.schedule": "cosine"},
+}
+
+
+@pytest.mark.parametrize("name", CONTINUED)
 def test_a_continued_run_ends_in_the_same_bits(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
     folder = make_dataset(tmp_path, 4)
-    changes = {**QUICK, **NETWORKS[name], "training.max_steps": 4, "training.checkpoint_every": 2}
+    changes = {**QUICK, **CONTINUED[name], "training.max_steps": 4, "training.checkpoint_every": 2}
     whole = train_here(configuration(tiny_checkpoint, folder, tmp_path / "whole", {**changes, "training.epochs": 2}))
     resumed = configuration(tiny_checkpoint, folder, tmp_path / "cut", {**changes, "training.epochs": 2})
     first = train_here(resumed)
