@@ -44,8 +44,7 @@ def adapt(unet: nn.Module, modules: Sequence[str], network: NetworkSection, seed
     """
     groups: dict[tuple[int, float], list[str]] = {}
     for name in modules:
-        module = unet.get_submodule(name)
-        size = network.size_of(name, conv=max(getattr(module, "kernel_size", (1,))) > 1)
+        size = network.size_of(name, _weight(unet.get_submodule(name)).shape[2:])
         if size[0]:
             groups.setdefault(size, []).append(name)
     if not groups:

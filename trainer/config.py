@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -76,11 +76,12 @@ class NetworkSection(_Section):
             raise ValueError('conv_rank and conv_alpha need targets = "all-linear+conv"')
         return self
 
-    def size_of(self, module: str, *, conv: bool) -> tuple[int, float]:
-        """Rank and alpha of ``module`` (a diffusers name); ``conv``: its kernel is larger than 1x1. Rank 0: not trained.
+    def size_of(self, module: str, kernel: Sequence[int]) -> tuple[int, float]:
+        """Rank and alpha of ``module`` (a diffusers name) with a ``kernel`` (height, width; empty for a linear layer). Rank 0: not trained.
 
         The longest of ``block_ranks``' names that the module lies in decides.
         """
+        conv = max(kernel, default=1) > 1
         rank = self.conv_rank or self.rank if conv else self.rank
         alpha = self.conv_alpha or self.alpha if conv else self.alpha
         inside = [name for name in (*self.block_ranks, *self.block_alphas) if f"{module}.".startswith(f"{name}.")]

@@ -45,7 +45,7 @@ def load_lora(unet: nn.Module, path: Path, network: NetworkSection) -> None:
             raise _unfit(path, f"its layer {name} has rank {module.rank}, the settings say {pair.down.shape[0]}", hint)
         if down.numel() != pair.down.numel() or up.numel() != pair.up.numel():
             raise _unfit(path, f"its layer {name} has other sizes", "Was it made for another kind of checkpoint?")
-        rank, alpha = network.size_of(name, conv=max(pair.down.shape[2:], default=1) > 1)
+        rank, alpha = network.size_of(name, pair.down.shape[2:])
         ours = alpha / rank**0.5 if network.rslora else alpha / rank
         values[f"{name}.down"] = down.reshape(pair.down.shape)
         values[f"{name}.up"] = up.reshape(pair.up.shape) * (module.scale / ours)

@@ -58,7 +58,7 @@ class Exporter:
                 continue
             tensors[f"{key}.lora_{side}.weight"] = value.to(torch.float16)
             if side == "down":
-                rank, alpha = network.size_of(module, conv=max(value.shape[2:], default=1) > 1)
+                rank, alpha = network.size_of(module, value.shape[2:])
                 # every tool scales by alpha / rank: rank-stabilised LoRA is written as the alpha that gives its scale
                 tensors[f"{key}.alpha"] = _scalar(alpha * math.sqrt(rank) if network.rslora else alpha)
         lorafile.save_lora(path, tensors, self._metadata(step, loss, thumbnail))

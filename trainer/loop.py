@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -29,6 +29,7 @@ from .families import Checkpoint, family_of, open_checkpoint
 from .files import atomic_path, safe_name
 from .hints import explain
 from .optimizers import learning_rate, make_optimizer, make_schedule
+from .overrides import apply_override
 from .plan import make_plan, require_memory
 from .runs import RunFolder, cache_folder, loss_history, read_events
 from .sampling import decode, sample_latents
@@ -160,12 +161,11 @@ class Trainer:
             finally:
                 os._exit(status)
 
-    def _memory_with(self, changes: dict[str, Any]) -> float:
+    def _memory_with(self, changes: Sequence[str]) -> float:
         """The estimate in GB with some keys of the configuration changed."""
         data = self.config.model_dump(mode="json")
-        for key, value in changes.items():
-            section, _, name = key.partition(".")
-            data[section][name] = value
+        for change in changes:
+            apply_override(data, change, example="training.batch_size=1")
         changed = config.parse(data)
         precision = devices.pick_precision(changed.training.precision, self.device)
         return make_plan(changed, self.dataset, self.family, self.checkpoint, self.device, precision).memory_gb

@@ -78,7 +78,7 @@ def chosen_prediction(found: Prediction, settings: ObjectiveSection) -> Predicti
     """What the checkpoint says, unless ``settings`` know better. Raises UserError for a pair that cannot be trained."""
     kind = found.kind if settings.prediction == "auto" else settings.prediction.replace("-", "_")
     zero = found.zero_terminal_snr if settings.zero_terminal_snr == "auto" else settings.zero_terminal_snr == "on"
-    if kind == "epsilon" and zero and settings.zero_terminal_snr == "on":
+    if kind == "epsilon" and settings.zero_terminal_snr == "on":
         raise UserError(
             "objective.zero_terminal_snr is on, but this checkpoint predicts the noise, and pure noise teaches it nothing.",
             'Leave it at "auto"; if this is a v-prediction checkpoint that does not say so, set objective.prediction to "v-prediction".',

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import adapter, events
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 1.1  # how far the estimate may be off
 # What saves memory, in the order of how little it costs.
-_THRIFT: tuple[dict[str, Any], ...] = (
-    {"training.precision": "bf16"},
-    {"training.gradient_checkpointing": True},
-    {"training.batch_size": 1},
-    {"network.targets": "attention"},
+_THRIFT = (
+    'training.precision = "bf16"',
+    "training.gradient_checkpointing = true",
+    "training.batch_size = 1",
+    'network.targets = "attention"',
 )
 # CUDA context, cuDNN workspaces and allocator rounding; on a CPU, the interpreter with torch and diffusers loaded
 _OVERHEAD_GB = 0.8
@@ -67,21 +66,18 @@ def make_plan(
     )
 
 
-def require_memory(plan: events.Plan, total_gb: float, again: Callable[[dict[str, Any]], float]) -> None:
+def require_memory(plan: events.Plan, total_gb: float, again: Callable[[Sequence[str]], float]) -> None:
     """Refuse a run that cannot fit into ``total_gb``, naming the first change that would make it fit.
 
-    ``again`` gives the estimate in GB with some keys changed, ``{"training.batch_size": 1}``. The estimate may be a tenth too high,
+    ``again`` gives the estimate in GB with some keys changed, ``["training.batch_size = 1"]``. The estimate may be a tenth too high,
     so that much above the memory is still let through. Raises UserError of the kind ``memory``.
     """
     if plan.memory_gb <= total_gb * _TOLERANCE:
         return
-    changes: dict[str, Any] = {}
-    for change in _THRIFT:
-        changes |= change
-        needed = again(changes)
+    for count in range(1, len(_THRIFT) + 1):
+        needed = again(_THRIFT[:count])
         if needed <= total_gb * _TOLERANCE:
-            words = ", ".join(f"{key} = {json.dumps(value)}" for key, value in changes.items())
-            hint = f"It would fit ({needed:.1f} GB) with {words}."
+            hint = f"It would fit ({needed:.1f} GB) with {', '.join(_THRIFT[:count])}."
             break
     else:
         hint = "No setting makes it fit: prepare the dataset at a smaller resolution, or train on a smaller model or a larger GPU."

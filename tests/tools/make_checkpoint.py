@@ -39,6 +39,15 @@ def make_checkpoint(path: Path, size: str = "tiny", seed: int = 0) -> Path:
     return path
 
 
+def make_empty_checkpoint(path: Path, size: str) -> Path:
+    """A file with the header of a whole checkpoint and nothing but zeros behind it, which take no room on the disk."""
+    layout = tensors(SIZES[size])
+    with path.open("wb") as file:
+        file.write(_header(layout))
+        file.truncate(file.tell() + sum(math.prod(t.shape) * (8 if t.kind == "position_ids" else 2) for t in layout))
+    return path
+
+
 def _header(layout: list[Tensor]) -> bytes:
     table: dict[str, Any] = {"__metadata__": {"modelspec.title": "random weights for tests"}}
     offset = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import clip, ldm
-from .base import TextEncoder
 from .checkpoint import Checkpoint
 from .stable_diffusion import StableDiffusion, read_json
 
@@ -35,12 +34,8 @@ class StableDiffusion1(StableDiffusion):
             return False
         return bool(_text_prefix(shapes)) and not ldm.unet_config(shapes, heads=self.heads)["use_linear_projection"]
 
-    def load_text_encoder(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> TextEncoder:
+    def load_text_encoder(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> clip.ClipText:
         """CLIP ViT-L's text model with the tokenizer that travels with the pack."""
-        return self.text(checkpoint, dtype, device)
-
-    def text(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> clip.ClipText:
-        """The text encoder under its own type."""
         from transformers import CLIPTextModel
 
         if checkpoint.kind == "folder":
@@ -54,7 +49,7 @@ class StableDiffusion1(StableDiffusion):
         import torch
         from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-        text = self.text(checkpoint, dtype, torch.device("cpu"))
+        text = self.load_text_encoder(checkpoint, dtype, torch.device("cpu"))
         return StableDiffusionPipeline(
             vae=self.load_vae(checkpoint, torch.float32),
             text_encoder=text.model,

@@ -47,8 +47,8 @@ class StableDiffusion2(StableDiffusion1):
         velocity = float(bias.float().std(unbiased=False)) > _TELLTALE_LIMIT
         return Prediction("v_prediction" if velocity else "epsilon", stated.zero_terminal_snr)
 
-    def text(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> clip.ClipText:
-        """The text encoder under its own type."""
+    def load_text_encoder(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> clip.ClipText:
+        """OpenCLIP ViT-H's text model up to its last but one layer."""
         from transformers import CLIPTextModel
 
         if checkpoint.kind == "folder":

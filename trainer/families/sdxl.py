@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import clip, ldm
-from .base import Framing, TextEncoder
+from .base import Framing
 from .checkpoint import Checkpoint
 from .stable_diffusion import StableDiffusion, read_json
 
@@ -40,12 +40,8 @@ class StableDiffusionXL(StableDiffusion):
         named = (f"{_FIRST_PREFIX}embeddings.token_embedding.weight", f"{_SECOND_PREFIX}token_embedding.weight")
         return sized and all(name in shapes for name in named)
 
-    def load_text_encoder(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> TextEncoder:
+    def load_text_encoder(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> DualClipText:
         """CLIP ViT-L and OpenCLIP ViT-bigG, each up to its last but one layer; the second's pooled output comes with it."""
-        return self.text(checkpoint, dtype, device)
-
-    def text(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> DualClipText:
-        """The text encoders under their own type."""
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
         if checkpoint.kind == "folder":
@@ -90,7 +86,7 @@ class StableDiffusionXL(StableDiffusion):
         import torch
         from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
-        text = self.text(checkpoint, dtype, torch.device("cpu"))
+        text = self.load_text_encoder(checkpoint, dtype, torch.device("cpu"))
         return StableDiffusionXLPipeline(
             vae=self.load_vae(checkpoint, torch.float32),
             text_encoder=text.first.model,

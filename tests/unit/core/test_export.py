@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.tools.ldm_layout import FULL, tensors
+from tests.tools.make_checkpoint import make_empty_checkpoint
 from tests.unit.core.helpers import Trained, configuration, train_here
 from tests.unit.lorafile.helpers import key_table
 from trainer import adapter
@@ -29,20 +29,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def sd15(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A file with the header of a whole SD 1.5 and nothing but zeros behind it, which take no room on the disk."""
-    import struct
-
-    path = tmp_path_factory.mktemp("sd15") / "v1-5-zeros.safetensors"
-    header: dict[str, Any] = {}
-    offset = 0
-    for tensor in tensors(FULL):
-        end = offset + 2 * torch.Size(tensor.shape).numel()
-        header[tensor.name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + offset)
-    return open_checkpoint(str(path))
+    return open_checkpoint(str(make_empty_checkpoint(tmp_path_factory.mktemp("sd15") / "v1-5-zeros.safetensors", "full")))
 
 
 def exporter(config: RunConfig, checkpoint: Checkpoint) -> Exporter:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from tests.tools.ldm_layout import FULL_SDXL, TINY_SD2, TINY_SDXL, tensors
+from tests.tools.make_checkpoint import make_empty_checkpoint
 from tests.unit.core.helpers import configuration, make_dataset, train_here
+from tests.unit.core.test_model_configs import settled
 from tests.unit.core.test_training_step import draws, names
 from tests.unit.lorafile.helpers import key_table
 from trainer import adapter, counters
@@ -49,13 +49,7 @@ SDXL_UNET = {
 
 def test_the_full_size_unet_of_sdxl_is_the_published_one() -> None:
     shapes = {tensor.name: tensor.shape for tensor in tensors(FULL_SDXL)}
-
-    def settled(config: dict[str, Any]) -> dict[str, Any]:
-        with torch.device("meta"):
-            made = dict(UNet2DConditionModel.from_config({**config, "_class_name": "UNet2DConditionModel"}).config)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in made.items() if not key.startswith("_")}
-
-    assert settled(ldm.unet_config(shapes, heads=None)) == settled(SDXL_UNET)
+    assert settled(UNet2DConditionModel, ldm.unet_config(shapes, heads=None)) == settled(UNet2DConditionModel, SDXL_UNET)
 
 
 def test_each_family_recognises_its_own_files_and_no_other(tiny_checkpoints: dict[str, Path]) -> None:
@@ -258,16 +252,7 @@ def test_sdxl_s_exported_names_are_the_checkpoint_s_own(tiny_checkpoints: dict[s
 
 
 def test_the_plan_of_a_full_size_sdxl_counts_kohya_s_parameters(tmp_path: Path) -> None:
-    header: dict[str, Any] = {}
-    offset = 0
-    for tensor in tensors(FULL_SDXL):
-        end = offset + 2 * torch.Size(tensor.shape).numel()
-        header[tensor.name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    with (tmp_path / "xl.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + offset)  # nothing but zeros, which take no room on the disk
+    make_empty_checkpoint(tmp_path / "xl.safetensors", "full-sdxl")
     checkpoint, folder = open_checkpoint(str(tmp_path / "xl.safetensors")), make_dataset(tmp_path, 1, resolution=1024)
     plans = [
         make_plan(

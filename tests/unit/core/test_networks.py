@@ -154,10 +154,10 @@ def test_size_of_takes_the_longest_name() -> None:
     network = config.NetworkSection(
         rank=8, alpha=4, targets="all-linear+conv", conv_rank=2, conv_alpha=1, block_ranks={"mid_block": 5, "down_blocks.1": 6}
     )
-    assert network.size_of("mid_block.attentions.0.proj_in", conv=False) == (5, 4.0)
-    assert network.size_of("down_blocks.10.resnets.0.conv1", conv=True) == (2, 1.0)
-    assert network.size_of("down_blocks.1.resnets.0.conv1", conv=True) == (6, 1.0)
-    assert network.size_of("up_blocks.2.attentions.1.proj_in", conv=False) == (8, 4.0)
+    assert network.size_of("mid_block.attentions.0.proj_in", ()) == (5, 4.0)
+    assert network.size_of("down_blocks.10.resnets.0.conv1", (3, 3)) == (2, 1.0)
+    assert network.size_of("down_blocks.1.resnets.0.conv1", (3, 3)) == (6, 1.0)
+    assert network.size_of("up_blocks.2.attentions.1.proj_in", ()) == (8, 4.0)
 
 
 def test_training_goes_on_from_a_lora_file_of_any_format(tiny_checkpoint: Path, tmp_path: Path) -> None:
