@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
 import torch
 from comfy_api.latest import io
 
@@ -68,20 +67,7 @@ class AnimeImg2Img(io.ComfyNode):
                     round=0.01,
                 ),
                 field(io.Int, "steps", "How many painting steps. More is slower and a little finer.", default=25, min=1, max=10_000),
-                field(
-                    io.Combo,
-                    "sampler_name",
-                    "The painting method.",
-                    options=list(comfy.samplers.KSampler.SAMPLERS),
-                    default="dpmpp_2m",
-                ),
-                field(
-                    io.Combo,
-                    "scheduler",
-                    "How the steps are spread from coarse to fine.",
-                    options=list(comfy.samplers.KSampler.SCHEDULERS),
-                    default="karras",
-                ),
+                *core.sampler_fields(),
                 field(
                     io.Int,
                     "seed",

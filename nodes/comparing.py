@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.samplers
 import torch
 from comfy_api.latest import io
 
 from ..trainer.errors import UserError
 from . import core
+from .grid import Block, draw
+from .images import from_pil, to_pil
 from .live import say
 from .lora_patch import patch
 from .schema import field
@@ -71,20 +72,7 @@ def painting_fields() -> list[Any]:
     """The widgets for how it is painted."""
     return [
         field(io.Int, "steps", "Painting steps of each picture.", default=25, min=1, max=10_000),
-        field(
-            io.Combo,
-            "sampler_name",
-            "The painting method.",
-            options=list(comfy.samplers.KSampler.SAMPLERS),
-            default="dpmpp_2m",
-        ),
-        field(
-            io.Combo,
-            "scheduler",
-            "How the steps are spread from coarse to fine.",
-            options=list(comfy.samplers.KSampler.SCHEDULERS),
-            default="karras",
-        ),
+        *core.sampler_fields(),
         field(
             io.Int,
             "seed",
@@ -95,6 +83,15 @@ def painting_fields() -> list[Any]:
             control_after_generate=True,
         ),
     ]
+
+
+def hang(
+    texts: Sequence[str], painted: list[list[list[torch.Tensor]]], rows: list[str], columns: list[str], source: Any = None
+) -> io.NodeOutput:
+    """Both outputs of a comparing node: what ``paint`` gave as one labelled grid, and its pictures alone."""
+    blocks = [Block(text, [[to_pil(cell[0]) for cell in row] for row in block]) for text, block in zip(texts, painted, strict=True)]
+    grid = draw(blocks, rows, columns, source=source)
+    return io.NodeOutput(from_pil(grid), torch.cat([cell for block in painted for row in block for cell in row]))
 
 
 def paint(easel: Easel, node_id: Any, texts: Sequence[str], rows: Sequence[Sequence[Setting]]) -> list[list[list[torch.Tensor]]]:

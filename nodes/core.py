@@ -5,6 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import comfy.samplers
+from comfy_api.latest import io
+
+from .schema import field
+
 
 def _core() -> Any:
     # inside ComfyUI the top-level module "nodes" is ComfyUI's; a plain import would look like ours to readers and tools
@@ -62,3 +67,23 @@ def sample(
 ) -> Any:
     """LATENT after sampling, as KSampler gives it."""
     return _core().common_ksampler(model, seed, steps, guidance, sampler, scheduler, positive, negative, latent, denoise=denoise)[0]
+
+
+def sampler_fields() -> list[Any]:
+    """The widgets that choose KSampler's method and the spread of its steps."""
+    return [
+        field(
+            io.Combo,
+            "sampler_name",
+            "The painting method.",
+            options=list(comfy.samplers.KSampler.SAMPLERS),
+            default="dpmpp_2m",
+        ),
+        field(
+            io.Combo,
+            "scheduler",
+            "How the steps are spread from coarse to fine.",
+            options=list(comfy.samplers.KSampler.SCHEDULERS),
+            default="karras",
+        ),
+    ]

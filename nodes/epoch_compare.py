@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
 from ..trainer import events
@@ -13,11 +12,9 @@ from ..trainer.errors import UserError
 from ..trainer.files import resolve_below
 from ..trainer.runs import read_events
 from . import core
-from .comparing import Easel, Setting, paint, painting_fields, prompt_fields
+from .comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
 from .failures import readable
 from .folders import runs_dir
-from .grid import Block, draw
-from .images import from_pil, to_pil
 from .load_lora import inspect, made_for
 from .prompts import lines, numbers, with_trigger_words
 from .schema import field, result, schema
@@ -122,9 +119,8 @@ class EpochCompare(io.ComfyNode):
             latent = core.empty_latent(width, height, 1)
             easel = Easel(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info))
             painted = paint(easel, cls.hidden.unique_id, texts, rows)
-            blocks = [Block(text, [[to_pil(cell[0]) for cell in row] for row in block]) for text, block in zip(texts, painted, strict=True)]
-            grid = draw(blocks, ["no LoRA", *_labels(folder, list(saved))], [f"LoRA {strength:g}" for strength in strengths])
-            return io.NodeOutput(from_pil(grid), torch.cat([cell for block in painted for row in block for cell in row]))
+            labels = ["no LoRA", *_labels(folder, list(saved))]
+            return hang(texts, painted, labels, [f"LoRA {strength:g}" for strength in strengths])
 
 
 def saved_loras(run: Path) -> dict[int, Path]:

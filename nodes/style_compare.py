@@ -8,11 +8,10 @@ import torch
 from comfy_api.latest import io
 
 from . import core
-from .comparing import Easel, Setting, paint, painting_fields, prompt_fields
+from .comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
 from .failures import readable
 from .folders import lora_names
-from .grid import Block, draw
-from .images import from_pil, to_pil
+from .images import to_pil
 from .load_lora import FROM_INPUT, chosen_lora, inspect, made_for
 from .prompts import lines, numbers, with_trigger_words
 from .schema import field, result, schema
@@ -125,9 +124,7 @@ class StyleCompare(io.ComfyNode):
             labels = [_label(guidance, None if source is None else move) for guidance, move in columns]
             rows = ["no LoRA" if not strength else f"LoRA {strength:g}" for strength in strengths]
             before = None if source is None else to_pil(core.crop_to_latent(vae, source)[0])
-            blocks = [Block(text, [[to_pil(cell[0]) for cell in row] for row in block]) for text, block in zip(texts, painted, strict=True)]
-            grid = draw(blocks, rows, labels, source=before)
-            return io.NodeOutput(from_pil(grid), torch.cat([cell for block in painted for row in block for cell in row]))
+            return hang(texts, painted, rows, labels, before)
 
 
 def _label(guidance: float, move: float | None) -> str:
