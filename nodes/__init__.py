@@ -12,6 +12,7 @@ from .epoch_compare import EpochCompare
 from .export_lora import ExportLora
 from .load_demo_base import LoadDemoBase
 from .load_lora import LoadLora
+from .pick_epoch import PickEpoch
 from .routes import register
 from .style_compare import StyleCompare
 from .train_lora import TrainLora
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     AnimeImg2Img,
     StyleCompare,
     EpochCompare,
+    PickEpoch,
     ExportLora,
     LoadDemoBase,
     DemoPictures,

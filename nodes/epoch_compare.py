@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer import events
-from ..trainer.errors import UserError
-from ..trainer.files import resolve_below
-from ..trainer.runs import read_events
 from . import core
 from .comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
 from .failures import readable
-from .folders import runs_dir
 from .load_lora import inspect, made_for
 from .prompts import lines, numbers, with_trigger_words
+from .saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
 from .schema import field, result, schema
-from .types import LORA, as_lora
-
-FROM_INPUT = "(lora input)"
+from .types import LORA
 
 
 class EpochCompare(io.ComfyNode):
@@ -42,7 +35,7 @@ class EpochCompare(io.ComfyNode):
                     io.Combo,
                     "run",
                     "The training run to look at. Not used while something is connected to the lora input.",
-                    options=[FROM_INPUT, *_run_names()],
+                    options=[FROM_INPUT, *run_names()],
                     default=FROM_INPUT,
                 ),
                 *prompt_fields(),
@@ -80,9 +73,7 @@ class EpochCompare(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, run: str = FROM_INPUT, **_: Any) -> str:
         """Changes when the chosen run has saved more."""
-        if run == FROM_INPUT:
-            return ""
-        return " ".join(f"{path.name} {path.stat().st_mtime_ns}" for path in saved_loras(_run_path(run)).values())
+        return run_state(run)
 
     @classmethod
     def execute(
@@ -107,8 +98,8 @@ class EpochCompare(io.ComfyNode):
     ) -> io.NodeOutput:
         """Paint the grid."""
         with readable():
-            folder = _chosen_run(run, lora)
-            saved = _wanted(saved_loras(folder), saved_steps)
+            folder = chosen_run(run, lora)
+            saved = wanted(saved_loras(folder), saved_steps)
             first = next(iter(saved.values()))
             info = inspect(first)
             words = ", ".join(info.trigger_words) if add_trigger_words else ""
@@ -119,55 +110,5 @@ class EpochCompare(io.ComfyNode):
             latent = core.empty_latent(width, height, 1)
             easel = Easel(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info))
             painted = paint(easel, cls.hidden.unique_id, texts, rows)
-            labels = ["no LoRA", *_labels(folder, list(saved))]
-            return hang(texts, painted, labels, [f"LoRA {strength:g}" for strength in strengths])
-
-
-def saved_loras(run: Path) -> dict[int, Path]:
-    """The LoRA files that a run kept beside its states, by step."""
-    found: dict[int, Path] = {}
-    for folder in run.glob("checkpoints/step-*"):
-        number = folder.name.removeprefix("step-")
-        files = sorted(folder.glob(f"*-{number}.safetensors"))
-        if number.isdigit() and files:
-            found[int(number)] = files[0]
-    return dict(sorted(found.items()))
-
-
-def _run_names() -> list[str]:
-    return sorted(folder.name for folder in runs_dir().glob("*-*") if saved_loras(folder))
-
-
-def _run_path(name: str) -> Path:
-    return resolve_below(name, [runs_dir()], what="training run")
-
-
-def _chosen_run(name: str, connected: Any) -> Path:
-    if connected is not None:
-        folder = as_lora(connected).run_dir
-        if not folder:
-            raise UserError("The connected LoRA was not trained here.", "Connect the lora output of Train LoRA.", kind="lora")
-        return Path(folder)
-    if name == FROM_INPUT:
-        raise UserError("No training run was chosen.", "Choose one from the list, or connect the lora output of Train LoRA.", kind="lora")
-    return _run_path(name)
-
-
-def _wanted(saved: dict[int, Path], steps: str) -> dict[int, Path]:
-    """The saved LoRA files of the steps that were asked for, all when none were."""
-    if not saved:
-        raise UserError("This run has saved no LoRA on its way.", "Set checkpoint_every of Train LoRA, and train again.", kind="lora")
-    if not steps.strip():
-        return saved
-    asked = [int(number) for number in numbers(steps, what="saved_steps", low=0, high=100_000_000)]
-    missing = [str(step) for step in asked if step not in saved]
-    if missing:
-        raise UserError(f"Nothing was saved at step {', '.join(missing)}.", f"Saved steps are: {', '.join(map(str, saved))}.", kind="lora")
-    return {step: saved[step] for step in asked}
-
-
-def _labels(run: Path, steps: list[int]) -> list[str]:
-    plans = [event for event in read_events(run / "events.jsonl") if isinstance(event, events.Plan)]
-    if not plans:
-        return [f"step {step}" for step in steps]
-    return [f"epoch {step / plans[-1].steps_per_epoch:.3g} · step {step}" for step in steps]
+            named = ["no LoRA", *labels(folder, list(saved))]
+            return hang(texts, painted, named, [f"LoRA {strength:g}" for strength in strengths])

@@ -14,7 +14,7 @@ from tests.browser.frontend import Frontend
 from tests.browser.test_workflows import PICTURES, ours
 from tests.server.comfy_server import Server
 from tests.tools.workflows.canvas import Canvas, Group
-from tests.tools.workflows.graphs import CHECKPOINT
+from tests.tools.workflows.parts import CHECKPOINT
 
 PATIENCE = 240_000  # milliseconds; a training child needs 6 to 60 seconds to start, depending on what else runs
 _PANEL = "window.app.graph._nodes.find((node) => node.animeloraPanel).animeloraPanel"

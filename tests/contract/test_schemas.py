@@ -18,6 +18,7 @@ NODES = {
     "AnimeLoRA_AnimeImg2Img": ("Anime Img2Img (AnimeLoRA)", ["IMAGE", "IMAGE"]),
     "AnimeLoRA_StyleCompare": ("Style Compare (AnimeLoRA)", ["IMAGE", "IMAGE"]),
     "AnimeLoRA_EpochCompare": ("Epoch Compare (AnimeLoRA)", ["IMAGE", "IMAGE"]),
+    "AnimeLoRA_PickEpoch": ("Pick Epoch (AnimeLoRA)", ["LORA", "STRING"]),
     "AnimeLoRA_ExportLora": ("Export LoRA (AnimeLoRA)", ["LORA", "STRING"]),
     "AnimeLoRA_DemoPictures": ("Demo Pictures (AnimeLoRA)", ["IMAGE", "STRING"]),
     "AnimeLoRA_DatasetOptions": ("Dataset Options (AnimeLoRA)", ["ANIMELORA_DATASET_OPTIONS"]),

@@ -1,4 +1,4 @@
-"""Epoch Compare paints with each LoRA that a real run saved on its way."""
+"""Epoch Compare paints with each LoRA that a real run saved on its way, and Pick Epoch hands on the one that was chosen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from tests.server.comfy_server import PromptFailed, Server
 from tests.server.conftest import TINY
@@ -57,3 +58,42 @@ def test_a_step_that_was_not_saved_is_named(server: Server) -> None:
     with pytest.raises(PromptFailed, match="Nothing was saved at step 7") as failure:
         server.run(compared(saved_steps="1, 7"))
     assert "1, 2" in failure.value.message
+
+
+def picked(step: int, save_as: str = "") -> Graph:
+    """The same run, with one of its steps at work."""
+    return compared() | {
+        "pick": node("AnimeLoRA_PickEpoch", run="(lora input)", step=step, save_as=save_as, lora=["train", 0]),
+        "export": node(
+            "AnimeLoRA_ExportLora",
+            **{"lora_name": "(lora input)", "file_name": f"picked {step}", "format": "kohya", "dtype": "as it is", "rank": 0},
+            **{name: "" for name in ("title", "author", "description", "trigger_words", "tags", "licence")},
+            lora=["pick", 0],
+        ),
+    }
+
+
+def test_the_picked_step_is_handed_on_and_kept_under_a_name(server: Server) -> None:
+    server.run(picked(1, "my pick"))
+    server.run(picked(0))
+    (run,) = (server.base / "output" / "animelora" / "runs").glob("epochs-*")
+    tensors = {}
+    for name, path in {
+        "first": next(run.glob("checkpoints/step-*1/*.safetensors")),
+        "last": next(run.glob("checkpoints/step-*2/*.safetensors")),
+        "kept": server.base / "models" / "loras" / "my pick.safetensors",
+        "picked 1": server.base / "output" / "animelora" / "exports" / "picked 1.safetensors",
+        "picked 0": server.base / "output" / "animelora" / "exports" / "picked 0.safetensors",
+    }.items():
+        tensors[name] = {key: value.tobytes() for key, value in load_file(path).items()}
+    assert tensors["first"] != tensors["last"]
+    assert tensors["kept"] == tensors["picked 1"] == tensors["first"]
+    assert tensors["picked 0"] == tensors["last"]
+
+
+def test_a_pick_never_replaces_another_lora(server: Server) -> None:
+    other = server.base / "models" / "loras" / "taken.safetensors"
+    other.write_bytes(b"another LoRA")
+    with pytest.raises(PromptFailed, match="already holds another taken"):
+        server.run(picked(1, "taken"))
+    assert other.read_bytes() == b"another LoRA"

@@ -18,7 +18,7 @@ EXAMPLES = 60
 MARK = "escaped-by-fuzz"
 NODES = (
     *("DatasetPrep", "DatasetOptions", "TrainLora", "TrainOptions", "LoadLora", "AnimeImg2Img", "StyleCompare", "EpochCompare"),
-    *("ExportLora", "DemoPictures", "LoadDemoBase"),
+    *("PickEpoch", "ExportLora", "DemoPictures", "LoadDemoBase"),
 )
 SOURCES: dict[str, list[Any]] = {"MODEL": ["base", 0], "CLIP": ["base", 1], "VAE": ["base", 2], "IMAGE": ["picture", 0]}
 CORE = {*SOURCES, "CONTROL_NET", "UPSCALE_MODEL"}

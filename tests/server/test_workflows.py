@@ -13,7 +13,8 @@ import requests
 from tests.server.comfy_server import ROOT, Server
 from tests.server.conftest import link, portrait
 from tests.tools.workflows.api import api_prompt, problems
-from tests.tools.workflows.graphs import CHECKPOINT, GRAPHS, LORA_FILE
+from tests.tools.workflows.graphs import GRAPHS
+from tests.tools.workflows.parts import CHECKPOINT, CONTROLNET, LORA_FILE
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,7 @@ def info(server: Server, tiny_checkpoint: Path) -> dict[str, Any]:
 
 def stock(base: Path, checkpoint: Path) -> None:
     """Put files of the right names where the graphs look for them; nothing reads their content here."""
-    for folder, name in (("checkpoints", CHECKPOINT), ("loras", LORA_FILE)):
+    for folder, name in (("checkpoints", CHECKPOINT), ("controlnet", CONTROLNET), ("loras", LORA_FILE)):
         place = base / "models" / folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():

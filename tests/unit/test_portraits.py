@@ -90,8 +90,10 @@ def test_colours_lie_where_the_geometry_says(style: str) -> None:
 def test_anime_has_dark_outlines_and_flat_tones_where_the_photo_has_neither() -> None:
     dark, flat = {}, {}
     for style in ("photo", "anime"):
-        pixels = [np.asarray(render(with_attributes(random_portrait(i), hair_colour="blonde", clothes_colour="yellow"), style), np.int32)
-                  for i in range(6)]
+        pixels = [
+            np.asarray(render(with_attributes(random_portrait(i), hair_colour="blonde", clothes_colour="yellow"), style), np.int32)
+            for i in range(6)
+        ]
         dark[style] = np.mean([(p.sum(axis=2) < 180).mean() for p in pixels])
         flat[style] = np.mean([(np.abs(np.diff(p, axis=1)).sum(axis=2) == 0).mean() for p in pixels])
     assert dark["anime"] > 2 * dark["photo"]

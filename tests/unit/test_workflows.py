@@ -37,7 +37,7 @@ def overlap(a: Box, b: Box) -> bool:
 
 
 def test_the_promised_graphs_are_there() -> None:
-    for word in ("first_lora", "characters_and_styles", "photo_to_anime", "guidance", "zero_download"):
+    for word in ("first_lora", "photo_to_anime", "characters_and_styles", "guidance", "controlnet", "epochs", "export", "zero_download"):
         assert any(word in name for name in NAMES), word
 
 
@@ -97,7 +97,7 @@ def test_the_first_lora_is_the_reference_run() -> None:
 
 
 def test_photo_to_anime_shows_both_strengths() -> None:
-    graph = json.loads((ROOT / "workflows" / "03_photo_to_anime.json").read_text(encoding="utf-8"))
+    graph = json.loads((ROOT / "workflows" / "02_photo_to_anime.json").read_text(encoding="utf-8"))
     strengths = [node["widgets_values"][2] for node in graph["nodes"] if node["type"] == "AnimeLoRA_AnimeImg2Img"]
     assert strengths == [0.65, 0.8]
 
@@ -110,7 +110,7 @@ def test_guidance_is_compared_at_three_values() -> None:
 
 
 def test_the_tour_names_nothing_that_must_be_downloaded() -> None:
-    graph = json.loads((ROOT / "workflows" / "05_zero_download_tour.json").read_text(encoding="utf-8"))
+    graph = json.loads((ROOT / "workflows" / "08_zero_download_tour.json").read_text(encoding="utf-8"))
     kinds = {node["type"] for node in graph["nodes"]}
     assert not kinds & {"CheckpointLoaderSimple", "LoadImage", "VAELoader", "ControlNetLoader"}
     assert not any("models" in node["properties"] for node in graph["nodes"])

@@ -69,6 +69,7 @@ class Canvas:
         self,
         type: str,
         title: str = "",
+        /,
         *,
         wide: int = 320,
         tall: int = 0,

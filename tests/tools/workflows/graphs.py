@@ -1,4 +1,4 @@
-"""The five example graphs."""
+"""The eight example graphs; those for ControlNet, epochs and export are in ``after_training``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from . import notes
-from .canvas import Canvas, Group, Node, ObjectInfo, Output
-
-CHECKPOINT = notes.SD15_NAME
-LORA_FILE = "my_anime_style.safetensors"
-NEGATIVE = "lowres, blurry, bad anatomy, photo"
-DEMO_BASE = "AnimeLoRA demo base (embedded)"
-_MODEL = {"models": [{"name": CHECKPOINT, "url": notes.SD15_URL, "directory": "checkpoints"}]}
+from .after_training import controlnet, epochs, export
+from .canvas import Canvas, Group, Node, ObjectInfo
+from .parts import CHECKPOINT, DEMO_BASE, LORA_FILE, NEGATIVE, checkpoint, load, sampler, text_to_image
 
 
 def first_lora(info: ObjectInfo) -> Canvas:
@@ -24,15 +20,15 @@ def first_lora(info: ObjectInfo) -> Canvas:
     train = c.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, wide=360)
     samples = c.node("PreviewImage", "Test pictures by epoch", images=train["samples"], wide=380, tall=460)
     curve = c.node("PreviewImage", "Loss", images=train["loss_curve"], wide=380, tall=380)
-    base = _checkpoint(c)
-    load = _load(c, base, lora=train["lora"])
+    base = checkpoint(c)
+    loaded = load(c, base, lora=train["lora"])
     latent = c.node("EmptyLatentImage", "Size")
-    picture = _text_to_image(c, load, base["VAE"], latent, "anime_face girl, high quality", "animelora/first_lora")
+    picture = text_to_image(c, loaded, base["VAE"], latent, "anime_face girl, high quality", "animelora/first_lora")
     c.row(
         Group("", [[note]]),
         Group("1 · Your pictures", [[prep, sheet]]),
         Group("2 · Train", [[train], [samples, curve]]),
-        Group("3 · Try it", [[base, load, latent], *picture]),
+        Group("3 · Try it", [[base, loaded, latent], *picture]),
     )
     return c
 
@@ -41,9 +37,9 @@ def characters(info: ObjectInfo) -> Canvas:
     """One LoRA, three styles of drawing and several characters."""
     c = Canvas("text to image characters and styles", info)
     note = c.note(notes.CHARACTERS, tall=360)
-    base = _checkpoint(c)
-    load = _load(c, base, lora_name=LORA_FILE, strength_model=0.8)
-    avoid = c.node("CLIPTextEncode", "What to avoid", clip=load["clip"], text=NEGATIVE)
+    base = checkpoint(c)
+    loaded = load(c, base, lora_name=LORA_FILE, strength_model=0.8)
+    avoid = c.node("CLIPTextEncode", "What to avoid", clip=loaded["clip"], text=NEGATIVE)
     latent = c.node("EmptyLatentImage", "Size", wide=320)
     prompts = {
         "Chibi": "anime_face girl, chibi, big head, small body, full body, smile, pastel colours, simple background, high quality",
@@ -53,10 +49,10 @@ def characters(info: ObjectInfo) -> Canvas:
     lanes = []
     for title, prompt in prompts.items():
         words = c.node(
-            "StringConcatenate", f"Prompt: {title}", string_a=load["trigger_words"], string_b=prompt, delimiter=" ", wide=340, tall=200
+            "StringConcatenate", f"Prompt: {title}", string_a=loaded["trigger_words"], string_b=prompt, delimiter=" ", wide=340, tall=200
         )
-        wanted = c.node("CLIPTextEncode", clip=load["clip"], text=words["STRING"], wide=320)
-        sampled = _sampler(c, load["model"], wanted, avoid, latent["LATENT"], seed=90)
+        wanted = c.node("CLIPTextEncode", clip=loaded["clip"], text=words["STRING"], wide=320)
+        sampled = sampler(c, loaded["model"], wanted, avoid, latent["LATENT"], seed=90)
         decoded = c.node("VAEDecode", samples=sampled["LATENT"], vae=base["VAE"], wide=320)
         saved = c.node(
             "SaveImage", images=decoded["IMAGE"], filename_prefix=f"animelora/{title.lower().replace(' ', '_')}", wide=360, tall=340
@@ -77,7 +73,7 @@ def characters(info: ObjectInfo) -> Canvas:
     grid = c.node("SaveImage", images=compare["grid"], filename_prefix="animelora/characters", wide=480, tall=620)
     c.row(
         Group("", [[note]]),
-        Group("Model and LoRA", [[base, load, avoid, latent]]),
+        Group("Model and LoRA", [[base, loaded, avoid, latent]]),
         lanes,
         Group("Many characters at once", [[compare, grid]]),
     )
@@ -89,17 +85,17 @@ def photo(info: ObjectInfo) -> Canvas:
     c = Canvas("photo to anime", info)
     note = c.note(notes.PHOTO, tall=340)
     source = c.node("LoadImage", "Your photo", image="example.png", wide=340, tall=380)
-    base = _checkpoint(c)
-    load = _load(c, base, lora_name=LORA_FILE)
+    base = checkpoint(c)
+    loaded = load(c, base, lora_name=LORA_FILE)
     lanes = []
     for strength in (0.65, 0.8):
         painted = c.node(
             "AnimeLoRA_AnimeImg2Img",
-            model=load["model"],
-            clip=load["clip"],
+            model=loaded["model"],
+            clip=loaded["clip"],
             vae=base["VAE"],
             image=source["IMAGE"],
-            trigger_words=load["trigger_words"],
+            trigger_words=loaded["trigger_words"],
             strength=strength,
             wide=380,
         )
@@ -108,7 +104,7 @@ def photo(info: ObjectInfo) -> Canvas:
         lanes.append(Group(f"Strength {strength:g}", [[painted], [both, saved]]))
     c.row(
         Group("", [[note]]),
-        Group("Photo, model and LoRA", [[source, base, load]]),
+        Group("Photo, model and LoRA", [[source, base, loaded]]),
         lanes,
     )
     return c
@@ -118,7 +114,7 @@ def guidance(info: ObjectInfo) -> Canvas:
     """Three guidances beside each other, from the prompt and from a photo."""
     c = Canvas("guidance compared", info)
     note = c.note(notes.GUIDANCE, tall=380)
-    base = _checkpoint(c)
+    base = checkpoint(c)
     source = c.node("LoadImage", "Your photo", image="example.png", wide=320, tall=380)
     common: dict[str, Any] = {
         "model": base["MODEL"],
@@ -181,12 +177,12 @@ def tour(info: ObjectInfo) -> Canvas:
     samples = c.node("PreviewImage", "Test pictures by epoch", images=train["samples"], wide=360, tall=440)
     curve = c.node("PreviewImage", "Loss", images=train["loss_curve"], wide=360, tall=380)
     base = c.node("AnimeLoRA_LoadDemoBase", wide=320)
-    load = _load(c, base, lora=train["lora"], model="model", clip="clip")
-    words = c.node("StringConcatenate", "Prompt", string_a=load["trigger_words"], string_b=f"portrait, {prompt}", delimiter=" ", tall=240)
-    wanted = c.node("CLIPTextEncode", clip=load["clip"], text=words["STRING"])
-    avoid = c.node("CLIPTextEncode", "What to avoid", clip=load["clip"], text="")
+    loaded = load(c, base, lora=train["lora"], model="model", clip="clip")
+    words = c.node("StringConcatenate", "Prompt", string_a=loaded["trigger_words"], string_b=f"portrait, {prompt}", delimiter=" ", tall=240)
+    wanted = c.node("CLIPTextEncode", clip=loaded["clip"], text=words["STRING"])
+    avoid = c.node("CLIPTextEncode", "What to avoid", clip=loaded["clip"], text="")
     latent = c.node("EmptyLatentImage", "Size", width=128, height=128)
-    sampled = _sampler(c, load["model"], wanted, avoid, latent["LATENT"], seed=7, cfg=3.0, steps=20)
+    sampled = sampler(c, loaded["model"], wanted, avoid, latent["LATENT"], seed=7, cfg=3.0, steps=20)
     decoded = c.node("VAEDecode", samples=sampled["LATENT"], vae=base["vae"])
     saved = c.node("SaveImage", images=decoded["IMAGE"], filename_prefix="animelora/demo", tall=320)
     people = c.node("AnimeLoRA_DemoPictures", "Demo Pictures: photo-like", style="photo-like", count=4, first=500)
@@ -195,11 +191,11 @@ def tour(info: ObjectInfo) -> Canvas:
         painted = c.node(
             "AnimeLoRA_AnimeImg2Img",
             f"Anime Img2Img at {strength:g}",
-            model=load["model"],
-            clip=load["clip"],
+            model=loaded["model"],
+            clip=loaded["clip"],
             vae=base["vae"],
             image=people["images"],
-            trigger_words=load["trigger_words"],
+            trigger_words=loaded["trigger_words"],
             positive="portrait",
             negative="",
             strength=strength,
@@ -231,7 +227,7 @@ def tour(info: ObjectInfo) -> Canvas:
         Group("3 · Train", [[train], [samples, curve]]),
     )
     c.row(
-        Group("Base and LoRA", [[base, load, people]]),
+        Group("Base and LoRA", [[base, loaded, people]]),
         Group("4 · From a prompt", [[words, wanted, avoid], [latent, sampled, decoded], [saved]]),
         Group("5 · Photo to anime", lanes),
         Group("6 · Compared with the base", [[compare], [grid]]),
@@ -241,33 +237,12 @@ def tour(info: ObjectInfo) -> Canvas:
 
 GRAPHS: dict[str, Callable[[ObjectInfo], Canvas]] = {
     "01_first_lora_from_a_folder": first_lora,
-    "02_characters_and_styles": characters,
-    "03_photo_to_anime": photo,
+    "02_photo_to_anime": photo,
+    "03_characters_and_styles": characters,
     "04_guidance_compared": guidance,
-    "05_zero_download_tour": tour,
+    "05_identity_with_controlnet": controlnet,
+    "06_compare_epochs": epochs,
+    "07_export_for_other_tools": export,
+    "08_zero_download_tour": tour,
 }
 """File names in workflows/, which are the titles in ComfyUI's template browser."""
-
-
-def _checkpoint(c: Canvas) -> Node:
-    return c.node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT, wide=320, properties=_MODEL)
-
-
-def _load(c: Canvas, base: Node, *, model: str = "MODEL", clip: str = "CLIP", **values: Any) -> Node:
-    return c.node("AnimeLoRA_LoadLora", model=base[model], clip=base[clip], wide=320, **values)
-
-
-def _sampler(c: Canvas, model: Output, wanted: Node, avoid: Node, latent: Output, **values: Any) -> Node:
-    settings: dict[str, Any] = {"steps": 25, "cfg": 7.5, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0} | values
-    return c.node("KSampler", model=model, positive=wanted["CONDITIONING"], negative=avoid["CONDITIONING"], latent_image=latent, **settings)
-
-
-def _text_to_image(c: Canvas, load: Node, vae: Output, latent: Node, prompt: str, prefix: str) -> list[list[Node]]:
-    """From a prompt behind the trigger words to a saved picture, in columns."""
-    words = c.node("StringConcatenate", "Prompt", string_a=load["trigger_words"], string_b=prompt, delimiter=" ")
-    wanted = c.node("CLIPTextEncode", clip=load["clip"], text=words["STRING"])
-    avoid = c.node("CLIPTextEncode", "What to avoid", clip=load["clip"], text=NEGATIVE)
-    sampled = _sampler(c, load["model"], wanted, avoid, latent["LATENT"], seed=42)
-    decoded = c.node("VAEDecode", samples=sampled["LATENT"], vae=vae)
-    saved = c.node("SaveImage", images=decoded["IMAGE"], filename_prefix=prefix, tall=400)
-    return [[words, wanted, avoid], [sampled, decoded, saved]]

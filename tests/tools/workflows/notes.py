@@ -5,6 +5,9 @@ from __future__ import annotations
 SD15_NAME = "v1-5-pruned-emaonly-fp16.safetensors"
 SD15_URL = f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{SD15_NAME}"
 
+CANNY_NAME = "control_v11p_sd15_canny_fp16.safetensors"
+CANNY_URL = f"https://huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/{CANNY_NAME}"
+
 FIRST_LORA = f"""
 # Your first LoRA, from a folder
 
@@ -61,6 +64,50 @@ Each grid shows guidance from left to right and LoRA strength from top to bottom
 so that you see what the LoRA adds. All cells use one seed.
 
 Above from the prompt alone, below from a photo at strengths 0.65 and 0.8.
+"""
+
+CONTROLNET = f"""
+# Identity kept with ControlNet
+
+At strength **0.9** the style wins, and the person is lost: look at the upper lane. Below, a **ControlNet** holds on to the \
+photo's outlines, so that pose, face and hair stay where they are while everything is drawn anew.
+
+1. Choose your photo. *Edges* shows what the ControlNet sees: raise **high_threshold** for fewer lines.
+2. The ControlNet ([Canny for Stable Diffusion 1.5]({CANNY_URL})) goes to **models/controlnet**. It must fit the checkpoint.
+3. Queue, and compare both lanes. They use the same seed.
+
+- Too stiff, or photo-like lines: lower **control_strength** to 0.5 to 0.8.
+- Still another person: raise it, or lower **strength** to 0.75.
+"""
+
+EPOCHS = """
+# Compare epochs, pick one
+
+The last epoch is not always the best one: an earlier state may be freer, a later one closer to your pictures. \
+*Train LoRA* keeps one every **checkpoint_every** steps.
+
+**1 · Train**, or find the finished run again: the same settings are never trained twice.
+
+**2 · Compare.** *Epoch Compare* paints the same prompt and seed with every saved state (rows) at several strengths (columns), \
+below a row without the LoRA.
+
+**3 · Pick.** Write the step of the row that you like into *Pick Epoch* and queue again. The grid is not painted a second time. \
+With a name in **save_as** the LoRA stays in **models/loras**.
+
+A run of yours from earlier? Choose it under **run** in *Epoch Compare* and *Pick Epoch*, and remove the first group.
+"""
+
+EXPORT = """
+# Export for other tools
+
+A LoRA in **models/loras** is kohya's format already: copy it to A1111, Forge, InvokeAI or diffusers as it is. \
+*Export LoRA* is for the rest:
+
+- **For every program:** fp16, with title, author, trigger words and a thumbnail inside, as model browsers show them.
+- **For diffusers:** the key names of diffusers' own training scripts.
+- **Smaller:** a lower rank, and how much that loses. The last group paints with it, so that you see whether it is still the same.
+
+The files go to **output/animelora/exports**. Each node says what it wrote and what could not be carried over.
 """
 
 TOUR = """

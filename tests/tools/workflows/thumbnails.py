@@ -18,11 +18,11 @@ import requests
 from PIL import Image
 
 from .api import api_prompt
-from .graphs import DEMO_BASE
+from .parts import DEMO_BASE
 
 FOLDER = Path(__file__).resolve().parents[3] / "workflows"
 Prompt = dict[str, dict[str, Any]]
-_TOUR = "05_zero_download_tour"
+_TOUR = "08_zero_download_tour"
 _SIDE = 512  # pixels of a thumbnail's longer side
 _GUIDANCE = {"cfg": 3.0, "guidance": 3.0, "validation_guidance": 3.0, "guidances": "2, 3, 5"}
 _STYLE = {"trigger_word": "demoAnimeStyle", "class_description": "portrait", "resolution": 128, "name": "demo_anime_style"}

@@ -54,9 +54,7 @@ def test_head_is_whole_where_a_centre_crop_cuts_it(tmp_path: Path, style: str, s
         image.save(tmp_path / "in" / f"{seed}.png")
     kept = {}
     for crop in ("face", "centre"):
-        settings = PrepareSettings.model_validate(
-            {"trigger": "t", "resolution": 200, "crop": crop, "clean": {"near_duplicates": False}}
-        )
+        settings = PrepareSettings.model_validate({"trigger": "t", "resolution": 200, "crop": crop, "clean": {"near_duplicates": False}})
         dataset = prepare(tmp_path / "in", tmp_path / crop, settings).dataset
         kept[crop] = [item.crop_top_left for item in dataset.items]
         steps = [row["steps"] for row in dataset.rows()]

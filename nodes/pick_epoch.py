@@ -1,0 +1,92 @@
+"""Pick Epoch: the LoRA as it was at one saved step of a run, for Load LoRA, and to keep if it is the one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trainer.errors import UserError
+from ..trainer.files import safe_name, sha256_file, write_atomic
+from .failures import readable
+from .folders import loras_dir
+from .live import say
+from .load_lora import inspect
+from .saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
+from .schema import field, result, schema
+from .types import LORA, Lora
+
+
+class PickEpoch(io.ComfyNode):
+    """Schema and call of Pick Epoch."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and help."""
+        return schema(
+            "PickEpoch",
+            "Pick Epoch",
+            "Takes the LoRA as it was at one saved step of a training run, as Epoch Compare shows them, "
+            "and puts it among your LoRAs if you give it a name.",
+            [
+                field(
+                    io.Combo,
+                    "run",
+                    "The training run to take from. Not used while something is connected to the lora input.",
+                    options=[FROM_INPUT, *run_names()],
+                    default=FROM_INPUT,
+                ),
+                field(
+                    io.Int,
+                    "step",
+                    "The saved step to take: the number in the labels of Epoch Compare. 0 takes the last one.",
+                    default=0,
+                    min=0,
+                    max=100_000_000,
+                ),
+                field(
+                    io.String,
+                    "save_as",
+                    "Also puts it into models/loras under this name, for every other graph. Empty only hands it on.",
+                    default="",
+                ),
+                field(LORA, "lora", "A LoRA fresh from Train LoRA: its run is taken. It wins over the list.", optional=True),
+            ],
+            [
+                result(LORA, "lora", "The picked LoRA, for Load LoRA and Export LoRA."),
+                result(io.String, "report", "Which step was taken, and which others were saved."),
+            ],
+            search=["choose checkpoint", "best epoch", "early stopping"],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, run: str = FROM_INPUT, **_: Any) -> str:
+        """Changes when the chosen run has saved more."""
+        return run_state(run)
+
+    @classmethod
+    def execute(cls, run: str, step: int, save_as: str, lora: Any = None) -> io.NodeOutput:
+        """Take the file of the step."""
+        with readable():
+            folder = chosen_run(run, lora)
+            saved = saved_loras(folder)
+            number = step or max(wanted(saved, ""))
+            path = wanted(saved, str(number))[number]
+            lines = [f"{label} (picked)" if at == number else label for at, label in zip(saved, labels(folder, list(saved)), strict=True)]
+            if save_as.strip():
+                path = keep(path, loras_dir() / f"{safe_name(save_as.strip().removesuffix('.safetensors'))}.safetensors")
+                lines.append(f"saved as {path.name}")
+            report = "\n".join(lines)
+            say(cls.hidden.unique_id, report)
+            return io.NodeOutput(Lora(str(path), sha256_file(path), tuple(inspect(path).trigger_words), str(folder)), report)
+
+
+def keep(source: Path, target: Path) -> Path:
+    """Copy a LoRA to ``target`` and return that. Raises UserError instead of replacing another LoRA."""
+    if target.exists() and sha256_file(target) != sha256_file(source):
+        raise UserError(f"models/loras already holds another {target.name}.", "Choose another name.", kind="output")
+    if not target.exists():
+        write_atomic(target, source.read_bytes())
+    return target
