@@ -26,7 +26,7 @@ def _module(name: str, **attributes: Any) -> None:
     sys.modules[name] = module
 
 
-def _stand_ins() -> None:
+def stand_in() -> None:
     # first, so that transformers and diffusers do not meet the stand-in for torchvision
     import diffusers  # noqa: F401
     import numpy as np
@@ -71,7 +71,7 @@ def main() -> None:
     sys.path.insert(0, os.environ["KOHYA_PATH"])
     if os.environ.get("KOHYA_PACKAGES"):
         sys.path.append(os.environ["KOHYA_PACKAGES"])
-    _stand_ins()
+    stand_in()
     import toml
     import torch
     from library import config_util, strategy_base, train_util

@@ -1,6 +1,6 @@
-"""Buckets equal kohya's. ``kohya_buckets.json`` was recorded from kohya-ss/sd-scripts at commit 48d368fa: for each rule
-``BucketManager(no_upscale, resolution, min, max, step)``, ``make_buckets()``, then ``select_bucket(width, height)`` of a fresh manager
-for 75 sizes; each row is [image, bucket, resized]."""
+"""Buckets equal kohya's. ``kohya_buckets.json`` was recorded from kohya-ss/sd-scripts by ``tests/tools/record_kohya.py``: for each
+rule ``BucketManager(no_upscale, resolution, min, max, step)``, ``make_buckets()``, then ``select_bucket(width, height)`` for 300 sizes;
+each row is [image, bucket, resized]."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def test_buckets_equal_kohyas(rule: dict[str, Any]) -> None:
     resolution = tuple(rule["resolution"])
     sizes = bucket_resolutions(resolution, rule["min"], rule["max"], rule["step"])
     assert [list(size) for size in sizes] == rule["buckets"]
+    assert len(rule["images"]) == 300
     for image, bucket, resized in rule["images"]:
         got = fit_to_bucket(tuple(image), resolution, rule["min"], rule["max"], rule["step"], rule["no_upscale"])
         assert [list(got.target), list(got.resized)] == [bucket, resized], image
