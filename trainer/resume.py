@@ -28,11 +28,16 @@ class Saved:
     step: int
 
 
+def state_folder(folder: Path, step: int) -> Path:
+    """Where the state after ``step`` lies."""
+    return folder / f"step-{step:06d}"
+
+
 def save(folder: Path, step: int, values: Mapping[str, Any]) -> Saved:
     """Write ``values`` (tensors and plain data) as ``folder/step-000123``; the folder appears only when it is whole."""
     import torch
 
-    final = folder / f"step-{step:06d}"
+    final = state_folder(folder, step)
     partial = folder / f"{PARTIAL}{step:06d}-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -228,7 +228,7 @@ def test_an_unknown_failure_keeps_its_type_and_says_where_to_look(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("trainer.loop.fill_latents", broken)
+    monkeypatch.setattr("trainer.feed.fill_latents", broken)
     error = train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path)).told[-1]
     assert isinstance(error, events.Error)
     assert (error.kind, "ZeroDivisionError: a defect" in error.message, "child.log" in error.hint) == ("internal", True, True)

@@ -1,0 +1,108 @@
+"""What the steps are fed with: the order of the pictures, and their batches read ahead from the caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from . import events, objective, sampler
+from .cache import fill_latents, fill_prompts
+from .captions import all_captions, caption_at
+from .errors import UserError
+from .job import Job
+
+T = TypeVar("T")
+_CACHE_REPAIRS = 16  # damaged cache files that one read puts up with
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one optimiser step is fed with. ``ends_epoch``: it is the last of its epoch."""
+
+    epoch: int
+    micro_batches: list[objective.MicroBatch]
+    ends_epoch: bool
+
+
+class Feed:
+    """Fills the caches and reads batches from them."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def fill_caches(self) -> None:
+        """Encode what is not in the caches yet: every picture, and every prompt that training and sampling will ask for."""
+        job, config = self.job, self.job.config
+        prompts = list(config.sample.prompts) if config.sample.every_epochs else []
+        prompts += [config.sample.negative] if prompts else []
+        seed, hints = config.training.seed, job.dataset.training
+        for epoch in range(job.plan.epochs):
+            for slot in (slot for batch in self._batches(epoch) for slot in batch):
+                prompts.append(caption_at(job.dataset.items[slot.item], hints, seed=seed, epoch=epoch, position=slot.position))
+            if not (hints.shuffle_caption or hints.caption_dropout or hints.tag_dropout):
+                break  # captions are the same in every epoch
+
+        def progress(phase: str) -> Any:
+            return lambda done, total: job.emit(events.Phase(phase, done, total))
+
+        common = (job.family, job.checkpoint, job.device)
+        fill_latents(job.cache, job.dataset, *common, progress("caching latents"), job.stop.is_set)
+        fill_prompts(job.cache, all_captions(prompts), *common, progress("caching prompts"), job.stop.is_set)
+        if job.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def repairing(self, read: Callable[[], T]) -> T:
+        """What ``read`` gives; a cache file that it finds damaged is made anew."""
+        for _ in range(_CACHE_REPAIRS):
+            try:
+                return read()
+            except UserError as error:
+                if error.kind != "cache":
+                    raise
+                self.fill_caches()
+        return read()
+
+    def portions(self, step: int, timesteps: int, pool: ThreadPoolExecutor) -> Iterator[Portion]:
+        """The steps from ``step`` on, each of ``timesteps`` noise levels; the next one is read while the current one trains."""
+        waiting = None
+        for epoch, group, ends in self._planned(step):
+            future = pool.submit(self._load, epoch, group, timesteps)
+            if waiting is not None:
+                yield Portion(waiting[0], waiting[1].result(), waiting[2])
+            waiting = (epoch, future, ends)
+        if waiting is not None:
+            yield Portion(waiting[0], waiting[1].result(), waiting[2])
+
+    def _load(self, epoch: int, group: list[list[sampler.Slot]], timesteps: int) -> list[objective.MicroBatch]:
+        job = self.job
+        seed, settings = job.config.training.seed, job.config.objective
+
+        def build(slots: list[sampler.Slot]) -> objective.MicroBatch:
+            return objective.build(slots, job.dataset, job.cache, settings, seed=seed, epoch=epoch, timesteps=timesteps)
+
+        return [self.repairing(partial(build, slots)) for slots in group]
+
+    def _planned(self, step: int) -> Iterator[tuple[int, list[list[sampler.Slot]], bool]]:
+        """(epoch, micro-batches, whether the epoch ends) for every step from ``step`` on."""
+        plan = self.job.plan
+        first, offset = divmod(step, plan.steps_per_epoch)
+        done = step
+        for epoch in range(first, plan.epochs):
+            groups = sampler.group(self._batches(epoch), self.job.config.training.gradient_accumulation)
+            for index in range(offset, len(groups)):
+                if done == plan.steps:
+                    return
+                done += 1
+                yield epoch, groups[index], index == len(groups) - 1
+            offset = 0
+
+    def _batches(self, epoch: int) -> list[list[sampler.Slot]]:
+        items, training = self.job.dataset.items, self.job.config.training
+        sizes = [(item.width, item.height) for item in items]
+        repeats = [item.repeats for item in items]
+        return sampler.epoch_batches(sizes, repeats, training.batch_size, seed=training.seed, epoch=epoch)

@@ -1,0 +1,108 @@
+"""What one run works with and never changes: configuration, device, dataset, checkpoint, caches and plan."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import config, devices, events, objective, resume
+from .cache import Cache
+from .child import Emitter, Silent
+from .dataset import Dataset, open_dataset
+from .errors import UserError
+from .families import Checkpoint, Family, Prediction, family_of, open_checkpoint
+from .overrides import apply_override
+from .plan import make_plan, require_memory
+from .runs import RunFolder, cache_folder
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run. ``between_steps`` is held while weights and optimiser change, and while a state is written."""
+
+    run: RunFolder
+    config: config.RunConfig
+    emit: Emitter
+    stop: threading.Event
+    device: torch.device
+    precision: str
+    dtype: torch.dtype
+    dataset: Dataset
+    checkpoint: Checkpoint
+    family: Family
+    prediction: Prediction
+    cache: Cache
+    plan: events.Plan
+    between_steps: threading.Lock
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files: the first one does."""
+        return not isinstance(self.emit, Silent)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts: at ``step`` 0 without ``values``, or with those of a saved state."""
+
+    step: int = 0
+    values: dict[str, Any] | None = None
+
+
+def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: threading.Event) -> tuple[Job, Start]:
+    """Open everything a run needs but the models. Raises UserError for what cannot be trained, or not with the memory there is."""
+    device = devices.pick_device(settings.training.device)
+    precision = devices.pick_precision(settings.training.precision, device)
+    dataset = open_dataset(Path(settings.dataset.path))
+    checkpoint = open_checkpoint(settings.base.checkpoint)
+    family = family_of(checkpoint)
+    prediction = objective.chosen_prediction(family.prediction(checkpoint), settings.objective)
+    folder = cache_folder(settings)
+    cache = Cache(folder, checkpoint.identity(folder))
+    saved, values = resume.newest(run.checkpoints)
+    start = Start(saved.step, values) if saved is not None else Start()
+    plan = make_plan(settings, dataset, family, checkpoint, device, precision)
+
+    def memory_with(changes: Sequence[str]) -> float:
+        return _memory_with(changes, settings, dataset, family, checkpoint, device)
+
+    require_memory(plan, devices.total_memory_gb(device), memory_with)
+    plan = replace(plan, start_step=start.step)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("Training on several processes is not supported yet.", "Launch one process.", kind="device")
+    job = Job(
+        run=run,
+        config=settings,
+        emit=emit,
+        stop=stop,
+        device=device,
+        precision=precision,
+        dtype=devices.torch_dtype(precision),
+        dataset=dataset,
+        checkpoint=checkpoint,
+        family=family,
+        prediction=prediction,
+        cache=cache,
+        plan=plan,
+        between_steps=threading.Lock(),
+    )
+    return job, start
+
+
+def _memory_with(
+    changes: Sequence[str], settings: config.RunConfig, dataset: Dataset, family: Family, checkpoint: Checkpoint, device: torch.device
+) -> float:
+    """The estimate in GB with some keys of the configuration changed."""
+    data = settings.model_dump(mode="json")
+    for change in changes:
+        apply_override(data, change, example="training.batch_size=1")
+    changed = config.parse(data)
+    precision = devices.pick_precision(changed.training.precision, device)
+    return make_plan(changed, dataset, family, checkpoint, device, precision).memory_gb

@@ -1,0 +1,104 @@
+"""What a run keeps: states to resume from, a LoRA file beside each, and the finished LoRA with its loss curve."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+from . import events, resume
+from .curve import draw_loss_curve
+from .errors import UserError
+from .export import Exporter, training_day
+from .files import safe_name
+from .job import Job
+from .learner import Learner
+from .runs import loss_history, read_events
+from .sample_images import thumbnail
+from .telling import Teller
+
+
+class Keeper:
+    """Writes states and LoRA files of one run. ``saved_step`` is that of the newest state on disk."""
+
+    def __init__(self, job: Job, learner: Learner, teller: Teller) -> None:
+        self.job, self._learner, self._teller = job, learner, teller
+        self.saved_step = learner.step
+        self._exporter = Exporter(
+            job.config, job.dataset, job.family, job.checkpoint, job.cache.identity, job.plan, training_day(), job.prediction
+        )
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return self._learner.step
+
+    def is_due(self) -> bool:
+        """Whether the step just done is one to keep."""
+        step, every = self.step, self.job.config.training.checkpoint_every
+        return step == self.job.plan.steps or bool(every and step % every == 0)
+
+    def save_state(self) -> None:
+        """Write the state after the last step, and delete old ones beyond the number to keep."""
+        if not self.job.writes:
+            return
+        with self.job.between_steps:
+            self.save_now()
+        resume.prune(self.job.run.checkpoints, self.job.config.training.keep_checkpoints)
+
+    def save_now(self) -> None:
+        """Write the state after the last step. The caller holds ``between_steps``."""
+        self._teller.flush()
+        values = {**self._learner.state(), "average": self._teller.average}
+        self.saved_step = resume.save(self.job.run.checkpoints, self.step, values).step
+
+    def save_lora(self) -> None:
+        """A LoRA file beside the state: an epoch that one likes can be used at once."""
+        if not self.job.writes:
+            return
+        step, lora = self.step, self._checkpoint_lora()
+        try:
+            self._export(lora)
+        except UserError as error:
+            if error.kind != "lora":
+                raise
+            # the first steps of a warm-up learn nothing yet; only the finished file has to be good
+            self.job.emit(events.Warning_(f"No LoRA file was written at step {step}: {error.message}"))
+            return
+        self.job.emit(events.Checkpoint(step, str(lora.parent), str(lora)))
+
+    def save_missing_lora(self) -> None:
+        """Write the LoRA file of the state that a run goes on from, if the run was stopped between the two."""
+        if self.step and self.is_due() and not self._checkpoint_lora().is_file():
+            self.save_lora()
+
+    def finish(self) -> None:
+        """Write the finished LoRA, the loss curve and the record that makes the run complete."""
+        job = self.job
+        if not job.writes:
+            return
+        job.emit(events.Phase("exporting"))
+        self._export(job.run.lora)
+        history = loss_history(job.run.events)
+        draw_loss_curve(history, job.run.loss_curve, title=job.config.name, per_epoch=job.plan.steps_per_epoch)
+        self._teller.close()
+        seconds, steps, loss = _training_seconds(job.run.events), self.step, self._teller.average
+        job.run.write_result(steps=steps, loss=loss, seconds=seconds)
+        job.emit(events.Done(str(job.run.lora), str(job.run.loss_curve), steps, seconds, loss))
+
+    def _checkpoint_lora(self) -> Path:
+        name = f"{safe_name(self.job.config.name)}-{self.step:06d}.safetensors"
+        return resume.state_folder(self.job.run.checkpoints, self.step) / name
+
+    def _export(self, path: Path) -> None:
+        weights = self._learner.weights()
+        self._exporter.write(path, weights, step=self.step, loss=self._teller.average, thumbnail=thumbnail(self.job))
+
+
+def _training_seconds(log_path: Path) -> float:
+    """Seconds that all starts of a run took together, from the times in its event log."""
+    log = read_events(log_path)
+    # a start begins with the event before its plan: the time since the last start ended is nobody's
+    starts = {index - 1 for index, event in enumerate(log) if isinstance(event, events.Plan)}
+    pairs = enumerate(pairwise(log), start=1)
+    # a clock that was set back makes a step of time negative
+    return round(sum(max(0.0, later.time - earlier.time) for index, (earlier, later) in pairs if index not in starts), 3)

@@ -1,0 +1,154 @@
+"""What learns: the UNet with LoRA, its optimiser and schedule, one step of it, and the state that it resumes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import adapter, counters, objective
+from .continuing import load_lora
+from .job import Job, Start
+from .optimizers import learning_rate, make_optimizer, make_schedule
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one step shows, still on the device: reading it waits for the GPU. ``lr`` is the rate that the step used."""
+
+    loss: torch.Tensor
+    grad_norm: torch.Tensor
+    lr: float
+
+
+class Learner:
+    """Loads the models and takes steps; ``step`` counts those that are done."""
+
+    def __init__(self, job: Job, start: Start) -> None:
+        from accelerate import Accelerator
+
+        self.job = job
+        self.step = start.step
+        training, optimizer, network = job.config.training, job.config.optimizer, job.config.network
+        self._accelerator = Accelerator(
+            mixed_precision="no" if job.precision == "fp32" else job.precision,
+            cpu=job.device.type == "cpu",
+        )
+        unet = job.family.load_unet(job.checkpoint, job.dtype)
+        modules = job.family.lora_targets(unet, network.targets)
+        adapter.adapt(unet, modules, network, counters.derive_seed(training.seed, "weights") % 2**32)
+        if job.config.base.lora and start.values is None:
+            load_lora(unet, Path(job.config.base.lora), network)
+        if training.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()  # type: ignore[operator]
+        self._unet = unet.to(job.device).train()
+        self._parameters = adapter.parameters(self._unet)
+        lr = learning_rate(optimizer, job.family.name, network.rank)
+        self._optimizer = make_optimizer(list(adapter.pairs(self._unet)), optimizer, lr, job.device)
+        self._schedule = make_schedule(self._optimizer, optimizer, job.plan.steps)
+        if hasattr(self._optimizer, "train"):
+            self._optimizer.train()  # schedule-free
+        self._noise_scheduler = job.family.noise_scheduler(job.prediction)
+        self._set_aside: dict[str, Any] | None = None  # the state while other weights are shown than those that are trained
+        self._prepared, self._optimizer_wrapped = self._accelerator.prepare(self._unet, self._optimizer)
+        if start.values is not None:
+            self._restore(start.values)
+
+    @property
+    def timesteps(self) -> int:
+        """How many noise levels there are."""
+        return int(self._noise_scheduler.config.num_train_timesteps)
+
+    @property
+    def model(self) -> Any:
+        """The UNet with LoRA, for sampling."""
+        return self._accelerator.unwrap_model(self._prepared)
+
+    def optimise(self, micro_batches: list[objective.MicroBatch]) -> Measured:
+        """Everything of one optimiser step but the change of the weights, which is ``apply``."""
+        import torch
+
+        total = torch.zeros((), device=self.job.device)
+        for index, batch in enumerate(micro_batches):
+            if self.job.config.network.dropout:  # drawn from where in the run this is, so that a continued run draws the same
+                torch.manual_seed(counters.derive_seed(self.job.config.training.seed, "dropout", self.step, index) % 2**63)
+            loss = self._loss(batch) / len(micro_batches)
+            with self._accelerator.no_sync(self._prepared) if index < len(micro_batches) - 1 else nullcontext():
+                self._accelerator.backward(loss)
+            total += loss.detach()
+        limit = self.job.config.optimizer.max_grad_norm or math.inf
+        norm = self._accelerator.clip_grad_norm_(self._parameters, limit)
+        assert norm is not None
+        group = self._optimizer.param_groups[0]  # as this step uses it: the schedule moves on in ``apply``
+        # Prodigy's own estimate multiplies the rate
+        return Measured(total, norm.detach(), float(group["lr"]) * float(group.get("d", 1.0)))
+
+    def apply(self) -> None:
+        """Change the weights. The caller holds ``between_steps``."""
+        self._optimizer_wrapped.step()
+        self._schedule.step()
+        self._optimizer_wrapped.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def state(self) -> dict[str, Any]:
+        """What a run resumes from, as of the last complete step. The caller holds ``between_steps``."""
+        if self._set_aside is not None:
+            return self._set_aside
+        scaler = self._accelerator.scaler
+        return {
+            "lora": adapter.state(self._unet),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the weights are those to use: a schedule-free optimiser's average, for all others what they are.
+
+        Afterwards the weights are back to the bit, and a stop in between saves them as they were.
+        """
+        if not hasattr(self._optimizer, "eval"):
+            yield
+            return
+        with self.job.between_steps:
+            self._set_aside = self.state()
+            self._optimizer.eval()
+        try:
+            yield
+        finally:
+            with self.job.between_steps:
+                self._optimizer.train()
+                adapter.load_state(self._unet, self._set_aside["lora"])
+                self._set_aside = None
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Copies of the weights to use, on the CPU, by diffusers module name."""
+        with self.averaged():
+            return adapter.state(self._unet)
+
+    def _restore(self, values: dict[str, Any]) -> None:
+        adapter.load_state(self._unet, values["lora"])
+        self._optimizer.load_state_dict(values["optimizer"])
+        self._schedule.load_state_dict(values["schedule"])
+        if self._accelerator.scaler is not None and values.get("scaler"):
+            self._accelerator.scaler.load_state_dict(values["scaler"])
+
+    def _loss(self, batch: objective.MicroBatch) -> torch.Tensor:
+        job = self.job
+        latents, noise, mixed = (tensor.to(job.device, non_blocking=True) for tensor in (batch.latents, batch.noise, batch.mixed))
+        timesteps = batch.timesteps.to(job.device, non_blocking=True)
+        noisy = self._noise_scheduler.add_noise(latents, mixed, timesteps)
+        inputs = job.family.unet_inputs(batch.conditions, batch.framings, job.device, job.dtype)
+        with self._accelerator.autocast():
+            predicted = self._prepared(noisy.to(job.dtype), timesteps, **inputs, return_dict=False)[0]
+        wanted = objective.target(self._noise_scheduler, latents, noise, timesteps)
+        masks = None if batch.masks is None else batch.masks.to(job.device)
+        weights = batch.weights.to(job.device)
+        return objective.loss(predicted, wanted, timesteps, weights, masks, job.config.objective, self._noise_scheduler)

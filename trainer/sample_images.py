@@ -1,0 +1,87 @@
+"""Validation images with fixed seeds: the same noise after every epoch."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import counters, events
+from .errors import Cancelled
+from .feed import Feed
+from .files import atomic_path
+from .job import Job
+from .learner import Learner
+from .sampling import decode, sample_latents
+
+if TYPE_CHECKING:
+    import torch
+
+
+def make_sample_images(job: Job, feed: Feed, learner: Learner, epoch: int) -> None:
+    """Paint every prompt with the weights as they are after ``epoch``, if images are due then; epoch 0 is the base before training."""
+    sample, step = job.config.sample, learner.step
+    if not (sample.prompts and sample.every_epochs) or not job.writes:
+        return
+    if epoch % sample.every_epochs and step != job.plan.steps:
+        return
+    if _path(job, epoch, len(sample.prompts) - 1).is_file():
+        return
+    import torch
+
+    with learner.averaged():
+        latents = _sample_latents(job, feed, learner.model)
+    vae: Any = job.family.load_vae(job.checkpoint, torch.float32).to(job.device)
+    for index, latent in enumerate(latents):
+        path = _path(job, epoch, index)
+        with atomic_path(path) as temporary:
+            decode(vae, latent).save(temporary, format="PNG")
+        job.emit(events.Sample(str(path), sample.prompts[index], epoch, step, index))
+    del vae
+    if job.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def thumbnail(job: Job) -> Any:
+    """The newest image of the first prompt, a PIL image, or None without any."""
+    from PIL import Image
+
+    newest = sorted(job.run.samples.glob("epoch-*-00.png"))
+    if not newest:
+        return None
+    with Image.open(newest[-1]) as image:
+        return image.convert("RGB")
+
+
+def _sample_latents(job: Job, feed: Feed, model: Any) -> list[torch.Tensor]:
+    sample = job.config.sample
+    width, height = (side // 8 * 8 for side in (sample.width or job.dataset.resolution, sample.height or job.dataset.resolution))
+    negative = feed.repairing(partial(job.cache.prompt, sample.negative))
+    model.eval()
+    latents = []
+    for index, prompt in enumerate(sample.prompts):
+        job.emit(events.Phase("sampling", index, len(sample.prompts)))
+        result = sample_latents(
+            model,
+            job.family,
+            feed.repairing(partial(job.cache.prompt, prompt)),
+            negative,
+            width=width,
+            height=height,
+            steps=sample.steps,
+            guidance=sample.guidance,
+            generator=counters.generator(sample.seed, "sample", index),
+            prediction=job.prediction,
+            device=job.device,
+            dtype=job.dtype,
+            stop=job.stop.is_set,
+        )
+        if result is None:
+            raise Cancelled
+        latents.append(result.cpu())
+    model.train()
+    return latents
+
+
+def _path(job: Job, epoch: int, index: int) -> Path:
+    return job.run.samples / f"epoch-{epoch:03d}-{index:02d}.png"

@@ -1,0 +1,89 @@
+"""What a run tells of its steps: events and TensorBoard. Numbers stay on the device for a while, because reading one waits for the GPU."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from . import devices, events
+from .errors import UserError
+from .job import Job
+from .learner import Measured
+
+_FLUSH_SECONDS = 0.5  # losses stay on the device for this long at most
+
+
+@dataclass(frozen=True)
+class _Untold:
+    step: int
+    epoch: int
+    measured: Measured
+    images_per_second: float
+
+
+class Teller:
+    """Tells steps in their order. ``average`` is the exponential moving average of the loss up to the last step that was told."""
+
+    def __init__(self, job: Job, average: float) -> None:
+        self.job, self.average = job, average
+        self._untold: list[_Untold] = []
+        self._flushed_at = time.monotonic()
+
+    def note(self, step: int, epoch: int, measured: Measured, images_per_second: float) -> None:
+        """Remember a step. The caller holds ``between_steps``."""
+        self._untold.append(_Untold(step, epoch, measured, images_per_second))
+
+    def tell(self) -> None:
+        """Tell the steps that were noted, unless that was done a moment ago."""
+        now = time.monotonic()
+        if now - self._flushed_at > _FLUSH_SECONDS or self.job.device.type == "cpu":
+            with self.job.between_steps:
+                self.flush()
+            self._flushed_at = now
+
+    def flush(self) -> None:
+        """Tell the steps that were noted. The caller holds ``between_steps``. Raises UserError at the first loss that is not finite."""
+        untold, self._untold = self._untold, []
+        plan, memory = self.job.plan, devices.peak_memory_gb(self.job.device)
+        writer = self._tensorboard()
+        for each in untold:
+            step, lr = each.step, each.measured.lr
+            loss, norm = float(each.measured.loss), float(each.measured.grad_norm)
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"The loss became {loss} at step {step}; training cannot recover from that.",
+                    "Lower the learning rate (half, then half again), or train in bf16 or fp32 instead of fp16. "
+                    "The last checkpoint before it is kept.",
+                    kind="nan",
+                )
+            self.average = loss if step == 1 else 0.95 * self.average + 0.05 * loss
+            rate = each.images_per_second
+            eta = (plan.steps - step) * self._images_per_step() / max(rate, 1e-9)
+            self.job.emit(events.Step(step, plan.steps, each.epoch + 1, loss, self.average, lr, norm, rate, eta, memory))
+            if writer is not None:
+                for name, number in (("loss", loss), ("loss/average", self.average), ("lr", lr), ("grad_norm", norm)):
+                    writer.add_scalar(name, number, step)
+
+    def close(self) -> None:
+        """Write what TensorBoard still holds back."""
+        writer = self._tensorboard()
+        if writer is not None:
+            writer.close()
+
+    def _images_per_step(self) -> float:
+        return sum(self.job.plan.buckets.values()) / self.job.plan.steps_per_epoch
+
+    def _tensorboard(self) -> Any:
+        if not hasattr(self, "_writer"):
+            self._writer: Any = None
+            if self.job.config.output.tensorboard and self.job.writes:
+                try:
+                    from torch.utils.tensorboard import SummaryWriter
+
+                    self._writer = SummaryWriter(str(self.job.run.path / "tensorboard"))
+                except ImportError:
+                    message = "TensorBoard is not installed; no TensorBoard log is written (pip install tensorboard)."
+                    self.job.emit(events.Warning_(message))
+        return self._writer
