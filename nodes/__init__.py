@@ -10,8 +10,11 @@ from .dataset_prep import DatasetPrep
 from .demo_pictures import DemoPictures
 from .epoch_compare import EpochCompare
 from .export_lora import ExportLora
+from .learning_options import LearningOptionsNode
 from .load_demo_base import LoadDemoBase
 from .load_lora import LoadLora
+from .machine_options import MachineOptionsNode
+from .network_options import NetworkOptionsNode
 from .pick_epoch import PickEpoch
 from .routes import register
 from .style_compare import StyleCompare
@@ -23,6 +26,9 @@ NODES: list[type[io.ComfyNode]] = [
     DatasetOptionsNode,
     TrainLora,
     TrainOptionsNode,
+    NetworkOptionsNode,
+    LearningOptionsNode,
+    MachineOptionsNode,
     LoadLora,
     AnimeImg2Img,
     StyleCompare,

@@ -61,6 +61,11 @@ def field(kind: Any, id: str, tooltip: str, *, advanced: bool = False, **argumen
     return result
 
 
+def setting(kind: Any, id: str, tooltip: str, **arguments: Any) -> io.Input:
+    """A widget that a graph from a program may leave out: the trainer then uses its own default, or a preset's value."""
+    return field(kind, id, tooltip, optional=True, **arguments)
+
+
 def result(kind: Any, id: str, tooltip: str) -> io.Output:
     """An output shown as ``id``. ComfyUI 0.3.64 wants ids that differ from every input's, hence the prefix."""
     output: io.Output = kind.Output(f"out_{id}", display_name=id, tooltip=tooltip)

@@ -10,12 +10,13 @@ from comfy_api.latest import io
 
 from ..trainer.config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
 from ..trainer.files import safe_name, sha256_file
+from . import places
 from .failures import readable
 from .folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
 from .images import batch, load_rgb
 from .live import TrainingView, duration, say
 from .prompts import lines
-from .schema import field, result, schema
+from .schema import field, result, schema, setting
 from .types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
 
 
@@ -39,8 +40,8 @@ class TrainLora(io.ComfyNode):
                     options=checkpoint_names(),
                 ),
                 field(io.String, "name", "The name of the LoRA file.", default="my_anime_style"),
-                field(io.Int, "epochs", "How many times all pictures are gone through.", default=5, min=1, max=10_000),
-                field(
+                setting(io.Int, "epochs", "How many times all pictures are gone through.", default=5, min=1, max=10_000),
+                setting(
                     io.Int,
                     "rank",
                     "How much the LoRA can hold. 16 is enough for a style; a larger file is rarely a better one.",
@@ -48,18 +49,19 @@ class TrainLora(io.ComfyNode):
                     min=1,
                     max=1024,
                 ),
-                field(
+                setting(
                     io.Float,
                     "learning_rate",
-                    "How big the learning steps are. Lower it when results look burnt, raise it when the style does not show.",
+                    "How big the learning steps are. Lower it when results look burnt, raise it when the style does not show. "
+                    "0 lets the trainer choose for your model.",
                     default=1e-4,
-                    min=1e-7,
+                    min=0.0,
                     max=1.0,
                     step=1e-6,
                     round=False,
                 ),
-                field(io.Int, "batch_size", "Pictures per step. More needs more graphics memory.", default=1, min=1, max=256),
-                field(
+                setting(io.Int, "batch_size", "Pictures per step. More needs more graphics memory.", default=1, min=1, max=256),
+                setting(
                     io.Int,
                     "gradient_accumulation",
                     "Adds up this many steps before learning from them: like a larger batch, without the memory.",
@@ -67,14 +69,14 @@ class TrainLora(io.ComfyNode):
                     min=1,
                     max=256,
                 ),
-                field(
+                setting(
                     io.String,
                     "validation_prompts",
                     "A test picture is made for each line before training and after every epoch, so that you see it learn.",
                     default="myAnimeStyleToken anime_face girl, high quality",
                     multiline=True,
                 ),
-                field(
+                setting(
                     io.Int,
                     "checkpoint_every",
                     "Saves the state of training every so many steps, to go on from after a stop. 0 saves only at the end.",
@@ -82,7 +84,7 @@ class TrainLora(io.ComfyNode):
                     min=0,
                     max=1_000_000,
                 ),
-                field(
+                setting(
                     io.Int,
                     "training_seed",
                     "The dice of this run: the same number gives the same LoRA.",
@@ -92,7 +94,7 @@ class TrainLora(io.ComfyNode):
                     max=0xFFFF_FFFF,
                     control_after_generate=False,
                 ),
-                field(
+                setting(
                     io.Combo,
                     "precision",
                     "Number format of the calculation. auto picks what is fastest and safe on your hardware.",
@@ -100,7 +102,7 @@ class TrainLora(io.ComfyNode):
                     default=PRECISIONS[0],
                     advanced=True,
                 ),
-                field(
+                setting(
                     io.Float,
                     "alpha",
                     "Scales what the LoRA learns by alpha / rank. The same as rank means a scale of 1.",
@@ -110,7 +112,7 @@ class TrainLora(io.ComfyNode):
                     step=0.5,
                     advanced=True,
                 ),
-                field(
+                setting(
                     io.Combo,
                     "targets",
                     "Which parts of the model learn: everything that kohya trains; the attention layers only (a smaller file); "
@@ -119,7 +121,7 @@ class TrainLora(io.ComfyNode):
                     default=TARGETS[0],
                     advanced=True,
                 ),
-                field(
+                setting(
                     io.Combo,
                     "schedule",
                     "How the learning rate changes over the run.",
@@ -127,7 +129,7 @@ class TrainLora(io.ComfyNode):
                     default=SCHEDULES[0],
                     advanced=True,
                 ),
-                field(
+                setting(
                     io.Int,
                     "warmup_steps",
                     "Steps in which the learning rate rises from zero, for a gentle start.",
@@ -136,7 +138,7 @@ class TrainLora(io.ComfyNode):
                     max=100_000,
                     advanced=True,
                 ),
-                field(
+                setting(
                     io.Int,
                     "max_steps",
                     "Ends the run after this many steps, whatever the epochs say. 0 means no limit.",
@@ -145,14 +147,14 @@ class TrainLora(io.ComfyNode):
                     max=1_000_000,
                     advanced=True,
                 ),
-                field(
+                setting(
                     io.Boolean,
                     "gradient_checkpointing",
                     "Needs much less graphics memory and is about a fifth slower. Switch it on when memory runs out.",
                     default=False,
                     advanced=True,
                 ),
-                field(
+                setting(
                     io.Int,
                     "validation_steps",
                     "Sampling steps of each test picture.",
@@ -161,7 +163,7 @@ class TrainLora(io.ComfyNode):
                     max=200,
                     advanced=True,
                 ),
-                field(
+                setting(
                     io.Float,
                     "validation_guidance",
                     "How closely the test pictures follow their prompt.",
@@ -171,7 +173,7 @@ class TrainLora(io.ComfyNode):
                     step=0.1,
                     advanced=True,
                 ),
-                field(
+                setting(
                     io.Int,
                     "validate_every",
                     "Test pictures are made after every so many epochs. 0 makes none.",
@@ -219,38 +221,25 @@ class TrainLora(io.ComfyNode):
 
 
 def run_config(dataset: str, widgets: dict[str, Any], options: TrainOptions | None = None) -> RunConfig:
-    """The run configuration that the node's widgets and options describe. Raises UserError for a value out of range."""
+    """The run configuration that the node's widgets and options describe. Raises UserError for a value out of range.
+
+    The node's own widgets win over the options; what neither says has the trainer's default.
+    """
     extra = json.loads(options.settings) if options is not None else {}
-    own = _own_sections(dataset, widgets)
-    return parse({name: value if isinstance(value, str) else {**extra.pop(name, {}), **value} for name, value in own.items()} | extra)
+    return parse(places.merged(extra, _own_sections(dataset, widgets)))
 
 
 def _own_sections(dataset: str, widgets: dict[str, Any]) -> dict[str, Any]:
     """What Train LoRA's own widgets say, in the sections of the run configuration."""
-    return {
+    values = {
+        **widgets,
+        **({"learning_rate": "auto"} if widgets.get("learning_rate") == 0 else {}),
+        "dataset": dataset,
         "name": safe_name(widgets["name"]),
-        "base": {"checkpoint": str(checkpoint_path(widgets["checkpoint"]))},
-        "dataset": {"path": dataset},
-        "network": {"rank": widgets["rank"], "alpha": widgets["alpha"], "targets": widgets["targets"]},
-        "optimizer": {"lr": widgets["learning_rate"], "schedule": widgets["schedule"], "warmup_steps": widgets["warmup_steps"]},
-        "training": {
-            "epochs": widgets["epochs"],
-            "max_steps": widgets["max_steps"],
-            "batch_size": widgets["batch_size"],
-            "gradient_accumulation": widgets["gradient_accumulation"],
-            "precision": widgets["precision"],
-            "gradient_checkpointing": widgets["gradient_checkpointing"],
-            "seed": widgets["training_seed"],
-            "checkpoint_every": widgets["checkpoint_every"],
-        },
-        "sample": {
-            "prompts": lines(widgets["validation_prompts"]),
-            "steps": widgets["validation_steps"],
-            "guidance": widgets["validation_guidance"],
-            "every_epochs": widgets["validate_every"],
-        },
-        "output": {"runs": str(runs_dir()), "publish": str(loras_dir())},
+        "checkpoint": str(checkpoint_path(widgets["checkpoint"])),
+        "validation_prompts": lines(widgets.get("validation_prompts", "")),
     }
+    return places.merged(places.sections(places.TRAIN_LORA, values), {"output": {"runs": str(runs_dir()), "publish": str(loras_dir())}})
 
 
 def _train(config: RunConfig, node_id: str | None) -> Any:

@@ -1,0 +1,88 @@
+"""Network Options: what the LoRA is made of, part by part, and which LoRA it goes on from."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trainer.errors import UserError
+from . import places
+from .failures import readable
+from .folders import lora_names, lora_path
+from .load_lora import chosen_lora
+from .options import earlier, extended
+from .prompts import lines
+from .schema import field, result, schema, setting
+from .types import LORA, TRAIN_OPTIONS
+
+NOTHING = "(nothing)"
+
+
+class NetworkOptionsNode(io.ComfyNode):
+    """Schema and call of Network Options."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and help; each default is the trainer's own."""
+        return schema(
+            "NetworkOptions",
+            "Network Options",
+            "What the LoRA is made of, part by part, and which LoRA it goes on from. Connect it to Train LoRA, or to another options node.",
+            [
+                setting(
+                    io.Combo,
+                    "continue_from",
+                    "A LoRA that training goes on from, of any tool. Rank and targets must be that LoRA's. (nothing) starts a new one.",
+                    options=[NOTHING, *lora_names()],
+                    default=NOTHING,
+                ),
+                setting(
+                    io.String,
+                    "block_ranks",
+                    "Other ranks for parts of the model, one a line: mid_block = 4, or up_blocks.1 = 32. 0 leaves a part untrained.",
+                    default="",
+                    multiline=True,
+                ),
+                setting(
+                    io.String,
+                    "block_alphas",
+                    "Other alphas for parts of the model, one a line: up_blocks.1 = 16. The other parts have the alpha of Train LoRA.",
+                    default="",
+                    multiline=True,
+                ),
+                field(LORA, "lora", "A LoRA that training goes on from, fresh from Train LoRA. It wins over the list.", optional=True),
+                earlier(),
+            ],
+            [result(TRAIN_OPTIONS, "options", "For the options input of Train LoRA.")],
+            search=["block weights", "resume lora", "continue training", "rank per block"],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, continue_from: str = NOTHING, **_: Any) -> str:
+        """Changes when the LoRA to go on from is replaced."""
+        if continue_from == NOTHING:
+            return ""
+        status = lora_path(continue_from).stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, options: Any = None, lora: Any = None, continue_from: str = NOTHING, **widgets: Any) -> io.NodeOutput:
+        """The options as plain data."""
+        with readable():
+            values = {name: _per_block(text, name) if name.startswith("block_") else text for name, text in widgets.items()}
+            if lora is not None or continue_from != NOTHING:
+                values["continue_from"] = str(chosen_lora(continue_from, lora))
+            return extended(options, places.sections(places.NETWORK_OPTIONS, values))
+
+
+def _per_block(text: str, what: str) -> dict[str, float]:
+    """``mid_block = 4``, one a line, as a table. UserError for a line of another form; the names are checked with the configuration."""
+    table: dict[str, float] = {}
+    for line in lines(text):
+        found = re.fullmatch(r"([\w.]+)\s*[=:]\s*(\d{1,6}(?:\.\d{1,6})?)", line)
+        if not found:
+            raise UserError(f"{line[:80]!r} in {what} is not understood.", "Write one part a line, for example: up_blocks.1 = 32.")
+        table[found[1]] = float(found[2])
+    return table

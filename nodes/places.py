@@ -1,0 +1,111 @@
+"""Which widget of which node says which key of the run configuration. Every key is here, or in ``NOT_ON_A_NODE`` with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Places = Mapping[str, str]
+
+TRAIN_LORA: Places = {
+    "name": "name",
+    "checkpoint": "base.checkpoint",
+    "dataset": "dataset.path",
+    "epochs": "training.epochs",
+    "rank": "network.rank",
+    "learning_rate": "optimizer.lr",
+    "batch_size": "training.batch_size",
+    "gradient_accumulation": "training.gradient_accumulation",
+    "validation_prompts": "sample.prompts",
+    "checkpoint_every": "training.checkpoint_every",
+    "training_seed": "training.seed",
+    "precision": "training.precision",
+    "alpha": "network.alpha",
+    "targets": "network.targets",
+    "schedule": "optimizer.schedule",
+    "warmup_steps": "optimizer.warmup_steps",
+    "max_steps": "training.max_steps",
+    "gradient_checkpointing": "training.gradient_checkpointing",
+    "validation_steps": "sample.steps",
+    "validation_guidance": "sample.guidance",
+    "validate_every": "sample.every_epochs",
+}
+TRAIN_OPTIONS: Places = {
+    "optimizer": "optimizer.name",
+    "weight_decay": "optimizer.weight_decay",
+    "max_grad_norm": "optimizer.max_grad_norm",
+    "lora_plus_ratio": "optimizer.lora_plus_ratio",
+    "min_snr_gamma": "objective.min_snr_gamma",
+    "loss": "objective.loss",
+    "noise_offset": "objective.noise_offset",
+    "multires_iterations": "objective.multires_iterations",
+    "input_perturbation": "objective.input_perturbation",
+    "timestep_min": "objective.timestep_min",
+    "timestep_max": "objective.timestep_max",
+    "timestep_sampling": "objective.timestep_sampling",
+    "keep_checkpoints": "training.keep_checkpoints",
+    "validation_negative": "sample.negative",
+    "validation_seed": "sample.seed",
+    "validation_width": "sample.width",
+    "validation_height": "sample.height",
+    "conv_rank": "network.conv_rank",
+    "conv_alpha": "network.conv_alpha",
+    "dropout": "network.dropout",
+    "rslora": "network.rslora",
+    "dora": "network.dora",
+    "prediction": "objective.prediction",
+    "zero_terminal_snr": "objective.zero_terminal_snr",
+}
+NETWORK_OPTIONS: Places = {
+    "continue_from": "base.lora",
+    "block_ranks": "network.block_ranks",
+    "block_alphas": "network.block_alphas",
+}
+LEARNING_OPTIONS: Places = {
+    "beta1": "optimizer.beta1",
+    "beta2": "optimizer.beta2",
+    "epsilon": "optimizer.eps",
+    "restarts": "optimizer.cycles",
+    "power": "optimizer.power",
+    "debiased": "objective.debiased",
+    "huber_c": "objective.huber_c",
+    "huber_schedule": "objective.huber_schedule",
+    "multires_discount": "objective.multires_discount",
+    "logit_mean": "objective.logit_mean",
+    "logit_std": "objective.logit_std",
+}
+MACHINE_OPTIONS: Places = {
+    "device": "training.device",
+    "tensorboard": "output.tensorboard",
+}
+BY_NODE: Mapping[str, Places] = {
+    "TrainLora": TRAIN_LORA,
+    "TrainOptions": TRAIN_OPTIONS,
+    "NetworkOptions": NETWORK_OPTIONS,
+    "LearningOptions": LEARNING_OPTIONS,
+    "MachineOptions": MACHINE_OPTIONS,
+}
+NOT_ON_A_NODE: Mapping[str, str] = {
+    "output.runs": "inside ComfyUI runs lie below its output folder, where nothing from a graph can move them",
+    "output.publish": "finished files go to ComfyUI's own LoRA folder, where Load LoRA's menu finds them",
+}
+
+
+def sections(places: Places, widgets: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of those ``widgets`` that have a place, as nested sections of the run configuration. A widget left out says nothing."""
+    found: dict[str, Any] = {}
+    for widget, key in places.items():
+        if widget in widgets:
+            section, _, name = key.rpartition(".")
+            table = found.setdefault(section, {}) if section else found
+            table[name] = widgets[widget]
+    return found
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of ``under`` with those of ``over`` laid over them, key by key."""
+    result = dict(under)
+    for name, value in over.items():
+        own = result.get(name)
+        result[name] = {**own, **value} if isinstance(own, Mapping) and isinstance(value, Mapping) else value
+    return result
