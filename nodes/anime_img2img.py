@@ -13,6 +13,7 @@ from .failures import readable
 from .images import side_by_side
 from .prompts import with_trigger_words
 from .schema import field, result, schema
+from .sockets import allow, require
 
 
 class AnimeImg2Img(io.ComfyNode):
@@ -137,6 +138,8 @@ class AnimeImg2Img(io.ComfyNode):
     ) -> io.NodeOutput:
         """Repaint."""
         with readable():
+            require(model=model, clip=clip, vae=vae, image=image)
+            allow(control_net=control_net, control_image=control_image)
             _check(image, vae)
             prompt = core.encode_text(clip, with_trigger_words(positive, trigger_words))
             avoid = core.encode_text(clip, negative)

@@ -20,6 +20,7 @@ from .images import from_pil, to_pil
 from .live import interrupted, say
 from .prompts import lines
 from .schema import field, result, schema
+from .sockets import allow
 from .types import DATASET, DATASET_OPTIONS, Dataset, DatasetOptions, as_options
 
 FROM_INPUT = "(images input)"
@@ -145,6 +146,7 @@ class DatasetPrep(io.ComfyNode):
     ) -> io.NodeOutput:
         """Prepare the dataset, reusing pictures that are done already."""
         with readable():
+            allow(images=images, upscale_model=upscale_model)
             options = as_options(options, DatasetOptions)
             extra = json.loads(options.settings) if options is not None else {}
             rules = extra.pop("buckets", {})

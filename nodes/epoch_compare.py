@@ -13,6 +13,7 @@ from .load_lora import inspect, made_for
 from .prompts import lines, numbers, with_trigger_words
 from .saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
 from .schema import field, result, schema
+from .sockets import require
 from .types import LORA
 
 
@@ -98,6 +99,7 @@ class EpochCompare(io.ComfyNode):
     ) -> io.NodeOutput:
         """Paint the grid."""
         with readable():
+            require(model=model, clip=clip, vae=vae)
             folder = chosen_run(run, lora)
             saved = wanted(saved_loras(folder), saved_steps)
             first = next(iter(saved.values()))

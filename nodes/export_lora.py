@@ -16,6 +16,7 @@ from .folders import exports_dir, lora_names
 from .images import to_pil
 from .load_lora import FROM_INPUT, chosen_lora, inspect
 from .schema import field, result, schema
+from .sockets import allow
 from .types import LORA, Lora
 
 FORMATS = ("kohya", "diffusers", "peft", "comfyui")
@@ -120,6 +121,7 @@ class ExportLora(io.ComfyNode):
         """Write the file."""
         texts = {"title": title, "author": author, "description": description, "trigger": trigger_words, "tags": tags, "licence": licence}
         with readable():
+            allow(thumbnail=thumbnail)
             source = chosen_lora(lora_name, lora)
             name = safe_name(file_name.strip().removesuffix(".safetensors") or source.stem)
             target = exports_dir() / f"{name}.safetensors"

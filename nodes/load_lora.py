@@ -14,6 +14,7 @@ from .folders import lora_names, lora_path
 from .live import say
 from .lora_patch import patch
 from .schema import field, result, schema
+from .sockets import require
 from .types import LORA, as_lora
 
 log = logging.getLogger("animelora")
@@ -90,6 +91,7 @@ class LoadLora(io.ComfyNode):
     ) -> io.NodeOutput:
         """Patch model and text encoder."""
         with readable():
+            require(model=model, clip=clip)
             path = chosen_lora(lora_name, lora)
             info = inspect(path)
             patched = patch(model, clip, path, strength_model, strength_clip, made_for=made_for(info))

@@ -15,6 +15,7 @@ from .images import to_pil
 from .load_lora import FROM_INPUT, chosen_lora, inspect, made_for
 from .prompts import lines, numbers, with_trigger_words
 from .schema import field, result, schema
+from .sockets import allow, require
 from .types import LORA
 
 
@@ -108,6 +109,8 @@ class StyleCompare(io.ComfyNode):
     ) -> io.NodeOutput:
         """Paint the grid."""
         with readable():
+            require(model=model, clip=clip, vae=vae)
+            allow(image=image)
             path = chosen_lora(lora_name, lora)
             info = inspect(path)
             words = ", ".join(info.trigger_words) if add_trigger_words else ""

@@ -90,3 +90,24 @@ def test_vietnamese_labels_have_letters_not_boxes(helper: Helper, text: str) -> 
     missing = font.getmask("\U0010ffff").getbbox(), bytes(font.getmask("\U0010ffff"))
     for letter in set(text) - {" "}:
         assert (font.getmask(letter).getbbox(), bytes(font.getmask(letter))) != missing, letter
+
+
+def test_widgets_become_sections_and_one_left_out_says_nothing(helper: Helper) -> None:
+    places = helper("places")
+    said = {"beta1": 0.8, "logit_mean": 0.5, "beta2": 0.95, "unknown": 1}
+    assert places.sections(places.LEARNING_OPTIONS, said) == {
+        "optimizer": {"beta1": 0.8, "beta2": 0.95},
+        "objective": {"logit_mean": 0.5},
+    }
+    assert places.sections(places.TRAIN_LORA, {"name": "mine", "rank": 4}) == {"name": "mine", "network": {"rank": 4}}
+
+
+def test_later_sections_win_key_by_key(helper: Helper) -> None:
+    under = {"optimizer": {"lr": 1.0, "name": "lion"}, "sample": {"seed": 1}}
+    over = {"optimizer": {"lr": 2.0}, "network": {"rank": 4}}
+    assert helper("places").merged(under, over) == {
+        "optimizer": {"lr": 2.0, "name": "lion"},
+        "sample": {"seed": 1},
+        "network": {"rank": 4},
+    }
+    assert under["optimizer"]["lr"] == 1.0

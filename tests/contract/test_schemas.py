@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from trainer import config
 from trainer.config import RunConfig
 
+Helper = Callable[[str], ModuleType]
 ROOT = Path(__file__).resolve().parents[2]
 NODES = {
     "AnimeLoRA_DatasetPrep": ("Dataset Prep (AnimeLoRA)", ["DATASET", "IMAGE", "STRING"]),
@@ -23,59 +27,16 @@ NODES = {
     "AnimeLoRA_DemoPictures": ("Demo Pictures (AnimeLoRA)", ["IMAGE", "STRING"]),
     "AnimeLoRA_DatasetOptions": ("Dataset Options (AnimeLoRA)", ["ANIMELORA_DATASET_OPTIONS"]),
     "AnimeLoRA_TrainOptions": ("Train Options (AnimeLoRA)", ["ANIMELORA_TRAIN_OPTIONS"]),
+    "AnimeLoRA_NetworkOptions": ("Network Options (AnimeLoRA)", ["ANIMELORA_TRAIN_OPTIONS"]),
+    "AnimeLoRA_LearningOptions": ("Learning Options (AnimeLoRA)", ["ANIMELORA_TRAIN_OPTIONS"]),
+    "AnimeLoRA_MachineOptions": ("Machine Options (AnimeLoRA)", ["ANIMELORA_TRAIN_OPTIONS"]),
     "AnimeLoRA_LoadDemoBase": ("Load Demo Base (AnimeLoRA)", ["MODEL", "CLIP", "VAE"]),
 }
 OPTIONS = {"ANIMELORA_DATASET_OPTIONS", "ANIMELORA_TRAIN_OPTIONS"}  # plain data, each for one socket of ours
 SOCKETS = {"MODEL", "CLIP", "VAE", "IMAGE", "CONTROL_NET", "UPSCALE_MODEL", "STRING", "DATASET", "LORA"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-# widget of Train LoRA -> key of the run configuration whose default it must show
-TRAINING = {
-    "epochs": "training.epochs",
-    "rank": "network.rank",
-    "alpha": "network.alpha",
-    "targets": "network.targets",
-    "learning_rate": "optimizer.lr",
-    "schedule": "optimizer.schedule",
-    "warmup_steps": "optimizer.warmup_steps",
-    "batch_size": "training.batch_size",
-    "gradient_accumulation": "training.gradient_accumulation",
-    "checkpoint_every": "training.checkpoint_every",
-    "max_steps": "training.max_steps",
-    "precision": "training.precision",
-    "gradient_checkpointing": "training.gradient_checkpointing",
-    "training_seed": "training.seed",
-    "validation_steps": "sample.steps",
-    "validation_guidance": "sample.guidance",
-    "validate_every": "sample.every_epochs",
-}
-
-
-OPTIONAL = {
-    "optimizer": "optimizer.name",
-    "weight_decay": "optimizer.weight_decay",
-    "max_grad_norm": "optimizer.max_grad_norm",
-    "lora_plus_ratio": "optimizer.lora_plus_ratio",
-    "min_snr_gamma": "objective.min_snr_gamma",
-    "loss": "objective.loss",
-    "noise_offset": "objective.noise_offset",
-    "multires_iterations": "objective.multires_iterations",
-    "input_perturbation": "objective.input_perturbation",
-    "timestep_min": "objective.timestep_min",
-    "timestep_max": "objective.timestep_max",
-    "timestep_sampling": "objective.timestep_sampling",
-    "keep_checkpoints": "training.keep_checkpoints",
-    "validation_negative": "sample.negative",
-    "validation_seed": "sample.seed",
-    "validation_width": "sample.width",
-    "validation_height": "sample.height",
-    "conv_rank": "network.conv_rank",
-    "conv_alpha": "network.conv_alpha",
-    "dropout": "network.dropout",
-    "rslora": "network.rslora",
-    "dora": "network.dora",
-    "prediction": "objective.prediction",
-    "zero_terminal_snr": "objective.zero_terminal_snr",
-}
+# widgets whose empty or zero value stands for another default of the configuration
+SHOWN_OTHERWISE = {"name", "dataset", "checkpoint", "validation_prompts", "continue_from", "block_ranks", "block_alphas"}
 
 
 def inputs(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -111,14 +72,35 @@ def test_sockets_are_comfyui_types_or_our_own(description: dict[str, Any]) -> No
             assert isinstance(kind, list) or kind in SOCKETS | WIDGETS | OPTIONS, f"{name}.{key}: {kind}"
 
 
-def test_defaults_of_training_are_those_of_the_run_configuration(description: dict[str, Any]) -> None:
+def test_defaults_of_training_are_those_of_the_run_configuration(description: dict[str, Any], helper: Helper) -> None:
     reference = RunConfig.model_validate({"base": {"checkpoint": "x"}, "dataset": {"path": "x"}}).model_dump()
-    for node, table in (("AnimeLoRA_TrainLora", TRAINING), ("AnimeLoRA_TrainOptions", OPTIONAL)):
-        widgets = inputs(description["nodes"][node])
+    for node, table in helper("places").BY_NODE.items():
+        widgets = inputs(description["nodes"][f"AnimeLoRA_{node}"])
         for widget, key in table.items():
-            section, name = key.split(".")
-            assert widgets[widget][1]["default"] == reference[section][name], widget
-    assert set(inputs(description["nodes"]["AnimeLoRA_TrainOptions"])) == set(OPTIONAL)
+            if widget not in SHOWN_OTHERWISE:
+                section, name = key.split(".")
+                assert widgets[widget][1]["default"] == reference[section][name], widget
+
+
+def test_every_key_of_the_run_configuration_is_on_one_node_or_has_a_reason_not_to_be(helper: Helper) -> None:
+    places = helper("places")
+    on_nodes = [key for table in places.BY_NODE.values() for key in table.values()]
+    assert sorted([*on_nodes, *places.NOT_ON_A_NODE]) == sorted(config.keys())
+    assert all(len(reason) > 30 for reason in places.NOT_ON_A_NODE.values())
+
+
+def test_every_widget_of_training_has_a_place_in_the_run_configuration(description: dict[str, Any], helper: Helper) -> None:
+    for node, table in helper("places").BY_NODE.items():
+        own = {name for name in inputs(description["nodes"][f"AnimeLoRA_{node}"])}
+        assert own - {"options", "lora"} == set(table), node
+
+
+def test_options_nodes_can_be_chained_and_need_nothing(description: dict[str, Any]) -> None:
+    chained = [info for info in description["nodes"].values() if info["output"] == ["ANIMELORA_TRAIN_OPTIONS"]]
+    assert len(chained) >= 4
+    for info in chained:
+        assert info["input"].get("required", {}) == {}
+        assert inputs(info)["options"][0] == "ANIMELORA_TRAIN_OPTIONS"
 
 
 def test_defaults_of_training_are_the_reference_run(description: dict[str, Any]) -> None:

@@ -135,3 +135,15 @@ def core_img2img(positive: str, model: Link, clip: Link, vae: Link, image: Link)
         ),
         "decoded": node("VAEDecode", samples=["sampled", 0], vae=vae),
     }
+
+
+def defaults(info: dict[str, Any]) -> dict[str, Any]:
+    """Every input that is no socket, with its default."""
+    found = {}
+    for group in ("required", "optional"):
+        for name, (kind, *rest) in info["input"].get(group, {}).items():
+            options = rest[0] if rest else {}
+            menu = kind if isinstance(kind, list) else options.get("options", [])
+            if isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
+                found[name] = options.get("default", menu[0] if menu else "")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from tests.server.comfy_server import PromptFailed, PromptRefused, Server
 from tests.server.conftest import TINY
-from tests.server.graphs import Graph, loader, node, prepare, train_settings
+from tests.server.graphs import Graph, defaults, loader, node, prepare, train_settings
 
 
 def failure(server: Server, graph: Graph) -> PromptFailed:
@@ -153,3 +154,57 @@ def test_a_killed_child_is_reported_and_leaves_nothing_running(server: Server) -
     assert len(errors) == 1
     assert "ended without a result" in errors[0]["exception_message"]
     assert not server.children()
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "named"),
+    [
+        ("LoadLora", {"model": 5, "clip": ["base", 1]}, "model input got int"),
+        ("LoadLora", {"model": ["base", 0], "clip": "words"}, "clip input got str"),
+        ("LoadLora", {"model": ["base", 0], "clip": ["base", 1], "lora": 1}, "LoRA input got int"),
+        ("TrainLora", {"dataset": 5, "checkpoint": TINY, "name": "wrong"}, "dataset input got int"),
+        ("ExportLora", {"thumbnail": 7}, "thumbnail input got int"),
+        ("DatasetPrep", {"images": 1.5}, "images input got float"),
+        ("MachineOptions", {"options": 3}, "options input got int"),
+    ],
+)
+def test_a_number_where_something_else_belongs_is_named(server: Server, kind: str, inputs: dict[str, Any], named: str) -> None:
+    described = server.get(f"/object_info/AnimeLoRA_{kind}")[f"AnimeLoRA_{kind}"]
+    values = {**defaults(described), **inputs}
+    graph = {
+        "base": loader(TINY, full=False),
+        "tried": node(f"AnimeLoRA_{kind}", **values),
+        "show": node("PreviewAny", source=["tried", 0]),
+    }
+    said = failure(server, graph)
+    assert said.node == f"AnimeLoRA_{kind}"
+    assert named in said.message
+    assert "Connect " in said.message
+
+
+def test_chained_options_and_left_out_widgets_reach_the_run(server: Server) -> None:
+    short = {"name": "chained", "epochs": 1, "max_steps": 1, "rank": 4, "validate_every": 0, "precision": "fp32"}
+    run = server.run(
+        {
+            "prep": prepare(),
+            "machine": node("AnimeLoRA_MachineOptions", tensorboard=False),
+            "learning": node("AnimeLoRA_LearningOptions", beta1=0.8, options=["machine", 0]),
+            "network": node("AnimeLoRA_NetworkOptions", block_ranks="mid_block = 0\nup_blocks.1: 2", options=["learning", 0]),
+            "train": node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=TINY, options=["network", 0], **short),
+        }
+    )
+    assert run is not None
+    (config,) = (server.base / "output" / "animelora" / "runs").glob("chained-*/config.json")
+    kept = json.loads(config.read_text(encoding="utf-8"))
+    assert kept["network"]["block_ranks"] == {"mid_block": 0, "up_blocks.1": 2}
+    assert (kept["optimizer"]["beta1"], kept["output"]["tensorboard"], kept["network"]["rank"]) == (0.8, False, 4)
+    assert kept["training"]["gradient_accumulation"] == 2, "a widget that was left out has the trainer's default"
+
+
+def test_a_part_that_is_not_understood_is_named(server: Server) -> None:
+    graph = train()
+    graph["train"]["inputs"]["options"] = ["options", 0]
+    graph["options"] = node("AnimeLoRA_NetworkOptions", block_ranks="the middle")
+    assert "'the middle' in block_ranks is not understood" in failure(server, graph).message
+    graph["options"] = node("AnimeLoRA_NetworkOptions", block_ranks="centre = 4")
+    assert "centre" in failure(server, graph).message

@@ -12,16 +12,25 @@ from hypothesis import strategies as st
 
 from tests.server.comfy_server import Server
 from tests.server.conftest import TINY
-from tests.server.graphs import Graph, loader, node
+from tests.server.graphs import Graph, defaults, loader, node
 
 EXAMPLES = 60
 MARK = "escaped-by-fuzz"
 NODES = (
-    *("DatasetPrep", "DatasetOptions", "TrainLora", "TrainOptions", "LoadLora", "AnimeImg2Img", "StyleCompare", "EpochCompare"),
-    *("PickEpoch", "ExportLora", "DemoPictures", "LoadDemoBase"),
+    *(
+        "DatasetPrep",
+        "DatasetOptions",
+        "TrainLora",
+        "TrainOptions",
+        "NetworkOptions",
+        "LoadLora",
+        "AnimeImg2Img",
+        "StyleCompare",
+        "EpochCompare",
+    ),
+    *("LearningOptions", "MachineOptions", "PickEpoch", "ExportLora", "DemoPictures", "LoadDemoBase"),
 )
 SOURCES: dict[str, list[Any]] = {"MODEL": ["base", 0], "CLIP": ["base", 1], "VAE": ["base", 2], "IMAGE": ["picture", 0]}
-CORE = {*SOURCES, "CONTROL_NET", "UPSCALE_MODEL"}
 CHEAP = {"steps": 1, "count": 2, "resolution": 64}
 HOSTILE: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from(
@@ -38,22 +47,9 @@ HOSTILE: st.SearchStrategy[Any] = st.one_of(
 )
 
 
-def widgets(info: dict[str, Any]) -> dict[str, Any]:
-    """Every input that is no socket, with its default."""
-    found = {}
-    for group in ("required", "optional"):
-        for name, (kind, *rest) in info["input"].get(group, {}).items():
-            options = rest[0] if rest else {}
-            menu = kind if isinstance(kind, list) else options.get("options", [])
-            if isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
-                found[name] = options.get("default", menu[0] if menu else "")
-    return found
-
-
-def ours(info: dict[str, Any]) -> list[str]:
-    """Widgets and the pack's own sockets. A number in place of a MODEL reaches core's nodes too, and fails there as it does here."""
-    required = info["input"].get("required", {}) | info["input"].get("optional", {})
-    return sorted(name for name, spec in required.items() if isinstance(spec[0], list) or spec[0] not in CORE)
+def tried(info: dict[str, Any]) -> list[str]:
+    """Every input: widgets, the pack's own sockets, and core's, which a program can give a number instead of a link."""
+    return sorted(info["input"].get("required", {}) | info["input"].get("optional", {}))
 
 
 def sockets(info: dict[str, Any]) -> dict[str, Any]:
@@ -81,9 +77,9 @@ def files_around(server: Server) -> set[str]:
 @given(data=st.data())
 def send_one(server: Server, described: dict[str, Any], outcomes: list[str], data: st.DataObject) -> None:
     kind = "AnimeLoRA_" + data.draw(st.sampled_from(NODES))
-    values = widgets(described[kind])
+    values = defaults(described[kind])
     inputs = {**values, **{name: value for name, value in CHEAP.items() if name in values}, **sockets(described[kind])}
-    for name in data.draw(st.lists(st.sampled_from(ours(described[kind]) or ["nothing"]), min_size=1, max_size=3, unique=True)):
+    for name in data.draw(st.lists(st.sampled_from(tried(described[kind]) or ["nothing"]), min_size=1, max_size=3, unique=True)):
         inputs[name] = data.draw(HOSTILE)
     graph: Graph = {
         "base": loader(TINY, full=False),
