@@ -62,7 +62,8 @@ const TEXTS = {
   },
 };
 
-function language() {
+// The two letters of the language that the texts have.
+export function language() {
   let chosen;
   try {
     chosen = app.extensionManager?.setting?.get("Comfy.Locale");
