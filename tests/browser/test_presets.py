@@ -10,17 +10,18 @@ from tests.browser.frontend import Frontend
 from tests.browser.test_workflows import PICTURES, ours
 from tests.server.comfy_server import Server
 from tests.tools.workflows.canvas import Canvas, Group
-from tests.tools.workflows.graphs import CHECKPOINT
+from tests.tools.workflows.parts import CHECKPOINT
 from trainer import presets
 
 _NODE = "window.app.graph._nodes.find((node) => node.comfyClass === 'AnimeLoRA_{kind}')"
 # Where the middle of a widget is on the page, in the classic rendering.
 _PLACE = """(name) => {
-  const node = %s, canvas = window.app.canvas, widget = node.widgets.find((one) => one.name === name);
+  const node = window.app.graph._nodes.find((one) => one.comfyClass === 'AnimeLoRA_TrainLora');
+  const canvas = window.app.canvas, widget = node.widgets.find((one) => one.name === name);
   const box = canvas.canvas.getBoundingClientRect(), scale = canvas.ds.scale, offset = canvas.ds.offset;
   const y = node.pos[1] + (widget.y ?? widget.last_y) + 10, x = node.pos[0] + node.size[0] / 2;
   return [box.left + (x + offset[0]) * scale, box.top + (y + offset[1]) * scale];
-}""" % _NODE.format(kind="TrainLora")
+}"""
 
 
 def graph(server: Server, *, options: bool = False) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def graph(server: Server, *, options: bool = False) -> dict[str, Any]:
     drawn = canvas.node("AnimeLoRA_DemoPictures", count=4)
     prep = canvas.node("AnimeLoRA_DatasetPrep", images=drawn["images"], captions=drawn["captions"], resolution=128, tall=420)
     extra = canvas.node("AnimeLoRA_TrainOptions", wide=420)
-    links = {"options": extra["options"]} if options else {}
+    links: dict[str, Any] = {"options": extra["options"]} if options else {}
     train = canvas.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, name="preset", wide=420, **links)
     canvas.row(Group("Preset", [[drawn, prep], [extra], [train]]))
     return canvas.draw()
