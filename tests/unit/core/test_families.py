@@ -283,6 +283,21 @@ def test_zero_terminal_snr_samples_from_the_last_timestep() -> None:
     assert float(noise.alphas_cumprod[-1]) < 1e-7
 
 
+def test_zero_terminal_snr_rescales_as_in_the_paper() -> None:
+    """Lin et al. 2023, algorithm 1, in plain floats: shift the roots of the products so that the last is zero, scale the first back."""
+    first, last = math.sqrt(0.00085), math.sqrt(0.012)
+    roots, product = [], 1.0
+    for index in range(1000):
+        product *= 1 - (first + (last - first) * index / 999) ** 2
+        roots.append(math.sqrt(product))
+    scale = roots[0] / (roots[0] - roots[-1])
+    expected = [((root - roots[-1]) * scale) ** 2 for root in roots]
+    scheduler = family_named("sdxl").noise_scheduler(Prediction("v_prediction", True))
+    # diffusers computes in fp32: its products carry a rounding of about 1e-6
+    assert scheduler.alphas_cumprod.tolist() == pytest.approx(expected, abs=3e-6)
+    assert scheduler.alphas_cumprod.tolist() != pytest.approx([root**2 for root in roots], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "missing", "word"),
     [
