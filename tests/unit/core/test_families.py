@@ -87,7 +87,11 @@ def test_a_single_file_gives_the_unet_of_diffusers_conversion(tiny_checkpoints: 
     latents = torch.randn(2, 4, 8, 8, generator=draw)
     with torch.no_grad():
         expected = plain.eval()(latents, torch.tensor([7, 801]), **arguments).sample
-        assert torch.equal(ours(latents, torch.tensor([7, 801]), **arguments).sample, expected)
+        given = ours(latents, torch.tensor([7, 801]), **arguments).sample
+    # the same weights: how memory is aligned may choose another kernel, which rounds differently
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
+    theirs = dict(plain.named_parameters())
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.named_parameters())
 
 
 def open_clip(w: dict[str, torch.Tensor], ids: torch.Tensor, layers: int) -> tuple[torch.Tensor, torch.Tensor]:
