@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from tests.unit.core.helpers import Trained, configuration, make_dataset, train_here
 from tests.unit.core.test_training_step import distance, draws, is_linear_or_1x1, names
-from trainer import adapter, counters, loop
+from trainer import adapter, counters, learner
 from trainer.config import RunConfig
 from trainer.families import family_named, open_checkpoint
 from trainer.objective import MicroBatch
@@ -128,7 +128,7 @@ def train_by_recipe(case: Case, config: RunConfig) -> Recipe:
 def train_ours(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[Trained, Gradients]:
     """A run of the trainer, and the gradients that its optimiser was given."""
     given: Gradients = []
-    make = loop.make_optimizer
+    make = learner.make_optimizer
 
     def watched(pairs: Any, *rest: Any) -> Any:
         optimizer = make(pairs, *rest)
@@ -138,7 +138,7 @@ def train_ours(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[Trai
         )
         return optimizer
 
-    monkeypatch.setattr(loop, "make_optimizer", watched)
+    monkeypatch.setattr(learner, "make_optimizer", watched)
     return train_here(config), given
 
 
