@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from tests.unit.core.helpers import Trained, configuration, make_dataset, train_here
 from tests.unit.core.test_training_step import distance, draws, is_linear_or_1x1, names
-from trainer import adapter, counters, learner
+from trainer import adapter, counters, learner, optimizers
 from trainer.config import RunConfig
 from trainer.families import family_named, open_checkpoint
 from trainer.objective import MicroBatch
@@ -100,13 +100,16 @@ def recipe_loss(case: Case, unet: Any, scheduler: Any, batch: MicroBatch) -> tor
         pooled = torch.stack([condition["pooled"] for condition in batch.conditions])
         sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64]] * batch.size)  # neither resized nor cut
         extra = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
-    predicted = unet(noisy, batch.timesteps, torch.stack([c["embeds"] for c in batch.conditions]), **extra).sample
-    wanted = scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps) if case.velocity else batch.noise
+    predicted: torch.Tensor = unet(noisy, batch.timesteps, torch.stack([c["embeds"] for c in batch.conditions]), **extra).sample
+    wanted: torch.Tensor = scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps) if case.velocity else batch.noise
     if not case.gamma:
-        return F.mse_loss(predicted, wanted)
+        plain: torch.Tensor = F.mse_loss(predicted, wanted)
+        return plain
     snr = compute_snr(scheduler, batch.timesteps)
     weights = torch.minimum(snr, torch.full_like(snr, case.gamma)) / (snr + 1 if case.velocity else snr)
-    return (F.mse_loss(predicted, wanted, reduction="none").mean(dim=(1, 2, 3)) * weights).mean()
+    per_image: torch.Tensor = F.mse_loss(predicted, wanted, reduction="none").mean(dim=(1, 2, 3))
+    weighted: torch.Tensor = (per_image * weights).mean()
+    return weighted
 
 
 def train_by_recipe(case: Case, config: RunConfig) -> Recipe:
@@ -128,7 +131,7 @@ def train_by_recipe(case: Case, config: RunConfig) -> Recipe:
 def train_ours(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[Trained, Gradients]:
     """A run of the trainer, and the gradients that its optimiser was given."""
     given: Gradients = []
-    make = learner.make_optimizer
+    make = optimizers.make_optimizer
 
     def watched(pairs: Any, *rest: Any) -> Any:
         optimizer = make(pairs, *rest)
