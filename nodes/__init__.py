@@ -13,6 +13,7 @@ from .export_lora import ExportLora
 from .learning_options import LearningOptionsNode
 from .load_demo_base import LoadDemoBase
 from .load_lora import LoadLora
+from .lora_stack import LoraStack
 from .machine_options import MachineOptionsNode
 from .network_options import NetworkOptionsNode
 from .pick_epoch import PickEpoch
@@ -30,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     LearningOptionsNode,
     MachineOptionsNode,
     LoadLora,
+    LoraStack,
     AnimeImg2Img,
     StyleCompare,
     EpochCompare,

@@ -128,6 +128,13 @@ def lora_path(name: str) -> Path:
     return _listed("loras", name, "LoRA")
 
 
+def listed_lora(path: Path) -> str:
+    """The entry of the LoRA menu that stands for ``path``; empty when it is on none."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths("loras")]
+    names = [str(path.relative_to(root)) for root in roots if root in path.parents]
+    return next((name for name in names if name in lora_names()), "")
+
+
 def _is_archive(name: str) -> bool:
     return name.lower().endswith((".zip", ".cbz", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")) and not name.startswith(".")
 

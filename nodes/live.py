@@ -18,6 +18,7 @@ from ..trainer import events
 
 log = logging.getLogger("animelora")
 EVENT = "animelora.train"
+USED = "animelora.lora"
 RUNNING: dict[str, dict[str, str]] = {}
 """By node id: ``run`` (the run folder's name) and ``name`` (the LoRA's) of every training that goes on. Only TrainingView writes it."""
 _PREVIEW = 512  # pixels of the longer side
@@ -29,6 +30,13 @@ def say(node_id: str | None, text: str) -> None:
     server = getattr(PromptServer, "instance", None)
     if node_id is not None and server is not None:
         server.send_progress_text(text, node_id)
+
+
+def show_lora(node_id: str | None, name: str) -> None:
+    """Tell the browser which LoRA of the list a node has just used; its card shows that one."""
+    server = getattr(PromptServer, "instance", None)
+    if node_id is not None and name and server is not None:
+        server.send_sync(USED, {"node_id": node_id, "name": name})
 
 
 def interrupted() -> bool:

@@ -10,8 +10,8 @@ from comfy_api.latest import io
 
 from ..trainer.errors import UserError
 from .failures import readable
-from .folders import lora_names, lora_path
-from .live import say
+from .folders import listed_lora, lora_names, lora_path
+from .live import say, show_lora
 from .lora_patch import patch
 from .schema import field, result, schema
 from .sockets import require
@@ -96,6 +96,7 @@ class LoadLora(io.ComfyNode):
             info = inspect(path)
             patched = patch(model, clip, path, strength_model, strength_clip, made_for=made_for(info))
             say(cls.hidden.unique_id, patched.summary())
+            show_lora(cls.hidden.unique_id, listed_lora(path))
             if patched.unknown:
                 log.warning("%s: these keys were not used: %s", path.name, ", ".join(patched.unknown))
             log.info("%s: %s", path.name, patched.summary())

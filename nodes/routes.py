@@ -1,4 +1,5 @@
-"""Routes that the browser reads: which runs are going on, what a run has logged, what presets fill in. None starts or changes anything."""
+"""Three routes that the browser reads: which runs are going on, what a run has logged, and the card of a LoRA. None starts or changes
+anything."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ from typing import Any
 from aiohttp import web
 from server import PromptServer
 
-from ..trainer import events, presets
+from ..trainer import events
 from ..trainer.errors import UserError
 from ..trainer.files import resolve_below
 from ..trainer.runs import RunFolder, read_events
-from . import places
 from .folders import runs_dir
 from .live import RUNNING, viewable
+from .lora_cards import lora_card
 
 _MOST_POINTS = 2000  # of a curve: more than the pixels that show it
 _COLUMNS = ("step", "loss", "loss_average", "lr")
@@ -33,10 +34,6 @@ def register() -> None:
     async def running(_request: web.Request) -> web.Response:
         return web.json_response(dict(RUNNING))
 
-    @server.routes.get("/animelora/presets")
-    async def all_presets(_request: web.Request) -> web.Response:
-        return web.json_response({name: places.widgets(presets.values(name)) for name in presets.names()})
-
     @server.routes.get("/animelora/runs/{run}")
     async def run(request: web.Request) -> web.Response:
         try:
@@ -44,6 +41,13 @@ def register() -> None:
         except UserError:
             return web.json_response({"error": "no such run"}, status=404)
         return web.json_response(await asyncio.to_thread(history, folder))
+
+    @server.routes.get("/animelora/lora")
+    async def lora(request: web.Request) -> web.Response:
+        try:
+            return web.json_response(await asyncio.to_thread(lora_card, request.query.get("name", "")))
+        except (UserError, OSError):
+            return web.json_response({"error": "no such LoRA"}, status=404)
 
 
 def run_folder(name: str) -> Path:

@@ -12,9 +12,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .places import PREFIX
-
 CATEGORY = "AnimeLoRA"
+PREFIX = "AnimeLoRA_"
 
 
 def known(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -50,15 +49,18 @@ def schema(
     )
 
 
-def field(kind: Any, id: str, tooltip: str, *, advanced: bool = False, **arguments: Any) -> io.Input:
+def field(kind: Any, id: str, tooltip: str, *, advanced: bool = False, widget: str = "", **arguments: Any) -> io.Input:
     """An input of a ComfyUI type, for example ``field(io.Int, "rank", "…", default=16)``.
 
-    ``advanced`` folds a widget away where ComfyUI can do that. Unknown words other than ``advanced`` still raise.
+    ``advanced`` folds a widget away where ComfyUI can do that. ``widget`` names a widget of the pack's own frontend extension, which
+    then stands for the type's usual one in the browser and nowhere else. Unknown words other than ``advanced`` still raise.
     """
     arguments["tooltip"] = tooltip
     if advanced:
         arguments |= known(kind.Input.__init__, {"advanced": True})
     result: io.Input = kind.Input(id, **arguments)
+    if widget:  # set afterwards: ComfyUI 0.3.64 takes no extra_dict for its own types, and widget_type would change the socket's type
+        result.extra_dict = {**(result.extra_dict or {}), "widgetType": widget}
     return result
 
 

@@ -19,6 +19,7 @@ NODES = {
     "AnimeLoRA_DatasetPrep": ("Dataset Prep (AnimeLoRA)", ["DATASET", "IMAGE", "STRING"]),
     "AnimeLoRA_TrainLora": ("Train LoRA (AnimeLoRA)", ["LORA", "IMAGE", "IMAGE"]),
     "AnimeLoRA_LoadLora": ("Load LoRA (AnimeLoRA)", ["MODEL", "CLIP", "STRING"]),
+    "AnimeLoRA_LoraStack": ("LoRA Stack (AnimeLoRA)", ["MODEL", "CLIP", "STRING"]),
     "AnimeLoRA_AnimeImg2Img": ("Anime Img2Img (AnimeLoRA)", ["IMAGE", "IMAGE"]),
     "AnimeLoRA_StyleCompare": ("Style Compare (AnimeLoRA)", ["IMAGE", "IMAGE"]),
     "AnimeLoRA_EpochCompare": ("Epoch Compare (AnimeLoRA)", ["IMAGE", "IMAGE"]),
@@ -77,14 +78,14 @@ def test_defaults_of_training_are_those_of_the_run_configuration(description: di
     for node, table in helper("places").BY_NODE.items():
         widgets = inputs(description["nodes"][f"AnimeLoRA_{node}"])
         for widget, key in table.items():
-            if widget not in SHOWN_OTHERWISE | {"preset"}:
+            if widget not in SHOWN_OTHERWISE:
                 section, name = key.split(".")
                 assert widgets[widget][1]["default"] == reference[section][name], widget
 
 
 def test_every_key_of_the_run_configuration_is_on_one_node_or_has_a_reason_not_to_be(helper: Helper) -> None:
     places = helper("places")
-    on_nodes = [key for table in places.BY_NODE.values() for key in table.values() if key != "preset"]
+    on_nodes = [key for table in places.BY_NODE.values() for key in table.values()]
     assert sorted([*on_nodes, *places.NOT_ON_A_NODE]) == sorted(config.keys())
     assert all(len(reason) > 30 for reason in places.NOT_ON_A_NODE.values())
 
@@ -148,6 +149,11 @@ def test_nothing_on_a_node_reaches_an_executable_or_an_argument_list(description
     for name, info in description["nodes"].items():
         for key in inputs(info):
             assert not set(key.split("_")) & forbidden, f"{name}.{key}"
+
+
+def test_the_list_of_lora_stack_is_text_for_everybody_but_our_own_widget(description: dict[str, Any]) -> None:
+    kind, options = inputs(description["nodes"]["AnimeLoRA_LoraStack"])["loras"]
+    assert (kind, options["widgetType"], options["default"]) == ("STRING", "ANIMELORA_LORAS", "[]")
 
 
 def test_loading_the_pack_stays_light(description: dict[str, Any]) -> None:

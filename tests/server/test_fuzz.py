@@ -28,7 +28,7 @@ NODES = (
         "StyleCompare",
         "EpochCompare",
     ),
-    *("LearningOptions", "MachineOptions", "PickEpoch", "ExportLora", "DemoPictures", "LoadDemoBase"),
+    *("LoraStack", "LearningOptions", "MachineOptions", "PickEpoch", "ExportLora", "DemoPictures", "LoadDemoBase"),
 )
 SOURCES: dict[str, list[Any]] = {"MODEL": ["base", 0], "CLIP": ["base", 1], "VAE": ["base", 2], "IMAGE": ["picture", 0]}
 CHEAP = {"steps": 1, "count": 2, "resolution": 64}
@@ -45,6 +45,11 @@ HOSTILE: st.SearchStrategy[Any] = st.one_of(
     st.floats(),
     st.text(max_size=40),
 )
+# rows of LoRA Stack: JSON that is nearly right
+ROWS = st.lists(
+    st.dictionaries(st.sampled_from(["on", "name", "strength", "clip", "nmae"]), HOSTILE, max_size=4),
+    max_size=3,
+).map(json.dumps)
 
 
 def tried(info: dict[str, Any]) -> list[str]:
@@ -80,7 +85,7 @@ def send_one(server: Server, described: dict[str, Any], outcomes: list[str], dat
     values = defaults(described[kind])
     inputs = {**values, **{name: value for name, value in CHEAP.items() if name in values}, **sockets(described[kind])}
     for name in data.draw(st.lists(st.sampled_from(tried(described[kind]) or ["nothing"]), min_size=1, max_size=3, unique=True)):
-        inputs[name] = data.draw(HOSTILE)
+        inputs[name] = data.draw(st.one_of(HOSTILE, ROWS) if name == "loras" else HOSTILE)
     graph: Graph = {
         "base": loader(TINY, full=False),
         "picture": node("EmptyImage", width=64, height=64, batch_size=1, color=0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .card import Card, card
 from .checkpoint import merge_into_checkpoint
 from .convert import DTYPES, FORMATS, Converted, convert, to_comfyui, to_diffusers, to_kohya, to_peft, write_lora
 from .edit import FIELDS, edit_metadata, edited
@@ -13,6 +14,7 @@ from .names import kohya_text_encoder_key, kohya_unet_key
 from .rank import RankReport, reduce_rank
 from .read import read_lora, scan_lora
 from .save import save_lora, verify_lora
+from .sidecar import companions, split_words
 from .unet_names import LAYOUTS, UNetLayout, diffusers_to_ldm, ldm_to_diffusers
 from .weights import LoraModule, LoraWeights
 
@@ -22,6 +24,7 @@ __all__ = [
     "FIELDS",
     "FORMATS",
     "LAYOUTS",
+    "Card",
     "Converted",
     "LoraInfo",
     "LoraModule",
@@ -30,6 +33,8 @@ __all__ = [
     "TrainingFacts",
     "UNetLayout",
     "build_metadata",
+    "card",
+    "companions",
     "convert",
     "describe",
     "diffusers_to_ldm",
@@ -46,6 +51,7 @@ __all__ = [
     "reduce_rank",
     "save_lora",
     "scan_lora",
+    "split_words",
     "stated_family",
     "to_comfyui",
     "to_diffusers",

@@ -112,6 +112,12 @@ def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     stated = _value(metadata, "modelspec.trigger_phrase")
     if stated:
         return tuple(word.strip() for word in stated.split(",") if word.strip())
+    tags, images = tag_counts(metadata)
+    return tuple(tag for tag, count in tags.most_common(5) if tag and images and count >= _ALWAYS * images)
+
+
+def tag_counts(metadata: Mapping[str, str]) -> tuple[Counter[str], float]:
+    """How many captions have each tag (kohya's ``ss_tag_frequency``), and how many pictures there were."""
     images: float = 0
     tags = Counter[str]()
     for folder, counts in _table(metadata, "ss_tag_frequency").items():
@@ -122,7 +128,7 @@ def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
         known = directory.get("img_count") if isinstance(directory, dict) else None
         images += known if isinstance(known, int) else max(numbers.values(), default=0)
         tags.update(numbers)
-    return tuple(tag for tag, count in tags.most_common(5) if tag and images and count >= _ALWAYS * images)
+    return tags, images
 
 
 def _table(metadata: Mapping[str, str], key: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ const TEXTS = {
   },
 };
 
-// The two letters of the language that the texts have.
+// The language of the texts, one of those that there are.
 export function language() {
   let chosen;
   try {

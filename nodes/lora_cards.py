@@ -1,0 +1,31 @@
+"""Cards of LoRA files for the browser, made once for each state of a file and of what lies beside it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .folders import lora_path
+
+_KEPT = 256  # cards in memory, about 20 KB each with their pictures
+
+
+def lora_card(name: str) -> dict[str, Any]:
+    """The card of an entry of ComfyUI's LoRA list. Raises UserError for any other name, OSError when the file has just gone."""
+    from ..trainer.lorafile import companions
+
+    path = lora_path(name)
+    return {"name": name, **_card(str(path), tuple(_state(each) for each in (path, *companions(path))))}
+
+
+@lru_cache(maxsize=_KEPT)
+def _card(path: str, _states: tuple[tuple[str, int, int], ...]) -> dict[str, Any]:
+    from ..trainer.lorafile import card
+
+    return card(Path(path)).to_json()
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return path.name, status.st_size, status.st_mtime_ns

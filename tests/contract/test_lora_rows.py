@@ -1,0 +1,62 @@
+"""The list of LoRA Stack, as the browser writes it and as anybody may send it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+Helper = Callable[[str], ModuleType]
+LISTED = ["a.safetensors", "sub/b.safetensors"]
+
+
+def test_rows_keep_their_order_and_the_text_encoder_follows_the_model(helper: Helper) -> None:
+    rows = helper("lora_rows")
+    text = json.dumps(
+        [
+            {"on": True, "name": "sub/b.safetensors", "strength": 0.8, "clip": 0.3},
+            {"name": "a.safetensors"},
+            {"on": False, "name": "gone.safetensors", "strength": -2, "clip": None},
+        ]
+    )
+    assert rows.read_rows(text, LISTED) == [
+        rows.Row(True, "sub/b.safetensors", 0.8, 0.3),
+        rows.Row(True, "a.safetensors", 1.0, 1.0),
+        rows.Row(False, "gone.safetensors", -2.0, -2.0),
+    ]
+    assert rows.read_rows("", LISTED) == rows.read_rows("[]", LISTED) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read"),
+        ("{}", "is no list"),
+        ("[" * 20_000, "cannot be read"),
+        ("x" * 200_000, "characters"),
+        ("[1]", "Row 1 of LoRA Stack is no object"),
+        ('[{"nmae": "a"}]', "unknown key 'nmae'"),
+        ('[{"name": "a.safetensors"}, {"on": 1, "name": "a"}]', "Row 2"),
+        ('[{"name": 5}]', "Row 1"),
+        ('[{"name": "a.safetensors", "strength": "1"}]', "'strength' is no number"),
+        ('[{"name": "a.safetensors", "strength": true}]', "'strength' is no number"),
+        ('[{"name": "a.safetensors", "strength": NaN}]', "outside -100 to 100"),
+        ('[{"name": "a.safetensors", "clip": 1e999}]', "'clip' lies outside"),
+        ('[{"name": "a.safetensors", "strength": 1' + "0" * 400 + "}]", "outside -100 to 100"),
+        ('[{"name": ""}]', "has no LoRA"),
+        ('[{"name": "../../etc/passwd"}]', "not in ComfyUI's list"),
+        ('[{"name": "/etc/passwd"}]', "not in ComfyUI's list"),
+        (json.dumps([{"on": False, "name": "a"}] * 65), "65 rows"),
+        (["a"], "list, not text"),
+        (None, "NoneType, not text"),
+    ],
+)
+def test_anything_else_is_refused_in_words(helper: Helper, text: Any, said: str) -> None:
+    error = helper("lora_rows").UserError
+    with pytest.raises(error, match="LoRA") as refused:
+        helper("lora_rows").read_rows(text, LISTED)
+    assert said in str(refused.value)
+    assert len(str(refused.value)) < 600

@@ -1,0 +1,63 @@
+// Putting trigger words into a prompt: the text of a selected node, else the positive prompt that the node's CLIP leads to.
+
+import { app } from "../../../scripts/app.js";
+
+const FURTHEST = 6; // nodes between the LoRA and the prompt
+
+// Adds `text` in front of the prompt unless it is there; the title of the node that has it now, "" when there is none.
+export function insertText(node, text) {
+  const found = target(node);
+  if (!found) return "";
+  const [place, widget] = found;
+  const before = String(widget.value ?? "");
+  if (!before.toLowerCase().includes(text.toLowerCase())) {
+    widget.value = before.trim() ? `${text}, ${before}` : text;
+    widget.callback?.(widget.value);
+    app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+    app.canvas?.setDirty?.(true, true);
+  }
+  return place.title ?? place.type;
+}
+
+function target(node) {
+  const selected = Object.values(app.canvas?.selected_nodes ?? {}).filter((each) => each !== node);
+  for (const each of selected) {
+    const widget = textWidget(each);
+    if (widget) return [each, widget];
+  }
+  const found = downstream(node).flatMap((each) => (textWidget(each) ? [[each, textWidget(each)]] : []));
+  return found.find(([each]) => leadsTo(each, "positive")) ?? found.find(([each]) => !leadsTo(each, "negative")) ?? null;
+}
+
+// The prompt of a node: its first text of several lines that is not meant as a negative one.
+function textWidget(node) {
+  const texts = (node.widgets ?? []).filter((widget) => typeof widget.value === "string" && isText(widget));
+  const linked = (widget) => node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null);
+  return texts.find((widget) => !/negative/i.test(widget.name) && !linked(widget)) ?? null;
+}
+
+function isText(widget) {
+  return ["customtext", "textarea"].includes(widget.type) || !!widget.options?.multiline || widget.element instanceof HTMLTextAreaElement;
+}
+
+function leadsTo(node, name) {
+  return links(node).some(([each, slot]) => each.inputs?.[slot]?.name === name);
+}
+
+// Nodes behind the node's outputs, the nearest first.
+function downstream(node) {
+  const found = new Set();
+  let edge = [node];
+  for (let step = 0; step < FURTHEST && edge.length; step++) {
+    edge = edge.flatMap((each) => links(each).map(([next]) => next)).filter((next) => next !== node && !found.has(next));
+    for (const next of edge) found.add(next);
+  }
+  return [...found];
+}
+
+function links(node) {
+  const graph = node.graph ?? app.graph;
+  const ids = (node.outputs ?? []).flatMap((output) => output.links ?? []);
+  const all = ids.map((id) => graph.getLink?.(id) ?? graph.links?.[id]).filter(Boolean);
+  return all.map((link) => [graph.getNodeById(link.target_id), link.target_slot]).filter(([each]) => each);
+}

@@ -1,0 +1,83 @@
+// One thing at a time beside what was clicked: a list to choose from, or a card.
+
+import { element } from "../panel/dom.js";
+import { words } from "./words.js";
+
+let close = () => {};
+
+// Show `content` below `anchor` until Escape, or a click elsewhere.
+export function popup(anchor, content, kind) {
+  close();
+  const box = element("div", { class: `animelora-popup ${kind}`, role: "dialog" }, ...content);
+  document.body.append(box);
+  const place = anchor.getBoundingClientRect();
+  const left = Math.max(8, Math.min(place.left, window.innerWidth - box.offsetWidth - 8));
+  const below = place.bottom + 4 + box.offsetHeight <= window.innerHeight;
+  box.style.left = `${left}px`;
+  box.style.top = `${below ? place.bottom + 4 : Math.max(8, place.top - 4 - box.offsetHeight)}px`;
+  const outside = (event) => !box.contains(event.target) && close();
+  const escape = (event) => {
+    if (event.key !== "Escape") return;
+    event.stopPropagation();
+    close();
+    anchor.focus?.();
+  };
+  close = () => {
+    box.remove();
+    document.removeEventListener("pointerdown", outside, true);
+    document.removeEventListener("wheel", outside, true);
+    box.removeEventListener("keydown", escape);
+    close = () => {};
+  };
+  document.addEventListener("pointerdown", outside, true);
+  document.addEventListener("wheel", outside, true);
+  box.addEventListener("keydown", escape);
+  return { box, close: () => close() };
+}
+
+// Choose one of `names` by typing parts of it and by arrow keys, or by a click.
+export function choose(anchor, names, current, chosen) {
+  const say = words();
+  const search = element("input", { type: "search", placeholder: say.search, "aria-label": say.search, autocomplete: "off", spellcheck: "false" });
+  const list = element("div", { class: "list", role: "listbox" });
+  const shown = popup(anchor, [search, list], "choose");
+  let active = 0;
+  const take = (name) => {
+    shown.close();
+    chosen(name);
+  };
+  const options = () => [...list.querySelectorAll("button")];
+  const mark = (number) => {
+    active = Math.max(0, Math.min(options().length - 1, number));
+    options().forEach((each, index) => each.classList.toggle("active", index === active));
+    options()[active]?.scrollIntoView({ block: "nearest" });
+  };
+  const draw = () => {
+    const parts = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const found = names.filter((name) => parts.every((part) => name.toLowerCase().includes(part)));
+    const buttons = found.map((name) => {
+      const button = element("button", { type: "button", role: "option", title: name, "aria-selected": String(name === current) }, shortName(name));
+      button.addEventListener("click", () => take(name));
+      return button;
+    });
+    list.replaceChildren(...(buttons.length ? buttons : [element("div", { class: "nothing" }, names.length ? say.nothing : say.noLoras)]));
+    mark(parts.length ? 0 : Math.max(0, found.indexOf(current)));
+  };
+  search.addEventListener("input", draw);
+  search.addEventListener("keydown", (event) => {
+    event.stopPropagation(); // letters are shortcuts of the canvas
+    if (event.key === "ArrowDown") mark(active + 1);
+    else if (event.key === "ArrowUp") mark(active - 1);
+    else if (event.key === "Enter") options()[active]?.click();
+    else if (event.key === "Escape") shown.close();
+    else return;
+    event.preventDefault();
+  });
+  draw();
+  search.focus();
+}
+
+// A LoRA's name without its ending.
+export function shortName(name) {
+  return name.replace(/\.(safetensors|pt|ckpt|bin)$/i, "");
+}

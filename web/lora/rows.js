@@ -1,0 +1,155 @@
+// The list of LoRAs in LoRA Stack. Its value is JSON text: [{"on": true, "name": "…", "strength": 1, "clip": 0.5}, …];
+// clip is there only where the text encoder has a strength of its own.
+
+import { element } from "../panel/dom.js";
+import { cardParts, keepFromCanvas } from "./card.js";
+import { loraCard, loraNames } from "./data.js";
+import { choose, popup, shortName } from "./popup.js";
+import { words } from "./words.js";
+
+const ROW = 30, FRAME = 76; // pixels of a row, and of what is above and below them
+const STRONGEST = 100, STEP = 0.05;
+
+export class LoraRows {
+  constructor(node, { grown, changed }) {
+    this.node = node;
+    this.grown = grown;
+    this.changed = changed;
+    this.rows = [];
+    this.broken = null; // text that is no list: kept as it is until it is replaced
+    this.root = element("div", { class: "animelora-rows" });
+    keepFromCanvas(this.root);
+  }
+
+  text() {
+    return this.broken ?? JSON.stringify(this.rows);
+  }
+
+  read(text) {
+    try {
+      const rows = JSON.parse(text || "[]");
+      if (!Array.isArray(rows) || !rows.every((row) => row && typeof row === "object" && !Array.isArray(row))) throw new TypeError();
+      this.rows = rows.map(({ on = true, name = "", strength = 1, clip, ...rest }) => {
+        const row = { on, name, strength, ...rest };
+        return clip == null ? row : { ...row, clip };
+      });
+      this.broken = null;
+    } catch {
+      this.rows = [];
+      this.broken = String(text);
+    }
+    this.draw();
+  }
+
+  height() {
+    return FRAME + ROW * Math.max(1, this.rows.length);
+  }
+
+  change(edit) {
+    edit?.();
+    this.broken = null;
+    this.draw();
+    this.changed();
+  }
+
+  draw() {
+    const say = words();
+    const split = this.rows.some((row) => row.clip != null);
+    const on = this.rows.filter((row) => row.on).length;
+    const all = toggle(say.allOn, this.rows.length > 0 && on === this.rows.length, (state) =>
+      this.change(() => this.rows.forEach((row) => (row.on = state))),
+    );
+    const apart = element("button", { type: "button", class: split ? "apart set" : "apart", title: say.apartTip, "aria-pressed": String(split) }, say.apart);
+    apart.addEventListener("click", () => this.change(() => this.splitClip(!split)));
+    const add = element("button", { type: "button", class: "add" }, `+ ${say.add}`);
+    add.addEventListener("click", async () => choose(add, await loraNames(), "", (name) => this.change(() => this.rows.push(this.fresh(name, split)))));
+    const nothing = this.broken ? say.broken : say.none;
+    this.root.replaceChildren(
+      element("div", { class: "top" }, all, element("span", { class: "count" }, say.count(on, this.rows.length)), apart),
+      element(
+        "div",
+        { class: "rows" },
+        ...this.rows.map((row, index) => this.drawRow(row, index, say)),
+        ...(this.rows.length ? [] : [element("div", { class: "nothing" }, nothing)]),
+      ),
+      add,
+    );
+    this.markMissing(say);
+    this.grown();
+  }
+
+  fresh(name, split) {
+    return { on: true, name, strength: 1, ...(split ? { clip: 1 } : {}) };
+  }
+
+  splitClip(wanted) {
+    for (const row of this.rows) {
+      if (wanted) row.clip ??= row.strength;
+      else delete row.clip;
+    }
+  }
+
+  drawRow(row, index, say) {
+    const name = element("button", { type: "button", class: "name", title: row.name }, shortName(row.name) || say.chooseOne);
+    name.addEventListener("click", async () => choose(name, await loraNames(), row.name, (chosen) => this.change(() => (row.name = chosen))));
+    const info = button("i", say.card, "info", async () => {
+      const card = row.name && (await loraCard(row.name));
+      popup(info, card ? cardParts(card, this.node) : [say.missing(row.name)], "animelora-lora");
+    });
+    const up = button("↑", say.up, "up", () => this.change(() => this.move(index, index - 1)));
+    const down = button("↓", say.down, "down", () => this.change(() => this.move(index, index + 1)));
+    up.disabled = index === 0;
+    down.disabled = index === this.rows.length - 1;
+    return element(
+      "div",
+      { class: row.on ? "row" : "row off" },
+      toggle(say.on, row.on, (state) => this.change(() => (row.on = state))),
+      name,
+      this.number(row, "strength", say.modelStrength),
+      ...(row.clip != null ? [this.number(row, "clip", say.clipStrength)] : []),
+      info,
+      up,
+      down,
+      button("×", say.remove, "remove", () => this.change(() => this.rows.splice(index, 1))),
+    );
+  }
+
+  number(row, key, label) {
+    const input = element("input", { type: "number", class: key, min: -STRONGEST, max: STRONGEST, step: STEP, value: row[key], title: label, "aria-label": label });
+    input.addEventListener("keydown", (event) => event.stopPropagation());
+    input.addEventListener("change", () => {
+      const value = Number.isFinite(input.valueAsNumber) ? Math.max(-STRONGEST, Math.min(STRONGEST, input.valueAsNumber)) : row[key];
+      input.value = value;
+      row[key] = value;
+      this.changed(); // nothing else is drawn differently, and the field keeps the focus
+    });
+    return input;
+  }
+
+  move(from, to) {
+    if (to < 0 || to >= this.rows.length) return;
+    this.rows.splice(to, 0, ...this.rows.splice(from, 1));
+  }
+
+  async markMissing(say) {
+    const listed = new Set(await loraNames());
+    for (const [index, place] of [...this.root.querySelectorAll(".row")].entries()) {
+      const row = this.rows[index];
+      const missing = !!row?.name && !listed.has(row.name);
+      place.classList.toggle("missing", missing);
+      if (missing) place.querySelector(".name").title = say.missing(row.name);
+    }
+  }
+}
+
+function button(sign, label, kind, clicked) {
+  const made = element("button", { type: "button", class: `sign ${kind}`, title: label, "aria-label": label }, sign);
+  made.addEventListener("click", clicked);
+  return made;
+}
+
+function toggle(label, state, switched) {
+  const made = element("button", { type: "button", class: "switch", role: "switch", "aria-checked": String(state), title: label, "aria-label": label });
+  made.addEventListener("click", () => switched(!state));
+  return made;
+}
