@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+PREFIX = "AnimeLoRA_"
 Places = Mapping[str, str]
 
 TRAIN_LORA: Places = {
@@ -29,6 +30,7 @@ TRAIN_LORA: Places = {
     "validation_steps": "sample.steps",
     "validation_guidance": "sample.guidance",
     "validate_every": "sample.every_epochs",
+    "preset": "preset",
 }
 TRAIN_OPTIONS: Places = {
     "optimizer": "optimizer.name",
@@ -100,6 +102,12 @@ def sections(places: Places, widgets: Mapping[str, Any]) -> dict[str, Any]:
             table = found.setdefault(section, {}) if section else found
             table[name] = widgets[widget]
     return found
+
+
+def widgets(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Values of keys of the configuration as those of widgets: node id -> widget -> value."""
+    found = {f"{PREFIX}{node}": {widget: values[key] for widget, key in table.items() if key in values} for node, table in BY_NODE.items()}
+    return {node: table for node, table in found.items() if table}
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

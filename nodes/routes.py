@@ -1,5 +1,5 @@
-"""Three routes that the browser reads: which runs are going on, what a run has logged, and the card of a LoRA. None starts or changes
-anything."""
+"""Routes that the browser reads: which runs are going on, what a run has logged, what presets fill in, and the card of a LoRA. None
+starts or changes anything."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any
 from aiohttp import web
 from server import PromptServer
 
-from ..trainer import events
+from ..trainer import events, presets
 from ..trainer.errors import UserError
 from ..trainer.files import resolve_below
 from ..trainer.runs import RunFolder, read_events
+from . import places
 from .folders import runs_dir
 from .live import RUNNING, viewable
 from .lora_cards import lora_card
@@ -33,6 +34,10 @@ def register() -> None:
     @server.routes.get("/animelora/running")
     async def running(_request: web.Request) -> web.Response:
         return web.json_response(dict(RUNNING))
+
+    @server.routes.get("/animelora/presets")
+    async def all_presets(_request: web.Request) -> web.Response:
+        return web.json_response({name: places.widgets(presets.values(name)) for name in presets.names()})
 
     @server.routes.get("/animelora/runs/{run}")
     async def run(request: web.Request) -> web.Response:

@@ -12,8 +12,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .places import PREFIX
+
 CATEGORY = "AnimeLoRA"
-PREFIX = "AnimeLoRA_"
 
 
 def known(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import comfy.model_management
 from comfy_api.latest import io
 
+from ..trainer import presets
 from ..trainer.config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
 from ..trainer.files import safe_name, sha256_file
 from . import places
@@ -188,6 +189,14 @@ class TrainLora(io.ComfyNode):
                     "Optimizer, noise and loss settings for people who know them (from Train Options).",
                     optional=True,
                 ),
+                # added later: at the end, so that graphs saved before them still load
+                setting(
+                    io.Combo,
+                    "preset",
+                    "Fills in good values for what you want to teach and for your kind of model. Change any of them afterwards.",
+                    options=[presets.NONE, *presets.names()],
+                    default=presets.NONE,
+                ),
             ],
             [
                 result(LORA, "lora", "The trained LoRA, for Load LoRA."),
@@ -211,6 +220,7 @@ class TrainLora(io.ComfyNode):
             node_id = cls.hidden.unique_id
             prepared = as_dataset(dataset)
             config = run_config(prepared.path, widgets, as_options(options, TrainOptions))
+            _require_family(widgets.get("preset", presets.NONE), config)
             run = _train(config, node_id)
             say(node_id, _summary(run))
             words = tuple(word for word in (prepared.trigger,) if word)
@@ -240,6 +250,14 @@ def _own_sections(dataset: str, widgets: dict[str, Any]) -> dict[str, Any]:
         "validation_prompts": lines(widgets.get("validation_prompts", "")),
     }
     return places.merged(places.sections(places.TRAIN_LORA, values), {"output": {"runs": str(runs_dir()), "publish": str(loras_dir())}})
+
+
+def _require_family(preset: str, config: RunConfig) -> None:
+    """Refuse a preset for another kind of model: its rate would be wrong by half, and nobody would notice for hours."""
+    if preset != presets.NONE:
+        from ..trainer.families import family_of, open_checkpoint
+
+        presets.require_family(preset, family_of(open_checkpoint(config.base.checkpoint)).name)
 
 
 def _train(config: RunConfig, node_id: str | None) -> Any:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .errors import UserError
 from .overrides import apply_override
+from .presets import expanded
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -248,9 +249,9 @@ def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def parse(data: dict[str, Any]) -> RunConfig:
-    """Validate plain data. Raises UserError that lists every problem with its key."""
+    """Validate plain data, in which ``preset`` may name values for what is left out. UserError lists every problem with its key."""
     try:
-        return RunConfig.model_validate(data)
+        return RunConfig.model_validate(expanded(data))
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors(include_url=False)]
         raise UserError(

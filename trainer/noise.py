@@ -37,7 +37,10 @@ def draw_timestep(settings: ObjectiveSection, generator: torch.Generator, count:
 
 
 def _multires(noise: torch.Tensor, iterations: int, discount: float, generator: torch.Generator) -> torch.Tensor:
-    """Pyramid noise: coarser and coarser noise added, then scaled back to unit deviation (J. Whitaker, "Multi-Resolution Noise", 2023)."""
+    """Pyramid noise: coarser and coarser noise added, then scaled back to unit deviation (J. Whitaker, "Multi-Resolution Noise", 2023).
+
+    The deviation is the picture's own, where kohya's trainer takes the batch's: a picture's noise does not depend on its neighbours.
+    """
     import torch
     from torch.nn.functional import interpolate
 
@@ -47,6 +50,6 @@ def _multires(noise: torch.Tensor, iterations: int, discount: float, generator: 
         small = (max(1, int(height / shrink)), max(1, int(width / shrink)))
         coarse = torch.randn((1, channels, *small), generator=generator)
         noise = noise + interpolate(coarse, size=(height, width), mode="bilinear")[0] * discount**level
-        if small == (1, 1):
+        if 1 in small:  # as the author's code and kohya's: no coarser level says more
             break
     return noise / noise.std()

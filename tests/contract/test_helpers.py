@@ -103,7 +103,7 @@ def test_widgets_become_sections_and_one_left_out_says_nothing(helper: Helper) -
 
 
 def test_later_sections_win_key_by_key(helper: Helper) -> None:
-    under = {"optimizer": {"lr": 1.0, "name": "lion"}, "sample": {"seed": 1}}
+    under: dict[str, dict[str, object]] = {"optimizer": {"lr": 1.0, "name": "lion"}, "sample": {"seed": 1}}
     over = {"optimizer": {"lr": 2.0}, "network": {"rank": 4}}
     assert helper("places").merged(under, over) == {
         "optimizer": {"lr": 2.0, "name": "lion"},

@@ -78,14 +78,14 @@ def test_defaults_of_training_are_those_of_the_run_configuration(description: di
     for node, table in helper("places").BY_NODE.items():
         widgets = inputs(description["nodes"][f"AnimeLoRA_{node}"])
         for widget, key in table.items():
-            if widget not in SHOWN_OTHERWISE:
+            if widget not in SHOWN_OTHERWISE | {"preset"}:
                 section, name = key.split(".")
                 assert widgets[widget][1]["default"] == reference[section][name], widget
 
 
 def test_every_key_of_the_run_configuration_is_on_one_node_or_has_a_reason_not_to_be(helper: Helper) -> None:
     places = helper("places")
-    on_nodes = [key for table in places.BY_NODE.values() for key in table.values()]
+    on_nodes = [key for table in places.BY_NODE.values() for key in table.values() if key != "preset"]
     assert sorted([*on_nodes, *places.NOT_ON_A_NODE]) == sorted(config.keys())
     assert all(len(reason) > 30 for reason in places.NOT_ON_A_NODE.values())
 

@@ -48,9 +48,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. optimizer.lr=5e-5"
     )
+    parser.add_argument("--preset", metavar="NAME", help="values for what the file does not say, e.g. style-sd15; see --presets")
     parser.add_argument("--dry-run", action="store_true", help="print the plan (images, buckets, steps, memory) and stop")
     parser.add_argument("--json", action="store_true", help="print the plan, or every event, as JSON lines instead of a progress bar")
     parser.add_argument("--keys", action=_ListKeys, help="list every configuration key and stop")
+    parser.add_argument("--presets", action=_ListPresets, help="list every preset's values with their reasons and stop")
     parser.set_defaults(run=run)
 
 
@@ -58,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     """Train (or plan) and print where the LoRA is."""
     from .. import config
 
-    settings = config.load(args.config, args.overrides)
+    preset = [f"preset={args.preset}"] if args.preset else []
+    settings = config.load(args.config, [*preset, *args.overrides])
     if args.dry_run:
         return _dry_run(settings, as_json=args.json)
     from ..launch import train
@@ -118,6 +121,17 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
     for name, value in rows:
         table.add_row(name, value)
     Console().print(table)
+
+
+class _ListPresets(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, **kwargs: object) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=str(kwargs.get("help", "")))
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from ..presets import table
+
+        print(table())
+        parser.exit()
 
 
 class _ListKeys(argparse.Action):

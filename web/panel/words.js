@@ -62,7 +62,7 @@ const TEXTS = {
   },
 };
 
-// The language of the texts, one of those that there are.
+// The two letters of the language that the texts have.
 export function language() {
   let chosen;
   try {

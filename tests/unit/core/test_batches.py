@@ -103,6 +103,21 @@ def test_noise_is_normal_and_timesteps_are_uniform(filled: tuple[Dataset, Cache]
     assert not torch.allclose(batch.noise, batch.latents)
 
 
+def test_perturbed_input_is_noised_by_more_than_the_target_says(filled: tuple[Dataset, Cache]) -> None:
+    """Ning et al. 2023, algorithm 1: the input has noise + gamma times another draw, the target stays the noise."""
+    dataset, cache = filled
+    slots, fixed = [sampler.Slot(3, position) for position in range(300)], {"seed": 1, "epoch": 0, "timesteps": 1000}
+    plain = build(slots, dataset, cache, PLAIN, **fixed)
+    perturbed = build(slots, dataset, cache, ObjectiveSection(input_perturbation=0.1), **fixed)
+    assert torch.equal(plain.mixed, plain.noise)
+    for name in ("latents", "noise", "timesteps"):
+        assert torch.equal(getattr(perturbed, name), getattr(plain, name)), name
+    extra = (perturbed.mixed - perturbed.noise).double() / 0.1
+    count = extra.numel()
+    assert abs(float(extra.mean())) < 5 / count**0.5 and abs(float(extra.var()) - 1) < 5 * (2 / count) ** 0.5
+    assert abs(float((extra * plain.noise).mean())) < 5 / count**0.5  # not a part of the noise itself
+
+
 def test_a_slot_s_draws_are_the_same_in_any_batch(filled: tuple[Dataset, Cache]) -> None:
     together, alone = batch_of(filled, 4, 9), batch_of(filled, 9)
     for name in ("latents", "noise", "timesteps", "weights", "masks"):

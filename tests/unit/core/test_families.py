@@ -1,4 +1,4 @@
-"""SD 2.x and SDXL: configurations, text encoders, conditioning, training steps and exported names, held to independent code."""
+"""SD 2.x and SDXL: configurations, text encoders, conditioning and exported names, held to independent code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
@@ -18,9 +18,7 @@ from tests.tools.ldm_layout import FULL_SDXL, TINY_SD2, TINY_SDXL, tensors
 from tests.tools.make_checkpoint import make_empty_checkpoint
 from tests.unit.core.helpers import configuration, make_dataset, train_here
 from tests.unit.core.test_model_configs import settled
-from tests.unit.core.test_training_step import draws, names
 from tests.unit.lorafile.helpers import key_table
-from trainer import adapter, counters
 from trainer.config import ObjectiveSection
 from trainer.dataset import open_dataset
 from trainer.errors import UserError
@@ -89,7 +87,11 @@ def test_a_single_file_gives_the_unet_of_diffusers_conversion(tiny_checkpoints: 
     latents = torch.randn(2, 4, 8, 8, generator=draw)
     with torch.no_grad():
         expected = plain.eval()(latents, torch.tensor([7, 801]), **arguments).sample
-        assert torch.equal(ours(latents, torch.tensor([7, 801]), **arguments).sample, expected)
+        given = ours(latents, torch.tensor([7, 801]), **arguments).sample
+    # the same weights: how memory is aligned may choose another kernel, which rounds differently
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
+    theirs = dict(plain.named_parameters())
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.named_parameters())
 
 
 def open_clip(w: dict[str, torch.Tensor], ids: torch.Tensor, layers: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -188,48 +190,6 @@ def test_sdxl_is_told_source_cut_and_size_in_that_order_and_not_rounded(tmp_path
     assert framing(open_dataset(folder).items[0]) == Framing((64, 64), (64, 64), (0, 0))
 
 
-@pytest.mark.parametrize(("name", "velocity"), [("sd2", False), ("sdxl", False), ("sdxl", True)])
-def test_training_steps_are_those_of_diffusers_recipe(tiny_checkpoints: dict[str, Path], tmp_path: Path, name: str, velocity: bool) -> None:
-    changes = {
-        "training.max_steps": 3,
-        "optimizer.max_grad_norm": 0.0,
-        "objective.prediction": "v-prediction" if velocity else "epsilon",
-        "objective.zero_terminal_snr": "on" if velocity else "off",
-        "training.checkpoint_every": 3,
-    }
-    config = configuration(tiny_checkpoints[name], make_dataset(tmp_path, 6), tmp_path / "runs", changes)
-    ours = train_here(config)
-    assert ours.status == 0
-    family, checkpoint = family_named(name), open_checkpoint(config.base.checkpoint)
-    unet: Any = family.load_unet(checkpoint, torch.float32)
-    seed = counters.derive_seed(config.training.seed, "weights") % 2**32
-    modules = family.lora_targets(unet, "all-linear")
-    adapter.inject(unet, modules, rank=config.network.rank, alpha=config.network.alpha, seed=seed)
-    trained = names(unet)
-    unet.train()
-    optimizer = torch.optim.AdamW(trained.values(), lr=1e-3, weight_decay=0.01)
-    kind = {"prediction_type": "v_prediction" if velocity else "epsilon", "rescale_betas_zero_snr": velocity}
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, **kind)
-    losses = []
-    for group in draws(config)[:3]:
-        total = 0.0
-        for batch in group:
-            noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-            extra = {}
-            if name == "sdxl":
-                pooled = torch.stack([condition["pooled"] for condition in batch.conditions])
-                extra = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]])}}
-            context = torch.stack([condition["embeds"] for condition in batch.conditions])
-            wanted = scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps) if velocity else batch.noise
-            loss = F.mse_loss(unet(noisy, batch.timesteps, context, **extra).sample, wanted) / len(group)
-            loss.backward()
-            total += float(loss.detach())
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(total)
-    assert [step.loss for step in ours.steps] == pytest.approx(losses, rel=1e-4)
-
-
 def trained_names(checkpoint: Path, tmp_path: Path) -> set[str]:
     """The layers in the exported file of a run of one step."""
     config = configuration(checkpoint, make_dataset(tmp_path, 2), tmp_path / "runs", {"training.max_steps": 1})
@@ -325,6 +285,21 @@ def test_zero_terminal_snr_samples_from_the_last_timestep() -> None:
     assert int(sampler.timesteps[0]) == 999
     noise = family_named("sdxl").noise_scheduler(Prediction("v_prediction", True))
     assert float(noise.alphas_cumprod[-1]) < 1e-7
+
+
+def test_zero_terminal_snr_rescales_as_in_the_paper() -> None:
+    """Lin et al. 2023, algorithm 1, in plain floats: shift the roots of the products so that the last is zero, scale the first back."""
+    first, last = math.sqrt(0.00085), math.sqrt(0.012)
+    roots, product = [], 1.0
+    for index in range(1000):
+        product *= 1 - (first + (last - first) * index / 999) ** 2
+        roots.append(math.sqrt(product))
+    scale = roots[0] / (roots[0] - roots[-1])
+    expected = [((root - roots[-1]) * scale) ** 2 for root in roots]
+    scheduler = family_named("sdxl").noise_scheduler(Prediction("v_prediction", True))
+    # diffusers computes in fp32: its products carry a rounding of about 1e-6
+    assert scheduler.alphas_cumprod.tolist() == pytest.approx(expected, abs=3e-6)
+    assert scheduler.alphas_cumprod.tolist() != pytest.approx([root**2 for root in roots], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sd1 prodigy": ("sd1", {"optimizer.name": "prodigy", "optimizer.lr": 1.0}),
     "sd1 schedule-free": ("sd1", {"optimizer.name": "schedule-free"}),
     "sd1 min-snr": ("sd1", {"objective.min_snr_gamma": 5.0}),
+    "sd1 debiased": ("sd1", {"objective.debiased": True}),
+    "sd1 huber": ("sd1", {"objective.loss": "huber"}),
+    "sd1 noise": ("sd1", {"objective.noise_offset": 0.05, "objective.multires_iterations": 6, "objective.input_perturbation": 0.1}),
+    "sd1 logit-normal": ("sd1", {"objective.timestep_sampling": "logit-normal"}),
+    "sd1 rex": ("sd1", {"optimizer.schedule": "rex", "optimizer.warmup_steps": 1}),
+    "sd1 cosine lora+": ("sd1", {"optimizer.schedule": "cosine", "optimizer.lora_plus_ratio": 4.0, "optimizer.lr": 3e-3}),
+    "sd1 rslora": ("sd1", {"network.rslora": True}),
+    "sd1 adamw8bit": ("sd1", {"optimizer.name": "adamw8bit"}),
+    "sd2 v-prediction": ("sd2", {"objective.prediction": "v-prediction"}),
     "sd1 locon": ("sd1", {"network.targets": "all-linear+conv"}),
     "sd1 dora": ("sd1", {"network.dora": True}),
 }
-NEEDS = {"lion": "lion_pytorch", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
+NEEDS = {"adamw8bit": "bitsandbytes", "lion": "lion_pytorch", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
 
 
 @pytest.mark.parametrize("name", CASES)

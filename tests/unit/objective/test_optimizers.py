@@ -66,6 +66,18 @@ def test_lora_plus_gives_up_its_multiple_of_the_rate() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-4, 1.6e-3])
 
 
+def test_lora_plus_moves_up_by_its_multiple_for_the_same_gradient() -> None:
+    """Hayou et al. 2024, section 4: the rate of B is lambda times that of A, and nothing else differs."""
+    one, ratio = pair(), 16.0
+    optimizer = make_optimizer([one], settings(lora_plus_ratio=ratio, weight_decay=0.0), 1e-4, CPU)
+    before = [one.down.detach().clone(), one.up.detach().clone()]
+    for _ in range(3):
+        one.down.grad, one.up.grad = torch.full_like(one.down, 0.2), torch.full_like(one.up, 0.2)
+        optimizer.step()
+    moved = [float((tensor.detach() - start).mean()) for tensor, start in zip((one.down, one.up), before, strict=True)]
+    assert moved[0] == pytest.approx(-3e-4, rel=1e-3) and moved[1] == pytest.approx(ratio * moved[0], rel=1e-3)
+
+
 def test_automatic_rates_fall_with_rank_and_know_the_optimizer() -> None:
     auto = settings(lr="auto")
     assert learning_rate(auto, "sd1", 16) == 1e-4 == learning_rate(auto, "sd1", 4)

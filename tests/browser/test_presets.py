@@ -1,0 +1,91 @@
+"""Choosing a preset in Train LoRA fills the widgets where a person sees them, and what is changed afterwards is what trains."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tests.browser.conftest import Look
+from tests.browser.frontend import Frontend
+from tests.browser.test_workflows import PICTURES, ours
+from tests.server.comfy_server import Server
+from tests.tools.workflows.canvas import Canvas, Group
+from tests.tools.workflows.parts import CHECKPOINT
+from trainer import presets
+
+_NODE = "window.app.graph._nodes.find((node) => node.comfyClass === 'AnimeLoRA_{kind}')"
+# Where the middle of a widget is on the page, in the classic rendering.
+_PLACE = """(name) => {
+  const node = window.app.graph._nodes.find((one) => one.comfyClass === 'AnimeLoRA_TrainLora');
+  const canvas = window.app.canvas, widget = node.widgets.find((one) => one.name === name);
+  const box = canvas.canvas.getBoundingClientRect(), scale = canvas.ds.scale, offset = canvas.ds.offset;
+  const y = node.pos[1] + (widget.y ?? widget.last_y) + 10, x = node.pos[0] + node.size[0] / 2;
+  return [box.left + (x + offset[0]) * scale, box.top + (y + offset[1]) * scale];
+}"""
+
+
+def graph(server: Server, *, options: bool = False) -> dict[str, Any]:
+    """Demo Pictures, Dataset Prep and Train LoRA, with Train Options in front if asked."""
+    canvas = Canvas("presets", server.get("/object_info"))
+    drawn = canvas.node("AnimeLoRA_DemoPictures", count=4)
+    prep = canvas.node("AnimeLoRA_DatasetPrep", images=drawn["images"], captions=drawn["captions"], resolution=128, tall=420)
+    extra = canvas.node("AnimeLoRA_TrainOptions", wide=420)
+    links: dict[str, Any] = {"options": extra["options"]} if options else {}
+    train = canvas.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, name="preset", wide=420, **links)
+    canvas.row(Group("Preset", [[drawn, prep], [extra], [train]]))
+    return canvas.draw()
+
+
+def shown(frontend: Frontend, kind: str = "TrainLora") -> dict[str, Any]:
+    """Widgets of a node by name."""
+    return dict(frontend.page.evaluate(f"() => Object.fromEntries({_NODE.format(kind=kind)}.widgets.map((one) => [one.name, one.value]))"))
+
+
+def choose(frontend: Frontend, look: Look, name: str) -> None:
+    """Choose a preset in its menu, with the mouse."""
+    page = frontend.page
+    frontend.fit()
+    if look.vue:
+        row = page.locator(".lg-node-widget, [data-testid=node-widget]").filter(has_text="preset").first
+        row.locator("[role=combobox], button").first.click()
+        page.get_by_role("option", name=name, exact=True).first.click()
+    else:
+        page.mouse.click(*page.evaluate(_PLACE, "preset"))
+        page.locator(".litecontextmenu .litemenu-entry").filter(has_text=name).first.click()
+    page.wait_for_function(f"() => {_NODE.format(kind='TrainLora')}.widgets.find((one) => one.name === 'preset').value === '{name}'")
+    page.wait_for_timeout(700)
+
+
+def test_a_preset_fills_the_widgets_and_a_change_afterwards_wins(frontend: Frontend, look: Look, canvas_server: Server) -> None:
+    before = len(frontend.problems)
+    frontend.load(graph(canvas_server, options=True), "presets")
+    choose(frontend, look, "concept-sdxl")
+    expected = canvas_server.get("/animelora/presets")["concept-sdxl"]
+    values = shown(frontend)
+    assert {key: values[key] for key in expected["AnimeLoRA_TrainLora"]} == expected["AnimeLoRA_TrainLora"]
+    assert values["rank"] == presets.values("concept-sdxl")["network.rank"]
+    options = shown(frontend, "TrainOptions")
+    assert {key: options[key] for key in expected["AnimeLoRA_TrainOptions"]} == expected["AnimeLoRA_TrainOptions"]
+    if os.environ.get("UPDATE_SCREENSHOTS") and not look.light:
+        frontend.screenshot(PICTURES / "canvas-preset.png")
+
+    choose(frontend, look, "style-sd15")
+    values = shown(frontend)
+    assert values["targets"] == presets.values("style-sd15")["network.targets"]
+    frontend.page.evaluate(f"() => {{ {_NODE.format(kind='TrainLora')}.widgets.find((one) => one.name === 'rank').value = 5; }}")
+    sent = next(node["inputs"] for node in frontend.prompt().values() if node["class_type"] == "AnimeLoRA_TrainLora")
+    assert (sent["rank"], sent["preset"], sent["learning_rate"]) == (5, "style-sd15", 1e-4)
+
+    kept = frontend.serialized()
+    frontend.load(kept, "presets again")
+    assert shown(frontend)["rank"] == 5, "loading a saved graph must not fill it again"
+    assert ours(frontend.problems[before:]) == []
+
+
+def test_an_options_node_that_is_connected_later_shows_the_preset_too(frontend: Frontend, look: Look, canvas_server: Server) -> None:
+    frontend.load(graph(canvas_server), "presets")
+    choose(frontend, look, "style-sd15")
+    assert shown(frontend, "TrainOptions")["min_snr_gamma"] == 0, "not connected, so not touched"
+    train, options = _NODE.format(kind="TrainLora"), _NODE.format(kind="TrainOptions")
+    frontend.page.evaluate(f"() => {options}.connect(0, {train}, {train}.inputs.findIndex((one) => one.name === 'options'))")
+    frontend.page.wait_for_function(f"() => {options}.widgets.find((one) => one.name === 'min_snr_gamma').value === 5")

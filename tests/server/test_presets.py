@@ -1,0 +1,52 @@
+"""Presets through the API: what a graph leaves out comes from the preset, what it says wins, and the wrong kind of model is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.server.comfy_server import PromptFailed, Server
+from tests.server.conftest import TINY
+from tests.server.graphs import Graph, node, prepare
+from trainer import presets
+
+
+def graph(name: str, **widgets: Any) -> Graph:
+    """A training of one step that says nothing but this."""
+    short = {"max_steps": 1, "validate_every": 0, "precision": "fp32", "gradient_accumulation": 1}
+    train = node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=TINY, name=name, **short, **widgets)
+    return {"prep": prepare(), "train": train}
+
+
+def kept(server: Server, name: str) -> dict[str, Any]:
+    """The configuration of the one run of a LoRA's name."""
+    (config,) = (server.base / "output" / "animelora" / "runs").glob(f"{name}-*/config.json")
+    return dict(json.loads(config.read_text(encoding="utf-8")))
+
+
+def test_a_graph_with_a_preset_trains_with_its_values_where_it_says_nothing(server: Server) -> None:
+    described = graph("by_preset", preset="concept-sd15", rank=2)
+    described["train"]["inputs"]["options"] = ["options", 0]
+    described["options"] = node("AnimeLoRA_TrainOptions", noise_offset=0.01)
+    server.run(described)
+    config = kept(server, "by_preset")
+    said = {"network.rank": 2, "training.gradient_accumulation": 1, "objective.noise_offset": 0.01}
+    for key, value in (presets.values("concept-sd15") | said).items():
+        section, last = key.split(".")
+        assert config[section][last] == value, key
+
+
+def test_a_preset_for_another_kind_of_model_is_refused(server: Server) -> None:
+    with pytest.raises(PromptFailed, match="style-sd15"):
+        server.run(graph("wrong_preset", preset="style-sdxl"))
+    assert not list((server.base / "output" / "animelora" / "runs").glob("wrong_preset-*"))
+
+
+def test_the_route_hands_out_what_the_trainer_uses_and_nothing_more(server: Server) -> None:
+    handed = server.get("/animelora/presets")
+    assert set(handed) == set(presets.names())
+    for name, nodes in handed.items():
+        values = [value for table in nodes.values() for value in table.values()]
+        assert sorted(map(repr, values)) == sorted(map(repr, presets.values(name).values()))
