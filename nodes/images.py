@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from ..trainer.files import atomic_path
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
@@ -35,6 +40,17 @@ def load_rgb(path: Path) -> Image.Image:
     """A picture that the pack wrote, fully read and closed."""
     with Image.open(path) as picture:
         return picture.convert("RGB")
+
+
+def keep_graph(path: Path, graph: Mapping[str, Any]) -> None:
+    """Write ``graph`` (``prompt``, ``workflow``) into a PNG as ComfyUI's Save Image does: dropped on the canvas, it brings them back."""
+    chunks = PngInfo()
+    for name, value in graph.items():
+        chunks.add_text(name, json.dumps(value))
+    with Image.open(path) as picture:
+        picture.load()
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=chunks)
 
 
 def side_by_side(before: torch.Tensor, after: torch.Tensor, gap: int = 8) -> torch.Tensor:

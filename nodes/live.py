@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from PIL import Image
 from server import PromptServer
 
 from ..trainer import events
+from .images import keep_graph
 
 log = logging.getLogger("animelora")
 EVENT = "animelora.train"
 USED = "animelora.lora"
 RUNNING: dict[str, dict[str, str]] = {}
 """By node id: ``run`` (the run folder's name) and ``name`` (the LoRA's) of every training that goes on. Only TrainingView writes it."""
+FINISHED: dict[str, dict[str, str]] = {}
+"""The same of the run that each node had last. Only TrainingView writes it."""
 _PREVIEW = 512  # pixels of the longer side
 _TEXT_EVERY = 0.5  # seconds between two lines of text
 
@@ -48,10 +52,12 @@ class TrainingView:
     """Shows a run's events in its node, from ``with`` to its end. ``cancelled`` is set once the user pressed Cancel.
 
     ``run`` is the name of the run's folder, ``name`` the LoRA's: they tell a browser that joins later where to look.
+    ``graph`` is kept in the test pictures.
     """
 
-    def __init__(self, node_id: str | None, run: str, name: str) -> None:
+    def __init__(self, node_id: str | None, run: str, name: str, graph: Mapping[str, Any] | None = None) -> None:
         self.node_id = node_id
+        self._graph = dict(graph or {})
         self.cancelled = False
         self._run = {"run": run, "name": name}
         self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
@@ -66,6 +72,7 @@ class TrainingView:
 
     def __exit__(self, *_: object) -> None:
         RUNNING.pop(self.node_id or "", None)
+        FINISHED[self.node_id or ""] = self._run
         self._tell({"event": "end"})
 
     def should_stop(self) -> bool:
@@ -75,6 +82,8 @@ class TrainingView:
 
     def on_event(self, event: events.Event) -> None:
         """Show one event of the run."""
+        if isinstance(event, events.Sample) and self._graph:
+            self._keep_graph(Path(event.path))
         self._send(event)
         text, preview = "", None
         if isinstance(event, events.Plan):
@@ -106,6 +115,12 @@ class TrainingView:
             self._bar.update_absolute(self._step, self._steps, shown)
         except comfy.model_management.InterruptProcessingException:
             self.cancelled = True  # the flag is lowered by now: the launcher stops the child, the node raises again
+
+    def _keep_graph(self, path: Path) -> None:
+        try:
+            keep_graph(path, self._graph)
+        except OSError:
+            log.debug("the sample %s does not carry its workflow", path, exc_info=True)
 
     def _send(self, event: events.Event) -> None:
         data = {**asdict(event), "event": event.name}

@@ -1,4 +1,4 @@
-"""Routes that the browser reads: which runs are going on, what a run has logged, what presets fill in, and the card of a LoRA. None
+"""Routes that the browser reads: runs that go on or are over, what a run has logged, what presets fill in, and the card of a LoRA. None
 starts or changes anything."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..trainer.files import resolve_below
 from ..trainer.runs import RunFolder, read_events
 from . import places
 from .folders import runs_dir
-from .live import RUNNING, viewable
+from .live import FINISHED, RUNNING, viewable
 from .lora_cards import lora_card
 
 _MOST_POINTS = 2000  # of a curve: more than the pixels that show it
@@ -38,6 +38,10 @@ def register() -> None:
     @server.routes.get("/animelora/presets")
     async def all_presets(_request: web.Request) -> web.Response:
         return web.json_response({name: places.widgets(presets.values(name)) for name in presets.names()})
+
+    @server.routes.get("/animelora/finished")
+    async def finished(_request: web.Request) -> web.Response:
+        return web.json_response(dict(FINISHED))
 
     @server.routes.get("/animelora/runs/{run}")
     async def run(request: web.Request) -> web.Response:

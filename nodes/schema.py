@@ -33,8 +33,12 @@ def schema(
     search: Sequence[str] = (),
     is_output_node: bool = False,
     experimental: bool = False,
+    knows_graph: bool = False,
 ) -> io.Schema:
-    """A node's schema: id ``AnimeLoRA_<name>``, shown as ``<title> (AnimeLoRA)`` so that core's nodes are not confused with ours."""
+    """A node's schema: id ``AnimeLoRA_<name>``, shown as ``<title> (AnimeLoRA)`` so that core's nodes are not confused with ours.
+
+    ``knows_graph`` is for nodes that write pictures: ``cls.hidden`` then holds the prompt and the workflow, to be kept in them.
+    """
     optional = known(io.Schema.__init__, {"search_aliases": list(search)})
     return io.Schema(
         node_id=PREFIX + name,
@@ -43,7 +47,7 @@ def schema(
         description=description,
         inputs=list(inputs),
         outputs=list(outputs),
-        hidden=[io.Hidden.unique_id],
+        hidden=[io.Hidden.unique_id, *([io.Hidden.prompt, io.Hidden.extra_pnginfo] if knows_graph else [])],
         is_output_node=is_output_node,
         is_experimental=experimental,
         **optional,

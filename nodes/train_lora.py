@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import comfy.model_management
+from comfy import cli_args
 from comfy_api.latest import io
 
 from ..trainer import presets
@@ -205,6 +206,7 @@ class TrainLora(io.ComfyNode):
             ],
             search=["train lora", "lora training", "kohya", "fine-tune", "dreambooth"],
             is_output_node=True,
+            knows_graph=True,
         )
 
     @classmethod
@@ -221,7 +223,7 @@ class TrainLora(io.ComfyNode):
             prepared = as_dataset(dataset)
             config = run_config(prepared.path, widgets, as_options(options, TrainOptions))
             _require_family(widgets.get("preset", presets.NONE), config)
-            run = _train(config, node_id)
+            run = _train(config, node_id, _graph(cls.hidden))
             say(node_id, _summary(run))
             words = tuple(word for word in (prepared.trigger,) if word)
             lora = Lora(str(run.lora), sha256_file(run.lora), words, str(run.run_dir))
@@ -260,12 +262,19 @@ def _require_family(preset: str, config: RunConfig) -> None:
         presets.require_family(preset, family_of(open_checkpoint(config.base.checkpoint)).name)
 
 
-def _train(config: RunConfig, node_id: str | None) -> Any:
+def _train(config: RunConfig, node_id: str | None, graph: dict[str, Any]) -> Any:
     """Run the launcher. Imported late: it brings in libraries that no other node needs."""
     from ..trainer.launch import prepare_run, train
 
-    with TrainingView(node_id, prepare_run(config).path.name, config.name) as view:
+    with TrainingView(node_id, prepare_run(config).path.name, config.name, graph) as view:
         return train(config, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory)
+
+
+def _graph(hidden: Any) -> dict[str, Any]:
+    """Prompt and workflow, as ComfyUI's Save Image keeps them; nothing when the user forbade that."""
+    if cli_args.args.disable_metadata:
+        return {}
+    return ({"prompt": hidden.prompt} if hidden.prompt is not None else {}) | dict(hidden.extra_pnginfo or {})
 
 
 def _free_memory() -> None:

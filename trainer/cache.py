@@ -75,21 +75,18 @@ def fill_latents(
 
     The VAE runs in fp32: SD 1.x's overflows in fp16.
     """
-    wanted: dict[Path, tuple[Path, Item, bool]] = {}  # by cache file: the dataset's folder, the picture, whether mirrored
-    for index, item in enumerate(dataset.items):
-        member = dataset.member(index)
-        for flipped in (False, True) if member.training.flip else (False,):
-            wanted.setdefault(cache.latent_path(item, flipped), (member.path, item, flipped))
-    missing = [what for path, what in wanted.items() if not path.is_file()]
+    mirrors = (False, True) if dataset.training.flip else (False,)
+    wanted = [(item, flipped) for item in dict.fromkeys(dataset.items) for flipped in mirrors]
+    missing = [(item, flipped) for item, flipped in wanted if not cache.latent_path(item, flipped).is_file()]
     if not missing:
         return 0
     import torch
 
     vae: Any = family.load_vae(checkpoint, torch.float32).to(device)
     factor = float(vae.config.scaling_factor)
-    by_size: dict[tuple[int, int], list[tuple[Path, Item, bool]]] = {}
-    for folder, item, flipped in missing:
-        by_size.setdefault((item.width, item.height), []).append((folder, item, flipped))
+    by_size: dict[tuple[int, int], list[tuple[Item, bool]]] = {}
+    for item, flipped in missing:
+        by_size.setdefault((item.width, item.height), []).append((item, flipped))
     done = 0
     for (width, height), members in by_size.items():
         batch_size = 1 if device.type == "cpu" else max(1, 8 * 512 * 512 // (width * height))
@@ -97,11 +94,11 @@ def fill_latents(
             if stop():
                 raise Cancelled
             batch = members[start : start + batch_size]
-            images = [load_pixels(folder, item) for folder, item, _ in batch]
-            pixels = torch.stack([image.flip(-1) if flipped else image for image, (*_, flipped) in zip(images, batch, strict=True)])
+            images = [load_pixels(dataset, item) for item, _ in batch]
+            pixels = torch.stack([image.flip(-1) if flipped else image for image, (_, flipped) in zip(images, batch, strict=True)])
             with torch.no_grad():
                 posterior = vae.encode(pixels.to(device)).latent_dist
-            for (_, item, flipped), mean, std in zip(batch, posterior.mean, posterior.std, strict=True):
+            for (item, flipped), mean, std in zip(batch, posterior.mean, posterior.std, strict=True):
                 if not torch.isfinite(mean).all():
                     raise UserError(
                         f"The VAE of {checkpoint.name} gives no finite latent for {item.file}.",
@@ -141,14 +138,14 @@ def fill_prompts(
     return len(missing)
 
 
-def load_pixels(folder: Path, item: Item) -> torch.Tensor:
-    """The image, its file relative to the dataset's ``folder``, as fp32 (3, height, width) in -1..1."""
+def load_pixels(dataset: Dataset, item: Item) -> torch.Tensor:
+    """The image as fp32 (3, height, width) in -1..1."""
     import numpy as np
     import torch
     from PIL import Image
 
     try:
-        with Image.open(folder / item.file) as image:
+        with Image.open(dataset.path / item.file) as image:
             array = np.asarray(image.convert("RGB"), dtype=np.float32)
     except OSError as error:
         raise UserError(

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from . import events, lorafile
 from .config import RunConfig, absolute
 from .continuing import lora_identity
-from .datasets import open_datasets
+from .dataset import open_dataset
 from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
 from .files import remove_partial, write_atomic
@@ -86,7 +86,7 @@ def train(
 
 def prepare_run(config: RunConfig) -> RunFolder:
     """The run folder of ``config`` (not created). Opens dataset and checkpoint, so that bad input fails before any child."""
-    dataset = open_datasets(config.dataset)
+    dataset = open_dataset(Path(config.dataset.path))
     checkpoint = open_checkpoint(config.base.checkpoint)
     family_of(checkpoint)
     start = lora_identity(Path(config.base.lora)) if config.base.lora else ""

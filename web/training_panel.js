@@ -5,12 +5,13 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { Chart } from "./panel/chart.js";
 import { element, loadStyle, toClipboard } from "./panel/dom.js";
+import { Strip } from "./panel/strip.js";
 import { duration, words } from "./panel/words.js";
 
 const NODE = "AnimeLoRA_TrainLora";
 const EVENT = "animelora.train";
 const PROPERTY = "animelora_run"; // the run that a node showed last; saved with the workflow
-const HEIGHT = 330; // pixels that the panel asks for at least
+const HEIGHT = 420; // pixels that the panel asks for at least
 
 loadStyle(new URL("./panel/panel.css", import.meta.url));
 loadStyle(new URL("./lib/uplot/uPlot.min.css", import.meta.url));
@@ -18,8 +19,6 @@ loadStyle(new URL("./lib/uplot/uPlot.min.css", import.meta.url));
 class Panel {
   constructor(node) {
     this.node = node;
-    this.samples = new Map(); // epoch -> pictures
-    this.epoch = null; // chosen by hand; null follows the newest
     this.build();
     this.clear();
   }
@@ -30,33 +29,26 @@ class Panel {
     this.bar = element("div", { class: "bar" }, element("div"));
     this.plot = element("div", { class: "plot" });
     this.facts = element("div", { class: "facts" });
-    this.pictures = element("div", { class: "pictures" });
-    this.slider = element("input", { type: "range", min: 0, max: 0, step: 1, "aria-label": say.epoch });
-    this.slider.addEventListener("input", () => this.choose(Number(this.slider.value)));
-    this.caption = element("span", { class: "caption" });
+    this.legend = element("div", { class: "legend" });
+    this.strip = new Strip(words);
     this.stop = element("button", { type: "button", class: "stop", title: say.stopTip }, say.stop);
     this.stop.addEventListener("click", () => this.interrupt());
     this.path = element("button", { type: "button", title: say.pathTip }, say.path);
     this.path.addEventListener("click", () => toClipboard(`output/animelora/runs/${this.run}`, this.path, say.copied));
     this.settings = element("button", { type: "button", title: say.settingsTip }, say.settings);
     this.settings.addEventListener("click", () => toClipboard(this.settingsText(), this.settings, say.copied));
-    this.scrub = element("div", { class: "scrub" }, this.slider, this.caption);
     this.root = element(
       "div",
       { class: "animelora-panel" },
       element("div", { class: "head" }, this.status, this.stop),
       this.bar,
+      this.legend,
       this.plot,
       this.facts,
-      this.pictures,
-      this.scrub,
+      ...this.strip.parts,
       element("div", { class: "buttons" }, this.path, this.settings),
     );
-    this.chart = new Chart(this.plot, say);
-    // a drag on the slider or a click on a button is not meant for the canvas below
-    for (const name of ["pointerdown", "mousedown", "wheel"]) {
-      this.slider.addEventListener(name, (event) => event.stopPropagation());
-    }
+    this.chart = new Chart(this.plot);
   }
 
   clear() {
@@ -64,8 +56,7 @@ class Panel {
     this.name = null;
     this.plan = null;
     this.live = false;
-    this.samples.clear();
-    this.epoch = null;
+    this.strip.clear();
     this.chart.clear();
     this.refresh();
   }
@@ -76,23 +67,29 @@ class Panel {
     this.run = run;
     this.live = live;
     this.remember();
+    this.arrived = []; // what is sent while the log is being read
     const answer = await api.fetchApi(`/animelora/runs/${encodeURIComponent(run)}`);
     if (this.run !== run) return; // another run began in the meantime
     if (!answer.ok) {
+      this.arrived = null;
       this.status.textContent = words().gone;
       return this.refresh();
     }
     const history = await answer.json();
     this.plan = history.plan;
     this.chart.fill(history.curves);
-    for (const sample of history.samples) this.addSample(sample);
+    for (const sample of history.samples) this.strip.add(sample);
     if (history.step) this.take(history.step, false);
     else if (live) this.status.textContent = words().starting;
     if (!live) this.end(history.ending);
+    const missed = this.arrived ?? [];
+    this.arrived = null;
+    for (const event of missed) this.take(event);
     this.refresh();
   }
 
   take(event, draw = true) {
+    if (draw && this.arrived) return this.arrived.push(event);
     const say = words();
     switch (event.event) {
       case "plan":
@@ -107,7 +104,7 @@ class Panel {
         this.status.textContent = say.step(event.step, event.steps, event.epoch, this.plan?.epochs);
         break;
       case "sample":
-        this.addSample(event);
+        this.strip.add(event);
         break;
       case "done":
       case "error":
@@ -125,19 +122,6 @@ class Panel {
     else if (event?.event === "error") this.status.textContent = `${say.failed}: ${event.message}`;
     else if (event?.event === "stopped") this.status.textContent = say.stopped(event.step);
     else if (this.step) this.status.textContent = say.stopped(this.step.step);
-    this.refresh();
-  }
-
-  addSample(sample) {
-    if (!sample.view) return;
-    const pictures = this.samples.get(sample.epoch) ?? [];
-    pictures[sample.index] = sample;
-    this.samples.set(sample.epoch, pictures);
-  }
-
-  choose(position) {
-    const epochs = [...this.samples.keys()].sort((a, b) => a - b);
-    this.epoch = position === epochs.length - 1 ? null : epochs[position];
     this.refresh();
   }
 
@@ -161,25 +145,9 @@ class Panel {
         ]
       : [];
     this.facts.replaceChildren(...facts.map(([name, value]) => element("span", {}, `${name} `, element("b", {}, value))));
-    this.drawPictures();
-  }
-
-  drawPictures() {
-    const epochs = [...this.samples.keys()].sort((a, b) => a - b);
-    const epoch = this.epoch ?? epochs.at(-1);
-    this.scrub.hidden = epochs.length < 2;
-    this.pictures.hidden = !epochs.length;
-    this.slider.max = Math.max(0, epochs.length - 1);
-    this.slider.value = Math.max(0, epochs.indexOf(epoch));
-    this.caption.textContent = epoch === 0 ? words().before : `${words().epoch} ${epoch ?? ""}`;
-    const shown = (this.samples.get(epoch) ?? []).filter(Boolean).map((sample) => {
-      const query = new URLSearchParams({ ...sample.view, rand: `${this.run}-${sample.step}` });
-      return [api.apiURL(`/view?${query}`), sample.prompt];
-    });
-    const key = JSON.stringify(shown);
-    if (key === this.shown) return; // keep the pictures that are there: replacing them would flicker
-    this.shown = key;
-    this.pictures.replaceChildren(...shown.map(([src, alt]) => element("img", { src, alt, title: alt, draggable: false })));
+    const drawn = this.chart.series().map(([name, ink]) => element("span", {}, element("i", { style: `background:${ink}` }), say[name]));
+    this.legend.replaceChildren(...drawn);
+    this.strip.draw();
   }
 
   interrupt() {
@@ -226,6 +194,24 @@ api.addEventListener(EVENT, ({ detail: event }) => {
   else if (event.event === "end") panel.show(event.run, false);
   else if (panel.run === event.run) panel.take(event);
   else panel.show(event.run, true); // this page was opened in mid-training
+});
+
+// ComfyUI took the node's result from its cache and did not call it: the run is the one that the node had last.
+api.addEventListener("execution_cached", async ({ detail }) => {
+  const numbers = new Set((detail?.nodes ?? []).map((id) => String(id)));
+  const blank = [...panels()].filter(([node, panel]) => !panel.run && numbers.has(String(node.id)));
+  if (!blank.length) return;
+  const answer = await api.fetchApi("/animelora/finished");
+  const finished = answer.ok ? await answer.json() : {};
+  for (const [number, { run, name }] of Object.entries(finished)) {
+    const panel = panelOf({ node_id: number, run, name });
+    if (panel && !panel.run) panel.show(run, false);
+  }
+});
+
+// A computer that slept, or a server that was started again: what was sent meanwhile is in the log.
+api.addEventListener("reconnected", () => {
+  for (const [node] of panels()) restore(node);
 });
 
 // After a reload, or when a saved graph is opened: what runs now, else what the node showed last.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.browser.frontend import Frontend, find_chromium, opened
-from tests.conftest import ComfyUI
+from tests.browser.stage import controlnet, lora
+from tests.conftest import ComfyUI, cache_folder
 from tests.server.comfy_server import Server, start
-from tests.server.conftest import comfyuis
+from tests.server.conftest import comfyuis, portrait
 from tests.server.test_workflows import stock
+from tests.tools.workflows.parts import CONTROLNET, LORA_FILE
 
+NEWEST = "1.58.1"  # of comfyui-frontend-package
 _FOUND = comfyuis()
 
 
@@ -24,19 +31,32 @@ class Look:
     comfyui: ComfyUI | None
     vue: bool = False
     light: bool = False
+    front_end: str = ""  # a version of comfyui-frontend-package other than the one that the ComfyUI pins
 
     @property
     def id(self) -> str:
         """For the test's name."""
         version = self.comfyui.version if self.comfyui else "none"
-        return f"{version} {'vue' if self.vue else 'classic'} {'light' if self.light else 'dark'}"
+        served = f" with frontend {self.front_end}" if self.front_end else ""
+        return f"{version}{served} {'vue' if self.vue else 'classic'} {'light' if self.light else 'dark'}"
+
+    @property
+    def slug(self) -> str:
+        """For file names."""
+        return re.sub(r"\W+", "_", self.id)
+
+    @property
+    def first(self) -> bool:
+        """Classic and dark on the newest ComfyUI with its own frontend, where most is tried."""
+        return bool(_FOUND) and self == Look(_FOUND[0])
 
 
 def looks() -> list[Look]:
-    """Classic and dark on every ComfyUI; Vue nodes and light colours on the newest."""
+    """Classic and dark on every ComfyUI; Vue nodes and light colours on the newest, and there the newest frontend, too."""
     if not _FOUND:
         return [Look(None)]
-    return [Look(_FOUND[0]), Look(_FOUND[0], vue=True, light=True), *(Look(older) for older in _FOUND[1:])]
+    newest = _FOUND[0]
+    return [Look(newest), Look(newest, vue=True, light=True), Look(newest, front_end=NEWEST), *(Look(older) for older in _FOUND[1:])]
 
 
 @pytest.fixture(scope="session")
@@ -60,19 +80,51 @@ def look(request: pytest.FixtureRequest) -> Look:
 
 
 @pytest.fixture(scope="session")
-def canvas_server(look: Look, servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Server:
+def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA and a ControlNet for the demo base, under the names that the example graphs have."""
+    folder = tmp_path_factory.mktemp("demo files")
+    lora(folder / LORA_FILE)
+    controlnet(folder / CONTROLNET)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def canvas_server(
+    look: Look, servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, demo_files: Path
+) -> Server:
     """The server behind ``look``, with everything on the menus that the example graphs name."""
     assert look.comfyui is not None
-    version = look.comfyui.version
-    if version not in servers:
+    name = f"{look.comfyui.version} {look.front_end}".strip()
+    if name not in servers:
         for other in servers.values():
             other.stop()
         servers.clear()
-        base = tmp_path_factory.mktemp(f"canvas-{version}")
-        (base / "input").mkdir()
+        base = tmp_path_factory.mktemp(f"canvas-{name.replace(' ', '-')}")
+        portraits = base / "input" / "portraits"
+        portraits.mkdir(parents=True)
+        for number in range(4):
+            portrait(96, number).save(portraits / f"{number}.png")
+        for kind, file in (("loras", LORA_FILE), ("controlnet", CONTROLNET)):
+            place = base / "models" / kind
+            place.mkdir(parents=True)
+            shutil.copy2(demo_files / file, place)
         stock(base, tiny_checkpoint)
-        servers[version] = start(look.comfyui.path, look.comfyui.python, base)
-    return servers[version]
+        served = front_end(look.front_end) if look.front_end else None
+        servers[name] = start(look.comfyui.path, look.comfyui.python, base, front_end=served)
+    return servers[name]
+
+
+def front_end(version: str) -> Path:
+    """The static files of a frontend package, installed once into the tests' cache; skipped, loudly, where it cannot be had."""
+    folder = cache_folder() / f"frontend-{version}"
+    static = folder / "comfyui_frontend_package" / "static"
+    if not (static / "index.html").is_file():
+        wanted = f"comfyui-frontend-package=={version}"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), wanted]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        if done.returncode or not (static / "index.html").is_file():
+            pytest.skip(f"NOT TESTED with the newest frontend: {wanted} could not be installed: {done.stderr[-300:]}")
+    return static
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,13 @@ _FIT = """(margin) => {
   canvas.setDirty(true, true);
   canvas.draw(true, true);
 }"""
+_SET = """([kind, name, value]) => {
+  for (const node of window.app.graph._nodes.filter((node) => node.type === kind)) {
+    const widget = node.widgets.find((widget) => widget.name === name);
+    widget.value = value;
+    widget.callback?.(value);
+  }
+}"""
 _MARGINS = [80, 70, 30, 70]  # left, top, right, bottom: the frontend's own bars
 
 
@@ -82,6 +89,10 @@ class Frontend:
     def serialized(self) -> dict[str, Any]:
         """The graph as saving the workflow writes it."""
         return dict(self.page.evaluate("() => window.app.graph.serialize()"))
+
+    def set_widget(self, kind: str, name: str, value: Any) -> None:
+        """Give a widget of every node of a type another value."""
+        self.page.evaluate(_SET, [kind, name, value])
 
     def run_command(self, name: str) -> None:
         """One of the frontend's commands, as its menu runs it."""
@@ -142,6 +153,7 @@ def opened(
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=find_chromium(), args=_FLAGS)
         context = browser.new_context(viewport={"width": width, "height": height}, device_scale_factor=scale)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
         page = context.new_page()
         frontend = Frontend(page, url)
 
@@ -156,3 +168,14 @@ def opened(
         page.wait_for_timeout(1500)
         yield frontend
         browser.close()
+
+
+@contextmanager
+def in_new_tab(frontend: Frontend) -> Iterator[Frontend]:
+    """The same frontend in a second tab of the same browser."""
+    page = frontend.page.context.new_page()
+    page.goto(frontend.url)
+    page.wait_for_function(_READY, timeout=120_000)
+    page.wait_for_timeout(1500)
+    yield Frontend(page, frontend.url)
+    page.close()

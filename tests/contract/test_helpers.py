@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,30 +85,40 @@ def test_a_long_prompt_is_broken_into_lines_that_fit(helper: Helper) -> None:
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
-@pytest.mark.parametrize("text", ["Cô gái tóc bạc, mắt xanh", "sức mạnh 0,8 ăâđêôơư"])
-def test_vietnamese_labels_have_letters_not_boxes(helper: Helper, text: str) -> None:
-    font = helper("fonts").font_for(text, 32).face
-    missing = font.getmask("\U0010ffff").getbbox(), bytes(font.getmask("\U0010ffff"))
-    for letter in set(text) - {" "}:
-        assert (font.getmask(letter).getbbox(), bytes(font.getmask(letter))) != missing, letter
+def boxes(face: object, text: str) -> set[str]:
+    """Letters of a text that a font draws as it draws a letter that no font has."""
+    missing = drawn(face, "\U0010ffff")
+    return {letter for letter in set(text) - {" "} if drawn(face, letter) == missing}
 
 
-def test_widgets_become_sections_and_one_left_out_says_nothing(helper: Helper) -> None:
-    places = helper("places")
-    said = {"beta1": 0.8, "logit_mean": 0.5, "beta2": 0.95, "unknown": 1}
-    assert places.sections(places.LEARNING_OPTIONS, said) == {
-        "optimizer": {"beta1": 0.8, "beta2": 0.95},
-        "objective": {"logit_mean": 0.5},
-    }
-    assert places.sections(places.TRAIN_LORA, {"name": "mine", "rank": 4}) == {"name": "mine", "network": {"rank": 4}}
+def drawn(face: Any, letter: str) -> tuple[object, bytes]:
+    """Where and how a letter is drawn."""
+    return face.getmask(letter).getbbox(), bytes(face.getmask(letter))
 
 
-def test_later_sections_win_key_by_key(helper: Helper) -> None:
-    under: dict[str, dict[str, object]] = {"optimizer": {"lr": 1.0, "name": "lion"}, "sample": {"seed": 1}}
-    over = {"optimizer": {"lr": 2.0}, "network": {"rank": 4}}
-    assert helper("places").merged(under, over) == {
-        "optimizer": {"lr": 2.0, "name": "lion"},
-        "sample": {"seed": 1},
-        "network": {"rank": 4},
-    }
-    assert under["optimizer"]["lr"] == 1.0
+@pytest.mark.parametrize("text", ["Cô gái tóc bạc, mắt xanh", "sức mạnh 0,8 ăâđêôơư", "épée, naïve, Größe 0.65 · step 600"])
+def test_latin_and_vietnamese_labels_have_letters_not_boxes(helper: Helper, text: str) -> None:
+    assert boxes(helper("fonts").font_for(text, 32).face, text) == set()
+
+
+@pytest.mark.parametrize("text", ["銀髪の少女、青い目 strength 0.8", "银发少女，蓝眼睛", "은발 소녀, 파란 눈", "cô gái 銀髪"])
+def test_east_asian_labels_have_letters_not_boxes(helper: Helper, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    fonts = helper("fonts")
+    fonts._load.cache_clear()
+    face = fonts.font_for(text, 32).face
+    if "no font with East Asian letters" in caplog.text:
+        pytest.skip("this machine has no font with East Asian letters, and the pack said so")
+    assert boxes(face, text) == set()
+
+
+def test_a_machine_without_an_east_asian_font_is_told(
+    helper: Helper, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fonts = helper("fonts")
+    monkeypatch.setattr(fonts, "_ALL", ("no such font.ttc",))
+    for name in ("_CHINESE", "_JAPANESE", "_KOREAN"):
+        monkeypatch.setattr(fonts, name, ())
+    fonts._load.cache_clear()
+    assert fonts.font_for("銀髪", 20).width("銀髪") > 0
+    assert "install Noto Sans CJK" in caplog.text
+    fonts._load.cache_clear()

@@ -84,13 +84,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
-    from ..datasets import open_datasets
+    from ..dataset import open_dataset
     from ..devices import pick_device, pick_precision
     from ..events import encode
     from ..families import family_of, open_checkpoint
     from ..plan import make_plan
 
-    dataset = open_datasets(settings.dataset)
+    dataset = open_dataset(Path(settings.dataset.path))
     checkpoint = open_checkpoint(settings.base.checkpoint)
     device = pick_device(settings.training.device)
     plan = make_plan(settings, dataset, family_of(checkpoint), checkpoint, device, pick_precision(settings.training.precision, device))

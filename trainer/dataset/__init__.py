@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .combine import Combined, Share, combine, select
 from .dataset import Dataset, Item, open_dataset
 from .export import export_dataset
 from .prepare import PrepareResult, prepare
@@ -25,18 +24,15 @@ __all__ = [
     "BucketSettings",
     "CaptionSettings",
     "CleanSettings",
-    "Combined",
     "Dataset",
     "Item",
     "PrepareResult",
     "PrepareSettings",
     "Rejection",
     "Report",
-    "Share",
     "SourceImage",
     "TaggerSettings",
     "TrainingHints",
-    "combine",
     "contact_sheet",
     "dataset_folder",
     "dataset_folder_name",
@@ -44,5 +40,4 @@ __all__ = [
     "open_dataset",
     "parse_settings",
     "prepare",
-    "select",
 ]

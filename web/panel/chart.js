@@ -1,18 +1,19 @@
-// Loss (single steps and smoothed) and learning rate over the steps.
+// Loss (single steps, smoothed, on held-back pictures) and learning rate over the steps.
 
 import uPlot from "../lib/uplot/uPlot.esm.js";
 import { colour } from "./dom.js";
 
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6]; // steps between two ticks
 const PAUSE = 200; // milliseconds between two drawings
+// readable on dark and on light paper; by the word that names them in the legend
+const COLOURS = { single: "#8b9bb0", smooth: "#2f8fff", rate: "#d08a16", held: "#d8489b" };
 const ink = () => colour("--input-text", "#ddd");
 const faint = () => colour("--border-color", "#4e4e4e");
 
 export class Chart {
-  constructor(place, say) {
+  constructor(place) {
     this.place = place;
-    this.say = say;
-    this.data = [[], [], [], []]; // step, loss, smoothed loss, learning rate
+    this.data = empty();
     this.watcher = new ResizeObserver(() => this.resize());
     this.watcher.observe(place);
     // colours are read when drawing: draw again when the palette changes
@@ -21,12 +22,12 @@ export class Chart {
   }
 
   clear() {
-    this.data = [[], [], [], []];
+    this.data = empty();
     this.later();
   }
 
   fill(curves) {
-    this.data = [curves.step, curves.loss, curves.loss_average, curves.lr];
+    this.data = [curves.step, curves.loss, curves.loss_average, curves.lr, curves.held ?? curves.step.map(() => null)];
     this.later();
   }
 
@@ -34,8 +35,21 @@ export class Chart {
     const [steps] = this.data;
     const known = steps.findLastIndex((step) => step < event.step) + 1; // a resumed run does some steps again
     for (const column of this.data) column.length = known;
-    [event.step, event.loss, event.loss_average, event.lr].forEach((value, index) => this.data[index].push(value ?? null));
+    [event.step, event.loss, event.loss_average, event.lr, null].forEach((value, index) => this.data[index].push(value ?? null));
     this.later();
+  }
+
+  // The loss on held-back pictures after a step that is there already.
+  hold(step, loss) {
+    const place = this.data[0].indexOf(step);
+    if (place >= 0) this.data[4][place] = loss;
+    this.later();
+  }
+
+  // What is drawn, for a legend: names and colours.
+  series() {
+    if (!this.data[0].length) return [];
+    return Object.entries(COLOURS).filter(([name]) => name !== "held" || this.data[4].some((value) => value != null));
   }
 
   later() {
@@ -82,9 +96,10 @@ export class Chart {
       ],
       series: [
         {},
-        { stroke: "#4a90d9a0", width: 1, points: { show: false } },
-        { stroke: "#4aa3ff", width: 2, points: { show: false } },
-        { stroke: "#e0a030", width: 1, dash: [4, 4], scale: "lr", points: { show: false } },
+        { stroke: COLOURS.single, width: 1, points: { show: false } },
+        { stroke: COLOURS.smooth, width: 2, points: { show: false } },
+        { stroke: COLOURS.rate, width: 1.5, dash: [4, 4], scale: "lr", points: { show: false } },
+        { stroke: COLOURS.held, width: 2, spanGaps: true, points: { show: true, size: 4, fill: COLOURS.held } },
       ],
     };
   }
@@ -95,4 +110,9 @@ export class Chart {
     this.palette.disconnect();
     this.plot?.destroy();
   }
+}
+
+// step, loss, smoothed loss, learning rate, loss on held-back pictures
+function empty() {
+  return [[], [], [], [], []];
 }

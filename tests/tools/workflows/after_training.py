@@ -14,7 +14,7 @@ _CONTROL = {"models": [{"name": CONTROLNET, "url": notes.CANNY_URL, "directory":
 def controlnet(info: ObjectInfo) -> Canvas:
     """One photo at a high strength, without and with a ControlNet."""
     c = Canvas("identity with controlnet", info)
-    note = c.note(notes.CONTROLNET, tall=440)
+    note = c.note(notes.CONTROLNET, tall=320)
     source = c.node("LoadImage", "Your photo", image="example.png", wide=340, tall=380)
     base = checkpoint(c)
     loaded = load(c, base, lora_name=LORA_FILE)
@@ -51,7 +51,7 @@ def controlnet(info: ObjectInfo) -> Canvas:
 def epochs(info: ObjectInfo) -> Canvas:
     """A run that keeps states, all of them in one grid, and the one that is picked at work."""
     c = Canvas("compare epochs", info)
-    note = c.note(notes.EPOCHS, tall=520, wide=420)
+    note = c.note(notes.EPOCHS, tall=380, wide=420)
     prep = c.node("AnimeLoRA_DatasetPrep", tall=420)
     train = c.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, epochs=10, checkpoint_every=100, wide=360)
     base = checkpoint(c)
@@ -74,7 +74,7 @@ def epochs(info: ObjectInfo) -> Canvas:
 def export(info: ObjectInfo) -> Canvas:
     """One LoRA for every program, for diffusers, and smaller; the smaller one at work beside the original."""
     c = Canvas("export for other tools", info)
-    note = c.note(notes.EXPORT, tall=440, wide=420)
+    note = c.note(notes.EXPORT, tall=340, wide=420)
     base = checkpoint(c)
     original = load(c, base, lora_name=LORA_FILE)
     latent = c.node("EmptyLatentImage", "Size")
@@ -91,12 +91,12 @@ def export(info: ObjectInfo) -> Canvas:
         title="My anime style",
         author="me",
         description="Trained with AnimeLoRA. Begin your prompt with the trigger words; strength 0.6 to 1.",
-        tall=700,
+        tall=580,
     )
     other = c.node(
-        "AnimeLoRA_ExportLora", "Export LoRA: for diffusers", **common, file_name="my_anime_style_diffusers", format="diffusers", tall=700
+        "AnimeLoRA_ExportLora", "Export LoRA: for diffusers", **common, file_name="my_anime_style_diffusers", format="diffusers", tall=580
     )
-    small = c.node("AnimeLoRA_ExportLora", "Export LoRA: smaller", **common, file_name="my_anime_style_rank4", rank=4, tall=700)
+    small = c.node("AnimeLoRA_ExportLora", "Export LoRA: smaller", **common, file_name="my_anime_style_rank4", rank=4, tall=580)
     again = load(c, base, lora=small["lora"])
     second = text_to_image(c, again, base["VAE"], latent, prompt, "animelora/rank4")
     c.row(

@@ -1,0 +1,158 @@
+"""What a person does with the templates, from opening one to dropping a picture that it made back on the canvas."""
+
+from __future__ import annotations
+
+import base64
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import Look
+from tests.browser.frontend import Frontend, in_new_tab
+from tests.browser.stage import adapt
+from tests.browser.test_panel import PATIENCE, curve, logged, status, wait_for
+from tests.browser.test_workflows import ours, values
+from tests.server.comfy_server import Server
+
+PAINTING = (
+    "02_photo_to_anime",
+    "03_characters_and_styles",
+    "04_guidance_compared",
+    "05_identity_with_controlnet",
+    "07_export_for_other_tools",
+    "08_zero_download_tour",
+)
+EVERYWHERE = PAINTING[0]  # on every frontend; the others on one, for time
+Entry = dict[str, Any]
+
+
+def queued(frontend: Frontend, server: Server) -> Entry:
+    """Press Run, wait for the end; the history entry. Fails with what the server or the frontend says."""
+    before = set(server.get("/history"))
+    frontend.run_command("Comfy.QueuePrompt")
+    end = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < end:
+        new = {key: entry for key, entry in server.get("/history").items() if key not in before}
+        if new:
+            (entry,) = new.values()
+            assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
+            return dict(entry)
+        frontend.page.wait_for_timeout(200)
+    pytest.fail(f"nothing ended; the frontend says {frontend.dialogs()}, the server {server.log()[-1500:]}")
+
+
+def saved(entry: Entry, server: Server, prefix: str) -> Path:
+    """The first picture that a Save Image node wrote under a prefix."""
+    images = [image for output in entry["outputs"].values() for image in output.get("images", []) if image["type"] == "output"]
+    (found, *_) = [image for image in images if image["filename"].startswith(prefix)]
+    return server.base / "output" / str(found["subfolder"]) / str(found["filename"])
+
+
+def drop(frontend: Frontend, picture: Path) -> None:
+    """Drop a file on an empty place of the canvas."""
+    data = base64.b64encode(picture.read_bytes()).decode()
+    handle = frontend.page.evaluate_handle(
+        """([data, name]) => {
+          const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([bytes], name, { type: "image/png" }));
+          return transfer;
+        }""",
+        [data, picture.name],
+    )
+    for name in ("dragenter", "dragover", "drop"):
+        frontend.page.dispatch_event("#graph-canvas", name, {"dataTransfer": handle, "clientX": 900, "clientY": 900})
+    frontend.page.wait_for_function("() => window.app.graph._nodes.length > 0", timeout=30_000)
+    frontend.page.wait_for_timeout(700)
+
+
+def clear(frontend: Frontend) -> None:
+    """An empty canvas."""
+    frontend.page.evaluate("() => window.app.graph.clear()")
+    assert frontend.serialized()["nodes"] == []
+
+
+@pytest.mark.parametrize("name", PAINTING)
+def test_a_template_runs_and_its_picture_brings_it_back(frontend: Frontend, look: Look, canvas_server: Server, name: str) -> None:
+    if name != EVERYWHERE and not look.first:
+        pytest.skip("one frontend is enough to run them all")
+    before = len(frontend.problems)
+    frontend.load(frontend.template("animelora", name), name)
+    adapt(frontend)
+    frontend.set_widget("EmptyLatentImage", "batch_size", 1)
+    kept = frontend.serialized()
+    entry = queued(frontend, canvas_server)
+    picture = next(image for output in entry["outputs"].values() for image in output.get("images", []) if image["type"] == "output")
+    clear(frontend)
+    drop(frontend, canvas_server.base / "output" / picture["subfolder"] / picture["filename"])
+    back = frontend.serialized()
+    assert [node["type"] for node in back["nodes"]] == [node["type"] for node in kept["nodes"]]
+    assert values(back) == values(kept)
+    assert len(back["links"]) == len(kept["links"])
+    assert ours(frontend.problems[before:]) == []
+
+
+def test_the_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Frontend, look: Look, canvas_server: Server) -> None:
+    if not (look.first or look.front_end):
+        pytest.skip("the oldest and the newest way of drawing is enough for a whole training")
+    name = f"journey_{look.slug}"
+    frontend.load(frontend.template("animelora", "01_first_lora_from_a_folder"), name)
+    adapt(frontend, AnimeLoRA_TrainLora__name=name, epochs=80, checkpoint_every=2, validate_every=40)
+    kept = frontend.serialized()
+    with in_new_tab(frontend) as other:
+        frontend.run_command("Comfy.QueuePrompt")
+        wait_for(frontend, "panel.live && panel.chart.data[0].length >= 2")
+        seen = len(curve(frontend)[0])
+        wait_for(frontend, f"panel.chart.data[0].length > {seen}")  # it moves
+        other.load(kept, name)  # in mid-training
+        wait_for(other, "panel.live && panel.chart.data[0].length > 2 && panel.chart.data[0][0] === 1 && !panel.stop.hidden")
+        other.page.locator(".animelora-panel .stop").dispatch_event("click")
+        wait_for(other, "!panel.live && panel.status.textContent.startsWith('stopped')")
+    wait_for(frontend, "!panel.live && panel.status.textContent.startsWith('stopped')")
+    reached = curve(frontend)[0][-1]
+    assert canvas_server.get("/animelora/running") == {}
+
+    frontend.reload()
+    assert values(frontend.serialized()) == values(kept), "the frontend's own restoring lost something"
+    wait_for(frontend, f"panel.chart.data[0].at(-1) >= {reached} && panel.status.textContent.startsWith('stopped')")
+
+    entry = queued(frontend, canvas_server)
+    wait_for(frontend, "!panel.live && panel.status.textContent.startsWith('done')")
+    starts = [event["start_step"] for event in logged(canvas_server, name) if event["event"] == "plan"]
+    assert starts[0] == 0
+    assert starts[1] >= 2
+    shown = curve(frontend)[0]
+    assert shown == list(range(1, len(shown) + 1)), "a step is missing or there twice"
+    assert (canvas_server.base / "models" / "loras" / f"{name}.safetensors").is_file()
+    picture = saved(entry, canvas_server, "first_lora")
+    clear(frontend)
+    drop(frontend, picture)
+    assert values(frontend.serialized()) == values(kept)
+    wait_for(frontend, f"panel.chart.data[0].length === {len(shown)}")  # the curve comes back with the picture
+    assert status(frontend).startswith("done")
+
+    (run,) = (canvas_server.base / "output" / "animelora" / "runs").glob(f"{name}-*")
+    clear(frontend)
+    drop(frontend, next(run.glob("samples/*.png")))  # test pictures carry the workflow, too
+    assert values(frontend.serialized()) == values(kept)
+
+
+def test_an_epoch_is_picked_from_the_grid(frontend: Frontend, look: Look, canvas_server: Server) -> None:
+    if look.first or look.front_end:
+        pytest.skip("the Vue nodes and the oldest ComfyUI do this")
+    frontend.load(frontend.template("animelora", "06_compare_epochs"), "epochs")
+    adapt(frontend, AnimeLoRA_TrainLora__name=f"pick_{look.slug}", learning_rate=0.05, checkpoint_every=4, validate_every=0)
+    first = queued(frontend, canvas_server)
+    assert saved(first, canvas_server, "epochs").is_file()
+
+    frontend.set_widget("AnimeLoRA_PickEpoch", "step", 4)
+    frontend.set_widget("AnimeLoRA_PickEpoch", "save_as", f"picked_{look.slug}")
+    second = queued(frontend, canvas_server)
+    (compare,) = [str(node["id"]) for node in frontend.inspect()["nodes"] if node["type"] == "AnimeLoRA_EpochCompare"]
+    (cached,) = [data["nodes"] for kind, data in second["status"]["messages"] if kind == "execution_cached"]
+    assert compare in cached, "the grid was painted again"
+    last, early = (saved(entry, canvas_server, "picked_epoch").read_bytes() for entry in (first, second))
+    assert last != early, "the picture does not follow the picked epoch"
+    assert (canvas_server.base / "models" / "loras" / f"picked_{look.slug}.safetensors").is_file()

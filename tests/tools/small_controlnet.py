@@ -1,0 +1,133 @@
+"""A ControlNet for the embedded demo base: ``python -m tests.tools.small_controlnet OUT.safetensors [STEPS]``.
+
+None exists for so small a model. With 0 steps it has no effect, as every ControlNet before its training; trained on drawn portraits and
+their edges for some minutes, it holds a portrait's outlines. Needs diffusers, and for training kornia, whose Canny ComfyUI's node uses.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from demo.portraits import caption, random_portrait
+from demo.render import render
+from trainer.families import sd1
+from trainer.families.checkpoint import Checkpoint
+from trainer.lorafile.unet_names import UNetLayout, diffusers_to_ldm
+
+BASE = Path(__file__).resolve().parents[2] / "demo" / "base" / "animelora-base.safetensors"
+_LAYOUT = UNetLayout(layers=1, attention=(True, False))  # the embedded base's
+_PEOPLE = 150  # drawn in both styles
+_BATCH = 8
+_RATE = 1e-3
+_EDGES = (0.15, 0.4)  # thresholds of Canny, as in the template
+
+
+def empty(seed: int = 0) -> Any:
+    """A diffusers ControlNetModel on the base's UNet, whose effect is zero."""
+    from diffusers import ControlNetModel
+
+    torch.manual_seed(seed)
+    unet: Any = sd1.FAMILY.load_unet(Checkpoint(BASE, "file"), torch.float32)
+    widths = tuple(unet.config.block_out_channels)
+    control = ControlNetModel(
+        in_channels=4,
+        down_block_types=unet.config.down_block_types,
+        block_out_channels=widths,
+        layers_per_block=unet.config.layers_per_block,
+        cross_attention_dim=unet.config.cross_attention_dim,
+        attention_head_dim=tuple(width // 64 for width in widths),  # what ComfyUI takes a ControlNet of unknown size to have
+        norm_num_groups=32,
+        conditioning_embedding_out_channels=(16, 32, 96, 256),
+    )
+    for part in ("conv_in", "time_proj", "time_embedding", "down_blocks", "mid_block"):
+        getattr(control, part).load_state_dict(getattr(unet, part).state_dict())
+    return control
+
+
+def original_names(control: Any) -> dict[str, torch.Tensor]:
+    """The weights under the original ControlNet's names, in fp16."""
+    named = {}
+    for key, value in control.state_dict().items():
+        module, _, suffix = key.rpartition(".")
+        named[f"{_name(module)}.{suffix}"] = value.half().contiguous()
+    return named
+
+
+def _name(module: str) -> str:
+    head, _, rest = module.partition(".")
+    if head == "controlnet_cond_embedding":
+        number = {"conv_in": 0, "conv_out": 14}.get(rest)
+        return f"input_hint_block.{2 + 2 * int(rest.split('.')[1]) if number is None else number}"
+    if head == "controlnet_down_blocks":
+        return f"zero_convs.{rest}.0"
+    if head == "controlnet_mid_block":
+        return "middle_block_out.0"
+    found = diffusers_to_ldm(module, _LAYOUT)
+    assert found is not None, module
+    return found
+
+
+def train(control: Any, steps: int) -> None:
+    """Teach it to hold edges, in place: the UNet's noise prediction with its help, on portraits in both styles."""
+    latents, hints, prompts = _pictures()
+    checkpoint = Checkpoint(BASE, "file")
+    unet: Any = sd1.FAMILY.load_unet(checkpoint, torch.float32).requires_grad_(False)
+    text = sd1.FAMILY.load_text_encoder(checkpoint, torch.float32, torch.device("cpu"))
+    described = torch.stack([row["embeds"] for row in text.encode(prompts)])
+    plain = text.encode(["portrait"])[0]["embeds"]
+    noise: Any = sd1.FAMILY.noise_scheduler()
+    optimizer = torch.optim.AdamW(control.parameters(), lr=_RATE, weight_decay=1e-2)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.1)
+    dice = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        index = torch.randint(len(latents), (_BATCH,), generator=dice)
+        words = described[index].clone()
+        words[torch.rand(_BATCH, generator=dice) < 0.5] = plain  # so that the edges must say what the prompt does not
+        clean, hint = latents[index], hints[index]
+        eps = torch.randn(clean.shape, generator=dice)
+        t = torch.randint(1000, (_BATCH,), generator=dice)
+        noisy = noise.add_noise(clean, eps, t)
+        down, middle = control(noisy, t, words, hint, return_dict=False)
+        out = unet(noisy, t, words, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
+        loss = torch.nn.functional.mse_loss(out, eps)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        rate.step()
+        if step % 100 == 0:
+            print(f"step {step}: loss {loss.item():.4f}", flush=True)
+
+
+def _pictures() -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """Latents (n, 4, 16, 16), edges (n, 3, 128, 128) in 0..1 and captions of drawn portraits."""
+    import numpy as np
+    from kornia.filters import canny
+
+    people = [random_portrait(1000 + number) for number in range(_PEOPLE)]
+    drawn = [np.asarray(render(person, style, 128).convert("RGB")) for style in ("anime", "photo") for person in people]
+    pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255
+    vae: Any = sd1.FAMILY.load_vae(Checkpoint(BASE, "file"), torch.float32)
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(part * 2 - 1).latent_dist.mean for part in pixels.split(32)]) * sd1.FAMILY.latent_scale
+        edges = torch.cat([canny(part, *_EDGES)[1] for part in pixels.split(32)]).repeat(1, 3, 1, 1)
+    return latents, edges, [caption(person, None) for person in people] * 2
+
+
+def main() -> int:
+    """Make one and write it."""
+    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 900
+    control = empty()
+    if steps:
+        train(control, steps)
+    save_file(original_names(control), sys.argv[1])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
