@@ -15,7 +15,7 @@ from ..trainer import dataset as datasets
 from ..trainer.errors import Cancelled, UserError
 from . import core
 from .failures import readable
-from .folders import datasets_dir, source_folder, source_folders, tree_digest
+from .folders import datasets_dir, readable_dirs, source_folder, source_folders, tree_digest
 from .images import from_pil, to_pil
 from .live import interrupted, say
 from .prompts import lines
@@ -172,6 +172,7 @@ class DatasetPrep(io.ComfyNode):
                 regularisation=source_folder(options.regularisation) if options is not None and options.regularisation else None,
                 progress=_Progress(cls.hidden.unique_id),
                 should_stop=interrupted,
+                inside=readable_dirs(),
             )
             made = prepared.dataset
             handle = Dataset(str(made.path), made.hash, made.trigger, made.class_description, len(made.items))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import comfy.model_management
 
 from ..trainer.errors import Cancelled, UserError
+from ..trainer.hints import about_the_disk
 
 
 class AnimeLoRAError(Exception):
@@ -21,5 +24,10 @@ def readable() -> Iterator[None]:
         yield
     except UserError as error:
         raise AnimeLoRAError(str(error)) from error
+    except OSError as error:
+        told = about_the_disk(error, Path(os.path.dirname(str(error.filename or "")) or "."))
+        if told is None:
+            raise
+        raise AnimeLoRAError(str(told)) from error
     except Cancelled as error:
         raise comfy.model_management.InterruptProcessingException() from error

@@ -50,6 +50,11 @@ def registered_dirs() -> list[Path]:
     return [Path(path) for path in folder_paths.get_folder_paths(REGISTERED) if os.path.isdir(path)]
 
 
+def readable_dirs() -> list[Path]:
+    """Below these a link may lead: ComfyUI's input folder and the registered ones."""
+    return [input_dir(), *registered_dirs()]
+
+
 def source_folders() -> list[str]:
     """What the dataset menu offers: folders and archives below input/, then registered folders and what is in them."""
     names = _folders_below(input_dir())
@@ -80,7 +85,10 @@ def tree_digest(folder: Path) -> str:
     for path, below, names in os.walk(folder):
         below.sort()
         for name in sorted(names):
-            status = os.stat(os.path.join(path, name))
+            try:
+                status = os.stat(os.path.join(path, name))
+            except OSError:  # a link to nowhere; preparing tells about it
+                continue
             digest.update(f"{path}/{name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

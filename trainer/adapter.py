@@ -132,6 +132,11 @@ def load_state(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
                 parameter.copy_(tensors[name])
 
 
+def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether no number is NaN or infinite."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
 def _weight(layer: nn.Module) -> torch.nn.Parameter:
     from torch import nn
 

@@ -7,6 +7,7 @@ a killed run leaves only whole files. A damaged file is rebuilt.
 from __future__ import annotations
 
 import hashlib
+import io
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ class Cache:
     def latent(self, item: Item, flipped: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the VAE's posterior, scaled by the VAE's factor, each (4, height/8, width/8), fp32."""
         tensors = _read(self.latent_path(item, flipped))
+        if tensors is not None and not _fits(tensors, item):
+            self.latent_path(item, flipped).unlink(missing_ok=True)
+            tensors = None
         if tensors is None:
             raise UserError(
                 f"The cached latent of {item.file} vanished or is damaged.", "Start the run again: it is encoded anew.", kind="cache"
@@ -145,7 +149,10 @@ def load_pixels(dataset: Dataset, item: Item) -> torch.Tensor:
     from PIL import Image
 
     try:
-        with Image.open(dataset.path / item.file) as image:
+        data = (dataset.path / item.file).read_bytes()
+        if hashlib.sha256(data).hexdigest() != item.sha256:  # else its latent would be kept under the name of another picture's
+            raise OSError("it is not the file that its manifest names")
+        with Image.open(io.BytesIO(data)) as image:
             array = np.asarray(image.convert("RGB"), dtype=np.float32)
     except OSError as error:
         raise UserError(
@@ -175,10 +182,17 @@ def _read(path: Path) -> dict[str, torch.Tensor] | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             if (file.metadata() or {}).get("crc32") == _checksum(tensors):
                 return tensors
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, TypeError, ValueError, RuntimeError):
         pass
     path.unlink(missing_ok=True)
     return None
+
+
+def _fits(tensors: dict[str, torch.Tensor], item: Item) -> bool:
+    """Whether these are a latent of ``item``: a checksum only says that a file is as somebody wrote it."""
+    wanted = (item.height // 8, item.width // 8)
+    parts = [tensors.get(name) for name in ("mean", "std")]
+    return all(part is not None and tuple(part.shape)[1:] == wanted and bool(part.isfinite().all()) for part in parts)
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:

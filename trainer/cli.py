@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import __version__
 from .commands import demo, export, info, prepare, prune, sample, train
 from .errors import Cancelled, UserError
+from .hints import about_the_disk
 
 COMMANDS = (prepare, train, sample, export, info, prune, demo)
 
@@ -39,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        told = about_the_disk(error, Path(os.path.dirname(str(error.filename or "")) or "."))
+        if told is None:
+            raise
+        print(f"error: {told.message}\nhint: {told.hint}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Cancelled):
         print("stopped; what was done so far is kept.", file=sys.stderr)

@@ -191,6 +191,7 @@ class OutputSection(_Section):
     runs: str = "runs"  # run folders are made below this
     publish: str = ""  # folder that gets the finished LoRA (models/loras); empty: only the run folder
     tensorboard: bool = True
+    prune_days: Annotated[int, Field(ge=0, le=36_500)] = 30  # states of finished runs and caches older than this go after a run; 0: never
 
 
 class RunConfig(_Section):

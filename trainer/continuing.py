@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 
 
 def lora_identity(path: Path) -> str:
-    """SHA-256 of the file's bytes. Raises UserError when there is no such file."""
+    """SHA-256 of the file's bytes."""
+    return sha256_file(path)
+
+
+def require_lora(path: Path) -> None:
+    """Open the file before anything heavy. Raises UserError when it is missing, damaged or no LoRA."""
+    from .lorafile import read_lora
+
     if not path.is_file():
         raise UserError(f"The LoRA to go on from was not found: {path}.", "Check base.lora, or leave it empty.", kind="lora")
-    return sha256_file(path)
+    read_lora(path)
 
 
 def load_lora(unet: nn.Module, path: Path, network: NetworkSection) -> None:

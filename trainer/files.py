@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import shutil
+import stat
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .errors import UserError
 
-# Windows refuses these as file names whatever their extension (learn.microsoft.com, "Naming Files").
-_RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}
+# Windows refuses these as file names whatever their extension (learn.microsoft.com, "Naming Files"); it reads ¹, ² and ³ as digits.
+_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³")}
+_WINDOWS_PATH = 259  # characters of a path, MAX_PATH without its end mark
 PARTIAL = ".partial-"  # how every file and folder that is being written begins
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]+')
 
@@ -71,6 +75,29 @@ def safe_name(text: str, *, fallback: str = "untitled", limit: int = 100) -> str
     return f"_{name}" if name.split(".")[0].rstrip().lower() in _RESERVED else name
 
 
+def require_short_path(path: PurePath, *, limited: bool | None = None) -> None:
+    """Refuse ``path`` where Windows could not create it. ``limited``: whether paths have Windows' old limit; None asks the system.
+
+    Counted as Windows counts, in UTF-16. Raises UserError.
+    """
+    length = len(str(path).encode("utf-16-le", "surrogatepass")) // 2
+    if length > _WINDOWS_PATH and (_has_short_paths() if limited is None else limited):
+        raise UserError(
+            f"The path {path} would have {length} characters; Windows allows {_WINDOWS_PATH}.",
+            f"Choose names that are {length - _WINDOWS_PATH} characters shorter, move ComfyUI nearer to the drive's root, "
+            "or switch on long paths in Windows (LongPathsEnabled).",
+            kind="path",
+        )
+
+
+def _has_short_paths() -> bool:
+    if sys.platform != "win32":
+        return False
+    import ctypes
+
+    return not ctypes.WinDLL("ntdll").RtlAreLongPathsEnabled()
+
+
 def resolve_below(path: str | Path, roots: Sequence[Path], *, what: str = "path") -> Path:
     """The real path of ``path`` (relative ones are tried below each root), which must lie below one of ``roots``.
 
@@ -102,6 +129,19 @@ def resolve_below(path: str | Path, roots: Sequence[Path], *, what: str = "path"
             kind="path",
         )
     raise UserError(f"The {what} {text!r} was not found.", f"Looked below: {listing}.", kind="path")
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file, links followed.
+
+    Raises OSError for a device or a pipe, which may never end, and for more than ``limit`` bytes.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is a device, a pipe or a folder, not a file")
+    if status.st_size > limit:
+        raise OSError(errno.EFBIG, f"the file is {status.st_size >> 20} MB long, more than {limit >> 20}")
+    return path.read_bytes()
 
 
 def sha256_file(path: Path) -> str:

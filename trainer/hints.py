@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError
 
 _FULL_BYTES = 1 << 20  # with less than this free, a write that failed failed for lack of space
 
-_MEMORY_HINT = (
-    "What helps most, in this order: turn on gradient checkpointing; batch size 1 (raise gradient accumulation instead); "
-    "precision bf16; a smaller resolution; close other programs that use the GPU."
-)
+
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # CUDA's words, and those of torch on a CPU
+_SMALLER = "prepare the dataset at a smaller resolution, and close other programs that use the same memory"
+_MEMORY_HINT = f"Turn on gradient checkpointing; batch size 1 (raise gradient accumulation instead); precision bf16; {_SMALLER}."
+
+
+def memory_hint(needed: float, savings: Sequence[tuple[str, float]]) -> str:
+    """What to change after memory ran out in a run of about ``needed`` GB. ``savings``: a change and what is needed with it, best first."""
+    if not savings:
+        return f"The settings save what they can: {_SMALLER}."
+    (change, less), *others = savings
+    then = f" Then: {'; '.join(other for other, _ in others)}." if others else ""
+    return f"What helps most: {change} (about {less:.1f} GB instead of {needed:.1f} GB).{then} Or {_SMALLER}."
 
 
 def disk_full(folder: Path) -> UserError:
@@ -43,10 +53,25 @@ def lacks_space(folder: Path) -> bool:
     return _free_bytes(folder) < _FULL_BYTES
 
 
+def not_writable(error: BaseException) -> bool:
+    """Whether ``error`` came from a folder that must not be written to, or a file system that cannot be."""
+    return isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS)
+
+
 def _free_bytes(folder: Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def about_the_disk(error: OSError, folder: Path) -> UserError | None:
+    """What to tell of a write into ``folder`` that failed because there is no room or no permission; None for another failure."""
+    if is_disk_full(error, folder):
+        return disk_full(folder)
+    if not_writable(error):
+        message = f"{error.filename or folder} cannot be written: {error.strerror}."
+        return UserError(message, "Make the folder writable, or choose another one.", kind="permission")
+    return None
 
 
 def explain(error: BaseException, folder: Path) -> UserError:
@@ -55,10 +80,10 @@ def explain(error: BaseException, folder: Path) -> UserError:
         return error
     text = str(error).strip()
     first = text.splitlines()[0] if text else type(error).__name__
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "not enough memory" in text.lower():
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in _NO_MEMORY):
         return UserError(f"Out of memory: {first}", _MEMORY_HINT, kind="memory")
     if is_disk_full(error, folder):
         return disk_full(folder)
-    if isinstance(error, PermissionError):
-        return UserError(f"No permission: {first}", "Make the folder writable, or choose another output folder.", kind="permission")
+    if isinstance(error, OSError) and (told := about_the_disk(error, folder)) is not None:
+        return told
     return UserError(f"{type(error).__name__}: {first}", "The whole trace is in child.log in the run folder.", kind="internal")

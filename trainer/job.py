@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from . import config, devices, events, objective, resume
 from .cache import Cache
 from .child import Emitter, Silent
+from .continuing import lora_identity
 from .dataset import Dataset, open_dataset
 from .errors import UserError
 from .families import Checkpoint, Family, Prediction, family_of, open_checkpoint
+from .hints import explain, memory_hint
 from .overrides import apply_override
-from .plan import make_plan, require_memory
-from .runs import RunFolder, cache_folder
+from .plan import make_plan, require_memory, savings
+from .runs import RunFolder, cache_folder, run_identity
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +44,19 @@ class Job:
     cache: Cache
     plan: events.Plan
     between_steps: threading.Lock
+
+    def explained(self, error: Exception) -> UserError:
+        """``error`` for the user; when memory ran out, with the setting that would help this run most."""
+        failure = explain(error, self.run.path)
+        if failure.kind != "memory" or isinstance(error, UserError):
+            return failure
+
+        def memory_with(changes: Sequence[str]) -> float:
+            return _memory_with(changes, self.config, self.dataset, self.family, self.checkpoint, self.device)
+
+        with suppress(Exception):  # the general hint is better than none
+            failure.hint = memory_hint(self.plan.memory_gb, savings(self.plan, memory_with))
+        return failure
 
     @property
     def writes(self) -> bool:
@@ -66,6 +82,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     prediction = objective.chosen_prediction(family.prediction(checkpoint), settings.objective)
     folder = cache_folder(settings)
     cache = Cache(folder, checkpoint.identity(folder))
+    _require_same_inputs(run, settings, dataset, cache)
     saved, values = resume.newest(run.checkpoints)
     start = Start(saved.step, values) if saved is not None else Start()
     plan = make_plan(settings, dataset, family, checkpoint, device, precision)
@@ -94,6 +111,15 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
         between_steps=threading.Lock(),
     )
     return job, start
+
+
+def _require_same_inputs(run: RunFolder, settings: config.RunConfig, dataset: Dataset, cache: Cache) -> None:
+    """The parent named the folder after what it saw: a dataset or checkpoint that changed since must not be trained under that name."""
+    start = lora_identity(Path(settings.base.lora)) if settings.base.lora else ""
+    if not run.path.name.endswith(f"-{run_identity(settings, dataset.hash, cache.identity, start)}"):
+        raise UserError(
+            "The dataset or the checkpoint changed while the run was starting.", "Start again: it is then another run.", kind="dataset"
+        )
 
 
 def _memory_with(

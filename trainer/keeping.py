@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-from . import events, resume
+from . import adapter, events, resume
 from .curve import draw_loss_curve
 from .errors import UserError
 from .export import Exporter, training_day
@@ -14,7 +14,7 @@ from .job import Job
 from .learner import Learner
 from .runs import loss_history, read_events
 from .sample_images import thumbnail
-from .telling import Teller
+from .telling import Teller, not_finite
 
 
 class Keeper:
@@ -46,9 +46,11 @@ class Keeper:
         resume.prune(self.job.run.checkpoints, self.job.config.training.keep_checkpoints)
 
     def save_now(self) -> None:
-        """Write the state after the last step. The caller holds ``between_steps``."""
+        """Write the state after the last step, unless no run could go on from it (UserError). The caller holds ``between_steps``."""
         self._teller.flush()
         values = {**self._learner.state(), "average": self._teller.average}
+        if not adapter.all_finite(values["lora"]):
+            raise not_finite(self.job, f"The weights are no longer finite after step {self.step}")
         self.saved_step = resume.save(self.job.run.checkpoints, self.step, values).step
 
     def save_lora(self) -> None:

@@ -12,19 +12,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from . import events, lorafile
 from .config import RunConfig, absolute
-from .continuing import lora_identity
+from .continuing import lora_identity, require_lora
 from .dataset import open_dataset
 from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
-from .files import remove_partial, write_atomic
-from .hints import disk_full, is_disk_full, lacks_space
+from .files import remove_partial, require_short_path, write_atomic
+from .hints import about_the_disk, disk_full, lacks_space
+from .prune import prune
 from .runs import RunFolder, RunResult, cache_folder, publish, read_samples, run_folder, run_identity
 
 OnEvent = Callable[[events.Event], None]
@@ -64,8 +65,9 @@ def train(
     """
     config = absolute(config)
     tell, stop = on_event or (lambda event: None), should_stop or (lambda: False)
-    run = prepare_run(config)
-    with _told_when_full(run.path), _only_one(run, stop, poll_seconds):
+    with _told_of_the_disk(Path(config.output.runs)):
+        run = prepare_run(config)
+    with _told_of_the_disk(run.path), _only_one(run, stop, poll_seconds):
         done = run.finished(None)
         if done is not None:
             return _published(run, config, done)
@@ -81,7 +83,9 @@ def train(
                 f"Look at {run.log}; start again to resume.",
                 kind="internal",
             )
-        return _published(run, config, RunResult(**{**fresh.__dict__, "reused": False}))
+        result = _published(run, config, RunResult(**{**fresh.__dict__, "reused": False}))
+    _prune_old(run, config)
+    return result
 
 
 def prepare_run(config: RunConfig) -> RunFolder:
@@ -89,9 +93,14 @@ def prepare_run(config: RunConfig) -> RunFolder:
     dataset = open_dataset(Path(config.dataset.path))
     checkpoint = open_checkpoint(config.base.checkpoint)
     family_of(checkpoint)
-    start = lora_identity(Path(config.base.lora)) if config.base.lora else ""
+    start = ""
+    if config.base.lora:
+        require_lora(Path(config.base.lora))
+        start = lora_identity(Path(config.base.lora))
     identity = run_identity(config, dataset.hash, checkpoint.identity(cache_folder(config)), start)
-    return run_folder(config, identity)
+    run = run_folder(config, identity)
+    require_short_path(run.longest)
+    return run
 
 
 def command(run: RunFolder) -> list[str]:
@@ -191,14 +200,22 @@ def _last_lines(path: Path, start: int) -> str:
 
 
 @contextmanager
-def _told_when_full(folder: Path) -> Iterator[None]:
-    """A full disk as a UserError."""
+def _told_of_the_disk(folder: Path) -> Iterator[None]:
+    """A full disk and a folder that cannot be written as a UserError."""
     try:
         yield
     except OSError as error:
-        if not is_disk_full(error, folder):
+        if (told := about_the_disk(error, folder)) is None:
             raise
-        raise disk_full(folder) from error
+        raise told from error
+
+
+def _prune_old(run: RunFolder, config: RunConfig) -> None:
+    """After a run there is less to keep: what is older than ``output.prune_days`` goes, by the rule of ``prune``."""
+    days = config.output.prune_days
+    if days:
+        with suppress(OSError, UserError):  # tidying up never costs the result
+            prune(run.path.parent, days=days, finished_days=days, dry_run=False)
 
 
 def _published(run: RunFolder, config: RunConfig, result: RunResult) -> RunResult:
@@ -206,16 +223,20 @@ def _published(run: RunFolder, config: RunConfig, result: RunResult) -> RunResul
     return RunResult(**{**result.__dict__, "lora": place or run.lora, "samples": read_samples(run.events)})
 
 
-def _only_one(run: RunFolder, stop: ShouldStop, poll_seconds: float) -> AbstractContextManager[object]:
-    """A lock on the run folder, held: a second process that wants the same run waits, then finds it finished."""
+@contextmanager
+def _only_one(run: RunFolder, stop: ShouldStop, poll_seconds: float) -> Iterator[None]:
+    """A lock on the run folder: a second process that wants the same run waits, then finds it finished."""
     run.path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(str(run.path / ".lock"))
     while True:
         try:
-            return lock.acquire(timeout=poll_seconds)
+            held = lock.acquire(timeout=poll_seconds)
+            break
         except Timeout:
             if stop():
                 raise Cancelled from None
+    with held:
+        yield
 
 
 def _environment() -> dict[str, str]:

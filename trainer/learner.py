@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import adapter, counters, objective
 from .continuing import load_lora
+from .errors import UserError
 from .job import Job, Start
 from .optimizers import learning_rate, make_optimizer, make_schedule
+from .resume import state_folder
 
 if TYPE_CHECKING:
     import torch
@@ -134,11 +136,21 @@ class Learner:
             return adapter.state(self._unet)
 
     def _restore(self, values: dict[str, Any]) -> None:
-        adapter.load_state(self._unet, values["lora"])
-        self._optimizer.load_state_dict(values["optimizer"])
-        self._schedule.load_state_dict(values["schedule"])
-        if self._accelerator.scaler is not None and values.get("scaler"):
-            self._accelerator.scaler.load_state_dict(values["scaler"])
+        try:
+            adapter.load_state(self._unet, values["lora"])
+            self._optimizer.load_state_dict(values["optimizer"])
+            self._schedule.load_state_dict(values["schedule"])
+            if self._accelerator.scaler is not None and values.get("scaler"):
+                self._accelerator.scaler.load_state_dict(values["scaler"])
+            if not (math.isfinite(float(values["average"])) and adapter.all_finite(values["lora"])):
+                raise ValueError("it holds numbers that are not finite")
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            cause = str(error).splitlines()[0] if str(error) else repr(error)
+            raise UserError(
+                f"The saved state {state_folder(self.job.run.checkpoints, self.step)} does not fit this run: {cause}.",
+                "Delete that folder and start again: the run goes on from the state before it.",
+                kind="state",
+            ) from error
 
     def _loss(self, batch: objective.MicroBatch) -> torch.Tensor:
         job = self.job

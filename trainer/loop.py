@@ -55,7 +55,7 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
         emit(events.Stopped(0, ""))
         return STOPPED
     except Exception as error:  # every failure becomes an event with its cause and a hint
-        failure = explain(error, folder)
+        failure = explain(error, folder) if trainer is None else trainer.job.explained(error)
         with suppress(OSError):  # the log is on the disk that may be full
             traceback.print_exc()
         emit(events.Error(failure.kind, failure.message, failure.hint))

@@ -142,8 +142,15 @@ def _masks(slots: Sequence[Slot], dataset: Dataset, seed: int, epoch: int) -> to
         if item.mask is None:
             masks.append(torch.ones(1, size[1], size[0]))
             continue
-        with Image.open(dataset.path / item.mask) as image:
-            small = image.convert("L").resize(size, Image.Resampling.BOX)
+        try:
+            with Image.open(dataset.path / item.mask) as image:
+                small = image.convert("L").resize(size, Image.Resampling.BOX)
+        except OSError as error:
+            raise UserError(
+                f"The mask {item.mask} of the dataset cannot be read ({error}).",
+                "The dataset changed after it was prepared: run Dataset Prep again. The run then resumes from its last checkpoint.",
+                kind="dataset",
+            ) from error
         mask = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)[None]
         flipped = dataset.training.flip and derive_seed(seed, "flip", epoch, slot.position) & 1
         masks.append(mask.flip(-1) if flipped else mask)

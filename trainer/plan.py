@@ -85,6 +85,12 @@ def require_memory(plan: events.Plan, total_gb: float, again: Callable[[Sequence
     raise UserError(f"This run needs about {plan.memory_gb:.1f} GB of memory, and {where} has {total_gb:.1f} GB.", hint, kind="memory")
 
 
+def savings(plan: events.Plan, again: Callable[[Sequence[str]], float]) -> list[tuple[str, float]]:
+    """The changes that would save memory, each alone, with the estimate in GB that is left, the most helpful first. ``again`` as above."""
+    left = [(change, again([change])) for change in _THRIFT]
+    return sorted(((change, needed) for change, needed in left if needed < plan.memory_gb - 0.01), key=lambda pair: pair[1])
+
+
 def total_steps(config: RunConfig, per_epoch: int) -> int:
     """Optimiser steps of the whole run: epochs times steps per epoch, or ``max_steps`` if that is set and smaller."""
     steps = config.training.epochs * per_epoch

@@ -65,10 +65,17 @@ def newest(folder: Path) -> tuple[Saved, dict[str, Any]] | tuple[None, None]:
             if sha256_file(path / _STATE) != record["sha256"]:
                 continue
             values = torch.load(path / _STATE, map_location="cpu", weights_only=True)
+            if not isinstance(values, dict):
+                continue
             return Saved(path, int(record["step"])), values
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        except Exception:  # whatever a damaged or foreign file makes torch raise: an earlier state may be whole
             continue
     return None, None
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest state, without reading it; 0 without any."""
+    return max((_number(path) for path in folder.glob("step-*")), default=0)
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -20,7 +20,7 @@ from . import __version__, events
 from .config import RunConfig
 from .errors import UserError
 from .files import safe_name, sha256_file, write_atomic
-from .hints import disk_full, is_disk_full
+from .hints import about_the_disk
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ class RunFolder:
     def samples(self) -> Path:
         """Folder of validation images."""
         return self.path / "samples"
+
+    @property
+    def longest(self) -> Path:
+        """The longest path of a file that is written here: a LoRA beside a state."""
+        return self.checkpoints / "step-000000" / f"{safe_name(self.name)}-000000.safetensors"
 
     @property
     def result(self) -> Path:
@@ -173,10 +178,10 @@ def _copy(data: bytes, target: Path, run: RunFolder) -> None:
     try:
         write_atomic(target, data)
     except OSError as error:
-        if not is_disk_full(error, target.parent):
+        told = about_the_disk(error, target.parent)
+        if told is None:
             raise
-        full = disk_full(target.parent)
-        raise UserError(full.message, f"{full.hint} The new LoRA is whole in {run.lora}.", kind=full.kind) from error
+        raise UserError(told.message, f"{told.hint} The new LoRA is whole in {run.lora}.", kind=told.kind) from error
 
 
 def read_samples(path: Path) -> tuple[SampleImage, ...]:

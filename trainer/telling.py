@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from . import devices, events
+from . import devices, events, resume
 from .errors import UserError
 from .job import Job
 from .learner import Measured
@@ -21,6 +21,17 @@ class _Untold:
     epoch: int
     measured: Measured
     images_per_second: float
+
+
+def not_finite(job: Job, what: str) -> UserError:
+    """What to tell when numbers overflowed: what to lower, and what is kept."""
+    lr = job.config.optimizer.lr
+    lower = f"the learning rate ({lr:g}, try {lr / 4:g})" if isinstance(lr, float) else "the learning rate"
+    other = ", and train in bf16 or fp32 instead of fp16" if job.precision == "fp16" else ""
+    saved = resume.newest_step(job.run.checkpoints)
+    kept = f"The checkpoint of step {saved} is kept." if saved else "No checkpoint was saved before it."
+    damaged = "" if saved else f" If a small rate changes nothing, {job.checkpoint.name} itself is damaged."
+    return UserError(f"{what}; training cannot recover from that.", f"Lower {lower}{other}. {kept}{damaged}", kind="nan")
 
 
 class Teller:
@@ -52,12 +63,7 @@ class Teller:
             step, lr = each.step, each.measured.lr
             loss, norm = float(each.measured.loss), float(each.measured.grad_norm)
             if not math.isfinite(loss):
-                raise UserError(
-                    f"The loss became {loss} at step {step}; training cannot recover from that.",
-                    "Lower the learning rate (half, then half again), or train in bf16 or fp32 instead of fp16. "
-                    "The last checkpoint before it is kept.",
-                    kind="nan",
-                )
+                raise not_finite(self.job, f"The loss became {loss} at step {step}")
             self.average = loss if step == 1 else 0.95 * self.average + 0.05 * loss
             rate = each.images_per_second
             eta = (plan.steps - step) * self._images_per_step() / max(rate, 1e-9)

@@ -149,14 +149,18 @@ class Server:
         self.process.wait()
 
 
-def start(comfyui: Path, python: Path, base: Path, *, front_end: Path | None = None) -> Server:
-    """Start the ComfyUI in ``comfyui`` with ``base`` as its base directory and wait until it answers."""
+def start(comfyui: Path, python: Path, base: Path, *, front_end: Path | None = None, output: Path | None = None) -> Server:
+    """Start the ComfyUI in ``comfyui`` with ``base`` as its base directory and wait until it answers.
+
+    ``output`` is the folder of its results where that is not ``base/output``.
+    """
     for folder in ("input", "output", "user", "models/checkpoints", "models/loras", "custom_nodes"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     install_pack(base / "custom_nodes" / "animelora")
     port = free_port()
     log_path = base / "server.log"
     extra = ["--front-end-root", str(front_end)] if front_end else []
+    extra += ["--output-directory", str(output)] if output else []
     extra += ["--extra-model-paths-config", str(paths)] if (paths := base / "extra_model_paths.yaml").is_file() else []
     with log_path.open("wb") as log:
         process = subprocess.Popen(
@@ -185,7 +189,9 @@ def start(comfyui: Path, python: Path, base: Path, *, front_end: Path | None = N
 
 
 def install_pack(place: Path) -> None:
-    """Put the checkout into custom_nodes: a link, or a copy where links are not allowed."""
+    """Put the checkout into custom_nodes: a link, or a copy where links are not allowed. One that is there from an earlier start stays."""
+    if place.exists():
+        return
     try:
         place.symlink_to(ROOT, target_is_directory=True)
     except OSError:

@@ -47,3 +47,18 @@ def test_pictures_in_the_documents_are_in_the_repository() -> None:
     used = {(path.parent / link).resolve() for path in documents() for link in links(path) if link.endswith((".png", ".jpg", ".webp"))}
     ours = {path.relative_to(ROOT).as_posix() for path in used if path.is_relative_to(ROOT / "docs")}
     assert ours - set(tracked) == set()
+
+
+def fault_rows() -> list[str]:
+    """The rows of README's table of faults, without headings."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## When something goes wrong")[1].split("\n## ")[0]
+    return [line for line in section.splitlines()[5:] if line.startswith("| ") and not line.startswith(("| ---", "| **"))]
+
+
+@pytest.mark.parametrize("row", fault_rows(), ids=lambda row: row.split("|")[1].strip())
+def test_every_fault_names_tests_that_are_there(row: str) -> None:
+    named = re.findall(r"\[([^\]]+)\]\((tests/[^)]+)\)", row.split("|")[4])
+    assert named
+    for words, path in named:
+        functions = re.findall(r"^def (test_\w+)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+        assert f"test_{words.replace(' ', '_')}" in functions, f"{path} has no test {words!r}"

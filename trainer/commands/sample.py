@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from ..errors import UserError
     from ..files import atomic_path, safe_name
     from ..inference import open_painter
+    from ..lorafile import read_lora
 
     for name in ("width", "height"):
         if getattr(args, name) <= 0 or getattr(args, name) % 8:
@@ -63,9 +64,11 @@ def run(args: argparse.Namespace) -> int:
         try:
             with Image.open(args.image) as opened:
                 source = ImageOps.exif_transpose(opened).convert("RGB")
-        except OSError as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(f"{args.image} cannot be read as a picture ({error}).", "Give a PNG, JPEG or WebP file.") from error
     loras = [_lora(text) for text in args.lora]
+    for lora in loras:
+        read_lora(lora.path)  # refuses in words, before a checkpoint is loaded, what diffusers would stumble over
     painter = open_painter(args.base, device=args.device, precision=args.precision)
     painter.use(loras)
     common: dict[str, Any] = {"negative": args.negative, "steps": args.steps, "guidance": args.guidance}

@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
+    from ..continuing import require_lora
     from ..dataset import open_dataset
     from ..devices import pick_device, pick_precision
     from ..events import encode
@@ -92,6 +93,8 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
 
     dataset = open_dataset(Path(settings.dataset.path))
     checkpoint = open_checkpoint(settings.base.checkpoint)
+    if settings.base.lora:
+        require_lora(Path(settings.base.lora))
     device = pick_device(settings.training.device)
     plan = make_plan(settings, dataset, family_of(checkpoint), checkpoint, device, pick_precision(settings.training.precision, device))
     if as_json:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..files import safe_name
+from ..files import read_regular, safe_name
 from .dataset import MASKS, REGULARISATION
 from .process import Processed
 from .sources import MAX_FILE_BYTES, Entry
@@ -56,7 +56,7 @@ class Job:
         if self.entry.path is None:
             return self.entry.image if self.entry.image is not None else "has no content"
         try:
-            data = self.entry.path.read_bytes()
+            data = read_regular(self.entry.path, MAX_FILE_BYTES)
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         return data if hashlib.sha256(data).hexdigest() == self.sha256 else "changed while it was being prepared; run again"
@@ -71,9 +71,6 @@ def content_hash(entry: Entry) -> tuple[str, str]:
     if entry.path is None:
         return "", "has no content"
     try:
-        size = entry.path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            return "", f"the file is {size >> 20} MB long, more than {MAX_FILE_BYTES >> 20}"
-        return hashlib.sha256(entry.path.read_bytes()).hexdigest(), ""
+        return hashlib.sha256(read_regular(entry.path, MAX_FILE_BYTES)).hexdigest(), ""
     except OSError as error:
         return "", f"the file cannot be read: {error.strerror}"

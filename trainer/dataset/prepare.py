@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import require_short_path
 from . import sources
 from .advice import warnings_for
 from .archive import is_archive, unpack
@@ -53,27 +54,31 @@ def prepare(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
     workers: int | None = None,
+    inside: Sequence[Path] = (),
 ) -> PrepareResult:
     """Write ``out_root/<trigger>_<class>/`` and return it opened.
 
     ``source``: a folder, a zip or tar archive, one picture, or the pictures of an IMAGE batch; it is never changed.
     ``regularisation``: a second set, trained with ``settings.regularisation_weight`` and without the trigger word.
     ``upscaler``: makes small pictures larger (RGB to RGB); it is called in the calling thread.
+    ``inside``: links in a folder are followed only to files below one of these; empty: to anywhere.
     Pictures that are done already are reused. Raises UserError, and Cancelled when ``should_stop`` returned True.
     """
     started = time.monotonic()
     folder = dataset_folder(Path(out_root), settings)
-    _check_places(source, folder)
     try:
+        _check_places(source, folder)
+        require_short_path(folder / REGULARISATION / f"{'x' * 71}.png")  # the longest name that a Job gives
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be made: {error.strerror}.", "Choose another place.", kind="dataset") from error
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise UserError(f"The folder {folder} cannot be made: {cause}.", "Choose another place.", kind="dataset") from error
     with locked(folder):
         try:
             remove_partials(folder)
-            found = _find(source, folder, settings)
+            found = _find(source, folder, settings, inside)
             if regularisation is not None:
-                extra = _find(regularisation, folder, settings, "regularisation")
+                extra = _find(regularisation, folder, settings, inside, "regularisation")
                 found.entries += [_as_regularisation(entry) for entry in extra.entries]
                 found.warnings += extra.warnings
                 found.rejected += extra.rejected
@@ -255,15 +260,15 @@ class _Run:
         )  # fmt: skip
 
 
-def _find(source: Source, folder: Path, settings: PrepareSettings, what: str = "source") -> Found:
+def _find(source: Source, folder: Path, settings: PrepareSettings, inside: Sequence[Path], what: str = "source") -> Found:
     if not isinstance(source, Path):
         return sources.from_images(source)
     if not source.exists():
         raise UserError(f"The {what} {source} does not exist.", "Check the name; give a folder, a zip or tar archive.", kind="dataset")
     extensions = settings.captions.extensions
     if source.is_dir():
-        return sources.from_folder(source, extensions, skip=[folder])
-    if is_archive(source):
+        return sources.from_folder(source, extensions, skip=[folder], inside=inside)
+    if source.is_file() and is_archive(source):
         unpacked = unpack(source, folder / WORK / f"unpacked-{what}")
         found = sources.from_folder(unpacked.folder, extensions, skip=[folder])
         found.rejected += unpacked.rejected

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import read_regular
 from .decode import EXTENSIONS
 
 MAX_CAPTION_BYTES = 1 << 20
@@ -92,10 +93,7 @@ class CaptionIndex:
 
     def _read_text(self, path: Path) -> str:
         try:
-            if path.stat().st_size > MAX_CAPTION_BYTES:
-                self._problems.append(f"{path.name} is too large for a caption and was not read.")
-                return ""
-            data = path.read_bytes()
+            data = read_regular(path, MAX_CAPTION_BYTES)
         except OSError as error:
             self._problems.append(f"{path.name} cannot be read: {error.strerror}.")
             return ""
@@ -126,9 +124,7 @@ class CaptionIndex:
     def _read_kohya(self, path: Path) -> None:
         """kohya's ``meta_cap.json``: picture key (path or stem) -> {"caption": …, "tags": …}."""
         try:
-            if path.stat().st_size > MAX_METADATA_BYTES:
-                return
-            data = json.loads(decode_text(path.read_bytes())[0])
+            data = json.loads(decode_text(read_regular(path, MAX_METADATA_BYTES))[0])
         except (OSError, ValueError, RecursionError):
             return
         if not isinstance(data, dict):
@@ -189,9 +185,7 @@ def _text_of(row: dict[str, Any]) -> str | None:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if path.stat().st_size > MAX_METADATA_BYTES:
-        raise ValueError("the file is too large")
-    text, _ = decode_text(path.read_bytes())
+    text, _ = decode_text(read_regular(path, MAX_METADATA_BYTES))
     if path.suffix.lower() == ".csv":
         yield from (dict(row) for row in csv.DictReader(io.StringIO(text, newline="")))
         return
@@ -200,7 +194,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number} is not JSON: {error}") from error
         if isinstance(row, dict):
             yield row

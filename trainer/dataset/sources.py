@@ -71,13 +71,16 @@ def from_images(images: Sequence[SourceImage]) -> Found:
     return Found(entries)
 
 
-def from_folder(root: Path, extensions: Sequence[str], *, skip: Sequence[Path] = ()) -> Found:
+def from_folder(root: Path, extensions: Sequence[str], *, skip: Sequence[Path] = (), inside: Sequence[Path] = ()) -> Found:
     """Every picture below ``root`` in natural order, with caption, kohya repeats and regularisation set.
 
-    ``skip`` are folders that are not looked into (the dataset itself when it lies inside its source).
-    Raises UserError when there is no picture at all.
+    ``skip`` are folders that are not looked into (the dataset itself when it lies inside its source). With ``inside``, a link is
+    followed only to a file below one of these. Raises UserError when there is no picture at all.
     """
     files = list(_walk(root, {path.resolve() for path in skip}))
+    roots = [path.resolve() for path in inside]
+    out = {path for path in files if roots and path.is_symlink() and not _leads_below(path, roots)}
+    files = [path for path in files if path not in out]
     index = CaptionIndex(root, files, extensions)
     entries = [
         _entry(root, path, index)
@@ -88,7 +91,16 @@ def from_folder(root: Path, extensions: Sequence[str], *, skip: Sequence[Path] =
         raise _nothing_found(root, files)
     found = Found(entries, warnings=index.warnings())
     found.warnings += _unread(files)
+    found.rejected += [(path.relative_to(root).as_posix(), "unsafe path", "a link that leads out of the folders") for path in sorted(out)]
     return found
+
+
+def _leads_below(path: Path, roots: Sequence[Path]) -> bool:
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return False
+    return any(root in real.parents for root in roots)
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ..errors import UserError
 from .base import EPSILON, Family, Framing, Prediction, TextEncoder
 from .checkpoint import Checkpoint, open_checkpoint
@@ -28,8 +30,9 @@ __all__ = [
 def family_of(checkpoint: Checkpoint) -> Family:
     """The family that recognises ``checkpoint``. Raises UserError that says what the file looks like instead."""
     for family in FAMILIES:
-        if family.recognises(checkpoint):
-            return family
+        with suppress(KeyError, IndexError, StopIteration, ValueError, TypeError):  # tensors of shapes that no family has
+            if family.recognises(checkpoint):
+                return family
     raise UserError(
         f"{checkpoint.name} is not a checkpoint that this version can train on{_guess(checkpoint)}.",
         "Supported: " + ", ".join(family.title for family in FAMILIES) + ".",
@@ -52,7 +55,7 @@ def _guess(checkpoint: Checkpoint) -> str:
         return ": it looks like Flux"
     if not any(name.startswith("model.diffusion_model.") for name in names):
         return ": it holds no UNet"
-    if checkpoint.shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))[1] != 4:
+    if checkpoint.shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))[1:2] != (4,):
         return ": its UNet takes more than a picture, as inpainting checkpoints do"
     if "model.diffusion_model.label_emb.0.0.weight" in checkpoint.shapes:
         return ": it looks like SDXL's refiner, or like SDXL without both of its text encoders"

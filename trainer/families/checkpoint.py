@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
+# what reading widths from shapes and filling a model raise; NotImplementedError: weights that were never filled in
+_MISSHAPEN = (NotImplementedError, ValueError, KeyError, IndexError, TypeError, StopIteration, ZeroDivisionError, RuntimeError)
 _FORMATS = "Give a .safetensors file, a diffusers folder (with model_index.json), or a hub id such as owner/name."
 
 
@@ -112,6 +115,23 @@ def open_checkpoint(reference: str) -> Checkpoint:
     if _HUB_ID.match(reference):
         return Checkpoint(_download(reference), "folder")
     raise UserError(f"The base checkpoint {reference!r} was not found.", _FORMATS, kind="checkpoint")
+
+
+@contextmanager
+def laid_out_as(checkpoint: Checkpoint, part: str, title: str) -> Iterator[None]:
+    """Whatever goes wrong inside because tensors are missing or have other shapes, as a UserError that names the file."""
+    try:
+        yield
+    except _MISSHAPEN as error:
+        if "memory" in str(error):
+            raise
+        text = str(error).strip()
+        first = "tensors are missing" if isinstance(error, NotImplementedError) else text.splitlines()[-1].strip()[:200] or repr(error)
+        raise UserError(
+            f"The {part} of {checkpoint.name} is incomplete or of an unusual layout ({first}).",
+            f"Use a complete {title} checkpoint; if this one was downloaded or merged, do that again.",
+            kind="checkpoint",
+        ) from error
 
 
 def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from . import ldm
 from .base import tokenizer_folder
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, laid_out_as
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,8 @@ def load_openai(checkpoint: Checkpoint, prefix: str, *, family: str) -> Any:
     """CLIP ViT-L (quick GELU) from a single file, whose names below ``prefix`` are transformers'."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config = ldm.clip_config(checkpoint.shapes, prefix=prefix, head_dim=_HEAD_DIM, activation="quick_gelu")
+    with laid_out_as(checkpoint, "text encoder", family):
+        config = ldm.clip_config(checkpoint.shapes, prefix=prefix, head_dim=_HEAD_DIM, activation="quick_gelu")
     tensors = checkpoint.tensors(lambda key: key.startswith(prefix) and not key.endswith("position_ids"))
     named = {key[len(prefix) :]: value for key, value in tensors.items()}
     return _fill(CLIPTextModel, CLIPTextConfig(**config), named, checkpoint, family)
@@ -87,7 +88,8 @@ def load_open_clip(checkpoint: Checkpoint, prefix: str, *, family: str, projecti
 
     names = open_clip_names({key[len(prefix) :] for key in checkpoint.shapes if key.startswith(prefix)})
     shapes = {names[key[len(prefix) :]][0]: shape for key, shape in checkpoint.shapes.items() if key[len(prefix) :] in names}
-    config = ldm.clip_config(shapes, prefix="", head_dim=_HEAD_DIM, activation="gelu")
+    with laid_out_as(checkpoint, "text encoder", family):
+        config = ldm.clip_config(shapes, prefix="", head_dim=_HEAD_DIM, activation="gelu")
     if not projection:
         config["num_hidden_layers"] -= 1
     last = f"encoder.layers.{config['num_hidden_layers']}."
@@ -141,7 +143,7 @@ def _fill(cls: Any, config: Any, tensors: Mapping[str, torch.Tensor], checkpoint
     """A ``cls`` with ``tensors``, whose names lack ``text_model.``. Raises UserError unless they are exactly the model's."""
     import torch
 
-    with torch.device("meta"):
+    with torch.device("meta"), laid_out_as(checkpoint, "text encoder", family):
         model = cls(config)
     # transformers 5.6 dropped "text_model." from CLIPTextModel's names; earlier versions have it
     lead = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""

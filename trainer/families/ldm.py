@@ -24,7 +24,7 @@ _TIME_WIDTH = 256  # of the sinusoids that each of SDXL's six numbers becomes
 
 def has_unet(shapes: Shapes) -> bool:
     """Whether there is a UNet that takes latents of four channels (an inpainting one takes nine)."""
-    return shapes.get(f"{UNET}input_blocks.0.0.weight", (0, 0))[1] == 4
+    return shapes.get(f"{UNET}input_blocks.0.0.weight", (0, 0))[1:2] == (4,)
 
 
 def has_plain_unet(shapes: Shapes) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from . import ldm
 from .base import EPSILON, Framing, Prediction
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, laid_out_as
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ class StableDiffusion:
         import torch
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-        with torch.device("meta"):
+        with torch.device("meta"), laid_out_as(checkpoint, "unet", self.title):
             unet: nn.Module = UNet2DConditionModel.from_config(self.unet_config(checkpoint))
         return unet.requires_grad_(False)
 
@@ -132,15 +132,10 @@ class StableDiffusion:
             model = cls.from_pretrained(str(checkpoint.path), subfolder=part, torch_dtype=dtype, local_files_only=True)
         else:
             tensors = checkpoint.tensors(lambda key: key.startswith(prefix))
-            with self._config_folder(checkpoint) as folder:
-                try:
-                    model = cls.from_single_file(tensors, config=folder, subfolder=part, torch_dtype=dtype, local_files_only=True)
-                except NotImplementedError as error:  # weights that were never filled in
-                    raise self._incomplete(checkpoint, part, "tensors are missing") from error
-                except (ValueError, KeyError) as error:  # misshapen tensors
-                    raise self._incomplete(checkpoint, part, str(error)) from error
-            if any(tensor.is_meta for tensor in model.state_dict().values()):
-                raise self._incomplete(checkpoint, part, "tensors are missing")
+            with laid_out_as(checkpoint, part, self.title), self._config_folder(checkpoint) as folder:
+                model = cls.from_single_file(tensors, config=folder, subfolder=part, torch_dtype=dtype, local_files_only=True)
+                if any(tensor.is_meta for tensor in model.state_dict().values()):
+                    raise NotImplementedError
         frozen: nn.Module = model.eval().requires_grad_(False)
         return frozen
 
@@ -156,14 +151,6 @@ class StableDiffusion:
                 folder.mkdir()
                 (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
             yield name
-
-    def _incomplete(self, checkpoint: Checkpoint, part: str, cause: str) -> UserError:
-        first = cause.strip().splitlines()[0][:200] if cause.strip() else "unknown layout"
-        return UserError(
-            f"The {part} of {checkpoint.name} is incomplete or of an unusual layout ({first}).",
-            f"Use a complete {self.title} checkpoint; if this one was downloaded or merged, do that again.",
-            kind="checkpoint",
-        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,17 +6,17 @@ import hashlib
 import os
 import stat
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from trainer.errors import UserError
-from trainer.files import atomic_path, resolve_below, safe_name, sha256_file, write_atomic
+from trainer.files import atomic_path, read_regular, require_short_path, resolve_below, safe_name, sha256_file, write_atomic
 
 # learn.microsoft.com, "Naming Files, Paths, and Namespaces"
-WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"COM{n}" for n in range(1, 10)), *(f"LPT{n}" for n in range(1, 10))}
+WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"COM{n}" for n in "123456789¹²³"), *(f"LPT{n}" for n in "123456789¹²³")}
 WINDOWS_FORBIDDEN = set('<>:"/\\|?*')
 
 
@@ -93,6 +93,61 @@ def test_no_name_means_a_windows_device(form: str) -> None:
     for device in WINDOWS_DEVICES:
         for text in (form.format(device), form.format(device.lower())):
             assert safe_name(text).split(".")[0].rstrip(" ").upper() not in WINDOWS_DEVICES
+
+
+@pytest.mark.parametrize("end", [".", " ", "...", " . . "])
+def test_no_name_ends_as_windows_would_cut_it(end: str) -> None:
+    assert safe_name(f"name{end}") == "name"
+    assert safe_name(f"{end}name") == "name"
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("C:\\Windows\\x", "C_Windows_x"),
+        ("c:x", "c_x"),
+        ("\\\\server\\share\\x", "_server_share_x"),
+        ("\\\\?\\C:\\x", "_C_x"),
+        ("name::$DATA", "name_$DATA"),
+        ("a/../b", "a_.._b"),
+    ],
+)
+def test_windows_paths_drives_shares_and_streams_become_one_name(text: str, safe: str) -> None:
+    assert safe_name(text) == safe
+    assert PureWindowsPath(safe).name == safe
+    assert not PureWindowsPath(safe).drive
+
+
+def test_a_path_that_windows_cannot_create_is_refused_with_how_much_is_too_long() -> None:
+    folder = PureWindowsPath("C:\\ComfyUI\\output")
+    longest = 259 - len(str(folder)) - 1
+    require_short_path(folder / ("x" * longest), limited=True)
+    require_short_path(folder / ("🎨" * (longest // 2)), limited=True)  # two units of UTF-16 each
+    for name, excess in (("x" * (longest + 1), 1), ("🎨" * longest, longest)):
+        with pytest.raises(UserError, match=f"{excess} characters shorter") as caught:
+            require_short_path(folder / name, limited=True)
+        assert caught.value.kind == "path"
+        require_short_path(folder / name, limited=False)
+
+
+def test_the_longest_path_of_a_run_is_the_longest_that_it_writes(tmp_path: Path) -> None:
+    from trainer.runs import RunFolder
+
+    run = RunFolder(tmp_path / "name-0123456789abcdef", "n" * 200)
+    others = (run.config, run.events, run.log, run.lora, run.loss_curve, run.result, run.checkpoints / "step-000000" / "state.json")
+    assert all(len(str(run.longest)) > len(str(path)) for path in others)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: devices and pipes are POSIX")
+def test_what_may_never_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "large").write_bytes(bytes(11))
+    for name in ("pipe", "zero", "large", "."):
+        with pytest.raises(OSError, match=r"device|more than"):
+            read_regular(tmp_path / name, 10)
+    (tmp_path / "link").symlink_to(tmp_path / "large")
+    assert read_regular(tmp_path / "link", 11) == bytes(11)
 
 
 def test_letters_of_every_script_survive() -> None:

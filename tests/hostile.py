@@ -1,0 +1,108 @@
+"""Files that mean harm, for the tests of whatever opens a file: weights, pictures and archives."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save, save_file
+
+Maker = Callable[[Path], None]
+SIDE = 60_000  # of the picture that nobody may unpack: 450 MB as one bit a pixel, 10.8 GB as RGB
+
+
+class Evil:
+    """Makes the file ``mark`` when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (open, (str(self._mark), "w"))
+
+
+def header(entries: object, data: bytes = b"", length: int | None = None) -> bytes:
+    """A safetensors file with whatever header."""
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def _entry(shape: list[int], start: int, end: int) -> dict[str, object]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+
+
+def weights(mark: Path) -> dict[str, Maker]:
+    """Name of a file that should hold weights -> what writes it. One that is unpickled makes ``mark``."""
+    evil = Evil(mark)
+    table: dict[str, bytes] = {
+        "long header.safetensors": header({}, length=1 << 40),
+        "no header.safetensors": b"\xff" * 64,
+        "empty.safetensors": b"",
+        "overlap.safetensors": header({"a": _entry([2], 0, 8), "b": _entry([2], 4, 12)}, bytes(12)),
+        "beyond the end.safetensors": header({"a": _entry([1 << 40], 0, 1 << 42)}, bytes(16)),
+        "negative.safetensors": header({"a": _entry([-1], 8, 0)}, bytes(8)),
+        "deep.safetensors": header(b"[" * 100_000),
+        "list.safetensors": header([1, 2]),
+        "web page.safetensors": b"<!DOCTYPE html><html>404</html>",
+        "no numbers.safetensors": save({"a": torch.zeros(1)}),
+        "a pickle.safetensors": pickle.dumps(evil),
+        "old pickle.ckpt": pickle.dumps({"state_dict": evil}),
+        "old pickle.pt": pickle.dumps({"a": evil}),
+        "cut zip.ckpt": b"PK\x03\x04" + bytes(100),
+    }
+    makers: dict[str, Maker] = {name: (lambda path, data=data: path.write_bytes(data) and None) for name, data in table.items()}  # type: ignore[misc]
+    makers["new pickle.ckpt"] = lambda path: torch.save({"state_dict": {"a": torch.zeros(1), "b": evil}}, path)
+    makers["new pickle.pt"] = lambda path: torch.save([torch.zeros(1), evil], path)
+    makers["folder.safetensors"] = lambda path: path.mkdir()
+    if os.name != "nt":
+        makers["device.safetensors"] = lambda path: path.symlink_to("/dev/zero")
+        makers["pipe.safetensors"] = lambda path: os.mkfifo(path)
+        makers["nowhere.safetensors"] = lambda path: path.symlink_to("/nowhere/at/all")
+        makers["loop.safetensors"] = lambda path: path.symlink_to(path)
+        makers["secret.safetensors"] = lambda path: path.symlink_to("/etc/passwd")
+    return makers
+
+
+def altered(whole: Path, target: Path, key: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    """A copy of a safetensors file in which one tensor is another."""
+    tensors = load_file(whole)
+    tensors[key] = change(tensors[key]).contiguous()
+    save_file(tensors, target)
+    return target
+
+
+def vast_picture() -> bytes:
+    """A PNG of half a megabyte that has 60,000 x 60,000 black pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compressobj(1)
+    lines = bytes(1 + SIDE // 8) * 100
+    data = b"".join(rows.compress(lines) for _ in range(SIDE // 100)) + rows.flush()
+    head = struct.pack(">IIBBBBB", SIDE, SIDE, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def slipping_zip(picture: bytes) -> bytes:
+    """An archive with one honest member, three that would leave it, a link, and one that unpacks to 2 GB."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("good.png", picture)
+        for name in ("../escaped.png", "/tmp/escaped.png", "a\\..\\..\\escaped.png", "C:\\escaped.png"):
+            archive.writestr(name, picture)
+        link = zipfile.ZipInfo("link.png")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+        with archive.open("bomb.bmp", "w", force_zip64=True) as member:
+            for _ in range(64):
+                member.write(bytes(1 << 25))
+    return held.getvalue()

@@ -1,0 +1,131 @@
+"""Files that mean harm, in the folders that ComfyUI lists, through every node that opens such a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import hostile
+from tests.server.comfy_server import PromptFailed, PromptRefused, Server
+from tests.server.conftest import TINY, portrait
+from tests.server.graphs import Graph, defaults, loader, node, prepare, train_settings
+
+WEIGHTS = sorted(hostile.weights(Path()))
+PREFIX = "AnimeLoRA_"
+
+
+@pytest.fixture(scope="module")
+def spoiled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Every harmful file as a checkpoint, a LoRA and a run's saved LoRA; the file that unpickling one would make."""
+    mark = tmp_path_factory.mktemp("mark") / "it ran"
+    models, run = server.base / "models", server.base / "output" / "animelora" / "runs" / "spoiled-0123456789abcdef"
+    made = []
+    for name, make in hostile.weights(mark).items():
+        for place in (models / "checkpoints" / name, models / "loras" / name):
+            make(place)
+            made.append(place)
+        if name == "overlap.safetensors":
+            saved = run / "checkpoints" / "step-000001" / "spoiled-000001.safetensors"
+            saved.parent.mkdir(parents=True)
+            make(saved)
+            (run / "events.jsonl").write_text("[" * 100_000 + "\n\x00\xff{}\n", encoding="utf-8")
+    yield mark
+    for place in made:
+        if place.is_dir():
+            place.rmdir()
+        else:
+            place.unlink()
+
+
+def users(server: Server, name: str) -> dict[str, Graph]:
+    """A graph for each node and menu that shows ``name``, with that entry chosen. A new node is found by itself."""
+    found: dict[str, Graph] = {}
+    sources = {"MODEL": ["base", 0], "CLIP": ["base", 1], "VAE": ["base", 2]}
+    for kind, described in server.get("/object_info").items():
+        if not kind.startswith(PREFIX):
+            continue
+        inputs = described["input"].get("required", {}) | described["input"].get("optional", {})
+        for field, spec in inputs.items():
+            menu = spec[0] if isinstance(spec[0], list) else (spec[1] if len(spec) > 1 else {}).get("options", [])
+            if name not in menu:
+                continue
+            linked = {other: sources[of[0]] for other, of in inputs.items() if not isinstance(of[0], list) and of[0] in sources}
+            values = {**defaults(described), **linked, field: name}
+            graph: Graph = {
+                "base": loader(TINY, full=False),
+                "tried": node(kind, **values),
+                "show": node("PreviewAny", source=["tried", 0]),
+            }
+            if kind == f"{PREFIX}TrainLora":
+                graph["prep"] = prepare()
+                settings = train_settings(checkpoint=TINY, name="from harm", max_steps=1, validate_every=0)
+                graph["tried"] = node(kind, **(settings | {"dataset": ["prep", 0], field: name}))
+            found[f"{kind} {field}"] = graph
+    return found
+
+
+def test_weights_that_mean_harm_are_refused_by_every_node_that_lists_them(server: Server, spoiled: Path) -> None:
+    seen: set[str] = set()
+    for name in WEIGHTS:
+        for title, graph in users(server, name).items():
+            seen.add(title)
+            with pytest.raises((PromptFailed, PromptRefused)) as caught:
+                server.run(graph, 120)
+            said = str(caught.value)
+            assert "Traceback" not in said, (title, name, said)
+            if isinstance(caught.value, PromptFailed):
+                assert caught.value.node.startswith(PREFIX), (title, name, said)
+                assert name in said or "LoRA" in said or "checkpoint" in said, (title, name, said)
+                assert "\n" in caught.value.message, f"no hint: {title} {name} {said}"
+    assert not spoiled.exists(), "a pickle ran"
+    assert not server.children()
+    assert {f"{PREFIX}LoadDemoBase checkpoint", f"{PREFIX}TrainLora checkpoint", f"{PREFIX}LoadLora lora_name"} <= seen
+    assert f"{PREFIX}ExportLora lora_name" in seen
+    server.run({"base": loader(TINY, full=False), "show": node("PreviewAny", source=["base", 1])})
+
+
+def test_a_run_folder_that_lies_is_refused_by_the_nodes_and_routes_that_read_runs(server: Server, spoiled: Path) -> None:
+    name = "spoiled-0123456789abcdef"
+    graphs = users(server, name)
+    assert f"{PREFIX}EpochCompare run" in graphs
+    for title, graph in graphs.items():
+        with pytest.raises((PromptFailed, PromptRefused)) as caught:
+            server.run(graph, 120)
+        assert "Traceback" not in str(caught.value), title
+    assert server.get(f"/animelora/runs/{name}")["step"] is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: devices and pipes are POSIX")
+def test_pictures_archives_and_links_that_mean_harm_are_left_out_by_name(server: Server) -> None:
+    folder, secret = server.base / "input" / "harm", server.base.parent / "secret.png"
+    folder.mkdir()
+    portrait(90, 3).save(folder / "good.png")
+    portrait(90, 7).save(secret)
+    (folder / "vast.png").write_bytes(hostile.vast_picture())
+    (folder / "link.png").symlink_to(secret)
+    (folder / "inside.png").symlink_to(server.base / "input" / "portraits" / "portrait 1.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.png")
+    secret.with_suffix(".txt").write_text("a secret", encoding="utf-8")
+    (folder / "good.txt").symlink_to(secret.with_suffix(".txt"))
+    archive = server.base / "input" / "harm.zip"
+    archive.write_bytes(hostile.slipping_zip((folder / "good.png").read_bytes()))
+    try:
+        told = server.run({"prep": prepare("harm", trigger_word="harmless")})["prep"]["text"][0]
+        assert "2 pictures" in told
+        for name in ("vast.png", "link.png", "zero.png", "pipe.png", "good.txt"):
+            assert name in told
+        captions = [path.read_text(encoding="utf-8") for path in (server.base / "output" / "animelora" / "datasets").rglob("*.txt")]
+        assert not any("secret" in caption for caption in captions)
+        told = server.run({"prep": prepare("harm.zip", trigger_word="zipped")})["prep"]["text"][0]
+        assert "1 picture" in told
+        for name in ("../escaped.png", "link.png", "bomb.bmp"):
+            assert name in told
+        assert not list(server.base.parent.rglob("escaped.png"))
+    finally:
+        for path in [*folder.iterdir(), archive]:
+            path.unlink()
+        folder.rmdir()

@@ -1,0 +1,165 @@
+"""Two ComfyUI servers with one output folder, one of them killed, and graphs with two trainings. All below names that need care."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import ComfyUI
+from tests.server.comfy_server import Server, start
+from tests.server.conftest import link, portrait
+from tests.server.graphs import Graph, node, prepare, train_settings
+from trainer import events, resume
+from trainer.runs import read_events
+
+pytestmark = pytest.mark.slow
+SECONDS = 600  # for a child on a busy machine; nothing is measured by it
+ODD = 'Zoë\'s "two" 東京 🎨 & $(touch x) %TEMP% ' + "n" * 200  # 250 bytes
+FOLDER = "my 'cats' \"and\" 犬 🐕 " + "d" * 215
+CHECKPOINT = f"tiny {'c' * 200} é'\"🎨.safetensors"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two servers with their own inputs and models and one output folder."""
+
+    comfyui: ComfyUI
+    output: Path
+    first: Server
+    second: Server
+
+    def runs(self, name: str) -> list[Path]:
+        """The run folders of a LoRA's name."""
+        return list((self.output / "animelora" / "runs").glob(f"{name}-*"))
+
+
+@pytest.fixture(scope="module")
+def pair(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Pair]:
+    root = tmp_path_factory.mktemp("pair")
+    output = root / ODD
+    servers: list[Server] = []
+    try:
+        for name in ("first", "second"):
+            base = root / f"{name} {ODD[:60]}"
+            pictures = base / "input" / FOLDER
+            pictures.mkdir(parents=True)
+            for number in range(2):
+                portrait(64 + 8 * number, number).save(pictures / f"{'p' * 230} 猫 {number}.png")
+            (pictures / f"{'p' * 230} 猫 0.txt").write_text('a "quoted" girl\'s 帽子 🎨 \\n %s {x} ' + "long " * 400, encoding="utf-8")
+            (base / "models" / "checkpoints").mkdir(parents=True)
+            link(tiny_checkpoint, base / "models" / "checkpoints" / CHECKPOINT)
+            servers.append(start(comfyui.path, comfyui.python, base, output=output))
+        yield Pair(comfyui, output, servers[0], servers[1])
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def training(name: str, **changes: Any) -> dict[str, Any]:
+    """Train LoRA without test pictures."""
+    settings = train_settings(name=name, **{"validate_every": 0, "max_steps": 2, "checkpoint_every": 0, **changes})
+    return node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=CHECKPOINT, **settings)
+
+
+def graph(name: str, **changes: Any) -> Graph:
+    return {"prep": prepare(FOLDER, trigger_word="my'Token\" 東 🎨"), "train": training(name, **changes)}
+
+
+def until(is_so: Callable[[], bool], what: str) -> None:
+    """Wait for it."""
+    end = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def trainers_of(folder: Path) -> list[psutil.Process]:
+    """Living processes that train a run below ``folder``."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        if any(word.startswith(str(folder)) for word in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def steps(run: Path) -> list[int]:
+    return [event.step for event in read_events(run / "events.jsonl") if isinstance(event, events.Step)]
+
+
+def plans(run: Path) -> list[int]:
+    """The step at which each start of the run began."""
+    return [event.start_step for event in read_events(run / "events.jsonl") if isinstance(event, events.Plan)]
+
+
+def test_of_two_servers_that_want_the_same_run_one_trains_and_the_other_finds_it(pair: Pair) -> None:
+    wanted = graph("shared", epochs=60, max_steps=0)
+    one = pair.first.queue(wanted)
+    until(lambda: bool(pair.runs("shared")) and bool(steps(pair.runs("shared")[0])), pair.first.log()[-3000:])
+    run = pair.runs("shared")[0]
+    other = pair.second.queue(wanted)
+    waited = False
+    while not (run / "result.json").exists():
+        waited = waited or any(m["type"] == "animelora.train" and m["data"]["event"] == "run" for m in pair.second.messages)
+        assert not pair.second.children()
+        assert pair.first.process.poll() is None
+        time.sleep(0.02)
+    for server, prompt in ((pair.first, one), (pair.second, other)):
+        assert server.wait(prompt, SECONDS)["status"]["status_str"] == "success", server.log()[-3000:]
+    assert waited, "the second server was not there while the first one trained"
+    assert pair.runs("shared") == [run]
+    assert plans(run) == [0]
+    assert "found a finished run" in pair.second.texts[-1][1]
+    published = [server.base / "models" / "loras" / "shared.safetensors" for server in (pair.first, pair.second)]
+    assert published[0].read_bytes() == published[1].read_bytes()
+
+
+def test_two_trainings_in_one_graph_and_a_second_prompt_behind_it_run_one_after_the_other(pair: Pair) -> None:
+    both = graph("left") | {"right": training("right"), "again": training("left")}
+    prompts = [pair.second.queue(both), pair.second.queue(graph("behind"))]
+    most = 0
+    while pair.second.get("/prompt")["exec_info"]["queue_remaining"]:
+        children = [child for child in trainers_of(pair.output) if "accelerate.commands.launch" in child.cmdline()]
+        most = max(most, len(children))
+        time.sleep(0.05)
+    for prompt in prompts:
+        assert pair.second.wait(prompt, SECONDS)["status"]["status_str"] == "success", pair.second.log()[-3000:]
+    assert most == 1
+    for name in ("left", "right", "behind"):
+        assert (pair.second.base / "models" / "loras" / f"{name}.safetensors").is_file()
+        assert [plans(run) for run in pair.runs(name)] == [[0]]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: SIGKILL is POSIX")
+def test_a_killed_comfyui_leaves_no_orphan_and_the_next_one_goes_on_with_the_run(pair: Pair) -> None:
+    wanted = graph("orphan", epochs=400, max_steps=0)
+    pair.first.queue(wanted)
+    until(lambda: bool(pair.runs("orphan")) and len(steps(pair.runs("orphan")[0])) > 3, pair.first.log()[-3000:])
+    run = pair.runs("orphan")[0]
+    assert trainers_of(run)
+    os.kill(pair.first.process.pid, signal.SIGKILL)
+    pair.first.process.wait()
+    until(lambda: not trainers_of(run), "an orphan goes on training")
+    saved, _ = resume.newest(run / "checkpoints")
+    assert saved is not None and saved.step >= 3
+    told = len(steps(run))
+
+    restarted = start(pair.comfyui.path, pair.comfyui.python, pair.first.base, output=pair.output)
+    try:
+        prompt = restarted.queue(wanted)
+        until(lambda: len(steps(run)) > told, restarted.log()[-3000:])
+        restarted.interrupt()
+        restarted.wait(prompt, SECONDS)
+        assert not restarted.children()
+    finally:
+        restarted.stop()
+    assert plans(run) == [0, saved.step]
+    assert steps(run)[told] == saved.step + 1

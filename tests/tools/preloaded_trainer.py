@@ -1,0 +1,79 @@
+"""A trainer whose libraries are loaded already, so that a test can afford fifty runs.
+
+``serve SOCKET`` imports what a training child imports and waits. ``client SOCKET … ENTRY --run FOLDER --watch-stdin`` is started by the
+pack's launcher in place of the interpreter: it hands its standard streams over, a fork of the server trains with them exactly as
+``trainer/entry.py`` does, and the client ends with that status. Only the seconds that imports take are saved. POSIX only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_PRELOADED = ("trainer.loop", "accelerate", "peft", "diffusers", "transformers", "matplotlib.pyplot", "psutil", "torch.optim.adamw")
+
+
+def serve(path: str) -> None:
+    """Import, listen, and fork for every client. Ends when it is killed."""
+    import importlib
+
+    sys.path.insert(0, str(ROOT))
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel  # noqa: F401 (they are lazy: the use imports them)
+    from diffusers.loaders import single_file_model  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the handlers below
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        while True:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                listening.close()
+                _handle(connection)
+            connection.close()
+
+
+def _handle(connection: socket.socket) -> None:
+    """Train in a fork and tell the client its status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    words, streams, _, _ = socket.recv_fds(connection, 65_536, 3)
+    arguments = words.decode().split("\0")
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        sys.argv = arguments
+        os.chdir(arguments[arguments.index("--run") + 1])
+        from trainer.entry import main
+
+        os._exit(main())
+    for stream in streams:
+        os.close(stream)
+    _, status = os.waitpid(child, 0)
+    connection.sendall(bytes([os.waitstatus_to_exitcode(status) & 0xFF]))
+    os._exit(0)
+
+
+def client(path: str, arguments: list[str]) -> int:
+    """Hand the streams and arguments over; the status of the run."""
+    entry = next(index for index, word in enumerate(arguments) if word.endswith("entry.py"))
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        socket.send_fds(connection, ["\0".join(arguments[entry:]).encode()], [0, 1, 2])
+        answer = connection.recv(1)
+    return answer[0] if answer else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(sys.argv[2])
+    sys.exit(client(sys.argv[2], sys.argv[3:]))

@@ -1,0 +1,229 @@
+"""Every command that opens a file, with every file that means harm: an error for people, no code run, nothing written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests import hostile
+from tests.unit.core.helpers import configuration, make_pictures, train_here
+from tests.unit.lorafile.helpers import lora_tensors, small_layers
+from trainer import events
+from trainer.cli import main
+from trainer.errors import UserError
+
+Command = Callable[[Path], list[str]]
+UNET = "model.diffusion_model.middle_block.1.proj_in.weight"
+VAE = "first_stage_model.encoder.conv_in.weight"
+NAMES = sorted(hostile.weights(Path()))
+
+
+@pytest.fixture
+def commands(tmp_path: Path, tiny_checkpoint: Path, dataset_folder: Path) -> dict[str, Command]:
+    """Every command that takes weights, given a file of them."""
+    good = tmp_path / "good lora.safetensors"
+    save_file(lora_tensors(small_layers()), good)
+    out, settings = str(tmp_path / "out.safetensors"), tmp_path / "run.json"
+
+    def train(path: Path) -> list[str]:
+        settings.write_text(configuration(path, dataset_folder, tmp_path / "runs").to_json(), encoding="utf-8")
+        return ["train", str(settings), "--dry-run"]
+
+    def go_on(path: Path) -> list[str]:
+        config = configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs", {"base.lora": str(path)})
+        settings.write_text(config.to_json(), encoding="utf-8")
+        return ["train", str(settings), "--dry-run"]
+
+    sample = ["sample", "--prompt", "x", "--steps", "1", "--width", "64", "--height", "64", "--out", str(tmp_path / "pictures")]
+    return {
+        "train": train,
+        "train from a LoRA": go_on,
+        "sample": lambda path: [*sample, "--base", str(path)],
+        "sample with a LoRA": lambda path: [*sample, "--base", str(tiny_checkpoint), "--lora", str(path)],
+        "info": lambda path: ["info", str(path)],
+        "export": lambda path: ["export", str(path), out],
+        "merge": lambda path: ["export", str(good), out, "--merge", str(path)],
+        "merge into a checkpoint": lambda path: ["export", str(good), out, "--into-checkpoint", str(path)],
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_mean_harm_are_refused_by_every_command(
+    name: str, commands: dict[str, Command], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, mark = tmp_path / name, tmp_path / "it ran"
+    hostile.weights(mark)[name](path)
+    before = {each for each in tmp_path.rglob("*") if "runs" not in each.parts}
+    for title, command in commands.items():
+        status = main(command(path))
+        said = capsys.readouterr().err
+        assert status == 1, (title, said)
+        assert said.startswith("error: "), (title, said)
+        assert "Traceback" not in said
+        assert len(said) < 2000
+    after = {each for each in tmp_path.rglob("*") if "runs" not in each.parts and each.name != "run.json"}
+    assert after == before
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "kind"),
+    [
+        (UNET, lambda tensor: tensor * float("nan"), "nan"),
+        (VAE, lambda tensor: tensor * float("nan"), "checkpoint"),
+        (UNET, lambda tensor: tensor[:-1], "checkpoint"),
+        (UNET, lambda tensor: tensor.flatten(), "checkpoint"),
+        (VAE, lambda tensor: torch.zeros(()), "checkpoint"),
+        ("model.diffusion_model.input_blocks.0.0.weight", lambda tensor: tensor.flatten(), "checkpoint"),
+        ("cond_stage_model.transformer.text_model.embeddings.token_embedding.weight", lambda tensor: tensor[0], "checkpoint"),
+    ],
+)
+@pytest.mark.slow
+def test_a_base_with_wrong_numbers_or_shapes_is_named(
+    key: str, change: Callable[[torch.Tensor], torch.Tensor], kind: str, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = hostile.altered(tiny_checkpoint, tmp_path / "lying.safetensors", key, change)
+    config = configuration(path, dataset_folder, tmp_path / "runs")
+    (tmp_path / "run.json").write_text(config.to_json(), encoding="utf-8")
+    if main(["train", str(tmp_path / "run.json"), "--dry-run"]):  # seen before anything heavy
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+    else:
+        error = train_here(config).told[-1]
+        assert isinstance(error, events.Error)
+        said = f"{error.message} {error.hint}"
+        assert error.kind == kind, said
+    assert "lying.safetensors" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["nan", "shape", "rank"])
+def test_a_lora_with_wrong_numbers_or_shapes_is_not_gone_on_from(
+    wrong: str, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+) -> None:
+    first = train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path / "first", {"training.max_steps": 1}))
+    tensors = load_file(first.run.lora)
+    key = next(name for name in tensors if name.endswith("lora_down.weight"))
+    if wrong == "nan":
+        tensors[key].fill_(float("nan"))
+    elif wrong == "shape":
+        tensors[key] = torch.zeros(tensors[key].shape[0], 7)
+    else:
+        tensors[key] = tensors[key][:1].contiguous()
+    path = tmp_path / "lying.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(UserError) as caught:  # before the child, or what the child told
+        told = train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs", {"base.lora": str(path)})).told[-1]
+        assert isinstance(told, events.Error)
+        raise UserError(told.message, told.hint, kind=told.kind)
+    assert caught.value.kind == "lora"
+    assert "lying.safetensors" in caught.value.message
+
+
+# pictures and archives
+
+
+@pytest.fixture(scope="module")
+def vast() -> bytes:
+    return hostile.vast_picture()
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("command", ["prepare", "regularisation", "sample", "thumbnail"])
+def test_a_picture_of_60000_pixels_a_side_is_refused_by_every_command(
+    command: str, vast: bytes, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(vast) < 3_000_000
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    path = folder / "vast.png"
+    path.write_bytes(vast)
+    good, lora = make_pictures(tmp_path / "good", 1), tmp_path / "lora.safetensors"
+    save_file(lora_tensors(small_layers()), lora)
+    arguments = {
+        "prepare": ["prepare", str(folder), "--out", str(tmp_path / "out"), "--trigger", "x"],
+        "regularisation": ["prepare", str(good), "--out", str(tmp_path / "out"), "--trigger", "x", "--regularisation", str(path), "--json"],
+        "sample": ["sample", "--base", str(tiny_checkpoint), "--prompt", "x", "--image", str(path), "--out", str(tmp_path / "out")],
+        "thumbnail": ["export", str(lora), str(tmp_path / "out.safetensors"), "--thumbnail", str(path)],
+    }
+    status = main(arguments[command])
+    said = capsys.readouterr()
+    if command == "regularisation":  # the other pictures are prepared, and the report names what was left out
+        assert status == 0
+        assert "vast.png" in said.out and "bomb" in said.out
+        return
+    assert status == 1
+    assert said.err.startswith("error: ")
+    assert "vast.png" in said.err
+
+
+def test_an_archive_that_slips_and_bombs_gives_only_its_honest_member(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = make_pictures(tmp_path / "one", 1) / "00.png"
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    archive = tmp_path / "a" / "b" / "pictures.zip"
+    archive.write_bytes(hostile.slipping_zip(picture.read_bytes()))
+    before = set(tmp_path.rglob("*"))
+    assert main(["prepare", str(archive), "--out", str(tmp_path / "out"), "--trigger", "x", "--resolution", "64", "--json"]) == 0
+    told = capsys.readouterr().out
+    for name in ("../escaped.png", "/tmp/escaped.png", "C:\\\\escaped.png", "link.png", "bomb.bmp"):
+        assert name in told
+    new = set(tmp_path.rglob("*")) - before
+    assert all(path.is_relative_to(tmp_path / "out") for path in new)
+    assert [path.name.split("-")[0] for path in new if path.suffix == ".png"] == ["good"]
+    assert not Path("/tmp/escaped.png").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: devices and pipes are POSIX")
+def test_devices_and_pipes_beside_pictures_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_pictures(tmp_path / "pictures", 1)
+    (folder / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "00.txt").symlink_to("/dev/zero")
+    os.mkfifo(folder / "metadata.jsonl")
+    assert main(["prepare", str(folder), "--out", str(tmp_path / "out"), "--trigger", "x", "--resolution", "64", "--json"]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("zero.png", "pipe.png", "loop.png"))
+    assert [path.name.split("-")[0] for path in (tmp_path / "out").rglob("*.png")] == ["00"]
+
+
+# configurations
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 200_000, b"{" * 200_000, b"\xff\xfe\x00", b"x = 1\n" * 500_000, b"null", b"[1]", b'"text"', b""]
+)
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_settings_of_the_wrong_type_huge_or_deep_are_refused(
+    content: bytes, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, pictures = tmp_path / f"settings{suffix}", make_pictures(tmp_path / "pictures", 1)
+    path.write_bytes(content)
+    commands = [["train", str(path)], ["train", str(path), "--dry-run"]]
+    if content:  # an empty file is a settings file that sets nothing
+        commands.append(["prepare", str(pictures), "--out", str(tmp_path / "out"), "--settings", str(path)])
+    for command in commands:
+        assert main(command) == 1, command
+        assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_paths_with_a_nul_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = f"{tmp_path}/a\x00b"
+    sample = ["sample", "--prompt", "x", "--out", str(tmp_path / "o")]
+    picture = tmp_path / "p.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    for command in (
+        ["train", bad], ["info", bad], ["export", bad, str(tmp_path / "o")], ["prepare", bad, "--trigger", "x"],
+        ["prepare", str(picture), "--trigger", "x", "--out", bad], ["prune", bad], [*sample, "--base", bad],
+        [*sample, "--base", "nowhere.safetensors", "--image", bad],
+    ):  # fmt: skip
+        assert main(command) == 1, command
+        assert capsys.readouterr().err.startswith("error: ")
