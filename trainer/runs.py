@@ -121,7 +121,7 @@ class RunFolder:
                 steps=int(data["steps"]),
                 seconds=float(data["seconds"]),
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
 

@@ -111,7 +111,7 @@ def _captions_before(folder: Path) -> dict[str, str]:
         with (folder / ROWS).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
         return {caption_file(row["file"]): row["caption"] for row in rows}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

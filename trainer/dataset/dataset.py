@@ -144,7 +144,7 @@ def open_dataset(path: Path) -> Dataset:
             trigger=hashed["trigger"], class_description=hashed["class"], resolution=hashed["resolution"],
             items=items, training=training, settings=dict(header.get("settings", {})),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError, ValidationError) as error:
         raise UserError(
             f"The manifest of the dataset {path} is damaged: {error!r}.", "Prepare the dataset again.", kind="dataset"
         ) from error

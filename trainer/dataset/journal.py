@@ -88,7 +88,7 @@ def _parse(line: str) -> Processed | None:
     try:
         data: Any = json.loads(line)
         return Processed.from_json(data)
-    except (ValueError, TypeError, KeyError, IndexError):
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None
 
 

@@ -152,7 +152,7 @@ class _Cache:
             data = json.loads(path.read_bytes())
             if data["model"] == model:
                 self.known = {digest: [Tag(*row) for row in rows] for digest, rows in data["tags"].items()}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass
 
     def keep(self, digests: set[str]) -> None:

@@ -27,7 +27,7 @@ def files_of_ours(folder: Path) -> set[str]:
         with (folder / ROWS).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
         return {name.rsplit("/", 1)[-1] for row in rows for name in (row["file"], row["mask"]) if name}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
 
 

@@ -157,7 +157,7 @@ def _cached_digest(path: Path, cache_dir: Path | None) -> str:
         known = json.loads(record.read_text(encoding="utf-8"))
         if not isinstance(known, dict):
             known = {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         known = {}
     key = f"{path}|{status.st_size}|{status.st_mtime_ns}"
     if isinstance(known.get(key), str):

@@ -157,6 +157,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """A configuration of a diffusers folder. Raises UserError when it cannot be read."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}", "Copy the model folder again.", kind="checkpoint") from error
     return data if isinstance(data, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,11 @@ from tests.unit.core.helpers import configuration, make_pictures, train_here
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from trainer import events
 from trainer.cli import main
+from trainer.dataset import open_dataset
 from trainer.errors import UserError
+from trainer.families import open_checkpoint
+from trainer.files import sha256_file
+from trainer.runs import RunFolder, read_events
 
 Command = Callable[[Path], list[str]]
 UNET = "model.diffusion_model.middle_block.1.proj_in.weight"
@@ -213,6 +218,40 @@ def test_settings_of_the_wrong_type_huge_or_deep_are_refused(
     for command in commands:
         assert main(command) == 1, command
         assert capsys.readouterr().err.startswith("error: ")
+
+
+DEEP = "[" * 200_000
+
+
+def test_deeply_nested_lines_in_what_a_dataset_keeps_are_as_good_as_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = make_pictures(tmp_path / "pictures", 2)
+    (pictures / "meta.json").write_text(DEEP, encoding="utf-8")
+    (pictures / "metadata.jsonl").write_text(DEEP, encoding="utf-8")
+    command = ["prepare", str(pictures), "--out", str(tmp_path / "out"), "--trigger", "x", "--resolution", "64", "--json"]
+    assert main(command) == 0
+    first = json.loads(capsys.readouterr().out)
+    made = Path(first["path"])
+    for path in (made / "manifest.jsonl", made / ".prepare" / "journal.jsonl"):
+        path.write_text(DEEP, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        open_dataset(made)
+    assert caught.value.kind == "dataset"
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["hash"] == first["hash"]
+    (made / "manifest.json").write_text(DEEP, encoding="utf-8")
+    with pytest.raises(UserError, match="damaged"):
+        open_dataset(made)
+
+
+def test_deeply_nested_records_in_a_run_are_as_good_as_none(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    run = RunFolder(tmp_path / "runs" / "name-0", "name")
+    run.path.mkdir(parents=True)
+    run.lora.write_bytes(b"x")
+    for path in (run.result, run.events, tmp_path / "checkpoint-hashes.json"):
+        path.write_text(DEEP, encoding="utf-8")
+    assert run.finished(None) is None
+    assert read_events(run.events) == []
+    assert open_checkpoint(str(tiny_checkpoint)).identity(tmp_path) == sha256_file(tiny_checkpoint)
 
 
 def test_paths_with_a_nul_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
