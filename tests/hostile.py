@@ -93,9 +93,9 @@ def vast_picture() -> bytes:
 
 
 def slipping_zip(picture: bytes) -> bytes:
-    """An archive with one honest member, three that would leave it, a link, and one that unpacks to 2 GB."""
+    """An archive with one honest member, three that would leave it, a link, and one that unpacks to more than 1 GiB."""
     held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("good.png", picture)
         for name in ("../escaped.png", "/tmp/escaped.png", "a\\..\\..\\escaped.png", "C:\\escaped.png"):
             archive.writestr(name, picture)
@@ -103,6 +103,6 @@ def slipping_zip(picture: bytes) -> bytes:
         link.create_system, link.external_attr = 3, 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
         with archive.open("bomb.bmp", "w", force_zip64=True) as member:
-            for _ in range(64):
+            for _ in range(33):
                 member.write(bytes(1 << 25))
     return held.getvalue()
