@@ -57,20 +57,25 @@ def save(folder: Path, step: int, values: Mapping[str, Any]) -> Saved:
 
 def newest(folder: Path) -> tuple[Saved, dict[str, Any]] | tuple[None, None]:
     """The newest state whose checksum holds, with its values; damaged ones are passed over. (None, None) without any."""
+    for path in sorted(folder.glob("step-*"), key=_number, reverse=True):
+        found = _read(path)
+        if found is not None:
+            return found
+    return None, None
+
+
+def _read(path: Path) -> tuple[Saved, dict[str, Any]] | None:
+    """The state in a folder; None when it is damaged or no state."""
     import torch
 
-    for path in sorted(folder.glob("step-*"), key=_number, reverse=True):
-        try:
-            record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
-            if sha256_file(path / _STATE) != record["sha256"]:
-                continue
-            values = torch.load(path / _STATE, map_location="cpu", weights_only=True)
-            if not isinstance(values, dict):
-                continue
-            return Saved(path, int(record["step"])), values
-        except Exception:  # whatever a damaged or foreign file makes torch raise: an earlier state may be whole
-            continue
-    return None, None
+    try:
+        record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
+        if sha256_file(path / _STATE) != record["sha256"]:
+            return None
+        values = torch.load(path / _STATE, map_location="cpu", weights_only=True)
+        return (Saved(path, int(record["step"])), values) if isinstance(values, dict) else None
+    except Exception:  # a damaged or foreign file makes torch raise anything, and an earlier state may be whole
+        return None
 
 
 def newest_step(folder: Path) -> int:
