@@ -91,11 +91,11 @@ def require_short_path(path: PurePath, *, limited: bool | None = None) -> None:
 
 
 def _has_short_paths() -> bool:
-    if sys.platform != "win32":
-        return False
-    import ctypes
+    if sys.platform == "win32":
+        import ctypes
 
-    return not ctypes.WinDLL("ntdll").RtlAreLongPathsEnabled()
+        return not ctypes.WinDLL("ntdll").RtlAreLongPathsEnabled()
+    return False
 
 
 def resolve_below(path: str | Path, roots: Sequence[Path], *, what: str = "path") -> Path:

@@ -103,7 +103,8 @@ def test_fifty_runs_leave_the_server_as_it_was(soaked: Server) -> None:
     warm, last = sizes[WARM : WARM + 5], sizes[-5:]
 
     def grown(of: str) -> float:
-        return statistics.median(getattr(size, of) for size in last) - statistics.median(getattr(size, of) for size in warm)
+        before, after = ([float(getattr(size, of)) for size in group] for group in (warm, last))
+        return statistics.median(after) - statistics.median(before)
 
     assert grown("memory") <= GROWTH * (RUNS - WARM - 5), sizes
     assert grown("threads") <= 0, sizes

@@ -188,7 +188,11 @@ def test_a_dataset_that_is_edited_in_mid_run_trains_as_it_was_and_is_another_run
 ) -> None:
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
     caption = next(copied.glob("*.txt"))
-    at_step(3, lambda: caption.write_text("another caption", encoding="utf-8") and None)
+
+    def edit() -> None:
+        caption.write_text("another caption", encoding="utf-8")
+
+    at_step(3, edit)
     config = configuration(tiny_checkpoint, copied, tmp_path / "runs", SETTINGS)
     trained = train_here(config)
     assert trained.run.lora.read_bytes() == expected
