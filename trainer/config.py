@@ -193,6 +193,13 @@ class OutputSection(_Section):
     tensorboard: bool = True
     prune_days: Annotated[int, Field(ge=0, le=36_500)] = 30  # states of finished runs and caches older than this go after a run; 0: never
 
+    @field_validator("runs", "publish")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        if "\x00" in value:
+            raise ValueError("a path holds no NUL character")
+        return value
+
 
 class RunConfig(_Section):
     """A whole training run."""

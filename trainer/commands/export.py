@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,7 +87,7 @@ def _parts(args: argparse.Namespace) -> list[tuple[Path, float]]:
     """Every LoRA to merge with its strength; just the input with 1 when nothing is merged."""
     first = parse_strength(args.input)
     others = [parse_strength(text) for text in args.merge]
-    named = any(path.resolve() == first[0].resolve() for path, _ in others)
+    named = any(os.path.realpath(path) == os.path.realpath(first[0]) for path, _ in others)
     return others if named else [first, *others]
 
 

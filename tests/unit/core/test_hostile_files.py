@@ -254,15 +254,21 @@ def test_deeply_nested_records_in_a_run_are_as_good_as_none(tmp_path: Path, tiny
     assert open_checkpoint(str(tiny_checkpoint)).identity(tmp_path) == sha256_file(tiny_checkpoint)
 
 
-def test_paths_with_a_nul_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_paths_with_a_nul_are_refused(
+    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = f"{tmp_path}/a\x00b"
+    settings = tmp_path / "run.json"
+    settings.write_text(configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs").to_json(), encoding="utf-8")
+    keys = ("output.runs", "output.publish", "dataset.path", "base.checkpoint", "base.lora")
     sample = ["sample", "--prompt", "x", "--out", str(tmp_path / "o")]
     picture = tmp_path / "p.png"
     Image.new("RGB", (64, 64)).save(picture)
     for command in (
         ["train", bad], ["info", bad], ["export", bad, str(tmp_path / "o")], ["prepare", bad, "--trigger", "x"],
         ["prepare", str(picture), "--trigger", "x", "--out", bad], ["prune", bad], [*sample, "--base", bad],
-        [*sample, "--base", "nowhere.safetensors", "--image", bad],
+        [*sample, "--base", "nowhere.safetensors", "--image", bad], *(["train", str(settings), "--set", f"{key}={bad}"] for key in keys),
     ):  # fmt: skip
         assert main(command) == 1, command
-        assert capsys.readouterr().err.startswith("error: ")
+        said = capsys.readouterr().err
+        assert "error: " in said and "Traceback" not in said
