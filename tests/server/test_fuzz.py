@@ -49,6 +49,13 @@ HOSTILE: st.SearchStrategy[Any] = st.one_of(
 )
 
 
+# rows of LoRA Stack: JSON that is nearly right
+ROWS = st.lists(
+    st.dictionaries(st.sampled_from(["on", "name", "strength", "clip", "nmae"]), HOSTILE, max_size=4),
+    max_size=3,
+).map(json.dumps)
+
+
 def tried(info: dict[str, Any]) -> list[str]:
     """Every input: widgets, the pack's own sockets, and core's, which a program can give a number instead of a link."""
     return sorted(info["input"].get("required", {}) | info["input"].get("optional", {}))
@@ -106,7 +113,7 @@ def send_one(server: Server, described: dict[str, Any], kind: str, outcomes: lis
     linked |= {name: link for name, link in sorted(offered.items()) if data.draw(st.booleans())}
     inputs = {**cheap(info), **linked}
     for name in data.draw(st.lists(st.sampled_from(tried(info) or ["nothing"]), min_size=1, max_size=3, unique=True)):
-        inputs[name] = data.draw(HOSTILE)
+        inputs[name] = data.draw(st.one_of(HOSTILE, ROWS) if name == "loras" else HOSTILE)
     graph: Graph = {**around, "tried": node(kind, **inputs), "show": node("PreviewAny", source=["tried", 0])}
     used = {link[0] for link in inputs.values() if isinstance(link, list) and link and isinstance(link[0], str)} | {"tried", "show"}
     graph = {name: part for name, part in graph.items() if name in used}
