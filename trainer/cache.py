@@ -79,18 +79,21 @@ def fill_latents(
 
     The VAE runs in fp32: SD 1.x's overflows in fp16.
     """
-    mirrors = (False, True) if dataset.training.flip else (False,)
-    wanted = [(item, flipped) for item in dict.fromkeys(dataset.items) for flipped in mirrors]
-    missing = [(item, flipped) for item, flipped in wanted if not cache.latent_path(item, flipped).is_file()]
+    wanted: dict[Path, tuple[Path, Item, bool]] = {}  # by cache file: the dataset's folder, the picture, whether mirrored
+    for index, item in enumerate(dataset.items):
+        member = dataset.member(index)
+        for flipped in (False, True) if member.training.flip else (False,):
+            wanted.setdefault(cache.latent_path(item, flipped), (member.path, item, flipped))
+    missing = [what for path, what in wanted.items() if not path.is_file()]
     if not missing:
         return 0
     import torch
 
     vae: Any = family.load_vae(checkpoint, torch.float32).to(device)
     factor = float(vae.config.scaling_factor)
-    by_size: dict[tuple[int, int], list[tuple[Item, bool]]] = {}
-    for item, flipped in missing:
-        by_size.setdefault((item.width, item.height), []).append((item, flipped))
+    by_size: dict[tuple[int, int], list[tuple[Path, Item, bool]]] = {}
+    for folder, item, flipped in missing:
+        by_size.setdefault((item.width, item.height), []).append((folder, item, flipped))
     done = 0
     for (width, height), members in by_size.items():
         batch_size = 1 if device.type == "cpu" else max(1, 8 * 512 * 512 // (width * height))
@@ -98,11 +101,11 @@ def fill_latents(
             if stop():
                 raise Cancelled
             batch = members[start : start + batch_size]
-            images = [load_pixels(dataset, item) for item, _ in batch]
-            pixels = torch.stack([image.flip(-1) if flipped else image for image, (_, flipped) in zip(images, batch, strict=True)])
+            images = [load_pixels(folder, item) for folder, item, _ in batch]
+            pixels = torch.stack([image.flip(-1) if flipped else image for image, (*_, flipped) in zip(images, batch, strict=True)])
             with torch.no_grad():
                 posterior = vae.encode(pixels.to(device)).latent_dist
-            for (item, flipped), mean, std in zip(batch, posterior.mean, posterior.std, strict=True):
+            for (_, item, flipped), mean, std in zip(batch, posterior.mean, posterior.std, strict=True):
                 if not torch.isfinite(mean).all():
                     raise UserError(
                         f"The VAE of {checkpoint.name} gives no finite latent for {item.file}.",
@@ -142,14 +145,14 @@ def fill_prompts(
     return len(missing)
 
 
-def load_pixels(dataset: Dataset, item: Item) -> torch.Tensor:
-    """The image as fp32 (3, height, width) in -1..1."""
+def load_pixels(folder: Path, item: Item) -> torch.Tensor:
+    """The image, its file relative to the dataset's ``folder``, as fp32 (3, height, width) in -1..1."""
     import numpy as np
     import torch
     from PIL import Image
 
     try:
-        data = (dataset.path / item.file).read_bytes()
+        data = (folder / item.file).read_bytes()
         if hashlib.sha256(data).hexdigest() != item.sha256:  # else its latent would be kept under the name of another picture's
             raise OSError("it is not the file that its manifest names")
         with Image.open(io.BytesIO(data)) as image:

@@ -15,7 +15,7 @@ def caption_at(item: Item, hints: TrainingHints, *, seed: int, epoch: int, posit
     The first ``hints.keep_tokens`` comma-separated tags stay in place; the rest may be shuffled, and each dropped with
     probability ``tag_dropout``; the whole caption is dropped with probability ``caption_dropout`` (for guidance).
     """
-    if not (hints.shuffle_caption or hints.caption_dropout or hints.tag_dropout):
+    if not changes_captions(hints):
         return item.caption
     rng = random.Random(derive_seed(seed, "caption", epoch, position))
     if rng.random() < hints.caption_dropout:
@@ -25,6 +25,11 @@ def caption_at(item: Item, hints: TrainingHints, *, seed: int, epoch: int, posit
     if hints.shuffle_caption:
         rng.shuffle(rest)
     return ", ".join(kept + [tag for tag in rest if rng.random() >= hints.tag_dropout])
+
+
+def changes_captions(hints: TrainingHints) -> bool:
+    """Whether a caption is not the same in every epoch."""
+    return bool(hints.shuffle_caption or hints.caption_dropout or hints.tag_dropout)
 
 
 def all_captions(prompts: Sequence[str]) -> list[str]:

@@ -37,6 +37,7 @@ ZeroTerminal = Literal["auto", "on", "off"]
 # a part of diffusers' UNet: down_blocks.1, mid_block, up_blocks.0.attentions.2
 BlockName = Annotated[str, Field(pattern=r"^(down_blocks\.\d+|mid_block|up_blocks\.\d+)(\.(attentions|resnets)\.\d+)?$")]
 
+_PATHS = (("base", "checkpoint"), ("base", "lora"), ("dataset", "path"), ("output", "runs"), ("output", "publish"))
 _MAX_TOML_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
 
 
@@ -51,10 +52,18 @@ class BaseModelSection(_Section):
     checkpoint: str = Field(description="single-file .safetensors, diffusers folder, or a hub id when online")
 
 
-class DatasetSection(_Section):
-    """The prepared dataset (a folder that ``prepare`` wrote)."""
+class MoreDataset(_Section):
+    """A prepared dataset and its part of the training."""
 
     path: str = Field(description="folder with the dataset's manifest")
+    repeats: Annotated[int, Field(ge=1, le=100_000)] = 1  # multiplies the pictures' own repeats: how often an epoch shows them
+    loss_weight: Annotated[float, Field(ge=0, le=100)] = 1.0  # multiplies the pictures' own weights: how much each counts
+
+
+class DatasetSection(MoreDataset):
+    """The prepared dataset (a folder that ``prepare`` wrote), and further ones to train together with it."""
+
+    more: tuple[MoreDataset, ...] = ()
 
 
 class NetworkSection(_Section):
@@ -223,7 +232,7 @@ class RunConfig(_Section):
     def identity(self) -> dict[str, Any]:
         """The part that determines the result, as plain JSON data: everything but paths and output places."""
         data = self.model_dump(mode="json", exclude={"output", "base", "dataset"})
-        return dict(data)
+        return dict(data)  # which datasets, and how often each, is in the datasets' common hash
 
     def to_json(self) -> str:
         """The configuration as indented JSON, which ``load`` reads again."""
@@ -305,8 +314,11 @@ def _explain(problem: Any) -> str:
 
 
 def _absolute_paths(data: dict[str, Any], folder: Path) -> None:
-    for section, key in (("base", "checkpoint"), ("base", "lora"), ("dataset", "path"), ("output", "runs"), ("output", "publish")):
-        table = data.get(section)
+    places = [(data.get(section), key) for section, key in _PATHS]
+    dataset = data.get("dataset")
+    more = dataset.get("more") if isinstance(dataset, dict) else None
+    places += [(table, "path") for table in more] if isinstance(more, list) else []
+    for table, key in places:
         value = table.get(key) if isinstance(table, dict) else None
         if isinstance(table, dict) and isinstance(value, str) and value and "\x00" not in value:
             candidate = folder / Path(value).expanduser()

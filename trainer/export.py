@@ -6,14 +6,15 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import lorafile
 from .config import RunConfig
-from .dataset import Dataset
+from .dataset import Dataset, Item
+from .dataset.combine import trigger_phrase
 from .events import Plan
 from .families import EPSILON, Checkpoint, Family, Prediction
 from .optimizers import OPTIMIZER_CLASS, learning_rate
@@ -66,7 +67,6 @@ class Exporter:
     def _metadata(self, step: int, loss: float, thumbnail: Image.Image | None) -> dict[str, str]:
         config, dataset, training = self.config, self.dataset, self.config.training
         regular = [item for item in dataset.items if not item.is_regularisation]
-        tags = Counter(tag.strip() for item in regular for tag in item.caption.split(",") if tag.strip())
         repeats = Counter(item.repeats for item in regular).most_common(1)
         optimizer = config.optimizer
         facts = lorafile.TrainingFacts(
@@ -107,7 +107,7 @@ class Exporter:
             repeats=repeats[0][0] if repeats else 1,
             resolution=dataset.resolution,
             buckets=self.plan.buckets,
-            tag_frequency={dataset.name: dict(tags.most_common())},
+            tag_frequency={dataset.name: _tag_frequency(regular)},
             trigger=dataset.trigger,
             class_description=dataset.class_description,
             shuffle_caption=dataset.training.shuffle_caption,
@@ -115,10 +115,45 @@ class Exporter:
             caption_dropout=dataset.training.caption_dropout,
             tag_dropout=dataset.training.tag_dropout,
             flip=dataset.training.flip,
+            subsets=_subsets(dataset) if len(dataset.members) > 1 else (),
             thumbnail=thumbnail,
             extra={"ss_zero_terminal_snr": "True"} if self.prediction.zero_terminal_snr else {},
         )
         return lorafile.build_metadata(facts)
+
+
+def _subsets(dataset: Dataset) -> tuple[lorafile.SubsetFacts, ...]:
+    """The datasets that were trained together, one by one."""
+    told = []
+    for member in dataset.members:
+        own = [item for index, item in enumerate(dataset.items) if dataset.member(index) is member]
+        regular = [item for item in own if not item.is_regularisation]
+        repeats = Counter(item.repeats for item in regular).most_common(1)
+        weights = Counter(item.weight for item in regular).most_common(1)
+        hints = member.training
+        told.append(
+            lorafile.SubsetFacts(
+                name=member.name,
+                image_count=len(regular),
+                images_seen=sum(item.repeats for item in regular),
+                repeats=repeats[0][0] if repeats else 1,
+                tag_frequency=_tag_frequency(regular),
+                class_tokens=trigger_phrase(member),
+                regularisation_count=len(own) - len(regular),
+                loss_weight=weights[0][0] if weights else 1.0,
+                shuffle_caption=hints.shuffle_caption,
+                keep_tokens=hints.keep_tokens,
+                caption_dropout=hints.caption_dropout,
+                tag_dropout=hints.tag_dropout,
+                flip=hints.flip,
+            )
+        )
+    return tuple(told)
+
+
+def _tag_frequency(items: Iterable[Item]) -> dict[str, int]:
+    tags = Counter(tag.strip() for item in items for tag in item.caption.split(",") if tag.strip())
+    return dict(tags.most_common())
 
 
 def _network_args(config: RunConfig) -> dict[str, object]:

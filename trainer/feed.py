@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from . import events, objective, sampler
 from .cache import fill_latents, fill_prompts
-from .captions import all_captions, caption_at
+from .captions import all_captions, caption_at, changes_captions
 from .errors import UserError
 from .job import Job
 
@@ -38,11 +38,12 @@ class Feed:
         job, config = self.job, self.job.config
         prompts = list(config.sample.prompts) if config.sample.every_epochs else []
         prompts += [config.sample.negative] if prompts else []
-        seed, hints = config.training.seed, job.dataset.training
+        seed, dataset = config.training.seed, job.dataset
         for epoch in range(job.plan.epochs):
             for slot in (slot for batch in self._batches(epoch) for slot in batch):
-                prompts.append(caption_at(job.dataset.items[slot.item], hints, seed=seed, epoch=epoch, position=slot.position))
-            if not (hints.shuffle_caption or hints.caption_dropout or hints.tag_dropout):
+                hints = dataset.member(slot.item).training
+                prompts.append(caption_at(dataset.items[slot.item], hints, seed=seed, epoch=epoch, position=slot.position))
+            if not any(changes_captions(member.training) for member in dataset.members):
                 break  # captions are the same in every epoch
 
         def progress(phase: str) -> Any:

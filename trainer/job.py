@@ -14,7 +14,8 @@ from . import config, devices, events, objective, resume
 from .cache import Cache
 from .child import Emitter, Silent
 from .continuing import lora_identity
-from .dataset import Dataset, open_dataset
+from .dataset import Dataset
+from .datasets import open_datasets
 from .errors import UserError
 from .families import Checkpoint, Family, Prediction, family_of, open_checkpoint
 from .hints import explain, memory_hint
@@ -76,7 +77,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     """Open everything a run needs but the models. Raises UserError for what cannot be trained, or not with the memory there is."""
     device = devices.pick_device(settings.training.device)
     precision = devices.pick_precision(settings.training.precision, device)
-    dataset = open_dataset(Path(settings.dataset.path))
+    dataset = open_datasets(settings.dataset)
     checkpoint = open_checkpoint(settings.base.checkpoint)
     family = family_of(checkpoint)
     prediction = objective.chosen_prediction(family.prediction(checkpoint), settings.objective)

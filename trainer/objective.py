@@ -50,9 +50,9 @@ def build(
 
     latents, noises, mixed, steps, conditions, weights, framings = [], [], [], [], [], [], []
     for slot in slots:
-        item = dataset.items[slot.item]
+        item, hints = dataset.items[slot.item], dataset.member(slot.item).training
         draw = generator(seed, "noise", epoch, slot.position)
-        flipped = bool(dataset.training.flip and derive_seed(seed, "flip", epoch, slot.position) & 1)
+        flipped = bool(hints.flip and derive_seed(seed, "flip", epoch, slot.position) & 1)
         mean, std = cache.latent(item, flipped)
         latents.append(mean + std * torch.randn(mean.shape, generator=draw))
         noise = draw_noise(tuple(mean.shape), settings, draw)
@@ -61,7 +61,7 @@ def build(
         # input perturbation (Ning et al. 2023): the input is noised a little more than the target says
         perturbed = noise + settings.input_perturbation * torch.randn(noise.shape, generator=draw) if settings.input_perturbation else noise
         mixed.append(perturbed)
-        conditions.append(cache.prompt(caption_at(item, dataset.training, seed=seed, epoch=epoch, position=slot.position)))
+        conditions.append(cache.prompt(caption_at(item, hints, seed=seed, epoch=epoch, position=slot.position)))
         weights.append(item.weight)
         framings.append(framing(item))
     masks = _masks(slots, dataset, seed, epoch)
@@ -142,8 +142,9 @@ def _masks(slots: Sequence[Slot], dataset: Dataset, seed: int, epoch: int) -> to
         if item.mask is None:
             masks.append(torch.ones(1, size[1], size[0]))
             continue
+        member = dataset.member(slot.item)
         try:
-            with Image.open(dataset.path / item.mask) as image:
+            with Image.open(member.path / item.mask) as image:
                 small = image.convert("L").resize(size, Image.Resampling.BOX)
         except OSError as error:
             raise UserError(
@@ -152,6 +153,6 @@ def _masks(slots: Sequence[Slot], dataset: Dataset, seed: int, epoch: int) -> to
                 kind="dataset",
             ) from error
         mask = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)[None]
-        flipped = dataset.training.flip and derive_seed(seed, "flip", epoch, slot.position) & 1
+        flipped = member.training.flip and derive_seed(seed, "flip", epoch, slot.position) & 1
         masks.append(mask.flip(-1) if flipped else mask)
     return torch.stack(masks)

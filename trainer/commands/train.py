@@ -85,13 +85,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     from ..continuing import require_lora
-    from ..dataset import open_dataset
+    from ..datasets import open_datasets
     from ..devices import pick_device, pick_precision
     from ..events import encode
     from ..families import family_of, open_checkpoint
     from ..plan import make_plan
 
-    dataset = open_dataset(Path(settings.dataset.path))
+    dataset = open_datasets(settings.dataset)
     checkpoint = open_checkpoint(settings.base.checkpoint)
     if settings.base.lora:
         require_lora(Path(settings.base.lora))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .combine import Combined, Share, combine, select
 from .dataset import Dataset, Item, open_dataset
 from .export import export_dataset
 from .prepare import PrepareResult, prepare
@@ -24,15 +25,18 @@ __all__ = [
     "BucketSettings",
     "CaptionSettings",
     "CleanSettings",
+    "Combined",
     "Dataset",
     "Item",
     "PrepareResult",
     "PrepareSettings",
     "Rejection",
     "Report",
+    "Share",
     "SourceImage",
     "TaggerSettings",
     "TrainingHints",
+    "combine",
     "contact_sheet",
     "dataset_folder",
     "dataset_folder_name",
@@ -40,4 +44,5 @@ __all__ = [
     "open_dataset",
     "parse_settings",
     "prepare",
+    "select",
 ]

@@ -74,6 +74,15 @@ class Dataset:
     training: TrainingHints = field(default_factory=TrainingHints)
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def members(self) -> tuple[Dataset, ...]:
+        """The datasets that are trained together: this one alone, unless ``combine`` made it."""
+        return (self,)
+
+    def member(self, index: int) -> Dataset:
+        """The dataset that picture ``index`` belongs to."""
+        return self
+
     def image_path(self, item: Item) -> Path:
         """The picture's file."""
         return self.path / item.file

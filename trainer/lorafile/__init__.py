@@ -9,7 +9,7 @@ from .edit import FIELDS, edit_metadata, edited
 from .family import FAMILY_NAME, mismatch, stated_family
 from .information import LoraInfo, describe, inspect_lora, trigger_words
 from .merge import merge
-from .metadata import TrainingFacts, build_metadata
+from .metadata import SubsetFacts, TrainingFacts, build_metadata
 from .names import kohya_text_encoder_key, kohya_unet_key
 from .rank import RankReport, reduce_rank
 from .read import read_lora, scan_lora
@@ -30,6 +30,7 @@ __all__ = [
     "LoraModule",
     "LoraWeights",
     "RankReport",
+    "SubsetFacts",
     "TrainingFacts",
     "UNetLayout",
     "build_metadata",

@@ -27,6 +27,25 @@ _IMPLEMENTATION = {"sdxl": "https://github.com/Stability-AI/generative-models"} 
 
 
 @dataclass(frozen=True)
+class SubsetFacts:
+    """One of the datasets that were trained together."""
+
+    name: str
+    image_count: int
+    images_seen: int  # in an epoch, with repeats
+    repeats: int
+    tag_frequency: Mapping[str, int]
+    class_tokens: str = ""
+    regularisation_count: int = 0
+    loss_weight: float = 1.0
+    shuffle_caption: bool = False
+    keep_tokens: int = 0
+    caption_dropout: float = 0.0
+    tag_dropout: float = 0.0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
 class TrainingFacts:
     """What is known about a training run; everything but the first four has a neutral default."""
 
@@ -83,6 +102,7 @@ class TrainingFacts:
     caption_dropout: float = 0.0
     tag_dropout: float = 0.0
     flip: bool = False
+    subsets: tuple[SubsetFacts, ...] = ()  # the datasets one by one when there are several; else told by what stands above
     # for people
     title: str = ""
     author: str = ""
@@ -187,23 +207,19 @@ def _optimisation(facts: TrainingFacts) -> dict[str, object]:
 def _dataset(facts: TrainingFacts) -> dict[str, object]:
     width, height = _resolution(facts)
     batch = facts.batch_size * facts.devices
-    seen = facts.image_count * facts.repeats
+    subsets = facts.subsets or (_only_subset(facts),)
+    seen = sum(subset.images_seen for subset in subsets)
     sizes = [[int(side) for side in name.split("x")] for name in sorted(facts.buckets)]
     counts = [facts.buckets[name] for name in sorted(facts.buckets)]
     buckets = {str(index): {"resolution": size, "count": count} for index, (size, count) in enumerate(zip(sizes, counts, strict=True))}
     bucket_info = {"buckets": buckets, "mean_img_ar_error": 0.0} if buckets else None
-    folder = next(iter(facts.tag_frequency), facts.dataset_name)
-    frequency = {name: dict(tags) for name, tags in facts.tag_frequency.items()}
-    directories = {folder: {"n_repeats": facts.repeats, "img_count": facts.image_count}} if folder else {}
-    subset = {
-        "img_count": facts.image_count, "num_repeats": facts.repeats, "color_aug": False, "flip_aug": facts.flip, "random_crop": False,
-        "shuffle_caption": facts.shuffle_caption, "keep_tokens": facts.keep_tokens, "image_dir": folder,
-        "class_tokens": trigger_phrase(facts) or None, "is_reg": False,
-    }  # fmt: skip
+    frequency = {subset.name: dict(subset.tag_frequency) for subset in facts.subsets}
+    frequency = frequency or {name: dict(tags) for name, tags in facts.tag_frequency.items()}
+    directories = {s.name: {"n_repeats": s.repeats, "img_count": s.image_count} for s in subsets if s.name}
     dataset = {
         "is_dreambooth": True, "batch_size_per_device": facts.batch_size, "num_train_images": seen,
         "num_reg_images": facts.regularisation_count, "resolution": [width, height], "enable_bucket": len(buckets) > 1,
-        "tag_frequency": frequency, "bucket_info": bucket_info, "subsets": [subset],
+        "tag_frequency": frequency, "bucket_info": bucket_info, "subsets": [_subset(subset) for subset in subsets],
     }  # fmt: skip
     return {
         "ss_num_train_images": seen,
@@ -228,6 +244,28 @@ def _dataset(facts: TrainingFacts) -> dict[str, object]:
         "ss_tag_frequency": json.dumps(frequency, ensure_ascii=False),
         "ss_datasets": json.dumps([dataset], ensure_ascii=False),
     }
+
+
+def _only_subset(facts: TrainingFacts) -> SubsetFacts:
+    folder = next(iter(facts.tag_frequency), facts.dataset_name)
+    return SubsetFacts(
+        name=folder, image_count=facts.image_count, images_seen=facts.image_count * facts.repeats, repeats=facts.repeats,
+        tag_frequency=facts.tag_frequency.get(folder, {}), class_tokens=trigger_phrase(facts), shuffle_caption=facts.shuffle_caption,
+        keep_tokens=facts.keep_tokens, flip=facts.flip,
+    )  # fmt: skip
+
+
+def _subset(subset: SubsetFacts) -> dict[str, object]:
+    values: dict[str, object] = {
+        "img_count": subset.image_count, "num_repeats": subset.repeats, "color_aug": False, "flip_aug": subset.flip, "random_crop": False,
+        "shuffle_caption": subset.shuffle_caption, "keep_tokens": subset.keep_tokens, "image_dir": subset.name,
+        "class_tokens": subset.class_tokens or None, "is_reg": False,
+    }  # fmt: skip
+    if subset.caption_dropout or subset.tag_dropout:
+        values |= {"caption_dropout_rate": subset.caption_dropout, "caption_tag_dropout_rate": subset.tag_dropout}
+    if subset.loss_weight != 1:
+        values["loss_weight"] = subset.loss_weight  # ours: kohya knows one only for regularisation pictures
+    return values
 
 
 def _modelspec(facts: TrainingFacts) -> dict[str, str]:
