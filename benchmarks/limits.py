@@ -1,0 +1,53 @@
+"""What a machine could do at most: the arithmetic of a training step, and the rate at which this machine multiplies matrices."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from trainer import adapter
+from trainer.config import NetworkSection
+from trainer.families import Framing, family_of, open_checkpoint
+
+SIDES = {"cpu": 2048, "cuda": 8192}  # of the square matrices
+SECONDS = 3.0
+
+
+def step_flop(checkpoint: Path, *, resolution: int, rank: int) -> float:
+    """Floating-point operations of one image's forward and backward pass with gradients for LoRA alone, counted by
+    ``torch.utils.flop_counter`` on tensors without contents. A multiplication and its addition are two."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    opened = open_checkpoint(str(checkpoint))
+    family = family_of(opened)
+    unet: Any = family.empty_unet(opened)
+    network = NetworkSection(rank=rank, alpha=float(rank))
+    with torch.device("meta"):
+        adapter.adapt(unet, family.lora_targets(unet, network.targets), network, 0)
+    side, meta = resolution // 8, torch.device("meta")
+    condition = family.empty_condition(unet)
+    inputs = family.unet_inputs([condition], [Framing((resolution, resolution), (resolution, resolution))], meta, torch.float32)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        output = unet.train()(torch.empty(1, 4, side, side, device=meta), torch.zeros(1, dtype=torch.int64, device=meta), **inputs).sample
+        (output**2).mean().backward()
+    return float(counter.get_total_flops())
+
+
+def matmul_rate(device: str, precision: str) -> float:
+    """FLOP/s of one large matrix product in ``precision``: the best of several seconds."""
+    import torch
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    side = SIDES[device]
+    first, second = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best, ends = float("inf"), time.perf_counter() + SECONDS
+    while time.perf_counter() < ends:
+        began = time.perf_counter()
+        torch.mm(first, second)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best

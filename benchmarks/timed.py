@@ -1,0 +1,108 @@
+"""Runs a training script and writes when its optimiser stepped and what memory it took. Used by ``speed.py`` for every trainer alike.
+
+    python benchmarks/timed.py OUT.json [--targets NAME,NAME] SCRIPT [ARGUMENT ...]
+
+Times are taken by a hook that torch calls after each optimiser step: on a GPU as events in the stream, which wait for nothing.
+``--targets`` replaces the modules that peft's ``LoraConfig`` is asked to adapt: diffusers' script knows only attention.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BEGAN = time.time()
+
+
+class Clock:
+    """The moments of all optimiser steps."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.events: list[Any] = []
+
+    def tick(self, *_: object) -> None:
+        """After a step."""
+        import torch
+
+        self.times.append(time.time())
+        if torch.cuda.is_available():
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.events.append(event)
+
+    def result(self) -> dict[str, Any]:
+        """Seconds between steps, on the device where there is one; GB at the peak."""
+        import torch
+
+        if self.events:
+            torch.cuda.synchronize()
+            between = [first.elapsed_time(second) / 1000 for first, second in zip(self.events, self.events[1:], strict=False)]
+        else:
+            between = [second - first for first, second in zip(self.times, self.times[1:], strict=False)]
+        gpu = torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else None
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        found = {"began": BEGAN, "first_step": self.times[0], "between_steps": between, "gpu_gb": gpu, "rss_gb": peak_rss_gb()}
+        return {**found, "torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
+
+
+def peak_rss_gb() -> float:
+    """The process' largest resident size."""
+    if os.name == "nt":
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset / 1e9)
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9)
+
+
+def adapt_these(modules: list[str]) -> None:
+    """Make peft's LoraConfig adapt ``modules``, whatever the script asks for."""
+    import peft
+
+    class Config(peft.LoraConfig):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "target_modules": modules})
+
+    peft.LoraConfig = Config
+
+
+def main() -> None:
+    """Run the script as ``__main__``; its exit status is ours."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    out, rest = Path(sys.argv[1]), sys.argv[2:]
+    if rest[0] == "--targets":
+        adapt_these(rest[1].split(","))
+        rest = rest[2:]
+    clock = Clock()
+    register_optimizer_step_post_hook(clock.tick)
+
+    def write() -> None:
+        if clock.times:
+            out.write_text(json.dumps(clock.result()), encoding="utf-8")
+
+    leave = os._exit
+
+    def leave_at_once(status: int) -> None:  # our own child ends so, past every other way to be called at the end
+        write()
+        leave(status)
+
+    os._exit = leave_at_once  # type: ignore[assignment]
+    sys.argv = rest
+    sys.path.insert(0, str(Path(rest[0]).resolve().parent))
+    try:
+        runpy.run_path(rest[0], run_name="__main__")
+    finally:
+        write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The benchmark's own arithmetic: counted operations, timing of steps, and the table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import limits, table
+from tests.tools.make_checkpoint import make_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+ROW: dict[str, Any] = {
+    "trainer": "kohya", "label": "", "images_per_second": 0.5, "step_seconds": 2.0, "first_step_seconds": 20.0, "total_seconds": 60.0,
+    "gpu_gb": None, "rss_gb": 6.25, "mfu": 0.31, "machine": "a machine", "torch": "2", "python": "3", "date": "2026-01-02 03:04",
+    "work": {"model": "sd1", "resolution": 128, "batch": 1, "rank": 8, "precision": "fp32", "device": "cpu", "checkpointing": False},
+}  # fmt: skip
+
+
+def test_the_readme_s_table_is_that_of_the_results() -> None:
+    shown = table.README.read_text(encoding="utf-8").partition(table.BEGIN)[2].partition(table.END)[0]
+    assert shown.strip() == table.render(table.read(ROOT / "benchmarks" / "results")).strip()
+
+
+def test_a_row_that_nobody_measured_says_so() -> None:
+    lines = table.render([ROW]).splitlines()
+    assert sum("not measured" in line for line in lines) == 3 * len(table.WANTED) - 1
+    (line,) = [line for line in lines if "| kohya |" in line and "not measured" not in line]
+    assert line.startswith("| SD 1.5, 128 px, batch 1, rank 8, fp32, cpu | kohya | 0.500 | 2.00 |") and "0.31" in line
+    assert "a machine" in lines[-1]
+
+
+def test_the_count_grows_with_pixels_and_is_more_than_twice_the_forward_pass_s(tmp_path: Path) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from trainer.families import family_of, open_checkpoint
+
+    path = make_checkpoint(tmp_path / "tiny.safetensors", "tiny")
+    small, large = (limits.step_flop(path, resolution=side, rank=4) for side in (64, 128))
+    assert 3.5 < large / small < 4.5
+    checkpoint = open_checkpoint(str(path))
+    unet: Any = family_of(checkpoint).load_unet(checkpoint, torch.float32)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unet(torch.zeros(1, 4, 16, 16), torch.zeros(1, dtype=torch.int64), torch.zeros(1, 77, 64))
+    forward = counter.get_total_flops()
+    # backward goes through every frozen layer once, and twice through LoRA and attention
+    assert 1.8 * forward < large < 3 * forward
+
+
+def test_a_square_product_runs_at_some_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SIDES", {"cpu": 64})
+    monkeypatch.setattr(limits, "SECONDS", 0.02)
+    assert limits.matmul_rate("cpu", "fp32") > 1e6
+
+
+@pytest.mark.parametrize("ending", ["", "import os; os._exit(0)"])
+def test_steps_of_any_script_are_timed_however_it_ends(tmp_path: Path, ending: str) -> None:
+    script, out = tmp_path / "train.py", tmp_path / "out.json"
+    script.write_text(
+        "import sys, time, torch\n"
+        "assert sys.argv[1:] == ['--steps', '4'] and __name__ == '__main__'\n"
+        "optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))])\n"
+        "for _ in range(int(sys.argv[2])):\n    time.sleep(0.02)\n    optimizer.step()\n"
+        f"{ending}\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, str(ROOT / "benchmarks" / "timed.py"), str(out), str(script), "--steps", "4"]
+    subprocess.run(command, check=True, timeout=120)
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert len(found["between_steps"]) == 3 and min(found["between_steps"]) >= 0.02
+    assert found["first_step"] > found["began"] and found["rss_gb"] > 0.01
