@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..trainer.errors import UserError
 from .failures import readable
 from .folders import listed_lora, lora_names, lora_path
 from .live import say, show_lora
+from .lora_cards import states
 from .lora_patch import patch
 from .schema import field, result, schema
 from .sockets import require
@@ -76,8 +78,7 @@ class LoadLora(io.ComfyNode):
         """Changes when the chosen file is replaced, so that a LoRA trained again under its old name is read again."""
         if lora_name == FROM_INPUT:
             return ""
-        status = lora_path(lora_name).stat()
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return str(states(lora_path(lora_name)))
 
     @classmethod
     def execute(
@@ -120,10 +121,11 @@ def chosen_lora(name: str, connected: Any) -> Path:
 
 
 def inspect(path: Path) -> Any:
-    """What a LoRA file says about itself. Imported late, because it reads files with torch."""
-    from ..trainer.lorafile import inspect_lora
+    """What a LoRA file says about itself, with the trigger words that its card shows. Imported late, because it reads files with torch."""
+    from ..trainer.lorafile import called_by, inspect_lora
 
-    return inspect_lora(path)
+    info = inspect_lora(path)
+    return replace(info, trigger_words=called_by(info))
 
 
 def made_for(info: Any) -> str:

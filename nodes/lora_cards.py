@@ -13,10 +13,15 @@ _KEPT = 256  # cards in memory, about 20 KB each with their pictures
 
 def lora_card(name: str) -> dict[str, Any]:
     """The card of an entry of ComfyUI's LoRA list. Raises UserError for any other name, OSError when the file has just gone."""
+    path = lora_path(name)
+    return {"name": name, **_card(str(path), states(path))}
+
+
+def states(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a LoRA file and of what tells of it beside it: they change when one of them does."""
     from ..trainer.lorafile import companions
 
-    path = lora_path(name)
-    return {"name": name, **_card(str(path), tuple(_state(each) for each in (path, *companions(path))))}
+    return tuple((each.name, status.st_size, status.st_mtime_ns) for each in (path, *companions(path)) for status in [each.stat()])
 
 
 @lru_cache(maxsize=_KEPT)
@@ -24,8 +29,3 @@ def _card(path: str, _states: tuple[tuple[str, int, int], ...]) -> dict[str, Any
     from ..trainer.lorafile import card
 
     return card(Path(path)).to_json()
-
-
-def _state(path: Path) -> tuple[str, int, int]:
-    status = path.stat()
-    return path.name, status.st_size, status.st_mtime_ns

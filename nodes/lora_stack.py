@@ -12,6 +12,7 @@ from .failures import readable
 from .folders import lora_names, lora_path
 from .live import say
 from .load_lora import inspect, made_for
+from .lora_cards import states
 from .lora_patch import patch
 from .lora_rows import read_rows
 from .schema import field, result, schema
@@ -63,11 +64,10 @@ class LoraStack(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, loras: Any = None, **_: Any) -> str:
-        """Changes when the file behind a row that is on is replaced."""
+        """Changes when the file behind a row that is on, or a note beside it, is replaced."""
         if loras is None:
             return ""
-        states = [lora_path(row.name).stat() for row in read_rows(loras, lora_names()) if row.on]
-        return " ".join(f"{status.st_size} {status.st_mtime_ns}" for status in states)
+        return str([states(lora_path(row.name)) for row in read_rows(loras, lora_names()) if row.on])
 
     @classmethod
     def execute(cls, model: Any, clip: Any, loras: str = "[]") -> io.NodeOutput:

@@ -56,6 +56,16 @@ def test_trigger_words_are_those_of_the_loras_that_are_on_in_their_order(two: Se
         assert outputs["show"]["text"] == [words]
 
 
+def test_words_noted_beside_a_file_count_where_it_states_none(two: Server) -> None:
+    path = attention_lora(loras(two) / "noted.safetensors", context=SIZE.text_width)
+    save_file(load_file(path), path)
+    path.with_suffix(".json").write_text('{"activation text": "noted"}', encoding="utf-8")
+    graph = stack([{"name": "noted.safetensors"}]) | {"show": node("PreviewAny", source=["load", 2])}
+    assert two.run(graph)["show"]["text"] == ["noted"]
+    path.with_suffix(".json").write_text('{"activation text": "noted again"}', encoding="utf-8")
+    assert two.run(graph)["show"]["text"] == ["noted again"], "the cached result was kept"
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .card import Card, card
+from .card import Card, called_by, card
 from .checkpoint import merge_into_checkpoint
 from .convert import DTYPES, FORMATS, Converted, convert, to_comfyui, to_diffusers, to_kohya, to_peft, write_lora
 from .edit import FIELDS, edit_metadata, edited
@@ -34,6 +34,7 @@ __all__ = [
     "TrainingFacts",
     "UNetLayout",
     "build_metadata",
+    "called_by",
     "card",
     "companions",
     "convert",

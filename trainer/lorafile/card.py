@@ -70,7 +70,7 @@ def card(path: Path) -> Card:
     if info and not info.usable:
         problem = "; ".join(info.problems)
     picture = (info.thumbnail if info else None) or preview(path)
-    words = (info.trigger_words if info else ()) if _stated(metadata) else beside.trigger_words or (info.trigger_words if info else ())
+    words = _words(info, beside)
     return Card(
         title=_short(_title(info, beside, path)),
         family=_short(_family(info, beside)),
@@ -92,6 +92,11 @@ def card(path: Path) -> Card:
         modified=datetime.datetime.fromtimestamp(status.st_mtime, tz=datetime.timezone.utc).date().isoformat(),
         problem=problem[:_LONGEST_TEXT],
     )
+
+
+def called_by(info: LoraInfo) -> tuple[str, ...]:
+    """The trigger words of a LoRA: those that its metadata states, else those noted beside the file, else what its captions share."""
+    return _words(info, notes(info.path))
 
 
 def training(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -131,8 +136,10 @@ def _algorithm(info: LoraInfo | None) -> str:
     return "DoRA" if info.dora else {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}.get(info.algorithm, info.algorithm)
 
 
-def _stated(metadata: Mapping[str, str]) -> bool:
-    return bool(_value(metadata, "modelspec.trigger_phrase"))
+def _words(info: LoraInfo | None, beside: Notes) -> tuple[str, ...]:
+    found = info.trigger_words if info else ()
+    stated = info is not None and bool(_value(info.metadata, "modelspec.trigger_phrase"))
+    return found if stated else beside.trigger_words or found
 
 
 def _tags(metadata: Mapping[str, str]) -> Counter[str]:
