@@ -20,7 +20,7 @@ from tests.server.graphs import Graph, node, prepare, train_settings
 from trainer import events, resume
 from trainer.runs import read_events
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: Windows has no such names, and no SIGKILL")]
 SECONDS = 600  # for a child on a busy machine; nothing is measured by it
 ODD = 'Zoë\'s "two" 東京 🎨 & $(touch x) %TEMP% ' + "n" * 200  # 250 bytes
 FOLDER = "my 'cats' \"and\" 犬 🐕 " + "d" * 215
@@ -139,7 +139,6 @@ def test_two_trainings_in_one_graph_and_a_second_prompt_behind_it_run_one_after_
         assert [plans(run) for run in pair.runs(f"{name}*")] == [[0]]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: SIGKILL is POSIX")
 def test_a_killed_comfyui_leaves_no_orphan_and_the_next_one_goes_on_with_the_run(pair: Pair) -> None:
     wanted = graph("orphan", epochs=400, max_steps=0)
     pair.first.queue(wanted)

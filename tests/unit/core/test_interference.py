@@ -24,7 +24,7 @@ from trainer.files import sha256_file
 from trainer.learner import Learner
 from trainer.loop import train_run
 from trainer.plan import make_plan
-from trainer.runs import read_events
+from trainer.runs import RunFolder, read_events
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,10 +34,15 @@ AtStep = Callable[[int, Callable[[], None]], None]
 
 
 @pytest.fixture(scope="module")
-def expected(tiny_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The LoRA of a run that nothing disturbed."""
-    trained = train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path_factory.mktemp("undisturbed"), SETTINGS))
-    return trained.run.lora.read_bytes()
+def undisturbed(tiny_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that nothing disturbed, with states at 2, 4 and 6. Not to be changed: copy the folder that it lies in."""
+    return train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path_factory.mktemp("undisturbed"), SETTINGS)).run
+
+
+@pytest.fixture(scope="module")
+def expected(undisturbed: RunFolder) -> bytes:
+    """Its LoRA."""
+    return undisturbed.lora.read_bytes()
 
 
 @pytest.fixture
@@ -247,12 +252,13 @@ def rewrite(state: Path, values: object) -> None:
 
 
 @pytest.fixture
-def stopped(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> RunConfig:
+def stopped(undisturbed: RunFolder, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> RunConfig:
     """A run that ended just before its export, with states at 2, 4 and 6."""
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, SETTINGS)
-    trained = train_here(config)
-    trained.run.lora.unlink()
-    trained.run.result.unlink()
+    shutil.copytree(undisturbed.path.parent, tmp_path / "runs")
+    config = configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs", SETTINGS)
+    run = launch.prepare_run(config)
+    run.lora.unlink()
+    run.result.unlink()
     return config
 
 
@@ -288,11 +294,10 @@ def test_a_saved_state_of_another_run_is_refused_by_name(stopped: RunConfig, wro
 
 @pytest.mark.parametrize("wrong", ["shape", "nan", "names"])
 def test_a_cached_latent_that_cannot_be_one_is_made_anew(
-    wrong: str, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes
+    wrong: str, undisturbed: RunFolder, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes
 ) -> None:
     config = configuration(tiny_checkpoint, dataset_folder, tmp_path, SETTINGS)
-    clean = train_here(config)
-    shutil.rmtree(clean.run.path)
+    shutil.copytree(undisturbed.path.parent / "_cache", tmp_path / "_cache")
     for path in (tmp_path / "_cache" / "latents").rglob("*.safetensors"):
         tensors = load_file(path)
         if wrong == "names":
