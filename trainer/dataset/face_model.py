@@ -35,7 +35,11 @@ def detect(image: Image.Image, model: Path) -> list[Head]:
     canvas = Image.new("RGB", (width, height), (114, 114, 114))
     canvas.paste(image.resize(inner, Image.Resampling.BILINEAR))
     batch = (np.asarray(canvas, dtype=np.float32) / 255).transpose(2, 0, 1)[None]
-    output = np.asarray(session.run(None, {entry.name: batch})[0], dtype=np.float32)
+    try:
+        output = np.asarray(session.run(None, {entry.name: batch})[0], dtype=np.float32)
+    except Exception as error:  # onnxruntime's own exceptions share no base that is documented
+        cause = str(error).strip().splitlines()[-1][:200]
+        raise UserError(f"The face model {model.name} cannot be run: {cause}", "Download it again.", kind="face model") from error
     if output.ndim != 3 or output.shape[0] != 1 or output.shape[1] < 5:
         raise UserError(
             f"{model.name} is no YOLO detector: its output is {list(output.shape)}, expected [1, 4 + classes, anchors].",

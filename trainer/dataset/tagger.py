@@ -65,7 +65,7 @@ class Tagger:
             batch = np.stack([model_input(picture, self.side) for picture in part])
             if self._fixed_batch and len(part) < self._fixed_batch:
                 batch = np.concatenate([batch, np.repeat(batch[-1:], self._fixed_batch - len(part), axis=0)])
-            scores = np.asarray(self._session.run(None, {self._input.name: batch})[0], dtype=np.float64)
+            scores = self._scores(batch)
             if scores.ndim != 2 or scores.shape[1] != len(self.names):
                 raise UserError(
                     f"{self.path.name} gives {scores.shape[-1]} tags, its selected_tags.csv lists {len(self.names)}.",
@@ -74,6 +74,13 @@ class Tagger:
                 )
             result += [self._tags(row) for row in scores[: len(part)]]
         return result
+
+    def _scores(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        try:
+            return np.asarray(self._session.run(None, {self._input.name: batch})[0], dtype=np.float64)
+        except Exception as error:  # onnxruntime's own exceptions share no base that is documented
+            cause = str(error).strip().splitlines()[-1][:200]
+            raise UserError(f"The tagger {self.path.name} cannot be run: {cause}", "Download it again.", kind="tagger") from error
 
     def _tags(self, scores: npt.NDArray[np.float64]) -> list[Tag]:
         order = np.argsort(-scores, kind="stable")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,6 +199,43 @@ def test_devices_and_pipes_beside_pictures_are_left_out(tmp_path: Path, capsys: 
     told = capsys.readouterr().out
     assert all(name in told for name in ("zero.png", "pipe.png", "loop.png"))
     assert [path.name.split("-")[0] for path in (tmp_path / "out").rglob("*.png")] == ["00"]
+
+
+# models that the user brings
+
+
+def model_of_whole_numbers() -> bytes:
+    """An ONNX model of the right shape that takes another type of number."""
+    onnx = pytest.importorskip("onnx")
+    helper, whole = onnx.helper, onnx.TensorProto.INT64
+    shape = {"x": [None, 448, 448, 3], "y": [None, 448, 448, 3]}
+    ends = [helper.make_tensor_value_info(name, whole, sizes) for name, sizes in shape.items()]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString())
+
+
+@pytest.mark.parametrize("content", ["empty", "garbage", "pickle", "device", "folder", "whole numbers"])
+@pytest.mark.parametrize("kind", ["tagger", "face model"])
+def test_onnx_models_that_mean_harm_are_named(kind: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    pictures, model, mark = make_pictures(tmp_path / "pictures", 1, size=(96, 160)), tmp_path / "lying.onnx", tmp_path / "it ran"
+    (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,count\n1,a,0,1\n", encoding="utf-8")
+    if content == "device":
+        if os.name == "nt":
+            pytest.skip("NOT CHECKED: devices are POSIX")
+        model.symlink_to("/dev/zero")
+    elif content == "folder":
+        model.mkdir()
+    else:
+        made = {"empty": b"", "garbage": b"garbage" * 1000, "pickle": pickle.dumps(hostile.Evil(mark))}
+        model.write_bytes(made[content] if content in made else model_of_whole_numbers())
+    command = ["prepare", str(pictures), "--out", str(tmp_path / "out"), "--trigger", "x", "--resolution", "64"]
+    command += ["--tagger", str(model)] if kind == "tagger" else ["--crop", "face", "--set", f"face_model={model}"]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "error: " in said and "Traceback" not in said
+    assert "lying.onnx" in said
+    assert not mark.exists()
 
 
 # configurations
