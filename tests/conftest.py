@@ -80,6 +80,14 @@ def tiny_checkpoints(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
+def shallow_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random SDXL checkpoint with fewer transformer blocks than the real one, which trains several times as fast."""
+    from tests.tools.make_checkpoint import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("shallow") / "shallow-sdxl.safetensors", "shallow-sdxl")
+
+
+@pytest.fixture(scope="session")
 def full_checkpoint() -> Path:
     """A random SD 1.5 checkpoint of the real size (2.13 GB), kept between runs outside the checkout."""
     from tests.tools.make_checkpoint import VERSION, make_checkpoint

@@ -1,6 +1,6 @@
-"""LoRA on a UNet: peft puts the layers in, this names the modules and hands out the weights.
+"""LoRA on a UNet and on text encoders: peft puts the layers in, this names the modules and hands out the weights.
 
-Each module has a pair of matrices; with DoRA also a magnitude, one number an output.
+Each module has a pair of matrices; with DoRA also a magnitude, one number an output. Several models are given as one: see ``together``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ADAPTER = "default"
+TEXT_COMPONENTS = ("te1.", "te2.")  # how names of text-encoder modules begin
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,26 @@ class Pair:
     magnitude: torch.nn.Parameter | None = None
 
     @property
+    def in_text(self) -> bool:
+        """Whether the module is a text encoder's."""
+        return self.module.startswith(TEXT_COMPONENTS)
+
+    @property
     def tensors(self) -> dict[str, torch.nn.Parameter]:
         """The parameters by the name that ``state`` gives them."""
         named = {f"{self.module}.down": self.down, f"{self.module}.up": self.up}
         return named if self.magnitude is None else {**named, f"{self.module}.magnitude": self.magnitude}
+
+
+def together(unet: nn.Module, text: Mapping[str, nn.Module]) -> nn.Module:
+    """One model of ``unet`` and the text models ``te1`` and ``te2``, for the functions below.
+
+    A UNet's modules are named as in the UNet alone, a text model's ``te1.text_model.encoder.layers.…`` whatever the version of
+    transformers calls them.
+    """
+    from torch import nn
+
+    return nn.ModuleDict({"unet": unet, **text})
 
 
 def adapt(unet: nn.Module, modules: Sequence[str], network: NetworkSection, seed: int) -> list[str]:
@@ -107,7 +124,7 @@ def pairs(unet: nn.Module) -> Iterator[Pair]:
             magnitudes = getattr(module, "lora_magnitude_vector", None)
             decomposed = isinstance(magnitudes, nn.ModuleDict) and _ADAPTER in magnitudes
             magnitude = _weight(magnitudes[_ADAPTER]) if decomposed and magnitudes is not None else None
-            yield Pair(name, _weight(downs[_ADAPTER]), _weight(ups[_ADAPTER]), magnitude)
+            yield Pair(_standard_name(name), _weight(downs[_ADAPTER]), _weight(ups[_ADAPTER]), magnitude)
 
 
 def parameters(unet: nn.Module) -> list[torch.nn.Parameter]:
@@ -116,7 +133,7 @@ def parameters(unet: nn.Module) -> list[torch.nn.Parameter]:
 
 
 def state(unet: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the LoRA weights on the CPU by diffusers module name, ``<module>.down`` and ``<module>.up``, with
+    """Copies of the LoRA weights on the CPU by module name, ``<module>.down`` and ``<module>.up``, with
     DoRA also ``<module>.magnitude``."""
     named = (item for pair in pairs(unet) for item in pair.tensors.items())
     return {name: parameter.detach().to("cpu", copy=True).contiguous() for name, parameter in named}
@@ -135,6 +152,16 @@ def load_state(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
     """Whether no number is NaN or infinite."""
     return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
+def _standard_name(name: str) -> str:
+    """The name of a module of ``together`` as states and files have it."""
+    component, _, inside = name.partition(".")
+    if component == "unet":
+        return inside
+    if f"{component}." in TEXT_COMPONENTS and not inside.startswith("text_model."):  # transformers 5.6 dropped it
+        return f"{component}.text_model.{inside}"
+    return name
 
 
 def _weight(layer: nn.Module) -> torch.nn.Parameter:

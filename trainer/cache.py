@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .dataset import Dataset, Item
 from .errors import Cancelled, UserError
-from .families import Checkpoint, Family
+from .families import PLAIN_TEXT, Checkpoint, Family, TextSettings
 from .files import atomic_path
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ _PROMPT_VERSION = "1"
 
 @dataclass(frozen=True)
 class Cache:
-    """Cache files of one base checkpoint. ``identity`` is the checkpoint's."""
+    """Cache files of one base checkpoint. ``identity`` is the checkpoint's, ``text`` how prompts are read."""
 
     folder: Path
     identity: str
+    text: TextSettings = PLAIN_TEXT
 
     def latent_path(self, item: Item, flipped: bool = False) -> Path:
         """Where the latent of ``item``, or of its mirror image, lies."""
@@ -41,7 +42,8 @@ class Cache:
 
     def prompt_path(self, prompt: str) -> Path:
         """Where the conditioning of ``prompt`` lies."""
-        key = _digest("prompt", _PROMPT_VERSION, self.identity, prompt)
+        settings = () if self.text == PLAIN_TEXT else (f"{self.text.max_tokens} tokens, clip skip {self.text.clip_skip}",)
+        key = _digest("prompt", _PROMPT_VERSION, self.identity, prompt, *settings)
         return self.folder / "prompts" / key[:2] / f"{key}.safetensors"
 
     def latent(self, item: Item, flipped: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,7 +136,7 @@ def fill_prompts(
         return 0
     import torch
 
-    encoder = family.load_text_encoder(checkpoint, torch.float32, device)
+    encoder = family.load_text_encoder(checkpoint, torch.float32, device, cache.text)
     for start in range(0, len(missing), batch_size):
         if stop():
             raise Cancelled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .counters import derive_seed
 from .dataset import Item, TrainingHints
@@ -35,3 +35,24 @@ def changes_captions(hints: TrainingHints) -> bool:
 def all_captions(prompts: Sequence[str]) -> list[str]:
     """The distinct prompts in their first order, with the empty prompt that guidance needs."""
     return list(dict.fromkeys(["", *prompts]))
+
+
+def cut_captions(named: Sequence[tuple[str, str]], limit: int, counter: Callable[[], Callable[[str], int]]) -> str:
+    """A sentence about captions of more than ``limit`` tokens, which names the first; empty when there is none.
+
+    ``named`` has what a caption is called, and the caption. ``counter`` gives a function that counts tokens, if one is needed at all.
+    """
+    # a token is a byte or more, so that short captions need no counting
+    suspects = [(name, caption) for name, caption in named if len(caption.encode("utf-8", "surrogatepass")) > limit]
+    if not suspects:
+        return ""
+    count = counter()
+    cut = [(name, caption, tokens) for name, caption in suspects if (tokens := count(caption)) > limit]
+    if not cut:
+        return ""
+    name, caption, tokens = cut[0]
+    more = f", and {len(cut) - 1} more" if len(cut) > 1 else ""
+    start = caption if len(caption) <= 60 else f"{caption[:60]}…"
+    longest = max(tokens for _, _, tokens in cut)
+    hint = " Set training.max_tokens higher to read more." if limit < longest and limit < 225 else ""
+    return f"{name} has {tokens} tokens, of which the first {limit} are read ({start!r}){more}.{hint}"

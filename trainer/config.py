@@ -33,6 +33,7 @@ HuberSchedule = Literal["constant", "exponential", "snr"]
 TimestepSampling = Literal["uniform", "logit-normal"]
 PredictionChoice = Literal["auto", "epsilon", "v-prediction"]
 ZeroTerminal = Literal["auto", "on", "off"]
+MaxTokens = Literal[75, 150, 225]
 
 # a part of diffusers' UNet: down_blocks.1, mid_block, up_blocks.0.attentions.2
 BlockName = Annotated[str, Field(pattern=r"^(down_blocks\.\d+|mid_block|up_blocks\.\d+)(\.(attentions|resnets)\.\d+)?$")]
@@ -79,11 +80,19 @@ class NetworkSection(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0.1 helps small datasets against memorising
     rslora: bool = False  # scale alpha / sqrt(rank), which keeps high ranks learning (Kalajdzievski 2023)
     dora: bool = False  # weight-decomposed (Liu et al. 2024): closer to full training, about a third slower
+    unet: bool = True  # where styles and characters are learned
+    text_encoder: bool = False  # off: prompts are encoded once and the encoder leaves memory; new words are learned without it too
 
     @model_validator(mode="after")
     def _conv_needs_targets(self) -> NetworkSection:
         if (self.conv_rank or self.conv_alpha) and self.targets != "all-linear+conv":
             raise ValueError('conv_rank and conv_alpha need targets = "all-linear+conv"')
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> NetworkSection:
+        if not (self.unet or self.text_encoder):
+            raise ValueError("unet and text_encoder are both off: nothing would be trained")
         return self
 
     def size_of(self, module: str, kernel: Sequence[int]) -> tuple[int, float]:
@@ -105,6 +114,8 @@ class OptimizerSection(_Section):
 
     name: Optimizer = "adamw"  # the field's standard; the others trade memory or tuning against it
     lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = 1e-4  # the usual LoRA rate for SD 1.x
+    # of the text encoders' LoRA; auto: half of lr, as they lose what they knew sooner (kohya's documentation has 5e-5 beside 1e-4)
+    text_encoder_lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = "auto"
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01  # AdamW's own default
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -120,6 +131,13 @@ class OptimizerSection(_Section):
     def _no_schedule_for_schedule_free(self) -> OptimizerSection:
         if self.name == "schedule-free" and self.schedule != "constant":
             raise ValueError("schedule-free brings its own averaging: use schedule constant")
+        return self
+
+    @model_validator(mode="after")
+    def _one_rate_for_prodigy(self) -> OptimizerSection:
+        own = 1.0 if self.lr == "auto" else self.lr
+        if self.name == "prodigy" and self.text_encoder_lr not in ("auto", own):
+            raise ValueError('prodigy finds one rate for everything: leave text_encoder_lr at "auto"')
         return self
 
 
@@ -167,6 +185,9 @@ class TrainingSection(_Section):
     checkpoint_every: Annotated[int, Field(ge=0)] = 500  # steps; 0: only at the end
     keep_checkpoints: Annotated[int, Field(ge=0)] = 0  # newest resumable states to keep; 0: all
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    clip_skip: Annotated[int, Field(ge=0, le=12)] = 0  # layer of the text encoder from the end; 0: the model's own, 2: many anime SD 1.5
+    max_tokens: MaxTokens = 75  # what CLIP reads at once, as in kohya's trainer; longer ones cost memory for every caption
+    text_encoder_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the run, after which the text encoder is left as it is
 
 
 class SampleSection(_Section):
@@ -227,6 +248,12 @@ class RunConfig(_Section):
     def _name_is_text(self) -> RunConfig:
         if not self.name.strip():
             raise ValueError("name is blank")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_trained_to_the_end(self) -> RunConfig:
+        if not self.network.unet and self.training.text_encoder_share < 1:
+            raise ValueError("training.text_encoder_share leaves nothing to train after it, as network.unet is off: set it to 1")
         return self
 
     def identity(self) -> dict[str, Any]:

@@ -29,17 +29,22 @@ def require_lora(path: Path) -> None:
     read_lora(path)
 
 
-def load_lora(unet: nn.Module, path: Path, network: NetworkSection) -> None:
-    """Put the file's weights into the LoRA layers of ``unet``, so that the file's effect is kept whatever its alpha.
+def load_lora(model: nn.Module, path: Path, network: NetworkSection) -> None:
+    """Put the file's weights into the LoRA layers of ``model`` (see ``adapter.together``), so that the file's effect is kept whatever its
+    alpha.
 
-    The file must have the layers and ranks that ``network`` describes; text-encoder layers are left out, as they are not trained.
-    Raises UserError that names what differs.
+    The file must have the layers and ranks that ``network`` describes. Layers of a UNet or text encoder that is not trained are left
+    out; a text encoder that the file has nothing of starts from nothing. Raises UserError that names what differs.
     """
     from .lorafile import read_lora
 
-    found = {module.name: module for module in read_lora(path) if module.component == "unet"}
-    values: dict[str, torch.Tensor] = {}
-    wanted = {pair.module: pair for pair in adapter.pairs(unet)}
+    wanted = {pair.module: pair for pair in adapter.pairs(model)}
+    trained = {_component(name) for name in wanted}
+    modules = [module for module in read_lora(path) if module.component in trained]
+    found = {module.name if module.component == "unet" else f"{module.component}.{module.name}": module for module in modules}
+    present = {_component(name) for name in found} | {"unet"}
+    values: dict[str, torch.Tensor] = {name: tensor for pair in wanted.values() for name, tensor in pair.tensors.items()}
+    wanted = {name: pair for name, pair in wanted.items() if _component(name) in present}
     _same_layers(path, set(found), set(wanted))
     for name, pair in wanted.items():
         module = found[name]
@@ -58,7 +63,12 @@ def load_lora(unet: nn.Module, path: Path, network: NetworkSection) -> None:
         values[f"{name}.up"] = up.reshape(pair.up.shape) * (module.scale / ours)
         if pair.magnitude is not None:
             values[f"{name}.magnitude"] = module.tensors["dora_scale"].float().reshape(pair.magnitude.shape)
-    adapter.load_state(unet, values)
+    adapter.load_state(model, values)
+
+
+def _component(name: str) -> str:
+    """Which model a module that ``adapter`` names is in."""
+    return next((text[:-1] for text in adapter.TEXT_COMPONENTS if name.startswith(text)), "unet")
 
 
 def _same_layers(path: Path, found: set[str], wanted: set[str]) -> None:

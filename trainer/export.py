@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import lorafile
+from .adapter import TEXT_COMPONENTS
 from .config import RunConfig
 from .dataset import Dataset, Item
 from .dataset.combine import trigger_phrase
 from .events import Plan
 from .families import EPSILON, Checkpoint, Family, Prediction
-from .optimizers import OPTIMIZER_CLASS, learning_rate
+from .optimizers import OPTIMIZER_CLASS, learning_rate, text_learning_rate
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ class Exporter:
     def write(
         self, path: Path, weights: Mapping[str, torch.Tensor], *, step: int, loss: float, thumbnail: Image.Image | None = None
     ) -> None:
-        """Write ``weights`` (``<diffusers module>.down`` and ``.up``, fp32) as a LoRA file and check what was written.
+        """Write ``weights`` (as ``adapter.state`` names them, fp32) as a LoRA file and check what was written.
 
         Raises UserError when the weights are not finite or all zero.
         """
@@ -52,7 +53,7 @@ class Exporter:
         tensors: dict[str, torch.Tensor] = {}
         for name, value in weights.items():
             module, _, side = name.rpartition(".")
-            key = lorafile.kohya_unet_key(self.family.name, module)
+            key = _kohya_key(self.family.name, module)
             if side == "magnitude":  # one number an output, with as many axes as the weight, as LyCORIS writes it
                 axes = weights[f"{module}.down"].ndim
                 tensors[f"{key}.dora_scale"] = value.reshape(-1, *[1] * (axes - 1)).to(torch.float16)
@@ -69,6 +70,7 @@ class Exporter:
         regular = [item for item in dataset.items if not item.is_regularisation]
         repeats = Counter(item.repeats for item in regular).most_common(1)
         optimizer = config.optimizer
+        lr = learning_rate(optimizer, self.family.name, config.network.rank)
         facts = lorafile.TrainingFacts(
             name=config.name,
             family=self.family.name,
@@ -81,7 +83,11 @@ class Exporter:
             targets=config.network.targets,
             network_dropout=config.network.dropout or None,
             network_args=_network_args(config),
-            lr=learning_rate(optimizer, self.family.name, config.network.rank),
+            lr=lr,
+            trains_unet=config.network.unet,
+            text_encoder_lr=text_learning_rate(optimizer, lr) if config.network.text_encoder else None,
+            clip_skip=training.clip_skip or None,
+            max_tokens=training.max_tokens,
             optimizer=OPTIMIZER_CLASS[optimizer.name],
             optimizer_args={"weight_decay": optimizer.weight_decay, "betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.eps},
             scheduler=optimizer.schedule,
@@ -154,6 +160,14 @@ def _subsets(dataset: Dataset) -> tuple[lorafile.SubsetFacts, ...]:
 def _tag_frequency(items: Iterable[Item]) -> dict[str, int]:
     tags = Counter(tag.strip() for item in items for tag in item.caption.split(",") if tag.strip())
     return dict(tags.most_common())
+
+
+def _kohya_key(family: str, module: str) -> str:
+    """The key of a module that ``adapter`` names."""
+    if not module.startswith(TEXT_COMPONENTS):
+        return lorafile.kohya_unet_key(family, module)
+    component, _, inside = module.partition(".")
+    return lorafile.kohya_text_encoder_key(family, component, inside)
 
 
 def _network_args(config: RunConfig) -> dict[str, object]:

@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import events, objective, sampler
 from .cache import fill_latents, fill_prompts
-from .captions import all_captions, caption_at, changes_captions
+from .captions import all_captions, caption_at, changes_captions, cut_captions
 from .errors import UserError
 from .job import Job
 
+if TYPE_CHECKING:
+    import torch
+
 T = TypeVar("T")
+Tokenize = Callable[[str], "dict[str, torch.Tensor]"]
 _CACHE_REPAIRS = 16  # damaged cache files that one read puts up with
 
 
@@ -51,11 +55,20 @@ class Feed:
 
         common = (job.family, job.checkpoint, job.device)
         fill_latents(job.cache, job.dataset, *common, progress("caching latents"), job.stop.is_set)
-        fill_prompts(job.cache, all_captions(prompts), *common, progress("caching prompts"), job.stop.is_set)
+        if not config.network.text_encoder:  # else they are encoded when they are needed, with the weights of the moment
+            fill_prompts(job.cache, all_captions(prompts), *common, progress("caching prompts"), job.stop.is_set)
         if job.device.type == "cuda":
             import torch
 
             torch.cuda.empty_cache()
+
+    def warn_of_cut_captions(self) -> None:
+        """Say once which caption is longer than what is read of it."""
+        job, limit = self.job, self.job.config.training.max_tokens
+        named = [(f"The caption of {item.file}", item.caption) for item in job.dataset.items]
+        named += [("A validation prompt", prompt) for prompt in job.config.sample.prompts]
+        if warning := cut_captions(named, limit, lambda: job.family.token_counter(job.checkpoint)):
+            job.emit(events.Warning_(warning))
 
     def repairing(self, read: Callable[[], T]) -> T:
         """What ``read`` gives; a cache file that it finds damaged is made anew."""
@@ -68,23 +81,29 @@ class Feed:
                 self.fill_caches()
         return read()
 
-    def portions(self, step: int, timesteps: int, pool: ThreadPoolExecutor) -> Iterator[Portion]:
-        """The steps from ``step`` on, each of ``timesteps`` noise levels; the next one is read while the current one trains."""
+    def portions(self, step: int, timesteps: int, pool: ThreadPoolExecutor, tokenize: Tokenize | None = None) -> Iterator[Portion]:
+        """The steps from ``step`` on, each of ``timesteps`` noise levels; the next one is read while the current one trains.
+
+        With ``tokenize`` batches hold what it makes of captions, instead of their conditionings.
+        """
         waiting = None
         for epoch, group, ends in self._planned(step):
-            future = pool.submit(self._load, epoch, group, timesteps)
+            future = pool.submit(self._load, epoch, group, timesteps, tokenize)
             if waiting is not None:
                 yield Portion(waiting[0], waiting[1].result(), waiting[2])
             waiting = (epoch, future, ends)
         if waiting is not None:
             yield Portion(waiting[0], waiting[1].result(), waiting[2])
 
-    def _load(self, epoch: int, group: list[list[sampler.Slot]], timesteps: int) -> list[objective.MicroBatch]:
+    def _load(
+        self, epoch: int, group: list[list[sampler.Slot]], timesteps: int, tokenize: Tokenize | None
+    ) -> list[objective.MicroBatch]:
         job = self.job
-        seed, settings = job.config.training.seed, job.config.objective
+        settings = job.config.objective
+        where: dict[str, Any] = {"seed": job.config.training.seed, "epoch": epoch, "timesteps": timesteps, "tokenize": tokenize}
 
         def build(slots: list[sampler.Slot]) -> objective.MicroBatch:
-            return objective.build(slots, job.dataset, job.cache, settings, seed=seed, epoch=epoch, timesteps=timesteps)
+            return objective.build(slots, job.dataset, job.cache, settings, **where)
 
         return [self.repairing(partial(build, slots)) for slots in group]
 

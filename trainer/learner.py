@@ -1,9 +1,9 @@
-"""What learns: the UNet with LoRA, its optimiser and schedule, one step of it, and the state that it resumes from."""
+"""What learns: UNet and text encoders with LoRA, their optimiser and schedule, one step, and the state that it resumes from."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from .errors import UserError
 from .job import Job, Start
 from .optimizers import learning_rate, make_optimizer, make_schedule
 from .resume import state_folder
+from .text import load_trained_text, text_steps
 
 if TYPE_CHECKING:
     import torch
@@ -43,22 +44,25 @@ class Learner:
             cpu=job.device.type == "cpu",
         )
         unet = job.family.load_unet(job.checkpoint, job.dtype)
-        modules = job.family.lora_targets(unet, network.targets)
-        adapter.adapt(unet, modules, network, counters.derive_seed(training.seed, "weights") % 2**32)
-        if job.config.base.lora and start.values is None:
-            load_lora(unet, Path(job.config.base.lora), network)
+        if network.unet:
+            modules = job.family.lora_targets(unet, network.targets)
+            adapter.adapt(unet, modules, network, counters.derive_seed(training.seed, "weights") % 2**32)
         if training.gradient_checkpointing:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
-        self._unet = unet.to(job.device).train()
-        self._parameters = adapter.parameters(self._unet)
+        self._text = load_trained_text(job) if network.text_encoder else None
+        # every model with LoRA, as one
+        self._network = adapter.together(unet.to(job.device).train(), self._text.modules if self._text else {})
+        if job.config.base.lora and start.values is None:
+            load_lora(self._network, Path(job.config.base.lora), network)
+        self._parameters = adapter.parameters(self._network)
         lr = learning_rate(optimizer, job.family.name, network.rank)
-        self._optimizer = make_optimizer(list(adapter.pairs(self._unet)), optimizer, lr, job.device)
+        self._optimizer = make_optimizer(list(adapter.pairs(self._network)), optimizer, lr, job.device)
         self._schedule = make_schedule(self._optimizer, optimizer, job.plan.steps)
         if hasattr(self._optimizer, "train"):
             self._optimizer.train()  # schedule-free
         self._noise_scheduler = job.family.noise_scheduler(job.prediction)
         self._set_aside: dict[str, Any] | None = None  # the state while other weights are shown than those that are trained
-        self._prepared, self._optimizer_wrapped = self._accelerator.prepare(self._unet, self._optimizer)
+        self._prepared, self._optimizer_wrapped = self._accelerator.prepare(unet, self._optimizer)
         if start.values is not None:
             self._restore(start.values)
 
@@ -71,6 +75,16 @@ class Learner:
     def model(self) -> Any:
         """The UNet with LoRA, for sampling."""
         return self._accelerator.unwrap_model(self._prepared)
+
+    @property
+    def tokenize(self) -> Callable[[str], dict[str, torch.Tensor]] | None:
+        """What makes of a caption what a batch holds of it, where the text encoder is trained; None: batches hold conditionings."""
+        return None if self._text is None else self._text.tokens
+
+    def prompt(self, prompt: str) -> dict[str, torch.Tensor] | None:
+        """The conditioning of ``prompt`` with the text encoder's weights of the moment; None when they are not trained, and the cache
+        has it."""
+        return None if self._text is None else self._text.prompt(prompt, self._accelerator.autocast())
 
     def optimise(self, micro_batches: list[objective.MicroBatch]) -> Measured:
         """Everything of one optimiser step but the change of the weights, which is ``apply``."""
@@ -104,7 +118,7 @@ class Learner:
             return self._set_aside
         scaler = self._accelerator.scaler
         return {
-            "lora": adapter.state(self._unet),
+            "lora": adapter.state(self._network),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
@@ -127,17 +141,17 @@ class Learner:
         finally:
             with self.job.between_steps:
                 self._optimizer.train()
-                adapter.load_state(self._unet, self._set_aside["lora"])
+                adapter.load_state(self._network, self._set_aside["lora"])
                 self._set_aside = None
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Copies of the weights to use, on the CPU, by diffusers module name."""
+        """Copies of the weights to use, on the CPU, by module name."""
         with self.averaged():
-            return adapter.state(self._unet)
+            return adapter.state(self._network)
 
     def _restore(self, values: dict[str, Any]) -> None:
         try:
-            adapter.load_state(self._unet, values["lora"])
+            adapter.load_state(self._network, values["lora"])
             self._optimizer.load_state_dict(values["optimizer"])
             self._schedule.load_state_dict(values["schedule"])
             if self._accelerator.scaler is not None and values.get("scaler"):
@@ -152,12 +166,20 @@ class Learner:
                 kind="state",
             ) from error
 
+    def _conditions(self, batch: objective.MicroBatch) -> list[dict[str, torch.Tensor]]:
+        """The batch's conditionings: as they were read, or from tokens with the text encoders' weights of the moment."""
+        if self._text is None:
+            return batch.conditions
+        learning = self.step < text_steps(self.job.config, self.job.plan.steps)
+        with self._accelerator.autocast():
+            return self._text.conditions(batch.conditions, learning=learning)
+
     def _loss(self, batch: objective.MicroBatch) -> torch.Tensor:
         job = self.job
         latents, noise, mixed = (tensor.to(job.device, non_blocking=True) for tensor in (batch.latents, batch.noise, batch.mixed))
         timesteps = batch.timesteps.to(job.device, non_blocking=True)
         noisy = self._noise_scheduler.add_noise(latents, mixed, timesteps)
-        inputs = job.family.unet_inputs(batch.conditions, batch.framings, job.device, job.dtype)
+        inputs = job.family.unet_inputs(self._conditions(batch), batch.framings, job.device, job.dtype)
         with self._accelerator.autocast():
             predicted = self._prepared(noisy.to(job.dtype), timesteps, **inputs, return_dict=False)[0]
         wanted = objective.target(self._noise_scheduler, latents, noise, timesteps)

@@ -76,6 +76,7 @@ class Trainer:
         job, plan, start = self.job, self.job.plan, self._start
         job.emit(plan)
         feed = Feed(job)
+        feed.warn_of_cut_captions()
         feed.fill_caches()
         job.emit(events.Phase("loading"))
         learner = Learner(job, start)
@@ -89,7 +90,7 @@ class Trainer:
         job.emit(events.Phase("training", learner.step, plan.steps))
         with ThreadPoolExecutor(1, "batches") as pool:
             clock = time.monotonic()
-            for portion in feed.portions(learner.step, learner.timesteps, pool):
+            for portion in feed.portions(learner.step, learner.timesteps, pool, learner.tokenize):
                 _take_step(learner, teller, portion, clock)
                 teller.tell()
                 if keeper.is_due():

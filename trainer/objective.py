@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class MicroBatch:
     """Everything one forward pass needs, on the CPU: ``latents`` and ``noise`` (batch, 4, h, w) in fp32, ``timesteps``
-    (batch,) int64, one conditioning and one loss ``weight`` per image, ``masks`` (batch, 1, h, w) or None. ``mixed`` is the
-    noise that is mixed in: ``noise`` itself unless the input is perturbed."""
+    (batch,) int64, one conditioning (or, for a text encoder that is trained, one table of tokens) and one loss ``weight`` per image,
+    ``masks`` (batch, 1, h, w) or None. ``mixed`` is the noise that is mixed in: ``noise`` itself unless the input is perturbed."""
 
     latents: torch.Tensor
     noise: torch.Tensor
@@ -43,9 +43,20 @@ class MicroBatch:
 
 
 def build(
-    slots: Sequence[Slot], dataset: Dataset, cache: Cache, settings: ObjectiveSection, *, seed: int, epoch: int, timesteps: int
+    slots: Sequence[Slot],
+    dataset: Dataset,
+    cache: Cache,
+    settings: ObjectiveSection,
+    *,
+    seed: int,
+    epoch: int,
+    timesteps: int,
+    tokenize: Callable[[str], dict[str, torch.Tensor]] | None = None,
 ) -> MicroBatch:
-    """The batch of ``slots``: a latent drawn from the VAE's posterior, noise, one of ``timesteps`` and the caption's conditioning."""
+    """The batch of ``slots``: a latent drawn from the VAE's posterior, noise, one of ``timesteps`` and the caption's conditioning.
+
+    With ``tokenize`` the conditionings are what it gives instead, to be encoded when the batch is trained on.
+    """
     import torch
 
     latents, noises, mixed, steps, conditions, weights, framings = [], [], [], [], [], [], []
@@ -61,7 +72,8 @@ def build(
         # input perturbation (Ning et al. 2023): the input is noised a little more than the target says
         perturbed = noise + settings.input_perturbation * torch.randn(noise.shape, generator=draw) if settings.input_perturbation else noise
         mixed.append(perturbed)
-        conditions.append(cache.prompt(caption_at(item, hints, seed=seed, epoch=epoch, position=slot.position)))
+        caption = caption_at(item, hints, seed=seed, epoch=epoch, position=slot.position)
+        conditions.append((tokenize or cache.prompt)(caption))
         weights.append(item.weight)
         framings.append(framing(item))
     masks = _masks(slots, dataset, seed, epoch)

@@ -46,16 +46,30 @@ def learning_rate(settings: OptimizerSection, family: str, rank: int) -> float:
     return rate * min(1.0, math.sqrt(_REFERENCE_RANK / rank))
 
 
+def text_learning_rate(settings: OptimizerSection, lr: float) -> float:
+    """The rate of the text encoders' LoRA beside the UNet's ``lr``: half of it for ``auto``; Prodigy has one for all."""
+    if settings.text_encoder_lr != "auto":
+        return settings.text_encoder_lr
+    return lr if settings.name == "prodigy" else lr / 2
+
+
 def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float, device: torch.device) -> Any:
-    """The optimiser over both matrices of every pair. With LoRA+ (Hayou et al. 2024) ``up`` has ``lora_plus_ratio`` times the rate."""
+    """The optimiser over both matrices of every pair; the text encoders' have a rate of their own.
+
+    With LoRA+ (Hayou et al. 2024) ``up`` has ``lora_plus_ratio`` times the rate.
+    """
     import torch
 
-    groups: list[dict[str, Any]] = [{"params": [parameter for pair in pairs for parameter in pair.tensors.values()], "lr": lr}]
-    if settings.lora_plus_ratio != 1:
-        groups = [
-            {"params": [p for pair in pairs for p in pair.tensors.values() if p is not pair.up], "lr": lr},
-            {"params": [pair.up for pair in pairs], "lr": lr * settings.lora_plus_ratio},
-        ]
+    groups: list[dict[str, Any]] = []
+    parts = ([pair for pair in pairs if not pair.in_text], lr), ([pair for pair in pairs if pair.in_text], text_learning_rate(settings, lr))
+    for part, rate in parts:
+        if not part:
+            continue
+        if settings.lora_plus_ratio == 1:
+            groups.append({"params": [parameter for pair in part for parameter in pair.tensors.values()], "lr": rate})
+            continue
+        groups.append({"params": [p for pair in part for p in pair.tensors.values() if p is not pair.up], "lr": rate})
+        groups.append({"params": [pair.up for pair in part], "lr": rate * settings.lora_plus_ratio})
     betas, decay = (settings.beta1, settings.beta2), settings.weight_decay
     if settings.name == "adamw":
         fused = {"fused": True} if device.type == "cuda" else {}

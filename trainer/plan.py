@@ -11,9 +11,10 @@ from .config import RunConfig
 from .dataset import Dataset
 from .devices import torch_dtype
 from .errors import UserError
-from .families import Checkpoint, Family, Framing
+from .families import Checkpoint, Family, Framing, TextEncoder
 from .objective import chosen_prediction, describe
 from .sampler import steps_per_epoch
+from .text import adapt_text
 
 if TYPE_CHECKING:
     import torch
@@ -46,9 +47,15 @@ def make_plan(
     for (width, height), times in zip(sizes, repeats, strict=True):
         buckets[f"{width}x{height}"] += times
     unet = family.empty_unet(checkpoint)
+    settings = family.text_settings(training.max_tokens, training.clip_skip)
+    text = family.empty_text_encoder(checkpoint, settings) if config.network.text_encoder else None
+    modules: list[str] = []
     with _meta():
-        modules = adapter.adapt(unet, family.lora_targets(unet, config.network.targets), config.network, 0)
-    trainable = sum(parameter.numel() for parameter in adapter.parameters(unet))
+        if config.network.unet:
+            modules += adapter.adapt(unet, family.lora_targets(unet, config.network.targets), config.network, 0)
+        if text is not None:
+            modules += adapt_text(text, family, config.network, 0)
+    trainable: int = sum(parameter.numel() for model in _models(unet, text) for parameter in adapter.parameters(model))
     largest = max(sizes, key=lambda size: size[0] * size[1])
     return events.Plan(
         images=len(dataset.items),
@@ -62,7 +69,7 @@ def make_plan(
         device=device.type,
         precision=precision,
         prediction=describe(chosen_prediction(family.prediction(checkpoint), config.objective)),
-        memory_gb=round(estimate_memory(unet, family, config, largest, torch_dtype(precision), trainable), 2),
+        memory_gb=round(estimate_memory(unet, family, config, largest, torch_dtype(precision), trainable, text), 2),
     )
 
 
@@ -97,31 +104,48 @@ def total_steps(config: RunConfig, per_epoch: int) -> int:
     return min(steps, config.training.max_steps) if config.training.max_steps else steps
 
 
-def estimate_memory(unet: nn.Module, family: Family, config: RunConfig, size: tuple[int, int], dtype: torch.dtype, trainable: int) -> float:
+def estimate_memory(
+    unet: nn.Module,
+    family: Family,
+    config: RunConfig,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    trainable: int,
+    text: TextEncoder | None = None,
+) -> float:
     """Peak memory of a training step in GB: weights, LoRA with gradients and two Adam moments, and the activations that
-    the backward pass needs, counted by running the UNet (already with LoRA, on the meta device) on shapes alone.
+    the backward pass needs, counted by running the models (already with LoRA, on the meta device) on shapes alone.
+
+    ``text`` are the text encoders where they are trained; else they have left memory when the UNet comes.
     """
-    frozen = sum(p.numel() for p in unet.parameters() if not p.requires_grad)
-    activations = _saved_bytes(unet, family, config, size, dtype)
+    frozen: int = sum(p.numel() for model in _models(unet, text) for p in model.parameters() if not p.requires_grad)
+    activations = _saved_bytes(unet, family, config, size, dtype, text)
     return (frozen * dtype.itemsize + trainable * 16 + activations) / 1e9 + _OVERHEAD_GB
 
 
-def _saved_bytes(unet: Any, family: Family, config: RunConfig, size: tuple[int, int], dtype: torch.dtype) -> int:
+def _models(unet: Any, text: TextEncoder | None) -> list[Any]:
+    return [unet, *(text.modules.values() if text is not None else ())]
+
+
+def _saved_bytes(unet: Any, family: Family, config: RunConfig, size: tuple[int, int], dtype: torch.dtype, text: TextEncoder | None) -> int:
     import torch
 
+    batch, models = config.training.batch_size, _models(unet, text)
     if config.training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    unet.train()
-    trained = {id(parameter) for parameter in adapter.parameters(unet)}
-    for parameter in unet.parameters():
-        parameter.data = parameter.data.to(torch.float32 if id(parameter) in trained else dtype)
-    batch = config.training.batch_size
-    conditions, framings = [family.empty_condition(unet)] * batch, [Framing(original=size, target=size)] * batch
-    inputs = family.unet_inputs(conditions, framings, torch.device("meta"), dtype)
+        for model in models[1:]:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    weights: set[int] = set()
+    for model in models:
+        trained = {id(parameter) for parameter in adapter.parameters(model)}
+        model.train()
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch.float32 if id(parameter) in trained else dtype)
+            weights.add(id(parameter))
+    conditions, framings = [family.empty_condition(unet, config.training.max_tokens)] * batch, [Framing(original=size, target=size)] * batch
     latents = torch.empty(batch, int(unet.config.in_channels), size[1] // 8, size[0] // 8, device="meta", dtype=dtype)
     seen: set[int] = set()
     kept: list[torch.Tensor] = []  # holding them keeps their ids unique
-    weights = {id(parameter) for parameter in unet.parameters()}
     total = 0
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -135,6 +159,10 @@ def _saved_bytes(unet: Any, family: Family, config: RunConfig, size: tuple[int, 
 
     timesteps = torch.zeros(batch, device="meta", dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _flash_attention():
+        if text is not None:
+            ids = torch.zeros(config.training.max_tokens // 75, 77, device="meta", dtype=torch.int64)
+            conditions = text.conditions([dict.fromkeys(text.modules, ids)] * batch)
+        inputs = family.unet_inputs(conditions, framings, torch.device("meta"), dtype)
         unet(latents, timesteps, **inputs, return_dict=False)
     return total
 

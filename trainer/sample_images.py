@@ -30,7 +30,7 @@ def make_sample_images(job: Job, feed: Feed, learner: Learner, epoch: int) -> No
     import torch
 
     with learner.averaged():
-        latents = _sample_latents(job, feed, learner.model)
+        latents = _sample_latents(job, feed, learner)
     vae: Any = job.family.load_vae(job.checkpoint, torch.float32).to(job.device)
     for index, latent in enumerate(latents):
         path = _path(job, epoch, index)
@@ -53,10 +53,14 @@ def thumbnail(job: Job) -> Any:
         return image.convert("RGB")
 
 
-def _sample_latents(job: Job, feed: Feed, model: Any) -> list[torch.Tensor]:
-    sample = job.config.sample
+def _sample_latents(job: Job, feed: Feed, learner: Learner) -> list[torch.Tensor]:
+    sample, model = job.config.sample, learner.model
+
+    def condition(prompt: str) -> dict[str, torch.Tensor]:
+        return learner.prompt(prompt) or feed.repairing(partial(job.cache.prompt, prompt))
+
     width, height = (side // 8 * 8 for side in (sample.width or job.dataset.resolution, sample.height or job.dataset.resolution))
-    negative = feed.repairing(partial(job.cache.prompt, sample.negative))
+    negative = condition(sample.negative)
     model.eval()
     latents = []
     for index, prompt in enumerate(sample.prompts):
@@ -64,7 +68,7 @@ def _sample_latents(job: Job, feed: Feed, model: Any) -> list[torch.Tensor]:
         result = sample_latents(
             model,
             job.family,
-            feed.repairing(partial(job.cache.prompt, prompt)),
+            condition(prompt),
             negative,
             width=width,
             height=height,

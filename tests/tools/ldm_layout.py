@@ -63,7 +63,12 @@ TINY_SDXL = Size(
     unet=(32, 64, 64), vae=(32, 32, 64, 64), text_width=64, text_layers=2, depths=(0, 2, 10), middle=10, linear=True,
     family="sdxl", second_width=64, second_layers=2,
 )  # fmt: skip
-SIZES = {"full": FULL, "tiny": TINY, "tiny-sd2": TINY_SD2, "full-sdxl": FULL_SDXL, "tiny-sdxl": TINY_SDXL}
+# SDXL with few transformer blocks, for what does not depend on how many there are
+SHALLOW_SDXL = Size(
+    unet=(32, 64, 64), vae=(32, 32, 64, 64), text_width=64, text_layers=2, depths=(0, 1, 1), middle=1, linear=True,
+    family="sdxl", second_width=64, second_layers=2,
+)  # fmt: skip
+SIZES = {"full": FULL, "tiny": TINY, "shallow-sdxl": SHALLOW_SDXL, "tiny-sd2": TINY_SD2, "full-sdxl": FULL_SDXL, "tiny-sdxl": TINY_SDXL}
 
 
 def tensors(size: Size) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ..errors import UserError
-from .base import EPSILON, Family, Framing, Prediction, TextEncoder
+from .base import EPSILON, PLAIN_TEXT, Family, Framing, Prediction, TextEncoder, TextSettings
 from .checkpoint import Checkpoint, open_checkpoint
 from .sd1 import FAMILY as SD1
 from .sd2 import FAMILY as SD2
@@ -16,11 +16,13 @@ FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL)
 __all__ = [
     "EPSILON",
     "FAMILIES",
+    "PLAIN_TEXT",
     "Checkpoint",
     "Family",
     "Framing",
     "Prediction",
     "TextEncoder",
+    "TextSettings",
     "family_named",
     "family_of",
     "open_checkpoint",

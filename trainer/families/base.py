@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -38,11 +38,40 @@ class Framing:
     crop_top_left: tuple[int, int] = (0, 0)  # (top, left)
 
 
+@dataclass(frozen=True)
+class TextSettings:
+    """How prompts go through a text encoder: ``max_tokens`` (a multiple of 75) are read, and layer ``clip_skip`` from the end is used
+    (1: the last; 0: the family's own)."""
+
+    max_tokens: int = 75
+    clip_skip: int = 0
+
+
+PLAIN_TEXT = TextSettings()
+
+
 class TextEncoder(Protocol):
     """Turns prompts into what the UNet is conditioned on."""
 
+    @property
+    def modules(self) -> dict[str, Any]:
+        """The text models by what LoRA files call them: ``te1``, for SDXL also ``te2``."""
+        ...
+
+    def tokenize(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        """One table of token ids per prompt, on the CPU: what ``conditions`` takes."""
+        ...
+
+    def conditions(self, tokens: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        """One conditioning per table of tokens, on the encoder's device, with gradients where they are enabled."""
+        ...
+
     def encode(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
         """One conditioning per prompt, on the CPU: ``embeds`` of shape (tokens, width), for SDXL also ``pooled`` (width,)."""
+        ...
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of ``prompt`` without the start and end tokens."""
         ...
 
 
@@ -73,8 +102,22 @@ class Family(Protocol):
         """The autoencoder in evaluation mode on the CPU, frozen."""
         ...
 
-    def load_text_encoder(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> TextEncoder:
-        """The text encoder (or encoders) with its tokenizer."""
+    def load_text_encoder(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
+    ) -> TextEncoder:
+        """The text encoder (or encoders) with its tokenizer, frozen."""
+        ...
+
+    def empty_text_encoder(self, checkpoint: Checkpoint, settings: TextSettings = PLAIN_TEXT) -> TextEncoder:
+        """The same on the ``meta`` device: shapes only, for planning."""
+        ...
+
+    def token_counter(self, checkpoint: Checkpoint) -> Callable[[str], int]:
+        """What counts the tokens of a prompt, without the start and end tokens; nothing heavy is loaded."""
+        ...
+
+    def text_settings(self, max_tokens: int, clip_skip: int) -> TextSettings:
+        """What a run asks for, as this family does it. Raises UserError for a layer that the family cannot use."""
         ...
 
     def noise_scheduler(self, prediction: Prediction = EPSILON) -> Any:
@@ -89,13 +132,17 @@ class Family(Protocol):
         """Names of the modules of ``unet`` that LoRA adapts."""
         ...
 
+    def text_targets(self, model: nn.Module, targets: str) -> list[str]:
+        """Names of the modules of a text model that LoRA adapts."""
+        ...
+
     def unet_inputs(
         self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype
     ) -> dict[str, Any]:
         """Keyword arguments of the UNet's forward for a batch of conditionings, each with its picture's framing."""
         ...
 
-    def empty_condition(self, unet: nn.Module) -> dict[str, torch.Tensor]:
+    def empty_condition(self, unet: nn.Module, max_tokens: int = 75) -> dict[str, torch.Tensor]:
         """A conditioning of the right shapes on the ``meta`` device, for planning."""
         ...
 

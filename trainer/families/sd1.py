@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
 from . import clip, ldm
+from .base import PLAIN_TEXT, TextSettings
 from .checkpoint import Checkpoint
 from .stable_diffusion import StableDiffusion, read_json
 
@@ -34,7 +36,13 @@ class StableDiffusion1(StableDiffusion):
             return False
         return bool(_text_prefix(shapes)) and not ldm.unet_config(shapes, heads=self.heads)["use_linear_projection"]
 
-    def load_text_encoder(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> clip.ClipText:
+    def text_settings(self, max_tokens: int, clip_skip: int) -> TextSettings:
+        """Any layer; the last is the one that SD 1.x was trained on."""
+        return TextSettings(max_tokens, 0 if clip_skip == 1 else clip_skip)
+
+    def load_text_encoder(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
+    ) -> clip.ClipText:
         """CLIP ViT-L's text model with the tokenizer that travels with the pack."""
         from transformers import CLIPTextModel
 
@@ -42,7 +50,21 @@ class StableDiffusion1(StableDiffusion):
             model = clip.load_folder(CLIPTextModel, checkpoint, "text_encoder", dtype)
         else:
             model = clip.load_openai(checkpoint, _text_prefix(checkpoint.shapes), family="SD 1.x")
-        return clip.ClipText(clip.tokenizer(checkpoint), model.to(device=device, dtype=dtype))
+        if settings.clip_skip > (layers := model.config.num_hidden_layers):
+            raise UserError(
+                f"training.clip_skip is {settings.clip_skip}, but the text encoder of {checkpoint.name} has {layers} layers.",
+                "Set training.clip_skip = 2, as most anime models want, or 0 for the model's own.",
+                kind="config",
+            )
+        return clip.ClipText(clip.tokenizer(checkpoint), model.to(device=device, dtype=dtype), settings)
+
+    def empty_text_encoder(self, checkpoint: Checkpoint, settings: TextSettings = PLAIN_TEXT) -> clip.ClipText:
+        """The text model on the ``meta`` device, without a tokenizer."""
+        from transformers import CLIPTextModel
+
+        if checkpoint.kind == "folder":
+            return clip.ClipText(None, clip.empty_folder(CLIPTextModel, checkpoint, "text_encoder"), settings)
+        return clip.ClipText(None, clip.empty_openai(checkpoint, _text_prefix(checkpoint.shapes), family="SD 1.x"), settings)
 
     def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype) -> Any:
         """``StableDiffusionPipeline`` without a safety checker, as ComfyUI has none."""

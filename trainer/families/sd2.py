@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import clip, ldm
-from .base import Prediction
+from .base import PLAIN_TEXT, Prediction, TextSettings
 from .checkpoint import Checkpoint
 from .sd1 import StableDiffusion1
-from .stable_diffusion import read_json
+from .stable_diffusion import StableDiffusion, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,13 @@ class StableDiffusion2(StableDiffusion1):
         velocity = float(bias.float().std(unbiased=False)) > _TELLTALE_LIMIT
         return Prediction("v_prediction" if velocity else "epsilon", stated.zero_terminal_snr)
 
-    def load_text_encoder(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> clip.ClipText:
+    def text_settings(self, max_tokens: int, clip_skip: int) -> TextSettings:
+        """As SDXL, and unlike SD 1.x: one layer."""
+        return StableDiffusion.text_settings(self, max_tokens, clip_skip)
+
+    def load_text_encoder(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
+    ) -> clip.ClipText:
         """OpenCLIP ViT-H's text model up to its last but one layer."""
         from transformers import CLIPTextModel
 
@@ -55,7 +61,13 @@ class StableDiffusion2(StableDiffusion1):
             model = clip.load_folder(CLIPTextModel, checkpoint, "text_encoder", dtype)
         else:
             model = clip.load_open_clip(checkpoint, _TEXT_PREFIX, family="SD 2.x", projection=False)
-        return clip.ClipText(clip.zero_padded(clip.tokenizer(checkpoint)), model.to(device=device, dtype=dtype))
+        return clip.ClipText(clip.zero_padded(clip.tokenizer(checkpoint)), model.to(device=device, dtype=dtype), settings)
+
+    def empty_text_encoder(self, checkpoint: Checkpoint, settings: TextSettings = PLAIN_TEXT) -> clip.ClipText:
+        """The text model on the ``meta`` device, without a tokenizer."""
+        if checkpoint.kind == "folder":
+            return super().empty_text_encoder(checkpoint, settings)
+        return clip.ClipText(None, clip.empty_open_clip(checkpoint, _TEXT_PREFIX, family="SD 2.x", projection=False), settings)
 
 
 FAMILY = StableDiffusion2()

@@ -6,10 +6,11 @@ Illustrious, Pony, Animagine and NoobAI are of this family; NoobAI's v-predictio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import clip, ldm
-from .base import Framing
+from .base import PLAIN_TEXT, Framing, TextSettings
 from .checkpoint import Checkpoint
 from .stable_diffusion import StableDiffusion, read_json
 
@@ -40,7 +41,9 @@ class StableDiffusionXL(StableDiffusion):
         named = (f"{_FIRST_PREFIX}embeddings.token_embedding.weight", f"{_SECOND_PREFIX}token_embedding.weight")
         return sized and all(name in shapes for name in named)
 
-    def load_text_encoder(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> DualClipText:
+    def load_text_encoder(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
+    ) -> DualClipText:
         """CLIP ViT-L and OpenCLIP ViT-bigG, each up to its last but one layer; the second's pooled output comes with it."""
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -50,11 +53,21 @@ class StableDiffusionXL(StableDiffusion):
         else:
             first = clip.load_openai(checkpoint, _FIRST_PREFIX, family=self.title)
             second = clip.load_open_clip(checkpoint, _SECOND_PREFIX, family=self.title, projection=True)
-        other = clip.zero_padded(clip.tokenizer(checkpoint, "tokenizer_2"))
-        return DualClipText(
-            clip.ClipText(clip.tokenizer(checkpoint), first.to(device=device, dtype=dtype), penultimate=True),
-            clip.ClipText(other, second.to(device=device, dtype=dtype), penultimate=True),
-        )
+        tokenizers = clip.tokenizer(checkpoint), clip.zero_padded(clip.tokenizer(checkpoint, "tokenizer_2"))
+        models = (model.to(device=device, dtype=dtype) for model in (first, second))
+        return _dual(tokenizers, (next(models), next(models)), settings)
+
+    def empty_text_encoder(self, checkpoint: Checkpoint, settings: TextSettings = PLAIN_TEXT) -> DualClipText:
+        """Both text models on the ``meta`` device, without tokenizers."""
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+        if checkpoint.kind == "folder":
+            first = clip.empty_folder(CLIPTextModel, checkpoint, "text_encoder")
+            second = clip.empty_folder(CLIPTextModelWithProjection, checkpoint, "text_encoder_2")
+        else:
+            first = clip.empty_openai(checkpoint, _FIRST_PREFIX, family=self.title)
+            second = clip.empty_open_clip(checkpoint, _SECOND_PREFIX, family=self.title, projection=True)
+        return _dual((None, None), (first, second), settings)
 
     def unet_inputs(
         self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype
@@ -73,13 +86,13 @@ class StableDiffusionXL(StableDiffusion):
         }
         return inputs
 
-    def empty_condition(self, unet: nn.Module) -> dict[str, torch.Tensor]:
-        """``embeds`` for 77 tokens and ``pooled``."""
+    def empty_condition(self, unet: nn.Module, max_tokens: int = 75) -> dict[str, torch.Tensor]:
+        """``embeds`` for ``max_tokens`` between a start and an end, and ``pooled``."""
         import torch
 
         config: Any = unet.config
         width = int(config.projection_class_embeddings_input_dim) - _TIME_IDS * int(config.addition_time_embed_dim)
-        return {**super().empty_condition(unet), "pooled": torch.empty(width, device="meta")}
+        return {**super().empty_condition(unet, max_tokens), "pooled": torch.empty(width, device="meta")}
 
     def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype) -> Any:
         """``StableDiffusionXLPipeline``; empty negative prompts are encoded, not zeroed, as in ComfyUI and in training."""
@@ -113,16 +126,36 @@ class DualClipText:
         self.first = first
         self.second = second
 
-    def encode(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
-        """``embeds`` (77, first width + second width) and ``pooled`` (projection width,), fp32 on the CPU."""
+    @property
+    def modules(self) -> dict[str, Any]:
+        """Both text models by component."""
+        return {**self.first.modules, **self.second.modules}
+
+    def tokenize(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        """One table per prompt, with the token ids of both: they differ in their padding."""
+        return [{**first, **second} for first, second in zip(self.first.tokenize(prompts), self.second.tokenize(prompts), strict=True)]
+
+    def conditions(self, tokens: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        """``embeds`` (tokens, first width + second width) and ``pooled`` (projection width,), on the models' device."""
         import torch
 
-        rows = zip(self.first.encode(prompts), self.second.encode(prompts), strict=True)
+        rows = zip(self.first.conditions(tokens), self.second.conditions(tokens), strict=True)
         return [{"embeds": torch.cat([first["embeds"], second["embeds"]], dim=-1), "pooled": second["pooled"]} for first, second in rows]
+
+    def encode(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        """``conditions`` of prompts in fp32 on the CPU, without gradients."""
+        return clip.encode(self, prompts)
 
     def count_tokens(self, prompt: str) -> int:
         """Tokens of ``prompt`` without the start and end tokens."""
         return self.first.count_tokens(prompt)
+
+
+def _dual(tokenizers: tuple[Any, Any], models: tuple[Any, Any], settings: TextSettings) -> DualClipText:
+    """Both encoders as SDXL uses them: the layer before the last, without the final norm."""
+    own = replace(settings, clip_skip=2)
+    first = clip.ClipText(tokenizers[0], models[0], own, normed=False)
+    return DualClipText(first, clip.ClipText(tokenizers[1], models[1], own, normed=False, component="te2"))
 
 
 FAMILY = StableDiffusionXL()

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from . import ldm
-from .base import EPSILON, Framing, Prediction
+from . import clip, ldm
+from .base import EPSILON, Framing, Prediction, TextSettings
 from .checkpoint import Checkpoint, laid_out_as
 
 if TYPE_CHECKING:
@@ -111,6 +111,24 @@ class StableDiffusion:
                 names.append(name)
         return names
 
+    def text_targets(self, model: nn.Module, targets: str) -> list[str]:
+        """kohya's modules of a CLIP text model: 6 a layer, 72 on SD 1.x; ``attention``: 4 a layer."""
+        return clip.lora_targets(model, targets)
+
+    def token_counter(self, checkpoint: Checkpoint) -> Callable[[str], int]:
+        """CLIP's count; both encoders of SDXL cut text into the same tokens."""
+        return clip.ClipText(clip.tokenizer(checkpoint), None).count_tokens
+
+    def text_settings(self, max_tokens: int, clip_skip: int) -> TextSettings:
+        """SD 2.x and SDXL were trained on the layer before the last and have no other."""
+        if clip_skip not in (0, 2):
+            raise UserError(
+                f"training.clip_skip is {clip_skip}, but {self.title} always uses the layer before the last (2).",
+                "Set training.clip_skip = 0, which is the model's own.",
+                kind="config",
+            )
+        return TextSettings(max_tokens)
+
     def unet_inputs(
         self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype
     ) -> dict[str, Any]:
@@ -120,12 +138,12 @@ class StableDiffusion:
         stacked = torch.stack([condition["embeds"] for condition in conditions])
         return {"encoder_hidden_states": stacked.to(device=device, dtype=dtype, non_blocking=True)}
 
-    def empty_condition(self, unet: nn.Module) -> dict[str, torch.Tensor]:
-        """``embeds`` for 77 tokens."""
+    def empty_condition(self, unet: nn.Module, max_tokens: int = 75) -> dict[str, torch.Tensor]:
+        """``embeds`` for ``max_tokens`` between a start and an end."""
         import torch
 
         width = int(unet.config.cross_attention_dim)  # type: ignore[union-attr,arg-type]
-        return {"embeds": torch.empty(77, width, device="meta")}
+        return {"embeds": torch.empty(max_tokens + 2, width, device="meta")}
 
     def _load(self, cls: Any, checkpoint: Checkpoint, part: str, prefix: str, dtype: torch.dtype) -> nn.Module:
         if checkpoint.kind == "folder":

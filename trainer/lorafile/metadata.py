@@ -59,13 +59,15 @@ class TrainingFacts:
     base_legacy_hash: str = ""  # SHA-256 of 64 KiB at 1 MiB, first 8 digits (what A1111 shows as [hash])
     prediction_type: str = "epsilon"  # or "v_prediction"
     clip_skip: int | None = None
+    max_tokens: int = 75  # of a caption that are read
     # network
+    trains_unet: bool = True
     targets: str = "all-linear"
     network_args: Mapping[str, object] = field(default_factory=dict)  # beyond rank and alpha: conv_dim, dora_wd, …
     network_dropout: float | None = None
     # optimisation
     lr: float = 0.0
-    text_encoder_lr: float | None = None
+    text_encoder_lr: float | None = None  # None: not trained
     optimizer: str = "torch.optim.adamw.AdamW"
     optimizer_args: Mapping[str, object] = field(default_factory=dict)
     scheduler: str = "constant"
@@ -162,7 +164,7 @@ def _base(facts: TrainingFacts) -> dict[str, object]:
         "ss_v2": facts.family == "sd2",
         "ss_sd_model_name": facts.base_name or None,
         "ss_clip_skip": facts.clip_skip,
-        "ss_max_token_length": None,
+        "ss_max_token_length": None if facts.max_tokens == 75 else facts.max_tokens,  # as kohya's trainer says it
     }
     if facts.base_legacy_hash:
         values["ss_sd_model_hash"] = facts.base_legacy_hash
@@ -175,8 +177,10 @@ def _optimisation(facts: TrainingFacts) -> dict[str, object]:
     arguments = ",".join(f"{key}={value}" for key, value in facts.optimizer_args.items())
     return {
         "ss_learning_rate": facts.lr,
-        "ss_unet_lr": facts.lr,
+        "ss_unet_lr": facts.lr if facts.trains_unet else None,
         "ss_text_encoder_lr": facts.text_encoder_lr,
+        "ss_network_train_unet_only": facts.text_encoder_lr is None,
+        "ss_network_train_text_encoder_only": not facts.trains_unet,
         "ss_optimizer": f"{facts.optimizer}({arguments})" if arguments else facts.optimizer,
         "ss_lr_scheduler": facts.scheduler,
         "ss_lr_warmup_steps": facts.warmup_steps,

@@ -106,7 +106,8 @@ def test_noise_is_normal_and_timesteps_are_uniform(filled: tuple[Dataset, Cache]
 def test_perturbed_input_is_noised_by_more_than_the_target_says(filled: tuple[Dataset, Cache]) -> None:
     """Ning et al. 2023, algorithm 1: the input has noise + gamma times another draw, the target stays the noise."""
     dataset, cache = filled
-    slots, fixed = [sampler.Slot(3, position) for position in range(300)], {"seed": 1, "epoch": 0, "timesteps": 1000}
+    slots = [sampler.Slot(3, position) for position in range(300)]
+    fixed: dict[str, Any] = {"seed": 1, "epoch": 0, "timesteps": 1000}
     plain = build(slots, dataset, cache, PLAIN, **fixed)
     perturbed = build(slots, dataset, cache, ObjectiveSection(input_perturbation=0.1), **fixed)
     assert torch.equal(plain.mixed, plain.noise)

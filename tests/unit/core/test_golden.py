@@ -37,6 +37,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sd2 v-prediction": ("sd2", {"objective.prediction": "v-prediction"}),
     "sd1 locon": ("sd1", {"network.targets": "all-linear+conv"}),
     "sd1 dora": ("sd1", {"network.dora": True}),
+    "sd1 text encoder": ("sd1", {"network.text_encoder": True, "optimizer.lr": 1e-3}),
+    "sdxl text encoders": ("sdxl", {"network.text_encoder": True, "optimizer.lr": 1e-3}),
+    "sd1 clip skip and 150 tokens": ("sd1", {"training.clip_skip": 2, "training.max_tokens": 150, "optimizer.lr": 1e-3}),
 }
 NEEDS = {"adamw8bit": "bitsandbytes", "lion": "lion_pytorch", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
 

@@ -87,7 +87,7 @@ def test_the_vocabulary_has_the_published_size() -> None:
     assert (vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]) == (START, END)
 
 
-def plain_clip(weights: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+def plain_clip(weights: dict[str, torch.Tensor], ids: torch.Tensor, layers: int = 2) -> torch.Tensor:
     """CLIP's text transformer (Radford et al. 2021) on ``ids`` (batch, 77): pre-norm blocks, causal attention, quick GELU."""
     w = {name.split("text_model.")[1]: t.float() for name, t in weights.items() if name.startswith("cond_stage_model.")}
     width = w["final_layer_norm.weight"].shape[0]
@@ -101,7 +101,7 @@ def plain_clip(weights: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Ten
     x = w["embeddings.token_embedding.weight"][ids] + w["embeddings.position_embedding.weight"]
     heads, length = width // 64, ids.shape[1]
     hidden_from = torch.full((length, length), -math.inf).triu(1)
-    for layer in range(2):
+    for layer in range(layers):
         name = f"encoder.layers.{layer}"
         y = norm(x, f"{name}.layer_norm1")
         q, k, v = (linear(y, f"{name}.self_attn.{part}_proj").unflatten(-1, (heads, 64)).transpose(1, 2) for part in "qkv")

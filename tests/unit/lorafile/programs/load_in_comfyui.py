@@ -4,7 +4,8 @@
 
 JOBS is a list of {"lora": path, "result": path, "layers": [key of the model's state dict, ...]}. Prints one JSON object with an entry for
 each job: the layers that are patched and the keys that ComfyUI says it did not load. The changes that ComfyUI computes for ``layers``
-are written to ``result``. The models have full size and lie on the meta device, so that no memory is needed for them.
+are written to ``result``; ``shapes`` has the sizes of layers that are smaller than the real ones. The models have full size and lie on
+the meta device, so that no memory is needed for them.
 """
 
 import json
@@ -72,7 +73,7 @@ def run(job: dict[str, Any], key_map: dict[str, Any], shapes: dict[str, tuple[in
     logging.getLogger().removeHandler(missing)
     changes = {}
     for layer in job["layers"]:
-        base = torch.full(shapes[layer], job.get("base", 0.0))
+        base = torch.full(job.get("shapes", {}).get(layer, shapes[layer]), job.get("base", 0.0))
         changes[layer] = comfy.lora.calculate_weight([(1.0, patches[layer], 1.0, None, None)], base, layer).contiguous()
     save_file(changes, job["result"])
     return {"patched": sorted(patches), "left": missing.keys, "keys": len(lora)}
