@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .anime_img2img import AnimeImg2Img
+from .combine_datasets import CombineDatasets
 from .dataset_options import DatasetOptionsNode
 from .dataset_prep import DatasetPrep
 from .demo_pictures import DemoPictures
@@ -25,6 +26,7 @@ from .train_options import TrainOptionsNode
 NODES: list[type[io.ComfyNode]] = [
     DatasetPrep,
     DatasetOptionsNode,
+    CombineDatasets,
     TrainLora,
     TrainOptionsNode,
     NetworkOptionsNode,

@@ -11,7 +11,6 @@ Places = Mapping[str, str]
 TRAIN_LORA: Places = {
     "name": "name",
     "checkpoint": "base.checkpoint",
-    "dataset": "dataset.path",
     "epochs": "training.epochs",
     "rank": "network.rank",
     "learning_rate": "optimizer.lr",
@@ -79,6 +78,7 @@ LEARNING_OPTIONS: Places = {
 MACHINE_OPTIONS: Places = {
     "device": "training.device",
     "tensorboard": "output.tensorboard",
+    "prune_days": "output.prune_days",
 }
 BY_NODE: Mapping[str, Places] = {
     "TrainLora": TRAIN_LORA,
@@ -87,7 +87,11 @@ BY_NODE: Mapping[str, Places] = {
     "LearningOptions": LEARNING_OPTIONS,
     "MachineOptions": MACHINE_OPTIONS,
 }
-NOT_ON_A_NODE: Mapping[str, str] = {
+NOT_ON_A_NODE: Mapping[str, str] = {  # no widget with that very meaning, and why
+    "dataset.path": "the dataset socket of Train LoRA carries it from Dataset Prep",
+    "dataset.repeats": "Combine Datasets says it for each of its datasets, and the dataset socket carries it",
+    "dataset.loss_weight": "Combine Datasets says it for each of its datasets, and the dataset socket carries it",
+    "dataset.more": "Combine Datasets makes the list, and the dataset socket carries it",
     "output.runs": "inside ComfyUI runs lie below its output folder, where nothing from a graph can move them",
     "output.publish": "finished files go to ComfyUI's own LoRA folder, where Load LoRA's menu finds them",
 }

@@ -221,18 +221,17 @@ class TrainLora(io.ComfyNode):
         with readable():
             node_id = cls.hidden.unique_id
             prepared = as_dataset(dataset)
-            config = run_config(prepared.path, widgets, as_options(options, TrainOptions))
+            config = run_config(prepared.section(), widgets, as_options(options, TrainOptions))
             _require_family(widgets.get("preset", presets.NONE), config)
             run = _train(config, node_id, _graph(cls.hidden))
             say(node_id, _summary(run))
-            words = tuple(word for word in (prepared.trigger,) if word)
-            lora = Lora(str(run.lora), sha256_file(run.lora), words, str(run.run_dir))
+            lora = Lora(str(run.lora), sha256_file(run.lora), prepared.trigger_words(), str(run.run_dir))
             curve = load_rgb(run.loss_curve)
             samples = [load_rgb(sample.path) for sample in run.samples if sample.path.is_file()] or [curve]
             return io.NodeOutput(lora, batch(samples), batch([curve]))
 
 
-def run_config(dataset: str, widgets: dict[str, Any], options: TrainOptions | None = None) -> RunConfig:
+def run_config(dataset: dict[str, Any], widgets: dict[str, Any], options: TrainOptions | None = None) -> RunConfig:
     """The run configuration that the node's widgets and options describe. Raises UserError for a value out of range.
 
     The node's own widgets win over the options; what neither says has the trainer's default.
@@ -241,17 +240,17 @@ def run_config(dataset: str, widgets: dict[str, Any], options: TrainOptions | No
     return parse(places.merged(extra, _own_sections(dataset, widgets)))
 
 
-def _own_sections(dataset: str, widgets: dict[str, Any]) -> dict[str, Any]:
+def _own_sections(dataset: dict[str, Any], widgets: dict[str, Any]) -> dict[str, Any]:
     """What Train LoRA's own widgets say, in the sections of the run configuration."""
     values = {
         **widgets,
         **({"learning_rate": "auto"} if widgets.get("learning_rate") == 0 else {}),
-        "dataset": dataset,
         "name": safe_name(widgets["name"]),
         "checkpoint": str(checkpoint_path(widgets["checkpoint"])),
         "validation_prompts": lines(widgets.get("validation_prompts", "")),
     }
-    return places.merged(places.sections(places.TRAIN_LORA, values), {"output": {"runs": str(runs_dir()), "publish": str(loras_dir())}})
+    fixed = {"dataset": dataset, "output": {"runs": str(runs_dir()), "publish": str(loras_dir())}}
+    return places.merged(places.sections(places.TRAIN_LORA, values), fixed)
 
 
 def _require_family(preset: str, config: RunConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
@@ -12,13 +12,32 @@ from ..trainer.errors import UserError
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset. ``hash`` covers pixels, captions and training hints; ``count`` is its number of images."""
+    """A prepared dataset. ``hash`` covers pixels, captions and training hints; ``count`` is its number of images.
+
+    ``more`` are datasets to train together with it, each with ``repeats`` and ``loss_weight`` of its own; hash and count are then of all.
+    """
 
     path: str
     hash: str
     trigger: str
     class_description: str
     count: int
+    repeats: int = 1
+    loss_weight: float = 1.0
+    more: tuple[Dataset, ...] = ()
+
+    def parts(self) -> tuple[Dataset, ...]:
+        """Itself, alone, and those to train together with it."""
+        return (replace(self, more=()), *self.more)
+
+    def trigger_words(self) -> tuple[str, ...]:
+        """The trigger words of all of them, each once."""
+        return tuple(dict.fromkeys(part.trigger for part in self.parts() if part.trigger))
+
+    def section(self) -> dict[str, Any]:
+        """The run configuration's section about it."""
+        own = {"path": self.path, "repeats": self.repeats, "loss_weight": self.loss_weight}
+        return {**own, "more": [part.section() for part in self.more]} if self.more else own
 
 
 @dataclass(frozen=True)

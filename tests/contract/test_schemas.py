@@ -31,13 +31,14 @@ NODES = {
     "AnimeLoRA_NetworkOptions": ("Network Options (AnimeLoRA)", ["ANIMELORA_TRAIN_OPTIONS"]),
     "AnimeLoRA_LearningOptions": ("Learning Options (AnimeLoRA)", ["ANIMELORA_TRAIN_OPTIONS"]),
     "AnimeLoRA_MachineOptions": ("Machine Options (AnimeLoRA)", ["ANIMELORA_TRAIN_OPTIONS"]),
+    "AnimeLoRA_CombineDatasets": ("Combine Datasets (AnimeLoRA)", ["DATASET"]),
     "AnimeLoRA_LoadDemoBase": ("Load Demo Base (AnimeLoRA)", ["MODEL", "CLIP", "VAE"]),
 }
 OPTIONS = {"ANIMELORA_DATASET_OPTIONS", "ANIMELORA_TRAIN_OPTIONS"}  # plain data, each for one socket of ours
 SOCKETS = {"MODEL", "CLIP", "VAE", "IMAGE", "CONTROL_NET", "UPSCALE_MODEL", "STRING", "DATASET", "LORA"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 # widgets whose empty or zero value stands for another default of the configuration
-SHOWN_OTHERWISE = {"name", "dataset", "checkpoint", "validation_prompts", "continue_from", "block_ranks", "block_alphas"}
+SHOWN_OTHERWISE = {"name", "checkpoint", "validation_prompts", "continue_from", "block_ranks", "block_alphas"}
 
 
 def inputs(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -93,7 +94,7 @@ def test_every_key_of_the_run_configuration_is_on_one_node_or_has_a_reason_not_t
 def test_every_widget_of_training_has_a_place_in_the_run_configuration(description: dict[str, Any], helper: Helper) -> None:
     for node, table in helper("places").BY_NODE.items():
         own = {name for name in inputs(description["nodes"][f"AnimeLoRA_{node}"])}
-        assert own - {"options", "lora"} == set(table), node
+        assert own - {"options", "lora", "dataset"} == set(table), node
 
 
 def test_options_nodes_can_be_chained_and_need_nothing(description: dict[str, Any]) -> None:

@@ -1,0 +1,82 @@
+"""Combine Datasets: two prepared datasets for one LoRA, each seen as often and counted as much as you say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io
+
+from .failures import readable
+from .schema import field, result, schema, setting
+from .types import DATASET, Dataset, as_dataset
+
+
+class CombineDatasets(io.ComfyNode):
+    """Schema and call of Combine Datasets."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and help."""
+        return schema(
+            "CombineDatasets",
+            "Combine Datasets",
+            "Two datasets for one LoRA, for example a style and a character. Each keeps its trigger word and its settings. "
+            "Chain this node for more.",
+            [
+                field(DATASET, "first", "A dataset, from Dataset Prep or from this node."),
+                field(DATASET, "second", "The dataset to train together with it."),
+                _repeats("first"),
+                _weight("first"),
+                _repeats("second"),
+                _weight("second"),
+            ],
+            [result(DATASET, "dataset", "Both together, for Train LoRA.")],
+            search=["several datasets", "dataset weights", "merge datasets", "multiple concepts"],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        first: Any,
+        second: Any,
+        first_repeats: int = 1,
+        first_weight: float = 1.0,
+        second_repeats: int = 1,
+        second_weight: float = 1.0,
+    ) -> io.NodeOutput:
+        """The datasets of both sides, in order."""
+        with readable():
+            parts = (
+                *_scaled(as_dataset(first), first_repeats, first_weight),
+                *_scaled(as_dataset(second), second_repeats, second_weight),
+            )
+            together = hashlib.sha256(json.dumps([[part.hash, part.repeats, part.loss_weight] for part in parts]).encode())
+            count = sum(part.count for part in parts)
+            return io.NodeOutput(replace(parts[0], hash=together.hexdigest(), count=count, more=parts[1:]))
+
+
+def _scaled(dataset: Dataset, repeats: int, weight: float) -> tuple[Dataset, ...]:
+    """The single datasets in ``dataset``, seen ``repeats`` times as often and counted ``weight`` times as much as before."""
+    return tuple(replace(part, repeats=part.repeats * repeats, loss_weight=part.loss_weight * weight) for part in dataset.parts())
+
+
+def _repeats(which: str) -> io.Input:
+    return setting(
+        io.Int, f"{which}_repeats", f"How many times an epoch shows each picture of the {which} dataset.", default=1, min=1, max=1000
+    )
+
+
+def _weight(which: str) -> io.Input:
+    return setting(
+        io.Float,
+        f"{which}_weight",
+        f"How much each picture of the {which} dataset counts; 0.5 is half, 0 is nothing.",
+        default=1.0,
+        min=0.0,
+        max=100.0,
+        step=0.05,
+        round=False,
+    )

@@ -1,0 +1,41 @@
+"""Combine Datasets: one LoRA from several datasets, each as often and as much as its node says, chained too."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.server.comfy_server import PromptFailed, Server
+from tests.server.conftest import TINY
+from tests.server.graphs import node, prepare, train_settings
+
+
+def test_three_datasets_train_one_lora_with_their_repeats_and_weights(server: Server) -> None:
+    both = node("AnimeLoRA_CombineDatasets", first=["one", 0], second=["two", 0], first_repeats=2, second_weight=0.5)
+    graph = {
+        "one": prepare(trigger_word="styleWord"),
+        "two": prepare(trigger_word="heroWord"),
+        "three": prepare(trigger_word="thingWord"),
+        "both": both,
+        "all": node("AnimeLoRA_CombineDatasets", first=["both", 0], second=["three", 0], first_repeats=3, second_repeats=4),
+        "train": node("AnimeLoRA_TrainLora", dataset=["all", 0], checkpoint=TINY, **train_settings(name="combined", max_steps=1)),
+        "words": node("AnimeLoRA_LoadLora", model=["base", 0], clip=["base", 1], lora=["train", 0], lora_name="(lora input)"),
+        "base": node("AnimeLoRA_LoadDemoBase", checkpoint=TINY),
+        "show": node("PreviewAny", source=["words", 2]),
+    }
+    graph["words"]["inputs"] |= {"strength_model": 1.0, "strength_clip": 1.0}
+    outputs = server.run(graph)
+    (config,) = (server.base / "output" / "animelora" / "runs").glob("combined-*/config.json")
+    dataset = json.loads(config.read_text(encoding="utf-8"))["dataset"]
+    parts = [dataset, *dataset["more"]]
+    assert [(part["repeats"], part["loss_weight"]) for part in parts] == [(6, 1.0), (3, 0.5), (4, 1.0)]
+    assert [part["path"].rsplit("_", 1)[0].split("datasets")[1][1:] for part in parts] == ["styleWord", "heroWord", "thingWord"]
+    words = str(outputs["show"])
+    assert all(word in words for word in ("styleWord", "heroWord", "thingWord"))
+
+
+def test_what_is_no_dataset_is_named(server: Server) -> None:
+    with pytest.raises(PromptFailed, match="dataset input got int"):
+        graph = {"one": prepare(), "both": node("AnimeLoRA_CombineDatasets", first=["one", 0], second=5)}
+        server.run({**graph, "show": node("PreviewAny", source=["both", 0])})
