@@ -52,6 +52,50 @@ class NetworkOptionsNode(io.ComfyNode):
                     default="",
                     multiline=True,
                 ),
+                setting(io.Boolean, "train_unet", "Trains the part that paints. Off, only the text encoder learns.", default=True),
+                setting(
+                    io.Boolean,
+                    "train_text_encoder",
+                    "Trains the part that reads the prompt too: helps a new name or word, and may make it forget others.",
+                    default=False,
+                ),
+                setting(
+                    io.Float,
+                    "text_encoder_lr",
+                    "Size of the text encoder's learning steps. 0 takes half of Train LoRA's.",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=1e-6,
+                    round=False,
+                ),
+                setting(
+                    io.Float,
+                    "text_encoder_share",
+                    "The text encoder learns for this share of the run and then stays as it is; 0.5 is the first half.",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.05,
+                    round=False,
+                ),
+                setting(
+                    io.Int,
+                    "clip_skip",
+                    "Which layer of the text encoder is read, from the end. 0 is the model's own; many anime models on SD 1.5 want 2.",
+                    default=0,
+                    min=0,
+                    max=12,
+                ),
+                setting(
+                    io.Int,
+                    "max_tokens",
+                    "How much of a long caption is read, in pieces of 75: 75, 150 or 225.",
+                    default=75,
+                    min=75,
+                    max=225,
+                    step=75,
+                ),
                 field(LORA, "lora", "A LoRA that training goes on from, fresh from Train LoRA. It wins over the list.", optional=True),
                 earlier(),
             ],
@@ -72,6 +116,8 @@ class NetworkOptionsNode(io.ComfyNode):
         """The options as plain data."""
         with readable():
             values = {name: _per_block(text, name) if name.startswith("block_") else text for name, text in widgets.items()}
+            if values.get("text_encoder_lr") == 0:
+                values["text_encoder_lr"] = "auto"
             if lora is not None or continue_from != NOTHING:
                 values["continue_from"] = str(chosen_lora(continue_from, lora))
             return extended(options, places.sections(places.NETWORK_OPTIONS, values))

@@ -61,6 +61,12 @@ NETWORK_OPTIONS: Places = {
     "continue_from": "base.lora",
     "block_ranks": "network.block_ranks",
     "block_alphas": "network.block_alphas",
+    "train_unet": "network.unet",
+    "train_text_encoder": "network.text_encoder",
+    "text_encoder_lr": "optimizer.text_encoder_lr",
+    "text_encoder_share": "training.text_encoder_share",
+    "clip_skip": "training.clip_skip",
+    "max_tokens": "training.max_tokens",
 }
 LEARNING_OPTIONS: Places = {
     "beta1": "optimizer.beta1",
