@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trainer.families import clip
-from trainer.families.base import tokenizer_folder
+from trainer.families.base import TextSettings, tokenizer_folder
 from trainer.sampler import epoch_batches, steps_per_epoch
 
 DATA = Path(__file__).parent / "data"
@@ -64,13 +65,25 @@ def test_every_epoch_is_shuffled_anew_as_kohya_s_is() -> None:
     assert ours(recorded, 1, seed=7) != ours(recorded, 0, seed=8)
 
 
-@pytest.mark.parametrize("padding", ["end", "zero"])
-def test_a_prompt_s_tokens_are_kohya_s(padding: str) -> None:
-    """``end``: SD 1.x and SDXL's first encoder; ``zero``: SD 2.x and SDXL's second. (kohya's SD 2.x reads "!" as padding, because the
-    tokenizer file it downloads says so; ours reads it as text everywhere, as its SDXL and ComfyUI do.)"""
+def tokenizer_that_pads(padding: str) -> Any:
+    """CLIP's tokenizer. ``end``: as SD 1.x and SDXL's first encoder are fed; ``zero``: as SD 2.x and SDXL's second are."""
     from transformers import CLIPTokenizer
 
     tokenizer: Any = CLIPTokenizer.from_pretrained(str(tokenizer_folder()), local_files_only=True)
-    tokenizer = clip.zero_padded(tokenizer) if padding == "zero" else tokenizer
-    for prompt, (expected,) in zip(TOKENS["prompts"], TOKENS["pieces"][padding]["75"], strict=True):
-        assert tokenizer(prompt, padding="max_length", max_length=77, truncation=True).input_ids == expected, prompt
+    return clip.zero_padded(tokenizer) if padding == "zero" else tokenizer
+
+
+@pytest.mark.parametrize("length", [75, 150, 225])
+@pytest.mark.parametrize("padding", ["end", "zero"])
+def test_a_prompt_s_tokens_are_kohya_s(padding: str, length: Any) -> None:
+    """(kohya's SD 2.x reads "!" as padding, because the tokenizer file it downloads says so; ours reads it as text everywhere, as its
+    SDXL and ComfyUI do.)"""
+    encoder = clip.ClipText(tokenizer_that_pads(padding), None, TextSettings(max_tokens=length))
+    for prompt, expected in zip(TOKENS["prompts"], TOKENS["pieces"][padding][str(length)], strict=True):
+        assert encoder.tokenize([prompt])[0]["te1"].tolist() == expected, prompt
+
+
+@pytest.mark.parametrize("length", [75, 150, 225])
+def test_the_unet_gets_kohya_s_choice_of_the_pieces_outputs(length: int) -> None:
+    places = torch.arange(length // 75 * 77, dtype=torch.float32).reshape(1, -1, 77, 1)
+    assert clip.joined(places).flatten().int().tolist() == TOKENS["joined"][str(length)]
