@@ -351,6 +351,17 @@ def test_after_its_share_the_text_encoder_stays_as_it_is(tiny_checkpoint: Path, 
     assert any(not torch.equal(third[name], last[name]) for name in third if not name.startswith("te"))
 
 
+def test_checkpointing_changes_memory_and_not_the_result(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path, 2)
+    plain, thrifty = (
+        train_here(configuration(tiny_checkpoint, folder, tmp_path / "runs", {**QUICK, "training.gradient_checkpointing": value}))
+        for value in (False, True)
+    )
+    assert thrifty.status == 0, thrifty.told[-1]
+    assert [step.loss for step in plain.steps] == pytest.approx([step.loss for step in thrifty.steps], rel=1e-4)
+    assert [step.grad_norm for step in plain.steps] == pytest.approx([step.grad_norm for step in thrifty.steps], rel=1e-3)
+
+
 def test_validation_images_are_painted_with_the_text_encoder_as_it_is_then(tiny_checkpoint: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "network.unet": False, "optimizer.lr": 0.5, "sample.prompts": ["a cat"], "sample.every_epochs": 1, "training.epochs": 1,
