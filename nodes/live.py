@@ -21,6 +21,7 @@ from .images import keep_graph
 log = logging.getLogger("animelora")
 EVENT = "animelora.train"
 USED = "animelora.lora"
+CHANGED = "animelora.loras"
 RUNNING: dict[str, dict[str, str]] = {}
 """By node id: ``run`` (the run folder's name) and ``name`` (the LoRA's) of every training that goes on. Only TrainingView writes it."""
 FINISHED: dict[str, dict[str, str]] = {}
@@ -41,6 +42,13 @@ def show_lora(node_id: str | None, name: str) -> None:
     server = getattr(PromptServer, "instance", None)
     if node_id is not None and name and server is not None:
         server.send_sync(USED, {"node_id": node_id, "name": name})
+
+
+def loras_changed() -> None:
+    """Tell every open page that models/loras has a new file, so that its menus ask again. A training's end says so by itself."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.send_sync(CHANGED, {})
 
 
 def interrupted() -> bool:

@@ -11,7 +11,7 @@ from ..trainer.errors import UserError
 from ..trainer.files import safe_name, sha256_file, write_atomic
 from .failures import readable
 from .folders import loras_dir
-from .live import say
+from .live import loras_changed, say
 from .load_lora import inspect
 from .saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
 from .schema import field, result, schema
@@ -77,6 +77,7 @@ class PickEpoch(io.ComfyNode):
             lines = [f"{label} (picked)" if at == number else label for at, label in zip(saved, labels(folder, list(saved)), strict=True)]
             if save_as.strip():
                 path = keep(path, loras_dir() / f"{safe_name(save_as.strip().removesuffix('.safetensors'))}.safetensors")
+                loras_changed()
                 lines.append(f"saved as {path.name}")
             report = "\n".join(lines)
             say(cls.hidden.unique_id, report)

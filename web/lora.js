@@ -88,7 +88,7 @@ function rowsWidget(node, name, spec) {
   return { widget };
 }
 
-// ---- after a training
+// ---- when there is a new LoRA
 
 function* nodes(graph = app.graph) {
   for (const node of graph?._nodes ?? []) {
@@ -109,6 +109,8 @@ async function refreshed() {
 api.addEventListener("animelora.train", ({ detail: event }) => {
   if (event.event === "end") refreshed();
 });
+
+api.addEventListener("animelora.loras", refreshed); // Pick Epoch has put one there
 
 api.addEventListener("animelora.lora", ({ detail: event }) => {
   const number = String(event.node_id).split(":").at(-1);

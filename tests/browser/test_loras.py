@@ -95,6 +95,11 @@ def add(frontend: Frontend, *typed: str) -> None:
         frontend.page.keyboard.press("Enter")
 
 
+def tell(frontend: Frontend, event: str, /, **detail: Any) -> None:
+    """An event as the frontend hands it on when the server sends it."""
+    frontend.page.evaluate("([event, detail]) => window.app.api.dispatchEvent(new CustomEvent(event, {detail}))", [event, detail])
+
+
 def keep(frontend: Frontend, look: Look, name: str, *, vue: bool) -> None:
     """The documentation's picture, when it is asked for, from one of the two renderings of the newest ComfyUI."""
     if os.environ.get("UPDATE_SCREENSHOTS") and look.vue == vue and look.comfyui is not None and look.comfyui.version != "0.3.64":
@@ -202,7 +207,7 @@ def test_a_lora_that_is_not_here_is_marked_and_refused_until_it_is_off(frontend:
 
 
 def test_a_new_lora_is_on_every_menu_without_reloading_the_page(frontend: Frontend, look: Look, canvas_server: Server, shelf: Path) -> None:
-    """Trained for real in one look; in the others the file comes by itself, and the event of a training's end."""
+    """Trained for real in one look; in the others the file comes by itself, with the event of a training's end or Pick Epoch's."""
     name = f"fresh_{'vue' if look.vue else 'classic'}"
     graph = training(canvas_server, name=name, epochs=1, validate_every=0)
     frontend.load(graph, name)
@@ -220,10 +225,29 @@ def test_a_new_lora_is_on_every_menu_without_reloading_the_page(frontend: Fronte
         frontend.run_command("Comfy.QueuePrompt")
     else:
         attention_lora(shelf / f"{name}.safetensors", context=SIZE.text_width)
-        frontend.page.evaluate("() => window.app.api.dispatchEvent(new CustomEvent('animelora.train', {detail: {event: 'end'}}))")
+        tell(frontend, "animelora.loras" if look.comfyui and look.comfyui.version == "0.3.64" else "animelora.train", event="end")
     frontend.page.wait_for_function(has, arg=f"{name}.safetensors", timeout=PATIENCE)
     pick(frontend, f"{name}.safetensors")
     frontend.fit()
     frontend.page.locator(".animelora-lora").get_by_text(name, exact=True).wait_for(timeout=30_000)
     add(frontend, name)
     assert [row["name"] for row in list_of(frontend)] == [f"{name}.safetensors"]
+
+
+def test_the_card_of_a_linked_lora_comes_when_the_node_has_run(frontend: Frontend, canvas_server: Server, shelf: Path) -> None:
+    graph = training(canvas_server, name="linked", epochs=1)
+    frontend.load(graph, "linked")
+    number = frontend.page.evaluate("""() => {
+      const train = window.app.graph._nodes.find((node) => node.type === "AnimeLoRA_TrainLora");
+      const load = window.LiteGraph.createNode("AnimeLoRA_LoadLora");
+      load.pos = [train.pos[0] + train.size[0] + 60, train.pos[1]];
+      window.app.graph.add(load);
+      train.connect(0, load, load.inputs.findIndex((input) => input.name === "lora"));
+      return load.id;
+    }""")
+    frontend.page.get_by_text("appears when the graph has run").wait_for(timeout=30_000)
+    tell(frontend, "animelora.lora", node_id=str(number), name="retro_style.safetensors")
+    card = frontend.page.locator(".animelora-lora")
+    card.locator("img").wait_for(timeout=30_000)
+    frontend.load(frontend.serialized(), "linked again")
+    card.get_by_text("retro_style", exact=True).wait_for(timeout=30_000)

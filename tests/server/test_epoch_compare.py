@@ -75,6 +75,7 @@ def picked(step: int, save_as: str = "") -> Graph:
 
 def test_the_picked_step_is_handed_on_and_kept_under_a_name(server: Server) -> None:
     server.run(picked(1, "my pick"))
+    assert "animelora.loras" in [message["type"] for message in server.messages], "no open page hears of the new LoRA"
     server.run(picked(0))
     (run,) = (server.base / "output" / "animelora" / "runs").glob("epochs-*")
     tensors = {}

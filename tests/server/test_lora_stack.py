@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tests.server.comfy_server import PromptFailed, PromptRefused, Server
 from tests.server.conftest import TINY, portrait
 from tests.server.graphs import Graph, loader, node
-from tests.server.test_lora import attention_lora, loras, painted
+from tests.server.test_lora import attention_lora, load_lora, loras, painted
 from tests.tools.ldm_layout import TINY as SIZE
 
 ROWS: list[dict[str, Any]] = [
@@ -121,6 +121,13 @@ def test_the_card_of_anything_that_is_not_on_the_list_is_refused(server: Server)
     ):
         assert ask(server, name).status_code == 404, name
     assert requests.post(f"{server.url}/animelora/lora", timeout=30).status_code in (403, 404, 405)
+
+
+def test_the_browser_hears_which_lora_a_node_has_used(two: Server) -> None:
+    two.run(load_lora("two.safetensors", strength_model=0.11) | {"show": node("PreviewAny", source=["load", 2])})
+    assert {"node_id": "load", "name": "two.safetensors"} in [
+        message["data"] for message in two.messages if message["type"] == "animelora.lora"
+    ]
 
 
 def ask(server: Server, name: str) -> requests.Response:
