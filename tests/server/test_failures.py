@@ -184,12 +184,13 @@ def test_a_number_where_something_else_belongs_is_named(server: Server, kind: st
 
 def test_chained_options_and_left_out_widgets_reach_the_run(server: Server) -> None:
     short = {"name": "chained", "epochs": 1, "max_steps": 1, "rank": 4, "validate_every": 0, "precision": "fp32"}
+    parts = {"block_ranks": "mid_block = 0\nup_blocks.1: 2", "train_text_encoder": True, "max_tokens": 150}
     run = server.run(
         {
             "prep": prepare(),
             "machine": node("AnimeLoRA_MachineOptions", tensorboard=False),
             "learning": node("AnimeLoRA_LearningOptions", beta1=0.8, options=["machine", 0]),
-            "network": node("AnimeLoRA_NetworkOptions", block_ranks="mid_block = 0\nup_blocks.1: 2", options=["learning", 0]),
+            "network": node("AnimeLoRA_NetworkOptions", options=["learning", 0], **parts),
             "train": node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=TINY, options=["network", 0], **short),
         }
     )
@@ -198,6 +199,7 @@ def test_chained_options_and_left_out_widgets_reach_the_run(server: Server) -> N
     kept = json.loads(config.read_text(encoding="utf-8"))
     assert kept["network"]["block_ranks"] == {"mid_block": 0, "up_blocks.1": 2}
     assert (kept["optimizer"]["beta1"], kept["output"]["tensorboard"], kept["network"]["rank"]) == (0.8, False, 4)
+    assert (kept["network"]["text_encoder"], kept["training"]["max_tokens"], kept["optimizer"]["text_encoder_lr"]) == (True, 150, "auto")
     assert kept["training"]["gradient_accumulation"] == 2, "a widget that was left out has the trainer's default"
 
 
