@@ -78,13 +78,18 @@ def history(folder: Path) -> dict[str, Any]:
     steps = {event.step: event for event in log if isinstance(event, events.Step)}
     ordered = [steps[number] for number in sorted(steps)]
     thinned = _thinned(ordered)
+    held = {event.step: event.loss for event in log if isinstance(event, events.Validation)}
     samples = {(event.epoch, event.index): event for event in log if isinstance(event, events.Sample)}
     return {
         "run": folder.name,
-        "curves": {name: [_number(getattr(event, name)) for event in thinned] for name in _COLUMNS},
+        "curves": {
+            **{name: [_number(getattr(event, name)) for event in thinned] for name in _COLUMNS},
+            "held": [_number(held.get(event.step)) for event in thinned],
+        },
         "plan": _last(log, events.Plan),
         "phase": _last(log, events.Phase),
         "step": plain(ordered[-1]) if ordered else None,
+        "validation": _last(log, events.Validation),
         "samples": [
             {**plain(event), "view": view}
             for _, event in sorted(samples.items())

@@ -24,12 +24,13 @@ TEXT_COMPONENTS = ("te1.", "te2.")  # how names of text-encoder modules begin
 @dataclass(frozen=True)
 class Pair:
     """The trained tensors of one module: ``down`` (rank, in, ...), ``up`` (out, rank, ...), DoRA's ``magnitude`` (out entries);
-    fp32 parameters."""
+    fp32 parameters. The module acts as ``scale`` times ``up`` times ``down``."""
 
     module: str
     down: torch.nn.Parameter
     up: torch.nn.Parameter
     magnitude: torch.nn.Parameter | None = None
+    scale: float = 1.0  # alpha / rank, or what the kind of LoRA has in its place
 
     @property
     def in_text(self) -> bool:
@@ -124,7 +125,9 @@ def pairs(unet: nn.Module) -> Iterator[Pair]:
             magnitudes = getattr(module, "lora_magnitude_vector", None)
             decomposed = isinstance(magnitudes, nn.ModuleDict) and _ADAPTER in magnitudes
             magnitude = _weight(magnitudes[_ADAPTER]) if decomposed and magnitudes is not None else None
-            yield Pair(_standard_name(name), _weight(downs[_ADAPTER]), _weight(ups[_ADAPTER]), magnitude)
+            scales = getattr(module, "scaling", {})
+            scale = float(scales.get(_ADAPTER, 1.0))
+            yield Pair(_standard_name(name), _weight(downs[_ADAPTER]), _weight(ups[_ADAPTER]), magnitude, scale)
 
 
 def parameters(unet: nn.Module) -> list[torch.nn.Parameter]:

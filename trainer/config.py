@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,7 +27,9 @@ else:
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Targets = Literal["all-linear", "attention", "all-linear+conv"]
-Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "rex"]
+Schedule = Literal[
+    "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "rex", "constant_with_warmup", "piecewise_constant"
+]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedule-free"]
 Loss = Literal["l2", "huber", "smooth_l1"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
@@ -39,6 +42,7 @@ MaxTokens = Literal[75, 150, 225]
 BlockName = Annotated[str, Field(pattern=r"^(down_blocks\.\d+|mid_block|up_blocks\.\d+)(\.(attentions|resnets)\.\d+)?$")]
 
 _PATHS = (("base", "checkpoint"), ("base", "lora"), ("dataset", "path"), ("output", "runs"), ("output", "publish"))
+_NUMBER = r"\d+(\.\d*)?([eE]-?\d+)?"
 _MAX_TOML_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
 
 
@@ -83,6 +87,14 @@ class NetworkSection(_Section):
     unet: bool = True  # where styles and characters are learned
     text_encoder: bool = False  # off: prompts are encoded once and the encoder leaves memory; new words are learned without it too
 
+    max_norm: Annotated[float, Field(ge=0, le=1000)] = 0.0  # 0: off; 1 keeps modules from outgrowing the others (kohya's value)
+
+    @model_validator(mode="after")
+    def _max_norm_without_magnitudes(self) -> NetworkSection:
+        if self.max_norm and self.dora:
+            raise ValueError("max_norm limits up times down, which DoRA scales to a magnitude of its own: use one of them")
+        return self
+
     @model_validator(mode="after")
     def _conv_needs_targets(self) -> NetworkSection:
         if (self.conv_rank or self.conv_alpha) and self.targets != "all-linear+conv":
@@ -126,6 +138,18 @@ class OptimizerSection(_Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     cycles: Annotated[int, Field(ge=1, le=1000)] = 1  # of cosine_with_restarts
     power: Annotated[float, Field(gt=0, le=10)] = 1.0  # of polynomial
+    step_rules: str = ""  # of piecewise_constant, in diffusers' words: "1:100,0.1:200,0.01"
+
+    @model_validator(mode="after")
+    def _rules_for_pieces(self) -> OptimizerSection:
+        if (self.schedule == "piecewise_constant") != bool(self.step_rules):
+            raise ValueError("schedule piecewise_constant and step_rules belong together")
+        if self.step_rules and not re.fullmatch(rf"({_NUMBER}:\d+,)*{_NUMBER}", self.step_rules):
+            raise ValueError('step_rules are factors with the step up to which each holds, and a last factor: "1:100,0.1:200,0.01"')
+        ends = [int(rule.split(":")[1]) for rule in self.step_rules.split(",")[:-1]]
+        if sorted(set(ends)) != ends:
+            raise ValueError("the steps of step_rules must rise")
+        return self
 
     @model_validator(mode="after")
     def _no_schedule_for_schedule_free(self) -> OptimizerSection:
@@ -184,6 +208,7 @@ class TrainingSection(_Section):
     seed: Annotated[int, Field(ge=0, le=0xFFFF_FFFF)] = 42
     checkpoint_every: Annotated[int, Field(ge=0)] = 500  # steps; 0: only at the end
     keep_checkpoints: Annotated[int, Field(ge=0)] = 0  # newest resumable states to keep; 0: all
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: off; 0.99 to 0.999 smooths what the last steps happened to see
     device: Literal["auto", "cpu", "cuda"] = "auto"
     clip_skip: Annotated[int, Field(ge=0, le=12)] = 0  # layer of the text encoder from the end; 0: the model's own, 2: many anime SD 1.5
     max_tokens: MaxTokens = 75  # what CLIP reads at once, as in kohya's trainer; longer ones cost memory for every caption
@@ -215,12 +240,23 @@ class SampleSection(_Section):
         return value
 
 
+class ValidationSection(_Section):
+    """Pictures that are not trained on: their loss tells learning from memorising."""
+
+    share: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # of the pictures; 0: none, because a style's dataset is small
+    max_pictures: Annotated[int, Field(ge=1, le=10_000)] = 16  # held out at most: every one costs noise_levels forward passes
+    every_epochs: Annotated[int, Field(ge=1)] = 1
+    noise_levels: Annotated[int, Field(ge=1, le=100)] = 4  # timesteps for each picture, spread evenly
+    seed: Annotated[int, Field(ge=0, le=0xFFFF_FFFF)] = 42  # not the training's, so that runs of other seeds compare
+
+
 class OutputSection(_Section):
     """Where results go. Not part of the run's identity: moving a folder does not train again."""
 
     runs: str = "runs"  # run folders are made below this
     publish: str = ""  # folder that gets the finished LoRA (models/loras); empty: only the run folder
     tensorboard: bool = True
+    wandb: bool = False  # it sends data to a service unless WANDB_MODE says offline
     prune_days: Annotated[int, Field(ge=0, le=36_500)] = 30  # states of finished runs and caches older than this go after a run; 0: never
 
     @field_validator("runs", "publish")
@@ -242,6 +278,7 @@ class RunConfig(_Section):
     objective: ObjectiveSection = ObjectiveSection()
     training: TrainingSection = TrainingSection()
     sample: SampleSection = SampleSection()
+    validation: ValidationSection = ValidationSection()
     output: OutputSection = OutputSection()
 
     @model_validator(mode="after")
@@ -254,6 +291,14 @@ class RunConfig(_Section):
     def _something_is_trained_to_the_end(self) -> RunConfig:
         if not self.network.unet and self.training.text_encoder_share < 1:
             raise ValueError("training.text_encoder_share leaves nothing to train after it, as network.unet is off: set it to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _one_average_and_no_hidden_weights(self) -> RunConfig:
+        if self.optimizer.name == "schedule-free" and self.training.ema_decay:
+            raise ValueError("schedule-free averages the weights itself: leave training.ema_decay at 0")
+        if self.optimizer.name == "schedule-free" and self.network.max_norm:
+            raise ValueError("schedule-free keeps weights of its own that network.max_norm cannot reach: use another optimizer")
         return self
 
     def identity(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .events import Step
+from .events import Step, Validation
 from .files import atomic_path
 
 _SMOOTHING = 0.95  # weight of the past in the smoothed line; the first steps are bias-corrected as in Adam
@@ -20,8 +20,10 @@ def smooth(values: Sequence[float]) -> list[float]:
     return smoothed
 
 
-def draw_loss_curve(steps: Sequence[Step], path: Path, *, title: str, per_epoch: int = 0) -> None:
-    """Write a PNG of 1024x576 pixels: loss of each step, its smoothed line, ends of epochs, learning rate."""
+def draw_loss_curve(
+    steps: Sequence[Step], path: Path, *, title: str, per_epoch: int = 0, validation: Sequence[Validation] = ()
+) -> None:
+    """Write a PNG of 1024x576 pixels: loss of each step, its smoothed line, validation loss, ends of epochs, learning rate."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -35,6 +37,10 @@ def draw_loss_curve(steps: Sequence[Step], path: Path, *, title: str, per_epoch:
         axes.axvline(edge, color="#2b2f38", linewidth=1, zorder=0)
     axes.plot(numbers, losses, color="#5d6b82", linewidth=0.8, label="loss", marker="." if len(numbers) < 3 else None)
     axes.plot(numbers, smooth(losses), color="#ff7eb6", linewidth=2, label="smoothed")
+    lines = axes.get_lines()[-2:]
+    if validation:
+        checked, values = [event.step for event in validation], [event.loss for event in validation]
+        lines += axes.plot(checked, values, color="#ffd166", linewidth=2, marker="o", markersize=4, label="validation")
     rate = axes.twinx()
     rate.plot(numbers, [step.lr for step in steps], color="#6bd5c1", linewidth=1, linestyle="--", label="learning rate")
     rate.set_ylabel("learning rate", color="#6bd5c1")
@@ -47,7 +53,7 @@ def draw_loss_curve(steps: Sequence[Step], path: Path, *, title: str, per_epoch:
         each.tick_params(colors="#9aa0ab")
         for spine in each.spines.values():
             spine.set_color("#2b2f38")
-    lines = axes.get_lines()[-2:] + rate.get_lines()
+    lines += rate.get_lines()
     axes.legend(lines, [str(line.get_label()) for line in lines], facecolor="#1d2027", edgecolor="#2b2f38", labelcolor="#c8ccd4")
     figure.tight_layout()
     with atomic_path(path) as temporary:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from .config import DatasetSection, MoreDataset
+from .config import DatasetSection, MoreDataset, ValidationSection
 from .dataset import Dataset, open_dataset
-from .dataset.combine import Share, combine
+from .dataset.combine import Share, combine, select
+from .errors import UserError
 
 
 def open_datasets(section: DatasetSection) -> Dataset:
@@ -20,3 +22,25 @@ def dataset_section(datasets: Sequence[MoreDataset]) -> DatasetSection:
     """The section that trains ``datasets`` together, in their order; the first one's hints speak for the run where one must."""
     first, *others = datasets
     return DatasetSection(path=first.path, repeats=first.repeats, loss_weight=first.loss_weight, more=tuple(others))
+
+
+def hold_out(dataset: Dataset, section: ValidationSection) -> tuple[Dataset, Dataset]:
+    """What is trained on, and what is held out for validation (nothing while ``section.share`` is 0).
+
+    Which pictures are held out depends on their content and ``section.seed``: not on names, order, captions or the training's seed.
+    Copies of a picture are held out with it, regularisation pictures never. Raises UserError when there is no picture to spare.
+    """
+    if not section.share:
+        return dataset, select(dataset, [])
+    contents = {item.sha256 for item in dataset.items if not item.is_regularisation}
+    if len(contents) < 2:
+        raise UserError(
+            f"The dataset {dataset.name} has {len(contents)} picture to train on, so none can be held out for validation.",
+            "Set validation.share to 0, or add pictures.",
+            kind="dataset",
+        )
+    count = min(section.max_pictures, max(1, round(section.share * len(contents))))
+    chosen = set(sorted(contents, key=lambda content: hashlib.sha256(f"{section.seed}|{content}".encode()).digest())[:count])
+    out = {item.sha256: index for index, item in reversed(list(enumerate(dataset.items))) if item.sha256 in chosen}
+    rest = [index for index, item in enumerate(dataset.items) if item.sha256 not in chosen]
+    return select(dataset, rest), select(dataset, sorted(out.values()))

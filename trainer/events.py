@@ -38,6 +38,7 @@ class Plan(Event):
     memory_gb: float
     start_step: int = 0
     prediction: str = "epsilon"
+    held_out: int = 0  # pictures that are not trained on
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,23 @@ class Step(Event):
     images_per_second: float
     eta: float
     memory_gb: float
+    weight_norm: float | None = None  # mean over the modules of the norm of scale * up * down; None: not measured at this step
+    weight_norm_max: float | None = None
+
+
+@dataclass(frozen=True)
+class Validation(Event):
+    """The loss of the pictures that are held out, always at the same timesteps with the same noise. ``epoch`` 0 is the base.
+
+    ``loss`` is the plain mean squared error, whatever the objective's settings are; ``by_timestep`` has its parts.
+    """
+
+    name: ClassVar[str] = "validation"
+    step: int
+    epoch: int
+    loss: float
+    pictures: int
+    by_timestep: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,7 +146,8 @@ class Stopped(Event):
     path: str
 
 
-TYPES: dict[str, type[Event]] = {cls.name: cls for cls in (Plan, Phase, Step, Sample, Checkpoint, Warning_, Done, Error, Stopped)}
+_ALL: tuple[type[Event], ...] = (Plan, Phase, Step, Validation, Sample, Checkpoint, Warning_, Done, Error, Stopped)
+TYPES: dict[str, type[Event]] = {cls.name: cls for cls in _ALL}
 
 
 def encode(event: Event) -> str:
@@ -158,8 +177,14 @@ def decode(line: str) -> Event | None:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
+    return {key: _finite(value) if isinstance(value, dict) else _as_text(value) for key, value in values.items()}
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(value: Any, declared: Any) -> Any:
-    return float(value) if declared == "float" and value in ("nan", "inf", "-inf") else value
+    if declared == "dict[str, float]" and isinstance(value, dict):
+        return {key: _number(part, "float") for key, part in value.items()}
+    return float(value) if str(declared).startswith("float") and value in ("nan", "inf", "-inf") else value

@@ -42,6 +42,7 @@ class Feed:
         job, config = self.job, self.job.config
         prompts = list(config.sample.prompts) if config.sample.every_epochs else []
         prompts += [config.sample.negative] if prompts else []
+        prompts += [item.caption for item in job.held_out.items]
         seed, dataset = config.training.seed, job.dataset
         for epoch in range(job.plan.epochs):
             for slot in (slot for batch in self._batches(epoch) for slot in batch):
@@ -54,7 +55,8 @@ class Feed:
             return lambda done, total: job.emit(events.Phase(phase, done, total))
 
         common = (job.family, job.checkpoint, job.device)
-        fill_latents(job.cache, job.dataset, *common, progress("caching latents"), job.stop.is_set)
+        for dataset in (job.dataset, job.held_out):
+            fill_latents(job.cache, dataset, *common, progress("caching latents"), job.stop.is_set)
         if not config.network.text_encoder:  # else they are encoded when they are needed, with the weights of the moment
             fill_prompts(job.cache, all_captions(prompts), *common, progress("caching prompts"), job.stop.is_set)
         if job.device.type == "cuda":
@@ -65,7 +67,7 @@ class Feed:
     def warn_of_cut_captions(self) -> None:
         """Say once which caption is longer than what is read of it."""
         job, limit = self.job, self.job.config.training.max_tokens
-        named = [(f"The caption of {item.file}", item.caption) for item in job.dataset.items]
+        named = [(f"The caption of {item.file}", item.caption) for dataset in (job.dataset, job.held_out) for item in dataset.items]
         named += [("A validation prompt", prompt) for prompt in job.config.sample.prompts]
         if warning := cut_captions(named, limit, lambda: job.family.token_counter(job.checkpoint)):
             job.emit(events.Warning_(warning))

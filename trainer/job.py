@@ -15,7 +15,7 @@ from .cache import Cache
 from .child import Emitter, Silent
 from .continuing import lora_identity
 from .dataset import Dataset
-from .datasets import open_datasets
+from .datasets import hold_out, open_datasets
 from .errors import UserError
 from .families import Checkpoint, Family, Prediction, family_of, open_checkpoint
 from .hints import explain, memory_hint
@@ -38,7 +38,8 @@ class Job:
     device: torch.device
     precision: str
     dtype: torch.dtype
-    dataset: Dataset
+    dataset: Dataset  # what is trained on
+    held_out: Dataset  # what is not: pictures for validation
     checkpoint: Checkpoint
     family: Family
     prediction: Prediction
@@ -77,7 +78,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     """Open everything a run needs but the models. Raises UserError for what cannot be trained, or not with the memory there is."""
     device = devices.pick_device(settings.training.device)
     precision = devices.pick_precision(settings.training.precision, device)
-    dataset = open_datasets(settings.dataset)
+    dataset, held_out = hold_out(open_datasets(settings.dataset), settings.validation)
     checkpoint = open_checkpoint(settings.base.checkpoint)
     family = family_of(checkpoint)
     prediction = objective.chosen_prediction(family.prediction(checkpoint), settings.objective)
@@ -93,7 +94,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
         return _memory_with(changes, settings, dataset, family, checkpoint, device)
 
     require_memory(plan, devices.total_memory_gb(device), memory_with)
-    plan = replace(plan, start_step=start.step)
+    plan = replace(plan, start_step=start.step, held_out=len(held_out.items))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("Training on several processes is not supported yet.", "Launch one process.", kind="device")
     job = Job(
@@ -105,6 +106,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
         precision=precision,
         dtype=devices.torch_dtype(precision),
         dataset=dataset,
+        held_out=held_out,
         checkpoint=checkpoint,
         family=family,
         prediction=prediction,

@@ -12,7 +12,7 @@ from .export import Exporter, training_day
 from .files import safe_name
 from .job import Job
 from .learner import Learner
-from .runs import loss_history, read_events
+from .runs import loss_history, read_events, validation_history
 from .sample_images import thumbnail
 from .telling import Teller, not_finite
 
@@ -81,8 +81,14 @@ class Keeper:
         job.emit(events.Phase("exporting"))
         self._export(job.run.lora)
         history = loss_history(job.run.events)
-        draw_loss_curve(history, job.run.loss_curve, title=job.config.name, per_epoch=job.plan.steps_per_epoch)
-        self._teller.close()
+        draw_loss_curve(
+            history,
+            job.run.loss_curve,
+            title=job.config.name,
+            per_epoch=job.plan.steps_per_epoch,
+            validation=validation_history(job.run.events),
+        )
+        self._teller.trackers.close()
         seconds, steps, loss = _training_seconds(job.run.events), self.step, self._teller.average
         job.run.write_result(steps=steps, loss=loss, seconds=seconds)
         job.emit(events.Done(str(job.run.lora), str(job.run.loss_curve), steps, seconds, loss))

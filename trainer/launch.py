@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from . import events, lorafile
 from .config import RunConfig, absolute
 from .continuing import lora_identity, require_lora
-from .datasets import open_datasets
+from .datasets import hold_out, open_datasets
 from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
 from .files import remove_partial, require_short_path, write_atomic
@@ -91,6 +91,7 @@ def train(
 def prepare_run(config: RunConfig) -> RunFolder:
     """The run folder of ``config`` (not created). Opens dataset and checkpoint, so that bad input fails before any child."""
     dataset = open_datasets(config.dataset)
+    hold_out(dataset, config.validation)
     checkpoint = open_checkpoint(config.base.checkpoint)
     family_of(checkpoint)
     start = ""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import adapter, counters, objective
 from .continuing import load_lora
+from .ema import Ema
 from .errors import UserError
 from .job import Job, Start
+from .norms import limit_norms, weight_norms
 from .optimizers import learning_rate, make_optimizer, make_schedule
 from .resume import state_folder
 from .text import load_trained_text, text_steps
@@ -20,14 +22,20 @@ from .text import load_trained_text, text_steps
 if TYPE_CHECKING:
     import torch
 
+_NORMS_EVERY = 10  # steps between two measurements of the weights: hundreds of small products, a step's hundredth on a fast GPU
+
 
 @dataclass(frozen=True)
 class Measured:
-    """What one step shows, still on the device: reading it waits for the GPU. ``lr`` is the rate that the step used."""
+    """What one step shows, still on the device: reading it waits for the GPU. ``lr`` is the rate that the step used.
+
+    ``weight_norms`` (modules,) are those after the step, None where they were not measured.
+    """
 
     loss: torch.Tensor
     grad_norm: torch.Tensor
     lr: float
+    weight_norms: torch.Tensor | None = None
 
 
 class Learner:
@@ -54,13 +62,15 @@ class Learner:
         self._network = adapter.together(unet.to(job.device).train(), self._text.modules if self._text else {})
         if job.config.base.lora and start.values is None:
             load_lora(self._network, Path(job.config.base.lora), network)
+        self._pairs = list(adapter.pairs(self._network))
         self._parameters = adapter.parameters(self._network)
         lr = learning_rate(optimizer, job.family.name, network.rank)
-        self._optimizer = make_optimizer(list(adapter.pairs(self._network)), optimizer, lr, job.device)
+        self._optimizer = make_optimizer(self._pairs, optimizer, lr, job.device)
         self._schedule = make_schedule(self._optimizer, optimizer, job.plan.steps)
         if hasattr(self._optimizer, "train"):
             self._optimizer.train()  # schedule-free
         self._noise_scheduler = job.family.noise_scheduler(job.prediction)
+        self._ema = Ema(self._named(), training.ema_decay) if training.ema_decay else None
         self._set_aside: dict[str, Any] | None = None  # the state while other weights are shown than those that are trained
         self._prepared, self._optimizer_wrapped = self._accelerator.prepare(unet, self._optimizer)
         if start.values is not None:
@@ -105,12 +115,20 @@ class Learner:
         # Prodigy's own estimate multiplies the rate
         return Measured(total, norm.detach(), float(group["lr"]) * float(group.get("d", 1.0)))
 
-    def apply(self) -> None:
-        """Change the weights. The caller holds ``between_steps``."""
+    def apply(self, measured: Measured) -> Measured:
+        """Change the weights; ``measured`` with their norms. The caller holds ``between_steps``."""
         self._optimizer_wrapped.step()
         self._schedule.step()
         self._optimizer_wrapped.zero_grad(set_to_none=True)
         self.step += 1
+        limit, norms = self.job.config.network.max_norm, None
+        if limit:
+            norms = limit_norms(self._pairs, limit)
+        elif self.step % _NORMS_EVERY == 0 or self.step in (1, self.job.plan.steps):
+            norms = weight_norms(self._pairs)
+        if self._ema is not None:
+            self._ema.update(self.step)
+        return replace(measured, weight_norms=norms)
 
     def state(self) -> dict[str, Any]:
         """What a run resumes from, as of the last complete step. The caller holds ``between_steps``."""
@@ -118,6 +136,7 @@ class Learner:
             return self._set_aside
         scaler = self._accelerator.scaler
         return {
+            "ema": self._ema.state() if self._ema is not None else {},
             "lora": adapter.state(self._network),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
@@ -126,21 +145,23 @@ class Learner:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within it the weights are those to use: a schedule-free optimiser's average, for all others what they are.
+        """Within it the weights are those to use: the moving average, a schedule-free optimiser's own, else what they are.
 
         Afterwards the weights are back to the bit, and a stop in between saves them as they were.
         """
-        if not hasattr(self._optimizer, "eval"):
+        show = self._ema.show if self._ema is not None else getattr(self._optimizer, "eval", None)
+        if show is None:
             yield
             return
         with self.job.between_steps:
             self._set_aside = self.state()
-            self._optimizer.eval()
+            show()
         try:
             yield
         finally:
             with self.job.between_steps:
-                self._optimizer.train()
+                if self._ema is None:
+                    self._optimizer.train()
                 adapter.load_state(self._network, self._set_aside["lora"])
                 self._set_aside = None
 
@@ -149,9 +170,31 @@ class Learner:
         with self.averaged():
             return adapter.state(self._network)
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it nothing is dropped out and no gradient is kept."""
+        import torch
+
+        self._network.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._network.train()
+
+    def squared_errors(self, batch: objective.MicroBatch) -> torch.Tensor:
+        """The mean squared error of each image, (batch,) in fp32, plain: no setting of the objective weighs it."""
+        predicted, wanted, masks = self._predict(batch)
+        return objective.mean_by_image((predicted.float() - wanted.float()).square(), masks)
+
+    def _named(self) -> dict[str, torch.Tensor]:
+        return {name: parameter for pair in self._pairs for name, parameter in pair.tensors.items()}
+
     def _restore(self, values: dict[str, Any]) -> None:
         try:
             adapter.load_state(self._network, values["lora"])
+            if self._ema is not None:
+                self._ema.load_state(values["ema"])
             self._optimizer.load_state_dict(values["optimizer"])
             self._schedule.load_state_dict(values["schedule"])
             if self._accelerator.scaler is not None and values.get("scaler"):
@@ -175,6 +218,12 @@ class Learner:
             return self._text.conditions(batch.conditions, learning=learning)
 
     def _loss(self, batch: objective.MicroBatch) -> torch.Tensor:
+        predicted, wanted, masks = self._predict(batch)
+        timesteps, weights = batch.timesteps.to(self.job.device), batch.weights.to(self.job.device)
+        return objective.loss(predicted, wanted, timesteps, weights, masks, self.job.config.objective, self._noise_scheduler)
+
+    def _predict(self, batch: objective.MicroBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What the model says and what it should have said, (batch, 4, h, w), and the masks if there are any."""
         job = self.job
         latents, noise, mixed = (tensor.to(job.device, non_blocking=True) for tensor in (batch.latents, batch.noise, batch.mixed))
         timesteps = batch.timesteps.to(job.device, non_blocking=True)
@@ -183,6 +232,4 @@ class Learner:
         with self._accelerator.autocast():
             predicted = self._prepared(noisy.to(job.dtype), timesteps, **inputs, return_dict=False)[0]
         wanted = objective.target(self._noise_scheduler, latents, noise, timesteps)
-        masks = None if batch.masks is None else batch.masks.to(job.device)
-        weights = batch.weights.to(job.device)
-        return objective.loss(predicted, wanted, timesteps, weights, masks, job.config.objective, self._noise_scheduler)
+        return predicted, wanted, None if batch.masks is None else batch.masks.to(job.device)

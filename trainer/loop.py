@@ -23,6 +23,7 @@ from .resume import state_folder
 from .runs import RunFolder
 from .sample_images import make_sample_images
 from .telling import Teller
+from .validation import validate
 
 DONE, FAILED, STOPPED = 0, 1, 3
 
@@ -84,8 +85,13 @@ class Trainer:
         self._start = replace(start, values=None)  # they are in the models now
         self._keeper = keeper = Keeper(job, learner, teller)
         per_epoch = plan.steps_per_epoch
+
+        def look(epoch: int) -> None:
+            validate(job, feed, learner, teller, epoch)
+            make_sample_images(job, feed, learner, teller, epoch)
+
         if learner.step % per_epoch == 0 or learner.step == plan.steps:  # at the start, or stopped while the epoch's images were made
-            make_sample_images(job, feed, learner, -(-learner.step // per_epoch))
+            look(-(-learner.step // per_epoch))
         keeper.save_missing_lora()
         job.emit(events.Phase("training", learner.step, plan.steps))
         with ThreadPoolExecutor(1, "batches") as pool:
@@ -96,7 +102,7 @@ class Trainer:
                 if keeper.is_due():
                     keeper.save_state()
                 if portion.ends_epoch or learner.step == plan.steps:
-                    make_sample_images(job, feed, learner, portion.epoch + 1)
+                    look(portion.epoch + 1)
                 if keeper.is_due():
                     keeper.save_lora()
                 if job.stop.is_set():
@@ -128,5 +134,5 @@ def _take_step(learner: Learner, teller: Teller, portion: Portion, clock: float)
     measured = learner.optimise(portion.micro_batches)
     images = sum(batch.size for batch in portion.micro_batches)
     with learner.job.between_steps:
-        learner.apply()
+        measured = learner.apply(measured)
         teller.note(learner.step, portion.epoch, measured, images / max(time.monotonic() - clock, 1e-9))

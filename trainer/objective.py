@@ -63,8 +63,7 @@ def build(
     for slot in slots:
         item, hints = dataset.items[slot.item], dataset.member(slot.item).training
         draw = generator(seed, "noise", epoch, slot.position)
-        flipped = bool(hints.flip and derive_seed(seed, "flip", epoch, slot.position) & 1)
-        mean, std = cache.latent(item, flipped)
+        mean, std = cache.latent(item, _is_flipped(slot, dataset, seed, epoch))
         latents.append(mean + std * torch.randn(mean.shape, generator=draw))
         noise = draw_noise(tuple(mean.shape), settings, draw)
         noises.append(noise)
@@ -76,9 +75,9 @@ def build(
         conditions.append((tokenize or cache.prompt)(caption))
         weights.append(item.weight)
         framings.append(framing(item))
-    masks = _masks(slots, dataset, seed, epoch)
+    chosen = masks(dataset, [(slot.item, _is_flipped(slot, dataset, seed, epoch)) for slot in slots])
     stacked = (torch.stack(latents), torch.stack(noises), torch.stack(mixed), torch.stack(steps))
-    return MicroBatch(*stacked, conditions, torch.tensor(weights), masks, framings)
+    return MicroBatch(*stacked, conditions, torch.tensor(weights), chosen, framings)
 
 
 def framing(item: Item) -> Framing:
@@ -119,17 +118,20 @@ def loss(
     """
     alphas = noise_scheduler.alphas_cumprod
     width = None if settings.loss == "l2" else weighting.huber_width(settings.huber_schedule, settings.huber_c, alphas, timesteps)
-    error = weighting.error(settings.loss, predicted, target, width)
-    if masks is None:
-        per_image = error.mean(dim=(1, 2, 3))
-    else:
-        per_image = (error * masks).sum(dim=(1, 2, 3)) / (masks.sum(dim=(1, 2, 3)) * error.shape[1]).clamp_min(1e-6)
+    per_image = mean_by_image(weighting.error(settings.loss, predicted, target, width), masks)
     if settings.min_snr_gamma or settings.debiased:
         velocity = noise_scheduler.config.prediction_type == "v_prediction"
         snr = weighting.signal_to_noise(alphas, timesteps)
         level = weighting.debiased(snr, velocity=velocity) if settings.debiased else None
         per_image = per_image * (weighting.min_snr(snr, settings.min_snr_gamma, velocity=velocity) if level is None else level)
     return (per_image * weights).mean()
+
+
+def mean_by_image(error: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
+    """The mean of ``error`` (batch, 4, h, w) over each image, (batch,), or over what ``masks`` (batch, 1, h, w) leave of it."""
+    if masks is None:
+        return error.mean(dim=(1, 2, 3))
+    return (error * masks).sum(dim=(1, 2, 3)) / (masks.sum(dim=(1, 2, 3)) * error.shape[1]).clamp_min(1e-6)
 
 
 def target(noise_scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -140,23 +142,26 @@ def target(noise_scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, tim
     return noise
 
 
-def _masks(slots: Sequence[Slot], dataset: Dataset, seed: int, epoch: int) -> torch.Tensor | None:
-    items = [dataset.items[slot.item] for slot in slots]
+def masks(dataset: Dataset, chosen: Sequence[tuple[int, bool]]) -> torch.Tensor | None:
+    """How much each latent pixel counts, (batch, 1, h, w) in 0..1, of the ``chosen`` pictures (index, whether mirrored).
+
+    None when none of them has a mask.
+    """
+    items = [dataset.items[index] for index, _ in chosen]
     if not any(item.mask for item in items):
         return None
     import numpy as np
     import torch
     from PIL import Image
 
-    masks = []
-    for slot, item in zip(slots, items, strict=True):
+    found = []
+    for (index, flipped), item in zip(chosen, items, strict=True):
         size = (item.width // 8, item.height // 8)
         if item.mask is None:
-            masks.append(torch.ones(1, size[1], size[0]))
+            found.append(torch.ones(1, size[1], size[0]))
             continue
-        member = dataset.member(slot.item)
         try:
-            with Image.open(member.path / item.mask) as image:
+            with Image.open(dataset.member(index).path / item.mask) as image:
                 small = image.convert("L").resize(size, Image.Resampling.BOX)
         except OSError as error:
             raise UserError(
@@ -165,6 +170,9 @@ def _masks(slots: Sequence[Slot], dataset: Dataset, seed: int, epoch: int) -> to
                 kind="dataset",
             ) from error
         mask = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)[None]
-        flipped = member.training.flip and derive_seed(seed, "flip", epoch, slot.position) & 1
-        masks.append(mask.flip(-1) if flipped else mask)
-    return torch.stack(masks)
+        found.append(mask.flip(-1) if flipped else mask)
+    return torch.stack(found)
+
+
+def _is_flipped(slot: Slot, dataset: Dataset, seed: int, epoch: int) -> bool:
+    return bool(dataset.member(slot.item).training.flip and derive_seed(seed, "flip", epoch, slot.position) & 1)

@@ -116,6 +116,7 @@ def make_schedule(optimizer: Any, settings: OptimizerSection, steps: int) -> Any
         num_training_steps=steps,
         num_cycles=settings.cycles,
         power=settings.power,
+        step_rules=settings.step_rules or None,
     )
 
 

@@ -23,6 +23,7 @@ class TrainingProgress:
             console=console or Console(stderr=True),
         )
         self._task = self._progress.add_task("starting", total=None, detail="")
+        self._validation = ""
 
     def __enter__(self) -> TrainingProgress:
         self._progress.start()
@@ -42,6 +43,9 @@ class TrainingProgress:
             self._progress.update(self._task, description=event.phase, completed=event.done, total=event.total or None, detail="")
         elif isinstance(event, events.Step):
             self._step(event)
+        elif isinstance(event, events.Validation):
+            self._validation = f"  val {event.loss:.4f}"
+            self._print(f"validation, epoch {event.epoch}: loss {event.loss:.4f} of {event.pictures} held-out images")
         elif isinstance(event, events.Sample):
             self._print(f"sample, epoch {event.epoch}: {event.path}")
         elif isinstance(event, events.Checkpoint):
@@ -51,8 +55,8 @@ class TrainingProgress:
 
     def _step(self, event: events.Step) -> None:
         detail = (
-            f"epoch {event.epoch}  loss {event.loss_average:.4f}  lr {event.lr:.2e}  {event.images_per_second:.2f} img/s  "
-            f"{event.memory_gb:.1f} GB  {duration(event.eta)} left"
+            f"epoch {event.epoch}  loss {event.loss_average:.4f}{self._validation}  lr {event.lr:.2e}  "
+            f"{event.images_per_second:.2f} img/s  {event.memory_gb:.1f} GB  {duration(event.eta)} left"
         )
         self._progress.update(self._task, description="training", completed=event.step, total=event.steps, detail=detail)
 

@@ -202,6 +202,12 @@ def read_events(path: Path) -> list[events.Event]:
     return [event for line in lines if (event := events.decode(line)) is not None]
 
 
+def validation_history(path: Path) -> list[events.Validation]:
+    """The validation losses of a log by step; where a resumed run told one again, the later one counts."""
+    told = {event.step: event for event in read_events(path) if isinstance(event, events.Validation)}
+    return [told[number] for number in sorted(told)]
+
+
 def loss_history(path: Path) -> list[events.Step]:
     """The step events of a log by step; where a resumed run did a step again, the later one counts."""
     steps = {event.step: event for event in read_events(path) if isinstance(event, events.Step)}

@@ -13,12 +13,13 @@ from .files import atomic_path
 from .job import Job
 from .learner import Learner
 from .sampling import decode, sample_latents
+from .telling import Teller
 
 if TYPE_CHECKING:
     import torch
 
 
-def make_sample_images(job: Job, feed: Feed, learner: Learner, epoch: int) -> None:
+def make_sample_images(job: Job, feed: Feed, learner: Learner, teller: Teller, epoch: int) -> None:
     """Paint every prompt with the weights as they are after ``epoch``, if images are due then; epoch 0 is the base before training."""
     sample, step = job.config.sample, learner.step
     if not (sample.prompts and sample.every_epochs) or not job.writes:
@@ -37,6 +38,7 @@ def make_sample_images(job: Job, feed: Feed, learner: Learner, epoch: int) -> No
         with atomic_path(path) as temporary:
             decode(vae, latent).save(temporary, format="PNG")
         job.emit(events.Sample(str(path), sample.prompts[index], epoch, step, index))
+        teller.trackers.image(step, f"samples/{index}", path, sample.prompts[index])
     del vae
     if job.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,16 +1,16 @@
-"""What a run tells of its steps: events and TensorBoard. Numbers stay on the device for a while, because reading one waits for the GPU."""
+"""What a run tells of its steps: events and trackers. Numbers stay on the device for a while, because reading one waits for the GPU."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from . import devices, events, resume
 from .errors import UserError
 from .job import Job
 from .learner import Measured
+from .trackers import Trackers
 
 _FLUSH_SECONDS = 0.5  # losses stay on the device for this long at most
 
@@ -39,6 +39,7 @@ class Teller:
 
     def __init__(self, job: Job, average: float) -> None:
         self.job, self.average = job, average
+        self.trackers = Trackers(job)
         self._untold: list[_Untold] = []
         self._flushed_at = time.monotonic()
 
@@ -56,9 +57,10 @@ class Teller:
 
     def flush(self) -> None:
         """Tell the steps that were noted. The caller holds ``between_steps``. Raises UserError at the first loss that is not finite."""
+        import torch
+
         untold, self._untold = self._untold, []
         plan, memory = self.job.plan, devices.peak_memory_gb(self.job.device)
-        writer = self._tensorboard()
         for each in untold:
             step, lr = each.step, each.measured.lr
             loss, norm = float(each.measured.loss), float(each.measured.grad_norm)
@@ -67,29 +69,15 @@ class Teller:
             self.average = loss if step == 1 else 0.95 * self.average + 0.05 * loss
             rate = each.images_per_second
             eta = (plan.steps - step) * self._images_per_step() / max(rate, 1e-9)
-            self.job.emit(events.Step(step, plan.steps, each.epoch + 1, loss, self.average, lr, norm, rate, eta, memory))
-            if writer is not None:
-                for name, number in (("loss", loss), ("loss/average", self.average), ("lr", lr), ("grad_norm", norm)):
-                    writer.add_scalar(name, number, step)
-
-    def close(self) -> None:
-        """Write what TensorBoard still holds back."""
-        writer = self._tensorboard()
-        if writer is not None:
-            writer.close()
+            told = events.Step(step, plan.steps, each.epoch + 1, loss, self.average, lr, norm, rate, eta, memory)
+            scalars = {"loss": loss, "loss/average": self.average, "lr": lr, "grad_norm": norm}
+            norms = each.measured.weight_norms
+            if norms is not None:
+                mean, largest = torch.stack([norms.mean(), norms.max()]).tolist()
+                told = replace(told, weight_norm=mean, weight_norm_max=largest)
+                scalars |= {"weight_norm": mean, "weight_norm/max": largest}
+            self.job.emit(told)
+            self.trackers.scalars(step, scalars)
 
     def _images_per_step(self) -> float:
         return sum(self.job.plan.buckets.values()) / self.job.plan.steps_per_epoch
-
-    def _tensorboard(self) -> Any:
-        if not hasattr(self, "_writer"):
-            self._writer: Any = None
-            if self.job.config.output.tensorboard and self.job.writes:
-                try:
-                    from torch.utils.tensorboard import SummaryWriter
-
-                    self._writer = SummaryWriter(str(self.job.run.path / "tensorboard"))
-                except ImportError:
-                    message = "TensorBoard is not installed; no TensorBoard log is written (pip install tensorboard)."
-                    self.job.emit(events.Warning_(message))
-        return self._writer

@@ -55,6 +55,7 @@ class Panel {
     this.run = null;
     this.name = null;
     this.plan = null;
+    this.validation = null;
     this.live = false;
     this.strip.clear();
     this.chart.clear();
@@ -79,6 +80,7 @@ class Panel {
     this.plan = history.plan;
     this.chart.fill(history.curves);
     for (const sample of history.samples) this.strip.add(sample);
+    this.validation = history.validation;
     if (history.step) this.take(history.step, false);
     else if (live) this.status.textContent = words().starting;
     if (!live) this.end(history.ending);
@@ -102,6 +104,10 @@ class Panel {
         this.step = event;
         if (draw) this.chart.add(event);
         this.status.textContent = say.step(event.step, event.steps, event.epoch, this.plan?.epochs);
+        break;
+      case "validation":
+        this.validation = event;
+        if (draw) this.chart.hold(event.step, event.loss);
         break;
       case "sample":
         this.strip.add(event);
@@ -138,6 +144,7 @@ class Panel {
     const facts = step
       ? [
           [say.loss, (step.loss_average ?? step.loss)?.toFixed(4) ?? "–"],
+          ...(this.validation ? [[say.validation, this.validation.loss?.toFixed(4) ?? "–"]] : []),
           [say.rate, step.lr?.toExponential(1) ?? "–"],
           [say.speed, step.images_per_second?.toFixed(2) ?? "–"],
           [say.memory, `${step.memory_gb?.toFixed(1) ?? "–"} GB`],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,18 +86,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     from ..continuing import require_lora
-    from ..datasets import open_datasets
+    from ..datasets import hold_out, open_datasets
     from ..devices import pick_device, pick_precision
     from ..events import encode
     from ..families import family_of, open_checkpoint
     from ..plan import make_plan
 
-    dataset = open_datasets(settings.dataset)
+    dataset, held_out = hold_out(open_datasets(settings.dataset), settings.validation)
     checkpoint = open_checkpoint(settings.base.checkpoint)
     if settings.base.lora:
         require_lora(Path(settings.base.lora))
     device = pick_device(settings.training.device)
     plan = make_plan(settings, dataset, family_of(checkpoint), checkpoint, device, pick_precision(settings.training.precision, device))
+    plan = replace(plan, held_out=len(held_out.items))
     if as_json:
         print(json.dumps({key: value for key, value in json.loads(encode(plan)).items() if key not in ("event", "time")}, indent=2))
     else:
@@ -113,6 +115,7 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
     rows = [
         ("base", f"{base} ({plan.family}, {plan.prediction})"),
         ("dataset", f"{dataset}: {plan.images} images, {sum(plan.buckets.values())} with repeats"),
+        *([("validation", f"{plan.held_out} more images, not trained on")] if plan.held_out else []),
         ("buckets", ", ".join(f"{size}: {count}" for size, count in plan.buckets.items())),
         ("steps", f"{plan.steps} = {plan.epochs} epochs × {plan.steps_per_epoch}"),
         ("batch", f"{training.batch_size} × {training.gradient_accumulation} accumulated"),

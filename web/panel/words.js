@@ -6,6 +6,7 @@ const PHASES = {
   loading: { en: "loading the model", vi: "đang nạp mô hình", ja: "モデルを読み込み中", zh: "正在加载模型" },
   "caching latents": { en: "encoding pictures", vi: "đang mã hóa ảnh", ja: "画像を変換中", zh: "正在编码图片" },
   "caching prompts": { en: "encoding captions", vi: "đang mã hóa chú thích", ja: "キャプションを変換中", zh: "正在编码描述" },
+  validating: { en: "checking held-out pictures", vi: "đang kiểm định", ja: "検証中", zh: "正在验证" },
   training: { en: "training", vi: "đang huấn luyện", ja: "学習中", zh: "正在训练" },
   sampling: { en: "painting test pictures", vi: "đang vẽ ảnh thử", ja: "試し描き中", zh: "正在绘制验证图" },
   exporting: { en: "writing the LoRA", vi: "đang ghi LoRA", ja: "LoRAを書き出し中", zh: "正在写出 LoRA" },
@@ -15,7 +16,7 @@ const TEXTS = {
   en: {
     idle: "Loss, speed and test pictures appear here during training.",
     starting: "starting", gone: "The folder of this run is no longer there.",
-    loss: "loss", rate: "learning rate", speed: "images/s", memory: "memory", left: "left", epoch: "epoch",
+    loss: "loss", validation: "validation", rate: "learning rate", speed: "images/s", memory: "memory", left: "left", epoch: "epoch",
     before: "before training", smooth: "smoothed", single: "loss of each step", held: "held-back pictures",
     stop: "Stop and keep", stopTip: "Stops the training. Its state is kept: queue again to go on.", stopping: "stopping",
     path: "Copy folder", pathTip: "Copies where the run's files are, below ComfyUI's folder",
@@ -27,7 +28,7 @@ const TEXTS = {
   vi: {
     idle: "Loss, tốc độ và ảnh thử sẽ hiện ở đây khi huấn luyện.",
     starting: "đang bắt đầu", gone: "Thư mục của lần chạy này không còn nữa.",
-    loss: "loss", rate: "tốc độ học", speed: "ảnh/giây", memory: "bộ nhớ", left: "còn lại", epoch: "epoch",
+    loss: "loss", validation: "kiểm định", rate: "tốc độ học", speed: "ảnh/giây", memory: "bộ nhớ", left: "còn lại", epoch: "epoch",
     before: "trước khi huấn luyện", smooth: "làm mượt", single: "loss từng bước", held: "ảnh để riêng",
     stop: "Dừng và giữ lại", stopTip: "Dừng huấn luyện. Trạng thái được giữ: xếp hàng lại để tiếp tục.", stopping: "đang dừng",
     path: "Chép thư mục", pathTip: "Chép vị trí tệp của lần chạy, bên dưới thư mục ComfyUI",
@@ -39,7 +40,7 @@ const TEXTS = {
   ja: {
     idle: "学習中、損失・速度・試し描きがここに表示されます。",
     starting: "開始中", gone: "この学習のフォルダーはもうありません。",
-    loss: "損失", rate: "学習率", speed: "画像/秒", memory: "メモリー", left: "残り", epoch: "エポック",
+    loss: "損失", validation: "検証", rate: "学習率", speed: "画像/秒", memory: "メモリー", left: "残り", epoch: "エポック",
     before: "学習前", smooth: "平滑化", single: "各ステップの損失", held: "検証画像",
     stop: "止めて残す", stopTip: "学習を止めます。状態は残り、もう一度実行すると続きから学習します。", stopping: "停止中",
     path: "フォルダーをコピー", pathTip: "学習ファイルの場所（ComfyUIフォルダーからの相対）をコピーします",
@@ -51,7 +52,7 @@ const TEXTS = {
   zh: {
     idle: "训练时，这里会显示损失、速度和验证图。",
     starting: "正在开始", gone: "这次训练的文件夹已经不在了。",
-    loss: "损失", rate: "学习率", speed: "图/秒", memory: "内存", left: "剩余", epoch: "周期",
+    loss: "损失", validation: "验证", rate: "学习率", speed: "图/秒", memory: "内存", left: "剩余", epoch: "周期",
     before: "训练前", smooth: "平滑", single: "每步损失", held: "留出的图片",
     stop: "停止并保留", stopTip: "停止训练并保留状态，再次排队即可继续。", stopping: "正在停止",
     path: "复制文件夹", pathTip: "复制训练文件的位置（相对于 ComfyUI 文件夹）",
