@@ -57,3 +57,34 @@ def test_a_warm_up_longer_than_the_run_only_rises() -> None:
     for schedule in ("constant", "linear", "cosine"):
         seen = rates(OptimizerSection.model_validate({"schedule": schedule, "warmup_steps": 100}))
         assert seen == pytest.approx([0.5 * step / 100 for step in range(STEPS)])
+
+
+def test_pieces_have_the_factors_of_their_rules() -> None:
+    seen = rates(OptimizerSection.model_validate({"schedule": "piecewise_constant", "step_rules": "1:10,0.5:25,1e-1"}))
+    assert seen == pytest.approx([0.5] * 10 + [0.25] * 15 + [0.05] * (STEPS - 25))
+
+
+def test_constant_with_warmup_is_constant_that_warms_up() -> None:
+    both = [rates(OptimizerSection.model_validate({"schedule": name, "warmup_steps": 7})) for name in ("constant", "constant_with_warmup")]
+    assert both[0] == both[1] == pytest.approx([0.5 * min(1, step / 7) for step in range(STEPS)])
+
+
+def test_every_schedule_of_diffusers_is_there() -> None:
+    from diffusers.optimization import SchedulerType
+
+    from trainer.config import SCHEDULES
+
+    assert {kind.value for kind in SchedulerType} <= set(SCHEDULES)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"schedule": "piecewise_constant"},
+        {"step_rules": "1:10,0.5"},
+        *({"schedule": "piecewise_constant", "step_rules": rules} for rules in ("x", "1:10", "1:10,0.5:5,0.1", "1:10,0.5:10,0.1", "-1:3,1")),
+    ],
+)
+def test_rules_that_say_nothing_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="step_rules"):
+        OptimizerSection.model_validate(bad)
