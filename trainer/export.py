@@ -123,9 +123,35 @@ class Exporter:
             flip=dataset.training.flip,
             subsets=_subsets(dataset) if len(dataset.members) > 1 else (),
             thumbnail=thumbnail,
-            extra={"ss_zero_terminal_snr": "True"} if self.prediction.zero_terminal_snr else {},
+            extra={
+                **({"ss_zero_terminal_snr": "True"} if self.prediction.zero_terminal_snr else {}),
+                **_objective_facts(config, dataset),
+            },
         )
         return lorafile.build_metadata(facts)
+
+
+def _objective_facts(config: RunConfig, dataset: Dataset) -> dict[str, str]:
+    """Settings of the loss, the noise and the weights that differ from kohya's defaults, under kohya's names where it has one."""
+    objective = config.objective
+    values: dict[str, str] = {}
+    if objective.loss != "l2":
+        values |= {"ss_loss_type": objective.loss, "ss_huber_schedule": objective.huber_schedule, "ss_huber_c": str(objective.huber_c)}
+    if objective.debiased:
+        values["ss_debiased_estimation"] = "True"
+    if objective.multires_iterations:
+        values["ss_multires_noise_iterations"] = str(objective.multires_iterations)
+        values["ss_multires_noise_discount"] = str(objective.multires_discount)
+    if objective.input_perturbation:
+        values["ss_ip_noise_gamma"] = str(objective.input_perturbation)
+    if config.network.max_norm:
+        values["ss_scale_weight_norms"] = str(config.network.max_norm)
+    if config.training.ema_decay:
+        values["animelora.ema_decay"] = str(config.training.ema_decay)
+    prior = {item.weight for item in dataset.items if item.is_regularisation}
+    if len(prior) == 1:
+        values["ss_prior_loss_weight"] = str(*prior)
+    return values
 
 
 def _subsets(dataset: Dataset) -> tuple[lorafile.SubsetFacts, ...]:

@@ -82,7 +82,10 @@ def test_every_schedule_of_diffusers_is_there() -> None:
     [
         {"schedule": "piecewise_constant"},
         {"step_rules": "1:10,0.5"},
-        *({"schedule": "piecewise_constant", "step_rules": rules} for rules in ("x", "1:10", "1:10,0.5:5,0.1", "1:10,0.5:10,0.1", "-1:3,1")),
+        *(
+            {"schedule": "piecewise_constant", "step_rules": rules}
+            for rules in ("x", "1:10", "1:10,0.5:5,0.1", "1:10,0.5:10,0.1", "-1:3,1")
+        ),
     ],
 )
 def test_rules_that_say_nothing_are_refused(bad: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.unit.core.helpers import Trained, configuration, make_dataset, train_here
@@ -252,6 +253,13 @@ def test_the_file_holds_the_moving_average_of_the_steps_weights(whole: Trained, 
         module, _, side = name.rpartition(".")
         assert torch.equal(written[f"{kohya_unet_key('sd1', module)}.lora_{side}.weight"], kept[name].half())
     assert any(not torch.allclose(kept[name], whole.state(STEPS)["lora"][name], atol=1e-5) for name in kept)
+
+
+def test_the_metadata_tells_the_limit_and_the_average(whole: Trained) -> None:
+    with safe_open(str(whole.run.lora), "pt") as file:
+        metadata = file.metadata()
+    assert (metadata["ss_scale_weight_norms"], metadata["animelora.ema_decay"]) == (str(LIMIT), str(DECAY))
+    assert metadata["ss_num_train_images"] == "4"
 
 
 def test_what_cannot_work_together_is_refused() -> None:
