@@ -99,6 +99,15 @@ NOT_ON_A_NODE: Mapping[str, str] = {  # no widget with that very meaning, and wh
     "dataset.loss_weight": "Combine Datasets says it for each of its datasets, and the dataset socket carries it",
     "dataset.more": "Combine Datasets makes the list, and the dataset socket carries it",
     "output.runs": "inside ComfyUI runs lie below its output folder, where nothing from a graph can move them",
+    "network.max_norm": "set in a TOML file: a remedy for runs that burn in, which lower rates remedy, too",
+    "optimizer.step_rules": "set in a TOML file: a line of text that only piecewise_constant reads",
+    "training.ema_decay": "set in a TOML file: pays off on longer runs than most on a canvas",
+    "validation.share": "set in a TOML file: a style's dataset on a canvas is small, and every held-out picture is missed",
+    "validation.max_pictures": "set in a TOML file, beside validation.share",
+    "validation.every_epochs": "set in a TOML file, beside validation.share",
+    "validation.noise_levels": "set in a TOML file, beside validation.share",
+    "validation.seed": "set in a TOML file, beside validation.share",
+    "output.wandb": "set in a TOML file: nothing that a graph brings along may send data away",
     "output.publish": "finished files go to ComfyUI's own LoRA folder, where Load LoRA's menu finds them",
 }
 

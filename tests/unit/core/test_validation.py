@@ -6,6 +6,7 @@ import shutil
 import sys
 import types
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class FakeWandb(types.ModuleType):
 
     def __init__(self) -> None:
         super().__init__("wandb")
+        self.__spec__ = ModuleSpec("wandb", None)  # libraries ask for it to see whether there is one
         self.api = types.SimpleNamespace(api_key=None)
         self.started: list[dict[str, Any]] = []
         self.logged: list[dict[str, Any]] = []

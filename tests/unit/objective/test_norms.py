@@ -44,7 +44,7 @@ def test_a_module_s_norm_is_that_of_the_weight_it_adds() -> None:
 def test_modules_above_the_limit_are_shortened_to_it_and_keep_their_direction() -> None:
     limit = 1.0
     pairs, before = some_pairs(), [product(pair) for pair in some_pairs()]
-    balance = [float(pair.up.norm() / pair.down.norm()) for pair in pairs]
+    balance = [float(pair.up.detach().norm() / pair.down.detach().norm()) for pair in pairs]
     told = limit_norms(pairs, limit)
     for pair, old, norm, ratio in zip(pairs, before, told.tolist(), balance, strict=True):
         # kohya's rule: the product is multiplied by min(norm, limit) / norm, half of it (the root) in each matrix
