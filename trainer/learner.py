@@ -213,7 +213,7 @@ class Learner:
         """The batch's conditionings: as they were read, or from tokens with the text encoders' weights of the moment."""
         if self._text is None:
             return batch.conditions
-        learning = self.step < text_steps(self.job.config, self.job.plan.steps)
+        learning = self._network.training and self.step < text_steps(self.job.config, self.job.plan.steps)
         with self._accelerator.autocast():
             return self._text.conditions(batch.conditions, learning=learning)
 
