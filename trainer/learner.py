@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,25 +27,25 @@ _NORMS_EVERY = 10  # steps between two measurements of the weights: hundreds of 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one step shows, still on the device: reading it waits for the GPU. ``lr`` is the rate that the step used.
-
-    ``weight_norms`` (modules,) are those after the step, None where they were not measured.
-    """
+    """What one step shows, still on the device: reading it waits for the GPU. ``lr`` is the rate that the step used."""
 
     loss: torch.Tensor
     grad_norm: torch.Tensor
     lr: float
-    weight_norms: torch.Tensor | None = None
 
 
 class Learner:
-    """Loads the models and takes steps; ``step`` counts those that are done."""
+    """Loads the models and takes steps; ``step`` counts those that are done.
+
+    ``weight_norms`` (modules,) are those after the last step, on the device; None where they were not measured.
+    """
 
     def __init__(self, job: Job, start: Start) -> None:
         from accelerate import Accelerator
 
         self.job = job
         self.step = start.step
+        self.weight_norms: torch.Tensor | None = None
         training, optimizer, network = job.config.training, job.config.optimizer, job.config.network
         self._accelerator = Accelerator(
             mixed_precision="no" if job.precision == "fp32" else job.precision,
@@ -115,20 +115,19 @@ class Learner:
         # Prodigy's own estimate multiplies the rate
         return Measured(total, norm.detach(), float(group["lr"]) * float(group.get("d", 1.0)))
 
-    def apply(self, measured: Measured) -> Measured:
-        """Change the weights; ``measured`` with their norms. The caller holds ``between_steps``."""
+    def apply(self) -> None:
+        """Change the weights. The caller holds ``between_steps``."""
         self._optimizer_wrapped.step()
         self._schedule.step()
         self._optimizer_wrapped.zero_grad(set_to_none=True)
         self.step += 1
-        limit, norms = self.job.config.network.max_norm, None
+        limit, self.weight_norms = self.job.config.network.max_norm, None
         if limit:
-            norms = limit_norms(self._pairs, limit)
+            self.weight_norms = limit_norms(self._pairs, limit)
         elif self.step % _NORMS_EVERY == 0 or self.step in (1, self.job.plan.steps):
-            norms = weight_norms(self._pairs)
+            self.weight_norms = weight_norms(self._pairs)
         if self._ema is not None:
             self._ema.update(self.step)
-        return replace(measured, weight_norms=norms)
 
     def state(self) -> dict[str, Any]:
         """What a run resumes from, as of the last complete step. The caller holds ``between_steps``."""

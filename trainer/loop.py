@@ -134,5 +134,6 @@ def _take_step(learner: Learner, teller: Teller, portion: Portion, clock: float)
     measured = learner.optimise(portion.micro_batches)
     images = sum(batch.size for batch in portion.micro_batches)
     with learner.job.between_steps:
-        measured = learner.apply(measured)
-        teller.note(learner.step, portion.epoch, measured, images / max(time.monotonic() - clock, 1e-9))
+        learner.apply()
+        speed = images / max(time.monotonic() - clock, 1e-9)
+        teller.note(learner.step, portion.epoch, measured, learner.weight_norms, speed)

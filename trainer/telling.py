@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from . import devices, events, resume
 from .errors import UserError
 from .job import Job
 from .learner import Measured
 from .trackers import Trackers
+
+if TYPE_CHECKING:
+    import torch
 
 _FLUSH_SECONDS = 0.5  # losses stay on the device for this long at most
 
@@ -20,6 +24,7 @@ class _Untold:
     step: int
     epoch: int
     measured: Measured
+    weight_norms: torch.Tensor | None
     images_per_second: float
 
 
@@ -43,9 +48,9 @@ class Teller:
         self._untold: list[_Untold] = []
         self._flushed_at = time.monotonic()
 
-    def note(self, step: int, epoch: int, measured: Measured, images_per_second: float) -> None:
-        """Remember a step. The caller holds ``between_steps``."""
-        self._untold.append(_Untold(step, epoch, measured, images_per_second))
+    def note(self, step: int, epoch: int, measured: Measured, weight_norms: torch.Tensor | None, images_per_second: float) -> None:
+        """Remember a step; ``weight_norms`` (modules,) are those after it. The caller holds ``between_steps``."""
+        self._untold.append(_Untold(step, epoch, measured, weight_norms, images_per_second))
 
     def tell(self) -> None:
         """Tell the steps that were noted, unless that was done a moment ago."""
@@ -71,7 +76,7 @@ class Teller:
             eta = (plan.steps - step) * self._images_per_step() / max(rate, 1e-9)
             told = events.Step(step, plan.steps, each.epoch + 1, loss, self.average, lr, norm, rate, eta, memory)
             scalars = {"loss": loss, "loss/average": self.average, "lr": lr, "grad_norm": norm}
-            norms = each.measured.weight_norms
+            norms = each.weight_norms
             if norms is not None:
                 mean, largest = torch.stack([norms.mean(), norms.max()]).tolist()
                 told = replace(told, weight_norm=mean, weight_norm_max=largest)
