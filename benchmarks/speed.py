@@ -112,6 +112,7 @@ def measure(chosen: argparse.Namespace, work: Work, folder: Path) -> dict[str, A
         "images_per_second": round(speed, 4),
         "step_seconds": round(step, 4),
         "fastest_step_seconds": round(min(between), 4),
+        "processor_step_seconds": round(statistics.median(timed["busy_between_steps"][WARM_UP:]), 4),
         "steps_counted": len(between),
         "first_step_seconds": round(timed["first_step"] - started, 2),
         "total_seconds": round(seconds, 2),

@@ -24,6 +24,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.times: list[float] = []
+        self.processor: list[float] = []
         self.events: list[Any] = []
 
     def tick(self, *_: object) -> None:
@@ -31,13 +32,14 @@ class Clock:
         import torch
 
         self.times.append(time.time())
+        self.processor.append(time.process_time())
         if torch.cuda.is_available():
             event = torch.cuda.Event(enable_timing=True)
             event.record()
             self.events.append(event)
 
     def result(self) -> dict[str, Any]:
-        """Seconds between steps, on the device where there is one; GB at the peak."""
+        """Seconds between steps, on the device where there is one; processor seconds of all threads between them; GB at the peak."""
         import torch
 
         if self.events:
@@ -47,7 +49,9 @@ class Clock:
             between = [second - first for first, second in zip(self.times, self.times[1:], strict=False)]
         gpu = torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else None
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        found = {"began": BEGAN, "first_step": self.times[0], "between_steps": between, "gpu_gb": gpu, "rss_gb": peak_rss_gb()}
+        busy = [second - first for first, second in zip(self.processor, self.processor[1:], strict=False)]
+        found = {"began": BEGAN, "first_step": self.times[0], "between_steps": between, "busy_between_steps": busy}
+        found |= {"gpu_gb": gpu, "rss_gb": peak_rss_gb()}
         return {**found, "torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
 
 
