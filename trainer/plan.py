@@ -120,7 +120,8 @@ def estimate_memory(
     """
     frozen: int = sum(p.numel() for model in _models(unet, text) for p in model.parameters() if not p.requires_grad)
     activations = _saved_bytes(unet, family, config, size, dtype, text)
-    return (frozen * dtype.itemsize + trainable * 16 + activations) / 1e9 + _OVERHEAD_GB
+    bytes_each = 20 if config.training.ema_decay else 16  # the average is one more fp32 copy
+    return (frozen * dtype.itemsize + trainable * bytes_each + activations) / 1e9 + _OVERHEAD_GB
 
 
 def _models(unet: Any, text: TextEncoder | None) -> list[Any]:
