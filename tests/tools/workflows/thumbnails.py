@@ -1,8 +1,9 @@
-"""Renders the templates' thumbnails: ``python -m tests.tools.workflows.thumbnails http://127.0.0.1:8188``.
+"""Renders the templates' thumbnails: ``python -m tests.tools.workflows.thumbnails http://127.0.0.1:8188 [NAME …]``.
 
 Each graph is run on the embedded demo base, so that nothing has to be downloaded: its checkpoint loader becomes Load Demo Base, its
 photo a drawn one, its sizes 128 pixels, its prompts the words that the demo base knows. The tour comes first, as it is; the LoRA that it
-trains is the one in the others. The thumbnail shows what the run painted.
+trains is the one in the others. The ControlNet is one that ``tests.tools.small_controlnet`` trained for the demo base; the server must
+have it in models/controlnet. The thumbnail shows what the run painted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from .parts import DEMO_BASE
 FOLDER = Path(__file__).resolve().parents[3] / "workflows"
 Prompt = dict[str, dict[str, Any]]
 _TOUR = "08_zero_download_tour"
+_EPOCHS = "06_compare_epochs"
+_SMALL_CONTROLNET = "demo_base_controlnet.safetensors"
 _SIDE = 512  # pixels of a thumbnail's longer side
 _GUIDANCE = {"cfg": 3.0, "guidance": 3.0, "validation_guidance": 3.0, "guidances": "2, 3, 5"}
 _STYLE = {"trigger_word": "demoAnimeStyle", "class_description": "portrait", "resolution": 128, "name": "demo_anime_style"}
@@ -42,8 +45,12 @@ def main() -> int:
     for name in names:
         graph = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
         prompt = api_prompt(graph, info)
+        if sys.argv[2:] and name not in sys.argv[2:]:
+            continue
         if name != _TOUR:
-            _on_demo_base(prompt)
+            _on_demo_base(prompt, _trained_in_the_tour(info))
+        if name == _EPOCHS:
+            _keep_states(prompt)
         pictures = _run(url, prompt)
         thumbnail = _choose(name, pictures)
         thumbnail.save(FOLDER / f"{name}.jpg", quality=88, optimize=True)
@@ -51,8 +58,15 @@ def main() -> int:
     return 0
 
 
-def _on_demo_base(prompt: Prompt) -> None:
-    """Turn a graph for full-size models into one for the demo base, in place."""
+def _keep_states(prompt: Prompt) -> None:
+    """A run of its own that saves on its way."""
+    for node in prompt.values():
+        if node["class_type"] == "AnimeLoRA_TrainLora":
+            node["inputs"] |= {"name": "demo_epochs", "checkpoint_every": 20}
+
+
+def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
+    """Turn a graph for full-size models into one for the demo base, in place; ``trained`` are Train LoRA's values in the tour."""
     people = iter(_PEOPLE * 4)
     for number, node in list(prompt.items()):
         inputs = node["inputs"]
@@ -65,10 +79,12 @@ def _on_demo_base(prompt: Prompt) -> None:
             prompt["drawn"] = _drawn("anime", 16, 0)
             inputs |= {"images": ["drawn", 0], "captions": ["drawn", 1]} | {key: _STYLE[key] for key in inputs if key in _STYLE}
         elif kind == "AnimeLoRA_TrainLora":
-            inputs |= _trained_in_the_tour() | {"dataset": inputs["dataset"]}
+            inputs |= trained | {"dataset": inputs["dataset"]}
         elif kind == "StringConcatenate":
             inputs["string_b"] = next(people)
-        elif kind == "AnimeLoRA_StyleCompare":
+        elif kind == "ControlNetLoader":
+            inputs["control_net_name"] = _SMALL_CONTROLNET
+        elif kind in ("AnimeLoRA_StyleCompare", "AnimeLoRA_EpochCompare"):
             inputs["prompts"] = "\n".join(_PEOPLE[: 1 + inputs["prompts"].count("\n")])
         for key, value in inputs.items():
             if key in ("width", "height"):
@@ -87,15 +103,11 @@ def _drawn(style: str, count: int, first: int) -> dict[str, Any]:
     return {"class_type": "AnimeLoRA_DemoPictures", "inputs": {"style": style, "count": count, "first": first, "size": 128}}
 
 
-def _trained_in_the_tour() -> dict[str, Any]:
-    """Train LoRA's values in the tour: the finished run is found again."""
-    tour = json.loads((FOLDER / f"{_TOUR}.json").read_text(encoding="utf-8"))
-    values = next(node["widgets_values"] for node in tour["nodes"] if node["type"] == "AnimeLoRA_TrainLora")
-    names = (
-        "checkpoint name epochs rank learning_rate batch_size gradient_accumulation validation_prompts checkpoint_every training_seed "
-        "precision alpha targets schedule warmup_steps max_steps gradient_checkpointing validation_steps validation_guidance validate_every"
-    )
-    return dict(zip(names.split(), values, strict=True))
+def _trained_in_the_tour(info: dict[str, Any]) -> dict[str, Any]:
+    """Train LoRA's widgets in the tour: the finished run is found again."""
+    tour = api_prompt(json.loads((FOLDER / f"{_TOUR}.json").read_text(encoding="utf-8")), info)
+    values = next(node["inputs"] for node in tour.values() if node["class_type"] == "AnimeLoRA_TrainLora")
+    return {name: value for name, value in values.items() if not isinstance(value, list)}
 
 
 def _run(url: str, prompt: Prompt) -> dict[str, list[Image.Image]]:
@@ -134,6 +146,13 @@ def _choose(name: str, pictures: dict[str, list[Image.Image]]) -> Image.Image:
         return _sheet([lanes])
     if "photo" in name:
         return _sheet([[pictures["animelora/photo_0.65"][0], pictures["animelora/photo_0.8"][0]]])
+    if "controlnet" in name:
+        lanes = [group[0] for group in pictures.values() if group[0].width > 1.5 * group[0].height]  # before and after
+        return _sheet([[lane] for lane in lanes])
+    if name == _EPOCHS:
+        return _fitted(pictures["animelora/epochs"][0])
+    if "export" in name:
+        return _sheet([[pictures["animelora/original"][0], pictures["animelora/rank4"][0]]])
     if "guidance" in name:
         return _fitted(pictures["animelora/guidance"][0])
     return _sheet([[pair] for pair in pictures["animelora/demo_photo_0.8"][:2]])
