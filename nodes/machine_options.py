@@ -46,9 +46,17 @@ class MachineOptionsNode(io.ComfyNode):
                     max=36_500,
                 ),
                 earlier(),
+                setting(
+                    io.Int,
+                    "gpus",
+                    "How many graphics cards share each step: the LoRA is the same, and sooner done. 0 takes all that there are.",
+                    default=1,
+                    min=0,
+                    max=1024,
+                ),
             ],
             [result(TRAIN_OPTIONS, "options", "For the options input of Train LoRA.")],
-            search=["device", "tensorboard", "vram", "low memory"],
+            search=["device", "tensorboard", "vram", "low memory", "multi gpu"],
         )
 
     @classmethod

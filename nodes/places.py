@@ -85,6 +85,7 @@ MACHINE_OPTIONS: Places = {
     "device": "training.device",
     "tensorboard": "output.tensorboard",
     "prune_days": "output.prune_days",
+    "gpus": "training.processes",
 }
 BY_NODE: Mapping[str, Places] = {
     "TrainLora": TRAIN_LORA,

@@ -213,6 +213,7 @@ class TrainingSection(_Section):
     clip_skip: Annotated[int, Field(ge=0, le=12)] = 0  # layer of the text encoder from the end; 0: the model's own, 2: many anime SD 1.5
     max_tokens: MaxTokens = 75  # what CLIP reads at once, as in kohya's trainer; longer ones cost memory for every caption
     text_encoder_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the run, after which the text encoder is left as it is
+    processes: Annotated[int, Field(ge=0, le=1024)] = 1  # that share each step, one a GPU; 0: as many as there are GPUs
 
 
 class SampleSection(_Section):
@@ -302,8 +303,8 @@ class RunConfig(_Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The part that determines the result, as plain JSON data: everything but paths and output places."""
-        data = self.model_dump(mode="json", exclude={"output", "base", "dataset"})
+        """The part that determines the result, as plain JSON data: everything but paths, output places and who shares the work."""
+        data = self.model_dump(mode="json", exclude={"output": True, "base": True, "dataset": True, "training": {"processes"}})
         return dict(data)  # which datasets, and how often each, is in the datasets' common hash
 
     def to_json(self) -> str:

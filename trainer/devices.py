@@ -19,6 +19,13 @@ def pick_device(asked: str) -> torch.device:
     return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def gpu_count() -> int:
+    """CUDA GPUs of this machine."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def pick_precision(asked: str, device: torch.device) -> str:
     """``auto``: bf16 where the device computes in it, else fp16 on CUDA, else fp32. Raises UserError for fp16 on a CPU."""
     import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from .cache import fill_latents, fill_prompts
 from .captions import all_captions, caption_at, changes_captions, cut_captions
 from .errors import UserError
 from .job import Job
+from .processes import shares
 
 if TYPE_CHECKING:
     import torch
@@ -23,11 +24,21 @@ _CACHE_REPAIRS = 16  # damaged cache files that one read puts up with
 
 
 @dataclass(frozen=True)
+class Micro:
+    """One forward pass. Its loss counts ``scale / parts`` in the step's, see :class:`~trainer.processes.Share`."""
+
+    batch: objective.MicroBatch
+    scale: float
+    parts: int
+
+
+@dataclass(frozen=True)
 class Portion:
-    """What one optimiser step is fed with. ``ends_epoch``: it is the last of its epoch."""
+    """What one optimiser step is fed with: this process' share. ``images``: of all shares. ``ends_epoch``: it is the epoch's last."""
 
     epoch: int
-    micro_batches: list[objective.MicroBatch]
+    micro_batches: list[Micro]
+    images: int
     ends_epoch: bool
 
 
@@ -92,22 +103,21 @@ class Feed:
         for epoch, group, ends in self._planned(step):
             future = pool.submit(self._load, epoch, group, timesteps, tokenize)
             if waiting is not None:
-                yield Portion(waiting[0], waiting[1].result(), waiting[2])
-            waiting = (epoch, future, ends)
+                yield waiting[0](waiting[1].result())
+            waiting = (partial(_portion, epoch, group, ends), future)
         if waiting is not None:
-            yield Portion(waiting[0], waiting[1].result(), waiting[2])
+            yield waiting[0](waiting[1].result())
 
-    def _load(
-        self, epoch: int, group: list[list[sampler.Slot]], timesteps: int, tokenize: Tokenize | None
-    ) -> list[objective.MicroBatch]:
+    def _load(self, epoch: int, group: list[list[sampler.Slot]], timesteps: int, tokenize: Tokenize | None) -> list[Micro]:
         job = self.job
         settings = job.config.objective
         where: dict[str, Any] = {"seed": job.config.training.seed, "epoch": epoch, "timesteps": timesteps, "tokenize": tokenize}
 
-        def build(slots: list[sampler.Slot]) -> objective.MicroBatch:
+        def build(slots: Sequence[sampler.Slot]) -> objective.MicroBatch:
             return objective.build(slots, job.dataset, job.cache, settings, **where)
 
-        return [self.repairing(partial(build, slots)) for slots in group]
+        mine = shares(group, job.processes)
+        return [Micro(self.repairing(partial(build, share.slots)), share.scale, share.parts) for share in mine]
 
     def _planned(self, step: int) -> Iterator[tuple[int, list[list[sampler.Slot]], bool]]:
         """(epoch, micro-batches, whether the epoch ends) for every step from ``step`` on."""
@@ -128,3 +138,7 @@ class Feed:
         sizes = [(item.width, item.height) for item in items]
         repeats = [item.repeats for item in items]
         return sampler.epoch_batches(sizes, repeats, training.batch_size, seed=training.seed, epoch=epoch)
+
+
+def _portion(epoch: int, group: list[list[sampler.Slot]], ends_epoch: bool, micro_batches: list[Micro]) -> Portion:
+    return Portion(epoch, micro_batches, sum(map(len, group)), ends_epoch)

@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError
+from .processes import current
 
 _FULL_BYTES = 1 << 20  # with less than this free, a write that failed failed for lack of space
 
+
+LOST = "lost"  # kind of the error of a process whose companion ended
+_LOST_SIGNS = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "NCCL error", "remote process exited")
 
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # CUDA's words, and those of torch on a CPU
 _SMALLER = "prepare the dataset at a smaller resolution, and close other programs that use the same memory"
@@ -84,6 +88,8 @@ def explain(error: BaseException, folder: Path) -> UserError:
         return UserError(f"Out of memory: {first}", _MEMORY_HINT, kind="memory")
     if is_disk_full(error, folder):
         return disk_full(folder)
+    if current().world > 1 and any(sign in text for sign in _LOST_SIGNS):
+        return UserError(f"Another process of this run was lost: {first}", "child.log in the run folder says which, and why.", kind=LOST)
     if isinstance(error, OSError) and (told := about_the_disk(error, folder)) is not None:
         return told
     return UserError(f"{type(error).__name__}: {first}", "The whole trace is in child.log in the run folder.", kind="internal")

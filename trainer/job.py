@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import config, devices, events, objective, resume
 from .cache import Cache
-from .child import Emitter, Silent
+from .child import Emitter
 from .continuing import lora_identity
 from .dataset import Dataset
 from .datasets import hold_out, open_datasets
@@ -21,6 +20,7 @@ from .families import Checkpoint, Family, Prediction, family_of, open_checkpoint
 from .hints import explain, memory_hint
 from .overrides import apply_override
 from .plan import make_plan, require_memory, savings
+from .processes import Processes, current
 from .runs import RunFolder, cache_folder, run_identity
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Job:
     cache: Cache
     plan: events.Plan
     between_steps: threading.Lock
+    processes: Processes
 
     def explained(self, error: Exception) -> UserError:
         """``error`` for the user; when memory ran out, with the setting that would help this run most."""
@@ -63,7 +64,7 @@ class Job:
     @property
     def writes(self) -> bool:
         """Whether this process writes files: the first one does."""
-        return not isinstance(self.emit, Silent)
+        return self.processes.first
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,14 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
 
     require_memory(plan, devices.total_memory_gb(device), memory_with)
     plan = replace(plan, start_step=start.step, held_out=len(held_out.items))
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("Training on several processes is not supported yet.", "Launch one process.", kind="device")
+    processes = current()
+    images = settings.training.batch_size * settings.training.gradient_accumulation
+    if processes.world > images:
+        raise UserError(
+            f"{processes.world} processes were started, but a step has only {images} image{'s' if images > 1 else ''}.",
+            f"Raise training.batch_size or training.gradient_accumulation, or start {images} at most.",
+            kind="device",
+        )
     job = Job(
         run=run,
         config=settings,
@@ -113,6 +120,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
         cache=cache,
         plan=plan,
         between_steps=threading.Lock(),
+        processes=processes,
     )
     return job, start
 

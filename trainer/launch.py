@@ -7,6 +7,7 @@ a user typed reaches a command line. The child appends events to a file in the r
 from __future__ import annotations
 
 import os
+import re
 import subprocess  # nosec B404: the one fixed command line, see command()
 import sys
 import threading
@@ -17,14 +18,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from . import events, lorafile
+from . import devices, events, lorafile
 from .config import RunConfig, absolute
 from .continuing import lora_identity, require_lora
 from .datasets import hold_out, open_datasets
 from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
 from .files import remove_partial, require_short_path, write_atomic
-from .hints import about_the_disk, disk_full, lacks_space
+from .hints import LOST, about_the_disk, disk_full, lacks_space
 from .prune import prune
 from .runs import RunFolder, RunResult, cache_folder, publish, read_samples, run_folder, run_identity
 
@@ -37,11 +38,15 @@ SILENT_SECONDS = 2 * 3600.0
 _GRACE_SECONDS = 1.5  # for a child to save its state after it was told to stop; then it is killed
 _TAIL_LINES = 15
 
+# MULTI_GPU also starts processes on a CPU: entry.py chooses the device, and accelerate then the way they talk (gloo). accelerate's own
+# MULTI_CPU would start a single one.
 _ACCELERATE_CONFIG = """\
 compute_environment: LOCAL_MACHINE
-distributed_type: 'NO'
+distributed_type: '{kind}'
 num_machines: 1
-num_processes: 1
+machine_rank: 0
+num_processes: {processes}
+main_process_port: 0
 mixed_precision: 'no'
 use_cpu: {use_cpu}
 """
@@ -55,12 +60,14 @@ def train(
     before_start: Callable[[], None] | None = None,
     poll_seconds: float = 0.2,
     silent_seconds: float = SILENT_SECONDS,
+    accelerate_config: Path | None = None,
 ) -> RunResult:
     """Train ``config`` in a child process, or find the finished run; resumes one that was stopped.
 
     ``on_event`` gets every event in order, on this thread; an exception in it stops the child and is raised. ``should_stop``
     is polled every ``poll_seconds``. A child that tells nothing for ``silent_seconds`` hangs and is killed. ``before_start`` is
-    called when a child is really needed (to free a GPU, say). Raises Cancelled after a stop (the state is kept) and UserError,
+    called when a child is really needed (to free a GPU, say). ``accelerate_config`` is a file of ``accelerate config`` to launch with, in
+    place of ours; only the command line passes one. Raises Cancelled after a stop (the state is kept) and UserError,
     with the child's last lines and a hint, for everything that goes wrong.
     """
     config = absolute(config)
@@ -71,7 +78,7 @@ def train(
         done = run.finished(None)
         if done is not None:
             return _published(run, config, done)
-        _write_inputs(run, config)
+        write_inputs(run, config, accelerate_config)
         if before_start is not None:
             before_start()
         _run_child(run, tell, stop, poll_seconds, silent_seconds)
@@ -113,12 +120,35 @@ def command(run: RunFolder) -> list[str]:
     ]
 
 
-def _write_inputs(run: RunFolder, config: RunConfig) -> None:
+def write_inputs(run: RunFolder, config: RunConfig, accelerate_config: Path | None = None) -> None:
+    """Make the run folder with the two files that the child is started with. Raises UserError for a configuration that is no text."""
     run.path.mkdir(parents=True, exist_ok=True)
     remove_partial(run.path, run.checkpoints, run.samples, *run.checkpoints.glob("step-*"))
     write_atomic(run.config, config.to_json())
-    use_cpu = "true" if config.training.device == "cpu" else "false"
-    write_atomic(run.path / "accelerate.yaml", _ACCELERATE_CONFIG.format(use_cpu=use_cpu))
+    text = _accelerate_config(config) if accelerate_config is None else _given_config(accelerate_config)
+    write_atomic(run.path / "accelerate.yaml", text)
+
+
+def _accelerate_config(config: RunConfig) -> str:
+    processes = config.training.processes or devices.gpu_count()
+    if config.training.device != "cpu" and processes > max(1, devices.gpu_count()):
+        raise UserError(
+            f"training.processes is {processes}, but this machine has {devices.gpu_count()} GPUs.",
+            "Use 0 for as many as there are; for several machines pass an accelerate configuration (docs/training.md).",
+            kind="device",
+        )
+    kind = "MULTI_GPU" if processes > 1 else "NO"
+    return _ACCELERATE_CONFIG.format(
+        kind=kind, processes=max(1, processes), use_cpu="true" if config.training.device == "cpu" else "false"
+    )
+
+
+def _given_config(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"The accelerate configuration {path} cannot be read: {error}."
+        raise UserError(message, "Write one with: accelerate config", kind="config") from error
 
 
 def _run_child(run: RunFolder, tell: OnEvent, stop: ShouldStop, poll_seconds: float, silent_seconds: float) -> None:
@@ -147,7 +177,10 @@ def _run_child(run: RunFolder, tell: OnEvent, stop: ShouldStop, poll_seconds: fl
             while True:
                 ended = child.poll() is not None
                 for event in tail.take(final=ended):
-                    last, silent = event, 0.0
+                    silent = 0.0
+                    if _only_follows(event, last):
+                        continue
+                    last = event
                     tell(event)
                 if ended:
                     break
@@ -177,27 +210,48 @@ def _hung(run: RunFolder, last: events.Event | None, silent: float) -> UserError
     )
 
 
+def _only_follows(event: events.Event, last: events.Event | None) -> bool:
+    """Whether ``event`` tells of a lost companion after the companion itself has told why it left."""
+    return isinstance(event, events.Error) and event.kind == LOST and isinstance(last, events.Error)
+
+
 def _failure(run: RunFolder, status: int, last: events.Event | None, log_start: int) -> UserError:
     lines = _last_lines(run.log, log_start)
-    if isinstance(last, events.Error):
+    if isinstance(last, events.Error) and last.kind != LOST:
         shown = "" if last.kind not in ("internal",) else f"\nThe child's last lines:\n{lines}"
         return UserError(f"Training failed: {last.message}{shown}", last.hint, kind=last.kind)
     if lacks_space(run.path):  # then the child could not even log its error
         return disk_full(run.path)
-    cause = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-    if status in (-9, 137) or "SIGKILL" in lines:  # of the launcher itself, or of the child that it tells about
+    cause = _lost_process(run.log, log_start) or (f"killed by signal {-status}" if status < 0 else f"exit status {status}")
+    if status in (-9, 137) or "SIGKILL" in cause or "SIGKILL" in lines:  # of the launcher itself, or of the child that it tells about
         hint = "The system killed it, most often because memory ran out: try gradient checkpointing, a smaller resolution or bf16."
     else:
         hint = f"The whole output is in {run.log}."
     return UserError(f"The training child ended without a result ({cause}). Its last lines:\n{lines}", hint, kind="child")
 
 
+def _lost_process(path: Path, start: int) -> str:
+    """Which of several processes ended first and how, from the summary that torch's launcher prints; empty for a run of one process."""
+    text = _read_from(path, start)
+    ended = re.findall(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)[^(\n]*\([^)]*\)\s*(?:\((SIG[A-Z]+)\))?", text, re.MULTILINE)
+    by_launcher = "SIGTERM"  # how the launcher ends the others
+    first = next((each for each in ended if each[2] != by_launcher and each[1] != "1"), next(iter(ended), None))
+    if first is None:
+        return ""
+    rank, code, signal = first
+    return f"process {rank} of {len(ended)} ended with {signal or f'exit status {code}'}"
+
+
 def _last_lines(path: Path, start: int) -> str:
-    with path.open("rb") as file:
-        file.seek(start)
-        text = file.read().decode("utf-8", "replace")
+    text = _read_from(path, start)
     lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     return "\n".join(lines[-_TAIL_LINES:]) or "(it printed nothing)"
+
+
+def _read_from(path: Path, start: int) -> str:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read().decode("utf-8", "replace")
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from . import adapter, counters, objective
 from .continuing import load_lora
 from .ema import Ema
 from .errors import UserError
+from .feed import Micro
 from .job import Job, Start
 from .norms import limit_norms, weight_norms
 from .optimizers import learning_rate, make_optimizer, make_schedule
@@ -40,17 +41,12 @@ class Learner:
     ``weight_norms`` (modules,) are those after the last step, on the device; None where they were not measured.
     """
 
-    def __init__(self, job: Job, start: Start) -> None:
-        from accelerate import Accelerator
-
+    def __init__(self, job: Job, start: Start, accelerator: Any) -> None:
         self.job = job
         self.step = start.step
         self.weight_norms: torch.Tensor | None = None
         training, optimizer, network = job.config.training, job.config.optimizer, job.config.network
-        self._accelerator = Accelerator(
-            mixed_precision="no" if job.precision == "fp32" else job.precision,
-            cpu=job.device.type == "cpu",
-        )
+        self._accelerator = accelerator
         unet = job.family.load_unet(job.checkpoint, job.dtype)
         if network.unet:
             modules = job.family.lora_targets(unet, network.targets)
@@ -72,7 +68,9 @@ class Learner:
         self._noise_scheduler = job.family.noise_scheduler(job.prediction)
         self._ema = Ema(self._named(), training.ema_decay) if training.ema_decay else None
         self._set_aside: dict[str, Any] | None = None  # the state while other weights are shown than those that are trained
-        self._prepared, self._optimizer_wrapped = self._accelerator.prepare(unet, self._optimizer)
+        # processes exchange gradients in ``_exchange``, for all models with LoRA at once: DDP would wrap, and wait for, each apart
+        self._prepared = accelerator.prepare_model(unet, evaluation_mode=job.processes.world > 1)
+        self._optimizer_wrapped = accelerator.prepare(self._optimizer)
         if start.values is not None:
             self._restore(start.values)
 
@@ -96,24 +94,38 @@ class Learner:
         has it."""
         return None if self._text is None else self._text.prompt(prompt, self._accelerator.autocast())
 
-    def optimise(self, micro_batches: list[objective.MicroBatch]) -> Measured:
+    def optimise(self, micro_batches: Sequence[Micro]) -> Measured:
         """Everything of one optimiser step but the change of the weights, which is ``apply``."""
         import torch
 
         total = torch.zeros((), device=self.job.device)
-        for index, batch in enumerate(micro_batches):
+        for index, micro in enumerate(micro_batches):
             if self.job.config.network.dropout:  # drawn from where in the run this is, so that a continued run draws the same
-                torch.manual_seed(counters.derive_seed(self.job.config.training.seed, "dropout", self.step, index) % 2**63)
-            loss = self._loss(batch) / len(micro_batches)
-            with self._accelerator.no_sync(self._prepared) if index < len(micro_batches) - 1 else nullcontext():
-                self._accelerator.backward(loss)
+                where = (self.step, index, self.job.processes.rank) if self.job.processes.rank else (self.step, index)
+                torch.manual_seed(counters.derive_seed(self.job.config.training.seed, "dropout", *where) % 2**63)
+            loss = self._loss(micro.batch) * micro.scale / micro.parts
+            self._accelerator.backward(loss)
             total += loss.detach()
+        if self.job.processes.world > 1:
+            total = self._exchange(total)
         limit = self.job.config.optimizer.max_grad_norm or math.inf
         norm = self._accelerator.clip_grad_norm_(self._parameters, limit)
         assert norm is not None
         group = self._optimizer.param_groups[0]  # as this step uses it: the schedule moves on in ``apply``
         # Prodigy's own estimate multiplies the rate
         return Measured(total, norm.detach(), float(group["lr"]) * float(group.get("d", 1.0)))
+
+    def _exchange(self, loss: torch.Tensor) -> torch.Tensor:
+        """Average the gradients over the processes, in one message; returns the average of their ``loss``."""
+        import torch
+
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        flat = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
+        flat = self._accelerator.reduce(flat, "mean")
+        parts = flat[1:].split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return flat[0]
 
     def apply(self) -> None:
         """Change the weights. The caller holds ``between_steps``."""

@@ -19,6 +19,7 @@ from .hints import explain
 from .job import open_job
 from .keeping import Keeper
 from .learner import Learner
+from .processes import current, make_accelerator
 from .resume import state_folder
 from .runs import RunFolder
 from .sample_images import make_sample_images
@@ -26,13 +27,14 @@ from .telling import Teller
 from .validation import validate
 
 DONE, FAILED, STOPPED = 0, 1, 3
+_FAREWELL_SECONDS = 2.0  # that other processes than the first wait before they leave a run that ends early
 
 
 def train_run(folder: Path, *, watch_stdin: bool) -> int:
     """Train the run in ``folder``; its exit status. Every outcome is the last event of the log: done, stopped or error."""
     loaded = config.load(folder / "config.json")
     run = RunFolder(folder, loaded.name)
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = current().first
     emit = Emitter(run.events) if first else Silent()
     stop = threading.Event()
     trainer: Trainer | None = None
@@ -59,6 +61,9 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
         failure = explain(error, folder) if trainer is None else trainer.job.explained(error)
         with suppress(OSError):  # the log is on the disk that may be full
             traceback.print_exc()
+        if not first:
+            time.sleep(_FAREWELL_SECONDS)  # most often the first process fails of the same and tells it
+            emit = Emitter(run.events)
         emit(events.Error(failure.kind, failure.message, failure.hint))
         return FAILED
 
@@ -76,11 +81,14 @@ class Trainer:
 
         job, plan, start = self.job, self.job.plan, self._start
         job.emit(plan)
+        accelerator = make_accelerator(job)
         feed = Feed(job)
-        feed.warn_of_cut_captions()
-        feed.fill_caches()
+        if job.writes:
+            feed.warn_of_cut_captions()
+            feed.fill_caches()
+        accelerator.wait_for_everyone()
         job.emit(events.Phase("loading"))
-        learner = Learner(job, start)
+        learner = Learner(job, start, accelerator)
         teller = Teller(job, float(start.values["average"]) if start.values else 0.0)
         self._start = replace(start, values=None)  # they are in the models now
         self._keeper = keeper = Keeper(job, learner, teller)
@@ -115,6 +123,9 @@ class Trainer:
     def stop_now(self) -> None:
         """Save the last complete step and end the process: callable from any thread at any moment."""
         status, job, keeper = STOPPED, self.job, self._keeper
+        if not job.writes:
+            time.sleep(_FAREWELL_SECONDS)  # the first process saves and leaves, and the launcher then ends the others
+            os._exit(status)
         with job.between_steps:
             try:
                 if keeper is not None and keeper.saved_step < keeper.step:
@@ -132,8 +143,7 @@ class Trainer:
 def _take_step(learner: Learner, teller: Teller, portion: Portion, clock: float) -> None:
     """One optimiser step; a stop finds the weights before it or after it, never between. ``clock``: when the last step ended."""
     measured = learner.optimise(portion.micro_batches)
-    images = sum(batch.size for batch in portion.micro_batches)
     with learner.job.between_steps:
         learner.apply()
-        speed = images / max(time.monotonic() - clock, 1e-9)
+        speed = portion.images / max(time.monotonic() - clock, 1e-9)
         teller.note(learner.step, portion.epoch, measured, learner.weight_norms, speed)

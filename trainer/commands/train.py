@@ -51,6 +51,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--preset", metavar="NAME", help="values for what the file does not say, e.g. style-sd15; see --presets")
     parser.add_argument("--dry-run", action="store_true", help="print the plan (images, buckets, steps, memory) and stop")
+    parser.add_argument("--prepare", action="store_true", help="make the run folder for a launcher of your own, print it, and stop")
+    parser.add_argument(
+        "--accelerate-config", type=Path, metavar="FILE", help="launch with this file of `accelerate config` (several machines, say)"
+    )
     parser.add_argument("--json", action="store_true", help="print the plan, or every event, as JSON lines instead of a progress bar")
     parser.add_argument("--keys", action=_ListKeys, help="list every configuration key and stop")
     parser.add_argument("--presets", action=_ListPresets, help="list every preset's values with their reasons and stop")
@@ -65,17 +69,25 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config, [*preset, *args.overrides])
     if args.dry_run:
         return _dry_run(settings, as_json=args.json)
-    from ..launch import train
+    from ..launch import prepare_run, train, write_inputs
 
+    if args.prepare:
+        settings = config.absolute(settings)
+        folder = prepare_run(settings)
+        write_inputs(folder, settings, args.accelerate_config)
+        print(folder.path)
+        return 0
     if args.json:
         from ..events import encode
 
-        result = train(settings, on_event=lambda event: print(encode(event), flush=True))
+        result = train(
+            settings, on_event=lambda event: print(encode(event), flush=True), accelerate_config=args.accelerate_config
+        )
     else:
         from ..progress import TrainingProgress
 
         with TrainingProgress() as progress:
-            result = train(settings, on_event=progress.show)
+            result = train(settings, on_event=progress.show, accelerate_config=args.accelerate_config)
     words = "found, already trained" if result.reused else f"trained in {result.seconds:.0f} s"
     print(
         f"LoRA ({words}): {result.lora}\nloss curve: {result.loss_curve}\nrun folder: {result.run_dir}",

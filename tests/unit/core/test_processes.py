@@ -1,0 +1,43 @@
+"""Which images of a step each process computes."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainer.processes import Processes, shares
+from trainer.sampler import Slot, epoch_batches, group
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (1, 2), (2, 3), (4, 1), (5, 4)])
+def test_every_image_is_computed_once_and_counts_as_in_one_process(world: int, batch_size: int, accumulation: int) -> None:
+    sizes = [(64, 64)] * 7 + [(96, 64)] * 6
+    for step in group(epoch_batches(sizes, [1, 2] * 6 + [1], batch_size, seed=3, epoch=0), accumulation):
+        weight: dict[Slot, float] = {}
+        for rank in range(world):
+            for share in shares(step, Processes(rank, world)):
+                for slot in share.slots if share.scale else ():
+                    assert slot not in weight, "two processes compute the same image"
+                    weight[slot] = share.scale / share.parts / world / len(share.slots)  # gradients are averaged over the processes
+        # in one process: the mean over the micro-batches of each one's mean
+        wanted = {slot: 1 / len(step) / len(batch) for batch in step for slot in batch}
+        assert weight == pytest.approx(wanted)
+
+
+def test_a_share_never_mixes_buckets() -> None:
+    sizes = [(64, 64)] * 5 + [(96, 64)] * 5
+    for step in group(epoch_batches(sizes, [1] * 10, 4, seed=0, epoch=1), 2):
+        for rank in range(2):
+            for share in shares(step, Processes(rank, 2)):
+                assert len({sizes[slot.item] for slot in share.slots}) == 1
+
+
+def test_accumulation_is_shared_evenly_where_a_batch_is_one_image() -> None:
+    step = [[Slot(0, 0)], [Slot(1, 1)], [Slot(2, 2)], [Slot(3, 3)]]
+    assert [[s.slots[0].item for s in shares(step, Processes(rank, 2))] for rank in range(2)] == [[0, 2], [1, 3]]
+
+
+def test_a_process_without_an_image_still_joins() -> None:
+    (share,) = shares([[Slot(4, 0)]], Processes(1, 2))
+    assert share.scale == 0.0
+    assert share.slots == (Slot(4, 0),)

@@ -1,0 +1,78 @@
+"""Several processes that train one LoRA together: who this one is, and which images of a step are its own.
+
+A run's batch size and accumulation describe a step of the whole run, however many processes share it. Every image of a step is
+computed by exactly one process, so that the number of processes changes the speed and not the result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from .sampler import Slot
+
+if TYPE_CHECKING:
+    from .job import Job
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process' number, 0 for the one that writes, and how many train together."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes events, images, states and the LoRA."""
+        return self.rank == 0
+
+
+@dataclass(frozen=True)
+class Share:
+    """A process' part of one of a step's micro-batches: its images; the mean of their losses counts ``scale / parts``.
+
+    Summed over all shares of a step and averaged over the processes, as gradients are, that is the mean over the step's
+    micro-batches (``parts``) of the mean over each one's images. ``scale`` is 1 in a run of one process, and 0 where a process
+    only keeps the others company.
+    """
+
+    slots: tuple[Slot, ...]
+    scale: float
+    parts: int
+
+
+def current() -> Processes:
+    """As the launcher (accelerate, torchrun) says in the environment."""
+    return Processes(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def shares(batches: Sequence[Sequence[Slot]], processes: Processes) -> list[Share]:
+    """What one process computes of a step's micro-batches; at least one share, since every process has to join the exchange.
+
+    Images are dealt out in turn, beginning one process later with every micro-batch: with one image a batch, too, accumulation
+    is shared evenly.
+    """
+    rank, world = processes.rank, processes.world
+    mine: list[Share] = []
+    for number, batch in enumerate(batches):
+        own = tuple(slot for place, slot in enumerate(batch) if (number + place) % world == rank)
+        if own:
+            mine.append(Share(own, world * len(own) / len(batch), len(batches)))
+    return mine or [Share((batches[0][0],), 0.0, len(batches))]
+
+
+def make_accelerator(job: Job) -> Any:
+    """accelerate's view of the processes, device and precision; starts their communication, so every process has to call it."""
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    # the others wait while the first fills caches and paints images; a hanging run is ended by its parent
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    return Accelerator(
+        mixed_precision="no" if job.precision == "fp32" else job.precision,
+        cpu=job.device.type == "cpu",
+        kwargs_handlers=[patience],
+    )
