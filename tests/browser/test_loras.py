@@ -102,7 +102,7 @@ def tell(frontend: Frontend, event: str, /, **detail: Any) -> None:
 
 def keep(frontend: Frontend, look: Look, name: str, *, vue: bool) -> None:
     """The documentation's picture, when it is asked for, from one of the two renderings of the newest ComfyUI."""
-    if os.environ.get("UPDATE_SCREENSHOTS") and look.vue == vue and look.comfyui is not None and look.comfyui.version != "0.3.64":
+    if os.environ.get("UPDATE_SCREENSHOTS") and (look.vue if vue else look.first):
         frontend.screenshot(PICTURES / f"canvas-{name}-{'vue-light' if vue else 'classic-dark'}.png")
 
 
