@@ -16,6 +16,7 @@ from .load_demo_base import LoadDemoBase
 from .load_lora import LoadLora
 from .lora_stack import LoraStack
 from .machine_options import MachineOptionsNode
+from .monitor_options import MonitorOptionsNode
 from .network_options import NetworkOptionsNode
 from .pick_epoch import PickEpoch
 from .routes import register
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     NetworkOptionsNode,
     LearningOptionsNode,
     MachineOptionsNode,
+    MonitorOptionsNode,
     LoadLora,
     LoraStack,
     AnimeImg2Img,

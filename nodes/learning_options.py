@@ -79,6 +79,21 @@ class LearningOptionsNode(io.ComfyNode):
                     10.0,
                     0.1,
                 ),
+                setting(
+                    io.String,
+                    "step_rules",
+                    "For the schedule piecewise_constant: factor of the learning rate up to a step, and the last factor, "
+                    "as in 1:100,0.1:200,0.01.",
+                    default="",
+                ),
+                _float(
+                    "ema_decay",
+                    "Averages the LoRA over its last steps, for a calmer result; 0.99 to 0.999 in long runs. 0 is off.",
+                    0.0,
+                    0.0,
+                    0.9999,
+                    0.001,
+                ),
                 earlier(),
             ],
             [result(TRAIN_OPTIONS, "options", "For the options input of Train LoRA.")],

@@ -61,6 +61,7 @@ NETWORK_OPTIONS: Places = {
     "continue_from": "base.lora",
     "block_ranks": "network.block_ranks",
     "block_alphas": "network.block_alphas",
+    "max_norm": "network.max_norm",
     "train_unet": "network.unet",
     "train_text_encoder": "network.text_encoder",
     "text_encoder_lr": "optimizer.text_encoder_lr",
@@ -74,6 +75,8 @@ LEARNING_OPTIONS: Places = {
     "epsilon": "optimizer.eps",
     "restarts": "optimizer.cycles",
     "power": "optimizer.power",
+    "step_rules": "optimizer.step_rules",
+    "ema_decay": "training.ema_decay",
     "debiased": "objective.debiased",
     "huber_c": "objective.huber_c",
     "huber_schedule": "objective.huber_schedule",
@@ -87,12 +90,20 @@ MACHINE_OPTIONS: Places = {
     "prune_days": "output.prune_days",
     "gpus": "training.processes",
 }
+MONITOR_OPTIONS: Places = {
+    "held_out": "validation.share",
+    "most_held_out": "validation.max_pictures",
+    "measure_every": "validation.every_epochs",
+    "noise_levels": "validation.noise_levels",
+    "held_out_seed": "validation.seed",
+}
 BY_NODE: Mapping[str, Places] = {
     "TrainLora": TRAIN_LORA,
     "TrainOptions": TRAIN_OPTIONS,
     "NetworkOptions": NETWORK_OPTIONS,
     "LearningOptions": LEARNING_OPTIONS,
     "MachineOptions": MACHINE_OPTIONS,
+    "MonitorOptions": MONITOR_OPTIONS,
 }
 NOT_ON_A_NODE: Mapping[str, str] = {  # no widget with that very meaning, and why
     "dataset.path": "the dataset socket of Train LoRA carries it from Dataset Prep",
@@ -100,14 +111,6 @@ NOT_ON_A_NODE: Mapping[str, str] = {  # no widget with that very meaning, and wh
     "dataset.loss_weight": "Combine Datasets says it for each of its datasets, and the dataset socket carries it",
     "dataset.more": "Combine Datasets makes the list, and the dataset socket carries it",
     "output.runs": "inside ComfyUI runs lie below its output folder, where nothing from a graph can move them",
-    "network.max_norm": "set in a TOML file: a remedy for runs that burn in, which lower rates remedy, too",
-    "optimizer.step_rules": "set in a TOML file: a line of text that only piecewise_constant reads",
-    "training.ema_decay": "set in a TOML file: pays off on longer runs than most on a canvas",
-    "validation.share": "set in a TOML file: a style's dataset on a canvas is small, and every held-out picture is missed",
-    "validation.max_pictures": "set in a TOML file, beside validation.share",
-    "validation.every_epochs": "set in a TOML file, beside validation.share",
-    "validation.noise_levels": "set in a TOML file, beside validation.share",
-    "validation.seed": "set in a TOML file, beside validation.share",
     "output.wandb": "set in a TOML file: nothing that a graph brings along may send data away",
     "output.publish": "finished files go to ComfyUI's own LoRA folder, where Load LoRA's menu finds them",
 }

@@ -127,7 +127,7 @@ class TrainLora(io.ComfyNode):
                     io.Combo,
                     "schedule",
                     "How the learning rate changes over the run.",
-                    options=[name for name in SCHEDULES if name != "piecewise_constant"],  # its rules have no widget
+                    options=list(SCHEDULES),
                     default=SCHEDULES[0],
                     advanced=True,
                 ),

@@ -32,6 +32,7 @@ NODES = {
     "AnimeLoRA_LearningOptions": ("Learning Options (AnimeLoRA)", ["ANIMELORA_TRAIN_OPTIONS"]),
     "AnimeLoRA_MachineOptions": ("Machine Options (AnimeLoRA)", ["ANIMELORA_TRAIN_OPTIONS"]),
     "AnimeLoRA_CombineDatasets": ("Combine Datasets (AnimeLoRA)", ["DATASET"]),
+    "AnimeLoRA_MonitorOptions": ("Monitor Options (AnimeLoRA)", ["ANIMELORA_TRAIN_OPTIONS"]),
     "AnimeLoRA_LoadDemoBase": ("Load Demo Base (AnimeLoRA)", ["MODEL", "CLIP", "VAE"]),
 }
 OPTIONS = {"ANIMELORA_DATASET_OPTIONS", "ANIMELORA_TRAIN_OPTIONS"}  # plain data, each for one socket of ours
