@@ -51,6 +51,8 @@ def main() -> int:
             _on_demo_base(prompt, _trained_in_the_tour(info))
         if name == _EPOCHS:
             _keep_states(prompt)
+        if "export" in name:
+            _same_person(prompt)
         pictures = _run(url, prompt)
         thumbnail = _choose(name, pictures)
         thumbnail.save(FOLDER / f"{name}.jpg", quality=88, optimize=True)
@@ -63,6 +65,13 @@ def _keep_states(prompt: Prompt) -> None:
     for node in prompt.values():
         if node["class_type"] == "AnimeLoRA_TrainLora":
             node["inputs"] |= {"name": "demo_epochs", "checkpoint_every": 20}
+
+
+def _same_person(prompt: Prompt) -> None:
+    """One prompt for all pictures, which are to be compared."""
+    for node in prompt.values():
+        if node["class_type"] == "StringConcatenate":
+            node["inputs"]["string_b"] = _PEOPLE[1]
 
 
 def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
