@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from tests.unit.core.helpers import Trained, configuration, make_dataset, train_here
 from trainer.cli import main
+from trainer.prune import Pruned, prune
 from trainer.resume import newest
 
 
@@ -52,6 +53,17 @@ def test_a_pruned_run_is_still_found_and_its_cache_made_anew(trained: Trained) -
     assert main(["prune", str(runs), "--days", "0"]) == 0
     assert not list((runs / "_cache").rglob("*.safetensors"))
     assert trained.run.finished(None) is not None
+
+
+def test_states_of_runs_that_finished_lately_stay_until_their_days_are_over(trained: Trained) -> None:
+    runs = trained.run.path.parent
+    before = files(runs)
+    assert prune(runs, days=30, finished_days=30, dry_run=False) == Pruned(0, 0, 0)
+    assert files(runs) == before
+    os.utime(trained.run.result, times=(time.time() - 31 * 86_400,) * 2)
+    assert prune(runs, days=30, finished_days=30, dry_run=False).states == 2
+    assert newest(trained.run.checkpoints)[0] is None
+    assert newest(next(runs.glob("unfinished-*")) / "checkpoints")[0] is not None
 
 
 def test_a_run_in_training_is_left_alone(trained: Trained) -> None:
