@@ -16,6 +16,7 @@ from .load_demo_base import LoadDemoBase
 from .load_lora import LoadLora
 from .lora_stack import LoraStack
 from .machine_options import MachineOptionsNode
+from .menus import with_menus_checked
 from .monitor_options import MonitorOptionsNode
 from .network_options import NetworkOptionsNode
 from .pick_epoch import PickEpoch
@@ -52,4 +53,4 @@ class AnimeLoRAExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack. The panel's routes are added here, as ComfyUI 0.3.64 calls nothing else of an extension."""
         register()
-        return list(NODES)
+        return [with_menus_checked(node) for node in NODES]
