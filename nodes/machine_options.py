@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..trainer.config import ATTENTIONS, BASE_PRECISIONS, MEMORY_PRESETS
 from . import places
 from .failures import readable
 from .options import earlier, extended
@@ -44,6 +45,50 @@ class MachineOptionsNode(io.ComfyNode):
                     default=30,
                     min=0,
                     max=36_500,
+                ),
+                setting(
+                    io.Combo,
+                    "memory",
+                    "Size of the graphics card that training shall fit: fills in what saves memory and was left as it comes. "
+                    "auto looks itself; none is fastest.",
+                    options=list(MEMORY_PRESETS),
+                    default="none",
+                ),
+                setting(
+                    io.Combo,
+                    "base_precision",
+                    "How the base model is kept while it trains: int8 and fp8 halve its memory, nf4 quarters it (needs bitsandbytes). "
+                    "same loses nothing.",
+                    options=list(BASE_PRECISIONS),
+                    default="same",
+                ),
+                setting(
+                    io.Int,
+                    "micro_batch_size",
+                    "Pictures that go through the model at once. Fewer need less memory and teach the same; 0 takes the whole batch.",
+                    default=0,
+                    min=0,
+                    max=1024,
+                ),
+                setting(
+                    io.Combo,
+                    "attention",
+                    "What computes attention: auto takes xformers where it really works, else torch's own.",
+                    options=list(ATTENTIONS),
+                    default="auto",
+                ),
+                setting(
+                    io.Boolean,
+                    "compile",
+                    "Compiles the model: slow at the start, faster in long runs. Where that fails, training goes on without it.",
+                    default=False,
+                ),
+                setting(
+                    io.Combo,
+                    "channels_last",
+                    "Order in which pictures lie in memory. auto takes what is faster on your card; the result hardly differs.",
+                    options=["auto", "on", "off"],
+                    default="auto",
                 ),
                 earlier(),
                 setting(

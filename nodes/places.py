@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..trainer.config import PRESET_KEYS, RunConfig
+
 PREFIX = "AnimeLoRA_"
 Places = Mapping[str, str]
 
@@ -89,6 +91,12 @@ MACHINE_OPTIONS: Places = {
     "tensorboard": "output.tensorboard",
     "prune_days": "output.prune_days",
     "gpus": "training.processes",
+    "memory": "training.memory",
+    "base_precision": "training.base_precision",
+    "micro_batch_size": "training.micro_batch_size",
+    "attention": "training.attention",
+    "compile": "training.compile",
+    "channels_last": "training.channels_last",
 }
 MONITOR_OPTIONS: Places = {
     "held_out": "validation.share",
@@ -125,6 +133,20 @@ def sections(places: Places, widgets: Mapping[str, Any]) -> dict[str, Any]:
             table = found.setdefault(section, {}) if section else found
             table[name] = widgets[widget]
     return found
+
+
+def left_to_memory_preset(data: dict[str, Any]) -> dict[str, Any]:
+    """``data`` without what a memory preset may fill, where a widget stands as it came: a widget always has a value, and only one
+    that somebody changed says something."""
+    if data.get("training", {}).get("memory", "none") == "none":
+        return data
+    reference = RunConfig.model_validate({"base": {"checkpoint": "-"}, "dataset": {"path": "-"}}).model_dump()
+    for key in PRESET_KEYS:
+        section, _, name = key.partition(".")
+        table = data.get(section, {})
+        if table.get(name) == reference[section][name]:
+            table.pop(name, None)
+    return data
 
 
 def widgets(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -62,7 +62,7 @@ def adapt(unet: nn.Module, modules: Sequence[str], network: NetworkSection, seed
     """
     groups: dict[tuple[int, float], list[str]] = {}
     for name in modules:
-        size = network.size_of(name, _weight(unet.get_submodule(name)).shape[2:])
+        size = network.size_of(name, getattr(unet.get_submodule(name), "kernel_size", ()))
         if size[0]:
             groups.setdefault(size, []).append(name)
     if not groups:
@@ -112,6 +112,30 @@ def inject(
         for parameter in pair.tensors.values():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+    if not dora:
+        _compute_as_given(unet)
+
+
+def _compute_as_given(unet: nn.Module) -> None:
+    """Let LoRA compute in the dtype of its inputs, whatever its weights are kept in.
+
+    peft casts the inputs to the weights' fp32 instead, and autocast casts them back: two kernels a layer, and a second copy of every
+    input that the backward pass needs, for the same numbers. DoRA's own code needs peft's way.
+    """
+    from .casting import CastingConv2d, CastingLinear
+
+    classes = {"Linear": CastingLinear, "Conv2d": CastingConv2d}
+    for module in unet.modules():
+        if isinstance(getattr(module, "lora_A", None), _module_dict()):
+            module.cast_input_dtype_enabled = False  # type: ignore[assignment]
+            for layer in (module.lora_A[_ADAPTER], module.lora_B[_ADAPTER]):  # type: ignore[index]
+                layer.__class__ = classes.get(type(layer).__name__, type(layer))
+
+
+def _module_dict() -> type:
+    from torch import nn
+
+    return nn.ModuleDict
 
 
 def pairs(unet: nn.Module) -> Iterator[Pair]:

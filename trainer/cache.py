@@ -18,6 +18,7 @@ from .dataset import Dataset, Item
 from .errors import Cancelled, UserError
 from .families import PLAIN_TEXT, Checkpoint, Family, TextSettings
 from .files import atomic_path
+from .hints import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -105,9 +106,7 @@ def fill_latents(
             batch = members[start : start + batch_size]
             images = [load_pixels(folder, item) for folder, item, _ in batch]
             pixels = torch.stack([image.flip(-1) if flipped else image for image, (*_, flipped) in zip(images, batch, strict=True)])
-            with torch.no_grad():
-                posterior = vae.encode(pixels.to(device)).latent_dist
-            for (_, item, flipped), mean, std in zip(batch, posterior.mean, posterior.std, strict=True):
+            for (_, item, flipped), mean, std in zip(batch, *encode_latents(vae, pixels.to(device)), strict=True):
                 if not torch.isfinite(mean).all():
                     raise UserError(
                         f"The VAE of {checkpoint.name} gives no finite latent for {item.file}.",
@@ -118,6 +117,26 @@ def fill_latents(
             done += len(batch)
             progress(done, len(missing))
     return len(missing)
+
+
+def encode_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the posterior of ``pixels`` (batch, 3, height, width), each (batch, 4, height/8, width/8).
+
+    A batch for which memory does not suffice is encoded in halves: what fits depends on the GPU and on what else runs there.
+    """
+    import torch
+
+    try:
+        with torch.no_grad():
+            posterior = vae.encode(pixels).latent_dist
+        return posterior.mean, posterior.std
+    except Exception as error:
+        if len(pixels) == 1 or not is_out_of_memory(error):
+            raise
+    if pixels.device.type == "cuda":  # outside of the except: there, the failed pass would still hold its memory
+        torch.cuda.empty_cache()
+    halves = [encode_latents(vae, half) for half in pixels.tensor_split(2)]
+    return torch.cat([mean for mean, _ in halves]), torch.cat([std for _, std in halves])
 
 
 def fill_prompts(

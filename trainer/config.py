@@ -36,13 +36,20 @@ HuberSchedule = Literal["constant", "exponential", "snr"]
 TimestepSampling = Literal["uniform", "logit-normal"]
 PredictionChoice = Literal["auto", "epsilon", "v-prediction"]
 ZeroTerminal = Literal["auto", "on", "off"]
+Switch = Literal["auto", "on", "off"]
 MaxTokens = Literal[75, 150, 225]
+MemoryPreset = Literal["none", "auto", "6gb", "8gb", "12gb", "16gb", "24gb"]
+BasePrecision = Literal["same", "int8", "fp8", "nf4"]
+Attention = Literal["auto", "sdpa", "xformers"]
 
 # a part of diffusers' UNet: down_blocks.1, mid_block, up_blocks.0.attentions.2
 BlockName = Annotated[str, Field(pattern=r"^(down_blocks\.\d+|mid_block|up_blocks\.\d+)(\.(attentions|resnets)\.\d+)?$")]
 
 _PATHS = (("base", "checkpoint"), ("base", "lora"), ("dataset", "path"), ("output", "runs"), ("output", "publish"))
 _NUMBER = r"\d+(\.\d*)?([eE]-?\d+)?"
+# what a memory preset fills (see memory.py): only keys that were left unset
+PRESET_KEYS = ("training.gradient_checkpointing", "training.micro_batch_size", "training.base_precision", "optimizer.name")
+
 _MAX_TOML_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
 
 
@@ -214,6 +221,12 @@ class TrainingSection(_Section):
     max_tokens: MaxTokens = 75  # what CLIP reads at once, as in kohya's trainer; longer ones cost memory for every caption
     text_encoder_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the run, after which the text encoder is left as it is
     processes: Annotated[int, Field(ge=0, le=1024)] = 1  # that share each step, one a GPU; 0: as many as there are GPUs
+    memory: MemoryPreset = "none"  # a GPU's size: fills what saves memory and was left unset; none, as it costs speed
+    base_precision: BasePrecision = "same"  # how the frozen UNet is stored; same as precision: nothing is lost
+    micro_batch_size: Annotated[int, Field(ge=0, le=1024)] = 0  # images in one pass through the UNet; 0: the whole batch, which is fastest
+    attention: Attention = "auto"  # xformers where its call really works, else torch's own
+    compile: bool = False  # torch.compile: minutes at the start, so it pays off on long runs only
+    channels_last: Switch = "auto"  # memory layout of convolutions: on where tensor cores want it (CUDA in bf16 or fp16)
 
 
 class SampleSection(_Section):
@@ -304,12 +317,23 @@ class RunConfig(_Section):
 
     def identity(self) -> dict[str, Any]:
         """The part that determines the result, as plain JSON data: everything but paths, output places and who shares the work."""
-        data = self.model_dump(mode="json", exclude={"output": True, "base": True, "dataset": True, "training": {"processes"}})
-        return dict(data)  # which datasets, and how often each, is in the datasets' common hash
+        # which datasets, and how often each, is in the datasets' common hash; a memory preset is what it fills in
+        data = self.model_dump(mode="json", exclude={"output": True, "base": True, "dataset": True, "training": {"memory", "processes"}})
+        return dict(data)
+
+    def to_data(self) -> dict[str, Any]:
+        """The configuration as plain JSON data. What a memory preset may still fill stays left out, until it is filled."""
+        data: dict[str, Any] = self.model_dump(mode="json")
+        if self.training.memory != "none":
+            for key in PRESET_KEYS:
+                section, name = key.split(".")
+                if name not in getattr(self, section).model_fields_set:
+                    del data[section][name]
+        return data
 
     def to_json(self) -> str:
         """The configuration as indented JSON, which ``load`` reads again."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(self.to_data(), indent=2, ensure_ascii=False) + "\n"
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -353,7 +377,7 @@ def parse(data: dict[str, Any]) -> RunConfig:
 
 def absolute(config: RunConfig) -> RunConfig:
     """``config`` with absolute paths; relative ones mean relative to the current folder. The child runs in another."""
-    data = config.model_dump(mode="json")
+    data = config.to_data()
     _absolute_paths(data, Path.cwd())
     return parse(data)
 
@@ -406,3 +430,6 @@ OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 TARGETS: tuple[str, ...] = get_args(Targets)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+MEMORY_PRESETS: tuple[str, ...] = get_args(MemoryPreset)
+BASE_PRECISIONS: tuple[str, ...] = get_args(BasePrecision)
+ATTENTIONS: tuple[str, ...] = get_args(Attention)

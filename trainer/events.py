@@ -39,6 +39,8 @@ class Plan(Event):
     start_step: int = 0
     prediction: str = "epsilon"
     held_out: int = 0  # pictures that are not trained on
+    memory: dict[str, float] = field(default_factory=dict)  # memory_gb by what it is for, see needs.py
+    attention: str = "sdpa"
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ class Feed:
         where: dict[str, Any] = {"seed": job.config.training.seed, "epoch": epoch, "timesteps": timesteps, "tokenize": tokenize}
 
         def build(slots: Sequence[sampler.Slot]) -> objective.MicroBatch:
-            return objective.build(slots, job.dataset, job.cache, settings, **where)
+            batch = objective.build(slots, job.dataset, job.cache, settings, **where)
+            return batch.pinned() if job.device.type == "cuda" else batch
 
         mine = shares(group, job.processes)
         return [Micro(self.repairing(partial(build, share.slots)), share.scale, share.parts) for share in mine]

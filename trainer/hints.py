@@ -18,7 +18,7 @@ _LOST_SIGNS = ("Connection closed by peer", "Connection reset by peer", "Connect
 
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # CUDA's words, and those of torch on a CPU
 _SMALLER = "prepare the dataset at a smaller resolution, and close other programs that use the same memory"
-_MEMORY_HINT = f"Turn on gradient checkpointing; batch size 1 (raise gradient accumulation instead); precision bf16; {_SMALLER}."
+_MEMORY_HINT = f"Set training.memory to auto, or turn on gradient checkpointing; micro-batches of 1; precision bf16; {_SMALLER}."
 
 
 def memory_hint(needed: float, savings: Sequence[tuple[str, float]]) -> str:
@@ -50,6 +50,12 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
     # torch.save ends in "unexpected pos": what it was handling then is the system's error
     before = error.__cause__ or error.__context__
     return before is not None and is_disk_full(before, folder)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` came from memory, the machine's or a GPU's, that did not suffice."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
 
 
 def lacks_space(folder: Path) -> bool:
@@ -84,7 +90,7 @@ def explain(error: BaseException, folder: Path) -> UserError:
         return error
     text = str(error).strip()
     first = text.splitlines()[0] if text else type(error).__name__
-    if isinstance(error, MemoryError) or any(words in text.lower() for words in _NO_MEMORY):
+    if is_out_of_memory(error):
         return UserError(f"Out of memory: {first}", _MEMORY_HINT, kind="memory")
     if is_disk_full(error, folder):
         return disk_full(folder)

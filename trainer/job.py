@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config, devices, events, objective, resume
+from .attention import choose_attention
 from .cache import Cache
 from .child import Emitter
 from .continuing import lora_identity
@@ -18,6 +19,7 @@ from .datasets import hold_out, open_datasets
 from .errors import UserError
 from .families import Checkpoint, Family, Prediction, family_of, open_checkpoint
 from .hints import explain, memory_hint
+from .memory import is_settled, settled
 from .overrides import apply_override
 from .plan import make_plan, require_memory, savings
 from .processes import Processes, current
@@ -78,10 +80,10 @@ class Start:
 def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: threading.Event) -> tuple[Job, Start]:
     """Open everything a run needs but the models. Raises UserError for what cannot be trained, or not with the memory there is."""
     device = devices.pick_device(settings.training.device)
-    precision = devices.pick_precision(settings.training.precision, device)
     dataset, held_out = hold_out(open_datasets(settings.dataset), settings.validation)
     checkpoint = open_checkpoint(settings.base.checkpoint)
     family = family_of(checkpoint)
+    settings = _settled(settings, dataset, family, checkpoint, device)
     prediction = objective.chosen_prediction(family.prediction(checkpoint), settings.objective)
     folder = cache_folder(settings)
     text = family.text_settings(settings.training.max_tokens, settings.training.clip_skip)
@@ -89,7 +91,12 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     _require_same_inputs(run, settings, dataset, cache)
     saved, values = resume.newest(run.checkpoints)
     start = Start(saved.step, values) if saved is not None else Start()
-    plan = make_plan(settings, dataset, family, checkpoint, device, precision)
+    precision = devices.pick_precision(settings.training.precision, device)
+    dtype = devices.torch_dtype(precision)
+    attention, problem = choose_attention(settings.training.attention, device, dtype)
+    if problem:
+        emit(events.Warning_(f"xformers is installed but does not work here ({problem}); attention is torch's own."))
+    plan = make_plan(settings, dataset, family, checkpoint, device, precision, attention)
 
     def memory_with(changes: Sequence[str]) -> float:
         return _memory_with(changes, settings, dataset, family, checkpoint, device)
@@ -111,7 +118,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
         stop=stop,
         device=device,
         precision=precision,
-        dtype=devices.torch_dtype(precision),
+        dtype=dtype,
         dataset=dataset,
         held_out=held_out,
         checkpoint=checkpoint,
@@ -132,6 +139,27 @@ def _require_same_inputs(run: RunFolder, settings: config.RunConfig, dataset: Da
         raise UserError(
             "The dataset or the checkpoint changed while the run was starting.", "Start again: it is then another run.", kind="dataset"
         )
+
+
+def settle(settings: config.RunConfig) -> config.RunConfig:
+    """``settings`` with its memory preset filled in, so that they say all that determines the run. Raises UserError for bad input."""
+    if is_settled(settings):
+        return settings
+    dataset, checkpoint = open_datasets(settings.dataset), open_checkpoint(settings.base.checkpoint)
+    return _settled(settings, dataset, family_of(checkpoint), checkpoint, devices.pick_device(settings.training.device))
+
+
+def _settled(
+    settings: config.RunConfig, dataset: Dataset, family: Family, checkpoint: Checkpoint, device: torch.device
+) -> config.RunConfig:
+    import torch
+
+    def estimate(candidate: config.RunConfig) -> float:
+        precision = devices.pick_precision(candidate.training.precision, device)
+        with torch.inference_mode(False), torch.enable_grad():  # ComfyUI's nodes run without gradients, which are what is estimated
+            return make_plan(candidate, dataset, family, checkpoint, device, precision).memory_gb
+
+    return settled(settings, family.name, devices.total_memory_gb(device), estimate)
 
 
 def _memory_with(

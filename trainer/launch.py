@@ -26,6 +26,7 @@ from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
 from .files import remove_partial, require_short_path, write_atomic
 from .hints import LOST, about_the_disk, disk_full, lacks_space
+from .job import settle
 from .prune import prune
 from .runs import RunFolder, RunResult, cache_folder, publish, read_samples, run_folder, run_identity
 
@@ -70,7 +71,7 @@ def train(
     place of ours; only the command line passes one. Raises Cancelled after a stop (the state is kept) and UserError,
     with the child's last lines and a hint, for everything that goes wrong.
     """
-    config = absolute(config)
+    config = settle(absolute(config))
     tell, stop = on_event or (lambda event: None), should_stop or (lambda: False)
     with _told_of_the_disk(Path(config.output.runs)):
         run = prepare_run(config)
@@ -97,6 +98,7 @@ def train(
 
 def prepare_run(config: RunConfig) -> RunFolder:
     """The run folder of ``config`` (not created). Opens dataset and checkpoint, so that bad input fails before any child."""
+    config = settle(config)
     dataset = open_datasets(config.dataset)
     hold_out(dataset, config.validation)
     checkpoint = open_checkpoint(config.base.checkpoint)

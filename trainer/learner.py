@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import adapter, counters, objective
+from . import adapter, counters, events, objective
 from .continuing import load_lora
 from .ema import Ema
+from .engine import compile_blocks, prepare_base, undo_compile
 from .errors import UserError
 from .feed import Micro
+from .hints import is_out_of_memory
 from .job import Job, Start
 from .norms import limit_norms, weight_norms
 from .optimizers import learning_rate, make_optimizer, make_schedule
@@ -48,11 +50,10 @@ class Learner:
         training, optimizer, network = job.config.training, job.config.optimizer, job.config.network
         self._accelerator = accelerator
         unet = job.family.load_unet(job.checkpoint, job.dtype)
+        prepare_base(unet, training, job.plan.attention, job.device, job.dtype)
         if network.unet:
             modules = job.family.lora_targets(unet, network.targets)
             adapter.adapt(unet, modules, network, counters.derive_seed(training.seed, "weights") % 2**32)
-        if training.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()  # type: ignore[operator]
         self._text = load_trained_text(job) if network.text_encoder else None
         # every model with LoRA, as one
         self._network = adapter.together(unet.to(job.device).train(), self._text.modules if self._text else {})
@@ -73,6 +74,9 @@ class Learner:
         self._optimizer_wrapped = accelerator.prepare(self._optimizer)
         if start.values is not None:
             self._restore(start.values)
+        self._compiled = training.compile
+        if self._compiled:
+            compile_blocks(unet)
 
     @property
     def timesteps(self) -> int:
@@ -96,16 +100,7 @@ class Learner:
 
     def optimise(self, micro_batches: Sequence[Micro]) -> Measured:
         """Everything of one optimiser step but the change of the weights, which is ``apply``."""
-        import torch
-
-        total = torch.zeros((), device=self.job.device)
-        for index, micro in enumerate(micro_batches):
-            if self.job.config.network.dropout:  # drawn from where in the run this is, so that a continued run draws the same
-                where = (self.step, index, self.job.processes.rank) if self.job.processes.rank else (self.step, index)
-                torch.manual_seed(counters.derive_seed(self.job.config.training.seed, "dropout", *where) % 2**63)
-            loss = self._loss(micro.batch) * micro.scale / micro.parts
-            self._accelerator.backward(loss)
-            total += loss.detach()
+        total = self._gradients(micro_batches)
         if self.job.processes.world > 1:
             total = self._exchange(total)
         limit = self.job.config.optimizer.max_grad_norm or math.inf
@@ -126,6 +121,35 @@ class Learner:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
         return flat[0]
+
+    def _gradients(self, micro_batches: Sequence[Micro]) -> torch.Tensor:
+        """Add up the gradients of ``micro_batches``; the mean of their losses. Without compiled blocks from the first failure of one on."""
+        try:
+            return self._passes(micro_batches)
+        except Exception as error:  # a compiler can fail in any way, and in the backward pass too
+            if not self._compiled or is_out_of_memory(error):
+                raise
+            self._compiled = False
+            undo_compile(self.model)
+            self._optimizer_wrapped.zero_grad(set_to_none=True)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            self.job.emit(events.Warning_(f"torch.compile failed, so the run goes on without it, at normal speed ({reason})."))
+        return self._passes(micro_batches)
+
+    def _passes(self, micro_batches: Sequence[Micro]) -> torch.Tensor:
+        import torch
+
+        total = torch.zeros((), device=self.job.device)
+        for index, micro in enumerate(micro_batches):
+            if self.job.config.network.dropout:  # drawn from where in the run this is, so that a continued run draws the same
+                where = (self.step, index, self.job.processes.rank) if self.job.processes.rank else (self.step, index)
+                torch.manual_seed(counters.derive_seed(self.job.config.training.seed, "dropout", *where) % 2**63)
+            for part in micro.batch.split(self.job.config.training.micro_batch_size):
+                # the loss is a mean over images: a part counts by how many of them it has
+                loss = self._loss(part) * (micro.scale / micro.parts * part.size / micro.batch.size)
+                self._accelerator.backward(loss)
+                total += loss.detach()
+        return total
 
     def apply(self) -> None:
         """Change the weights. The caller holds ``between_steps``."""
@@ -243,4 +267,4 @@ class Learner:
         with self._accelerator.autocast():
             predicted = self._prepared(noisy.to(job.dtype), timesteps, **inputs, return_dict=False)[0]
         wanted = objective.target(self._noise_scheduler, latents, noise, timesteps)
-        return predicted, wanted, None if batch.masks is None else batch.masks.to(job.device)
+        return predicted, wanted, None if batch.masks is None else batch.masks.to(job.device, non_blocking=True)

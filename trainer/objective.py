@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import weighting
@@ -40,6 +40,25 @@ class MicroBatch:
     def size(self) -> int:
         """Images in the batch."""
         return int(self.latents.shape[0])
+
+    def split(self, size: int) -> list[MicroBatch]:
+        """The same images in batches of at most ``size``; 0: this batch alone."""
+        if not size or size >= self.size:
+            return [self]
+        return [self._part(slice(start, start + size)) for start in range(0, self.size, size)]
+
+    def pinned(self) -> MicroBatch:
+        """The batch in page-locked memory, from which a GPU copies while it computes."""
+        tensors = {name: value.pin_memory() for name in _TENSORS if (value := getattr(self, name)) is not None}
+        conditions = [{name: tensor.pin_memory() for name, tensor in condition.items()} for condition in self.conditions]
+        return replace(self, **tensors, conditions=conditions)
+
+    def _part(self, images: slice) -> MicroBatch:
+        names = (*_TENSORS, "conditions", "framings")
+        return replace(self, **{name: value[images] for name in names if (value := getattr(self, name)) is not None})
+
+
+_TENSORS = ("latents", "noise", "mixed", "timesteps", "weights", "masks")
 
 
 def build(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .families import EPSILON, Family, Framing, Prediction
+from .hints import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -63,11 +64,22 @@ def sample_latents(
 
 
 def decode(vae: Any, latents: torch.Tensor) -> Image.Image:
-    """The picture of one latent (1, 4, h, w), decoded in the VAE's dtype."""
+    """The picture of one latent (1, 4, h, w), decoded in the VAE's dtype; in tiles where memory does not suffice for the whole."""
     import torch
     from PIL import Image
 
+    scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+    pixels: torch.Tensor | None = None
     with torch.no_grad():
-        pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        try:
+            pixels = vae.decode(scaled, return_dict=False)[0]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        if pixels is None:  # outside of the except: there, the failed pass would still hold its memory
+            if vae.device.type == "cuda":
+                torch.cuda.empty_cache()
+            vae.enable_tiling()
+            pixels = vae.decode(scaled, return_dict=False)[0]
     array = ((pixels[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array)

@@ -97,19 +97,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
+    from ..attention import choose_attention
     from ..continuing import require_lora
     from ..datasets import hold_out, open_datasets
-    from ..devices import pick_device, pick_precision
+    from ..devices import pick_device, pick_precision, torch_dtype
     from ..events import encode
     from ..families import family_of, open_checkpoint
+    from ..job import settle
     from ..plan import make_plan
 
+    settings = settle(settings)
     dataset, held_out = hold_out(open_datasets(settings.dataset), settings.validation)
     checkpoint = open_checkpoint(settings.base.checkpoint)
     if settings.base.lora:
         require_lora(Path(settings.base.lora))
     device = pick_device(settings.training.device)
-    plan = make_plan(settings, dataset, family_of(checkpoint), checkpoint, device, pick_precision(settings.training.precision, device))
+    precision = pick_precision(settings.training.precision, device)
+    attention, _ = choose_attention(settings.training.attention, device, torch_dtype(precision))
+    plan = make_plan(settings, dataset, family_of(checkpoint), checkpoint, device, precision, attention)
     plan = replace(plan, held_out=len(held_out.items))
     if as_json:
         print(json.dumps({key: value for key, value in json.loads(encode(plan)).items() if key not in ("event", "time")}, indent=2))
@@ -123,6 +128,12 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
     from rich.table import Table
 
     training = settings.training
+    passes = training.micro_batch_size or training.batch_size
+    notes = {
+        "base": f" in {plan.precision if training.base_precision == 'same' else training.base_precision}",
+        "optimizer": f" for {settings.optimizer.name}",
+        "activations": f", {min(passes, training.batch_size)} at a time" + (", checkpointed" if training.gradient_checkpointing else ""),
+    }
     table = Table(title=f"Plan of {settings.name}", show_header=False)
     rows = [
         ("base", f"{base} ({plan.family}, {plan.prediction})"),
@@ -134,7 +145,9 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
         ("LoRA", f"rank {settings.network.rank}, alpha {settings.network.alpha:g}, {plan.modules} modules ({settings.network.targets})"),
         ("trainable", f"{plan.trainable_parameters:,} parameters"),
         ("device", f"{plan.device}, {plan.precision}"),
+        ("attention", plan.attention),
         ("memory", f"about {plan.memory_gb:.1f} GB while training"),
+        *((f"  {name}", f"{value:.2f} GB{notes.get(name, '')}") for name, value in plan.memory.items()),
     ]
     for name, value in rows:
         table.add_row(name, value)

@@ -77,11 +77,11 @@ class StableDiffusionXL(StableDiffusion):
         import torch
 
         inputs = super().unet_inputs(conditions, framings, device, dtype)
-        pooled = torch.stack([condition["pooled"] for condition in conditions])
+        pooled = [condition["pooled"].to(device=device, dtype=dtype, non_blocking=True) for condition in conditions]
         rows = [[*framing.original[::-1], *framing.crop_top_left, *framing.target[::-1]] for framing in framings]
         numbers = torch.tensor(rows, dtype=torch.float32)
         inputs["added_cond_kwargs"] = {
-            "text_embeds": pooled.to(device=device, dtype=dtype, non_blocking=True),
+            "text_embeds": torch.stack(pooled),
             "time_ids": numbers.to(device=device, non_blocking=True),
         }
         return inputs

@@ -135,8 +135,9 @@ class StableDiffusion:
         """``encoder_hidden_states`` of shape (batch, tokens, width)."""
         import torch
 
-        stacked = torch.stack([condition["embeds"] for condition in conditions])
-        return {"encoder_hidden_states": stacked.to(device=device, dtype=dtype, non_blocking=True)}
+        # moved one by one: what torch.stack makes on the CPU is not page-locked, so that copying it would wait for the GPU
+        moved = [condition["embeds"].to(device=device, dtype=dtype, non_blocking=True) for condition in conditions]
+        return {"encoder_hidden_states": torch.stack(moved)}
 
     def empty_condition(self, unet: nn.Module, max_tokens: int = 75) -> dict[str, torch.Tensor]:
         """``embeds`` for ``max_tokens`` between a start and an end."""

@@ -13,7 +13,8 @@ from trainer import adapter, events
 from trainer.dataset import open_dataset
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.plan import _OVERHEAD_GB, estimate_memory, make_plan
+from trainer.needs import memory_needed
+from trainer.plan import make_plan
 
 
 def bytes_kept_for_backward(unet: Any, side: int, batch: int) -> int:
@@ -44,10 +45,7 @@ def test_the_activations_are_those_that_a_real_forward_pass_saves(
     modules = FAMILY.lora_targets(planned, targets)
     with torch.device("meta"):
         adapter.inject(planned, modules, rank=4, alpha=4, seed=0)
-    trainable = sum(parameter.numel() for parameter in adapter.parameters(planned))
-    frozen = sum(parameter.numel() for parameter in planned.parameters() if not parameter.requires_grad)
-    estimated = estimate_memory(planned, FAMILY, config, (pixels, pixels), torch.float32, trainable)
-    activations = (estimated - _OVERHEAD_GB) * 1e9 - frozen * 4 - trainable * 16
+    activations = memory_needed(planned, FAMILY, config, (pixels, pixels), torch.float32)["activations"] * 1e9
 
     real = FAMILY.load_unet(checkpoint, torch.float32)
     adapter.inject(real, modules, rank=4, alpha=4, seed=0)
@@ -95,9 +93,12 @@ def test_checkpointing_needs_less_memory(tiny_checkpoint: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("enough", "words"),
     [
-        ({"training.precision": "bf16"}, 'with training.precision = "bf16".'),
-        ({"training.precision": "bf16", "training.gradient_checkpointing": True}, "training.gradient_checkpointing = true."),
-        ({"training.precision": "bf16", "training.gradient_checkpointing": True, "training.batch_size": 1}, "training.batch_size = 1."),
+        ({"training.precision": "bf16"}, 'with training.precision = "bf16";'),
+        ({"training.precision": "bf16", "training.gradient_checkpointing": True}, "training.gradient_checkpointing = true;"),
+        (
+            {"training.precision": "bf16", "training.gradient_checkpointing": True, "training.micro_batch_size": 1},
+            "training.micro_batch_size = 1;",
+        ),
         (None, "No setting makes it fit"),
     ],
 )

@@ -1,0 +1,58 @@
+"""What each memory preset is estimated to need, as a table: ``python benchmarks/memory.py``. No GPU and no checkpoint is needed.
+
+The estimate is the trainer's own (``trainer/needs.py``), for a LoRA of rank 16 in bf16 with a batch of 4, on the shapes of the real models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.tools.make_checkpoint import make_empty_checkpoint
+from trainer import config, memory
+from trainer.families import family_of, open_checkpoint
+from trainer.plan import memory_of
+
+MODELS = (("SD 1.5, 512 px", "full", 512), ("SDXL, 1024 px", "full-sdxl", 1024))
+PARTS = ("base", "lora", "optimizer", "activations", "overhead")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--batch", type=int, default=4)
+    arguments = parser.parse_args()
+    print(f"| Model | `training.memory` | {' | '.join(PARTS)} | GB in all | what it fills in |")
+    print(f"| --- | --- | {' | '.join('---' for _ in PARTS)} | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for title, size, pixels in MODELS:
+            header = str(make_empty_checkpoint(Path(folder) / f"{size}.safetensors", size))
+            for preset in ("none", *memory.SIZES):
+                print(row(title, header, pixels, preset, arguments.batch), flush=True)
+
+
+def row(title: str, header: str, pixels: int, preset: str, batch: int) -> str:
+    """One line of the table."""
+    import torch
+
+    checkpoint = open_checkpoint(header)
+    family = family_of(checkpoint)
+    data: dict[str, Any] = {"base": {"checkpoint": header}, "dataset": {"path": "-"}, "training": {"batch_size": batch, "memory": preset}}
+    settings = config.parse(data)
+    filled: dict[str, Any] = {}
+    if preset != "none":
+        filled = memory.preset(preset, family.name)
+        settings = memory.with_preset(settings, preset, family.name)
+    needed = memory_of(settings, family, checkpoint, (pixels, pixels), torch.bfloat16)
+    words = ", ".join(f"`{key.split('.')[1]} = {str(value).lower()}`" for key, value in filled.items() if value is not False)
+    cells = [f"{needed[part]:.2f}" for part in PARTS]
+    return f"| {title} | `{preset}` | {' | '.join(cells)} | {sum(needed.values()):.1f} | {words or '–'} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Time and memory of training steps with any settings, on random pictures and a random (or a given) checkpoint.
+
+    python benchmarks/step.py --model full --pixels 512 --steps 30 --set training.compile=true --set training.memory=8gb
+
+The steps are the trainer's own, from the caches on, in this process. Prints one line of JSON: settings, device, estimate, seconds a step
+(median after warm-up), images a second, seconds to the first step, peak memory (of the GPU's allocator, or resident on a CPU), first loss
+and gradient norm. ``--model``: full (SD 1.5), full-sdxl, or tiny ones, made once in ``--work``; ``--checkpoint`` names a real one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from PIL import Image
+
+from tests.tools.ldm_layout import SIZES
+from tests.tools.make_checkpoint import make_checkpoint
+from trainer import config, devices
+from trainer.child import Emitter
+from trainer.dataset import PrepareSettings, prepare
+from trainer.feed import Feed
+from trainer.job import open_job
+from trainer.launch import prepare_run
+from trainer.learner import Learner
+from trainer.overrides import apply_override
+from trainer.processes import make_accelerator
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--model", choices=sorted(SIZES), default="full")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--pixels", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--warm-up", type=int, default=5)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "animelora-benchmarks")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    checkpoint = arguments.checkpoint or arguments.work / f"random-{arguments.model}.safetensors"
+    if not checkpoint.is_file():
+        make_checkpoint(checkpoint, arguments.model)
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(checkpoint, Path(folder), arguments)))
+
+
+def measure(checkpoint: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one set of settings."""
+    steps = arguments.warm_up + arguments.steps
+    data: dict[str, Any] = {
+        "base": {"checkpoint": str(checkpoint)},
+        "dataset": {"path": "-"},
+        "training": {"gradient_accumulation": 1, "max_steps": steps, "epochs": steps},
+        "sample": {"every_epochs": 0},
+        "output": {"runs": str(folder / "runs"), "tensorboard": False},
+    }
+    for override in arguments.overrides:
+        apply_override(data, override, example="training.batch_size=2")
+    data["dataset"]["path"] = str(_pictures(folder, arguments.pixels, config.parse(data).training.batch_size))
+    settings = config.parse(data)
+    run = prepare_run(settings)
+    job, start = open_job(run, settings, Emitter(run.events), threading.Event())
+    feed = Feed(job)
+    feed.fill_caches()
+    if job.device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    began = time.monotonic()
+    learner = Learner(job, start, make_accelerator(job))
+    seconds, first, to_first, images = [], (0.0, 0.0), 0.0, 0
+    with ThreadPoolExecutor(1) as pool:
+        clock = time.monotonic()
+        for number, portion in enumerate(feed.portions(0, learner.timesteps, pool)):
+            measured = learner.optimise(portion.micro_batches)
+            learner.apply()
+            value = float(measured.loss)  # waits for the device: the time of a whole step
+            if number == 0:
+                first, to_first = (value, float(measured.grad_norm)), time.monotonic() - began
+            images = sum(micro.batch.size for micro in portion.micro_batches)
+            seconds.append(time.monotonic() - clock)
+            clock = time.monotonic()
+    median = statistics.median(seconds[arguments.warm_up :])
+    return {
+        "model": arguments.model if arguments.checkpoint is None else checkpoint.name,
+        "pixels": arguments.pixels,
+        "set": arguments.overrides,
+        "device": _device_name(job.device),
+        "precision": job.precision,
+        "attention": job.plan.attention,
+        "estimate_gb": job.plan.memory_gb,
+        "peak_gb": round(devices.peak_memory_gb(job.device), 2),
+        "seconds_a_step": round(median, 4),
+        "images_a_second": round(images / median, 3),
+        "seconds_to_first_step": round(to_first, 1),
+        "first_loss": first[0],
+        "first_gradient_norm": first[1],
+    }
+
+
+def _pictures(folder: Path, pixels: int, count: int) -> Path:
+    """A prepared dataset of ``count`` random pictures."""
+    source, random = folder / "pictures", np.random.default_rng(0)
+    source.mkdir(parents=True)
+    for index in range(count):
+        small = Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        small.resize((pixels, pixels), Image.Resampling.BICUBIC).save(source / f"{index:02d}.png")
+    chosen = PrepareSettings(trigger="bench", class_description="picture", resolution=pixels)
+    return prepare(source, folder / "datasets", chosen).dataset.path
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()

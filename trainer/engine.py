@@ -1,0 +1,57 @@
+"""How the UNet computes: packed base, attention kernel, memory layout, checkpointing, compiled blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .attention import use_attention
+from .config import TrainingSection
+from .quantise import quantise
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_COMPILER = "inductor"  # torch's own
+_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")  # repeated many times with few shapes; also what checkpointing recomputes at once
+
+
+def prepare_base(unet: nn.Module, training: TrainingSection, attention: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Set up the frozen ``unet``, before LoRA goes in."""
+    import torch
+
+    if training.base_precision != "same":
+        quantise(unet, training.base_precision, device)
+    use_attention(unet, attention)
+    if channels_last(training.channels_last, device, dtype):
+        unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if training.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()  # type: ignore[operator]
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # shapes are few: one of each bucket
+
+
+def channels_last(setting: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether convolutions get channels-last tensors. ``auto``: where tensor cores want them, CUDA in half precision."""
+    return setting == "on" or (setting == "auto" and device.type == "cuda" and dtype.itemsize == 2)
+
+
+def blocks(unet: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of ``unet``."""
+    return [module for module in unet.modules() if type(module).__name__ in _BLOCKS]
+
+
+def compile_blocks(unet: nn.Module) -> None:
+    """Have each repeated block compiled at its first call: alike blocks share their kernels, so that it takes minutes, not hours."""
+    import torch
+
+    torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
+    for block in blocks(unet):
+        block.compile(backend=_COMPILER)
+
+
+def undo_compile(unet: nn.Module) -> None:
+    """Let every block run as it was written."""
+    block: Any
+    for block in blocks(unet):
+        block._compiled_call_impl = None

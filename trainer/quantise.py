@@ -1,0 +1,131 @@
+"""A frozen base in fewer bits: weights are stored in 8 or 4 bits, and unpacked where a layer computes.
+
+- ``int8``: one scale an output channel, the largest absolute weight over 127 (absmax, as LLM.int8 of Dettmers et al. 2022, section 2).
+- ``fp8``: float8_e4m3fn (Micikevicius et al. 2022) with one scale an output channel, which keeps small weights out of its coarse end.
+- ``nf4``: 4-bit NormalFloat in blocks of 64 (QLoRA, Dettmers et al. 2023, section 3), by bitsandbytes' kernels.
+
+int8 and fp8 are plain torch, so that they run on any device, and hold convolutions, which bitsandbytes' layers do not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+BITS = {"int8": 8, "fp8": 8, "nf4": 4}
+# Few weights on which everything behind them depends: not worth the loss.
+_KEPT = ("conv_in", "conv_out", "time_embedding", "add_embedding")
+_NF4_BLOCK = 64
+
+
+def quantise(unet: nn.Module, kind: str, device: torch.device) -> None:
+    """Replace the linear layers and convolutions of ``unet`` in place by ones that hold ``kind`` (a key of ``BITS``), on ``device``.
+
+    One layer is moved and packed after the other, so that ``device`` never holds the unpacked base. Call it before LoRA goes in: DoRA's
+    magnitudes must be those of the weights that are computed with. Raises UserError when ``nf4`` lacks its package.
+    """
+    from torch import nn
+
+    if kind == "nf4":
+        _bitsandbytes()
+    chosen = [
+        (name, module)
+        for name, module in unet.named_modules()
+        if type(module) in (nn.Linear, nn.Conv2d) and not name.startswith(_KEPT) and name
+    ]
+    for name, module in chosen:
+        parent, _, last = name.rpartition(".")
+        setattr(unet.get_submodule(parent), last, packed_layer(module.to(device), kind))
+
+
+def packed_layer(layer: nn.Module, kind: str) -> nn.Module:
+    """``layer`` (Linear or Conv2d) with its weight packed; its bias stays."""
+    from torch import nn
+
+    linear, convolution = _layers()
+    if isinstance(layer, nn.Linear):
+        return linear(layer, kind)  # type: ignore[no-any-return]
+    assert isinstance(layer, nn.Conv2d)
+    return convolution(layer, kind)  # type: ignore[no-any-return]
+
+
+def pack(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes and scales of ``weight`` (outputs, ...), of any float dtype.
+
+    ``int8`` and ``fp8``: codes of the weight's shape and a fp32 scale for each output, of shape (outputs, 1, ...).
+    ``nf4``: two codes a byte and a fp32 scale for each block of 64.
+    """
+    import torch
+
+    if weight.is_meta:  # for planning: sizes only
+        return _empty(weight, kind)
+    if kind == "nf4":
+        codes, state = _bitsandbytes().quantize_4bit(weight.float().flatten(), blocksize=_NF4_BLOCK, quant_type="nf4")
+        return codes, state.absmax
+    exact = weight.float()
+    limit, dtype = (127.0, torch.int8) if kind == "int8" else (torch.finfo(torch.float8_e4m3fn).max, torch.float8_e4m3fn)
+    scales = exact.abs().amax(dim=tuple(range(1, exact.ndim)), keepdim=True).clamp_min(1e-12) / limit
+    ratio = exact / scales
+    return (ratio.round() if kind == "int8" else ratio).to(dtype), scales
+
+
+def unpack(codes: torch.Tensor, scales: torch.Tensor, kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """The weight of ``shape`` in ``dtype`` that ``pack`` stored; rounded once, from codes times scales."""
+    if kind != "nf4":
+        # the product in fp32 and one rounding: 8-bit codes are exact in bf16, but their product with a rounded scale is not
+        return (codes.to(scales.dtype) * scales).to(dtype)
+    if codes.is_meta:
+        return codes.new_empty(shape, dtype=dtype)
+    library = _bitsandbytes()
+    count = 1
+    for side in shape:
+        count *= side
+    state = library.QuantState(
+        scales, shape=(count,), dtype=dtype, blocksize=_NF4_BLOCK, quant_type="nf4", code=library.get_4bit_type("nf4", device=scales.device)
+    )
+    unpacked: torch.Tensor = library.dequantize_4bit(codes, state)
+    return unpacked.view(shape)
+
+
+def packed_bytes(unet: nn.Module) -> int:
+    """Bytes of the codes and scales in ``unet``."""
+    return sum(buffer.numel() * buffer.element_size() for name, buffer in unet.named_buffers() if name.endswith((".codes", ".scales")))
+
+
+def _empty(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    if kind == "nf4":
+        count = weight.numel()
+        return weight.new_empty((-(-count // 2), 1), dtype=torch.uint8), weight.new_empty(-(-count // _NF4_BLOCK), dtype=torch.float32)
+    codes = torch.empty_like(weight, dtype=torch.int8 if kind == "int8" else torch.float8_e4m3fn)
+    return codes, weight.new_empty((weight.shape[0], *[1] * (weight.ndim - 1)), dtype=torch.float32)
+
+
+def _bitsandbytes() -> Any:
+    try:
+        return importlib.import_module("bitsandbytes.functional")
+    except ImportError as error:
+        raise UserError(
+            f"A base in nf4 needs the package bitsandbytes, which cannot be imported ({error}).",
+            'Install it into ComfyUI\'s Python: pip install bitsandbytes; or set training.base_precision = "int8".',
+            kind="dependency",
+        ) from error
+
+
+_CLASSES: list[Any] = []
+
+
+def _layers() -> Any:
+    """The two layer classes: made at the first call, so that importing this module does not import torch."""
+    if not _CLASSES:
+        from .packed_layers import PackedConv2d, PackedLinear
+
+        _CLASSES.extend((PackedLinear, PackedConv2d))
+    return _CLASSES
