@@ -146,7 +146,8 @@ class Learner:
                 torch.manual_seed(counters.derive_seed(self.job.config.training.seed, "dropout", *where) % 2**63)
             for part in micro.batch.split(self.job.config.training.micro_batch_size):
                 # the loss is a mean over images: a part counts by how many of them it has
-                loss = self._loss(part) * (micro.scale / micro.parts * part.size / micro.batch.size)
+                loss = self._loss(part) * micro.scale / micro.parts
+                loss = loss if part is micro.batch else loss * (part.size / micro.batch.size)
                 self._accelerator.backward(loss)
                 total += loss.detach()
         return total
