@@ -115,8 +115,7 @@ class Learner:
         import torch
 
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        flat = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
-        flat = self._accelerator.reduce(flat, "mean")
+        flat: torch.Tensor = self._accelerator.reduce(torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)]), "mean")
         parts = flat[1:].split([gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
