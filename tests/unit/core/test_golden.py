@@ -15,7 +15,7 @@ import pytest
 from tests.unit.core.helpers import configuration, make_dataset, train_here
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
-PLAIN: dict[str, Any] = {"optimizer.lr": 1e-2, "training.epochs": 2}
+PLAIN: dict[str, Any] = {"optimizer.lr": 1e-3, "training.epochs": 2}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sd1": ("sd1", {}),
     "sd2": ("sd2", {}),
