@@ -237,7 +237,8 @@ def run_config(dataset: dict[str, Any], widgets: dict[str, Any], options: TrainO
     The node's own widgets win over the options; what neither says has the trainer's default.
     """
     extra = json.loads(options.settings) if options is not None else {}
-    return parse(places.left_to_memory_preset(places.merged(extra, _own_sections(dataset, widgets))))
+    whole = presets.expanded(places.merged(extra, _own_sections(dataset, widgets)))  # may choose a memory preset, so it comes first
+    return parse(places.left_to_memory_preset(whole))
 
 
 def _own_sections(dataset: dict[str, Any], widgets: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, tuple[Value, ...]], ...] = (
             Value("objective.min_snr_gamma", 5.0, "the paper's value: line and layout teach evenly, and both are learned sooner"),
             Value("training.batch_size", 1, "fits the smallest cards"),
             Value("training.gradient_accumulation", 4, "four pictures a step: one odd picture does not set the direction"),
+            Value("training.memory", "auto", "saves memory, at the price of speed, only where your graphics card needs it"),
         ),
     ),
     (
@@ -70,13 +71,7 @@ LAYERS: tuple[tuple[str, tuple[Value, ...]], ...] = (
         ),
     ),
     ("sd15", (Value("optimizer.lr", 1e-4, "the trainer's own rate for SD 1.x"),)),
-    (
-        "sdxl",
-        (
-            Value("optimizer.lr", 5e-5, "the trainer's own rate for SDXL's larger UNet"),
-            Value("training.gradient_checkpointing", True, "at 1024 pixels a step is estimated at less than half of the memory"),
-        ),
-    ),
+    ("sdxl", (Value("optimizer.lr", 5e-5, "the trainer's own rate for SDXL's larger UNet"),)),
     ("style-sd15", (Value("objective.noise_offset", 0.03, "night and glare belong to a style, and SD 1.5 alone reaches neither"),)),
 )
 

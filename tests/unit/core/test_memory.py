@@ -11,7 +11,7 @@ import torch
 
 from tests.tools.make_checkpoint import make_empty_checkpoint
 from tests.unit.core.helpers import configuration, make_dataset
-from trainer import config, memory
+from trainer import config, memory, presets
 from trainer.adapter import Pair
 from trainer.config import PRESET_KEYS, RunConfig
 from trainer.families import family_of, open_checkpoint
@@ -52,6 +52,19 @@ def test_a_preset_needs_less_than_its_gpu_has(needed: dict[tuple[str, str], dict
     parts = needed[family, size]
     assert sum(parts.values()) < memory.SIZES[size] * 0.95  # the screen of a desktop takes some, too
     assert parts["base"] > 0.8 and parts["activations"] > 0.05 and parts["lora"] > parts["optimizer"] > 0
+
+
+@pytest.mark.parametrize("name", ["style-sd15", "style-sdxl"])
+def test_the_largest_preset_of_a_subject_fits_the_smallest_gpu(headers: dict[str, Path], name: str) -> None:
+    # styles train the most layers at the highest rank, so that the other subjects, and larger GPUs, need no test of their own
+    wide = {key: presets.values(name)[key] for key in ("network.rank", "network.targets")}
+    assert wide == {"network.rank": 16, "network.targets": "all-linear+conv"}
+    assert all(presets.values(other)["network.rank"] <= 16 for other in presets.names())
+    family = "sdxl" if name.endswith("sdxl") else "sd1"
+    checkpoint, pixels = open_checkpoint(str(headers[family])), FULL[family][1]
+    filled = memory.with_preset(config.parse({**MINIMAL, "preset": name}), "6gb", family)
+    parts = memory_of(filled, family_of(checkpoint), checkpoint, (pixels, pixels), torch.bfloat16)
+    assert sum(parts.values()) < memory.SIZES["6gb"] * 0.95
 
 
 @pytest.mark.parametrize("family", FULL)
