@@ -36,3 +36,12 @@ def test_values_of_keys_find_their_widgets_on_every_node(helper: Helper) -> None
         "AnimeLoRA_TrainOptions": {"min_snr_gamma": 5.0},
         "AnimeLoRA_LearningOptions": {"beta1": 0.8},
     }
+
+
+def test_a_memory_preset_may_fill_what_a_widget_says_only_because_it_always_says_something(helper: Helper) -> None:
+    left = helper("places").left_to_memory_preset
+    widgets = {"gradient_checkpointing": False, "batch_size": 1, "memory": "8gb"}
+    assert left({"training": dict(widgets)}) == {"training": {"batch_size": 1, "memory": "8gb"}}
+    changed = {"training": {**widgets, "gradient_checkpointing": True}}
+    assert left({"training": dict(changed["training"])}) == changed
+    assert left({"training": {**widgets, "memory": "none"}}) == {"training": {**widgets, "memory": "none"}}
