@@ -63,8 +63,14 @@ class _Packed:
         self.codes, self.scales = codes.to(self.codes.device), scales.to(self.scales.device)
         return self
 
-    def _forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        kind = inputs.device.type
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight unpacked, in its shape and in the dtype that the layer had."""
+        return self.unpacked(self.codes, self.scales, self.dtype)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """What the layer computes, (..., in) to (..., out) or (batch, in, h, w) to (batch, out, h', w')."""
+        inputs, kind = input, input.device.type
         if inputs.is_meta or not torch.is_autocast_enabled(kind):
             return _Frozen.apply(inputs, self.codes, self.scales, self)  # type: ignore[no-any-return,no-untyped-call]
         inputs = inputs.to(torch.get_autocast_dtype(kind))
@@ -72,22 +78,13 @@ class _Packed:
             return _Frozen.apply(inputs, self.codes, self.scales, self)  # type: ignore[no-any-return,no-untyped-call]
 
 
-class PackedLinear(_Packed, nn.Linear):
+class PackedLinear(_Packed, nn.Linear):  # type: ignore[override]
     """A Linear with a packed weight. ``weight`` unpacks it: what DoRA and whoever asks for its dtype and device see."""
 
     def __init__(self, layer: nn.Linear, kind: str) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self._store(layer, kind)
-
-    @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """(out, in) in the dtype that the layer had."""
-        return self.unpacked(self.codes, self.scales, self.dtype)
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(..., in) to (..., out)."""
-        return self._forward(input)
 
     def product(self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """What Linear computes."""
@@ -98,7 +95,7 @@ class PackedLinear(_Packed, nn.Linear):
         return gradient @ weight
 
 
-class PackedConv2d(_Packed, nn.Conv2d):
+class PackedConv2d(_Packed, nn.Conv2d):  # type: ignore[override]
     """A Conv2d with a packed weight, for zero padding as in all of Stable Diffusion."""
 
     def __new__(cls, layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -112,15 +109,6 @@ class PackedConv2d(_Packed, nn.Conv2d):
             setattr(self, name, getattr(layer, name))
         self.transposed, self.output_padding = False, (0, 0)
         self._store(layer, kind)
-
-    @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """(out, in / groups, height, width) in the dtype that the layer had."""
-        return self.unpacked(self.codes, self.scales, self.dtype)
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(batch, in, h, w) to (batch, out, h', w')."""
-        return self._forward(input)
 
     def product(self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """What Conv2d computes."""
