@@ -88,7 +88,8 @@ def helps_most(config: RunConfig) -> str:
     candidates: dict[str, dict[str, object]] = {
         'training.precision = "bf16"': {"training.precision": "bf16"},
         "training.gradient_checkpointing = true": {"training.gradient_checkpointing": True},
-        "training.batch_size = 1": {"training.batch_size": 1},
+        "training.micro_batch_size = 1": {"training.micro_batch_size": 1},
+        'training.base_precision = "int8"': {"training.base_precision": "int8"},
         'network.targets = "attention"': {"network.targets": "attention"},
     }
     return min(candidates, key=lambda name: memory_with(config, candidates[name]))
@@ -114,8 +115,8 @@ def test_a_gpu_that_runs_out_of_memory_names_the_setting_that_helps_most(
 
 @pytest.mark.parametrize(
     "used",
-    [{"training.gradient_checkpointing": True}, {"training.batch_size": 1}],
-    ids=["checkpointing", "batch of one"],
+    [{"training.gradient_checkpointing": True}, {"training.micro_batch_size": 1}],
+    ids=["checkpointing", "one at a time"],
 )
 def test_what_a_run_does_already_is_not_what_would_help_it(
     used: dict[str, object], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
