@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 def weight_norms(pairs: Sequence[Pair]) -> torch.Tensor:
     """The Frobenius norm of ``scale`` times ``up`` times ``down`` of every pair, (pairs,) in fp32, on the weights' device.
 
-    These are the "key norms" that kohya's trainer shows. The product is not formed: its squared norm is the sum over the entries of
-    (upᵀ up) · (down downᵀ), which are as small as the rank. Nothing here waits for a GPU.
+    These are the "key norms" that kohya's trainer shows. Nothing here waits for a GPU.
     """
     import torch
 
+    from .lorafile.algorithms import product_norm
+
     with torch.no_grad():
-        return torch.stack([_norm(pair) for pair in pairs])
+        return torch.stack([abs(pair.scale) * product_norm(pair.up, pair.down) for pair in pairs])
 
 
 def limit_norms(pairs: Sequence[Pair], limit: float) -> torch.Tensor:
@@ -38,8 +39,3 @@ def limit_norms(pairs: Sequence[Pair], limit: float) -> torch.Tensor:
             pair.up.mul_(factor)
             pair.down.mul_(factor)
         return norms.clamp_max(limit)
-
-
-def _norm(pair: Pair) -> torch.Tensor:
-    up, down = pair.up.flatten(1), pair.down.flatten(1)
-    return abs(pair.scale) * ((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt()

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..lorafile import LoraInfo
+    from ..lorafile import LoraInfo, LoraWeights
+
+_PARTS = {"unet": "UNet", "te1": "text encoder", "te2": "second text encoder"}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command's parser."""
     parser = subparsers.add_parser(
         "info",
-        help="show what a LoRA file is: model family, format, rank, trigger words, faults",
+        help="show what a LoRA file is: model family, format, rank, norms, trigger words, faults",
         description="Show what a LoRA file is. Reads kohya, LyCORIS, DoRA, diffusers, PEFT, ComfyUI, OneTrainer and cloneofsimo files.",
         epilog="The exit status is 1 for a file that cannot be used; the reason is told.",
     )
@@ -28,26 +31,37 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print the description; 0 when the file can be used, else 1."""
     from ..errors import UserError
-    from ..lorafile import inspect_lora
+    from ..lorafile import describe, scan_lora
 
     try:
-        info = inspect_lora(args.file)
+        weights = scan_lora(args.file)
     except UserError as error:
         if not args.json:
             raise
         print(json.dumps({"path": str(args.file), "usable": False, "problems": [error.message]}, ensure_ascii=False, indent=2))
         return 1
-    print(json.dumps(info.to_json(), ensure_ascii=False, indent=2) if args.json else _text(info))
+    info = describe(args.file, weights)
+    norms = _norms(weights) if info.usable else {}
+    print(json.dumps({**info.to_json(), "norms": norms}, ensure_ascii=False, indent=2) if args.json else _text(info, norms))
     if not info.usable and not args.json:
         print(f"error: {args.file.name} cannot be used: {'; '.join(info.problems)}.", file=sys.stderr)
     return 0 if info.usable else 1
 
 
-def _text(info: LoraInfo) -> str:
+def _norms(weights: LoraWeights) -> dict[str, dict[str, float]]:
+    """How far each layer is moved, the Frobenius norm of its change at strength 1, by part of the model and layer."""
+    norms: dict[str, dict[str, float]] = {}
+    for module in weights:
+        norm = module.norm()
+        if norm is not None:
+            norms.setdefault(module.component, {})[module.name] = norm
+    return norms
+
+
+def _text(info: LoraInfo, norms: Mapping[str, Mapping[str, float]]) -> str:
     from ..lorafile import FAMILY_NAME
 
-    parts = {"unet": "UNet", "te1": "text encoder", "te2": "second text encoder"}
-    targets = ", ".join(f"{count} layers of the {parts.get(name, name)}" for name, count in info.targets.items())
+    targets = ", ".join(f"{count} layers of the {_PARTS.get(name, name)}" for name, count in info.targets.items())
     ranks = f"{info.rank}" if len(info.ranks) < 2 else ", ".join(f"{rank} ({count} layers)" for rank, count in info.ranks.items())
     rows = {
         "title": info.title,
@@ -57,15 +71,22 @@ def _text(info: LoraInfo) -> str:
         "rank": ranks if info.ranks else "",
         "alpha": "" if info.alpha is None else f"{info.alpha:g}",
         "changes": targets,
+        "norms": "; ".join(_norm_text(name, layers) for name, layers in norms.items()),
         "trigger words": ", ".join(info.trigger_words),
         "trained on": info.base,
         "author": info.metadata.get("modelspec.author", ""),
         "description": info.metadata.get("modelspec.description", ""),
         "licence": info.metadata.get("modelspec.license", ""),
         "tags": info.metadata.get("modelspec.tags", ""),
-        "metadata": f"{len(info.metadata)} entries" if info.metadata else "none",
+        "metadata": f"{len(info.metadata)} entries (--json prints them, and every layer's norm)" if info.metadata else "none",
     }
     lines = [f"{name:14}{value}" for name, value in rows.items() if value]
     lines += [f"{'note':14}{note}" for note in info.notes]
     lines += [f"{'problem':14}{problem}" for problem in info.problems]
     return "\n".join([str(info.path), *lines])
+
+
+def _norm_text(part: str, layers: Mapping[str, float]) -> str:
+    largest = max(layers, key=lambda name: layers[name])
+    mean = sum(layers.values()) / len(layers)
+    return f"{_PARTS.get(part, part)} {mean:.3g} on average, {layers[largest]:.3g} at most ({largest})"

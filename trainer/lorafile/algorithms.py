@@ -133,6 +133,15 @@ def unscaled_delta(algorithm: str, tensors: Mapping[str, torch.Tensor]) -> torch
     )
 
 
+def product_norm(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """The Frobenius norm of ``up`` (out, rank, ...) times ``down`` (rank, in, ...), a scalar on their device.
+
+    The product is not formed: its squared norm is the sum over the entries of (upᵀ up) · (down downᵀ), which are as small as the rank.
+    """
+    up, down = up.flatten(1), down.flatten(1)
+    return ((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt()
+
+
 def apply_dora(weight: torch.Tensor, delta: torch.Tensor, dora_scale: torch.Tensor) -> torch.Tensor:
     """DoRA: ``weight + delta`` with the norm of each output (or, in older files, input) channel set to ``dora_scale``. fp32.
 

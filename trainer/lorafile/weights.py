@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from . import algorithms
 from .names import kohya_text_encoder_key, kohya_unet_key
 from .unet_names import LAYOUTS, UNetLayout
 
+_LARGEST_LAYER = 2**28  # entries, ten times those of SDXL's largest: a small file can name factors whose product fills any memory
 Component = str  # "unet", "te1" (the only or first text encoder), "te2" (SDXL's second)
 
 
@@ -46,8 +48,24 @@ class LoraModule:
 
     def delta(self) -> torch.Tensor:
         """The scaled weight change in fp32, ``(out, in[, kh, kw])``; for DoRA, the change before its normalisation."""
-        own = {name: tensor for name, tensor in self.tensors.items() if name != "dora_scale"}
-        return algorithms.unscaled_delta(self.algorithm, own) * self.scale
+        return algorithms.unscaled_delta(self.algorithm, self._summands) * self.scale
+
+    @property
+    def _summands(self) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in self.tensors.items() if name != "dora_scale"}
+
+    def norm(self) -> float | None:
+        """The Frobenius norm of ``delta()``; None for an algorithm that changes the weight in another way than by addition, and for
+        factors whose product is larger than any model's layer."""
+        if self.algorithm in algorithms.PASSED_THROUGH:
+            return None
+        size, rank = math.prod(algorithms.delta_shape(self.algorithm, self._summands)), self.rank or 0
+        if size > _LARGEST_LAYER:
+            return None
+        if self.algorithm == "lora" and "lora_mid.weight" not in self.tensors and rank * rank < size:
+            up, down = self.tensors["lora_up.weight"].float(), self.tensors["lora_down.weight"].float()
+            return abs(self.scale) * float(algorithms.product_norm(up, down))
+        return float(self.delta().norm())
 
     def kohya_key(self, family: str, layout: UNetLayout | None = None) -> str:
         """The module's kohya key without suffix."""

@@ -41,6 +41,35 @@ def test_info_prints_text_and_json(style: Path, capsys: pytest.CaptureFixture[st
     assert data["targets"] == {"unet": 12}
 
 
+def test_info_shows_how_far_each_layer_is_moved(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(style), "--json"]) == 0
+    norms = json.loads(capsys.readouterr().out)["norms"]["unet"]
+    changes = {module.name: float(module.delta().double().norm()) for module in read_lora(style)}
+    assert norms == pytest.approx(changes, rel=1e-5)
+    assert len(set(changes.values())) == 12
+    assert main(["info", str(style)]) == 0
+    text = capsys.readouterr().out
+    largest = max(changes, key=lambda name: changes[name])
+    mean = sum(changes.values()) / 12
+    assert f"UNet {mean:.3g} on average, {changes[largest]:.3g} at most ({largest})" in text
+
+    full = tmp_path / "full.safetensors"
+    save_file({"lora_unet_mid_block_attentions_0_proj_in.diff": 3 * torch.ones(8, 8, 1, 1)}, full)
+    assert main(["info", str(full), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["norms"] == {"unet": {"mid_block.attentions.0.proj_in": pytest.approx(24)}}
+
+
+def test_info_forms_no_product_that_no_model_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bomb, name = tmp_path / "bomb.safetensors", "lora_unet_mid_block_attentions_0_proj_in"
+    save_file({f"{name}.lokr_w1": torch.ones(4096, 4096).half(), f"{name}.lokr_w2": torch.ones(4096, 4096).half()}, bomb)  # 2**48 entries
+    main(["info", str(bomb), "--json"])
+    assert json.loads(capsys.readouterr().out)["norms"] == {}
+    many = tmp_path / "many.safetensors"  # more ranks than the layer has entries
+    save_file({f"{name}.lora_up.weight": torch.ones(2, 300_000).half(), f"{name}.lora_down.weight": torch.ones(300_000, 2).half()}, many)
+    main(["info", str(many), "--json"])
+    assert json.loads(capsys.readouterr().out)["norms"] == {"unet": {"mid_block.attentions.0.proj_in": pytest.approx(600_000)}}
+
+
 def test_info_fails_for_a_file_that_cannot_be_used(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.safetensors").write_bytes(style.read_bytes()[:-5])
     nan = {key: torch.full_like(tensor, float("nan")) for key, tensor in lora_tensors(small_layers()).items()}
