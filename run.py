@@ -61,7 +61,7 @@ def run_tests(pytest_arguments: list[str], *, quick: bool) -> int:
     checks = {
         "ruff check": [str(PYTHON), "-m", "ruff", "check", "."],
         "mypy": [str(PYTHON), str(Path("tests", "tools", "typecheck.py"))],
-        "pytest": [str(PYTHON), "-m", "pytest", "--durations=10", *selection, *pytest_arguments],
+        "pytest": [str(PYTHON), "-m", "pytest", "--durations=10", *side_by_side(), *selection, *pytest_arguments],
     }
     results = []
     for name, command in checks.items():
@@ -73,6 +73,12 @@ def run_tests(pytest_arguments: list[str], *, quick: bool) -> int:
     for name, status, seconds in results:
         print(f"{name:<12} {'ok' if status == 0 else f'FAILED (exit status {status})'}, {seconds:.0f} s")
     return 1 if any(status for _, status, _ in results) else 0
+
+
+def side_by_side() -> list[str]:
+    """pytest-xdist with a worker for every core, four at most: several hold a ComfyUI or a model. ``-n 0`` behind it switches it off."""
+    workers = min(os.cpu_count() or 1, 4)
+    return ["-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"] if workers > 1 else []
 
 
 def install(*, tests: bool) -> None:

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Before torch and the Hugging Face libraries are imported: tests never ask the network, and idle threads do not spin.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # pytest-xdist: they and what they start share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 _TESTS = Path(__file__).resolve().parent
 _NO_COMFYUI = "no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON, or put one with its venv into ~/ComfyUI"
+_SHARED = ("look", "server", "description")  # session fixtures with a parameter
 _FULL_BYTES = 2_132_000_000  # what a complete full-size checkpoint exceeds
 
 
@@ -93,8 +97,10 @@ def full_checkpoint() -> Path:
     from tests.tools.make_checkpoint import VERSION, make_checkpoint
 
     path = cache_folder() / f"random-sd15-v{VERSION}.safetensors"
-    if not path.is_file() or path.stat().st_size < _FULL_BYTES:
-        make_checkpoint(path, "full")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # of several workers one makes it
+        if not path.is_file() or path.stat().st_size < _FULL_BYTES:
+            make_checkpoint(path, "full")
     return path
 
 
@@ -106,10 +112,15 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "animelora-tests"
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests below server/ and browser/ carry their markers without saying so, and are skipped before their fixtures are made."""
+    """Tests below server/ and browser/ carry their markers without saying so, and are skipped before their fixtures are made.
+
+    With pytest-xdist a file's tests run in one worker, and so do all tests of one running ComfyUI: it is started once.
+    """
     missing = find_comfyui() is None
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
         folder = item.path.relative_to(_TESTS).parts[0] if item.path.is_relative_to(_TESTS) else ""
         if folder in ("server", "browser"):
             item.add_marker(pytest.mark.comfyui)
@@ -117,6 +128,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
         if missing and item.get_closest_marker("comfyui"):
             item.add_marker(pytest.mark.skip(reason=_NO_COMFYUI))
+
+
+def _group(item: pytest.Item) -> str:
+    """What a test shares with others: the running ComfyUI that its parameters name, else its file."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    for name in _SHARED:
+        if (shared := parameters.get(name)) is not None:
+            return f"{name} {getattr(shared, 'id', None) or getattr(shared, 'version', shared)}"
+    return str(item.path.relative_to(_TESTS))
 
 
 def pytest_report_header() -> str:

@@ -164,6 +164,13 @@ def test_every_check_runs_and_one_failure_fails_all(monkeypatch: pytest.MonkeyPa
     assert "FAILED" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("cores", "workers"), [(1, None), (2, "2"), (64, "4"), (None, None)])
+def test_tests_run_side_by_side_where_there_are_cores(monkeypatch: pytest.MonkeyPatch, cores: int | None, workers: str | None) -> None:
+    monkeypatch.setattr("run.os.cpu_count", lambda: cores)
+    chosen = run.side_by_side()
+    assert (chosen[:2] == ["-n", workers]) if workers else chosen == []
+
+
 def test_a_damaged_stamp_counts_as_none(calls: Calls) -> None:
     run.install(tests=False)
     run.STAMP.write_text("{", encoding="utf-8")
