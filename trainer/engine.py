@@ -16,13 +16,19 @@ _COMPILER = "inductor"  # torch's own
 _BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")  # repeated many times with few shapes; also what checkpointing recomputes at once
 
 
-def prepare_base(unet: nn.Module, training: TrainingSection, attention: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Set up the frozen ``unet``, before LoRA goes in."""
+def prepare_base(
+    unet: nn.Module, training: TrainingSection, attention: str, device: torch.device, dtype: torch.dtype, *, prepacked: bool = False
+) -> None:
+    """Set up the frozen ``unet``, before LoRA goes in; ``prepacked``: its convolutions, see prepacked.py."""
     import torch
 
     if training.base_precision != "same":
         quantise(unet, training.base_precision, device)
     use_attention(unet, attention)
+    if prepacked:
+        from .prepacked import prepack
+
+        prepack(unet)
     if channels_last(training.channels_last, device, dtype):
         unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if training.gradient_checkpointing:

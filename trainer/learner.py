@@ -50,7 +50,7 @@ class Learner:
         training, optimizer, network = job.config.training, job.config.optimizer, job.config.network
         self._accelerator = accelerator
         unet = job.family.load_unet(job.checkpoint, job.dtype)
-        prepare_base(unet, training, job.plan.attention, job.device, job.dtype)
+        prepare_base(unet, training, job.plan.attention, job.device, job.dtype, prepacked=job.plan.prepacked)
         if network.unet:
             modules = job.family.lora_targets(unet, network.targets)
             adapter.adapt(unet, modules, network, counters.derive_seed(training.seed, "weights") % 2**32)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import adapter, events
 from .config import RunConfig
 from .dataset import Dataset
-from .devices import torch_dtype
+from .devices import torch_dtype, total_memory_gb
 from .errors import UserError
 from .families import Checkpoint, Family, TextEncoder
 from .needs import memory_needed, models_of
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+_ROOM = 0.6  # share of the memory that a run may take for what is only faster
+_WORTH_GB = 0.1  # weights that fit into a processor's cache are put into blocks in no time
 _TOLERANCE = 1.1  # how far the estimate may be off
 # What saves memory, in the order of how little it costs.
 _THRIFT = (
@@ -58,6 +60,10 @@ def make_plan(
     trainable: int = sum(parameter.numel() for model in models_of(unet, text) for parameter in adapter.parameters(model))
     largest = max(sizes, key=lambda size: size[0] * size[1])
     memory = memory_needed(unet, family, config, largest, dtype, text)
+    more = _prepacked_gb(config, unet, len(buckets), device, dtype)
+    prepacked = _WORTH_GB <= more <= _ROOM * total_memory_gb(device) - sum(memory.values())
+    if prepacked:
+        memory["base"] += more
     return events.Plan(
         images=len(dataset.items),
         buckets=dict(sorted(buckets.items())),
@@ -73,7 +79,22 @@ def make_plan(
         memory_gb=round(sum(memory.values()), 2),
         memory={name: round(value, 3) for name, value in memory.items()},
         attention=attention,
+        prepacked=prepacked,
     )
+
+
+def _prepacked_gb(config: RunConfig, unet: nn.Module, buckets: int, device: torch.device, dtype: torch.dtype) -> float:
+    """What packing the base's convolutions for the CPU takes; 0 where it cannot be done or would not be faster.
+
+    Pictures of several sizes want other blocks from step to step; DoRA asks for the weights in rows at every step; compiled blocks and a
+    base in fewer bits have ways of their own.
+    """
+    training, network = config.training, config.network
+    if device.type != "cpu" or buckets > 1 or network.dora or training.compile or training.base_precision != "same":
+        return 0.0
+    from . import prepacked
+
+    return prepacked.extra_bytes(unet, dtype) / 1e9 if prepacked.works(dtype) else 0.0
 
 
 def memory_of(config: RunConfig, family: Family, checkpoint: Checkpoint, size: tuple[int, int], dtype: torch.dtype) -> dict[str, float]:

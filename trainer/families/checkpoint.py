@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 # what reading widths from shapes and filling a model raise; NotImplementedError: weights that were never filled in
 _MISSHAPEN = (NotImplementedError, ValueError, KeyError, IndexError, TypeError, StopIteration, ZeroDivisionError, RuntimeError)
+_READ_AT_ONCE = 64  # tensors
 _FORMATS = "Give a .safetensors file, a diffusers folder (with model_index.json), or a hub id such as owner/name."
 
 
@@ -53,14 +54,26 @@ class Checkpoint:
         with safe_open(str(self.path), framework="pt") as file:
             return dict(file.metadata() or {})
 
-    def tensors(self, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
-        """The tensors whose names are ``wanted``, on the CPU, in the dtype of the file."""
+    def tensors(self, wanted: Callable[[str], bool], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+        """The tensors whose names are ``wanted``, on the CPU, in the dtype of the file, or the floating ones in ``dtype``.
+
+        Each is converted as it is read: a whole file in half precision beside its copy would take half as much memory again.
+        """
+
+        def converted(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
+
         if self.path.suffix.lower() == ".safetensors":
             from safetensors import safe_open
 
-            with safe_open(str(self.path), framework="pt", device="cpu") as file:
-                return {key: file.get_tensor(key) for key in file.keys() if wanted(key)}  # noqa: SIM118 (not a dict)
-        return {key: value for key, value in self._ckpt_tensors.items() if wanted(key)}
+            keys = [key for key in self.shapes if wanted(key)]
+            read: dict[str, torch.Tensor] = {}
+            for first in range(0, len(keys), _READ_AT_ONCE):
+                # the file is mapped while it is open, and what was read of it stays in this process's memory
+                with safe_open(str(self.path), framework="pt", device="cpu") as file:
+                    read |= {key: converted(file.get_tensor(key)) for key in keys[first : first + _READ_AT_ONCE]}
+            return read
+        return {key: converted(value) for key, value in self._ckpt_tensors.items() if wanted(key)}
 
     def identity(self, cache_dir: Path | None = None) -> str:
         """SHA-256 that names this base: of the file's bytes, or of the folder's configuration and weight files.

@@ -150,7 +150,7 @@ class StableDiffusion:
         if checkpoint.kind == "folder":
             model = cls.from_pretrained(str(checkpoint.path), subfolder=part, torch_dtype=dtype, local_files_only=True)
         else:
-            tensors = checkpoint.tensors(lambda key: key.startswith(prefix))
+            tensors = checkpoint.tensors(lambda key: key.startswith(prefix), dtype)
             with laid_out_as(checkpoint, part, self.title), self._config_folder(checkpoint) as folder:
                 model = cls.from_single_file(tensors, config=folder, subfolder=part, torch_dtype=dtype, local_files_only=True)
                 if any(tensor.is_meta for tensor in model.state_dict().values()):

@@ -16,6 +16,7 @@ from trainer import events
 BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "int": st.integers(),
     "float": st.floats(),
+    "bool": st.booleans(),
     "str": st.text() | st.sampled_from(["nan", "inf", "-inf", "\n", "\r\n", "\x00", "\u2028", "{}", '"']),
     "float | None": st.none() | st.floats(),
     "dict[str, float]": st.dictionaries(st.text(), st.floats(allow_nan=False)),

@@ -1,0 +1,162 @@
+"""Convolutions in oneDNN's blocks compute what plain ones do, whatever shapes come, and only where there is room for them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.core.helpers import configuration, make_dataset, train_here
+from tests.unit.core.test_engine import same_training
+from trainer import adapter, plan, prepacked
+from trainer.dataset import open_dataset
+from trainer.events import Plan
+from trainer.families import open_checkpoint
+from trainer.families.sd1 import FAMILY
+from trainer.plan import make_plan
+from trainer.prepacked import PrepackedConv2d, extra_bytes, prepack, works
+
+pytestmark = pytest.mark.skipif(not works(torch.float32), reason="this torch has no oneDNN operators for prepacked convolutions")
+CPU = torch.device("cpu")
+SHAPES = ((1, 8, 2, 2), (1, 8, 16, 16), (3, 8, 16, 16), (1, 8, 14, 18), (2, 8, 5, 7), (1, 8, 16, 16), (1, 8, 2, 2))
+
+
+@pytest.fixture
+def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model is packed, for which it would not be worth it."""
+    monkeypatch.setattr(plan, "_WORTH_GB", 1e-6)
+
+
+def convolution(stride: int = 1, *, bias: bool = True) -> torch.nn.Conv2d:
+    torch.manual_seed(1)
+    return torch.nn.Conv2d(8, 24, 3, stride=stride, padding=1, bias=bias).requires_grad_(False)
+
+
+def both(layer: torch.nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ``layer`` computes, and the derivative of a weighted sum of it by its input."""
+    given = inputs.clone().requires_grad_()
+    computed = layer(given)
+    (computed * torch.linspace(-1, 1, computed.numel()).view(computed.shape)).sum().backward()
+    assert given.grad is not None
+    return computed.detach(), given.grad
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_packed_convolution_computes_and_derives_what_a_plain_one_does(stride: int, bias: bool) -> None:
+    for shape in SHAPES:  # each alone: at its first call
+        plain = convolution(stride, bias=bias)
+        packed = PrepackedConv2d(copy.deepcopy(plain))
+        inputs = torch.randn(shape)
+        for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_weight_stays_what_it_was_and_is_held_in_blocks_alone() -> None:
+    plain = convolution()
+    packed = PrepackedConv2d(copy.deepcopy(plain))
+    assert torch.equal(packed.weight, plain.weight)
+    both(packed, torch.randn(1, 8, 4, 4))
+    assert packed.plain is None
+    assert torch.equal(packed.weight, plain.weight)
+    assert [tuple(parameter.shape) for parameter in packed.parameters()] == [(24,)]
+
+
+def test_changing_shapes_change_no_number_and_a_layer_that_is_repacked_all_the_time_becomes_plain() -> None:
+    plain = convolution()
+    packed = PrepackedConv2d(copy.deepcopy(plain))
+    for shape in SHAPES * 4:
+        inputs = torch.randn(shape)
+        for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert torch.equal(packed.weight, plain.weight)
+
+
+class Turncoat(prepacked._Blocks):
+    """Blocks for which every shape wants another layout."""
+
+    def pack(self, weight: torch.Tensor, shape: torch.Size) -> None:
+        super().pack(weight, shape)
+        self._layouts = {shape: str(shape).encode()} if self._shape is None else {**self._layouts, shape: str(shape).encode()}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_layer_gives_up_when_every_call_wants_other_blocks(monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
+    monkeypatch.setattr(prepacked, "_Blocks", Turncoat)
+    plain = convolution(stride)
+    packed = PrepackedConv2d(copy.deepcopy(plain))
+    for number in range(8):
+        inputs = torch.randn(1, 8, 4 + 2 * (number % 3), 6)
+        for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert packed._gives_up
+    assert torch.equal(packed.weight, plain.weight)
+
+
+def test_one_shape_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepacked, "_Blocks", Turncoat)
+    packed = PrepackedConv2d(convolution())
+    for number in range(200):
+        both(packed, torch.randn(2 if number % 50 == 49 else 1, 8, 4, 4))  # the last batch of an epoch is smaller
+    assert not packed._gives_up
+
+
+def test_a_unet_with_lora_gives_the_same_gradients(tiny_checkpoint: Path) -> None:
+    gradients: list[list[torch.Tensor]] = []
+    draw = torch.Generator().manual_seed(0)
+    latents, context = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 77, 64, generator=draw)
+    for pack in (False, True):
+        unet: Any = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.float32)
+        if pack:
+            assert extra_bytes(unet, torch.float32) > 0
+            prepack(unet)
+            assert extra_bytes(unet, torch.float32) == 0
+        adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear+conv"), rank=4, alpha=4, seed=1)
+        for index, parameter in enumerate(adapter.parameters(unet)):
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
+        unet.train()(latents, torch.tensor([5, 900]), context).sample.square().mean().backward()
+        gradients.append([parameter.grad for parameter in adapter.parameters(unet) if parameter.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    apart = sum(float((a - b).square().sum()) for a, b in zip(*gradients, strict=True)) ** 0.5
+    assert apart < 1e-4 * sum(float(a.square().sum()) for a in gradients[0]) ** 0.5
+
+
+@pytest.mark.usefixtures("small_ones_too")
+def test_a_run_trains_the_same_with_and_without(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, changes = make_dataset(tmp_path, 3), {"training.max_steps": 3}
+    packed = train_here(configuration(tiny_checkpoint, folder, tmp_path / "packed", changes))
+    monkeypatch.setattr(prepacked, "works", lambda dtype: False)
+    plain = train_here(configuration(tiny_checkpoint, folder, tmp_path / "plain", changes))
+    chosen = [next(event.prepacked for event in run.told if isinstance(event, Plan)) for run in (packed, plain)]
+    assert chosen == [True, False]
+    same_training(packed, plain, loss=1e-4, norm=5e-3)
+
+
+@pytest.mark.usefixtures("small_ones_too")
+def test_it_is_planned_where_it_helps_and_there_is_room(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, checkpoint = open_dataset(make_dataset(tmp_path, 2)), open_checkpoint(str(tiny_checkpoint))
+
+    def planned(**changes: Any) -> Plan:
+        config = configuration(tiny_checkpoint, dataset.path, tmp_path, {name.replace("__", "."): value for name, value in changes.items()})
+        return make_plan(config, dataset, FAMILY, checkpoint, CPU, "fp32")
+
+    usual = planned()
+    assert usual.prepacked
+    unet = FAMILY.empty_unet(checkpoint)
+    monkeypatch.setattr(plan, "total_memory_gb", lambda device: usual.memory_gb)  # enough to train, not to spend on speed
+    scarce = planned()
+    assert not scarce.prepacked
+    assert usual.memory["base"] - scarce.memory["base"] == pytest.approx(extra_bytes(unet, torch.float32) / 1e9, abs=2e-3)
+    monkeypatch.setattr(plan, "total_memory_gb", lambda device: 1000.0)
+    for changes in ({"network__dora": True}, {"training__compile": True}, {"training__base_precision": "int8"}):
+        assert not planned(**changes).prepacked
+    monkeypatch.setattr(plan, "_WORTH_GB", 0.1)
+    assert not planned().prepacked  # a model as small as this
+    monkeypatch.setattr(plan, "_WORTH_GB", 1e-6)
+    item = dataset.items[0]
+    dataset = replace(dataset, items=[*dataset.items, replace(item, width=item.width + 64)])
+    assert not planned().prepacked  # pictures of two sizes
