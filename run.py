@@ -78,7 +78,7 @@ def run_tests(pytest_arguments: list[str], *, quick: bool) -> int:
 def side_by_side() -> list[str]:
     """pytest-xdist with a worker for every core, four at most: several hold a ComfyUI or a model. ``-n 0`` behind it switches it off."""
     workers = min(os.cpu_count() or 1, 4)
-    return ["-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"] if workers > 1 else []
+    return ["-n", str(workers), "--dist", "loadscope", "--no-loadscope-reorder"] if workers > 1 else []
 
 
 def install(*, tests: bool) -> None:

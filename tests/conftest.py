@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -20,7 +22,6 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # pytest-x
 
 _TESTS = Path(__file__).resolve().parent
 _NO_COMFYUI = "no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON, or put one with its venv into ~/ComfyUI"
-_SHARED = ("look", "server", "description")  # session fixtures with a parameter
 _FULL_BYTES = 2_132_000_000  # what a complete full-size checkpoint exceeds
 
 
@@ -112,15 +113,10 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "animelora-tests"
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests below server/ and browser/ carry their markers without saying so, and are skipped before their fixtures are made.
-
-    With pytest-xdist a file's tests run in one worker, and so do all tests of one running ComfyUI: it is started once.
-    """
+    """Tests below server/ and browser/ carry their markers without saying so, and are skipped before their fixtures are made."""
     missing = find_comfyui() is None
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
         folder = item.path.relative_to(_TESTS).parts[0] if item.path.is_relative_to(_TESTS) else ""
         if folder in ("server", "browser"):
             item.add_marker(pytest.mark.comfyui)
@@ -130,13 +126,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=_NO_COMFYUI))
 
 
-def _group(item: pytest.Item) -> str:
-    """What a test shares with others: the running ComfyUI that its parameters name, else its file."""
-    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    for name in _SHARED:
-        if (shared := parameters.get(name)) is not None:
-            return f"{name} {getattr(shared, 'id', None) or getattr(shared, 'version', shared)}"
-    return str(item.path.relative_to(_TESTS))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With pytest-xdist a file's tests run in one worker, and so do all tests of one running ComfyUI: it is started once.
+
+    ``--dist loadgroup`` would do this with marks, but pytest-xdist 3.8 and pytest 9.2 do not agree on how.
+    """
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class Together(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return what_it_shares(nodeid)
+
+    return Together(config, log)
+
+
+def what_it_shares(nodeid: str) -> str:
+    """What a test has in common with others: the running ComfyUI that its name begins its parameters with, else its file."""
+    path, _, name = nodeid.partition("::")
+    running = re.search(r"\[(\d+(?:\.\d+)+[^\]-]*)", name)  # "0.33.0", or "0.33.0 vue light"
+    folder = Path(path).parent.name
+    return f"{folder} {running[1]}" if running and folder in ("contract", "server", "browser") else path
 
 
 def pytest_report_header() -> str:

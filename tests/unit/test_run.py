@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import run
+from tests.conftest import what_it_shares
 
 ROOT = Path(__file__).resolve().parents[2]
 Calls = list[tuple[str, ...]]
@@ -187,3 +188,17 @@ def test_help_works_with_nothing_installed() -> None:
     done = subprocess.run([sys.executable, "-S", "-I", str(ROOT / "run.py"), "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "demo" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "shared"),
+    [
+        ("tests/browser/test_panel.py::test_it[0.33.0 with frontend 1.58.1 dark-02_photo]", "browser 0.33.0 with frontend 1.58.1 dark"),
+        ("tests/browser/test_old_workflows.py::test_it_loads[0.33.0 vue light-0.1.0 every_node]", "browser 0.33.0 vue light"),
+        ("tests/server/test_lora.py::test_pixels_equal_those_of_the_core_loader[0.3.64]", "server 0.3.64"),
+        ("tests/server/test_soak.py::test_fifty_runs_leave_the_server_as_it_was", "tests/server/test_soak.py"),
+        ("tests/unit/core/test_golden.py::test_the_first_losses[1.5]", "tests/unit/core/test_golden.py"),
+    ],
+)  # fmt: skip
+def test_tests_of_one_running_comfyui_stay_together(nodeid: str, shared: str) -> None:
+    assert what_it_shares(nodeid) == shared
