@@ -117,12 +117,13 @@ def inject(
 
 
 def _compute_as_given(unet: nn.Module) -> None:
-    """Let LoRA compute in the dtype of its inputs, whatever its weights are kept in.
+    """Let LoRA compute in the dtype of its inputs, whatever its weights are kept in, and in few kernels (folded.py).
 
     peft casts the inputs to the weights' fp32 instead, and autocast casts them back: two kernels a layer, and a second copy of every
     input that the backward pass needs, for the same numbers. DoRA's own code needs peft's way.
     """
     from .casting import CastingConv2d, CastingLinear
+    from .folded import fold
 
     classes = {"Linear": CastingLinear, "Conv2d": CastingConv2d}
     for module in unet.modules():
@@ -130,6 +131,7 @@ def _compute_as_given(unet: nn.Module) -> None:
             module.cast_input_dtype_enabled = False  # type: ignore[assignment]
             for layer in (module.lora_A[_ADAPTER], module.lora_B[_ADAPTER]):  # type: ignore[index]
                 layer.__class__ = classes.get(type(layer).__name__, type(layer))
+            fold(module)
 
 
 def _module_dict() -> type:

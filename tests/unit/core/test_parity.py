@@ -28,6 +28,10 @@ from trainer.objective import MicroBatch
 
 STEPS = 10
 RATE = 1e-3
+# At 64 px the tiny UNet's deepest group norm sees two numbers a group, and a division by their tiny difference now and then makes rounding
+# a thousand times as large. SDXL, a level less deep but six times as slow, stays there.
+PIXELS = {"sd1": 128, "sd2": 128, "sdxl": 64}
+APART = {"sd1": 1e-4, "sd2": 1e-4, "sdxl": 5e-3}  # gradients of ten steps; found here: 4e-6 for SD 1.x and 2.x
 MODULES = {"sd1": 192, "sd2": 192, "sdxl": 722}
 Gradients = list[dict[str, torch.Tensor]]
 
@@ -158,7 +162,9 @@ def test_ten_steps_are_those_of_diffusers_recipe(
     case = CASES[name]
     changes = {**case.changes, "training.epochs": 5, "training.batch_size": 2, "training.gradient_accumulation": 1}
     changes |= {"optimizer.lr": RATE, "optimizer.max_grad_norm": 0.0}
-    config = configuration(tiny_checkpoints[case.family], make_dataset(tmp_path, 4), tmp_path / "runs", changes)
+    config = configuration(
+        tiny_checkpoints[case.family], make_dataset(tmp_path, 4, resolution=PIXELS[case.family]), tmp_path / "runs", changes
+    )
     ours, gradients = train_ours(config, monkeypatch)
     recipe = train_by_recipe(case, config)
     assert ours.status == 0 and len(recipe.losses) == STEPS == len(gradients)
@@ -167,5 +173,5 @@ def test_ten_steps_are_those_of_diffusers_recipe(
     # the first step's gradients are of the same weights; the others' come from weights that rounding has moved a little apart
     assert list(gradients[0]) == list(recipe.gradients[0])
     assert apart(gradients[0], recipe.gradients[0]) < 1e-4
-    assert max(apart(mine, theirs) for mine, theirs in zip(gradients, recipe.gradients, strict=True)) < 5e-3
+    assert max(apart(mine, theirs) for mine, theirs in zip(gradients, recipe.gradients, strict=True)) < APART[case.family]
     assert distance(ours.state(STEPS)["lora"], recipe.weights) < 2e-3
