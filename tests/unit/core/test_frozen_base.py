@@ -106,8 +106,8 @@ def test_nothing_unpacked_is_kept_for_the_backward_pass() -> None:
 
 def loss_and_gradients(unet: Any, family_width: int) -> tuple[float, list[torch.Tensor]]:
     draw = torch.Generator().manual_seed(3)
-    latents, context = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 77, family_width, generator=draw)
-    wanted = torch.randn(2, 4, 8, 8, generator=draw)
+    latents, context = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 77, family_width, generator=draw)
+    wanted = torch.randn(2, 4, 16, 16, generator=draw)
     for index, parameter in enumerate(adapter.parameters(unet)):  # up begins at zero, which would hide down's gradient
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
     loss = (unet(latents, torch.tensor([11, 700]), context).sample - wanted).square().mean()
