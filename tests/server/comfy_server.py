@@ -100,6 +100,13 @@ class Server:
         """Files that a SaveImage node wrote."""
         return [self.base / "output" / entry["subfolder"] / entry["filename"] for entry in outputs[node]["images"]]
 
+    def wait_for_text(self, words: str, seconds: float = 30) -> None:
+        """Until the last text that a node showed has ``words`` in it: it can arrive a moment after the history that says it ended."""
+        end = time.monotonic() + seconds
+        while not self.texts or words not in self.texts[-1][1]:
+            assert time.monotonic() < end, self.texts[-3:]
+            time.sleep(0.05)
+
     def forget(self) -> None:
         """Empty the cache of node results, so that the next prompt executes every node."""
         requests.post(f"{self.url}/free", json={"unload_models": True, "free_memory": True}, timeout=30)

@@ -69,7 +69,7 @@ def test_the_chain_runs_from_folder_to_picture_and_is_not_trained_twice(server: 
     server.forget()  # ComfyUI's own cache would hide what our node does
     server.run({name: graph[name] for name in ("prep", "train")})
     assert events(run_folder(server, "chain")) == trained, "it trained again"
-    assert "found a finished run" in server.texts[-1][1]
+    server.wait_for_text("found a finished run")
     assert_clean(server.log()[before:])
 
 

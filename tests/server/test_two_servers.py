@@ -118,7 +118,7 @@ def test_of_two_servers_that_want_the_same_run_one_trains_and_the_other_finds_it
     assert waited, "the second server was not there while the first one trained"
     assert pair.runs("shared") == [run]
     assert plans(run) == [0]
-    assert "found a finished run" in pair.second.texts[-1][1]
+    pair.second.wait_for_text("found a finished run")
     published = [server.base / "models" / "loras" / "shared.safetensors" for server in (pair.first, pair.second)]
     assert published[0].read_bytes() == published[1].read_bytes()
 

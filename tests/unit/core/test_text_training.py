@@ -181,7 +181,7 @@ def both(
         "optimizer.text_encoder_lr": RATES[1], "optimizer.max_grad_norm": LIMIT, "training.checkpoint_every": 1,
     }  # fmt: skip
     folder = tmp_path_factory.mktemp(f"text-{request.param}")
-    run = configuration(checkpoint, make_dataset(folder, 3), folder / "runs", changes)
+    run = configuration(checkpoint, make_dataset(folder, 3, resolution=128), folder / "runs", changes)
     ours = train_here(run)
     assert ours.status == 0, ours.told[-1]
     return request.param, ours, train_plainly(run, drawn(run))

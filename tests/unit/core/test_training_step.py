@@ -150,7 +150,7 @@ def both(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
         "optimizer.max_grad_norm": LIMIT,
     }
     folder = tmp_path_factory.mktemp("parity")
-    config = configuration(tiny_checkpoint, make_dataset(folder, 3), folder / "runs", changes)
+    config = configuration(tiny_checkpoint, make_dataset(folder, 3, resolution=128), folder / "runs", changes)
     ours = train_here(config)
     assert ours.status == 0
     return ours, train_plainly(config, draws(config))
@@ -196,7 +196,7 @@ def test_the_weights_after_ten_steps_are_those_of_diffusers_recipe(both: tuple[T
 
 
 def test_two_accumulated_batches_of_one_are_one_batch_of_two(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    folder = make_dataset(tmp_path, 1, repeats=2)
+    folder = make_dataset(tmp_path, 1, repeats=2, resolution=128)
     trained = [
         train_here(
             configuration(
