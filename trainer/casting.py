@@ -1,10 +1,21 @@
-"""Layers that compute in the dtype of their input. Imports torch: import this module late."""
+"""In which dtype layers compute: that of their input, or autocast's. Imports torch: import this module late."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+
+def outside_autocast(inputs: torch.Tensor, compute: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """``compute`` of ``inputs`` in autocast's dtype, with autocast off within: Functions of ours cast for themselves."""
+    kind = inputs.device.type
+    if inputs.is_meta or not torch.is_autocast_enabled(kind):
+        return compute(inputs)
+    with torch.autocast(kind, enabled=False):
+        return compute(inputs.to(torch.get_autocast_dtype(kind)))
 
 
 class CastingLinear(nn.Linear):

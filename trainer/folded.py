@@ -13,6 +13,8 @@ import torch
 from peft.tuners.lora import layer as peft_layer
 from torch import nn
 
+from .casting import outside_autocast
+
 
 class FoldedLinear(peft_layer.Linear):  # type: ignore[misc]
     """peft's LoRA layer around a frozen Linear. What it does not fold (dropout, a packed base, LoRA switched off) peft computes."""
@@ -23,16 +25,8 @@ class FoldedLinear(peft_layer.Linear):  # type: ignore[misc]
         if args or kwargs or self.disable_adapters or self.merged or self.active_adapters != [name] or self._drops(name):
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
-        kind = x.device.type
-        if x.is_meta or not torch.is_autocast_enabled(kind):
-            return self._folded(x, name)
-        with torch.autocast(kind, enabled=False):
-            return self._folded(x.to(torch.get_autocast_dtype(kind)), name)
-
-    def _folded(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        base, down, up = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
-        result: torch.Tensor = _Folded.apply(x, base.weight, base.bias, down, up, self.scaling[name])  # type: ignore[no-untyped-call]
-        return result
+        base, scale, pair = self.base_layer, self.scaling[name], (self.lora_A[name].weight, self.lora_B[name].weight)
+        return outside_autocast(x, lambda rows: _Folded.apply(rows, base.weight, base.bias, *pair, scale))  # type: ignore[no-untyped-call]
 
     def _drops(self, name: str) -> bool:
         dropout = self.lora_dropout[name]

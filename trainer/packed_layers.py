@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.grad import conv2d_input
 
+from .casting import outside_autocast
 from .quantise import pack, unpack
 
 Call = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -70,12 +71,7 @@ class _Packed:
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """What the layer computes, (..., in) to (..., out) or (batch, in, h, w) to (batch, out, h', w')."""
-        inputs, kind = input, input.device.type
-        if inputs.is_meta or not torch.is_autocast_enabled(kind):
-            return _Frozen.apply(inputs, self.codes, self.scales, self)  # type: ignore[no-any-return,no-untyped-call]
-        inputs = inputs.to(torch.get_autocast_dtype(kind))
-        with torch.autocast(kind, enabled=False):
-            return _Frozen.apply(inputs, self.codes, self.scales, self)  # type: ignore[no-any-return,no-untyped-call]
+        return outside_autocast(input, lambda inputs: _Frozen.apply(inputs, self.codes, self.scales, self))  # type: ignore[no-untyped-call]
 
 
 class PackedLinear(_Packed, nn.Linear):  # type: ignore[override]
@@ -95,19 +91,26 @@ class PackedLinear(_Packed, nn.Linear):  # type: ignore[override]
         return gradient @ weight
 
 
-class PackedConv2d(_Packed, nn.Conv2d):  # type: ignore[override]
-    """A Conv2d with a packed weight, for zero padding as in all of Stable Diffusion."""
+class FrozenConv2d(nn.Conv2d):
+    """What stands in the place of a frozen Conv2d and keeps its weight in a way of its own; zero padding, as in all of Stable Diffusion."""
 
     def __new__(cls, layer: Any, *args: Any, **kwargs: Any) -> Any:
         """peft makes LoRA's convolutions by calling the class of the layer that they adapt: those are plain ones."""
         return super().__new__(cls) if isinstance(layer, nn.Module) else nn.Conv2d(layer, *args, **kwargs)
 
-    def __init__(self, layer: nn.Conv2d, kind: str) -> None:
+    def __init__(self, layer: nn.Conv2d) -> None:
         nn.Module.__init__(self)
         assert layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"):
             setattr(self, name, getattr(layer, name))
         self.transposed, self.output_padding = False, (0, 0)
+
+
+class PackedConv2d(_Packed, FrozenConv2d):  # type: ignore[override]
+    """A Conv2d with a packed weight."""
+
+    def __init__(self, layer: nn.Conv2d, kind: str) -> None:
+        FrozenConv2d.__init__(self, layer)
         self._store(layer, kind)
 
     def product(self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -22,6 +22,9 @@ import torch
 from torch import nn
 from torch.nn.grad import conv2d_input
 
+from .casting import outside_autocast
+from .packed_layers import FrozenConv2d
+
 _KERNEL = (3, 3)  # of a UNet's convolutions but the 1 x 1, which are matrix products
 _FEW_REPACKS, _CALLS_A_REPACK = 4, 20  # repacking more often than this is not worth it
 _MISSING = (RuntimeError, NotImplementedError, AttributeError, TypeError)  # what an operator that is not there, or not so, raises
@@ -62,20 +65,13 @@ def works(dtype: torch.dtype) -> bool:
     return all(torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance) for theirs, ours in zip(*results, strict=True))
 
 
-class PrepackedConv2d(nn.Conv2d):
+class PrepackedConv2d(FrozenConv2d):
     """A frozen Conv2d, 3 x 3 with zero padding. What it computes is channels last."""
 
     plain: nn.Parameter | None
 
-    def __new__(cls, layer: Any, *args: Any, **kwargs: Any) -> Any:
-        """peft makes LoRA's convolutions by calling the class of the layer that they adapt: those are plain ones."""
-        return super().__new__(cls) if isinstance(layer, nn.Module) else nn.Conv2d(layer, *args, **kwargs)
-
     def __init__(self, layer: nn.Conv2d) -> None:
-        nn.Module.__init__(self)
-        for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"):
-            setattr(self, name, getattr(layer, name))
-        self.transposed, self.output_padding = False, (0, 0)
+        super().__init__(layer)
         self.register_parameter("plain", layer.weight)  # type: ignore[arg-type]  # None once it is packed
         self.register_parameter("bias", layer.bias)  # type: ignore[arg-type]
         self._forwards = self._backwards = _Blocks((0, 0), (1, 1))
@@ -91,12 +87,7 @@ class PrepackedConv2d(nn.Conv2d):
         """What Conv2d computes, (batch, in, h, w) to (batch, out, h', w')."""
         if self._gives_up or input.is_meta:
             return nn.functional.conv2d(input, self.weight, self.bias, self.stride, self.padding)
-        kind = input.device.type
-        if torch.is_autocast_enabled(kind):
-            input = input.to(torch.get_autocast_dtype(kind))
-            with torch.autocast(kind, enabled=False):
-                return _Product.apply(input, self)  # type: ignore[no-any-return,no-untyped-call]
-        return _Product.apply(input, self)  # type: ignore[no-any-return,no-untyped-call]
+        return outside_autocast(input, lambda inputs: _Product.apply(inputs, self))  # type: ignore[no-untyped-call]
 
     def product(self, inputs: torch.Tensor) -> torch.Tensor:
         """``forward`` on blocks, without autograd."""
