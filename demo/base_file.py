@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -27,8 +28,9 @@ _RESNET = {
 }
 
 
-def unet_names(levels: int, layers: int) -> list[tuple[str, str]]:
-    """Pairs (diffusers prefix, LDM prefix) of the UNet's blocks, longest diffusers prefix first."""
+def unet_names(attention: Sequence[bool], layers: int) -> list[tuple[str, str]]:
+    """Pairs (diffusers prefix, LDM prefix) of the UNet's blocks; ``attention`` says which levels, from the first, have it."""
+    levels = len(attention)
     pairs = [
         ("time_embedding.linear_1.", "time_embed.0."), ("time_embedding.linear_2.", "time_embed.2."),
         ("conv_in.", "input_blocks.0.0."), ("conv_norm_out.", "out.0."), ("conv_out.", "out.2."),
@@ -47,14 +49,15 @@ def unet_names(levels: int, layers: int) -> list[tuple[str, str]]:
             pairs.append((f"up_blocks.{level}.resnets.{j}.", f"output_blocks.{n}.0."))
             pairs.append((f"up_blocks.{level}.attentions.{j}.", f"output_blocks.{n}.1."))
         n = level * (layers + 1) + layers
-        # The first output level has no attention, so its upsampler comes second there and third elsewhere.
-        pairs.append((f"up_blocks.{level}.upsamplers.0.conv.", f"output_blocks.{n}.{1 if level == 0 else 2}.conv."))
+        # A level's upsampler comes after its attention, where it has any.
+        place = 2 if attention[levels - 1 - level] else 1
+        pairs.append((f"up_blocks.{level}.upsamplers.0.conv.", f"output_blocks.{n}.{place}.conv."))
     return pairs
 
 
-def unet_to_ldm(weights: Mapping[str, Tensor], levels: int, layers: int) -> dict[str, Tensor]:
-    """Rename a diffusers UNet's weights."""
-    pairs = unet_names(levels, layers)
+def unet_to_ldm(weights: Mapping[str, Tensor], attention: Sequence[bool], layers: int) -> dict[str, Tensor]:
+    """Rename a diffusers UNet's weights; see :func:`unet_names`."""
+    pairs = unet_names(attention, layers)
     out: dict[str, Tensor] = {}
     for key, value in weights.items():
         old, new = next(pair for pair in pairs if key.startswith(pair[0]))
@@ -95,10 +98,26 @@ def text_to_ldm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def read_base(path: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
+    """Load the weights of a file of :func:`write_base` into modules of its widths, in place.
+
+    Raises ``trainer.errors.UserError`` for a file that cannot be read and ``RuntimeError`` if the widths differ.
+    """
+    from trainer.families import family_of, open_checkpoint
+
+    checkpoint = open_checkpoint(str(path))
+    family = family_of(checkpoint)
+    vae.load_state_dict(family.load_vae(checkpoint, torch.float32).state_dict())  # type: ignore[attr-defined]
+    unet.load_state_dict(family.load_unet(checkpoint, torch.float32).state_dict())  # type: ignore[attr-defined]
+    encoder: Any = family.load_text_encoder(checkpoint, torch.float32, torch.device("cpu"))
+    text.load_state_dict(encoder.model.state_dict())
+
+
 def write_base(path: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, metadata: Mapping[str, str]) -> None:
     """Write the three parts as one fp16 file, beside its name first. Raises ``ValueError`` on a non-finite weight."""
     tensors: dict[str, Tensor] = {}
-    tensors |= unet_to_ldm(unet.state_dict(), len(unet.config["block_out_channels"]), unet.config["layers_per_block"])
+    attention = [kind.startswith("CrossAttn") for kind in unet.config["down_block_types"]]
+    tensors |= unet_to_ldm(unet.state_dict(), attention, unet.config["layers_per_block"])
     tensors |= vae_to_ldm(vae.state_dict(), len(vae.config["block_out_channels"]))
     tensors |= text_to_ldm(text.state_dict())
     tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in tensors.items()}

@@ -31,6 +31,8 @@ class Budget:
     @property
     def share(self) -> float:
         """0 at the start, 1 when the stage is over."""
+        if self.minutes <= 0:
+            return 1.0
         return min(1.0, max(self.spent / (60 * self.minutes), self.step / self.max_steps))
 
     @property

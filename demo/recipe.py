@@ -25,9 +25,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .base_file import BASE_FILE, write_base
+from .base_file import BASE_FILE, read_base, write_base
 from .captions import load_tokenizer, token_ids, training_captions
-from .model import Widths
+from .model import SIZE, Widths, build_text_encoder, build_unet, build_vae
 from .parallel import rank, wait
 from .pictures import FIRST_TRAINING_SEED, Pictures, portrait_pictures, shape_pictures
 from .portraits import BASE_STYLES, caption, random_portrait
@@ -69,7 +69,7 @@ def held_out_set(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, devic
     for style in BASE_STYLES:
         for i in range(count):
             portrait = random_portrait(HELD_OUT_SEED + i)
-            pictures.append(np.asarray(render(portrait, style)))
+            pictures.append(np.asarray(render(portrait, style, SIZE)))
             texts.append(caption(portrait, style))
     ids = token_ids(tokenizer, texts)[:, None]
     return LatentSet(encode(vae, np.stack(pictures), device), ids, token_ids(tokenizer, [""])[0])
@@ -85,33 +85,39 @@ def sample_grid(
     for k, style in enumerate(BASE_STYLES):
         portraits = [random_portrait(HELD_OUT_SEED + k * columns + i) for i in range(columns)]
         ids: Tensor = token_ids(tokenizer, [caption(p, style) for p in portraits])
-        rows.append([render(p, style) for p in portraits])
+        rows.append([render(p, style, SIZE) for p in portraits])
         rows.append(sample(unet, text, vae, ids, empty, seed=k, steps=steps))
     return sheet(rows)
 
 
 def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decoder_settings: VaeSettings, unet_settings: UnetSettings,
-        portraits: int, encoded: int, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, float]:
-    """Train what is not trained yet and write the base to ``out``; returns the held-out figures."""
+        portraits: int, encoded: int, tokenizer: CLIPTokenizer, device: torch.device, start: Path | None = None) -> dict[str, float]:
+    """Train what is not trained yet and write the base to ``out``; returns the held-out figures.
+
+    ``start`` is the file of a base with the same widths to go on from.
+    """
     work.mkdir(parents=True, exist_ok=True)
     if rank():
         wait()  # the first process draws and encodes for all
-    size = 128
+    size = SIZE
     folder = work / "pictures"
     sources = [portrait_pictures(folder, style, portraits, size, logger.info) for style in BASE_STYLES]
-    sources.append(shape_pictures(folder, portraits, size, logger.info))
+    sources += [shape_pictures(folder, portraits, size, logger.info)] * 2  # as often as two of the styles
     if not rank():
         wait()
-    vae = train_vae(sources, work, widths, vae_settings, device)
-    fold_scale(vae, torch.cat([encode(vae, source[:24], device) for source in sources[:-1]]))
-    data = _latent_set(vae, sources[:-1], work, tokenizer, min(encoded, portraits), size, device)
+    begun = _weights(start, widths) if start is not None else None
+    vae = train_vae(sources, work, widths, vae_settings, device, begun and begun[0])
+    styles = sources[: len(BASE_STYLES)]
+    if begun is None or vae_settings.minutes > 0:  # else the UNet has learned the latents as they are
+        fold_scale(vae, torch.cat([encode(vae, source[:24], device) for source in styles]))
+    data = _latent_set(vae, styles, work, tokenizer, min(encoded, portraits), size, device)
     held_out = held_out_set(vae, tokenizer, 32, device)
 
     def show(unet: UNet2DConditionModel, text: CLIPTextModel, step: int) -> None:
         sample_grid(unet, text, vae, tokenizer, columns=2, steps=15).save(work / "samples.png")
         logger.info("held-out loss %.4f at step %d", held_out_loss(unet, text, held_out, device, 1), step)
 
-    unet, text = train_unet(data, work, widths, unet_settings, device, show)
+    unet, text = train_unet(data, work, widths, unet_settings, device, show, begun and begun[1:])
     if decoder_settings.minutes > 0:
         vae = train_decoder(vae, sources, work, decoder_settings, device)
     if rank():
@@ -133,18 +139,28 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decode
     return figures
 
 
+def _weights(path: Path, widths: Widths) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Weights of the three parts of a base file: autoencoder, UNet, text encoder."""
+    vae, unet, text = build_vae(widths), build_unet(widths), build_text_encoder(widths)
+    read_base(path, vae, unet, text)
+    return vae.state_dict(), unet.state_dict(), text.state_dict()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line of the recipe."""
     parser = argparse.ArgumentParser(prog="python -m demo.recipe", description="Train the demo's base model from nothing.")
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures, latents, checkpoints and losses")
     parser.add_argument("--out", type=Path, default=BASE_FILE, help="the safetensors file to write")
+    parser.add_argument("--start", type=Path, help="the file of a base to train on from; its autoencoder stays with --vae-minutes 0")
     parser.add_argument("--vae-minutes", type=float, default=VaeSettings.minutes)
     parser.add_argument("--decoder-minutes", type=float, default=15.0, help="finishing the decoder on the final latents; 0: none")
     parser.add_argument("--unet-minutes", type=float, default=UnetSettings.minutes)
     parser.add_argument("--portraits", type=int, default=1500, help="portraits, each drawn in every base style; as many random drawings")
-    parser.add_argument("--encoded", type=int, default=1500, help="how many of the portraits the UNet is trained on")
+    parser.add_argument("--encoded", type=int, default=1200, help="how many of the portraits the UNet is trained on")
     parser.add_argument("--vae-batch", type=int, default=VaeSettings.batch)
+    parser.add_argument("--unet-lr", type=float, default=UnetSettings.lr, help="lower it to train on from a finished base")
     parser.add_argument("--unet-batch", type=int, default=UnetSettings.batch)
+    parser.add_argument("--compile", action="store_true", help="compile the UNet; needs a C++ compiler")
     parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, default=1, help="single-threaded processes that train together on a CPU")
@@ -167,9 +183,9 @@ def _train(number: int, args: argparse.Namespace, meeting: str | None) -> None:
     run(
         args.work, args.out, Widths(),
         VaeSettings(minutes=args.vae_minutes, batch=args.vae_batch),
-        VaeSettings(minutes=args.decoder_minutes, batch=args.vae_batch, small_share=0.0, crop_share=0.5, lr=1e-3, adam_lr=1e-3),
-        UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch),
-        args.portraits, args.encoded, load_tokenizer(args.tokenizer), torch.device(args.device),
+        VaeSettings(minutes=args.decoder_minutes, batch=args.vae_batch, small_share=0.0, crop_share=0.0, large_share=0.5, lr=1e-3, adam_lr=1e-3),
+        UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch, lr=args.unet_lr, adam_lr=args.unet_lr, compiled=args.compile),
+        args.portraits, args.encoded, load_tokenizer(args.tokenizer), torch.device(args.device), args.start,
     )
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from .model import LATENT_SCALE
+from .model import LATENT_SCALE, SIZE
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
@@ -28,7 +28,7 @@ def to_pixels(images: list[Image.Image]) -> Tensor:
 @torch.no_grad()
 def sample(
     unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL, ids: Tensor, empty: Tensor, *,
-    steps: int = 25, guidance: float = 3.0, seed: int = 0, size: int = 128,
+    steps: int = 25, guidance: float = 3.0, seed: int = 0, size: int = SIZE,
     start: Tensor | None = None, strength: float = 1.0,
 ) -> list[Image.Image]:
     """Pictures for caption ids (n, 77), guided away from ``empty`` (77,).

@@ -12,14 +12,14 @@ from .measure import distance
 if TYPE_CHECKING:
     from .run_demo import Case
 
-_CELL, _GAP, _TEXT = 192, 10, 20
+_CELL, _GAP, _TEXT = 256, 10, 20
 
 
 def picture_grid(cases: list[Case], figures: Mapping[str, Any]) -> Image.Image:
     """Columns: source photo, base img2img, LoRA at 0.65, LoRA at 0.8, true anime rendering."""
     columns = ("source photo", "base, img2img 0.65", "LoRA, 0.65", "LoRA, 0.8", "true anime rendering")
     width = _GAP + len(columns) * (_CELL + _GAP)
-    height = 2 * _GAP + _TEXT + len(cases) * (_CELL + _TEXT + _GAP) + 3 * _TEXT
+    height = 2 * _GAP + _TEXT + len(cases) * (_CELL + _TEXT + _GAP) + 4 * _TEXT
     out = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(out)
     title, small = ImageFont.load_default(15), ImageFont.load_default(13)
@@ -37,6 +37,8 @@ def picture_grid(cases: list[Case], figures: Mapping[str, Any]) -> Image.Image:
     lines = (
         f"mean of {figures['portraits']} portraits: base {figures['distance_base']:.2f}, LoRA 0.65 {figures['distance_lora_065']:.2f}, "
         f"LoRA 0.8 {figures['distance_lora_080']:.2f}  (0: the true rendering, 1: as far from it as the photo)",
+        f"style: base {figures['style_base']:.2f}, LoRA 0.65 {figures['style_065']:.2f}, LoRA 0.8 {figures['style_080']:.2f}  "
+        f"(0: drawn as the true renderings are, 1: as the photos are)",
         f"colours of hair, skin and background: off by {100 * figures['attribute_error']:.1f} % of full scale",
         f"LoRA training: {figures['training_steps']} steps in {figures['training_seconds']:.0f} s",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,17 +31,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VaeSettings:
-    """``crop_share`` of the time goes to 64-pixel crops, the rest to whole pictures; ``small_share`` of it
-    without most of the blocks at full resolution."""
+    """``crop_share`` of the time goes to crops of a quarter of the side, the time until ``large_share`` to crops of
+    half the side, the rest to whole pictures; ``small_share`` of it without most of the blocks at full resolution.
+    ``batch`` counts the small crops; of the larger there are as many as have the same area."""
 
     minutes: float = 20.0
     max_steps: int = 20_000
-    batch: int = 8
+    batch: int = 16
     lr: float = 2e-3
     adam_lr: float = 2e-3
     kl_weight: float = 3e-4
-    small_share: float = 0.86
-    crop_share: float = 0.93
+    small_share: float = 0.65
+    crop_share: float = 0.5
+    large_share: float = 0.8
     ema: float = 0.997
     save_minutes: float = 3.0
     seed: int = 0
@@ -83,11 +86,19 @@ def batch_of(sources: list[Pictures], count: int, size: int, rng: np.random.Gene
     return stacked.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
-def train_vae(sources: list[Pictures], work: Path, widths: Widths, settings: VaeSettings, device: torch.device) -> AutoencoderKL:
-    """Train, or go on training, the autoencoder; returns it with its averaged weights. See :func:`fold_scale`."""
+def train_vae(
+    sources: list[Pictures], work: Path, widths: Widths, settings: VaeSettings, device: torch.device,
+    start: Mapping[str, Tensor] | None = None,
+) -> AutoencoderKL:
+    """Train, or go on training, the autoencoder; returns it with its averaged weights. See :func:`fold_scale`.
+
+    ``start`` are weights to begin with in place of untrained ones.
+    """
     torch.manual_seed(settings.seed)
     vae = build_vae(widths)
     start_vae(vae)
+    if start is not None:
+        vae.load_state_dict(start)
     return _fit(vae.to(device), "vae", sources, work, settings, device)
 
 
@@ -120,9 +131,9 @@ def _fit(
         set_rates(opts, schedule(share))
         rng = np.random.default_rng((settings.seed, budget.step, rank()))
         full_resolution_blocks(vae, active=share > settings.small_share)
-        whole = share > settings.crop_share
-        batch = max(1, settings.batch // world())
-        size, count = (128, max(1, batch // 4)) if whole else (64, batch)
+        batch, side = max(1, settings.batch // world()), sources[0].shape[1]
+        part = 4 if share <= settings.crop_share else 2 if share <= settings.large_share else 1
+        size, count = side // part, max(1, batch * part * part // 16)
         x = batch_of(sources, count, size, rng).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             posterior = vae.encode(x).latent_dist

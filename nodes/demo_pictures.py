@@ -32,7 +32,7 @@ class DemoPictures(io.ComfyNode):
                 ),
                 field(io.Int, "count", "How many portraits.", default=16, min=1, max=500),
                 field(io.Int, "first", "The number of the first portrait; each number is another person.", default=0, min=0, max=900_000),
-                field(io.Int, "size", "Width and height in pixels. The demo base works at 128.", default=128, min=128, max=1024, step=64),
+                field(io.Int, "size", "Width and height in pixels. The demo base works at 256.", default=256, min=128, max=1024, step=64),
             ],
             [
                 result(io.Image, "images", "The portraits, one picture each."),

@@ -20,7 +20,7 @@ class LoadDemoBase(io.ComfyNode):
             "LoadDemoBase",
             "Load Demo Base",
             "Loads the small model that comes with AnimeLoRA, so that every workflow can be tried without a download. "
-            "It draws small portraits (128 px); for real pictures use Load Checkpoint.",
+            "It draws small portraits (256 px); for real pictures use Load Checkpoint.",
             [
                 field(
                     io.Combo,

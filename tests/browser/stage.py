@@ -16,7 +16,7 @@ from trainer.lorafile import kohya_unet_key
 from trainer.lorafile.unet_names import UNetLayout, ldm_to_diffusers
 
 _UNET = "model.diffusion_model."
-_LAYOUT = UNetLayout(layers=1, attention=(True, False))
+_LAYOUT = UNetLayout(layers=1, attention=(False, True, False))
 
 # Puts Load Demo Base in the place of Load Checkpoint and gives widgets other values, by node type and widget.
 _ADAPT = """([base, values]) => {

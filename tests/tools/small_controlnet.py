@@ -20,7 +20,7 @@ from trainer.families.checkpoint import Checkpoint
 from trainer.lorafile.unet_names import UNetLayout, diffusers_to_ldm
 
 BASE = Path(__file__).resolve().parents[2] / "demo" / "base" / "animelora-base.safetensors"
-_LAYOUT = UNetLayout(layers=1, attention=(True, False))  # the embedded base's
+_LAYOUT = UNetLayout(layers=1, attention=(False, True, False))  # the embedded base's
 _PEOPLE = 150  # drawn in both styles
 _BATCH = 8
 _RATE = 1e-3
@@ -105,12 +105,12 @@ def train(control: Any, steps: int) -> None:
 
 
 def _pictures() -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """Latents (n, 4, 16, 16), edges (n, 3, 128, 128) in 0..1 and captions of drawn portraits."""
+    """Latents (n, 4, 32, 32), edges (n, 3, 256, 256) in 0..1 and captions of drawn portraits."""
     import numpy as np
     from kornia.filters import canny
 
     people = [random_portrait(1000 + number) for number in range(_PEOPLE)]
-    drawn = [np.asarray(render(person, style, 128).convert("RGB")) for style in ("anime", "photo") for person in people]
+    drawn = [np.asarray(render(person, style, 256).convert("RGB")) for style in ("anime", "photo") for person in people]
     pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255
     vae: Any = sd1.FAMILY.load_vae(Checkpoint(BASE, "file"), torch.float32)
     with torch.no_grad():

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import limits, table
+from benchmarks import growth, limits, table
 from tests.tools.make_checkpoint import make_checkpoint
+from trainer import events
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW: dict[str, Any] = {
@@ -19,6 +20,10 @@ ROW: dict[str, Any] = {
     "gpu_gb": None, "rss_gb": 6.25, "mfu": 0.31, "machine": "a machine", "torch": "2", "python": "3", "date": "2026-01-02 03:04",
     "work": {"model": "sd1", "resolution": 128, "batch": 1, "rank": 8, "precision": "fp32", "device": "cpu", "checkpointing": False},
 }  # fmt: skip
+
+_STEP: dict[str, Any] = dict.fromkeys(
+    ("step", "steps", "epoch", "loss", "loss_average", "lr", "grad_norm", "images_per_second", "eta", "memory_gb"), 1
+)
 
 
 def test_the_readme_s_table_is_that_of_the_results() -> None:
@@ -74,3 +79,23 @@ def test_steps_of_any_script_are_timed_however_it_ends(tmp_path: Path, ending: s
     found = json.loads(out.read_text(encoding="utf-8"))
     assert len(found["between_steps"]) == 3 and min(found["between_steps"]) >= 0.02
     assert found["first_step"] > found["began"] and found["rss_gb"] > 0.01
+
+
+def test_what_a_run_told_becomes_seconds() -> None:
+    seen = growth.Seen(began=100.0)
+    for second, done in ((101.0, 0), (103.0, 8)):
+        seen.on_event(events.Phase(phase="caching latents", done=done, total=8, time=second))
+    for number in range(12):
+        wait = 3.0 if number < 6 else 0.5  # the warm-up does not count
+        seen.on_event(events.Step(**_STEP | {"time": (seen.steps[-1] if seen.steps else 107.0) + wait}))
+    assert (seen.caching, seen.start, seen.step) == (0.25, 10.0, 0.5)
+
+
+def test_growth_prints_a_row_for_each_number_of_pictures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["growth.py", "--images", "3", "--processes", "1", "--steps", "8"])
+    growth.main()
+    printed = capsys.readouterr().out
+    (pictures,) = (line for line in printed.splitlines() if line.startswith("| 3 |"))
+    cells = [float(cell) for cell in pictures.strip("| ").split(" | ")]
+    assert len(cells) == 6 and all(cell > 0 for cell in cells[2:])
+    assert printed.splitlines()[-1].endswith("| 1.00 |")

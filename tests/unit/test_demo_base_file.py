@@ -14,11 +14,12 @@ from demo.base_file import write_base  # noqa: E402
 from demo.model import Widths, build_text_encoder, build_unet, build_vae  # noqa: E402
 from trainer.families import family_of, open_checkpoint  # noqa: E402
 
-SMALL = Widths(vae=(32, 32, 64, 64), unet=(32, 64), text=64, text_layers=2)
-DEEPER = Widths(vae=(32, 64, 64, 64), vae_layers=2, unet=(32, 64, 64), unet_layers=2, text=64, text_layers=1)
+SMALL = Widths(vae=(32, 32, 64, 64), unet=(32, 64), unet_attention=(True, False), text=64, text_layers=2)
+DEEPER = Widths(vae=(32, 64, 64, 64), vae_layers=2, unet=(32, 64, 64), unet_attention=(True, True, False), unet_layers=2, text=64, text_layers=1)
+BASE = Widths(vae=(32, 64, 64, 64), unet=(32, 64, 64), unet_attention=(False, True, False), text=64, text_layers=1)
 
 
-@pytest.mark.parametrize("widths", [SMALL, DEEPER], ids=["two levels", "three levels"])
+@pytest.mark.parametrize("widths", [SMALL, DEEPER, BASE], ids=["two levels", "three levels", "first level without attention"])
 def test_the_family_loader_gives_back_the_same_outputs(tmp_path: Path, widths: Widths) -> None:
     torch.manual_seed(0)
     vae, unet, text = build_vae(widths).eval(), build_unet(widths).eval(), build_text_encoder(widths).eval()

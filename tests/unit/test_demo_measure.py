@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from demo.measure import colour_errors, distance, raw_distance, regions
+from demo.measure import colour_errors, distance, raw_distance, regions, style_distance
 from demo.portraits import random_portrait, with_attributes
 from demo.render import render
 
@@ -48,6 +48,25 @@ def test_the_figure_hardly_depends_on_the_size() -> None:
     portrait = random_portrait(5)
     small, large = (distance(render(portrait, "flat", s), render(portrait, "anime", s), render(portrait, "photo", s)) for s in (128, 256))
     assert large == pytest.approx(small, rel=0.15)
+
+
+def test_the_style_of_other_portraits_is_nearer_than_another_style_of_the_same_ones() -> None:
+    people, others = ([random_portrait(first + i) for i in range(8)] for first in (500, 900))
+    truth, stranger, flat, photo = (
+        [render(person, style) for person in group]
+        for group, style in ((people, "anime"), (others, "anime"), (people, "flat"), (people, "photo"))
+    )
+    assert style_distance(truth, truth) == 0
+    assert 0 < style_distance(stranger, truth) < style_distance(flat, truth) < style_distance(photo, truth) <= 1
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    small, wide = Image.new("RGB", (64, 64)), Image.new("RGB", (256, 128))
+    for picture in (small, wide):
+        with pytest.raises(ValueError, match="square"):
+            raw_distance(picture, picture)
+    with pytest.raises(ValueError, match="at least one"):
+        style_distance([], [small])
 
 
 def test_pictures_of_different_sizes_are_not_compared() -> None:

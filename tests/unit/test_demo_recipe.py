@@ -11,9 +11,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from demo import progress, train_unet, train_vae  # noqa: E402
+from demo import progress, recipe, train_unet, train_vae  # noqa: E402
+from demo.base_file import write_base  # noqa: E402
 from demo.initialise import full_resolution_blocks, start_vae  # noqa: E402
-from demo.model import LATENT_SCALE, Widths, build_text_encoder, build_vae  # noqa: E402
+from demo.model import LATENT_SCALE, Widths, build_text_encoder, build_unet, build_vae  # noqa: E402
 from demo.optimiser import orthogonalise  # noqa: E402
 from demo.pictures import portrait_pictures, shape_pictures  # noqa: E402
 from demo.portraits import STYLES  # noqa: E402
@@ -21,7 +22,7 @@ from demo.train_unet import LatentSet, UnetSettings, min_snr_weight, noise_sched
 from demo.train_vae import VaeSettings, encode, fold_scale, reconstruction_loss  # noqa: E402
 from demo.vocabulary import UsedTokens  # noqa: E402
 
-TOY = Widths(vae=(32, 32, 32, 32), unet=(32, 32), text=64, text_layers=1)
+TOY = Widths(vae=(32, 32, 32, 32), unet=(32, 32), unet_attention=(True, False), text=64, text_layers=1)
 CPU = torch.device("cpu")
 
 
@@ -138,6 +139,23 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, mon
     assert calls == [1, 2]
     for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_training_goes_on_from_a_base_file_and_leaves_its_autoencoder_as_it_is(tmp_path: Path, pictures: list[Any]) -> None:
+    torch.manual_seed(3)
+    base = tmp_path / "base.safetensors"
+    write_base(base, build_vae(TOY), build_unet(TOY), build_text_encoder(TOY), {})
+    vae, unet, text = recipe._weights(base, TOY)
+    none = VaeSettings(minutes=0)
+    kept = train_vae.train_vae(pictures, tmp_path, TOY, none, CPU, vae)
+    assert all(torch.equal(value, vae[name]) for name, value in kept.state_dict().items())
+    g = torch.Generator().manual_seed(0)
+    data = LatentSet(torch.randn(6, 4, 8, 8, generator=g), torch.randint(0, 49000, (6, 2, 77), generator=g), torch.full((77,), 49407))
+    same, _ = train_unet.train_unet(data, tmp_path, TOY, UnetSettings(minutes=0), CPU, start=(unet, text))
+    assert all(torch.equal(value, unet[name]) for name, value in same.state_dict().items())
+    moved, _ = train_unet.train_unet(data, tmp_path, TOY, UnetSettings(minutes=60, max_steps=1, batch=2, lr=1e-4), CPU, start=(unet, text))
+    far = max(float((value - unet[name]).abs().max()) for name, value in moved.state_dict().items())
+    assert 0 < far < 0.01
 
 
 def test_a_shortened_vocabulary_gives_the_same_encoding_and_comes_back_whole() -> None:

@@ -153,7 +153,7 @@ def tour(info: ObjectInfo) -> Canvas:
         "AnimeLoRA_DatasetPrep",
         images=drawn["images"],
         captions=drawn["captions"],
-        resolution=128,
+        resolution=256,
         trigger_word="demoAnimeStyle",
         class_description="portrait",
         tall=400,
@@ -181,7 +181,7 @@ def tour(info: ObjectInfo) -> Canvas:
     words = c.node("StringConcatenate", "Prompt", string_a=loaded["trigger_words"], string_b=f"portrait, {prompt}", delimiter=" ", tall=240)
     wanted = c.node("CLIPTextEncode", clip=loaded["clip"], text=words["STRING"])
     avoid = c.node("CLIPTextEncode", "What to avoid", clip=loaded["clip"], text="")
-    latent = c.node("EmptyLatentImage", "Size", width=128, height=128)
+    latent = c.node("EmptyLatentImage", "Size", width=256, height=256)
     sampled = sampler(c, loaded["model"], wanted, avoid, latent["LATENT"], seed=7, cfg=3.0, steps=20)
     decoded = c.node("VAEDecode", samples=sampled["LATENT"], vae=base["vae"])
     saved = c.node("SaveImage", images=decoded["IMAGE"], filename_prefix="animelora/demo", tall=320)
@@ -216,8 +216,8 @@ def tour(info: ObjectInfo) -> Canvas:
         lora_strengths="0.5, 1.0",
         guidances="2, 3, 5",
         steps=20,
-        width=128,
-        height=128,
+        width=256,
+        height=256,
         wide=400,
     )
     grid = c.node("SaveImage", images=compare["grid"], filename_prefix="animelora/demo_compare", wide=400, tall=480)

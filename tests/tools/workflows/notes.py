@@ -113,7 +113,7 @@ The files go to **output/animelora/exports**. Each node says what it wrote and w
 TOUR = """
 # The whole chain, without a download
 
-Everything here comes with AnimeLoRA: a small model that draws 128-pixel portraits, and portraits in an anime \
+Everything here comes with AnimeLoRA: a small model that draws 256-pixel portraits, and portraits in an anime \
 style that it has never seen. **Queue it.** On a plain CPU it takes some minutes, most of them for training.
 
 1. *Demo Pictures* draws the portraits to learn from.

@@ -1,7 +1,7 @@
 """Renders the templates' thumbnails: ``python -m tests.tools.workflows.thumbnails http://127.0.0.1:8188 [NAME …]``.
 
 Each graph is run on the embedded demo base, so that nothing has to be downloaded: its checkpoint loader becomes Load Demo Base, its
-photo a drawn one, its sizes 128 pixels, its prompts the words that the demo base knows. The tour comes first, as it is; the LoRA that it
+photo a drawn one, its sizes 256 pixels, its prompts the words that the demo base knows. The tour comes first, as it is; the LoRA that it
 trains is the one in the others. The ControlNet is one that ``tests.tools.small_controlnet`` trained for the demo base; the server must
 have it in models/controlnet. The thumbnail shows what the run painted.
 """
@@ -28,7 +28,7 @@ _EPOCHS = "06_compare_epochs"
 _SMALL_CONTROLNET = "demo_base_controlnet.safetensors"
 _SIDE = 512  # pixels of a thumbnail's longer side
 _GUIDANCE = {"cfg": 3.0, "guidance": 3.0, "validation_guidance": 3.0, "guidances": "2, 3, 5"}
-_STYLE = {"trigger_word": "demoAnimeStyle", "class_description": "portrait", "resolution": 128, "name": "demo_anime_style"}
+_STYLE = {"trigger_word": "demoAnimeStyle", "class_description": "portrait", "resolution": 256, "name": "demo_anime_style"}
 _PEOPLE = (
     "portrait, short blue hair, tan skin, plain yellow background, red hoodie, round green eyes, smile",
     "portrait, pink hair, twin tails, light skin, gradient blue background, white shirt, round blue eyes, smile",
@@ -97,7 +97,7 @@ def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
             inputs["prompts"] = "\n".join(_PEOPLE[: 1 + inputs["prompts"].count("\n")])
         for key, value in inputs.items():
             if key in ("width", "height"):
-                inputs[key] = 128
+                inputs[key] = 256
             elif key in ("negative", "text") and isinstance(value, str):
                 inputs[key] = ""
             elif key == "positive" and isinstance(value, str):
@@ -109,7 +109,7 @@ def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
 
 
 def _drawn(style: str, count: int, first: int) -> dict[str, Any]:
-    return {"class_type": "AnimeLoRA_DemoPictures", "inputs": {"style": style, "count": count, "first": first, "size": 128}}
+    return {"class_type": "AnimeLoRA_DemoPictures", "inputs": {"style": style, "count": count, "first": first, "size": 256}}
 
 
 def _trained_in_the_tour(info: dict[str, Any]) -> dict[str, Any]:
