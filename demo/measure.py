@@ -109,7 +109,8 @@ def _tones(picture: Image.Image) -> Map:
     columns = np.searchsorted(STYLE_EDGES, edges.ravel()).reshape(edges.shape)
     counts = np.zeros((8, len(STYLE_EDGES) + 1), dtype=np.float32)
     np.add.at(counts, (rows, columns), 1.0)
-    return counts / counts.sum()
+    shares: Map = (counts / counts.sum()).astype(np.float32)
+    return shares
 
 
 def style_distance(pictures: Sequence[Image.Image], truths: Sequence[Image.Image]) -> float:

@@ -183,7 +183,8 @@ def _train(number: int, args: argparse.Namespace, meeting: str | None) -> None:
     run(
         args.work, args.out, Widths(),
         VaeSettings(minutes=args.vae_minutes, batch=args.vae_batch),
-        VaeSettings(minutes=args.decoder_minutes, batch=args.vae_batch, small_share=0.0, crop_share=0.0, large_share=0.5, lr=1e-3, adam_lr=1e-3),
+        VaeSettings(minutes=args.decoder_minutes, batch=args.vae_batch, small_share=0.0, crop_share=0.0, large_share=0.5,
+                    lr=1e-3, adam_lr=1e-3),
         UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch, lr=args.unet_lr, adam_lr=args.unet_lr, compiled=args.compile),
         args.portraits, args.encoded, load_tokenizer(args.tokenizer), torch.device(args.device), args.start,
     )

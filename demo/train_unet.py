@@ -1,7 +1,8 @@
 """Stage 2 of the recipe: text encoder and UNet together, from nothing, on stored latents.
 
-Noise prediction with SD 1.x's schedule, min-SNR weights (Hang et al., 2023, gamma 5), a tenth of the captions
-dropped for classifier-free guidance, and an exponential average of the weights.
+Noise prediction with SD 1.x's schedule, a tenth of the captions dropped for classifier-free guidance, and an
+exponential average of the weights. What a picture shows is decided at high noise, where an error in the
+predicted noise is small even if everything is wrong; the weights and the choice of timesteps make up for that.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ class UnetSettings:
     lr: float = 2e-3
     adam_lr: float = 2e-3
     caption_dropout: float = 0.1
-    min_snr_gamma: float = 5.0
+    snr_gamma: float = 5.0
+    largest_weight: float = 8.0
+    timestep_power: float = 0.75
+    """Timesteps are ``1000 * u ** power`` for even ``u``: below 1 there are more of high noise."""
     ema: float = 0.998
     save_minutes: float = 5.0
     seed: int = 0
@@ -62,16 +66,20 @@ def noise_schedule() -> DDPMScheduler:
                          prediction_type="epsilon", clip_sample=False)
 
 
-def min_snr_weight(alphas_cumprod: Tensor, gamma: float) -> Tensor:
-    """Weight of every timestep for noise prediction: ``min(snr, gamma) / snr``, (1000,)."""
+def loss_weight(alphas_cumprod: Tensor, gamma: float, largest: float) -> Tensor:
+    """Weight of every timestep for noise prediction: ``min(snr + 1, gamma) / snr``, at most ``largest``; (1000,).
+
+    It is the loss of v-prediction (Salimans and Ho, 2022) in terms of the noise, truncated at low noise as in
+    min-SNR (Hang et al., 2023) and at high noise, where it would grow to 213.
+    """
     snr = alphas_cumprod / (1 - alphas_cumprod)
-    return snr.clamp(max=gamma) / snr
+    return ((snr + 1).clamp(max=gamma) / snr).clamp(max=largest)
 
 
-def stratified_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
-    """One timestep from each of ``count`` equal slices of 0..total-1, in random order."""
+def stratified_timesteps(count: int, total: int, generator: torch.Generator, power: float = 1.0) -> Tensor:
+    """One timestep from each of ``count`` slices of 0..total-1, in random order; the slices are equal in ``(t / total) ** (1 / power)``."""
     u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    return (u * total).long().clamp(max=total - 1)[torch.randperm(count, generator=generator)]
+    return (u**power * total).long().clamp(max=total - 1)[torch.randperm(count, generator=generator)]
 
 
 def train_unet(
@@ -106,7 +114,7 @@ def train_unet(
         budget = Budget(settings.minutes, settings.max_steps, state["seconds"], state["step"])
     noise = noise_schedule()
     alphas = noise.alphas_cumprod.to(device)
-    weights = min_snr_weight(alphas, settings.min_snr_gamma)
+    weights = loss_weight(alphas, settings.snr_gamma, settings.largest_weight)
     log, last_save = Log(work / "unet.jsonl"), time.monotonic()
     parameters = [*unet.parameters(), *text.parameters()]
     denoise = torch.compile(unet) if settings.compiled else unet
@@ -115,7 +123,7 @@ def train_unet(
         generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + budget.step) * 16 + rank())
         latents, ids = _batch(data, max(1, settings.batch // world()), settings.caption_dropout, generator)
         latents, ids = latents.to(device), tokens.short(ids).to(device)
-        t = stratified_timesteps(len(latents), 1000, generator).to(device)
+        t = stratified_timesteps(len(latents), 1000, generator, settings.timestep_power).to(device)
         eps = torch.randn(latents.shape, generator=generator).to(device)
         a = alphas[t][:, None, None, None]
         noisy = a.sqrt() * latents + (1 - a).sqrt() * eps

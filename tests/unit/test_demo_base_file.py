@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from demo.model import Widths, build_text_encoder, build_unet, build_vae  # noqa
 from trainer.families import family_of, open_checkpoint  # noqa: E402
 
 SMALL = Widths(vae=(32, 32, 64, 64), unet=(32, 64), unet_attention=(True, False), text=64, text_layers=2)
-DEEPER = Widths(vae=(32, 64, 64, 64), vae_layers=2, unet=(32, 64, 64), unet_attention=(True, True, False), unet_layers=2, text=64, text_layers=1)
 BASE = Widths(vae=(32, 64, 64, 64), unet=(32, 64, 64), unet_attention=(False, True, False), text=64, text_layers=1)
+DEEPER = replace(BASE, vae_layers=2, unet_attention=(True, True, False), unet_layers=2)
 
 
 @pytest.mark.parametrize("widths", [SMALL, DEEPER, BASE], ids=["two levels", "three levels", "first level without attention"])

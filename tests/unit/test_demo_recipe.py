@@ -18,7 +18,7 @@ from demo.model import LATENT_SCALE, Widths, build_text_encoder, build_unet, bui
 from demo.optimiser import orthogonalise  # noqa: E402
 from demo.pictures import portrait_pictures, shape_pictures  # noqa: E402
 from demo.portraits import STYLES  # noqa: E402
-from demo.train_unet import LatentSet, UnetSettings, min_snr_weight, noise_schedule, stratified_timesteps  # noqa: E402
+from demo.train_unet import LatentSet, UnetSettings, loss_weight, noise_schedule, stratified_timesteps  # noqa: E402
 from demo.train_vae import VaeSettings, encode, fold_scale, reconstruction_loss  # noqa: E402
 from demo.vocabulary import UsedTokens  # noqa: E402
 
@@ -56,12 +56,18 @@ def test_orthogonalised_updates_have_singular_values_near_one() -> None:
         assert values.min() > 0.6 and values.max() < 1.4
 
 
-def test_min_snr_weights_are_the_papers() -> None:
+def test_weights_are_v_prediction_s_between_their_bounds() -> None:
     alphas = noise_schedule().alphas_cumprod
-    weights = min_snr_weight(alphas, 5.0)
-    for t in (0, 100, 500, 999):
-        snr = float(alphas[t] / (1 - alphas[t]))
-        assert float(weights[t]) == pytest.approx(min(snr, 5.0) / snr, rel=1e-5)
+    weights = loss_weight(alphas, 5.0, 8.0)
+    noise, picture = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0)).double()
+    for t in (450, 600):  # the error of v for a small error of the noise, given the same noisy value
+        a = float(alphas[t])
+        noisy = a**0.5 * picture + (1 - a) ** 0.5 * noise
+        wrong = noise + 0.01
+        v, wrong_v = (a**0.5 * n - (1 - a) ** 0.5 * (noisy - (1 - a) ** 0.5 * n) / a**0.5 for n in (noise, wrong))
+        assert float(weights[t]) * 0.01**2 == pytest.approx(float((wrong_v - v).pow(2).mean()), rel=1e-3)
+    snr = float(alphas[0] / (1 - alphas[0]))
+    assert float(weights[0]) == pytest.approx(5.0 / snr, rel=1e-4) and float(weights[999]) == 8.0
 
 
 def test_timesteps_cover_the_schedule_evenly() -> None:
