@@ -160,7 +160,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--vae-batch", type=int, default=VaeSettings.batch)
     parser.add_argument("--unet-lr", type=float, default=UnetSettings.lr, help="lower it to train on from a finished base")
     parser.add_argument("--unet-batch", type=int, default=UnetSettings.batch)
-    parser.add_argument("--compile", action="store_true", help="compile the UNet; needs a C++ compiler")
     parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, default=1, help="single-threaded processes that train together on a CPU")
@@ -185,7 +184,7 @@ def _train(number: int, args: argparse.Namespace, meeting: str | None) -> None:
         VaeSettings(minutes=args.vae_minutes, batch=args.vae_batch),
         VaeSettings(minutes=args.decoder_minutes, batch=args.vae_batch, small_share=0.0, crop_share=0.0, large_share=0.5,
                     lr=1e-3, adam_lr=1e-3),
-        UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch, lr=args.unet_lr, adam_lr=args.unet_lr, compiled=args.compile),
+        UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch, lr=args.unet_lr, adam_lr=args.unet_lr),
         args.portraits, args.encoded, load_tokenizer(args.tokenizer), torch.device(args.device), args.start,
     )
 

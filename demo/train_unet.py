@@ -36,8 +36,6 @@ class UnetSettings:
     minutes: float = 90.0
     max_steps: int = 60_000
     batch: int = 16
-    compiled: bool = False
-    """Compile the UNet first: a fifth faster on a CPU, after one or two minutes; needs a C++ compiler."""
     lr: float = 2e-3
     adam_lr: float = 2e-3
     caption_dropout: float = 0.1
@@ -117,7 +115,6 @@ def train_unet(
     weights = loss_weight(alphas, settings.snr_gamma, settings.largest_weight)
     log, last_save = Log(work / "unet.jsonl"), time.monotonic()
     parameters = [*unet.parameters(), *text.parameters()]
-    denoise = torch.compile(unet) if settings.compiled else unet
     while (share := agree(budget.share)) < 1.0:
         set_rates(opts, schedule(share))
         generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + budget.step) * 16 + rank())
@@ -128,7 +125,7 @@ def train_unet(
         a = alphas[t][:, None, None, None]
         noisy = a.sqrt() * latents + (1 - a).sqrt() * eps
         with torch.autocast(device.type, torch.bfloat16):
-            prediction = denoise(noisy, t, text(ids).last_hidden_state).sample
+            prediction = unet(noisy, t, text(ids).last_hidden_state).sample
         error = (prediction.float() - eps).pow(2).mean(dim=(1, 2, 3))
         loss = (weights[t] * error).mean()
         loss.backward()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .attention import use_attention
@@ -48,7 +50,10 @@ def blocks(unet: nn.Module) -> list[nn.Module]:
 
 
 def compile_blocks(unet: nn.Module) -> None:
-    """Have each repeated block compiled at its first call: alike blocks share their kernels, so that it takes minutes, not hours."""
+    """Have each repeated block compiled at its first call: alike blocks share their kernels, so that it takes minutes, not hours.
+
+    The UNet as a whole must not be: compiled for a CPU by torch 2.13 it returns gradients of zero for half of its weights.
+    """
     import torch
 
     torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
@@ -61,3 +66,15 @@ def undo_compile(unet: nn.Module) -> None:
     block: Any
     for block in blocks(unet):
         block._compiled_call_impl = None
+
+
+@contextmanager
+def not_compiled(unet: nn.Module) -> Iterator[None]:
+    """Within it every block runs as it was written, afterwards compiled again."""
+    compiled: list[Any] = [(block, block._compiled_call_impl) for block in blocks(unet)]
+    undo_compile(unet)
+    try:
+        yield
+    finally:
+        for block, call in compiled:
+            block._compiled_call_impl = call

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import adapter, counters, events, objective
 from .continuing import load_lora
 from .ema import Ema
-from .engine import compile_blocks, prepare_base, undo_compile
+from .engine import compile_blocks, not_compiled, prepare_base, undo_compile
 from .errors import UserError
 from .feed import Micro
 from .hints import is_out_of_memory
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 _NORMS_EVERY = 10  # steps between two measurements of the weights: hundreds of small products, a step's hundredth on a fast GPU
+_COMPILED_APART = 0.1  # of the gradients' size: what bf16 rounds is a few hundredths, a block left out much more
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Learner:
         if start.values is not None:
             self._restore(start.values)
         self._compiled = training.compile
+        self._compared: set[tuple[int, ...]] = set()  # the shapes of latents for which compiled blocks gave the gradients of plain ones
         if self._compiled:
             compile_blocks(unet)
 
@@ -122,18 +124,51 @@ class Learner:
         return flat[0]
 
     def _gradients(self, micro_batches: Sequence[Micro]) -> torch.Tensor:
-        """Add up the gradients of ``micro_batches``; the mean of their losses. Without compiled blocks from the first failure of one on."""
-        try:
+        """Add up the gradients of ``micro_batches``; the mean of their losses. Without compiled blocks from the first on that fails."""
+        if not self._compiled:
             return self._passes(micro_batches)
+        size = self.job.config.training.micro_batch_size
+        shapes = {tuple(part.latents.shape) for micro in micro_batches for part in micro.batch.split(size)}
+        try:
+            total = self._passes(micro_batches)
+            if shapes <= self._compared or self.job.config.network.dropout or self._same_without_compiler(micro_batches):
+                self._compared |= shapes
+                return total
+            reason = "its gradients were not those of the blocks as written"
         except Exception as error:  # a compiler can fail in any way, and in the backward pass too
-            if not self._compiled or is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
-            self._compiled = False
-            undo_compile(self.model)
-            self._optimizer_wrapped.zero_grad(set_to_none=True)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            self.job.emit(events.Warning_(f"torch.compile failed, so the run goes on without it, at normal speed ({reason})."))
+        self._compiled = False
+        undo_compile(self.model)
+        self._optimizer_wrapped.zero_grad(set_to_none=True)
+        self.job.emit(events.Warning_(f"torch.compile failed, so the run goes on without it, at normal speed ({reason})."))
         return self._passes(micro_batches)
+
+    def _same_without_compiler(self, micro_batches: Sequence[Micro]) -> bool:
+        """Whether the gradients that are there are also those of blocks as they were written, within what bf16 rounds; they stay.
+
+        A compiler can be wrong without failing. Asked for each new shape, for which it compiles anew; dropout draws other numbers
+        in compiled blocks, so with it nothing can be compared.
+        """
+        import torch
+
+        compiled = [parameter.grad for parameter in self._parameters]
+        self._optimizer_wrapped.zero_grad(set_to_none=True)
+        with not_compiled(self.model):
+            self._passes(micro_batches)
+        plain = [parameter.grad for parameter in self._parameters]
+        for parameter, gradient in zip(self._parameters, compiled, strict=True):
+            parameter.grad = gradient
+        apart, size = torch.zeros((), device=self.job.device), torch.zeros((), device=self.job.device)
+        for ours, theirs in zip(compiled, plain, strict=True):
+            if (ours is None) != (theirs is None):
+                return False
+            if ours is not None and theirs is not None:
+                apart += (ours.float() - theirs.float()).square().sum()
+                size += theirs.float().square().sum()
+        # where fp16 overflows in both, the scaler leaves the step out
+        return not bool(torch.isfinite(size)) or bool(apart <= _COMPILED_APART**2 * size)
 
     def _passes(self, micro_batches: Sequence[Micro]) -> torch.Tensor:
         import torch

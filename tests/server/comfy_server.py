@@ -110,7 +110,9 @@ class Server:
     def forget(self) -> None:
         """Empty the cache of node results, so that the next prompt executes every node."""
         requests.post(f"{self.url}/free", json={"unload_models": True, "free_memory": True}, timeout=30)
-        time.sleep(1.5)  # the worker looks at this request once a second
+        # The worker reads the request after a prompt; one that comes while it cleans up would be read seconds later
+        empty = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
+        self.run({"empty": empty, "show": {"class_type": "PreviewImage", "inputs": {"images": ["empty", 0]}}})
 
     def interrupt(self) -> None:
         """What the Cancel button does."""

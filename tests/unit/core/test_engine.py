@@ -199,6 +199,28 @@ def test_a_compiler_that_fails_turns_itself_off_with_a_warning(
     assert len(warnings) == 1 and "no C++ compiler" in warnings[0]
 
 
+def test_a_compiler_that_computes_something_else_turns_itself_off_with_a_warning(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_a_gradient(unet: Any) -> None:
+        block: Any = engine.blocks(unet)[-1]
+
+        def wrong(*arguments: Any, **named: Any) -> torch.Tensor:
+            result: torch.Tensor = type(block).forward(block, *arguments, **named)
+            result.register_hook(torch.zeros_like)
+            return result
+
+        block._compiled_call_impl = wrong
+
+    monkeypatch.setattr("trainer.learner.compile_blocks", lose_a_gradient)
+    folder = make_dataset(tmp_path, 4)
+    plain = train_here(configuration(tiny_checkpoint, folder, tmp_path / "plain"))
+    wrong = train_here(configuration(tiny_checkpoint, folder, tmp_path / "wrong", {"training.compile": True}))
+    same_training(plain, wrong)
+    warnings = [event.message for event in wrong.told if isinstance(event, events.Warning_)]
+    assert len(warnings) == 1 and "its gradients were not those of the blocks as written" in warnings[0]
+
+
 def _failing(stage: str, result: torch.Tensor) -> torch.Tensor:
     if stage == "forward":
         raise RuntimeError("no C++ compiler")
