@@ -45,13 +45,13 @@ class DemoSettings:
     others: int = 20
     tests: int = 12
     shown: int = 6
-    steps: int = 420
+    steps: int = 480
     batch: int = 8
     rank: int = 32
     targets: str = "all-linear+conv"
     lr: float = 1.5e-3
     sampling_steps: int = 30
-    guidance: float = 2.0
+    guidance: float = 1.5
 
 
 QUICK = DemoSettings(pictures=60, tests=6, shown=4, steps=120)
@@ -172,7 +172,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
         "dataset": {"path": str(prepared.dataset.path)},
         "network": {"rank": settings.rank, "alpha": float(settings.rank), "targets": settings.targets},
         "optimizer": {"lr": settings.lr, "schedule": "cosine", "warmup_steps": 10},
-        "objective": {"min_snr_gamma": 5.0},
+        "objective": {"debiased": True},
         "training": {"epochs": -(-settings.steps // per_epoch), "max_steps": settings.steps, "batch_size": settings.batch,
                      "gradient_accumulation": 1, "device": "cpu", "checkpoint_every": 0},
         "sample": {"every_epochs": 0},

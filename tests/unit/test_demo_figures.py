@@ -26,12 +26,19 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
 def test_the_lora_comes_closer_to_the_true_rendering_than_the_base(result: tuple[Path, dict[str, Any]]) -> None:
     _, figures = result
-    assert figures["distance_lora_065"] < figures["distance_base"]
+    assert figures["distance_lora_065"] < 0.9 * figures["distance_base"]
+    assert figures["style_065"] < 0.9 * figures["style_base"]
 
 
-def test_more_strength_goes_farther_from_the_source(result: tuple[Path, dict[str, Any]]) -> None:
+def test_more_strength_comes_closer_to_the_style_and_goes_farther_from_the_source(result: tuple[Path, dict[str, Any]]) -> None:
     _, figures = result
     assert figures["from_source_080"] > figures["from_source_065"] > 0
+    assert figures["style_080"] < figures["style_065"]
+
+
+def test_without_its_trigger_the_base_s_style_mostly_stays(result: tuple[Path, dict[str, Any]]) -> None:
+    _, figures = result
+    assert figures["moved_without_trigger"] < 0.6 * figures["moved_with_trigger"]
 
 
 def test_the_colours_stay(result: tuple[Path, dict[str, Any]]) -> None:

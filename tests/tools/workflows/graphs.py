@@ -148,7 +148,7 @@ def tour(info: ObjectInfo) -> Canvas:
     """The whole chain on the model that travels with the pack."""
     c = Canvas("zero-download tour", info)
     note = c.note(notes.TOUR, tall=420)
-    drawn = c.node("AnimeLoRA_DemoPictures", style="anime", count=16)
+    drawn = c.node("AnimeLoRA_DemoPictures", style="anime", count=32)
     prep = c.node(
         "AnimeLoRA_DatasetPrep",
         images=drawn["images"],
@@ -165,13 +165,13 @@ def tour(info: ObjectInfo) -> Canvas:
         dataset=prep["dataset"],
         checkpoint=DEMO_BASE,
         name="demo_anime_style",
-        epochs=15,
+        epochs=25,
         learning_rate=2e-3,
         gradient_accumulation=1,
         batch_size=4,
         validation_prompts=f"demoAnimeStyle portrait, {prompt}",
-        validate_every=3,
-        validation_guidance=3.0,
+        validate_every=5,
+        validation_guidance=2.0,
         wide=360,
     )
     samples = c.node("PreviewImage", "Test pictures by epoch", images=train["samples"], wide=360, tall=440)
@@ -182,7 +182,7 @@ def tour(info: ObjectInfo) -> Canvas:
     wanted = c.node("CLIPTextEncode", clip=loaded["clip"], text=words["STRING"])
     avoid = c.node("CLIPTextEncode", "What to avoid", clip=loaded["clip"], text="")
     latent = c.node("EmptyLatentImage", "Size", width=256, height=256)
-    sampled = sampler(c, loaded["model"], wanted, avoid, latent["LATENT"], seed=7, cfg=3.0, steps=20)
+    sampled = sampler(c, loaded["model"], wanted, avoid, latent["LATENT"], seed=7, cfg=2.0, steps=20)
     decoded = c.node("VAEDecode", samples=sampled["LATENT"], vae=base["vae"])
     saved = c.node("SaveImage", images=decoded["IMAGE"], filename_prefix="animelora/demo", tall=320)
     people = c.node("AnimeLoRA_DemoPictures", "Demo Pictures: photo-like", style="photo-like", count=4, first=500)
@@ -199,7 +199,7 @@ def tour(info: ObjectInfo) -> Canvas:
             positive="portrait",
             negative="",
             strength=strength,
-            guidance=3.0,
+            guidance=2.0,
             steps=20,
             wide=340,
         )
@@ -214,7 +214,7 @@ def tour(info: ObjectInfo) -> Canvas:
         prompts=f"portrait, {prompt}",
         negative="",
         lora_strengths="0.5, 1.0",
-        guidances="2, 3, 5",
+        guidances="1.5, 2, 3",
         steps=20,
         width=256,
         height=256,

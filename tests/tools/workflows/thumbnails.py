@@ -27,7 +27,7 @@ _TOUR = "08_zero_download_tour"
 _EPOCHS = "06_compare_epochs"
 _SMALL_CONTROLNET = "demo_base_controlnet.safetensors"
 _SIDE = 512  # pixels of a thumbnail's longer side
-_GUIDANCE = {"cfg": 3.0, "guidance": 3.0, "validation_guidance": 3.0, "guidances": "2, 3, 5"}
+_GUIDANCE = {"cfg": 2.0, "guidance": 2.0, "validation_guidance": 2.0, "guidances": "1.5, 2, 3"}
 _STYLE = {"trigger_word": "demoAnimeStyle", "class_description": "portrait", "resolution": 256, "name": "demo_anime_style"}
 _PEOPLE = (
     "portrait, short blue hair, tan skin, plain yellow background, red hoodie, round green eyes, smile",
@@ -64,7 +64,7 @@ def _keep_states(prompt: Prompt) -> None:
     """A run of its own that saves on its way."""
     for node in prompt.values():
         if node["class_type"] == "AnimeLoRA_TrainLora":
-            node["inputs"] |= {"name": "demo_epochs", "checkpoint_every": 20}
+            node["inputs"] |= {"name": "demo_epochs", "checkpoint_every": 50}
 
 
 def _same_person(prompt: Prompt) -> None:
@@ -85,7 +85,7 @@ def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
         elif kind == "LoadImage":
             prompt[number] = _drawn("photo-like", 1, 503)
         elif kind == "AnimeLoRA_DatasetPrep":
-            prompt["drawn"] = _drawn("anime", 16, 0)
+            prompt["drawn"] = _drawn("anime", 32, 0)
             inputs |= {"images": ["drawn", 0], "captions": ["drawn", 1]} | {key: _STYLE[key] for key in inputs if key in _STYLE}
         elif kind == "AnimeLoRA_TrainLora":
             inputs |= trained | {"dataset": inputs["dataset"]}
@@ -105,7 +105,7 @@ def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
             elif key == "lora_name" and value.endswith(".safetensors"):
                 inputs[key] = "demo_anime_style.safetensors"
             elif key in _GUIDANCE:
-                inputs[key] = "3" if value == "7.5" else _GUIDANCE[key]
+                inputs[key] = "2" if value == "7.5" else _GUIDANCE[key]
 
 
 def _drawn(style: str, count: int, first: int) -> dict[str, Any]:
