@@ -165,12 +165,12 @@ def tour(info: ObjectInfo) -> Canvas:
         dataset=prep["dataset"],
         checkpoint=DEMO_BASE,
         name="demo_anime_style",
-        epochs=25,
+        epochs=40,
         learning_rate=2e-3,
         gradient_accumulation=1,
         batch_size=4,
         validation_prompts=f"demoAnimeStyle portrait, {prompt}",
-        validate_every=5,
+        validate_every=8,
         validation_guidance=2.0,
         wide=360,
     )
@@ -185,7 +185,7 @@ def tour(info: ObjectInfo) -> Canvas:
     sampled = sampler(c, loaded["model"], wanted, avoid, latent["LATENT"], seed=7, cfg=2.0, steps=20)
     decoded = c.node("VAEDecode", samples=sampled["LATENT"], vae=base["vae"])
     saved = c.node("SaveImage", images=decoded["IMAGE"], filename_prefix="animelora/demo", tall=320)
-    people = c.node("AnimeLoRA_DemoPictures", "Demo Pictures: photo-like", style="photo-like", count=4, first=500)
+    people = c.node("AnimeLoRA_DemoPictures", "Demo Pictures: photo-like", style="photo-like", count=1, first=504)
     lanes: list[list[Node]] = []
     for strength in (0.65, 0.8):
         painted = c.node(
@@ -196,7 +196,7 @@ def tour(info: ObjectInfo) -> Canvas:
             vae=base["vae"],
             image=people["images"],
             trigger_words=loaded["trigger_words"],
-            positive="portrait",
+            positive=people["captions"],
             negative="",
             strength=strength,
             guidance=2.0,

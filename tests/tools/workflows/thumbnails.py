@@ -164,7 +164,7 @@ def _choose(name: str, pictures: dict[str, list[Image.Image]]) -> Image.Image:
         return _sheet([[pictures["animelora/original"][0], pictures["animelora/rank4"][0]]])
     if "guidance" in name:
         return _fitted(pictures["animelora/guidance"][0])
-    return _sheet([[pair] for pair in pictures["animelora/demo_photo_0.8"][:2]])
+    return _sheet([[pictures[f"animelora/demo_photo_{strength}"][0]] for strength in ("0.65", "0.8")])
 
 
 def _sheet(rows: list[list[Image.Image]], gap: int = 4) -> Image.Image:
