@@ -18,6 +18,8 @@ from typing import Any
 import requests
 from PIL import Image
 
+from demo.portraits import caption, random_portrait
+
 from .api import api_prompt
 from .parts import DEMO_BASE
 
@@ -26,6 +28,7 @@ Prompt = dict[str, dict[str, Any]]
 _TOUR = "08_zero_download_tour"
 _EPOCHS = "06_compare_epochs"
 _SMALL_CONTROLNET = "demo_base_controlnet.safetensors"
+_PHOTO = 504  # the number of the drawn person
 _SIDE = 512  # pixels of a thumbnail's longer side
 _GUIDANCE = {"cfg": 2.0, "guidance": 2.0, "validation_guidance": 2.0, "guidances": "1.5, 2, 3"}
 _STYLE = {"trigger_word": "demoAnimeStyle", "class_description": "portrait", "resolution": 256, "name": "demo_anime_style"}
@@ -64,7 +67,7 @@ def _keep_states(prompt: Prompt) -> None:
     """A run of its own that saves on its way."""
     for node in prompt.values():
         if node["class_type"] == "AnimeLoRA_TrainLora":
-            node["inputs"] |= {"name": "demo_epochs", "checkpoint_every": 50}
+            node["inputs"] |= {"name": "demo_epochs", "checkpoint_every": 100}
 
 
 def _same_person(prompt: Prompt) -> None:
@@ -83,7 +86,7 @@ def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
         if kind == "CheckpointLoaderSimple":
             prompt[number] = {"class_type": "AnimeLoRA_LoadDemoBase", "inputs": {"checkpoint": DEMO_BASE}}
         elif kind == "LoadImage":
-            prompt[number] = _drawn("photo-like", 1, 503)
+            prompt[number] = _drawn("photo-like", 1, _PHOTO)
         elif kind == "AnimeLoRA_DatasetPrep":
             prompt["drawn"] = _drawn("anime", 32, 0)
             inputs |= {"images": ["drawn", 0], "captions": ["drawn", 1]} | {key: _STYLE[key] for key in inputs if key in _STYLE}
@@ -101,7 +104,7 @@ def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
             elif key in ("negative", "text") and isinstance(value, str):
                 inputs[key] = ""
             elif key == "positive" and isinstance(value, str):
-                inputs[key] = "portrait"
+                inputs[key] = caption(random_portrait(_PHOTO), None)
             elif key == "lora_name" and value.endswith(".safetensors"):
                 inputs[key] = "demo_anime_style.safetensors"
             elif key in _GUIDANCE:
