@@ -226,6 +226,7 @@ class TrainingSection(_Section):
     micro_batch_size: Annotated[int, Field(ge=0, le=1024)] = 0  # images in one pass through the UNet; 0: the whole batch, which is fastest
     attention: Attention = "auto"  # xformers where its call really works, else torch's own
     compile: bool = False  # torch.compile: minutes at the start, so it pays off on long runs only
+    cuda_graphs: Switch = "auto"  # passes recorded and replayed: what Python costs a step is gone; auto: on a GPU with room for it
     channels_last: Switch = "auto"  # memory layout of convolutions: on where tensor cores want it (CUDA in bf16 or fp16)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,17 @@ _BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")  # repeated many times with
 
 
 def prepare_base(
-    unet: nn.Module, training: TrainingSection, attention: str, device: torch.device, dtype: torch.dtype, *, prepacked: bool = False
+    unet: nn.Module,
+    training: TrainingSection,
+    attention: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    prepacked: bool = False,
+    draws: bool = False,
 ) -> None:
-    """Set up the frozen ``unet``, before LoRA goes in; ``prepacked``: its convolutions, see prepacked.py."""
+    """Set up the frozen ``unet``, before LoRA goes in; ``prepacked``: its convolutions, see prepacked.py; ``draws``: whether its passes
+    will draw random numbers."""
     import torch
 
     if training.base_precision != "same":
@@ -34,9 +43,24 @@ def prepare_base(
     if channels_last(training.channels_last, device, dtype):
         unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if training.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()  # type: ignore[operator]
+        _checkpoint(unet, draws)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes are few: one of each bucket
+
+
+def _checkpoint(unet: Any, draws: bool) -> None:
+    """Have every block computed again in the backward pass.
+
+    As torch does it by default, the state of the random numbers is copied from the GPU at every block, which waits for it and cannot be
+    part of a CUDA graph. Where nothing is drawn that is left out.
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    def without_state(module: Any, *args: Any) -> Any:
+        return checkpoint(module.__call__, *args, use_reentrant=False, preserve_rng_state=False)
+
+    takes_function = "gradient_checkpointing_func" in inspect.signature(unet.enable_gradient_checkpointing).parameters
+    unet.enable_gradient_checkpointing(*([without_state] if takes_function and not draws else []))
 
 
 def channels_last(setting: str, device: torch.device, dtype: torch.dtype) -> bool:

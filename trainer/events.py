@@ -42,6 +42,7 @@ class Plan(Event):
     memory: dict[str, float] = field(default_factory=dict)  # memory_gb by what it is for, see needs.py
     attention: str = "sdpa"
     prepacked: bool = False  # convolutions of the base on a CPU, see prepacked.py
+    cuda_graphs: bool = False  # passes are recorded and replayed, see captured.py
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from .text import load_trained_text, text_steps
 if TYPE_CHECKING:
     import torch
 
+    from .captured import Captured
+
 _NORMS_EVERY = 10  # steps between two measurements of the weights: hundreds of small products, a step's hundredth on a fast GPU
-_COMPILED_APART = 0.1  # of the gradients' size: what bf16 rounds is a few hundredths, a block left out much more
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Learner:
         training, optimizer, network = job.config.training, job.config.optimizer, job.config.network
         self._accelerator = accelerator
         unet = job.family.load_unet(job.checkpoint, job.dtype)
-        prepare_base(unet, training, job.plan.attention, job.device, job.dtype, prepacked=job.plan.prepacked)
+        prepare_base(unet, training, job.plan.attention, job.device, job.dtype, prepacked=job.plan.prepacked, draws=network.dropout > 0)
         if network.unet:
             modules = job.family.lora_targets(unet, network.targets)
             adapter.adapt(unet, modules, network, counters.derive_seed(training.seed, "weights") % 2**32)
@@ -79,6 +80,7 @@ class Learner:
         self._compared: set[tuple[int, ...]] = set()  # the shapes of latents for which compiled blocks gave the gradients of plain ones
         if self._compiled:
             compile_blocks(unet)
+        self._captured = self._capturing() if job.plan.cuda_graphs else None
 
     @property
     def timesteps(self) -> int:
@@ -141,6 +143,8 @@ class Learner:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         self._compiled = False
         undo_compile(self.model)
+        if self._captured is not None:
+            self._captured.forget()
         self._optimizer_wrapped.zero_grad(set_to_none=True)
         self.job.emit(events.Warning_(f"torch.compile failed, so the run goes on without it, at normal speed ({reason})."))
         return self._passes(micro_batches)
@@ -151,26 +155,20 @@ class Learner:
         A compiler can be wrong without failing. Asked for each new shape, for which it compiles anew; dropout draws other numbers
         in compiled blocks, so with it nothing can be compared.
         """
-        import torch
+        from .captured import gradients_agree
 
         compiled = [parameter.grad for parameter in self._parameters]
+        if self._captured is not None:  # the next pass writes where these are
+            compiled = [None if gradient is None else gradient.clone() for gradient in compiled]
         self._optimizer_wrapped.zero_grad(set_to_none=True)
         with not_compiled(self.model):
-            self._passes(micro_batches)
+            self._passes(micro_batches, as_written=True)
         plain = [parameter.grad for parameter in self._parameters]
         for parameter, gradient in zip(self._parameters, compiled, strict=True):
             parameter.grad = gradient
-        apart, size = torch.zeros((), device=self.job.device), torch.zeros((), device=self.job.device)
-        for ours, theirs in zip(compiled, plain, strict=True):
-            if (ours is None) != (theirs is None):
-                return False
-            if ours is not None and theirs is not None:
-                apart += (ours.float() - theirs.float()).square().sum()
-                size += theirs.float().square().sum()
-        # where fp16 overflows in both, the scaler leaves the step out
-        return not bool(torch.isfinite(size)) or bool(apart <= _COMPILED_APART**2 * size)
+        return gradients_agree(compiled, plain)
 
-    def _passes(self, micro_batches: Sequence[Micro]) -> torch.Tensor:
+    def _passes(self, micro_batches: Sequence[Micro], *, as_written: bool = False) -> torch.Tensor:
         import torch
 
         total = torch.zeros((), device=self.job.device)
@@ -180,6 +178,11 @@ class Learner:
                 torch.manual_seed(counters.derive_seed(self.job.config.training.seed, "dropout", *where) % 2**63)
             for part in micro.batch.split(self.job.config.training.micro_batch_size):
                 # the loss is a mean over images: a part counts by how many of them it has
+                if self._captured is not None:
+                    share = micro.scale / micro.parts * (part.size / micro.batch.size)
+                    inputs = {**self._inputs(part), "share": torch.full((), share, device=self.job.device)}
+                    total += self._captured.run(inputs, as_written=as_written)
+                    continue
                 loss = self._loss(part) * micro.scale / micro.parts
                 loss = loss if part is micro.batch else loss * (part.size / micro.batch.size)
                 self._accelerator.backward(loss)
@@ -288,18 +291,44 @@ class Learner:
             return self._text.conditions(batch.conditions, learning=learning)
 
     def _loss(self, batch: objective.MicroBatch) -> torch.Tensor:
-        predicted, wanted, masks = self._predict(batch)
-        timesteps, weights = batch.timesteps.to(self.job.device), batch.weights.to(self.job.device)
-        return objective.loss(predicted, wanted, timesteps, weights, masks, self.job.config.objective, self._noise_scheduler)
+        return self._loss_of(self._inputs(batch))
 
     def _predict(self, batch: objective.MicroBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """What the model says and what it should have said, (batch, 4, h, w), and the masks if there are any."""
+        inputs = self._inputs(batch)
+        return self._predicted(inputs), inputs["wanted"], inputs["masks"]
+
+    def _inputs(self, batch: objective.MicroBatch) -> dict[str, Any]:
+        """``batch`` on the device: what the UNet is given, what it should say, and how much each image, timestep and pixel counts."""
         job = self.job
         latents, noise, mixed = (tensor.to(job.device, non_blocking=True) for tensor in (batch.latents, batch.noise, batch.mixed))
         timesteps = batch.timesteps.to(job.device, non_blocking=True)
-        noisy = self._noise_scheduler.add_noise(latents, mixed, timesteps)
-        inputs = job.family.unet_inputs(self._conditions(batch), batch.framings, job.device, job.dtype)
+        return {
+            "noisy": self._noise_scheduler.add_noise(latents, mixed, timesteps).to(job.dtype),
+            "timesteps": timesteps,
+            "unet": job.family.unet_inputs(self._conditions(batch), batch.framings, job.device, job.dtype),
+            "wanted": objective.target(self._noise_scheduler, latents, noise, timesteps),
+            "weights": batch.weights.to(job.device, non_blocking=True),
+            "masks": None if batch.masks is None else batch.masks.to(job.device, non_blocking=True),
+        }
+
+    def _predicted(self, inputs: dict[str, Any]) -> torch.Tensor:
         with self._accelerator.autocast():
-            predicted = self._prepared(noisy.to(job.dtype), timesteps, **inputs, return_dict=False)[0]
-        wanted = objective.target(self._noise_scheduler, latents, noise, timesteps)
-        return predicted, wanted, None if batch.masks is None else batch.masks.to(job.device, non_blocking=True)
+            predicted: torch.Tensor = self._prepared(inputs["noisy"], inputs["timesteps"], **inputs["unet"], return_dict=False)[0]
+        return predicted
+
+    def _loss_of(self, inputs: dict[str, Any]) -> torch.Tensor:
+        weighed = (inputs["wanted"], inputs["timesteps"], inputs["weights"], inputs["masks"])
+        return objective.loss(self._predicted(inputs), *weighed, self.job.config.objective, self._noise_scheduler)
+
+    def _capturing(self) -> Captured:
+        from .captured import Captured
+
+        def compute(inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+            loss, scaler = self._loss_of(inputs) * inputs["share"], self._accelerator.scaler
+            return loss, loss if scaler is None else scaler.scale(loss)
+
+        def failed(reason: str) -> None:
+            self.job.emit(events.Warning_(f"CUDA graphs failed, so the run goes on without them, at normal speed ({reason})."))
+
+        return Captured(compute, self._parameters, failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from .dataset import Dataset
 from .devices import torch_dtype, total_memory_gb
 from .errors import UserError
 from .families import Checkpoint, Family, TextEncoder
+from .memory import SIZES
 from .needs import memory_needed, models_of
 from .objective import chosen_prediction, describe
 from .quantise import quantise
@@ -80,7 +82,20 @@ def make_plan(
         memory={name: round(value, 3) for name, value in memory.items()},
         attention=attention,
         prepacked=prepacked,
+        cuda_graphs=_captures(config, device, sum(memory.values())),
     )
+
+
+def _captures(config: RunConfig, device: torch.device, needed_gb: float) -> bool:
+    """Whether passes are recorded as CUDA graphs. They keep their memory while validation images are made, so ``auto`` wants room.
+
+    A text encoder that is trained works on prompts of changing lengths, and what dropout drops is drawn anew for each pass.
+    """
+    setting = config.training.cuda_graphs
+    if device.type != "cuda" or setting == "off" or config.network.text_encoder or config.network.dropout:
+        return False
+    room = min(total_memory_gb(device), SIZES.get(config.training.memory, math.inf))
+    return setting == "on" or needed_gb <= _ROOM * room
 
 
 def _prepacked_gb(config: RunConfig, unet: nn.Module, buckets: int, device: torch.device, dtype: torch.dtype) -> float:

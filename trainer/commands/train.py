@@ -133,7 +133,8 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
         "base": f" in {plan.precision if training.base_precision == 'same' else training.base_precision}"
         + (", convolutions packed for the CPU" if plan.prepacked else ""),
         "optimizer": f" for {settings.optimizer.name}",
-        "activations": f", {min(passes, training.batch_size)} at a time" + (", checkpointed" if training.gradient_checkpointing else ""),
+        "activations": f", {min(passes, training.batch_size)} at a time" + (", checkpointed" if training.gradient_checkpointing else "")
+        + (", in CUDA graphs" if plan.cuda_graphs else ""),
     }
     table = Table(title=f"Plan of {settings.name}", show_header=False)
     rows = [

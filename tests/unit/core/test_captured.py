@@ -1,0 +1,240 @@
+"""Recorded passes give the gradients of passes as written, and give up where they cannot.
+
+CUDA itself needs a GPU; everywhere else a recorder stands in for it that computes again into the same tensors, from the inputs that it
+was made with: what a recording sees and leaves is then the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.core.helpers import Trained, configuration, make_dataset, make_pictures, train_here
+from tests.unit.core.test_engine import learning, same_training
+from trainer import adapter, captured, engine, events, plan
+from trainer.captured import Captured, Passed
+from trainer.config import RunConfig
+from trainer.dataset import PrepareSettings, prepare
+from trainer.dataset.settings import BucketSettings
+
+CHANGES: dict[str, Any] = {"training.batch_size": 2, "training.gradient_accumulation": 2, "training.epochs": 3, "optimizer.lr": 1e-2}
+
+
+class Repeating:
+    """Stands in for ``CudaRecorder``; counts recordings and replays of all of its kind."""
+
+    recorded = replayed = 0
+
+    def __call__(self, compute: Callable[[], Passed]) -> tuple[Callable[[], None], Passed]:
+        kept = compute()
+        type(self).recorded += 1
+
+        def replay() -> None:
+            type(self).replayed += 1
+            loss, gradients = compute()
+            kept[0].copy_(loss)
+            for place, gradient in zip(kept[1], gradients, strict=True):
+                assert (place is None) == (gradient is None)
+                if place is not None and gradient is not None:
+                    place.copy_(gradient)
+
+        return replay, kept
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Repeating]:
+    """Every run records, with a stand-in."""
+
+    class Own(Repeating):
+        pass
+
+    monkeypatch.setattr(plan, "_captures", lambda *_: True)
+    monkeypatch.setattr(captured, "CudaRecorder", Own)
+    return Own
+
+
+def both_ways(settings: Callable[[str], RunConfig], monkeypatch: pytest.MonkeyPatch) -> tuple[Trained, Trained]:
+    recording = train_here(settings("recording"))
+    monkeypatch.setattr(plan, "_captures", lambda *_: False)
+    return train_here(settings("plain")), recording
+
+
+def warnings(trained: Trained) -> list[str]:
+    return [event.message for event in trained.told if isinstance(event, events.Warning_)]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"training.micro_batch_size": 1},
+        {"objective.min_snr_gamma": 5.0, "objective.loss": "huber", "objective.input_perturbation": 0.1},
+        {"training.gradient_checkpointing": True},
+        {"network.targets": "all-linear+conv", "network.dora": True},
+        {"optimizer.name": "schedule-free", "training.ema_decay": 0.0},
+    ],
+    ids=["plain", "in parts", "weighted", "checkpointed", "DoRA", "schedule-free"],
+)
+def test_recorded_passes_train_as_written_ones(
+    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    folder = make_dataset(tmp_path, 5)  # batches of two, two and one
+    plain, recording = both_ways(
+        lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, {**CHANGES, **more}), monkeypatch
+    )
+    same_training(plain, recording)
+    assert recorder.recorded == (1 if "training.micro_batch_size" in more else 2)
+    assert recorder.replayed > 2 * recorder.recorded
+    assert warnings(recording) == []
+
+
+def test_every_size_of_picture_has_a_recording(
+    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_pictures(tmp_path / "pictures", 3)
+    for path in make_pictures(tmp_path / "wide", 3, (128, 64), seed=1).iterdir():
+        path.rename(source / f"wide-{path.name}")
+    chosen = PrepareSettings(trigger="myStyle", class_description="anime_face", resolution=64, buckets=BucketSettings(step=8))
+    folder = prepare(source, tmp_path / "datasets", chosen).dataset.path
+    plain, recording = both_ways(
+        lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, {**CHANGES, "training.batch_size": 1}), monkeypatch
+    )
+    same_training(plain, recording)
+    assert warnings(recording) == []
+    assert recorder.recorded == 2
+
+
+def test_a_recorder_that_fails_turns_itself_off_with_a_warning(
+    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Repeating, compute: Callable[[], Passed]) -> Any:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(recorder, "__call__", refuse)
+    folder = make_dataset(tmp_path, 5)
+    plain, recording = both_ways(lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, CHANGES), monkeypatch)
+    same_training(plain, recording)
+    (warning,) = warnings(recording)
+    assert "CUDA graphs failed" in warning and "when stream is capturing)" in warning
+
+
+def test_a_recording_that_computes_something_else_is_not_used(
+    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(self: Repeating, compute: Callable[[], Passed]) -> Any:
+        replay, passed = Repeating.__call__(self, compute)
+
+        def wrong() -> None:
+            replay()
+            for gradient in passed[1][: len(passed[1]) // 2]:
+                assert gradient is not None
+                gradient.zero_()
+
+        return wrong, passed
+
+    monkeypatch.setattr(recorder, "__call__", lose)
+    folder = make_dataset(tmp_path, 5)
+    plain, recording = both_ways(lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, CHANGES), monkeypatch)
+    same_training(plain, recording)
+    (warning,) = warnings(recording)
+    assert "its gradients were not those of the pass as written" in warning
+
+
+def test_a_compiler_that_fails_takes_its_recordings_with_it(
+    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_a_gradient(unet: Any) -> None:
+        block: Any = engine.blocks(unet)[-1]
+
+        def wrong(*arguments: Any, **named: Any) -> torch.Tensor:
+            result: torch.Tensor = type(block).forward(block, *arguments, **named)
+            result.register_hook(torch.zeros_like)
+            return result
+
+        block._compiled_call_impl = wrong
+
+    monkeypatch.setattr("trainer.learner.compile_blocks", lose_a_gradient)
+    folder = make_dataset(tmp_path, 4)
+    plain = train_here(configuration(tiny_checkpoint, folder, tmp_path / "plain"))
+    recording = train_here(configuration(tiny_checkpoint, folder, tmp_path / "recording", {"training.compile": True}))
+    same_training(plain, recording)
+    (warning,) = warnings(recording)
+    assert "torch.compile failed" in warning
+
+
+def test_compiled_blocks_are_recorded(tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_COMPILER", "eager")
+    folder = make_dataset(tmp_path, 4)
+    settings = {**CHANGES, "training.compile": True, "training.max_steps": 3}
+    plain, recording = both_ways(lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, settings), monkeypatch)
+    same_training(plain, recording)
+    assert recorder.recorded == 1 and warnings(recording) == []
+    torch._dynamo.reset()
+
+
+def test_gradients_are_kept_apart_from_what_a_replay_overwrites(
+    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating]
+) -> None:
+    settings = configuration(tiny_checkpoint, make_dataset(tmp_path, 2), tmp_path, {"training.gradient_accumulation": 1})
+    with learning(settings) as (learner, portion):
+        inputs = {**learner._inputs(portion.micro_batches[0].batch), "share": torch.tensor(1.0)}
+        passes = learner._capturing()
+        parameters = adapter.parameters(learner.model)
+        losses, sums = [], []
+        for _ in range(3):
+            losses.append(float(passes.run(inputs)))
+            sums.append([parameter.grad.clone() for parameter in parameters if parameter.grad is not None])
+    assert recorder.recorded == 1 and losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-6)
+    for times, total in enumerate(sums, start=1):
+        for gradient, first in zip(total, sums[0], strict=True):
+            torch.testing.assert_close(gradient, times * first, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"training.cuda_graphs": "off"}, False),
+        ({"network.dropout": 0.1}, False),
+        ({"network.text_encoder": True, "training.cuda_graphs": "on"}, False),
+        ({"training.memory": "6gb"}, False),  # 5 GB of 6
+        ({"training.memory": "6gb", "training.cuda_graphs": "on"}, True),
+    ],
+)
+def test_a_plan_records_where_there_is_room(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: bool) -> None:
+    monkeypatch.setattr(plan, "total_memory_gb", lambda device: 80.0)
+    settings = configuration(Path("a.safetensors"), Path("dataset"), Path("runs"), changes)
+    assert plan._captures(settings, torch.device("cuda"), 5.0) is expected
+    assert plan._captures(settings, torch.device("cpu"), 5.0) is False
+    assert plan._captures(settings, torch.device("cuda"), 50.0) is (changes.get("training.cuda_graphs") == "on" and expected)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_checkpointing_copies_the_state_of_random_numbers_only_where_some_are_drawn(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
+) -> None:
+    copied = []
+    get = torch.get_rng_state
+    settings = configuration(
+        tiny_checkpoint, make_dataset(tmp_path, 1), tmp_path, {"training.gradient_checkpointing": True, "network.dropout": dropout}
+    )
+    with learning(settings) as (learner, portion):
+        monkeypatch.setattr(torch, "get_rng_state", lambda: copied.append(1) or get())
+        learner.optimise(portion.micro_batches)
+    assert bool(copied) is bool(dropout)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("more", [{}, {"training.gradient_checkpointing": True}, {"training.precision": "fp16"}])
+def test_cuda_graphs_train_as_passes_as_written(tiny_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    folder = make_dataset(tmp_path, 5)
+    common = {**CHANGES, "training.device": "cuda", "training.precision": "bf16", "optimizer.lr": 1e-3, **more}
+    runs = [
+        train_here(configuration(tiny_checkpoint, folder, tmp_path / way, {**common, "training.cuda_graphs": way})) for way in ("off", "on")
+    ]
+    assert warnings(runs[1]) == []
+    same_training(*runs, loss=2e-2, norm=1e-1)

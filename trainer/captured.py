@@ -1,0 +1,159 @@
+"""Forward and backward pass recorded once for each set of shapes, and replayed: a CUDA graph. Imports torch: import this module late.
+
+At batch 1 a fast GPU is done with a kernel before Python has started the next one. A replay starts all of a pass's kernels, some thousands,
+with one call; see "Accelerating PyTorch with CUDA Graphs" (Nguyen, Carilli et al. 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+Inputs = dict[str, Any]
+"""Tensors on the device, None, or tables of such."""
+Passed = tuple[torch.Tensor, list["torch.Tensor | None"]]
+"""The loss, and a gradient for each parameter; None where the loss does not depend on it."""
+Recorder = Callable[[Callable[[], Passed]], tuple[Callable[[], None], Passed]]
+"""Runs what it is given, and returns what repeats it into the same tensors, and these."""
+
+APART = 0.1  # of the gradients' size: what bf16 rounds is a few hundredths, a block left out much more
+
+
+class Captured:
+    """``run`` adds a pass's gradients to those of ``parameters``.
+
+    ``compute`` gives, from inputs, the loss and what is differentiated in its place (fp16 scales it); it must read nothing back from the
+    device and draw nothing. The first pass of each set of shapes is computed as written, and its recording is compared with it. When
+    recording fails, or the gradients differ, ``failed`` is told why and everything is computed as written from then on.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Inputs], tuple[torch.Tensor, torch.Tensor]],
+        parameters: Sequence[torch.nn.Parameter],
+        failed: Callable[[str], None],
+        record: Recorder | None = None,
+    ) -> None:
+        self._compute, self._parameters, self._failed = compute, list(parameters), failed
+        self._record = record or CudaRecorder()
+        self._recorded: dict[Any, tuple[list[torch.Tensor], Callable[[], None], Passed]] = {}
+        self._sums: list[torch.Tensor | None] = [None] * len(self._parameters)
+        self.active = True
+
+    def run(self, inputs: Inputs, *, as_written: bool = False) -> torch.Tensor:
+        """The loss, a tensor that the next call may overwrite; ``as_written``: without recordings."""
+        if as_written or not self.active:
+            loss, gradients = self._passed(inputs)
+            self._add(gradients)
+            return loss
+        key = tuple((name, tensor.shape, tensor.dtype) for name, tensor in _tensors(inputs))
+        if (known := self._recorded.get(key)) is not None:
+            places, replay, (loss, gradients) = known
+            for place, (_, tensor) in zip(places, _tensors(inputs), strict=True):
+                place.copy_(tensor, non_blocking=True)
+            replay()
+            self._add(gradients)
+            return loss
+        loss, gradients = self._passed(inputs)
+        self._capture(key, inputs, gradients)
+        self._add(gradients)
+        return loss
+
+    def forget(self) -> None:
+        """Drop all recordings: something that they contain has changed."""
+        self._recorded.clear()
+
+    def _passed(self, inputs: Inputs) -> Passed:
+        loss, differentiated = self._compute(inputs)
+        return loss.detach(), list(torch.autograd.grad(differentiated, self._parameters, allow_unused=True))
+
+    def _capture(self, key: Any, inputs: Inputs, expected: list[torch.Tensor | None]) -> None:
+        places = _cloned(inputs)
+        try:
+            replay, passed = self._record(lambda: self._passed(places))
+            replay()
+            if gradients_agree(passed[1], expected):
+                self._recorded[key] = ([tensor for _, tensor in _tensors(places)], replay, passed)
+                return
+            reason = "its gradients were not those of the pass as written"
+        except Exception as error:  # a driver or a kernel library can refuse in any way
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        self.active = False
+        self.forget()
+        self._failed(reason)
+
+    def _add(self, gradients: list[torch.Tensor | None]) -> None:
+        """Into tensors of our own: the next replay overwrites a recording's."""
+        fresh: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        added: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        for index, (parameter, gradient) in enumerate(zip(self._parameters, gradients, strict=True)):
+            if gradient is None:
+                continue
+            if parameter.grad is None:
+                place = self._sums[index]
+                if place is None:
+                    place = self._sums[index] = torch.empty_like(gradient)
+                parameter.grad = place
+                fresh[0].append(place)
+                fresh[1].append(gradient)
+            else:
+                added[0].append(parameter.grad)
+                added[1].append(gradient)
+        if fresh[0]:
+            torch._foreach_copy_(*fresh)
+        if added[0]:
+            torch._foreach_add_(*added)
+
+
+class CudaRecorder:
+    """Records CUDA graphs that share their memory: only one of them runs at a time."""
+
+    def __init__(self) -> None:
+        self._pool: Any = torch.cuda.graph_pool_handle()
+
+    def __call__(self, compute: Callable[[], Passed]) -> tuple[Callable[[], None], Passed]:
+        """See :data:`Recorder`. Raises what capturing raises."""
+        torch.cuda.empty_cache()  # what the pass as written took is taken again from the graphs' own memory
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):  # libraries set themselves up for a new stream, which cannot be recorded
+            compute()
+        current.wait_stream(side)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        graph = torch.cuda.CUDAGraph()
+        # other threads go on: one reads the next batch into page-locked memory
+        with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+            passed = compute()
+        return graph.replay, passed
+
+
+def gradients_agree(ours: Sequence[torch.Tensor | None], theirs: Sequence[torch.Tensor | None]) -> bool:
+    """Whether the same gradients are there, and differ in sum by less than ``APART`` of their size. Waits for the device."""
+    apart: torch.Tensor | float = 0.0
+    size: torch.Tensor | float = 0.0
+    for one, other in zip(ours, theirs, strict=True):
+        if (one is None) != (other is None):
+            return False
+        if one is not None and other is not None:
+            apart = apart + (one.float() - other.float()).square().sum()
+            size = size + other.float().square().sum()
+    # where fp16 overflows in both, the scaler leaves the step out
+    return not bool(torch.isfinite(torch.as_tensor(size))) or bool(apart <= APART**2 * size)
+
+
+def _tensors(inputs: Inputs, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in inputs.items():
+        if isinstance(value, dict):
+            yield from _tensors(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield prefix + name, value
+
+
+def _cloned(inputs: Inputs) -> Inputs:
+    return {
+        name: _cloned(value) if isinstance(value, dict) else None if value is None else value.clone(memory_format=torch.preserve_format)
+        for name, value in inputs.items()
+    }
