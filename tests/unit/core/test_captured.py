@@ -16,7 +16,7 @@ import torch
 from tests.unit.core.helpers import Trained, configuration, make_dataset, make_pictures, train_here
 from tests.unit.core.test_engine import learning, same_training
 from trainer import adapter, captured, engine, events, plan
-from trainer.captured import Captured, Passed
+from trainer.captured import Passed
 from trainer.config import RunConfig
 from trainer.dataset import PrepareSettings, prepare
 from trainer.dataset.settings import BucketSettings
@@ -83,9 +83,7 @@ def test_recorded_passes_train_as_written_ones(
     tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:
     folder = make_dataset(tmp_path, 5)  # batches of two, two and one
-    plain, recording = both_ways(
-        lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, {**CHANGES, **more}), monkeypatch
-    )
+    plain, recording = both_ways(lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, {**CHANGES, **more}), monkeypatch)
     same_training(plain, recording)
     assert recorder.recorded == (1 if "training.micro_batch_size" in more else 2)
     assert recorder.replayed > 2 * recorder.recorded
@@ -166,7 +164,9 @@ def test_a_compiler_that_fails_takes_its_recordings_with_it(
     assert "torch.compile failed" in warning
 
 
-def test_compiled_blocks_are_recorded(tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_blocks_are_recorded(
+    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine, "_COMPILER", "eager")
     folder = make_dataset(tmp_path, 4)
     settings = {**CHANGES, "training.compile": True, "training.max_steps": 3}
@@ -176,9 +176,7 @@ def test_compiled_blocks_are_recorded(tiny_checkpoint: Path, tmp_path: Path, rec
     torch._dynamo.reset()
 
 
-def test_gradients_are_kept_apart_from_what_a_replay_overwrites(
-    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating]
-) -> None:
+def test_gradients_are_kept_apart_from_what_a_replay_overwrites(tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating]) -> None:
     settings = configuration(tiny_checkpoint, make_dataset(tmp_path, 2), tmp_path, {"training.gradient_accumulation": 1})
     with learning(settings) as (learner, portion):
         inputs = {**learner._inputs(portion.micro_batches[0].batch), "share": torch.tensor(1.0)}
@@ -217,13 +215,18 @@ def test_a_plan_records_where_there_is_room(monkeypatch: pytest.MonkeyPatch, cha
 def test_checkpointing_copies_the_state_of_random_numbers_only_where_some_are_drawn(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
 ) -> None:
-    copied = []
+    copied: list[int] = []
     get = torch.get_rng_state
+
+    def counted() -> torch.Tensor:
+        copied.append(1)
+        return get()
+
     settings = configuration(
         tiny_checkpoint, make_dataset(tmp_path, 1), tmp_path, {"training.gradient_checkpointing": True, "network.dropout": dropout}
     )
     with learning(settings) as (learner, portion):
-        monkeypatch.setattr(torch, "get_rng_state", lambda: copied.append(1) or get())
+        monkeypatch.setattr(torch, "get_rng_state", counted)
         learner.optimise(portion.micro_batches)
     assert bool(copied) is bool(dropout)
 
