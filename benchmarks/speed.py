@@ -94,7 +94,7 @@ def measure(chosen: argparse.Namespace, work: Work, folder: Path) -> dict[str, A
     if not checkpoint.is_file():
         make_checkpoint(checkpoint, size)
     dataset = peers.dataset(folder, work.resolution, PICTURES)
-    flop = limits.step_flop(checkpoint, resolution=work.resolution, rank=work.rank)
+    flop = counted(checkpoint, work)
     rate = limits.matmul_rate(work.device, work.precision)
     out = folder / f"timed-{os.getpid()}.json"
     prepared = peers.prepare(chosen.trainer, checkpoint, dataset, folder)
@@ -127,6 +127,14 @@ def measure(chosen: argparse.Namespace, work: Work, folder: Path) -> dict[str, A
         "python": platform.python_version(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def counted(checkpoint: Path, work: Work) -> float:
+    """``limits.step_flop``, kept beside the checkpoint: counting takes as long as a short run."""
+    kept = checkpoint.with_name(f"{checkpoint.stem}-{work.resolution}px-r{work.rank}-flop.json")
+    if not kept.is_file():
+        kept.write_text(json.dumps(limits.step_flop(checkpoint, resolution=work.resolution, rank=work.rank)), encoding="utf-8")
+    return float(json.loads(kept.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Time and memory of training steps with any settings, on random pictures and a random (or a given) checkpoint.
 
     python benchmarks/step.py --model full --pixels 512 --steps 30 --set training.compile=true --set training.memory=8gb
+    python benchmarks/step.py --model full --each training.channels_last=off --each training.compile=true,training.batch_size=8
 
+``--each`` measures the settings behind it one after the other in the same process, each in addition to those of ``--set``.
 The steps are the trainer's own, from the caches on, in this process. Prints one line of JSON: settings, device, estimate, seconds a step
 (median after warm-up), images a second, seconds to the first step, peak memory (of the GPU's allocator, or resident on a CPU), first loss
 and gradient norm. ``--model``: full (SD 1.5), full-sdxl, or tiny ones, made once in ``--work``; ``--checkpoint`` names a real one.
@@ -10,6 +12,7 @@ and gradient norm. ``--model``: full (SD 1.5), full-sdxl, or tiny ones, made onc
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -48,12 +51,25 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "animelora-benchmarks")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--each", action="append", default=[], metavar="KEY=VALUE[,KEY=VALUE]", help="a further row with these as well")
     arguments = parser.parse_args()
     checkpoint = arguments.checkpoint or arguments.work / f"random-{arguments.model}.safetensors"
     if not checkpoint.is_file():
         make_checkpoint(checkpoint, arguments.model)
-    with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(checkpoint, Path(folder), arguments)))
+    common, failed = arguments.overrides, False
+    for more in arguments.each or [""]:
+        arguments.overrides = [*common, *more.split(",")] if more else common
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                row = measure(checkpoint, Path(folder), arguments)
+        except Exception as error:  # the other rows can still be measured
+            if not arguments.each:
+                raise
+            row, failed = {"set": arguments.overrides, "error": f"{type(error).__name__}: {error}"}, True
+        print(json.dumps(row), flush=True)
+        _free()
+    if failed:
+        raise SystemExit(1)
 
 
 def measure(checkpoint: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -108,6 +124,16 @@ def measure(checkpoint: Path, folder: Path, arguments: argparse.Namespace) -> di
         "first_loss": first[0],
         "first_gradient_norm": first[1],
     }
+
+
+def _free() -> None:
+    """What one row compiled and held is no part of the next."""
+    import torch
+
+    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _pictures(folder: Path, pixels: int, count: int) -> Path:

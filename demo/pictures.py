@@ -1,9 +1,17 @@
-"""Rendered training pictures in memory-mapped files, so that training reads what was drawn once."""
+"""Rendered training pictures in memory-mapped files, so that training reads what was drawn once.
+
+    python -m demo.pictures FILE KIND SIZE FIRST LAST
+
+draws a part of a file: the processes that share the work are started so, which spares them the imports of the recipe.
+"""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +27,55 @@ Report = Callable[[str], None]
 
 FIRST_TRAINING_SEED = 1_000_000
 """Portraits for the base's training have seeds from here on; the demonstration and tests use smaller ones."""
+SHAPES = "shapes"
+WORTH_A_PROCESS = 100
+"""Pictures that take longer to draw than a process to start."""
 
 
-def _draw(path: Path, count: int, size: int, one: Callable[[int], NDArray[np.uint8]], report: Report) -> Pictures:
+def picture(kind: str, size: int, i: int) -> Pictures:
+    """Picture ``i`` of a file, (size, size, 3): of a style of portraits, or a random drawing."""
+    drawn = random_drawing(i, size) if kind == SHAPES else render(random_portrait(FIRST_TRAINING_SEED + i), kind, size)
+    return np.asarray(drawn)
+
+
+def _draw(folder: Path, kind: str, count: int, size: int, report: Report) -> Pictures:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{kind}-{size}.npy"
     if path.exists():
         stored: Pictures = np.load(path, mmap_mode="r")
         if stored.shape == (count, size, size, 3):
             return stored
     unfinished = path.with_name(path.name + ".part")
     out = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, size, size, 3))
-    for i in range(count):
-        out[i] = one(i)
-        if i % 500 == 499:
-            report(f"{path.name}: {i + 1} of {count} pictures drawn")
-    out.flush()
-    del out
+    workers = max(1, min(os.cpu_count() or 1, count // WORTH_A_PROCESS))
+    if workers > 1:
+        out.flush()
+        del out
+        _draw_in_processes(unfinished, kind, count, size, workers)
+    else:
+        for i in range(count):
+            out[i] = picture(kind, size, i)
+        out.flush()
+        del out
     os.replace(unfinished, path)
+    report(f"{path.name}: {count} pictures drawn")
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _draw_in_processes(file: Path, kind: str, count: int, size: int, workers: int) -> None:
+    bounds = [count * k // workers for k in range(workers + 1)]
+    command = [sys.executable, "-m", __name__, str(file.resolve()), kind, str(size)]
+    root = Path(__file__).resolve().parents[1]
+    running = [
+        subprocess.Popen([*command, str(first), str(last)], cwd=root) for first, last in pairwise(bounds)
+    ]
+    try:
+        failed = [process.args for process in running if process.wait() != 0]
+    finally:
+        for process in running:
+            process.kill()
+    if failed:
+        raise RuntimeError(f"drawing the {kind} pictures failed, see above; the command was {failed[0]}")
 
 
 def portrait_pictures(folder: Path, style: str, count: int, size: int, report: Report) -> Pictures:
@@ -45,19 +85,22 @@ def portrait_pictures(folder: Path, style: str, count: int, size: int, report: R
     """
     if style not in BASE_STYLES:
         raise ValueError(f"the base is never trained on {style!r}; its styles are {', '.join(BASE_STYLES)}")
-
-    def one(i: int) -> NDArray[np.uint8]:
-        return np.asarray(render(random_portrait(FIRST_TRAINING_SEED + i), style, size))
-
-    folder.mkdir(parents=True, exist_ok=True)
-    return _draw(folder / f"{style}-{size}.npy", count, size, one, report)
+    return _draw(folder, style, count, size, report)
 
 
 def shape_pictures(folder: Path, count: int, size: int, report: Report) -> Pictures:
     """``count`` random drawings for the autoencoder."""
+    return _draw(folder, SHAPES, count, size, report)
 
-    def one(i: int) -> NDArray[np.uint8]:
-        return np.asarray(random_drawing(i, size))
 
-    folder.mkdir(parents=True, exist_ok=True)
-    return _draw(folder / f"shapes-{size}.npy", count, size, one, report)
+def main(arguments: list[str]) -> None:
+    """Draw the pictures FIRST to LAST - 1 into FILE, which is there at its full size."""
+    file, kind, size, first, last = arguments
+    out = np.load(file, mmap_mode="r+")
+    for i in range(int(first), int(last)):
+        out[i] = picture(kind, int(size), i)
+    out.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -78,9 +78,8 @@ class Average:
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards the module's present weights."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for key, value in module.state_dict().items():
-            if value.is_floating_point():
-                self.weights[key].lerp_(value, 1 - decay)
+        present = {key: value for key, value in module.state_dict().items() if value.is_floating_point()}
+        torch._foreach_lerp_([self.weights[key] for key in present], list(present.values()), 1 - decay)
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -103,11 +102,11 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, float | Tensor] = {}
         self.count = 0
 
-    def add(self, **values: float) -> None:
-        """Add one step's values."""
+    def add(self, **values: float | Tensor) -> None:
+        """Add one step's values. Tensors of one element stay on their device until :meth:`write`: a step need not wait for it."""
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
         self.count += 1
@@ -115,7 +114,7 @@ class Log:
     def write(self, budget: Budget, **extra: float) -> dict[str, float]:
         """Append the means with step and seconds; returns them."""
         line = {"step": float(budget.step), "seconds": round(budget.spent, 1), **extra}
-        line.update({k: round(v / max(1, self.count), 6) for k, v in self.sums.items()})
+        line.update({k: round(float(v) / max(1, self.count), 6) for k, v in self.sums.items()})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self.sums, self.count = {}, 0

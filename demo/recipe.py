@@ -118,10 +118,6 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decode
         logger.info("held-out loss %.4f at step %d", held_out_loss(unet, text, held_out, device, 1), step)
 
     unet, text = train_unet(data, work, widths, unet_settings, device, show, begun and begun[1:])
-    if decoder_settings.minutes > 0:
-        vae = train_decoder(vae, sources, work, decoder_settings, device)
-    if rank():
-        return {}
     figures = {"held_out_loss": held_out_loss(unet, text, held_out, device)}
     metadata = {
         "modelspec.title": "AnimeLoRA demo base",
@@ -133,6 +129,13 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decode
         "animelora.recipe": json.dumps({"widths": asdict(widths), "vae": asdict(vae_settings), "decoder": asdict(decoder_settings),
                                          "unet": asdict(unet_settings)}),
     }
+    if not rank():
+        write_base(out, vae, unet, text, metadata)
+    if decoder_settings.minutes > 0:
+        logger.info("the base is there, held-out loss %.4f; now its decoder is finished", figures["held_out_loss"])
+        vae = train_decoder(vae, sources, work, decoder_settings, device)
+    if rank():
+        return {}
     write_base(out, vae, unet, text, metadata)
     sample_grid(unet, text, vae, tokenizer).save(work / "samples.png")
     logger.info("wrote %s, %.1f MB, held-out loss %.4f", out, out.stat().st_size / 1e6, figures["held_out_loss"])
@@ -160,6 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--vae-batch", type=int, default=VaeSettings.batch)
     parser.add_argument("--unet-lr", type=float, default=UnetSettings.lr, help="lower it to train on from a finished base")
     parser.add_argument("--unet-batch", type=int, default=UnetSettings.batch)
+    parser.add_argument("--unet-ema", type=float, default=UnetSettings.ema, help="decay of the average of the weights, a step")
     parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, default=1, help="single-threaded processes that train together on a CPU")
@@ -184,7 +188,7 @@ def _train(number: int, args: argparse.Namespace, meeting: str | None) -> None:
         VaeSettings(minutes=args.vae_minutes, batch=args.vae_batch),
         VaeSettings(minutes=args.decoder_minutes, batch=args.vae_batch, small_share=0.0, crop_share=0.0, large_share=0.5,
                     lr=1e-3, adam_lr=1e-3),
-        UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch, lr=args.unet_lr, adam_lr=args.unet_lr),
+        UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch, lr=args.unet_lr, adam_lr=args.unet_lr, ema=args.unet_ema),
         args.portraits, args.encoded, load_tokenizer(args.tokenizer), torch.device(args.device), args.start,
     )
 

@@ -19,6 +19,8 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from trainer.captured import Captured, Inputs
+
 from .initialise import start_unet
 from .model import LATENT_SCALE, Widths, build_text_encoder, build_unet
 from .optimiser import optimisers
@@ -76,8 +78,9 @@ def loss_weight(alphas_cumprod: Tensor, gamma: float, largest: float) -> Tensor:
 
 def stratified_timesteps(count: int, total: int, generator: torch.Generator, power: float = 1.0) -> Tensor:
     """One timestep from each of ``count`` slices of 0..total-1, in random order; the slices are equal in ``(t / total) ** (1 / power)``."""
-    u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    return (u**power * total).long().clamp(max=total - 1)[torch.randperm(count, generator=generator)]
+    device = generator.device
+    u = (torch.arange(count, device=device) + torch.rand(count, generator=generator, device=device)) / count
+    return (u**power * total).long().clamp(max=total - 1)[torch.randperm(count, generator=generator, device=device)]
 
 
 def train_unet(
@@ -110,25 +113,39 @@ def train_unet(
         averages[1].weights = {k: v.to(device) for k, v in state["text_average"].items()}
         restore(opts, state["optimisers"])
         budget = Budget(settings.minutes, settings.max_steps, state["seconds"], state["step"])
-    noise = noise_schedule()
-    alphas = noise.alphas_cumprod.to(device)
+    alphas = noise_schedule().alphas_cumprod.to(device)
     weights = loss_weight(alphas, settings.snr_gamma, settings.largest_weight)
     log, last_save = Log(work / "unet.jsonl"), time.monotonic()
     parameters = [*unet.parameters(), *text.parameters()]
+    # all of it on the device that trains, captions as rows of the small embedding: nothing is copied or waited for in a step
+    data = LatentSet(data.latents.to(device), tokens.short(data.captions).to(device), tokens.short(data.empty).to(device))
+    mse = torch.zeros((), device=device)
+
+    def compute(inputs: Inputs) -> tuple[Tensor, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+            prediction = unet(inputs["noisy"], inputs["t"], text(inputs["ids"]).last_hidden_state).sample
+        error = (prediction.float() - inputs["eps"]).pow(2).mean(dim=(1, 2, 3))
+        mse.copy_(error.detach().mean())
+        loss = (weights[inputs["t"]] * error).mean()
+        return loss, loss
+
+    def failed(reason: str) -> None:
+        logger.warning("without CUDA graphs: %s", reason)
+
+    passes = Captured(compute, parameters, failed) if device.type == "cuda" else None
     while (share := agree(budget.share)) < 1.0:
         set_rates(opts, schedule(share))
-        generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + budget.step) * 16 + rank())
+        generator = torch.Generator(device).manual_seed((settings.seed * 1_000_003 + budget.step) * 16 + rank())
         latents, ids = _batch(data, max(1, settings.batch // world()), settings.caption_dropout, generator)
-        latents, ids = latents.to(device), tokens.short(ids).to(device)
-        t = stratified_timesteps(len(latents), 1000, generator, settings.timestep_power).to(device)
-        eps = torch.randn(latents.shape, generator=generator).to(device)
+        t = stratified_timesteps(len(latents), 1000, generator, settings.timestep_power)
+        eps = torch.randn(latents.shape, generator=generator, device=device)
         a = alphas[t][:, None, None, None]
-        noisy = a.sqrt() * latents + (1 - a).sqrt() * eps
-        with torch.autocast(device.type, torch.bfloat16):
-            prediction = unet(noisy, t, text(ids).last_hidden_state).sample
-        error = (prediction.float() - eps).pow(2).mean(dim=(1, 2, 3))
-        loss = (weights[t] * error).mean()
-        loss.backward()
+        inputs = {"noisy": a.sqrt() * latents + (1 - a).sqrt() * eps, "t": t, "eps": eps, "ids": ids}
+        if passes is not None:
+            loss = passes.run(inputs)
+        else:
+            loss, _ = compute(inputs)
+            loss.backward()
         average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for opt in opts:
@@ -139,7 +156,7 @@ def train_unet(
             average.update(module, budget.step)
         if rank():
             continue
-        log.add(loss=float(loss.detach()), mse=float(error.detach().mean()))
+        log.add(loss=loss.detach(), mse=mse)
         if budget.step % 50 == 0:
             logger.info("unet %s", log.write(budget, share=round(share, 3)))
         if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
@@ -164,11 +181,11 @@ def _averaged(
 
 def _batch(data: LatentSet, count: int, dropout: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Scaled latents (count, 4, h, w) and caption ids (count, 77), a share ``dropout`` of them empty."""
-    index = torch.randint(len(data.latents), (count,), generator=generator)
-    variant = torch.randint(data.captions.shape[1], (count,), generator=generator)
-    ids = data.captions[index, variant].clone()
-    ids[torch.rand(count, generator=generator) < dropout] = data.empty
-    return data.latents[index] * LATENT_SCALE, ids
+    device = generator.device
+    index = torch.randint(len(data.latents), (count,), generator=generator, device=device)
+    variant = torch.randint(data.captions.shape[1], (count,), generator=generator, device=device)
+    dropped = torch.rand(count, generator=generator, device=device) < dropout
+    return data.latents[index] * LATENT_SCALE, torch.where(dropped[:, None], data.empty, data.captions[index, variant])
 
 
 def held_out_loss(

@@ -148,7 +148,7 @@ def _fit(
             opt.zero_grad(set_to_none=True)
         budget.step += 1
         average.update(vae, budget.step)
-        log.add(reconstruction=float(rec.detach()), kl=float(kl.detach()), l1=float((decoded.detach().float() - x).abs().mean()))
+        log.add(reconstruction=rec.detach(), kl=kl.detach(), l1=(decoded.detach().float() - x).abs().mean())
         if rank():
             continue
         if budget.step % 20 == 0:
@@ -163,12 +163,13 @@ def _fit(
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: Pictures, device: torch.device, batch: int = 32) -> Tensor:
+def encode(vae: AutoencoderKL, pictures: Pictures, device: torch.device) -> Tensor:
     """Latent means of pictures (n, h, w, 3) uint8, without any scaling: (n, 4, h/8, w/8) float32 on the CPU.
 
     Several processes share the work, so all of them must call it with the same pictures.
     """
     out = []
+    batch = 256 if device.type == "cuda" else 32
     share = -(-len(pictures) // world())
     mine = range(rank() * share, min(len(pictures), (rank() + 1) * share))
     for start in range(mine.start, mine.stop, batch):

@@ -26,7 +26,7 @@ class UsedTokens:
         with torch.no_grad():
             small.weight.copy_(self.full[self.used])
         text.set_input_embeddings(small)
-        self.table = torch.full((len(self.full),), -1, dtype=torch.int64)
+        self.table = torch.full((len(self.full),), -1, dtype=torch.int64)  # on the CPU, as captions are
         self.table[self.used] = torch.arange(len(self.used))
 
     def short(self, ids: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from demo import pictures as pictures_module  # noqa: E402
 from demo import progress, recipe, train_unet, train_vae  # noqa: E402
 from demo.base_file import write_base  # noqa: E402
 from demo.initialise import full_resolution_blocks, start_vae  # noqa: E402
@@ -54,6 +56,47 @@ def test_orthogonalised_updates_have_singular_values_near_one() -> None:
     for m in (matrix, matrix.T):
         values = torch.linalg.svdvals(orthogonalise(m).float())
         assert values.min() > 0.6 and values.max() < 1.4
+
+
+def test_matrices_side_by_side_are_updated_as_one_by_one() -> None:
+    matrices = torch.randn(3, 40, 24, generator=torch.Generator().manual_seed(0))
+    together = orthogonalise(matrices)
+    for one, matrix in zip(together, matrices, strict=True):
+        torch.testing.assert_close(one, orthogonalise(matrix), rtol=0.02, atol=0.01)
+
+
+def test_processes_draw_what_one_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = portrait_pictures(tmp_path / "alone", "flat", 5, 64, quiet)
+    monkeypatch.setattr(pictures_module, "WORTH_A_PROCESS", 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    started = []
+    start = subprocess.Popen
+
+    def counted(*args: Any, **options: Any) -> Any:
+        started.append(args)
+        return start(*args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", counted)
+    shared = portrait_pictures(tmp_path / "shared", "flat", 5, 64, quiet)
+    assert np.array_equal(alone, shared) and len(started) == 2
+
+
+def test_a_process_that_cannot_draw_is_an_error_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="drawing the oil pictures failed"):
+        pictures_module._draw_in_processes(tmp_path / "none.npy", "oil", 2, 64, 2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_learns_what_a_cpu_learns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    g = torch.Generator().manual_seed(0)
+    data = LatentSet(torch.randn(6, 4, 8, 8, generator=g), torch.randint(0, 49000, (6, 2, 77), generator=g), torch.full((77,), 49407))
+    settings = UnetSettings(minutes=60, max_steps=200, batch=4)
+    losses = []
+    for device in (CPU, torch.device("cuda")):
+        (tmp_path / device.type).mkdir()
+        unet, text = train_unet.train_unet(data, tmp_path / device.type, TOY, settings, device)
+        losses.append(train_unet.held_out_loss(unet, text, data, device))
+    assert losses[1] == pytest.approx(losses[0], rel=0.2) and not caplog.messages
 
 
 def test_weights_are_v_prediction_s_between_their_bounds() -> None:

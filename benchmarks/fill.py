@@ -1,0 +1,133 @@
+"""All rows of the training speed table, one after the other, and the rows of ``step.py``: one command, most wanted rows first.
+
+    python benchmarks/fill.py --kohya sd-scripts --kohya-python sd-scripts/venv/bin/python \\
+        --diffusers diffusers --diffusers-python diffusers/venv/bin/python --folder /tmp/speed
+
+A trainer without a checkout is left out. With ``--minutes`` no row is begun, and none goes on, after that time. A row that fails says
+why and does not stop the others. What each printed is kept in ``--logs``; the last line names the rows that are still open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.tools.make_checkpoint import VERSION
+
+BENCHMARKS = Path(__file__).resolve().parent
+PEERS = ("kohya", "diffusers")
+
+
+class Row(NamedTuple):
+    """One command: its name, the trainer (or ``step``) and its options."""
+
+    name: str
+    trainer: str
+    options: tuple[str, ...]
+
+
+def wanted(steps: int) -> list[Row]:
+    """All rows in the order in which they are missed most: first those that a target is stated for."""
+    sd1 = ("--resolution", "512", "--rank", "16", "--precision", "bf16", "--steps", str(steps))
+    sdxl = ("--model", "sdxl", "--resolution", "1024", "--rank", "16", "--precision", "bf16", "--steps", str(steps), "--checkpointing")
+    works = {
+        "b1": (*sd1, "--batch", "1"),
+        "b8": (*sd1, "--batch", "8"),
+        "b1-checkpointing": (*sd1, "--batch", "1", "--checkpointing"),
+        "sdxl": sdxl,
+    }
+    rows = [Row(f"{trainer}-{work}", trainer, options) for work, options in works.items() for trainer in ("ours", "kohya")]
+    compiled = ("--set", "training.compile=true", "--label", "compiled")
+    rows[4:4] = [Row("ours-b8-compiled", "ours", (*works["b8"], *compiled))]
+    rows += [Row("ours-sdxl-8gb", "ours", (*sdxl, "--set", "training.memory=8gb", "--label", "8gb-preset"))]
+    rows += [Row("ours-sdxl-fast", "ours", (*(o for o in sdxl if o != "--checkpointing"), "--label", "fast"))]
+    rows += [Row("ours-b1-plain", "ours", (*works["b1"], "--set", "training.cuda_graphs=off", "--label", "no-graphs"))]
+    rows += [Row(f"diffusers-{work}", "diffusers", options) for work, options in works.items()]
+    each = (
+        "training.channels_last=on", "training.channels_last=off", "training.cuda_graphs=off", "training.batch_size=8",
+        "training.batch_size=8,training.channels_last=off", "training.precision=fp16", "optimizer.type=adamw8bit",
+        "training.base_precision=int8", "training.base_precision=fp8", "training.base_precision=nf4",
+        "training.gradient_checkpointing=true", "training.batch_size=4,training.micro_batch_size=1",
+    )  # fmt: skip
+    return [*rows, Row("step", "step", ("--model", "full", *(part for one in each for part in ("--each", one))))]
+
+
+def main() -> int:
+    """The command line; the exit status is the number of rows that failed or were not begun."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    for peer in PEERS:
+        parser.add_argument(f"--{peer}", type=Path, metavar="CHECKOUT")
+        parser.add_argument(f"--{peer}-python", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and pictures are kept")
+    parser.add_argument("--results", type=Path, default=BENCHMARKS / "results")
+    parser.add_argument("--logs", type=Path, help="one text file a row; else in the folder")
+    parser.add_argument("--minutes", type=float, default=600.0)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="rows to measure, in this order; else all")
+    chosen = parser.parse_args()
+    logs: Path = chosen.logs or chosen.folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    ends, still_open = time.monotonic() + 60 * chosen.minutes, []
+    rows = [row for row in wanted(chosen.steps) if row.trainer not in PEERS or getattr(chosen, row.trainer) is not None]
+    if chosen.only:
+        by_name = {row.name: row for row in rows}
+        if unknown := [name for name in chosen.only if name not in by_name]:
+            parser.error(f"no row is called {unknown[0]!r}; there are {', '.join(by_name)}")
+        rows = [by_name[name] for name in chosen.only]
+    for row in rows:
+        left, began = ends - time.monotonic(), time.monotonic()
+        outcome = measure(row, command(row, chosen), logs / f"{row.name}.log", left) if left > 0 else "no time left"
+        print(f"{row.name:<22} {time.monotonic() - began:5.0f} s  {outcome}", flush=True)
+        if outcome != "ok":
+            still_open.append(row.name)
+    print(f"still open: {', '.join(still_open) or 'none'}; 'python benchmarks/speed.py table' puts the results into README.md")
+    return len(still_open)
+
+
+def command(row: Row, chosen: argparse.Namespace) -> list[str]:
+    """What measures a row."""
+    if row.trainer == "step":
+        made = chosen.folder / f"random-sd1-v{VERSION}.safetensors"  # by the rows before it
+        checkpoint = ["--checkpoint", str(made)] if made.is_file() else []
+        return [sys.executable, str(BENCHMARKS / "step.py"), *row.options, "--work", str(chosen.folder), *checkpoint]
+    peer: list[str] = []
+    if row.trainer in PEERS:
+        peer = ["--path", str(getattr(chosen, row.trainer)), "--python", getattr(chosen, f"{row.trainer}_python")]
+    shared = ["--folder", str(chosen.folder), "--results", str(chosen.results)]
+    return [sys.executable, str(BENCHMARKS / "speed.py"), row.trainer, *row.options, *peer, *shared]
+
+
+def measure(row: Row, parts: list[str], log: Path, seconds: float) -> str:
+    """Run a row's command, at most so long; "ok", or what went wrong."""
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(parts, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return f"stopped after {seconds:.0f} s"
+        finally:
+            _end(process)
+    if status == 0:
+        return "ok"
+    lines = log.read_text(encoding="utf-8").strip().splitlines()
+    return f"failed: {lines[-1][:160] if lines else 'no output'} (see {log})"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """A launcher that is killed leaves the trainer that it started."""
+    if process.poll() is None:
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            one.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
