@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from tests.unit.core.helpers import Trained, configuration, make_dataset, make_pictures, train_here
 from tests.unit.core.test_engine import learning, same_training
@@ -236,6 +237,7 @@ def test_checkpointing_copies_the_state_of_random_numbers_only_where_some_are_dr
 def test_cuda_graphs_train_as_passes_as_written(tiny_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     folder = make_dataset(tmp_path, 5)
     common = {**CHANGES, "training.device": "cuda", "training.precision": "bf16", "optimizer.lr": 1e-3, **more}
+    AcceleratorState._reset_state(True)  # a process has one precision, and the case before may have had another
     runs = [
         train_here(configuration(tiny_checkpoint, folder, tmp_path / way, {**common, "training.cuda_graphs": way})) for way in ("off", "on")
     ]
