@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from benchmarks import growth, limits, table
+from benchmarks import fill, growth, limits, table
 from tests.tools.make_checkpoint import make_checkpoint
 from trainer import events
 
@@ -21,6 +22,7 @@ ROW: dict[str, Any] = {
     "work": {"model": "sd1", "resolution": 128, "batch": 1, "rank": 8, "precision": "fp32", "device": "cpu", "checkpointing": False},
 }  # fmt: skip
 
+SLEEPER = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
 _STEP: dict[str, Any] = dict.fromkeys(
     ("step", "steps", "epoch", "loss", "loss_average", "lr", "grad_norm", "images_per_second", "eta", "memory_gb"), 1
 )
@@ -37,6 +39,30 @@ def test_a_row_that_nobody_measured_says_so() -> None:
     (line,) = [line for line in lines if "| kohya |" in line and "not measured" not in line]
     assert line.startswith("| SD 1.5, 128 px, batch 1, rank 8, fp32, cpu | kohya | 0.500 | 2.00 |") and "0.31" in line
     assert "a machine" in lines[-1]
+
+
+def test_one_command_asks_for_every_row_that_the_table_wants_of_a_gpu() -> None:
+    rows = fill.wanted(steps=9)
+    assert len({row.name for row in rows}) == len(rows)
+    asked = set()
+    for row in rows:
+        options = dict(zip(row.options, row.options[1:], strict=False))
+        if row.trainer != "step" and "--label" not in options:
+            model, pixels, batch = options.get("--model", "sd1"), int(options["--resolution"]), int(options.get("--batch", "1"))
+            shape = (model, pixels, batch, int(options["--rank"]), options["--precision"], "cuda", "--checkpointing" in row.options)
+            asked.add((shape, row.trainer))
+    assert asked == {(shape, trainer) for shape in table.WANTED if shape[5] == "cuda" for trainer in table.TRAINERS}
+
+
+def test_a_row_that_fails_or_lasts_too_long_says_so(tmp_path: Path) -> None:
+    row = fill.Row("a", "ours", ())
+    assert fill.measure(row, [sys.executable, "-c", "pass"], tmp_path / "log", 60) == "ok"
+    failing = [sys.executable, "-c", "raise SystemExit('no such checkout')"]
+    assert fill.measure(row, failing, tmp_path / "log", 60) == f"failed: no such checkout (see {tmp_path / 'log'})"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}, {str(tmp_path / 'pid')!r}])"
+    assert fill.measure(row, [sys.executable, "-c", child], tmp_path / "log", 5).startswith("stopped after")
+    started = int((tmp_path / "pid").read_text())
+    assert not psutil.pid_exists(started) or psutil.Process(started).status() == psutil.STATUS_ZOMBIE
 
 
 def test_the_count_grows_with_pixels_and_is_more_than_twice_the_forward_pass_s(tmp_path: Path) -> None:
