@@ -130,7 +130,7 @@ def _free() -> None:
     """What one row compiled and held is no part of the next."""
     import torch
 
-    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    torch._dynamo.reset()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -70,12 +70,12 @@ def _draw_in_processes(file: Path, kind: str, count: int, size: int, workers: in
         subprocess.Popen([*command, str(first), str(last)], cwd=root) for first, last in pairwise(bounds)
     ]
     try:
-        failed = [process.args for process in running if process.wait() != 0]
+        failed = [process.returncode for process in running if process.wait() != 0]
     finally:
         for process in running:
             process.kill()
     if failed:
-        raise RuntimeError(f"drawing the {kind} pictures failed, see above; the command was {failed[0]}")
+        raise RuntimeError(f"drawing the {kind} pictures failed with exit status {failed[0]}, see above; the command was {' '.join(command)}")
 
 
 def portrait_pictures(folder: Path, style: str, count: int, size: int, report: Report) -> Pictures:
