@@ -75,7 +75,7 @@ def _draw_in_processes(file: Path, kind: str, count: int, size: int, workers: in
         for process in running:
             process.kill()
     if failed:
-        raise RuntimeError(f"drawing the {kind} pictures failed with exit status {failed[0]}, see above; the command was {' '.join(command)}")
+        raise RuntimeError(f"drawing the {kind} pictures failed (exit status {failed[0]}, see above): {' '.join(command)}")
 
 
 def portrait_pictures(folder: Path, style: str, count: int, size: int, report: Report) -> Pictures:
