@@ -124,9 +124,11 @@ def measure(row: Row, parts: list[str], log: Path, seconds: float) -> str:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """A launcher that is killed leaves the trainer that it started."""
     if process.poll() is None:
-        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+        children = psutil.Process(process.pid).children(recursive=True)
+        for one in [*children, process]:
             one.kill()
         process.wait()
+        psutil.wait_procs(children, timeout=30)
 
 
 if __name__ == "__main__":
