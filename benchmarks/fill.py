@@ -20,10 +20,11 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import table
 from tests.tools.make_checkpoint import VERSION
 
 BENCHMARKS = Path(__file__).resolve().parent
-PEERS = ("kohya", "diffusers")
+PEERS = tuple(trainer for trainer in table.TRAINERS if trainer != "ours")
 
 
 class Row(NamedTuple):
@@ -36,21 +37,22 @@ class Row(NamedTuple):
 
 def wanted(steps: int) -> list[Row]:
     """All rows in the order in which they are missed most: first those that a target is stated for."""
-    sd1 = ("--resolution", "512", "--rank", "16", "--precision", "bf16", "--steps", str(steps))
-    sdxl = ("--model", "sdxl", "--resolution", "1024", "--rank", "16", "--precision", "bf16", "--steps", str(steps), "--checkpointing")
-    works = {
-        "b1": (*sd1, "--batch", "1"),
-        "b8": (*sd1, "--batch", "8"),
-        "b1-checkpointing": (*sd1, "--batch", "1", "--checkpointing"),
-        "sdxl": sdxl,
-    }
-    rows = [Row(f"{trainer}-{work}", trainer, options) for work, options in works.items() for trainer in ("ours", "kohya")]
-    compiled = ("--set", "training.compile=true", "--label", "compiled")
-    rows[4:4] = [Row("ours-b8-compiled", "ours", (*works["b8"], *compiled))]
-    rows += [Row("ours-sdxl-8gb", "ours", (*sdxl, "--set", "training.memory=8gb", "--label", "8gb-preset"))]
-    rows += [Row("ours-sdxl-fast", "ours", (*(o for o in sdxl if o != "--checkpointing"), "--label", "fast"))]
-    rows += [Row("ours-b1-plain", "ours", (*works["b1"], "--set", "training.cuda_graphs=off", "--label", "no-graphs"))]
-    rows += [Row(f"diffusers-{work}", "diffusers", options) for work, options in works.items()]
+    works = {}
+    for model, resolution, batch, rank, precision, device, checkpointing in table.WANTED:
+        if device == "cuda":
+            shape = ("--model", model, "--resolution", str(resolution), "--batch", str(batch), "--rank", str(rank))
+            options = (*shape, "--precision", precision, "--steps", str(steps), *(["--checkpointing"] if checkpointing else []))
+            works[f"{model}-b{batch}{'-checkpointing' if checkpointing else ''}"] = options
+    by_trainer = {trainer: [Row(f"{trainer}-{work}", trainer, works[work]) for work in works] for trainer in table.TRAINERS}
+    rows = [row for pair in zip(by_trainer["ours"], by_trainer["kohya"], strict=True) for row in pair]
+    single, eight, xl = works["sd1-b1"], works["sd1-b8"], works["sdxl-b1-checkpointing"]
+    rows += [
+        Row("ours-sd1-b8-compiled", "ours", (*eight, "--set", "training.compile=true", "--label", "compiled")),
+        Row("ours-sdxl-8gb", "ours", (*xl, "--set", "training.memory=8gb", "--label", "8gb-preset")),
+        Row("ours-sdxl-fast", "ours", (*(option for option in xl if option != "--checkpointing"), "--label", "fast")),
+        Row("ours-sd1-b1-plain", "ours", (*single, "--set", "training.cuda_graphs=off", "--label", "no-graphs")),
+        *by_trainer["diffusers"],
+    ]
     each = (
         "training.channels_last=on", "training.channels_last=off", "training.cuda_graphs=off", "training.batch_size=8",
         "training.batch_size=8,training.channels_last=off", "training.precision=fp16", "optimizer.type=adamw8bit",
@@ -84,7 +86,7 @@ def main() -> int:
         rows = [by_name[name] for name in chosen.only]
     for row in rows:
         left, began = ends - time.monotonic(), time.monotonic()
-        outcome = measure(row, command(row, chosen), logs / f"{row.name}.log", left) if left > 0 else "no time left"
+        outcome = measure(command(row, chosen), logs / f"{row.name}.log", left) if left > 0 else "no time left"
         print(f"{row.name:<22} {time.monotonic() - began:5.0f} s  {outcome}", flush=True)
         if outcome != "ok":
             still_open.append(row.name)
@@ -105,8 +107,8 @@ def command(row: Row, chosen: argparse.Namespace) -> list[str]:
     return [sys.executable, str(BENCHMARKS / "speed.py"), row.trainer, *row.options, *peer, *shared]
 
 
-def measure(row: Row, parts: list[str], log: Path, seconds: float) -> str:
-    """Run a row's command, at most so long; "ok", or what went wrong."""
+def measure(parts: list[str], log: Path, seconds: float) -> str:
+    """Run a command, at most so long, its output into ``log``; "ok", or what went wrong."""
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(parts, stdout=file, stderr=subprocess.STDOUT)
         try:

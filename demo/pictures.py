@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.dataset import pool
+
 from .portraits import BASE_STYLES, random_portrait
 from .render import render
 from .shapes import random_drawing
@@ -47,7 +49,7 @@ def _draw(folder: Path, kind: str, count: int, size: int, report: Report) -> Pic
             return stored
     unfinished = path.with_name(path.name + ".part")
     out = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, size, size, 3))
-    workers = max(1, min(os.cpu_count() or 1, count // WORTH_A_PROCESS))
+    workers = max(1, min(pool.cores(), count // WORTH_A_PROCESS))
     if workers > 1:
         out.flush()
         del out

@@ -118,7 +118,6 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decode
         logger.info("held-out loss %.4f at step %d", held_out_loss(unet, text, held_out, device, 1), step)
 
     unet, text = train_unet(data, work, widths, unet_settings, device, show, begun and begun[1:])
-    figures = {"held_out_loss": held_out_loss(unet, text, held_out, device)}
     metadata = {
         "modelspec.title": "AnimeLoRA demo base",
         "modelspec.architecture": "stable-diffusion-v1",
@@ -129,13 +128,14 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decode
         "animelora.recipe": json.dumps({"widths": asdict(widths), "vae": asdict(vae_settings), "decoder": asdict(decoder_settings),
                                          "unet": asdict(unet_settings)}),
     }
-    if not rank():
-        write_base(out, vae, unet, text, metadata)
     if decoder_settings.minutes > 0:
-        logger.info("the base is there, held-out loss %.4f; now its decoder is finished", figures["held_out_loss"])
+        if not rank():
+            write_base(out, vae, unet, text, metadata)  # what the UNet has learned is not lost with the decoder
+            logger.info("wrote %s, before its decoder is finished", out)
         vae = train_decoder(vae, sources, work, decoder_settings, device)
     if rank():
         return {}
+    figures = {"held_out_loss": held_out_loss(unet, text, held_out, device)}
     write_base(out, vae, unet, text, metadata)
     sample_grid(unet, text, vae, tokenizer).save(work / "samples.png")
     logger.info("wrote %s, %.1f MB, held-out loss %.4f", out, out.stat().st_size / 1e6, figures["held_out_loss"])

@@ -55,12 +55,11 @@ def test_one_command_asks_for_every_row_that_the_table_wants_of_a_gpu() -> None:
 
 
 def test_a_row_that_fails_or_lasts_too_long_says_so(tmp_path: Path) -> None:
-    row = fill.Row("a", "ours", ())
-    assert fill.measure(row, [sys.executable, "-c", "pass"], tmp_path / "log", 60) == "ok"
+    assert fill.measure([sys.executable, "-c", "pass"], tmp_path / "log", 60) == "ok"
     failing = [sys.executable, "-c", "raise SystemExit('no such checkout')"]
-    assert fill.measure(row, failing, tmp_path / "log", 60) == f"failed: no such checkout (see {tmp_path / 'log'})"
+    assert fill.measure(failing, tmp_path / "log", 60) == f"failed: no such checkout (see {tmp_path / 'log'})"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}, {str(tmp_path / 'pid')!r}])"
-    assert fill.measure(row, [sys.executable, "-c", child], tmp_path / "log", 5).startswith("stopped after")
+    assert fill.measure([sys.executable, "-c", child], tmp_path / "log", 5).startswith("stopped after")
     started = int((tmp_path / "pid").read_text())
     assert not psutil.pid_exists(started) or psutil.Process(started).status() == psutil.STATUS_ZOMBIE
 

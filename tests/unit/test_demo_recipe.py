@@ -68,7 +68,7 @@ def test_matrices_side_by_side_are_updated_as_one_by_one() -> None:
 def test_processes_draw_what_one_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = portrait_pictures(tmp_path / "alone", "flat", 5, 64, quiet)
     monkeypatch.setattr(pictures_module, "WORTH_A_PROCESS", 2)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("trainer.dataset.pool.cores", lambda: 2)
     started = []
     start = subprocess.Popen
 
@@ -81,7 +81,7 @@ def test_processes_draw_what_one_draws(tmp_path: Path, monkeypatch: pytest.Monke
     assert np.array_equal(alone, shared) and len(started) == 2
 
 
-def test_a_process_that_cannot_draw_is_an_error_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_draw_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="drawing the oil pictures failed"):
         pictures_module._draw_in_processes(tmp_path / "none.npy", "oil", 2, 64, 2)
 
