@@ -7,9 +7,12 @@ with one call; see "Accelerating PyTorch with CUDA Graphs" (Nguyen, Carilli et a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+
+from .casting import LowCopies
 
 Inputs = dict[str, Any]
 """Tensors on the device, None, or tables of such."""
@@ -25,7 +28,7 @@ class Captured:
     """``run`` adds a pass's gradients to those of ``parameters``.
 
     ``compute`` gives, from inputs, the loss and what is differentiated in its place (fp16 scales it); it must read nothing back from the
-    device and draw nothing. The first pass of each set of shapes is computed as written, and its recording is compared with it. When
+    device and draw nothing. ``copies``: of weights, with which passes compute and in whose dtype they leave gradients. The first pass of each set of shapes is computed as written, and its recording is compared with it. When
     recording fails, or the gradients differ, ``failed`` is told why and everything is computed as written from then on.
     """
 
@@ -35,8 +38,10 @@ class Captured:
         parameters: Sequence[torch.nn.Parameter],
         failed: Callable[[str], None],
         record: Recorder | None = None,
+        copies: LowCopies | None = None,
     ) -> None:
-        self._compute, self._parameters, self._failed = compute, list(parameters), failed
+        self._compute, self._parameters, self._failed, self._copies = compute, list(parameters), failed, copies
+        self._leaves = self._parameters if copies is None else [copies.of(parameter) for parameter in self._parameters]
         self._record = record or CudaRecorder()
         self._recorded: dict[Any, tuple[list[torch.Tensor], Callable[[], None], Passed]] = {}
         self._sums: list[torch.Tensor | None] = [None] * len(self._parameters)
@@ -44,6 +49,8 @@ class Captured:
 
     def run(self, inputs: Inputs, *, as_written: bool = False) -> torch.Tensor:
         """The loss, a tensor that the next call may overwrite; ``as_written``: without recordings."""
+        if self._copies is not None:
+            self._copies.refresh()
         if as_written or not self.active:
             loss, gradients = self._passed(inputs)
             self._add(gradients)
@@ -66,8 +73,9 @@ class Captured:
         self._recorded.clear()
 
     def _passed(self, inputs: Inputs) -> Passed:
-        loss, differentiated = self._compute(inputs)
-        return loss.detach(), list(torch.autograd.grad(differentiated, self._parameters, allow_unused=True))
+        with self._copies or nullcontext():
+            loss, differentiated = self._compute(inputs)
+            return loss.detach(), list(torch.autograd.grad(differentiated, self._leaves, allow_unused=True))
 
     def _capture(self, key: Any, inputs: Inputs, expected: list[torch.Tensor | None]) -> None:
         places = _cloned(inputs)
@@ -94,7 +102,7 @@ class Captured:
             if parameter.grad is None:
                 place = self._sums[index]
                 if place is None:
-                    place = self._sums[index] = torch.empty_like(gradient)
+                    place = self._sums[index] = torch.empty_like(gradient, dtype=parameter.dtype)
                 parameter.grad = place
                 fresh[0].append(place)
                 fresh[1].append(gradient)
@@ -104,6 +112,10 @@ class Captured:
         if fresh[0]:
             torch._foreach_copy_(*fresh)
         if added[0]:
+            if any(mine.dtype != new.dtype for mine, new in zip(*added, strict=True)):  # torch would add tensors of two kinds one by one
+                whole = [torch.empty_like(mine) for mine in added[0]]
+                torch._foreach_copy_(whole, added[1])
+                added = (added[0], whole)
             torch._foreach_add_(*added)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,12 @@ def prepare_base(
     device: torch.device,
     dtype: torch.dtype,
     *,
+    warn: Callable[[str], None],
     prepacked: bool = False,
     draws: bool = False,
 ) -> None:
     """Set up the frozen ``unet``, before LoRA goes in; ``prepacked``: its convolutions, see prepacked.py; ``draws``: whether its passes
-    will draw random numbers."""
+    will draw random numbers; ``warn`` is told what was asked for and cannot be done."""
     import torch
 
     if training.base_precision != "same":
@@ -42,10 +43,27 @@ def prepare_base(
         prepack(unet)
     if channels_last(training.channels_last, device, dtype):
         unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if training.fused != "off" and device.type == "cuda" and not training.compile:  # a compiler fuses by itself
+            _fuse(unet, device, dtype, warn if training.fused == "on" else None)
     if training.gradient_checkpointing:
         _checkpoint(unet, draws)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes are few: one of each bucket
+
+
+def _fuse(unet: nn.Module, device: torch.device, dtype: torch.dtype, warn: Callable[[str], None] | None) -> None:
+    """See fused.py. Without Triton (torch for Windows has none), a C compiler or a GPU that it knows everything stays as it is."""
+    try:
+        from .fused import fuse
+        from .kernels import works
+    except ImportError as error:
+        problem = str(error)
+    else:
+        problem = works(device, dtype)
+    if not problem:
+        fuse(unet)
+    elif warn is not None:
+        warn(f"training.fused does not work here, so the run goes on without it, at normal speed ({problem}).")
 
 
 def _checkpoint(unet: Any, draws: bool) -> None:

@@ -52,7 +52,16 @@ class Learner:
         training, optimizer, network = job.config.training, job.config.optimizer, job.config.network
         self._accelerator = accelerator
         unet = job.family.load_unet(job.checkpoint, job.dtype)
-        prepare_base(unet, training, job.plan.attention, job.device, job.dtype, prepacked=job.plan.prepacked, draws=network.dropout > 0)
+        prepare_base(
+            unet,
+            training,
+            job.plan.attention,
+            job.device,
+            job.dtype,
+            warn=lambda text: job.emit(events.Warning_(text)),
+            prepacked=job.plan.prepacked,
+            draws=network.dropout > 0,
+        )
         if network.unet:
             modules = job.family.lora_targets(unet, network.targets)
             adapter.adapt(unet, modules, network, counters.derive_seed(training.seed, "weights") % 2**32)
@@ -323,6 +332,7 @@ class Learner:
 
     def _capturing(self) -> Captured:
         from .captured import Captured
+        from .casting import LowCopies
 
         def compute(inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
             loss, scaler = self._loss_of(inputs) * inputs["share"], self._accelerator.scaler
@@ -331,4 +341,4 @@ class Learner:
         def failed(reason: str) -> None:
             self.job.emit(events.Warning_(f"CUDA graphs failed, so the run goes on without them, at normal speed ({reason})."))
 
-        return Captured(compute, self._parameters, failed)
+        return Captured(compute, self._parameters, failed, copies=LowCopies(self._network, self.job.dtype))
