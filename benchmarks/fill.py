@@ -47,6 +47,7 @@ def wanted(steps: int) -> list[Row]:
     rows = [row for pair in zip(by_trainer["ours"], by_trainer["kohya"], strict=True) for row in pair]
     single, eight, xl = works["sd1-b1"], works["sd1-b8"], works["sdxl-b1-checkpointing"]
     rows += [
+        Row("ours-sd1-b32", "ours", tuple("32" if option == "8" else option for option in eight)),
         Row("ours-sd1-b8-compiled", "ours", (*eight, "--set", "training.compile=true", "--label", "compiled")),
         Row("ours-sdxl-8gb", "ours", (*xl, "--set", "training.memory=8gb", "--label", "8gb-preset")),
         Row("ours-sdxl-fast", "ours", (*(option for option in xl if option != "--checkpointing"), "--label", "fast")),
@@ -54,6 +55,7 @@ def wanted(steps: int) -> list[Row]:
         *by_trainer["diffusers"],
     ]
     each = (
+        "training.fused=off", "training.batch_size=8,training.fused=off",
         "training.channels_last=on", "training.channels_last=off", "training.cuda_graphs=off", "training.batch_size=8",
         "training.batch_size=8,training.channels_last=off", "training.precision=fp16", "optimizer.type=adamw8bit",
         "training.base_precision=int8", "training.base_precision=fp8", "training.base_precision=nf4",

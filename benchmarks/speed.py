@@ -80,7 +80,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="animelora-speed-") as temporary:
         row = measure(chosen, work, chosen.folder or Path(temporary))
     chosen.results.mkdir(parents=True, exist_ok=True)
-    shape = f"{work.model}-{work.resolution}px-b{work.batch}-r{work.rank}-{work.precision}-{work.device}"
+    shape = f"{work.model}-{work.resolution}px-b{work.batch}-r{work.rank}-{work.precision}-{work.device}{'-checkpointing' if work.checkpointing else ''}"
     target: Path = chosen.results / f"{shape}-{chosen.trainer}{'-' + chosen.label if chosen.label else ''}.json"
     target.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(row, indent=1))
@@ -110,7 +110,7 @@ def measure(chosen: argparse.Namespace, work: Work, folder: Path) -> dict[str, A
         "label": chosen.label,
         "work": work.__dict__,
         "images_per_second": round(speed, 4),
-        "step_seconds": round(step, 4),
+        "step_seconds": round(step, 5),
         "fastest_step_seconds": round(min(between), 4),
         "processor_step_seconds": round(statistics.median(timed["busy_between_steps"][WARM_UP:]), 4),
         "steps_counted": len(between),

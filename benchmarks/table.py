@@ -40,7 +40,9 @@ def render(rows: Iterable[Mapping[str, Any]]) -> str:
     for shape in dict.fromkeys(shapes):
         for trainer in TRAINERS:
             found = [row for row in measured if shape_of(row) == shape and row["trainer"] == trainer]
-            lines += [_line(shape, row) for row in found] or [f"| {_work(shape)} | {trainer} |" + " |" * 7 + " not measured |"]
+            lines += [_line(shape, row) for row in found]
+            if not found and shape in WANTED:
+                lines.append(f"| {_work(shape)} | {trainer} |" + " |" * 7 + " not measured |")
     machines = dict.fromkeys(f"{row['machine']}, torch {row['torch']}, Python {row['python']}" for row in measured)
     return "\n".join([*lines, "", *(f"- {machine}" for machine in machines)])
 
@@ -69,7 +71,7 @@ def _line(shape: Shape, row: Mapping[str, Any]) -> str:
     name = row["trainer"] + (f" ({row['label']})" if row["label"] else "")
     gpu = "" if row["gpu_gb"] is None else f"{row['gpu_gb']:.2f}"
     cells = [
-        _work(shape), name, f"{row['images_per_second']:.3f}", f"{row['step_seconds']:.2f}", f"{row['first_step_seconds']:.0f} s",
+        _work(shape), name, f"{row['images_per_second']:.3f}", f"{row['step_seconds']:.3f}", f"{row['first_step_seconds']:.0f} s",
         f"{row['total_seconds']:.0f} s", gpu, f"{row['rss_gb']:.2f}", f"{row['mfu']:.2f}", row["date"],
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"

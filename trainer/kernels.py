@@ -112,8 +112,7 @@ class _GroupNorm(torch.autograd.Function):
         spread = x.new_empty(batch, groups, dtype=torch.float32)
         _coefficients[(groups, batch)](
             partial[0], partial[1], weight, bias, x if shift is None else shift.contiguous(), affine[0], affine[1], affine[2], spread,
-            pixels, channels, tiles, eps, GROUP=channels // groups, WIDTH=triton.next_power_of_2(channels // groups), ROWS=_ROWS,
-            SHIFTED=shift is not None,
+            pixels, channels, tiles, channels // groups, eps, WIDTH=_by_group(channels // groups), ROWS=_ROWS, SHIFTED=shift is not None,
         )  # fmt: skip
         y = torch.empty_like(x)
         _normalise[grid](x, y, affine[0], affine[1], pixels, channels, ROWS=_ROWS, CHANNELS=_CHANNELS, SILU=silu)
@@ -139,8 +138,8 @@ class _GroupNorm(torch.autograd.Function):
         terms = x.new_empty(2, batch, channels, dtype=torch.float32)
         size = channels // ctx.groups
         _backward_terms[(ctx.groups, batch)](
-            partial[0], partial[1], weight, spread, terms[0], terms[1], pixels, channels, tiles,
-            GROUP=size, WIDTH=triton.next_power_of_2(size), TILES=16,
+            partial[0], partial[1], weight, spread, terms[0], terms[1], pixels, channels, tiles, size,
+            WIDTH=_by_group(size), TILES=16,
         )  # fmt: skip
         dx = torch.empty_like(x)
         _backward_apply[grid](
@@ -179,6 +178,11 @@ class _LayerNorm(torch.autograd.Function):
         grid, shape = _by_row(count, width)
         _layer_norm_backward[grid](total, dy, more, weight, means, spreads, dx, count, width, **shape, MORE=passed is not None)
         return dx, dx if ctx.adds else None, None, None, None
+
+
+def _by_group(channels: int) -> int:
+    """Lanes for the channels of a group: the same for nearly all, so that few kernels are compiled."""
+    return max(128, triton.next_power_of_2(channels))
 
 
 def _by_row(count: int, width: int) -> tuple[tuple[int], dict[str, int]]:
@@ -231,7 +235,7 @@ def _tile(pixels, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     return row, channel, there, where, picture * channels + channel
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "tiles"])
 def _moments(x, means, squares, pixels, channels, tiles, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Mean and sum of squared distances from it, for each channel of a tile."""
     row, channel, there, where, _ = _tile(pixels, channels, ROWS, CHANNELS)
@@ -244,16 +248,16 @@ def _moments(x, means, squares, pixels, channels, tiles, ROWS: tl.constexpr, CHA
     tl.store(squares + out, tl.sum(apart * apart, 0), mask=channel < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "tiles", "group"])
 def _coefficients(
-    means, squares, weight, bias, shift, factor, offset, centre, spread, pixels, channels, tiles, eps,
-    GROUP: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, SHIFTED: tl.constexpr,
+    means, squares, weight, bias, shift, factor, offset, centre, spread, pixels, channels, tiles, group, eps,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, SHIFTED: tl.constexpr,
 ):  # fmt: skip
     """A group's mean and spread from its tiles' (Chan, Golub, LeVeque 1979), and what they make of each channel."""
-    group, picture = tl.program_id(0), tl.program_id(1)
+    number, picture = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, WIDTH)
-    channel = group * GROUP + lane
-    inside = lane < GROUP
+    channel = number * group + lane
+    inside = lane < group
     moved = tl.zeros([WIDTH], tl.float32)
     if SHIFTED:
         moved = tl.load(shift + picture * channels + channel, mask=inside, other=0.0).to(tl.float32)
@@ -265,7 +269,7 @@ def _coefficients(
         at = (picture * tiles + tile)[:, None] * channels + channel[None, :]
         count = tl.minimum(pixels - tile * ROWS, ROWS).to(tl.float32)[:, None]
         total += tl.where(known, count * (tl.load(means + at, mask=known, other=0.0) + moved[None, :]), 0.0)
-    amount = pixels.to(tl.float32) * GROUP
+    amount = pixels.to(tl.float32) * group
     mean = tl.sum(total) / amount
     total = tl.zeros([16, WIDTH], tl.float32)
     for first in range(0, tiles, 16):
@@ -281,10 +285,10 @@ def _coefficients(
     tl.store(factor + out, slope, mask=inside)
     tl.store(centre + out, mean - moved, mask=inside)
     tl.store(offset + out, tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32) + (moved - mean) * slope, mask=inside)
-    tl.store(spread + picture * tl.num_programs(0) + group, inverse)
+    tl.store(spread + picture * tl.num_programs(0) + number, inverse)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels"])
 def _normalise(x, y, factor, offset, pixels, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr, SILU: tl.constexpr):
     row, channel, there, where, at = _tile(pixels, channels, ROWS, CHANNELS)
     slope = tl.load(factor + at, mask=channel < channels, other=0.0)
@@ -307,7 +311,7 @@ def _before_silu(x, dy, where, there, slope, shift, SILU: tl.constexpr):
     return value, gradient
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "tiles"])
 def _backward_sums(
     x, dy, factor, offset, centre, sums, products, pixels, channels, tiles, ROWS: tl.constexpr, CHANNELS: tl.constexpr, SILU: tl.constexpr
 ):
@@ -322,15 +326,15 @@ def _backward_sums(
     tl.store(products + out, tl.sum(gradient * (value - middle[None, :]), 0), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "tiles", "group"])
 def _backward_terms(
-    sums, products, weight, spread, constant, linear, pixels, channels, tiles, GROUP: tl.constexpr, WIDTH: tl.constexpr, TILES: tl.constexpr
+    sums, products, weight, spread, constant, linear, pixels, channels, tiles, group, WIDTH: tl.constexpr, TILES: tl.constexpr
 ):
     """What a group's mean and spread add to the gradient: a constant, and a multiple of the centred input."""
-    group, picture = tl.program_id(0), tl.program_id(1)
+    number, picture = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, WIDTH)
-    channel = group * GROUP + lane
-    inside = lane < GROUP
+    channel = number * group + lane
+    inside = lane < group
     first_total = tl.zeros([TILES, WIDTH], tl.float32)
     second_total = tl.zeros([TILES, WIDTH], tl.float32)
     for first in range(0, tiles, TILES):
@@ -340,15 +344,15 @@ def _backward_terms(
         first_total += tl.load(sums + at, mask=known, other=0.0)
         second_total += tl.load(products + at, mask=known, other=0.0)
     scale = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
-    inverse = tl.load(spread + picture * tl.num_programs(0) + group)
-    amount = pixels.to(tl.float32) * GROUP
+    inverse = tl.load(spread + picture * tl.num_programs(0) + number)
+    amount = pixels.to(tl.float32) * group
     out = picture * channels + channel
     nothing = tl.zeros([WIDTH], tl.float32)
     tl.store(constant + out, nothing - inverse * tl.sum(first_total * scale) / amount, mask=inside)
     tl.store(linear + out, nothing - inverse * inverse * inverse * tl.sum(second_total * scale) / amount, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels"])
 def _backward_apply(
     x, dy, more, dx, factor, offset, centre, constant, linear, pixels, channels,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr, SILU: tl.constexpr, MORE: tl.constexpr,
@@ -372,7 +376,7 @@ def _lines(count, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     return row, column, row[:, None] * width + column[None, :], (row < count)[:, None] & (column < width)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _layer_norm_forward(
     x, residual, weight, bias, total, y, means, spreads, count, width, eps, ROWS: tl.constexpr, WIDTH: tl.constexpr, ADDS: tl.constexpr
 ):
@@ -394,7 +398,7 @@ def _layer_norm_forward(
     tl.store(spreads + row, inverse, mask=row < count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _layer_norm_backward(
     total, dy, more, weight, means, spreads, dx, count, width, ROWS: tl.constexpr, WIDTH: tl.constexpr, MORE: tl.constexpr
 ):
@@ -422,14 +426,14 @@ def _halves(projected, start, count, width, BLOCK: tl.constexpr):
     return at, there, where, first, second
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _geglu_forward(projected, y, count, width, BLOCK: tl.constexpr):
     at, there, _, first, second = _halves(projected, tl.program_id(0).to(tl.int64) * BLOCK, count, width, BLOCK)
     gelu = 0.5 * second * (1.0 + tl.erf(second * 0.7071067811865476))
     tl.store(y + at, (first * gelu).to(y.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _geglu_backward(projected, dy, dx, count, width, BLOCK: tl.constexpr):
     at, there, where, first, second = _halves(projected, tl.program_id(0).to(tl.int64) * BLOCK, count, width, BLOCK)
     gradient = tl.load(dy + at, mask=there, other=0.0).to(tl.float32)
@@ -439,7 +443,7 @@ def _geglu_backward(projected, dy, dx, count, width, BLOCK: tl.constexpr):
     tl.store(dx + where + width, (gradient * first * (below + second * density)).to(dx.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _add_bias(first, second, bias, y, count, channels, BLOCK: tl.constexpr, BIASED: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = at < count

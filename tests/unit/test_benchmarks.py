@@ -37,7 +37,7 @@ def test_a_row_that_nobody_measured_says_so() -> None:
     lines = table.render([ROW]).splitlines()
     assert sum("not measured" in line for line in lines) == 3 * len(table.WANTED) - 1
     (line,) = [line for line in lines if "| kohya |" in line and "not measured" not in line]
-    assert line.startswith("| SD 1.5, 128 px, batch 1, rank 8, fp32, cpu | kohya | 0.500 | 2.00 |") and "0.31" in line
+    assert line.startswith("| SD 1.5, 128 px, batch 1, rank 8, fp32, cpu | kohya | 0.500 | 2.000 |") and "0.31" in line
     assert "a machine" in lines[-1]
 
 
