@@ -80,7 +80,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="animelora-speed-") as temporary:
         row = measure(chosen, work, chosen.folder or Path(temporary))
     chosen.results.mkdir(parents=True, exist_ok=True)
-    shape = f"{work.model}-{work.resolution}px-b{work.batch}-r{work.rank}-{work.precision}-{work.device}{'-checkpointing' if work.checkpointing else ''}"
+    shape = f"{work.model}-{work.resolution}px-b{work.batch}-r{work.rank}-{work.precision}-{work.device}"
+    shape += "-checkpointing" if work.checkpointing else ""
     target: Path = chosen.results / f"{shape}-{chosen.trainer}{'-' + chosen.label if chosen.label else ''}.json"
     target.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(row, indent=1))

@@ -119,6 +119,7 @@ NOT_ON_A_NODE: Mapping[str, str] = {  # no widget with that very meaning, and wh
     "dataset.loss_weight": "Combine Datasets says it for each of its datasets, and the dataset socket carries it",
     "dataset.more": "Combine Datasets makes the list, and the dataset socket carries it",
     "training.cuda_graphs": "auto turns itself off where it does not help or does not work; saying otherwise is for measuring",
+    "training.fused": "auto turns itself off where its kernels do not work; saying otherwise is for measuring",
     "output.runs": "inside ComfyUI runs lie below its output folder, where nothing from a graph can move them",
     "output.wandb": "set in a TOML file: nothing that a graph brings along may send data away",
     "output.publish": "finished files go to ComfyUI's own LoRA folder, where Load LoRA's menu finds them",

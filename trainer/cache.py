@@ -99,7 +99,7 @@ def fill_latents(
         by_size.setdefault((item.width, item.height), []).append((folder, item, flipped))
     done = 0
     for (width, height), members in by_size.items():
-        batch_size = 1 if device.type == "cpu" else max(1, 2 * 512 * 512 // (width * height))  # more would need more memory than training does
+        batch_size = 1 if device.type == "cpu" else max(1, 512 * 512 // (width * height))  # more would need more memory than training does
         for start in range(0, len(members), batch_size):
             if stop():
                 raise Cancelled

@@ -28,8 +28,9 @@ class Captured:
     """``run`` adds a pass's gradients to those of ``parameters``.
 
     ``compute`` gives, from inputs, the loss and what is differentiated in its place (fp16 scales it); it must read nothing back from the
-    device and draw nothing. ``copies``: of weights, with which passes compute and in whose dtype they leave gradients. The first pass of each set of shapes is computed as written, and its recording is compared with it. When
-    recording fails, or the gradients differ, ``failed`` is told why and everything is computed as written from then on.
+    device and draw nothing. The first pass of each set of shapes is computed as written, and its recording is compared with it. When
+    recording fails, or the gradients differ, ``failed`` is told why and everything is computed as written from then on. ``copies``: of
+    weights; passes compute with them and leave gradients in their dtype.
     """
 
     def __init__(

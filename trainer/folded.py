@@ -70,9 +70,13 @@ def fold(layer: Any) -> None:
     base = layer.base_layer
     if type(layer) is peft_layer.Linear and type(base) is nn.Linear and not base.weight.requires_grad:
         layer.__class__ = FoldedLinear
-    elif type(layer) is peft_layer.Conv2d and type(base) is nn.Conv2d and not base.weight.requires_grad:
-        if base.kernel_size == (1, 1) and base.stride == (1, 1) and base.padding == (0, 0) and base.groups == 1:
-            layer.__class__ = FoldedPointwise
+    elif type(layer) is peft_layer.Conv2d and type(base) is nn.Conv2d and not base.weight.requires_grad and _is_product(base):
+        layer.__class__ = FoldedPointwise
+
+
+def _is_product(convolution: nn.Conv2d) -> bool:
+    shape = (convolution.kernel_size, convolution.stride, convolution.padding, convolution.groups)
+    return shape == ((1, 1), (1, 1), (0, 0), 1)
 
 
 class _Folded(torch.autograd.Function):

@@ -9,6 +9,7 @@ Pictures are (batch, channels, height, width), channels last; ``rows`` are the s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,6 +55,9 @@ def works(device: torch.device, dtype: torch.dtype) -> str:
     try:
         generator = torch.Generator().manual_seed(0)
 
+        def both(results: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            return results[0] + results[1]
+
         def random(*shape: int) -> torch.Tensor:
             return torch.randn(shape, generator=generator).to(device, dtype)
 
@@ -66,10 +70,10 @@ def works(device: torch.device, dtype: torch.dtype) -> str:
         lines = nn.LayerNorm(96, device=device, dtype=dtype).requires_grad_(False)
         lines.weight.copy_(1 + random(96) / 4)
         lines.bias.copy_(random(96))
-        pairs = [
+        pairs: list[tuple[torch.Tensor, Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = [
             (picture, lambda x: group_norm(x, norm, silu=True, shift=shift)[1], lambda x: silu(norm(x + shift[..., None, None]))),
-            (picture, lambda x: sum(group_norm(x, norm, silu=False)), lambda x: x + norm(x)),
-            (wide, lambda x: sum(layer_norm(x, wide, lines)), lambda x: x + wide + lines(x + wide)),
+            (picture, lambda x: both(group_norm(x, norm, silu=False)), lambda x: x + norm(x)),
+            (wide, lambda x: both(layer_norm(x, wide, lines)), lambda x: x + wide + lines(x + wide)),
             (picture, lambda x: add(x, other, shift[0]), lambda x: x + other + shift[0][:, None, None]),
             (wide, geglu, lambda x: x.chunk(2, -1)[0] * nn.functional.gelu(x.chunk(2, -1)[1])),
         ]
@@ -182,7 +186,7 @@ class _LayerNorm(torch.autograd.Function):
 
 def _by_group(channels: int) -> int:
     """Lanes for the channels of a group: the same for nearly all, so that few kernels are compiled."""
-    return max(128, triton.next_power_of_2(channels))
+    return max(128, int(triton.next_power_of_2(channels)))
 
 
 def _by_row(count: int, width: int) -> tuple[tuple[int], dict[str, int]]:
@@ -238,7 +242,7 @@ def _tile(pixels, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
 @triton.jit(do_not_specialize=["pixels", "tiles"])
 def _moments(x, means, squares, pixels, channels, tiles, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Mean and sum of squared distances from it, for each channel of a tile."""
-    row, channel, there, where, _ = _tile(pixels, channels, ROWS, CHANNELS)
+    _, channel, there, where, _ = _tile(pixels, channels, ROWS, CHANNELS)
     value = tl.load(x + where, mask=there, other=0.0).to(tl.float32)
     count = tl.minimum(pixels - tl.program_id(0) * ROWS, ROWS)
     mean = tl.sum(value, 0) / count
@@ -290,7 +294,7 @@ def _coefficients(
 
 @triton.jit(do_not_specialize=["pixels"])
 def _normalise(x, y, factor, offset, pixels, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr, SILU: tl.constexpr):
-    row, channel, there, where, at = _tile(pixels, channels, ROWS, CHANNELS)
+    _, channel, there, where, at = _tile(pixels, channels, ROWS, CHANNELS)
     slope = tl.load(factor + at, mask=channel < channels, other=0.0)
     shift = tl.load(offset + at, mask=channel < channels, other=0.0)
     value = tl.load(x + where, mask=there, other=0.0).to(tl.float32) * slope[None, :] + shift[None, :]
@@ -316,7 +320,7 @@ def _backward_sums(
     x, dy, factor, offset, centre, sums, products, pixels, channels, tiles, ROWS: tl.constexpr, CHANNELS: tl.constexpr, SILU: tl.constexpr
 ):
     """A tile's sums, by channel, of the gradient and of its product with the centred input."""
-    row, channel, there, where, at = _tile(pixels, channels, ROWS, CHANNELS)
+    _, channel, there, where, at = _tile(pixels, channels, ROWS, CHANNELS)
     inside = channel < channels
     slope, shift = tl.load(factor + at, mask=inside, other=0.0), tl.load(offset + at, mask=inside, other=0.0)
     value, gradient = _before_silu(x, dy, where, there, slope, shift, SILU)
@@ -357,7 +361,7 @@ def _backward_apply(
     x, dy, more, dx, factor, offset, centre, constant, linear, pixels, channels,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr, SILU: tl.constexpr, MORE: tl.constexpr,
 ):  # fmt: skip
-    row, channel, there, where, at = _tile(pixels, channels, ROWS, CHANNELS)
+    _, channel, there, where, at = _tile(pixels, channels, ROWS, CHANNELS)
     inside = channel < channels
     slope, shift = tl.load(factor + at, mask=inside, other=0.0), tl.load(offset + at, mask=inside, other=0.0)
     value, gradient = _before_silu(x, dy, where, there, slope, shift, SILU)

@@ -48,6 +48,10 @@ def kind_of(value: Any) -> str:
     return "fp32" if isinstance(value, float) else "i32"
 
 
+def total(results: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return results[0].sum() + results[1].sum()
+
+
 def main() -> None:
     """Prints the names of the kernels that were compiled."""
     names = [name for name, value in vars(kernels).items() if isinstance(value, triton.runtime.jit.JITFunction)]
@@ -62,13 +66,13 @@ def main() -> None:
             for silu in (True, False):
                 for shift in (None, torch.randn(2, 48), torch.randn(2, 48).to(dtype)):
                     kernels.group_norm(given, norm, silu=silu, shift=shift)[1].sum().backward()
-                    sum(part.sum() for part in kernels.group_norm(given, norm, silu=silu, shift=shift)).backward()
+                    total(kernels.group_norm(given, norm, silu=silu, shift=shift)).backward()
             kernels.add(given, given, norm.bias).sum().backward()
             kernels.add(given, given, None).sum().backward()
         for rows in (1, 9):
             lines, wide = nn.LayerNorm(96, dtype=dtype).requires_grad_(False), torch.randn(rows, 96).to(dtype).requires_grad_()
             kernels.layer_norm(wide, None, lines)[1].sum().backward()
-            sum(part.sum() for part in kernels.layer_norm(wide, wide, lines)).backward()
+            total(kernels.layer_norm(wide, wide, lines)).backward()
             kernels.geglu(wide).sum().backward()
     done = {key[0] for key in compiled}
     missing = [name for name in names if name not in helpers and name not in done]

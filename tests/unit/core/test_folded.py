@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from trainer import adapter
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.folded import FoldedLinear, fold
+from trainer.folded import FoldedLinear, FoldedPointwise, fold, together
 from trainer.quantise import packed_layer
 
 RANK = 4
@@ -160,4 +160,46 @@ def test_all_linear_layers_of_a_unet_are_folded(tiny_checkpoint: Path) -> None:
     unet: Any = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.float32)
     adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear"), rank=RANK, alpha=4, seed=1)
     kinds = [type(module).__name__ for module in unet.modules() if isinstance(module, peft_layer.LoraLayer)]
-    assert (kinds.count("FoldedLinear"), kinds.count("Conv2d")) == (160, 32)
+    assert (kinds.count("FoldedLinear"), kinds.count("FoldedPointwise")) == (160, 32)
+
+
+def test_a_pointwise_convolution_of_pictures_that_are_channels_last_is_folded() -> None:
+    """Plane by plane it is peft's own, to the bit."""
+    found = []
+    for kind in (FoldedPointwise, peft_layer.Conv2d):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(24, 40, 1)).requires_grad_(False)
+        adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1)
+        for parameter in adapter.parameters(model):
+            parameter.data = 0.3 * torch.randn(parameter.shape)
+        assert type(model[0]) is FoldedPointwise
+        model[0].__class__ = kind
+        inputs = torch.randn((2, 24, 5, 3), generator=torch.Generator().manual_seed(2))
+        found.append((results(model, inputs.to(memory_format=torch.channels_last)), results(model, inputs)))
+    close(found[0][0], found[1][0], 1e-6)
+    close(found[0][1], found[1][1], 0.0)
+
+
+@pytest.mark.parametrize("switched_off", [False, True])
+def test_layers_with_the_same_input_are_computed_together(switched_off: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(24, width, bias=width != 16) for width in (16, 40, 8)]).requires_grad_(False)
+    adapter.inject(model, ["0", "1"], rank=RANK, alpha=6.0, seed=1)
+    adapter.inject(model, ["2"], rank=3, alpha=2.0, seed=1)
+    for parameter in adapter.parameters(model):
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    if switched_off:
+        model[1].enable_adapters(False)
+    inputs = torch.randn((2, 7, 24), generator=torch.Generator().manual_seed(2))
+    found = []
+    for way in (lambda x: together(x, list(model)), lambda x: [layer(x) for layer in model]):
+        for parameter in model.parameters():
+            parameter.grad = None
+        given = inputs.clone().requires_grad_()
+        computed = way(given)
+        sum((each * torch.linspace(-1, 1, each.numel()).view(each.shape)).sum() for each in computed).backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        found.append([*(each.detach() for each in computed), given.grad, *gradients])
+    assert len(found[0]) == len(found[1]) == (8 if switched_off else 10)
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)

@@ -1,6 +1,6 @@
 """Kernels and blocks that save passes over memory give torch's and diffusers' numbers and gradients.
 
-Without a GPU Triton's own interpreter runs the kernels on the CPU: the same code, slowly.
+Without a GPU Triton's own interpreter runs the kernels on the CPU: the same code, slowly (tests/conftest.py asks for it).
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are defined
 pytest.importorskip("triton", reason="the kernels are Triton's")
 
 from demo.base_file import BASE_FILE
 from tests.unit.core.helpers import configuration, make_dataset, train_here
 from tests.unit.core.test_engine import same_training
 from trainer import adapter, config, engine, events, fused, kernels
-from trainer.casting import CastingConv2d, CastingLinear, LowCopies
 from trainer.captured import Captured, Passed
+from trainer.casting import CastingConv2d, CastingLinear, LowCopies
 from trainer.families import family_of, open_checkpoint
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -157,7 +155,7 @@ def unet_passes(*, fuse: bool, dtype: torch.dtype, targets: str, checkpointing: 
     parameters = adapter.parameters(unet)
     for number, parameter in enumerate(parameters):
         parameter.data = 0.05 * random(*parameter.shape, seed=number)
-    noisy, text = random(2, 4, 16, 24).to(dtype), random(2, 77, unet.config.cross_attention_dim, seed=1).to(dtype)
+    noisy, text = random(2, 4, 8, 16).to(dtype), random(2, 77, unet.config.cross_attention_dim, seed=1).to(dtype)
     predicted = unet(noisy, torch.tensor([10, 700], device=DEVICE), encoder_hidden_states=text).sample
     gradients = torch.autograd.grad((predicted.float() * random(*predicted.shape, seed=2)).sum(), parameters)
     return predicted.detach().float(), torch.cat([gradient.flatten().float() for gradient in gradients]), unet
@@ -167,7 +165,7 @@ def apart(one: torch.Tensor, two: torch.Tensor) -> float:
     return float((one - two).norm() / two.norm())
 
 
-@pytest.mark.parametrize("targets", ["attention", "all-linear", "all-linear+conv"])
+@pytest.mark.parametrize("targets", ["all-linear", "all-linear+conv"])
 def test_a_fused_unet_predicts_and_learns_the_same(targets: str) -> None:
     predicted, gradients, plain = unet_passes(fuse=False, dtype=torch.float32, targets=targets)
     ours, learnt, unet = unet_passes(fuse=True, dtype=torch.float32, targets=targets, checkpointing=targets == "all-linear")
@@ -272,7 +270,7 @@ def test_recorded_passes_follow_the_weights_that_they_have_low_copies_of() -> No
             found.append((loss, [None if each.grad is None else each.grad.clone() for each in parameters]))
         assert found[0][0] == pytest.approx(found[1][0], rel=1e-6), turn
         for mine, theirs in zip(found[0][1], found[1][1], strict=True):
-            assert mine.dtype == torch.float32
+            assert mine is not None and mine.dtype == torch.float32
             torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-2)
         with torch.no_grad():
             for parameter in parameters:
@@ -282,9 +280,9 @@ def test_recorded_passes_follow_the_weights_that_they_have_low_copies_of() -> No
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
 @pytest.mark.parametrize("more", [{}, {"training.gradient_checkpointing": True}, {"training.cuda_graphs": "off"}, {"network.dora": True}])
-def test_on_a_gpu_fused_blocks_train_as_plain_ones(tiny_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+def test_on_a_gpu_fused_blocks_train_as_plain_ones(tmp_path: Path, more: dict[str, Any]) -> None:
     folder = make_dataset(tmp_path, 5)
-    common = {"training.batch_size": 2, "training.device": "cuda", "training.precision": "bf16", "optimizer.lr": 1e-3, **more}
-    runs = [train_here(configuration(tiny_checkpoint, folder, tmp_path / way, {**common, "training.fused": way})) for way in ("off", "on")]
+    common = {"training.batch_size": 2, "training.device": "cuda", "training.precision": "bf16", "optimizer.lr": 1e-4, **more}
+    runs = [train_here(configuration(BASE_FILE, folder, tmp_path / way, {**common, "training.fused": way})) for way in ("off", "on")]
     assert not [event for event in runs[1].told if isinstance(event, events.Warning_)]
-    same_training(*runs, loss=2e-2, norm=1e-1)
+    same_training(*runs, loss=1e-2, norm=5e-2)
