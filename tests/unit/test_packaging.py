@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Their own Python files name the distribution that pip knows.
 DISTRIBUTIONS = {"PIL": "pillow", "huggingface_hub": "huggingface-hub"}
 # torch and numpy belong to ComfyUI's installation; the rest are extras, imported only where they are used.
-NOT_REQUIRED = {"torch", "numpy", "onnxruntime", "bitsandbytes", "xformers", "wandb", "pillow_avif"}
+NOT_REQUIRED = {"torch", "numpy", "onnxruntime", "bitsandbytes", "xformers", "triton", "wandb", "pillow_avif"}
 
 
 def project() -> dict[str, Any]:
