@@ -183,7 +183,7 @@ def test_a_pointwise_convolution_of_pictures_that_are_channels_last_is_folded() 
 @pytest.mark.parametrize("switched_off", [False, True])
 def test_layers_with_the_same_input_are_computed_together(switched_off: bool) -> None:
     torch.manual_seed(0)
-    model = nn.ModuleList([nn.Linear(24, width, bias=width != 16) for width in (16, 40, 8)]).requires_grad_(False)
+    model: Any = nn.ModuleList([nn.Linear(24, width, bias=width != 16) for width in (16, 40, 8)]).requires_grad_(False)
     adapter.inject(model, ["0", "1"], rank=RANK, alpha=6.0, seed=1)
     adapter.inject(model, ["2"], rank=3, alpha=2.0, seed=1)
     for parameter in adapter.parameters(model):
@@ -197,7 +197,7 @@ def test_layers_with_the_same_input_are_computed_together(switched_off: bool) ->
             parameter.grad = None
         given = inputs.clone().requires_grad_()
         computed = way(given)
-        sum((each * torch.linspace(-1, 1, each.numel()).view(each.shape)).sum() for each in computed).backward()
+        torch.stack([(each * torch.linspace(-1, 1, each.numel()).view(each.shape)).sum() for each in computed]).sum().backward()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         found.append([*(each.detach() for each in computed), given.grad, *gradients])
     assert len(found[0]) == len(found[1]) == (8 if switched_off else 10)
