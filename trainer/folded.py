@@ -8,7 +8,7 @@ products that need them anyway (``addmm``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import layer as peft_layer
@@ -25,7 +25,7 @@ class FoldedLinear(peft_layer.Linear):  # type: ignore[misc]
         if args or kwargs or not _plain(self):
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
-        return outside_autocast(x, lambda rows: _Folded.apply(rows, *_parts(self)))  # type: ignore[no-untyped-call]
+        return _folded(x, [self])[0]
 
 
 class FoldedPointwise(peft_layer.Conv2d):  # type: ignore[misc]
@@ -36,17 +36,21 @@ class FoldedPointwise(peft_layer.Conv2d):  # type: ignore[misc]
         if args or kwargs or not _plain(self) or not x.is_contiguous(memory_format=torch.channels_last):
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
-        folded = outside_autocast(x.permute(0, 2, 3, 1), lambda rows: _Folded.apply(rows, *_parts(self)))  # type: ignore[no-untyped-call]
-        return folded.permute(0, 3, 1, 2)
+        return _folded(x.permute(0, 2, 3, 1), [self])[0].permute(0, 3, 1, 2)
 
 
 def together(x: torch.Tensor, layers: Sequence[Any]) -> list[torch.Tensor]:
     """What each of ``layers``, with LoRA folded or without, makes of the same ``x`` (..., in)."""
     if not all(isinstance(layer, FoldedLinear) and _plain(layer) for layer in layers):
         return [layer(x) for layer in layers]
+    return _folded(x, layers)
+
+
+def _folded(x: torch.Tensor, layers: Sequence[Any]) -> list[torch.Tensor]:
     parts = [_parts(layer) for layer in layers]
     scales, tensors = [scale for *_, scale in parts], [tensor for *tensors, _ in parts for tensor in tensors]
-    return list(outside_autocast(x, lambda rows: _Together.apply(rows, scales, *tensors)))  # type: ignore[no-untyped-call]
+    results: Any = outside_autocast(x, lambda rows: _Folded.apply(rows, scales, *tensors))  # type: ignore[no-untyped-call]
+    return list(results)
 
 
 def _plain(layer: Any) -> bool:
@@ -80,38 +84,8 @@ def _is_product(convolution: nn.Conv2d) -> bool:
 
 
 class _Folded(torch.autograd.Function):
-    """``x W' + b + scale x D' U'`` for W (out, in), D (rank, in), U (out, rank); D and U are cast to the dtype of ``x``."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, down: torch.Tensor, up: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-        low_down, low_up = down.to(x.dtype), up.to(x.dtype)
-        inner = rows @ low_down.t()
-        result = nn.functional.linear(rows, weight, bias).addmm_(inner, low_up.t(), alpha=scale)
-        ctx.save_for_backward(x, inner, low_down, low_up)
-        ctx.weight, ctx.scale, ctx.kinds = weight, scale, (down.dtype, up.dtype)
-        return result.view(*x.shape[:-1], weight.shape[0])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, inner, low_down, low_up = ctx.saved_tensors
-        upper = gradients[0].reshape(-1, gradients[0].shape[-1])
-        lower = _scaled(upper, low_up, ctx.scale)
-        by_x = by_down = by_up = None
-        if ctx.needs_input_grad[0]:
-            by_x = (upper @ ctx.weight).addmm_(lower, low_down).view(x.shape)
-        if ctx.needs_input_grad[3]:
-            by_down = (lower.t() @ x.reshape(-1, x.shape[-1])).to(ctx.kinds[0])
-        if ctx.needs_input_grad[4]:
-            by_up = _scaled(upper.t(), inner, ctx.scale).to(ctx.kinds[1])
-        return by_x, None, None, by_down, by_up, None
-
-
-class _Together(torch.autograd.Function):
-    """``_Folded`` of several layers with the same input ``x``: what LoRA and the backward pass read of it is read once.
+    """For each of several layers ``x W' + b + scale x D' U'``, with W (out, in), D (rank, in), U (out, rank): D and U are cast to the
+    dtype of ``x``, and what LoRA and the backward pass read of it is read once.
 
     ``tensors``: weight, bias, down and up of each layer.
     """
@@ -119,44 +93,41 @@ class _Together(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scales: list[float], *tensors: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1])
-        low = [None if tensor is None else tensor.to(x.dtype) for tensor in tensors]
-        weights, biases, downs, ups = low[::4], low[1::4], low[2::4], low[3::4]
-        down = torch.cat(downs)  # type: ignore[arg-type]
+        kept = [None if tensor is None else tensor.to(x.dtype) for tensor in tensors]
+        weights, biases, downs, ups = (cast(list[torch.Tensor], kept[place::4]) for place in range(4))
+        down = downs[0] if len(downs) == 1 else torch.cat(downs)
         inner = rows @ down.t()
-        inners = inner.split([len(one) for one in downs], 1)  # type: ignore[arg-type]
         results = []
-        for weight, bias, part, up, scale in zip(weights, biases, inners, ups, scales, strict=True):
-            assert weight is not None and up is not None
+        parts = _split(inner, [len(one) for one in downs])
+        for weight, bias, part, up, scale in zip(weights, biases, parts, ups, scales, strict=True):
             result = nn.functional.linear(rows, weight, bias).addmm_(part, up.t(), alpha=scale)
             results.append(result.view(*x.shape[:-1], -1))
         ctx.save_for_backward(x, inner, down, *ups)
         ctx.weights, ctx.scales, ctx.kinds = weights, scales, [None if tensor is None else tensor.dtype for tensor in tensors]
-        ctx.needs_tensors = ctx.needs_input_grad[2:]
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, inner, down, *ups = ctx.saved_tensors
-        rows, uppers = x.reshape(-1, x.shape[-1]), [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
-        sizes = [up.shape[1] for up in ups]
-        lower = torch.empty_like(inner)
-        for place, upper, up, scale in zip(lower.split(sizes, 1), uppers, ups, ctx.scales, strict=True):
+        uppers, sizes = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients], [up.shape[1] for up in ups]
+        lower = inner.new_empty(inner.shape)
+        for place, upper, up, scale in zip(_split(lower, sizes), uppers, ups, ctx.scales, strict=True):
             place.addmm_(upper, up, beta=0, alpha=scale)
         by_x = None
         if ctx.needs_input_grad[0]:
-            by_x = lower @ down
-            for upper, weight in zip(uppers, ctx.weights, strict=True):
+            by_x = uppers[0] @ ctx.weights[0]
+            for upper, weight in zip(uppers[1:], ctx.weights[1:], strict=True):
                 by_x.addmm_(upper, weight)
-            by_x = by_x.view(x.shape)
-        found: list[torch.Tensor | None] = []
-        by_down = (lower.t() @ rows).split(sizes)
-        for number, (upper, part, scale) in enumerate(zip(uppers, inner.split(sizes, 1), ctx.scales, strict=True)):
-            kinds, needed = ctx.kinds[4 * number : 4 * number + 4], ctx.needs_tensors[4 * number : 4 * number + 4]
-            found += [None, None, by_down[number].to(kinds[2]) if needed[2] else None]
-            found.append(_scaled(upper.t(), part, scale).to(kinds[3]) if needed[3] else None)
-        return by_x, None, *found
+            by_x = by_x.addmm_(lower, down).view(x.shape)
+        needed = [ctx.needs_input_grad[2 + place] for place in range(len(ctx.kinds))]
+        found: list[torch.Tensor | None] = [None] * len(needed)
+        if any(needed[2::4]):
+            found[2::4] = _split(lower.t() @ x.reshape(-1, x.shape[-1]), sizes, 0)
+        for number, (upper, part, scale) in enumerate(zip(uppers, _split(inner, sizes), ctx.scales, strict=True)):
+            if needed[4 * number + 3]:
+                found[4 * number + 3] = upper.new_empty(upper.shape[1], part.shape[1]).addmm_(upper.t(), part, beta=0, alpha=scale)
+        return by_x, None, *(None if each is None else each.to(kind) for each, kind in zip(found, ctx.kinds, strict=True))
 
 
-def _scaled(first: torch.Tensor, second: torch.Tensor, scale: float) -> torch.Tensor:
-    """``scale first second`` in one kernel."""
-    return first.new_empty(first.shape[0], second.shape[1]).addmm_(first, second, beta=0, alpha=scale)
+def _split(tensor: torch.Tensor, sizes: list[int], dim: int = 1) -> list[torch.Tensor]:
+    return [tensor] if len(sizes) == 1 else list(tensor.split(sizes, dim))

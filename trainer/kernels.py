@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import nn
 
 _ROWS, _CHANNELS = 64, 64  # of a tile
+_TILES = 16  # whose sums are added up at once
 _BLOCK = 1024  # numbers that one program of an elementwise kernel takes
 
 
@@ -116,7 +117,8 @@ class _GroupNorm(torch.autograd.Function):
         spread = x.new_empty(batch, groups, dtype=torch.float32)
         _coefficients[(groups, batch)](
             partial[0], partial[1], weight, bias, x if shift is None else shift.contiguous(), affine[0], affine[1], affine[2], spread,
-            pixels, channels, tiles, channels // groups, eps, WIDTH=_by_group(channels // groups), ROWS=_ROWS, SHIFTED=shift is not None,
+            pixels, channels, tiles, channels // groups, eps,
+            WIDTH=_by_group(channels // groups), TILES=_TILES, ROWS=_ROWS, SHIFTED=shift is not None,
         )  # fmt: skip
         y = torch.empty_like(x)
         _normalise[grid](x, y, affine[0], affine[1], pixels, channels, ROWS=_ROWS, CHANNELS=_CHANNELS, SILU=silu)
@@ -143,7 +145,7 @@ class _GroupNorm(torch.autograd.Function):
         size = channels // ctx.groups
         _backward_terms[(ctx.groups, batch)](
             partial[0], partial[1], weight, spread, terms[0], terms[1], pixels, channels, tiles, size,
-            WIDTH=_by_group(size), TILES=16,
+            WIDTH=_by_group(size), TILES=_TILES,
         )  # fmt: skip
         dx = torch.empty_like(x)
         _backward_apply[grid](
@@ -252,44 +254,51 @@ def _moments(x, means, squares, pixels, channels, tiles, ROWS: tl.constexpr, CHA
     tl.store(squares + out, tl.sum(apart * apart, 0), mask=channel < channels)
 
 
+@triton.jit
+def _group(channels, group, WIDTH: tl.constexpr):
+    """Channels of a program's group, which of them are there, and where they lie in (batch, channels)."""
+    lane = tl.arange(0, WIDTH)
+    channel = tl.program_id(0) * group + lane
+    return channel, lane < group, tl.program_id(1) * channels + channel
+
+
+@triton.jit
+def _some_tiles(first, tiles, channels, channel, inside, TILES: tl.constexpr):
+    """Some tiles of a program's picture, which of them are there, and where their sums for ``channel`` lie in (batch, tiles, channels)."""
+    tile = first + tl.arange(0, TILES)
+    at = (tl.program_id(1) * tiles + tile)[:, None] * channels + channel[None, :]
+    return tile, (tile < tiles)[:, None] & inside[None, :], at
+
+
 @triton.jit(do_not_specialize=["pixels", "tiles", "group"])
 def _coefficients(
     means, squares, weight, bias, shift, factor, offset, centre, spread, pixels, channels, tiles, group, eps,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, SHIFTED: tl.constexpr,
+    WIDTH: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, SHIFTED: tl.constexpr,
 ):  # fmt: skip
     """A group's mean and spread from its tiles' (Chan, Golub, LeVeque 1979), and what they make of each channel."""
-    number, picture = tl.program_id(0), tl.program_id(1)
-    lane = tl.arange(0, WIDTH)
-    channel = number * group + lane
-    inside = lane < group
+    channel, inside, out = _group(channels, group, WIDTH)
     moved = tl.zeros([WIDTH], tl.float32)
     if SHIFTED:
-        moved = tl.load(shift + picture * channels + channel, mask=inside, other=0.0).to(tl.float32)
-    step = tl.arange(0, 16)
-    total = tl.zeros([16, WIDTH], tl.float32)
-    for first in range(0, tiles, 16):
-        tile = first + step
-        known = (tile < tiles)[:, None] & inside[None, :]
-        at = (picture * tiles + tile)[:, None] * channels + channel[None, :]
+        moved = tl.load(shift + out, mask=inside, other=0.0).to(tl.float32)
+    total = tl.zeros([TILES, WIDTH], tl.float32)
+    for first in range(0, tiles, TILES):
+        tile, known, at = _some_tiles(first, tiles, channels, channel, inside, TILES)
         count = tl.minimum(pixels - tile * ROWS, ROWS).to(tl.float32)[:, None]
         total += tl.where(known, count * (tl.load(means + at, mask=known, other=0.0) + moved[None, :]), 0.0)
     amount = pixels.to(tl.float32) * group
     mean = tl.sum(total) / amount
-    total = tl.zeros([16, WIDTH], tl.float32)
-    for first in range(0, tiles, 16):
-        tile = first + step
-        known = (tile < tiles)[:, None] & inside[None, :]
-        at = (picture * tiles + tile)[:, None] * channels + channel[None, :]
+    total = tl.zeros([TILES, WIDTH], tl.float32)
+    for first in range(0, tiles, TILES):
+        tile, known, at = _some_tiles(first, tiles, channels, channel, inside, TILES)
         count = tl.minimum(pixels - tile * ROWS, ROWS).to(tl.float32)[:, None]
         apart = tl.load(means + at, mask=known, other=0.0) + moved[None, :] - mean
         total += tl.where(known, tl.load(squares + at, mask=known, other=0.0) + count * apart * apart, 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(total) / amount + eps)
     slope = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32) * inverse
-    out = picture * channels + channel
     tl.store(factor + out, slope, mask=inside)
     tl.store(centre + out, mean - moved, mask=inside)
     tl.store(offset + out, tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32) + (moved - mean) * slope, mask=inside)
-    tl.store(spread + picture * tl.num_programs(0) + number, inverse)
+    tl.store(spread + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0), inverse)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -335,22 +344,16 @@ def _backward_terms(
     sums, products, weight, spread, constant, linear, pixels, channels, tiles, group, WIDTH: tl.constexpr, TILES: tl.constexpr
 ):
     """What a group's mean and spread add to the gradient: a constant, and a multiple of the centred input."""
-    number, picture = tl.program_id(0), tl.program_id(1)
-    lane = tl.arange(0, WIDTH)
-    channel = number * group + lane
-    inside = lane < group
+    channel, inside, out = _group(channels, group, WIDTH)
     first_total = tl.zeros([TILES, WIDTH], tl.float32)
     second_total = tl.zeros([TILES, WIDTH], tl.float32)
     for first in range(0, tiles, TILES):
-        tile = first + tl.arange(0, TILES)
-        known = (tile < tiles)[:, None] & inside[None, :]
-        at = (picture * tiles + tile)[:, None] * channels + channel[None, :]
+        _, known, at = _some_tiles(first, tiles, channels, channel, inside, TILES)
         first_total += tl.load(sums + at, mask=known, other=0.0)
         second_total += tl.load(products + at, mask=known, other=0.0)
     scale = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
-    inverse = tl.load(spread + picture * tl.num_programs(0) + number)
+    inverse = tl.load(spread + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0))
     amount = pixels.to(tl.float32) * group
-    out = picture * channels + channel
     nothing = tl.zeros([WIDTH], tl.float32)
     tl.store(constant + out, nothing - inverse * tl.sum(first_total * scale) / amount, mask=inside)
     tl.store(linear + out, nothing - inverse * inverse * inverse * tl.sum(second_total * scale) / amount, mask=inside)
