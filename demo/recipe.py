@@ -27,6 +27,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .base_file import BASE_FILE, read_base, write_base
 from .captions import load_tokenizer, token_ids, training_captions
+from .fresh import Fresh
 from .model import SIZE, Widths, build_text_encoder, build_unet, build_vae
 from .parallel import rank, wait
 from .pictures import FIRST_TRAINING_SEED, Pictures, portrait_pictures, shape_pictures
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 HELD_OUT_SEED = 900_000
 """Portraits from here on measure the base; they are in nobody's training."""
 CAPTION_VARIANTS = 6
+MANY = 2000
+"""Portraits that together have every attribute in every value."""
 
 
 def _latent_set(
@@ -91,10 +94,12 @@ def sample_grid(
 
 
 def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decoder_settings: VaeSettings, unet_settings: UnetSettings,
-        portraits: int, encoded: int, tokenizer: CLIPTokenizer, device: torch.device, start: Path | None = None) -> dict[str, float]:
+        portraits: int, encoded: int, tokenizer: CLIPTokenizer, device: torch.device, start: Path | None = None,
+        drawing: int = 0) -> dict[str, float]:
     """Train what is not trained yet and write the base to ``out``; returns the held-out figures.
 
-    ``start`` is the file of a base with the same widths to go on from.
+    ``start`` is the file of a base with the same widths to go on from; ``drawing`` processes draw further portraits while the UNet
+    trains.
     """
     work.mkdir(parents=True, exist_ok=True)
     if rank():
@@ -117,7 +122,22 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decode
         sample_grid(unet, text, vae, tokenizer, columns=2, steps=15).save(work / "samples.png")
         logger.info("held-out loss %.4f at step %d", held_out_loss(unet, text, held_out, device, 1), step)
 
-    unet, text = train_unet(data, work, widths, unet_settings, device, show, begun and begun[1:])
+    further = Fresh(work / "fresh", portraits, size, lambda drawn: encode(vae, drawn, device).numpy(), drawing)
+
+    def more() -> LatentSet | None:
+        parts = further.take()
+        if not parts:
+            return None
+        texts = [(drawn, style) for drawn, _ in parts for style in BASE_STYLES]
+        captions = [training_captions(tokenizer, drawn, style, CAPTION_VARIANTS, drawn[0].seed) for drawn, style in texts]
+        return LatentSet(torch.cat([torch.from_numpy(latents) for _, latents in parts]), torch.cat(captions), data.empty)
+
+    if drawing:
+        words = token_ids(tokenizer, [caption(random_portrait(i), style) for i in range(MANY) for style in BASE_STYLES])
+        with further:
+            unet, text = train_unet(data, work, widths, unet_settings, device, show, begun and begun[1:], more, words)
+    else:
+        unet, text = train_unet(data, work, widths, unet_settings, device, show, begun and begun[1:])
     metadata = {
         "modelspec.title": "AnimeLoRA demo base",
         "modelspec.architecture": "stable-diffusion-v1",
@@ -164,10 +184,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--unet-lr", type=float, default=UnetSettings.lr, help="lower it to train on from a finished base")
     parser.add_argument("--unet-batch", type=int, default=UnetSettings.batch)
     parser.add_argument("--unet-ema", type=float, default=UnetSettings.ema, help="decay of the average of the weights, a step")
+    parser.add_argument("--drawing", type=int, default=0, help="processes that draw further portraits while the UNet trains")
     parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, default=1, help="single-threaded processes that train together on a CPU")
     args = parser.parse_args(arguments)
+    if args.drawing and args.processes > 1:
+        parser.error("--drawing is for a training in one process")
     if args.processes == 1:
         _train(0, args, None)
         return 0
@@ -190,6 +213,7 @@ def _train(number: int, args: argparse.Namespace, meeting: str | None) -> None:
                     lr=1e-3, adam_lr=1e-3),
         UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch, lr=args.unet_lr, adam_lr=args.unet_lr, ema=args.unet_ema),
         args.portraits, args.encoded, load_tokenizer(args.tokenizer), torch.device(args.device), args.start,
+        args.drawing,
     )
 
 

@@ -45,13 +45,16 @@ class DemoSettings:
     others: int = 20
     tests: int = 12
     shown: int = 6
-    steps: int = 480
+    steps: int = 420
     batch: int = 8
     rank: int = 32
     targets: str = "all-linear+conv"
-    lr: float = 1.5e-3
+    lr: float = 2.2e-3
     sampling_steps: int = 30
-    guidance: float = 1.5
+    guidance: float = 1.3
+    negative: str = "photo portrait"
+    """What img2img is guided away from: the words of the source's style, as the base was taught them."""
+    text_guidance: float = 1.5
 
 
 QUICK = DemoSettings(pictures=60, tests=6, shown=4, steps=120)
@@ -195,14 +198,16 @@ def paint(painter: Painter, lora: Any, settings: DemoSettings) -> Painted:
     portraits = [random_portrait(FIRST_TEST_SEED + i) for i in range(settings.tests)]
     others = [random_portrait(FIRST_TEST_SEED + 100 + i) for i in range(max(2, settings.tests // 3))]
     sources = [render(p, "photo", SIZE) for p in portraits]
-    options: dict[str, Any] = {"steps": settings.sampling_steps, "guidance": settings.guidance, "seed": NOISE_SEED}
+    options: dict[str, Any] = {"steps": settings.sampling_steps, "seed": NOISE_SEED}
 
     def repainted(strength: float) -> list[Image.Image]:
         pairs = zip(sources, portraits, strict=True)
-        return [painter.repaint(s, prompt_for(p), strength=strength, **options) for s, p in pairs]
+        away: dict[str, Any] = {"negative": settings.negative, "guidance": settings.guidance, "strength": strength}
+        return [painter.repaint(s, prompt_for(p), **away, **options) for s, p in pairs]
 
     def from_text(prompts: list[str]) -> list[Image.Image]:
-        return [painter.paint(prompt, width=SIZE, height=SIZE, **options) for prompt in prompts]
+        size: dict[str, Any] = {"width": SIZE, "height": SIZE, "guidance": settings.text_guidance}
+        return [painter.paint(prompt, **size, **options) for prompt in prompts]
 
     with_trigger, without = [prompt_for(p) for p in others], [caption(p, "photo") for p in others]
     painter.use([])
@@ -243,7 +248,7 @@ def measure(cases: list[Case]) -> dict[str, Any]:
 MEANING: dict[str, str] = {
     "distance_base": "the base's own img2img at strength 0.65: mean distance to the true anime rendering of the same portrait, in units of "
     "the source photo's distance (0: the true rendering, 1: as far as the photo; demo/measure.py)",
-    "distance_lora_065": "the same with the LoRA at strength 0.65, same prompt and noise",
+    "distance_lora_065": "the same with the LoRA at strength 0.65, same prompts and noise",
     "distance_lora_080": "the same with the LoRA at strength 0.8",
     "attribute_error": "mean difference of the colours of hair, skin and background between the LoRA's pictures at 0.65 and the true "
     "rendering, as a share of full scale (0..1)",

@@ -30,6 +30,9 @@ from .vocabulary import UsedTokens
 
 logger = logging.getLogger(__name__)
 
+ASKED_EVERY = 8
+"""Steps between two looks for new pictures."""
+
 
 @dataclass(frozen=True)
 class UnetSettings:
@@ -60,6 +63,28 @@ class LatentSet:
     """Ids (77,) of the empty caption."""
 
 
+class Growing:
+    """Rows to which others are added, without copying all of them each time."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self._room, self._count = rows, len(rows)
+
+    @property
+    def rows(self) -> Tensor:
+        """All of them, (n, ...)."""
+        return self._room[: self._count]
+
+    def append(self, rows: Tensor) -> None:
+        """Add ``rows`` (k, ...), from any device."""
+        needed = self._count + len(rows)
+        if needed > len(self._room):
+            room = self._room.new_empty(max(needed, 2 * len(self._room)), *self._room.shape[1:])
+            room[: self._count] = self.rows
+            self._room = room
+        self._room[self._count : needed] = rows.to(self._room)
+        self._count = needed
+
+
 def noise_schedule() -> DDPMScheduler:
     """SD 1.x's schedule."""
     return DDPMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
@@ -86,11 +111,13 @@ def stratified_timesteps(count: int, total: int, generator: torch.Generator, pow
 def train_unet(
     data: LatentSet, work: Path, widths: Widths, settings: UnetSettings, device: torch.device,
     on_save: Callable[[UNet2DConditionModel, CLIPTextModel, int], None] | None = None,
-    start: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None,
+    start: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None, more: Callable[[], LatentSet | None] | None = None,
+    words: Tensor | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Train, or go on training, UNet and text encoder; returns them with their averaged weights.
 
-    ``start`` are weights of both to begin with in place of untrained ones.
+    ``start`` are weights of both to begin with in place of untrained ones; ``more`` is asked now and then for what to train
+    on besides ``data``; ``words`` are ids of every token that its captions may have.
     """
     torch.manual_seed(settings.seed)
     unet, text = build_unet(widths), build_text_encoder(widths).to(device)
@@ -105,7 +132,7 @@ def train_unet(
     if state is not None:
         unet.load_state_dict(state["unet"])
         text.load_state_dict(state["text"])
-    tokens = UsedTokens(text, torch.cat([data.captions.flatten(), data.empty]))
+    tokens = UsedTokens(text, torch.cat([data.captions.flatten(), data.empty, *([] if words is None else [words.flatten()])]))
     opts = optimisers([unet, text], settings.lr, settings.adam_lr)
     averages = (Average(unet, settings.ema), Average(text, settings.ema))
     if state is not None:
@@ -119,6 +146,7 @@ def train_unet(
     parameters = [*unet.parameters(), *text.parameters()]
     # all of it on the device that trains, captions as rows of the small embedding: nothing is copied or waited for in a step
     data = LatentSet(data.latents.to(device), tokens.short(data.captions).to(device), tokens.short(data.empty).to(device))
+    latents_seen, captions_seen = Growing(data.latents), Growing(data.captions)
     mse = torch.zeros((), device=device)
 
     def compute(inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -135,6 +163,10 @@ def train_unet(
     passes = Captured(compute, parameters, failed) if device.type == "cuda" else None
     while (share := agree(budget.share)) < 1.0:
         set_rates(opts, schedule(share))
+        if more is not None and budget.step % ASKED_EVERY == 0 and (part := more()) is not None:
+            latents_seen.append(part.latents)
+            captions_seen.append(tokens.short(part.captions))
+            data = LatentSet(latents_seen.rows, captions_seen.rows, data.empty)
         generator = torch.Generator(device).manual_seed((settings.seed * 1_000_003 + budget.step) * 16 + rank())
         latents, ids = _batch(data, max(1, settings.batch // world()), settings.caption_dropout, generator)
         t = stratified_timesteps(len(latents), 1000, generator, settings.timestep_power)
@@ -158,7 +190,7 @@ def train_unet(
             continue
         log.add(loss=loss.detach(), mse=mse)
         if budget.step % 50 == 0:
-            logger.info("unet %s", log.write(budget, share=round(share, 3)))
+            logger.info("unet %s", log.write(budget, share=round(share, 3), pictures=float(len(data.latents))))
         if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
             save(path, {"unet": unet.state_dict(), "text": tokens.whole(text.state_dict()), "unet_average": averages[0].weights,
                         "text_average": averages[1].weights, "optimisers": [opt.state_dict() for opt in opts],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .attention import use_attention
@@ -28,10 +29,11 @@ def prepare_base(
     *,
     warn: Callable[[str], None],
     prepacked: bool = False,
+    fused: bool = False,
     draws: bool = False,
 ) -> None:
-    """Set up the frozen ``unet``, before LoRA goes in; ``prepacked``: its convolutions, see prepacked.py; ``draws``: whether its passes
-    will draw random numbers; ``warn`` is told what was asked for and cannot be done."""
+    """Set up the frozen ``unet``, before LoRA goes in; ``prepacked``: its convolutions, see prepacked.py; ``fused``: its blocks, see
+    fused.py; ``draws``: whether its passes will draw random numbers; ``warn`` is told what was asked for and cannot be done."""
     import torch
 
     if training.base_precision != "same":
@@ -43,27 +45,36 @@ def prepare_base(
         prepack(unet)
     if channels_last(training.channels_last, device, dtype):
         unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if training.fused != "off" and device.type == "cuda" and not training.compile:  # a compiler fuses by itself
-            _fuse(unet, device, dtype, warn if training.fused == "on" else None)
+    if fused:
+        from .fused import fuse
+
+        fuse(unet)
+    elif training.fused == "on" and may_fuse(training, device, dtype):
+        problem = kernels_problem(device, dtype)
+        warn(f"training.fused does not work here, so the run goes on without it, at normal speed ({problem}).")
     if training.gradient_checkpointing:
         _checkpoint(unet, draws)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes are few: one of each bucket
 
 
-def _fuse(unet: nn.Module, device: torch.device, dtype: torch.dtype, warn: Callable[[str], None] | None) -> None:
-    """See fused.py. Without Triton (torch for Windows has none), a C compiler or a GPU that it knows everything stays as it is."""
+def may_fuse(training: TrainingSection, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the settings want fused blocks where their kernels work. Not for a compiler: it fuses by itself."""
+    wanted = training.fused != "off" and device.type == "cuda" and not training.compile
+    return wanted and channels_last(training.channels_last, device, dtype)
+
+
+@lru_cache
+def kernels_problem(device: torch.device, dtype: torch.dtype) -> str:
+    """Why blocks cannot be fused: no Triton (torch for Windows has none), no C compiler, a GPU that it does not know; "" where they can."""
+    import torch
+
     try:
-        from .fused import fuse
         from .kernels import works
     except ImportError as error:
-        problem = str(error)
-    else:
-        problem = works(device, dtype)
-    if not problem:
-        fuse(unet)
-    elif warn is not None:
-        warn(f"training.fused does not work here, so the run goes on without it, at normal speed ({problem}).")
+        return str(error)
+    with torch.inference_mode(False), torch.enable_grad():  # also where a plan is made in ComfyUI, whose nodes run without gradients
+        return works(device, dtype)
 
 
 def _checkpoint(unet: Any, draws: bool) -> None:
@@ -88,7 +99,7 @@ def channels_last(setting: str, device: torch.device, dtype: torch.dtype) -> boo
 
 def blocks(unet: nn.Module) -> list[nn.Module]:
     """The repeated blocks of ``unet``."""
-    return [module for module in unet.modules() if type(module).__name__ in _BLOCKS]
+    return [module for module in unet.modules() if any(kind.__name__ in _BLOCKS for kind in type(module).__mro__)]
 
 
 def compile_blocks(unet: nn.Module) -> None:

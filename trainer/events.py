@@ -43,6 +43,7 @@ class Plan(Event):
     attention: str = "sdpa"
     prepacked: bool = False  # convolutions of the base on a CPU, see prepacked.py
     cuda_graphs: bool = False  # passes are recorded and replayed, see captured.py
+    fused: bool = False  # blocks of the UNet, see fused.py
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,12 @@ def works(device: torch.device, dtype: torch.dtype) -> str:
     return ""
 
 
+def _start(kernel: Any, grid: tuple[int, ...], x: torch.Tensor, *arguments: Any, **constants: Any) -> None:
+    """Start a forward kernel, whose first argument is ``x``; on the meta device, where memory is counted, there is nothing to compute."""
+    if not x.is_meta:
+        kernel[grid](x, *arguments, **constants)
+
+
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -111,17 +117,18 @@ class _GroupNorm(torch.autograd.Function):
         pixels, tiles = height * width, triton.cdiv(height * width, _ROWS)
         partial = x.new_empty(2, batch, tiles, channels, dtype=torch.float32)
         grid = (tiles, batch, triton.cdiv(channels, _CHANNELS))
-        _moments[grid](x, partial[0], partial[1], pixels, channels, tiles, ROWS=_ROWS, CHANNELS=_CHANNELS)
+        _start(_moments, grid, x, partial[0], partial[1], pixels, channels, tiles, ROWS=_ROWS, CHANNELS=_CHANNELS)
         # by picture and channel: what x is multiplied with, what is added then, and what its mean is taken to be
         affine = x.new_empty(3, batch, channels, dtype=torch.float32)
         spread = x.new_empty(batch, groups, dtype=torch.float32)
-        _coefficients[(groups, batch)](
+        _start(
+            _coefficients, (groups, batch),
             partial[0], partial[1], weight, bias, x if shift is None else shift.contiguous(), affine[0], affine[1], affine[2], spread,
             pixels, channels, tiles, channels // groups, eps,
             WIDTH=_by_group(channels // groups), TILES=_TILES, ROWS=_ROWS, SHIFTED=shift is not None,
         )  # fmt: skip
         y = torch.empty_like(x)
-        _normalise[grid](x, y, affine[0], affine[1], pixels, channels, ROWS=_ROWS, CHANNELS=_CHANNELS, SILU=silu)
+        _start(_normalise, grid, x, y, affine[0], affine[1], pixels, channels, ROWS=_ROWS, CHANNELS=_CHANNELS, SILU=silu)
         ctx.save_for_backward(x, affine, spread, weight)
         ctx.silu, ctx.groups = silu, groups
         ctx.set_materialize_grads(False)
@@ -166,7 +173,8 @@ class _LayerNorm(torch.autograd.Function):
         means, spreads = x.new_empty(2, count, dtype=torch.float32)
         other = x if residual is None else residual.contiguous()
         grid, shape = _by_row(count, width)
-        _layer_norm_forward[grid](x, other, weight, bias, total, y, means, spreads, count, width, eps, **shape, ADDS=residual is not None)
+        shape |= {"ADDS": residual is not None}
+        _start(_layer_norm_forward, grid, x, other, weight, bias, total, y, means, spreads, count, width, eps, **shape)
         ctx.save_for_backward(total, weight, means, spreads)
         ctx.adds = residual is not None
         ctx.set_materialize_grads(False)
@@ -204,7 +212,7 @@ class _Geglu(torch.autograd.Function):
         projected = projected.contiguous()
         width = projected.shape[-1] // 2
         y = projected.new_empty(*projected.shape[:-1], width)
-        _geglu_forward[(triton.cdiv(y.numel(), _BLOCK),)](projected, y, y.numel(), width, BLOCK=_BLOCK)
+        _start(_geglu_forward, (triton.cdiv(y.numel(), _BLOCK),), projected, y, y.numel(), width, BLOCK=_BLOCK)
         ctx.save_for_backward(projected)
         return y
 
@@ -222,7 +230,7 @@ class _Add(torch.autograd.Function):
         first, second = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (first, second))
         y = torch.empty_like(first)
         grid = (triton.cdiv(y.numel(), _BLOCK),)
-        _add_bias[grid](first, second, y if bias is None else bias, y, y.numel(), y.shape[1], BLOCK=_BLOCK, BIASED=bias is not None)
+        _start(_add_bias, grid, first, second, y if bias is None else bias, y, y.numel(), y.shape[1], BLOCK=_BLOCK, BIASED=bias is not None)
         return y
 
     @staticmethod

@@ -60,6 +60,7 @@ class Learner:
             job.dtype,
             warn=lambda text: job.emit(events.Warning_(text)),
             prepacked=job.plan.prepacked,
+            fused=job.plan.fused,
             draws=network.dropout > 0,
         )
         if network.unet:

@@ -11,6 +11,7 @@ from . import adapter, events
 from .config import RunConfig
 from .dataset import Dataset
 from .devices import torch_dtype, total_memory_gb
+from .engine import kernels_problem, may_fuse
 from .errors import UserError
 from .families import Checkpoint, Family, TextEncoder
 from .memory import SIZES
@@ -58,7 +59,8 @@ def make_plan(
     for (width, height), times in zip(sizes, repeats, strict=True):
         buckets[f"{width}x{height}"] += times
     dtype = torch_dtype(precision)
-    unet, text, modules = _planned_models(config, family, checkpoint, dtype)
+    fused = may_fuse(config.training, device, dtype) and not kernels_problem(device, dtype)
+    unet, text, modules = _planned_models(config, family, checkpoint, dtype, fused)
     trainable: int = sum(parameter.numel() for model in models_of(unet, text) for parameter in adapter.parameters(model))
     largest = max(sizes, key=lambda size: size[0] * size[1])
     memory = memory_needed(unet, family, config, largest, dtype, text)
@@ -83,6 +85,7 @@ def make_plan(
         attention=attention,
         prepacked=prepacked,
         cuda_graphs=_captures(config, device, sum(memory.values())),
+        fused=fused,
     )
 
 
@@ -112,14 +115,16 @@ def _prepacked_gb(config: RunConfig, unet: nn.Module, buckets: int, device: torc
     return prepacked.extra_bytes(unet, dtype) / 1e9 if prepacked.works(dtype) else 0.0
 
 
-def memory_of(config: RunConfig, family: Family, checkpoint: Checkpoint, size: tuple[int, int], dtype: torch.dtype) -> dict[str, float]:
-    """``memory_needed`` for pictures of ``size`` (width, height) without a dataset."""
-    unet, text, _ = _planned_models(config, family, checkpoint, dtype)
+def memory_of(
+    config: RunConfig, family: Family, checkpoint: Checkpoint, size: tuple[int, int], dtype: torch.dtype, *, fused: bool = False
+) -> dict[str, float]:
+    """``memory_needed`` for pictures of ``size`` (width, height) without a dataset; ``fused``: with fused blocks, which need Triton."""
+    unet, text, _ = _planned_models(config, family, checkpoint, dtype, fused)
     return memory_needed(unet, family, config, size, dtype, text)
 
 
 def _planned_models(
-    config: RunConfig, family: Family, checkpoint: Checkpoint, dtype: torch.dtype
+    config: RunConfig, family: Family, checkpoint: Checkpoint, dtype: torch.dtype, fused: bool
 ) -> tuple[nn.Module, TextEncoder | None, list[str]]:
     """The run's UNet, and the text encoders where they are trained, with LoRA on the meta device; the names of what is trained."""
     unet = family.empty_unet(checkpoint)
@@ -128,6 +133,10 @@ def _planned_models(
     meta = _meta()
     if config.training.base_precision != "same":
         quantise(unet, config.training.base_precision, meta)
+    if fused:
+        from .fused import fuse
+
+        fuse(unet)
     settings = family.text_settings(config.training.max_tokens, config.training.clip_skip)
     text = family.empty_text_encoder(checkpoint, settings) if config.network.text_encoder else None
     modules: list[str] = []

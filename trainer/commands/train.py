@@ -134,7 +134,7 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
         + (", convolutions packed for the CPU" if plan.prepacked else ""),
         "optimizer": f" for {settings.optimizer.name}",
         "activations": f", {min(passes, training.batch_size)} at a time" + (", checkpointed" if training.gradient_checkpointing else "")
-        + (", in CUDA graphs" if plan.cuda_graphs else ""),
+        + (", in CUDA graphs" if plan.cuda_graphs else "") + (", fused blocks" if plan.fused else ""),
     }
     table = Table(title=f"Plan of {settings.name}", show_header=False)
     rows = [

@@ -197,9 +197,9 @@ def tour(info: ObjectInfo) -> Canvas:
             image=people["images"],
             trigger_words=loaded["trigger_words"],
             positive=people["captions"],
-            negative="",
+            negative="photo portrait",
             strength=strength,
-            guidance=2.0,
+            guidance=1.3,
             steps=20,
             wide=340,
         )

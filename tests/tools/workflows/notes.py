@@ -120,7 +120,7 @@ style that it has never seen. **Queue it.** On a plain CPU it takes some minutes
 2. *Dataset Prep* makes a clean, captioned dataset of them.
 3. *Train LoRA* teaches the style to the small model. Watch the loss and the test pictures in the node.
 4. The LoRA paints a new person from a prompt,
-5. turns a photo-like portrait into anime at 0.65 and 0.8, with its description as the prompt,
+5. turns a photo-like portrait into anime at 0.65 and 0.8, with its description as the prompt and the photo's style as what to avoid,
 6. and is compared with the base.
 
 Then do the same with your own pictures and a real model: template *first LoRA from a folder*.

@@ -26,7 +26,9 @@ from tests.unit.core.test_engine import same_training
 from trainer import adapter, config, engine, events, fused, kernels
 from trainer.captured import Captured, Passed
 from trainer.casting import CastingConv2d, CastingLinear, LowCopies
+from trainer.dataset import open_dataset
 from trainer.families import family_of, open_checkpoint
+from trainer.plan import make_plan, memory_of
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROOT = Path(__file__).resolve().parents[3]
@@ -220,17 +222,56 @@ def test_what_differs_from_stable_diffusion_stays() -> None:
 @pytest.mark.parametrize("asked", ["auto", "on"])
 def test_without_kernels_a_unet_stays_and_only_who_asked_is_told(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     said: list[str] = []
+    training, cuda = config.TrainingSection.model_validate({"fused": asked}), torch.device("cuda")
     unet = nn.ModuleList([nn.GroupNorm(4, 8)])
-    tell = said.append if asked == "on" else None
+    engine.kernels_problem.cache_clear()
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # the engine sets it
     monkeypatch.setattr(kernels, "works", lambda *_: "no C compiler was found")
-    engine._fuse(unet, DEVICE, torch.float32, tell)
+    engine.prepare_base(unet, training, "sdpa", cuda, torch.bfloat16, warn=said.append)
+    engine.kernels_problem.cache_clear()
     monkeypatch.setitem(sys.modules, "trainer.kernels", None)  # as where there is no Triton
-    monkeypatch.setitem(sys.modules, "trainer.fused", None)
-    engine._fuse(unet, DEVICE, torch.float32, tell)
+    engine.prepare_base(unet, training, "sdpa", cuda, torch.bfloat16, warn=said.append)
+    engine.kernels_problem.cache_clear()
     assert type(unet[0]) is nn.GroupNorm
     assert len(said) == (2 if asked == "on" else 0)
     assert all("training.fused" in text and "goes on" in text for text in said)
     assert asked == "auto" or "C compiler" in said[0]
+
+
+@pytest.mark.parametrize("rank_targets", [(4, "all-linear"), (4, "all-linear+conv")])
+@pytest.mark.parametrize("fuses", [True, False])
+def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
+    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, fuses: bool, rank_targets: tuple[int, str]
+) -> None:
+    from tests.unit.core.test_plan import bytes_kept_for_backward
+
+    rank, targets = rank_targets
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    family = family_of(checkpoint)
+    settings = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"network.targets": targets, "network.rank": rank})
+    counted = memory_of(settings, family, checkpoint, (128, 128), torch.float32, fused=fuses)["activations"] * 1e9
+    real: Any = family.load_unet(checkpoint, torch.float32)
+    if fuses:
+        fused.fuse(real.to(memory_format=torch.channels_last))
+    adapter.adapt(real, family.lora_targets(real, targets), settings.network, 0)
+    assert counted == pytest.approx(bytes_kept_for_backward(real.train(), 16, 1), rel=0.02)
+
+
+def test_a_plan_for_a_gpu_counts_what_will_run(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_folder = make_dataset(tmp_path, 1, resolution=512)
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    monkeypatch.setattr("trainer.plan.total_memory_gb", lambda device: 80.0)
+    found = {}
+    for problem, settings in (("", "auto"), ("no C compiler", "auto"), ("", "off")):
+        monkeypatch.setattr("trainer.plan.kernels_problem", lambda *_, says=problem: says)
+        chosen = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.fused": settings, "training.device": "cuda"})
+        made = make_plan(chosen, open_dataset(dataset_folder), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16")
+        found[problem, settings] = made
+    assert [made.fused for made in found.values()] == [True, False, False]
+    less, *others = [made.memory["activations"] for made in found.values()]
+    assert less < 0.9 * others[0] and others[0] == others[1]
 
 
 def recorded(compute: Callable[[], Passed]) -> tuple[Callable[[], None], Passed]:
