@@ -148,7 +148,7 @@ def tour(info: ObjectInfo) -> Canvas:
     """The whole chain on the model that travels with the pack."""
     c = Canvas("zero-download tour", info)
     note = c.note(notes.TOUR, tall=420)
-    drawn = c.node("AnimeLoRA_DemoPictures", style="anime", count=32)
+    drawn = c.node("AnimeLoRA_DemoPictures", style="anime", count=60)
     prep = c.node(
         "AnimeLoRA_DatasetPrep",
         images=drawn["images"],
@@ -166,9 +166,14 @@ def tour(info: ObjectInfo) -> Canvas:
         checkpoint=DEMO_BASE,
         name="demo_anime_style",
         epochs=40,
-        learning_rate=2e-3,
+        rank=32,
+        alpha=32.0,
+        targets="all-linear+conv",
+        learning_rate=2.2e-3,
+        schedule="cosine",
+        warmup_steps=10,
         gradient_accumulation=1,
-        batch_size=4,
+        batch_size=8,
         validation_prompts=f"demoAnimeStyle portrait, {prompt}",
         validate_every=8,
         validation_guidance=2.0,
