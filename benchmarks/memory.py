@@ -26,6 +26,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--fused", action="store_true", help="with fused blocks, as on a GPU with Triton")
     arguments = parser.parse_args()
     print(f"| Model | `training.memory` | {' | '.join(PARTS)} | GB in all | what it fills in |")
     print(f"| --- | --- | {' | '.join('---' for _ in PARTS)} | --- | --- |")
@@ -33,10 +34,10 @@ def main() -> None:
         for title, size, pixels in MODELS:
             header = str(make_empty_checkpoint(Path(folder) / f"{size}.safetensors", size))
             for preset in ("none", *memory.SIZES):
-                print(row(title, header, pixels, preset, arguments.batch), flush=True)
+                print(row(title, header, pixels, preset, arguments.batch, arguments.fused), flush=True)
 
 
-def row(title: str, header: str, pixels: int, preset: str, batch: int) -> str:
+def row(title: str, header: str, pixels: int, preset: str, batch: int, fused: bool) -> str:
     """One line of the table."""
     import torch
 
@@ -48,7 +49,7 @@ def row(title: str, header: str, pixels: int, preset: str, batch: int) -> str:
     if preset != "none":
         filled = memory.preset(preset, family.name)
         settings = memory.with_preset(settings, preset, family.name)
-    needed = memory_of(settings, family, checkpoint, (pixels, pixels), torch.bfloat16)
+    needed = memory_of(settings, family, checkpoint, (pixels, pixels), torch.bfloat16, fused=fused)
     words = ", ".join(f"`{key.split('.')[1]} = {str(value).lower()}`" for key, value in filled.items() if value is not False)
     cells = [f"{needed[part]:.2f}" for part in PARTS]
     return f"| {title} | `{preset}` | {' | '.join(cells)} | {sum(needed.values()):.1f} | {words or '–'} |"

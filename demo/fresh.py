@@ -11,19 +11,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .pictures import FIRST_TRAINING_SEED, Pictures
+from trainer.child import watch_parent
+from trainer.files import remove_partial
+
+from .pictures import FIRST_TRAINING_SEED, Pictures, picture, save_array, start
 from .portraits import BASE_STYLES, Portrait, random_portrait
-from .render import render
 
 CHUNK = 16
 """Portraits that are handed over at once, each in every style of the base."""
@@ -39,34 +39,32 @@ Part = tuple[list[Portrait], NDArray[np.float32]]
 
 def portraits_of(chunk: int, offset: int) -> list[Portrait]:
     """The portraits of a chunk; ``offset`` portraits of the training's seeds are left out before the first chunk."""
-    first = FIRST_TRAINING_SEED + offset + chunk * CHUNK
-    return [random_portrait(first + i) for i in range(CHUNK)]
+    return [random_portrait(FIRST_TRAINING_SEED + i) for i in _places(chunk, offset)]
 
 
 def draw(chunk: int, offset: int, size: int) -> Pictures:
     """A chunk's pictures (styles * CHUNK, size, size, 3)."""
-    portraits = portraits_of(chunk, offset)
-    return np.stack([np.asarray(render(portrait, style, size)) for style in BASE_STYLES for portrait in portraits])
+    return np.stack([picture(style, size, i) for style in BASE_STYLES for i in _places(chunk, offset)])
 
 
 class Fresh:
-    """Use it as a context: the processes draw within it. ``offset``: portraits that the training has already."""
+    """Use it as a context: ``processes`` draw within it. ``offset``: portraits that the training has already.
+
+    ``folder`` is for one offset and one size.
+    """
 
     def __init__(self, folder: Path, offset: int, size: int, encode: Encode, processes: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._offset, self._size, self._encode, self._processes = folder, offset, size, encode, processes
-        self._taken: set[int] = set()
+        self._kept: list[int] = []  # chunks of before an interruption, not yet taken
         self._running: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Fresh:
-        for part in self._folder.glob("*.part"):
-            part.unlink()
-        command = [sys.executable, "-m", __name__, str(self._folder.resolve()), str(self._size), str(self._offset)]
-        root = Path(__file__).resolve().parents[1]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(self._folder)
+        self._kept = _chunks(self._folder, "latents")
         for number in range(self._processes):
-            self._running.append(
-                subprocess.Popen([*command, str(number), str(self._processes)], cwd=root, stdin=subprocess.PIPE)
-            )
+            arguments = (self._folder.resolve(), self._size, self._offset, number, self._processes)
+            self._running.append(start(__name__, *arguments, stdin=subprocess.PIPE))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -82,60 +80,40 @@ class Fresh:
         """
         if failed := [process.returncode for process in self._running if process.poll() is not None]:
             raise RuntimeError(f"a process that draws portraits ended with exit status {failed[0]} (its message is above)")
-        parts: list[Part] = []
-        for chunk in self._numbers("latents"):
-            if chunk not in self._taken and len(parts) < AT_ONCE:
-                parts.append(self._part(chunk, np.load(self._path(chunk, "latents"))))
-        for chunk in self._numbers("pictures")[: AT_ONCE - len(parts)]:
-            drawn = self._path(chunk, "pictures")
-            latents = self._encode(np.load(drawn))
-            _write(self._path(chunk, "latents"), latents)
-            drawn.unlink()
-            parts.append(self._part(chunk, latents))
-        return parts
+        if self._kept:
+            now, self._kept = self._kept[:AT_ONCE], self._kept[AT_ONCE:]
+            return [(portraits_of(chunk, self._offset), np.load(_path(self._folder, chunk, "latents"))) for chunk in now]
+        return [(portraits_of(chunk, self._offset), self._encoded(chunk)) for chunk in _chunks(self._folder, "pictures")[:AT_ONCE]]
 
-    def _part(self, chunk: int, latents: NDArray[np.float32]) -> Part:
-        self._taken.add(chunk)
-        return portraits_of(chunk, self._offset), latents
+    def _encoded(self, chunk: int) -> NDArray[np.float32]:
+        drawn = _path(self._folder, chunk, "pictures")
+        latents = self._encode(np.load(drawn))
+        save_array(_path(self._folder, chunk, "latents"), latents)
+        drawn.unlink()
+        return latents
 
-    def _numbers(self, kind: str) -> list[int]:
-        return _numbers(self._folder, kind)
 
-    def _path(self, chunk: int, kind: str) -> Path:
-        return _path(self._folder, chunk, kind)
+def _places(chunk: int, offset: int) -> range:
+    return range(offset + chunk * CHUNK, offset + (chunk + 1) * CHUNK)
 
 
 def _path(folder: Path, chunk: int, kind: str) -> Path:
     return folder / f"{chunk}-{kind}.npy"
 
 
-def _numbers(folder: Path, kind: str) -> list[int]:
+def _chunks(folder: Path, kind: str) -> list[int]:
     return sorted(int(path.name.split("-")[0]) for path in folder.glob(f"*-{kind}.npy"))
-
-
-def _write(path: Path, values: NDArray[np.generic]) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.save(file, values)
-    os.replace(part, path)
-
-
-def _end_with_input() -> None:
-    with suppress(OSError, ValueError):
-        while os.read(sys.stdin.fileno(), 1):  # not its buffer, which a thread must not hold when the interpreter ends
-            pass
-    os._exit(0)
 
 
 def main(arguments: list[str]) -> None:
     """What a process that draws does."""
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    watch_parent(lambda: os._exit(0))
     folder, size, offset, chunk, stride = Path(arguments[0]), *(int(argument) for argument in arguments[1:])
     while True:
         if not any(_path(folder, chunk, kind).exists() for kind in ("pictures", "latents")):
-            while len(_numbers(folder, "pictures")) >= WAITING:
+            while len(_chunks(folder, "pictures")) >= WAITING:
                 time.sleep(0.2)
-            _write(_path(folder, chunk, "pictures"), draw(chunk, offset, size))
+            save_array(_path(folder, chunk, "pictures"), draw(chunk, offset, size))
         chunk += stride
 
 

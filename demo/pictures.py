@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.dataset import pool
+from trainer.files import atomic_path
 
 from .portraits import BASE_STYLES, random_portrait
 from .render import render
@@ -66,18 +67,27 @@ def _draw(folder: Path, kind: str, count: int, size: int, report: Report) -> Pic
 
 def _draw_in_processes(file: Path, kind: str, count: int, size: int, workers: int) -> None:
     bounds = [count * k // workers for k in range(workers + 1)]
-    command = [sys.executable, "-m", __name__, str(file.resolve()), kind, str(size)]
-    root = Path(__file__).resolve().parents[1]
-    running = [
-        subprocess.Popen([*command, str(first), str(last)], cwd=root) for first, last in pairwise(bounds)
-    ]
+    running = [start(__name__, file.resolve(), kind, size, first, last) for first, last in pairwise(bounds)]
     try:
-        failed = [process.returncode for process in running if process.wait() != 0]
+        failed = [process for process in running if process.wait() != 0]
     finally:
         for process in running:
             process.kill()
     if failed:
-        raise RuntimeError(f"drawing the {kind} pictures failed (exit status {failed[0]}, see above): {' '.join(command)}")
+        command = " ".join(str(argument) for argument in failed[0].args)  # type: ignore[union-attr]
+        raise RuntimeError(f"drawing the {kind} pictures failed (exit status {failed[0].returncode}, see above): {command}")
+
+
+def start(module: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[bytes]:
+    """A process that runs a module of the demo."""
+    command = [sys.executable, "-m", module, *(str(argument) for argument in arguments)]
+    return subprocess.Popen(command, cwd=Path(__file__).resolve().parents[1], stdin=stdin)
+
+
+def save_array(path: Path, values: NDArray[np.generic]) -> None:
+    """Write a ``.npy`` file that nobody sees half of."""
+    with atomic_path(path) as part:
+        np.save(part, values)
 
 
 def portrait_pictures(folder: Path, style: str, count: int, size: int, report: Report) -> Pictures:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from trainer.files import atomic_path
 
 
 class Budget:
@@ -84,9 +85,8 @@ class Average:
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint beside its name, then rename it."""
-    part = path.with_name(path.name + ".part")
-    torch.save(dict(state), part)
-    os.replace(part, path)
+    with atomic_path(path) as part:
+        torch.save(dict(state), part)
 
 
 def load(path: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import logging
 import tempfile
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .base_file import BASE_FILE, read_base, write_base
 from .captions import load_tokenizer, token_ids, training_captions
-from .fresh import Fresh
+from .fresh import Fresh, Part
 from .model import SIZE, Widths, build_text_encoder, build_unet, build_vae
 from .parallel import rank, wait
-from .pictures import FIRST_TRAINING_SEED, Pictures, portrait_pictures, shape_pictures
+from .pictures import FIRST_TRAINING_SEED, Pictures, portrait_pictures, save_array, shape_pictures
 from .portraits import BASE_STYLES, caption, random_portrait
 from .render import render, sheet
 from .sampling import sample
@@ -57,13 +58,21 @@ def _latent_set(
             parts.append(encode(vae, source[:count], device))
             logger.info("%s: %d pictures encoded", style, count)
         if rank() == 0:
-            part = path.with_suffix(".part.npy")
-            np.save(part, torch.cat(parts).numpy())
-            part.replace(path)
+            save_array(path, torch.cat(parts).numpy())
     wait()
     portraits = [random_portrait(FIRST_TRAINING_SEED + i) for i in range(count)]
     captions = [training_captions(tokenizer, portraits, style, CAPTION_VARIANTS, 0) for style in BASE_STYLES]
     return LatentSet(torch.from_numpy(np.load(path)), torch.cat(captions), token_ids(tokenizer, [""])[0])
+
+
+def _further(parts: list[Part], tokenizer: CLIPTokenizer) -> LatentSet | None:
+    """Latents and captions of what was drawn meanwhile; None where nothing was."""
+    if not parts:
+        return None
+    texts = [(portraits, style) for portraits, _ in parts for style in BASE_STYLES]
+    captions = [training_captions(tokenizer, portraits, style, CAPTION_VARIANTS, portraits[0].seed) for portraits, style in texts]
+    latents = [torch.from_numpy(encoded) for _, encoded in parts]
+    return LatentSet(torch.cat(latents), torch.cat(captions), token_ids(tokenizer, [""])[0])
 
 
 def held_out_set(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, device: torch.device) -> LatentSet:
@@ -105,9 +114,9 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decode
     if rank():
         wait()  # the first process draws and encodes for all
     size = SIZE
-    folder = work / "pictures"
-    sources = [portrait_pictures(folder, style, portraits, size, logger.info) for style in BASE_STYLES]
-    sources += [shape_pictures(folder, portraits, size, logger.info)] * 2  # as often as two of the styles
+    pictures = work / "pictures"
+    sources = [portrait_pictures(pictures, style, portraits, size, logger.info) for style in BASE_STYLES]
+    sources += [shape_pictures(pictures, portraits, size, logger.info)] * 2  # as often as two of the styles
     if not rank():
         wait()
     begun = _weights(start, widths) if start is not None else None
@@ -122,22 +131,14 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decode
         sample_grid(unet, text, vae, tokenizer, columns=2, steps=15).save(work / "samples.png")
         logger.info("held-out loss %.4f at step %d", held_out_loss(unet, text, held_out, device, 1), step)
 
-    further = Fresh(work / "fresh", portraits, size, lambda drawn: encode(vae, drawn, device).numpy(), drawing)
-
-    def more() -> LatentSet | None:
-        parts = further.take()
-        if not parts:
-            return None
-        texts = [(drawn, style) for drawn, _ in parts for style in BASE_STYLES]
-        captions = [training_captions(tokenizer, drawn, style, CAPTION_VARIANTS, drawn[0].seed) for drawn, style in texts]
-        return LatentSet(torch.cat([torch.from_numpy(latents) for _, latents in parts]), torch.cat(captions), data.empty)
-
+    train = partial(train_unet, data, work, widths, unet_settings, device, show, begun and begun[1:])
     if drawing:
         words = token_ids(tokenizer, [caption(random_portrait(i), style) for i in range(MANY) for style in BASE_STYLES])
-        with further:
-            unet, text = train_unet(data, work, widths, unet_settings, device, show, begun and begun[1:], more, words)
+        folder = work / f"fresh-{portraits}-{size}"
+        with Fresh(folder, portraits, size, lambda drawn: encode(vae, drawn, device).numpy(), drawing) as fresh:
+            unet, text = train(more=lambda: _further(fresh.take(), tokenizer), words=words)
     else:
-        unet, text = train_unet(data, work, widths, unet_settings, device, show, begun and begun[1:])
+        unet, text = train()
     metadata = {
         "modelspec.title": "AnimeLoRA demo base",
         "modelspec.architecture": "stable-diffusion-v1",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .base_file import BASE_FILE
 from .measure import colour_errors, distance, raw_distance, style_distance
-from .portraits import Portrait, caption, random_portrait, tags
+from .portraits import STYLE_WORDS, Portrait, caption, random_portrait, tags
 from .render import render
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class DemoSettings:
     pictures: int = 60
     others: int = 20
     tests: int = 12
+    first: int = FIRST_TEST_SEED
     shown: int = 6
     steps: int = 420
     batch: int = 8
@@ -52,7 +53,7 @@ class DemoSettings:
     lr: float = 2.2e-3
     sampling_steps: int = 30
     guidance: float = 1.3
-    negative: str = "photo portrait"
+    negative: str = STYLE_WORDS["photo"]
     """What img2img is guided away from: the words of the source's style, as the base was taught them."""
     text_guidance: float = 1.5
 
@@ -195,8 +196,8 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
 
 def paint(painter: Painter, lora: Any, settings: DemoSettings) -> Painted:
     """Everything by the base alone, then everything with the LoRA: same prompts, same noise."""
-    portraits = [random_portrait(FIRST_TEST_SEED + i) for i in range(settings.tests)]
-    others = [random_portrait(FIRST_TEST_SEED + 100 + i) for i in range(max(2, settings.tests // 3))]
+    portraits = [random_portrait(settings.first + i) for i in range(settings.tests)]
+    others = [random_portrait(settings.first + 100 + i) for i in range(max(2, settings.tests // 3))]
     sources = [render(p, "photo", SIZE) for p in portraits]
     options: dict[str, Any] = {"steps": settings.sampling_steps, "seed": NOISE_SEED}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def watch_parent(on_stop: Callable[[], None]) -> threading.Thread:
 
     def wait() -> None:
         try:
-            while sys.stdin.buffer.read(4096):
+            while os.read(sys.stdin.fileno(), 4096):  # not its buffer, which a thread must not hold when the interpreter ends
                 pass
         except (OSError, ValueError):
             pass

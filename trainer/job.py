@@ -157,7 +157,8 @@ def _settled(
     def estimate(candidate: config.RunConfig) -> float:
         precision = devices.pick_precision(candidate.training.precision, device)
         with torch.inference_mode(False), torch.enable_grad():  # ComfyUI's nodes run without gradients, which are what is estimated
-            return make_plan(candidate, dataset, family, checkpoint, device, precision).memory_gb
+            # without a trial: the parent's process, which this runs in, shall hold no memory of the GPU while the child trains
+            return make_plan(candidate, dataset, family, checkpoint, device, precision, trial=False).memory_gb
 
     return settled(settings, family.name, devices.total_memory_gb(device), estimate)
 

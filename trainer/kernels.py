@@ -173,8 +173,10 @@ class _LayerNorm(torch.autograd.Function):
         means, spreads = x.new_empty(2, count, dtype=torch.float32)
         other = x if residual is None else residual.contiguous()
         grid, shape = _by_row(count, width)
-        shape |= {"ADDS": residual is not None}
-        _start(_layer_norm_forward, grid, x, other, weight, bias, total, y, means, spreads, count, width, eps, **shape)
+        _start(
+            _layer_norm_forward, grid, x, other, weight, bias, total, y, means, spreads, count, width, eps,
+            **shape, ADDS=residual is not None,
+        )  # fmt: skip
         ctx.save_for_backward(total, weight, means, spreads)
         ctx.adds = residual is not None
         ctx.set_materialize_grads(False)

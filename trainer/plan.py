@@ -46,8 +46,13 @@ def make_plan(
     device: torch.device,
     precision: str,
     attention: str = "sdpa",
+    *,
+    trial: bool = True,
 ) -> events.Plan:
-    """The plan of a run with the kernel ``attention``. Raises UserError for a configuration that cannot train (no image, no module)."""
+    """The plan of a run with the kernel ``attention``; without ``trial`` no kernel is tried on the GPU, and none counted on.
+
+    Raises UserError for a configuration that cannot train (no image, no module).
+    """
     if not dataset.items:
         raise UserError(f"The dataset {dataset.name} holds no images.", "Run Dataset Prep on a folder with images.", kind="dataset")
     sizes = [(item.width, item.height) for item in dataset.items]
@@ -59,7 +64,7 @@ def make_plan(
     for (width, height), times in zip(sizes, repeats, strict=True):
         buckets[f"{width}x{height}"] += times
     dtype = torch_dtype(precision)
-    fused = may_fuse(config.training, device, dtype) and not kernels_problem(device, dtype)
+    fused = trial and may_fuse(config.training, device, dtype) and not kernels_problem(device, dtype)
     unet, text, modules = _planned_models(config, family, checkpoint, dtype, fused)
     trainable: int = sum(parameter.numel() for model in models_of(unet, text) for parameter in adapter.parameters(model))
     largest = max(sizes, key=lambda size: size[0] * size[1])

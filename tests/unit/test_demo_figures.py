@@ -12,7 +12,7 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from demo import run_demo
+from demo import examine, run_demo
 from demo.base_file import BASE_FILE
 
 pytestmark = pytest.mark.slow
@@ -55,6 +55,17 @@ def test_the_results_are_files_that_say_the_same(result: tuple[Path, dict[str, A
         with Image.open(out / name) as picture:
             picture.verify()
     assert [path.suffix for path in out.glob("*.safetensors")] == [".safetensors"]
+
+
+def test_the_lora_is_measured_on_other_portraits_too(result: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    out, figures = result
+    (lora,) = out.glob("*.safetensors")
+    found = []
+    for first in (figures["settings"]["first"], 700):
+        examine.main([str(lora), "--tests", "2", "--first", str(first)])
+        found.append(json.loads(capsys.readouterr().out))
+        assert found[-1]["portraits"] == 2 and found[-1]["distance_lora_065"] < found[-1]["distance_base"]
+    assert found[0]["distance_base"] != found[1]["distance_base"]
 
 
 def test_the_base_is_small_enough_for_a_repository() -> None:

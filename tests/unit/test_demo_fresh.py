@@ -14,14 +14,16 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from demo import fresh, train_unet  # noqa: E402
+from demo.captions import load_tokenizer  # noqa: E402
 from demo.fresh import CHUNK, Fresh, Part, draw  # noqa: E402
-from demo.model import Widths  # noqa: E402
 from demo.pictures import FIRST_TRAINING_SEED  # noqa: E402
-from demo.portraits import BASE_STYLES  # noqa: E402
+from demo.portraits import BASE_STYLES, CHOICES, STYLE_WORDS, attribute_names, random_portrait  # noqa: E402
+from demo.recipe import MANY, _further  # noqa: E402
 from demo.train_unet import Growing, LatentSet, UnetSettings  # noqa: E402
+from tests.unit.test_demo_recipe import TOY  # noqa: E402
+from trainer.files import PARTIAL  # noqa: E402
 
 SIZE = 64
-TOY = Widths(vae=(32, 32, 32, 32), unet=(32, 32), unet_attention=(True, False), text=64, text_layers=1)
 
 
 def means(pictures: Any) -> Any:
@@ -42,7 +44,10 @@ def taken(source: Fresh, count: int) -> list[Part]:
 def test_processes_draw_each_portrait_once_and_an_interruption_loses_none(tmp_path: Path) -> None:
     with Fresh(tmp_path, 5, SIZE, means, 2) as source:
         before = taken(source, 3)
+    half = tmp_path / f"{PARTIAL}half.npy"
+    half.touch()
     with Fresh(tmp_path, 5, SIZE, means, 1) as source:
+        assert not half.exists()
         after = taken(source, len(before) + 1)
     for parts in (before, after):
         seeds = [portraits[0].seed for portraits, _ in parts]
@@ -53,10 +58,9 @@ def test_processes_draw_each_portrait_once_and_an_interruption_loses_none(tmp_pa
         assert np.array_equal(known[portraits[0].seed], latents)
     first = next(latents for portraits, latents in before if portraits[0].seed == FIRST_TRAINING_SEED + 5)
     assert len(first) == CHUNK * len(BASE_STYLES) and np.array_equal(first, means(draw(0, 5, SIZE)))
-    assert not list(tmp_path.glob("*.part")) or list(tmp_path.glob("*-latents.npy"))
 
 
-def test_a_process_that_cannot_draw_ends_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_draw_ends_the_training(tmp_path: Path) -> None:
     with Fresh(tmp_path, 0, -1, means, 1) as source:
         deadline = time.monotonic() + 120
         with pytest.raises(RuntimeError, match="a process that draws portraits ended with exit status 1"):
@@ -73,7 +77,7 @@ def test_drawing_waits_for_a_slower_training(tmp_path: Path, monkeypatch: pytest
         raise InterruptedError
 
     monkeypatch.setattr("time.sleep", slept)
-    monkeypatch.setattr(fresh, "_end_with_input", lambda: None)
+    monkeypatch.setattr(fresh, "watch_parent", lambda on_stop: None)
     with pytest.raises(InterruptedError):
         fresh.main([str(tmp_path), str(SIZE), "0", "1", "3"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1-pictures.npy", "4-pictures.npy"]
@@ -108,3 +112,22 @@ def test_a_word_that_was_not_announced_is_refused(tmp_path: Path) -> None:
     later = LatentSet(torch.zeros(2, 4, 8, 8), torch.full((2, 1, 77), 12), empty)
     with pytest.raises(ValueError, match="not announced"):
         train_unet.train_unet(data, tmp_path, TOY, UnetSettings(max_steps=2, batch=2), torch.device("cpu"), None, None, lambda: later)
+
+
+def test_the_words_that_are_announced_are_all_there_are() -> None:
+    people = [random_portrait(i) for i in range(MANY)]
+    for name in attribute_names():
+        assert {getattr(person, name) for person in people} == set(CHOICES[name]), name
+
+
+def test_captions_belong_to_the_latents_that_they_come_with() -> None:
+    tokenizer = load_tokenizer()
+    parts = [(fresh.portraits_of(chunk, 0), np.full((CHUNK * len(BASE_STYLES), 4, 2, 2), chunk, np.float32)) for chunk in (0, 1)]
+    found = _further(parts, tokenizer)
+    assert found is not None and _further([], tokenizer) is None
+    assert found.latents[:, 0, 0, 0].tolist() == [0.0] * len(found.latents.chunk(2)[0]) + [1.0] * len(found.latents.chunk(2)[0])
+    for place, part in ((0, 0), (CHUNK + 3, 0), (CHUNK * len(BASE_STYLES) + 2 * CHUNK + 5, 1)):
+        portrait = parts[part][0][place % CHUNK]
+        style = BASE_STYLES[place % (CHUNK * len(BASE_STYLES)) // CHUNK]
+        words = " ".join(tokenizer.batch_decode(found.captions[place], skip_special_tokens=True))
+        assert STYLE_WORDS[style] in words and portrait.hair_colour in words

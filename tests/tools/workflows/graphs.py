@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from demo.run_demo import DemoSettings
+
 from . import notes
 from .after_training import controlnet, epochs, export
 from .canvas import Canvas, Group, Node, ObjectInfo
@@ -148,7 +150,7 @@ def tour(info: ObjectInfo) -> Canvas:
     """The whole chain on the model that travels with the pack."""
     c = Canvas("zero-download tour", info)
     note = c.note(notes.TOUR, tall=420)
-    drawn = c.node("AnimeLoRA_DemoPictures", style="anime", count=60)
+    drawn = c.node("AnimeLoRA_DemoPictures", style="anime", count=DemoSettings.pictures)
     prep = c.node(
         "AnimeLoRA_DatasetPrep",
         images=drawn["images"],
@@ -166,14 +168,14 @@ def tour(info: ObjectInfo) -> Canvas:
         checkpoint=DEMO_BASE,
         name="demo_anime_style",
         epochs=40,
-        rank=32,
-        alpha=32.0,
-        targets="all-linear+conv",
-        learning_rate=2.2e-3,
+        rank=DemoSettings.rank,
+        alpha=float(DemoSettings.rank),
+        targets=DemoSettings.targets,
+        learning_rate=DemoSettings.lr,
         schedule="cosine",
         warmup_steps=10,
         gradient_accumulation=1,
-        batch_size=8,
+        batch_size=DemoSettings.batch,
         validation_prompts=f"demoAnimeStyle portrait, {prompt}",
         validate_every=8,
         validation_guidance=2.0,
@@ -202,9 +204,9 @@ def tour(info: ObjectInfo) -> Canvas:
             image=people["images"],
             trigger_words=loaded["trigger_words"],
             positive=people["captions"],
-            negative="photo portrait",
+            negative=DemoSettings.negative,
             strength=strength,
-            guidance=1.3,
+            guidance=DemoSettings.guidance,
             steps=20,
             wide=340,
         )

@@ -19,6 +19,7 @@ import requests
 from PIL import Image
 
 from demo.portraits import caption, random_portrait
+from demo.run_demo import DemoSettings
 
 from .api import api_prompt
 from .parts import DEMO_BASE
@@ -88,7 +89,7 @@ def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
         elif kind == "LoadImage":
             prompt[number] = _drawn("photo-like", 1, _PHOTO)
         elif kind == "AnimeLoRA_DatasetPrep":
-            prompt["drawn"] = _drawn("anime", 60, 0)
+            prompt["drawn"] = _drawn("anime", DemoSettings.pictures, 0)
             inputs |= {"images": ["drawn", 0], "captions": ["drawn", 1]} | {key: _STYLE[key] for key in inputs if key in _STYLE}
         elif kind == "AnimeLoRA_TrainLora":
             inputs |= trained | {"dataset": inputs["dataset"]}

@@ -224,35 +224,34 @@ def test_without_kernels_a_unet_stays_and_only_who_asked_is_told(monkeypatch: py
     said: list[str] = []
     training, cuda = config.TrainingSection.model_validate({"fused": asked}), torch.device("cuda")
     unet = nn.ModuleList([nn.GroupNorm(4, 8)])
-    engine.kernels_problem.cache_clear()
+    monkeypatch.setattr(engine, "kernels_problem", engine.kernels_problem.__wrapped__)  # it remembers
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # the engine sets it
     monkeypatch.setattr(kernels, "works", lambda *_: "no C compiler was found")
     engine.prepare_base(unet, training, "sdpa", cuda, torch.bfloat16, warn=said.append)
-    engine.kernels_problem.cache_clear()
     monkeypatch.setitem(sys.modules, "trainer.kernels", None)  # as where there is no Triton
     engine.prepare_base(unet, training, "sdpa", cuda, torch.bfloat16, warn=said.append)
-    engine.kernels_problem.cache_clear()
     assert type(unet[0]) is nn.GroupNorm
     assert len(said) == (2 if asked == "on" else 0)
     assert all("training.fused" in text and "goes on" in text for text in said)
     assert asked == "auto" or "C compiler" in said[0]
 
 
-@pytest.mark.parametrize("rank_targets", [(4, "all-linear"), (4, "all-linear+conv")])
+@pytest.mark.parametrize("targets", ["all-linear", "all-linear+conv"])
 @pytest.mark.parametrize("fuses", [True, False])
 def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, fuses: bool, rank_targets: tuple[int, str]
+    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, fuses: bool, targets: str
 ) -> None:
     from tests.unit.core.test_plan import bytes_kept_for_backward
 
-    rank, targets = rank_targets
     checkpoint = open_checkpoint(str(tiny_checkpoint))
     family = family_of(checkpoint)
-    settings = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"network.targets": targets, "network.rank": rank})
+    settings = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"network.targets": targets})
     counted = memory_of(settings, family, checkpoint, (128, 128), torch.float32, fused=fuses)["activations"] * 1e9
     real: Any = family.load_unet(checkpoint, torch.float32)
     if fuses:
+        repeated = len(engine.blocks(real))
         fused.fuse(real.to(memory_format=torch.channels_last))
+        assert len(engine.blocks(real)) == repeated > 0  # of which checkpointing computes one at a time anew
     adapter.adapt(real, family.lora_targets(real, targets), settings.network, 0)
     assert counted == pytest.approx(bytes_kept_for_backward(real.train(), 16, 1), rel=0.02)
 
@@ -269,6 +268,10 @@ def test_a_plan_for_a_gpu_counts_what_will_run(
         chosen = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.fused": settings, "training.device": "cuda"})
         made = make_plan(chosen, open_dataset(dataset_folder), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16")
         found[problem, settings] = made
+        untried = make_plan(
+            chosen, open_dataset(dataset_folder), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16", trial=False
+        )
+        assert not untried.fused
     assert [made.fused for made in found.values()] == [True, False, False]
     less, *others = [made.memory["activations"] for made in found.values()]
     assert less < 0.9 * others[0] and others[0] == others[1]

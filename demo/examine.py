@@ -1,0 +1,36 @@
+"""Measures a LoRA of the demonstration on other portraits, or painted in another way, than the demonstration does.
+
+    python -m demo.examine results/anime_demo.safetensors --first 700 --tests 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from .base_file import BASE_FILE
+from .run_demo import DemoSettings, measure, paint
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the figures of ``figures.json`` that do not depend on the training."""
+    parser = argparse.ArgumentParser(prog="python -m demo.examine", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("lora", type=Path, help="the LoRA file that the demonstration wrote")
+    parser.add_argument("--base", type=Path, default=BASE_FILE)
+    parser.add_argument("--first", type=int, default=DemoSettings.first, help="number of the first portrait; the first 60 were trained on")
+    parser.add_argument("--tests", type=int, default=DemoSettings.tests, help="how many portraits")
+    parser.add_argument("--negative", default=DemoSettings.negative, help="what img2img is guided away from")
+    parser.add_argument("--guidance", type=float, default=DemoSettings.guidance, help="of img2img")
+    chosen = parser.parse_args(arguments)
+    from trainer.inference import LoraUse, open_painter
+
+    settings = replace(DemoSettings(), first=chosen.first, tests=chosen.tests, negative=chosen.negative, guidance=chosen.guidance)
+    painted = paint(open_painter(str(chosen.base), device="cpu"), LoraUse(chosen.lora), settings)
+    print(json.dumps(measure(painted.cases) | painted.moved(), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
