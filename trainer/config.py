@@ -228,7 +228,7 @@ class TrainingSection(_Section):
     compile: bool = False  # torch.compile: minutes at the start, so it pays off on long runs only
     cuda_graphs: Switch = "auto"  # passes recorded and replayed: what Python costs a step is gone; auto: on a GPU with room for it
     fused: Switch = "auto"  # a UNet's norms, activations and sums in kernels of our own; auto: with channels-last on a GPU that has Triton
-    channels_last: Switch = "auto"  # memory layout of convolutions: on where tensor cores want it (CUDA in bf16 or fp16)
+    channels_last: Switch = "auto"  # memory layout of convolutions: on on a CPU and where tensor cores want it (CUDA in bf16 or fp16)
 
 
 class SampleSection(_Section):

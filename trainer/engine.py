@@ -32,7 +32,7 @@ def prepare_base(
     fused: bool = False,
     draws: bool = False,
 ) -> None:
-    """Set up the frozen ``unet``, before LoRA goes in; ``prepacked``: its convolutions, see prepacked.py; ``fused``: its blocks, see
+    """Set up the frozen ``unet``, before LoRA goes in; ``prepacked``: its layers, see prepacked.py; ``fused``: its blocks, see
     fused.py; ``draws``: whether its passes will draw random numbers; ``warn`` is told what was asked for and cannot be done."""
     import torch
 
@@ -93,8 +93,8 @@ def _checkpoint(unet: Any, draws: bool) -> None:
 
 
 def channels_last(setting: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether convolutions get channels-last tensors. ``auto``: where tensor cores want them, CUDA in half precision."""
-    return setting == "on" or (setting == "auto" and device.type == "cuda" and dtype.itemsize == 2)
+    """Whether convolutions get channels-last tensors. ``auto``: where tensor cores want them, CUDA in half precision, and on a CPU."""
+    return setting == "on" or (setting == "auto" and (device.type == "cpu" or dtype.itemsize == 2))
 
 
 def blocks(unet: nn.Module) -> list[nn.Module]:

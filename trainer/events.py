@@ -41,7 +41,7 @@ class Plan(Event):
     held_out: int = 0  # pictures that are not trained on
     memory: dict[str, float] = field(default_factory=dict)  # memory_gb by what it is for, see needs.py
     attention: str = "sdpa"
-    prepacked: bool = False  # convolutions of the base on a CPU, see prepacked.py
+    prepacked: bool = False  # layers of the base on a CPU, see prepacked.py
     cuda_graphs: bool = False  # passes are recorded and replayed, see captured.py
     fused: bool = False  # blocks of the UNet, see fused.py
 

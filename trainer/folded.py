@@ -8,13 +8,16 @@ products that need them anyway (``addmm``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft.tuners.lora import layer as peft_layer
 from torch import nn
 
 from .casting import low, outside_autocast
+from .prepacked import PrepackedLinear, PrepackedPointwise, Rows
+
+_SMALL = 2**17  # numbers that one LoRA reads and writes
 
 
 class FoldedLinear(peft_layer.Linear):  # type: ignore[misc]
@@ -29,11 +32,15 @@ class FoldedLinear(peft_layer.Linear):  # type: ignore[misc]
 
 
 class FoldedPointwise(peft_layer.Conv2d):  # type: ignore[misc]
-    """peft's LoRA layer around a frozen 1 x 1 convolution, which is a matrix product where pictures lie channels last."""
+    """peft's LoRA layer around a frozen 1 x 1 convolution, which is a matrix product where pictures lie channels last.
+
+    On a CPU they are brought there: what it computes is channels last.
+    """
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """(batch, in, height, width) to (batch, out, height, width), in the dtype of ``x`` or of autocast."""
-        if args or kwargs or not _plain(self) or not x.is_contiguous(memory_format=torch.channels_last):
+        last = x.device.type == "cpu" or x.is_contiguous(memory_format=torch.channels_last)  # bringing it there is cheap on a CPU
+        if args or kwargs or not _plain(self) or not last:
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
         return _folded(x.permute(0, 2, 3, 1), [self])[0].permute(0, 3, 1, 2)
@@ -49,7 +56,7 @@ def together(x: torch.Tensor, layers: Sequence[Any]) -> list[torch.Tensor]:
 def _folded(x: torch.Tensor, layers: Sequence[Any]) -> list[torch.Tensor]:
     parts = [_parts(layer) for layer in layers]
     scales, tensors = [scale for *_, scale in parts], [tensor for *tensors, _ in parts for tensor in tensors]
-    results: Any = outside_autocast(x, lambda rows: _Folded.apply(rows, scales, *tensors))  # type: ignore[no-untyped-call]
+    results: Any = outside_autocast(x, lambda given: _Folded.apply(given, scales, *tensors))  # type: ignore[no-untyped-call]
     return list(results)
 
 
@@ -60,11 +67,11 @@ def _plain(layer: Any) -> bool:
     return not (drops or layer.disable_adapters or layer.merged) and layer.active_adapters == [name]
 
 
-def _parts(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor, float]:
-    """Weight (out, in), bias, down (rank, in), up (out, rank), scale."""
+def _parts(layer: Any) -> tuple[Any, torch.Tensor | None, torch.Tensor, torch.Tensor, float]:
+    """Weight (out, in) or the layer that has it in blocks, bias, down (rank, in), up (out, rank), scale."""
     base, (name,) = layer.base_layer, layer.lora_A
-    weight, down, up = (low(kept.weight).flatten(1) for kept in (base, layer.lora_A[name], layer.lora_B[name]))
-    return weight, base.bias, down, up, layer.scaling[name]
+    down, up = (low(kept.weight).flatten(1) for kept in (layer.lora_A[name], layer.lora_B[name]))
+    return base if isinstance(base, Rows) else low(base.weight).flatten(1), base.bias, down, up, layer.scaling[name]
 
 
 def fold(layer: Any) -> None:
@@ -72,9 +79,11 @@ def fold(layer: Any) -> None:
     if len(layer.lora_A) != 1 or getattr(layer, "lora_variant", None):
         return
     base = layer.base_layer
-    if type(layer) is peft_layer.Linear and type(base) is nn.Linear and not base.weight.requires_grad:
+    if base.weight.requires_grad:
+        return
+    if type(layer) is peft_layer.Linear and type(base) in (nn.Linear, PrepackedLinear):
         layer.__class__ = FoldedLinear
-    elif type(layer) is peft_layer.Conv2d and type(base) is nn.Conv2d and not base.weight.requires_grad and _is_product(base):
+    elif type(layer) is peft_layer.Conv2d and type(base) in (nn.Conv2d, PrepackedPointwise) and _is_product(base):
         layer.__class__ = FoldedPointwise
 
 
@@ -84,49 +93,81 @@ def _is_product(convolution: nn.Conv2d) -> bool:
 
 
 class _Folded(torch.autograd.Function):
-    """For each of several layers ``x W' + b + scale x D' U'``, with W (out, in), D (rank, in), U (out, rank): D and U are cast to the
-    dtype of ``x``, and what LoRA and the backward pass read of it is read once.
+    """For each of several layers ``x W' + b + scale x D' U'``, with W (out, in), D (rank, in), U (out, rank): what LoRA and the backward
+    pass read of ``x`` is read once.
 
-    ``tensors``: weight, bias, down and up of each layer.
+    ``parts``: weight (or the layer that has it in blocks), bias, down and up of each layer. W and b are cast to the dtype of ``x``, D and U
+    to that in which LoRA's products are computed.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scales: list[float], *tensors: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: Any, x: torch.Tensor, scales: list[float], *parts: Any) -> tuple[torch.Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1])
-        kept = [None if tensor is None else tensor.to(x.dtype) for tensor in tensors]
-        weights, biases, downs, ups = (cast(list[torch.Tensor], kept[place::4]) for place in range(4))
+        weights, biases, downs, ups = (parts[place::4] for place in range(4))
+        weights = tuple(weight if isinstance(weight, Rows) else weight.to(x.dtype) for weight in weights)
+        kind = _lora_dtype(rows, max(len(up) for up in ups))
+        downs, ups = tuple(down.to(kind) for down in downs), tuple(up.to(kind) for up in ups)
         down = downs[0] if len(downs) == 1 else torch.cat(downs)
-        inner = rows @ down.t()
+        inner = rows.to(kind) @ down.t()
         results = []
-        parts = _split(inner, [len(one) for one in downs])
-        for weight, bias, part, up, scale in zip(weights, biases, parts, ups, scales, strict=True):
-            result = nn.functional.linear(rows, weight, bias).addmm_(part, up.t(), alpha=scale)
-            results.append(result.view(*x.shape[:-1], -1))
+        inners = _split(inner, [len(one) for one in downs])
+        for weight, bias, part, up, scale in zip(weights, biases, inners, ups, scales, strict=True):
+            results.append(_add_product(_product(rows, weight, bias), part, up.t(), scale).view(*x.shape[:-1], -1))
         ctx.save_for_backward(x, inner, down, *ups)
-        ctx.weights, ctx.scales, ctx.kinds = weights, scales, [None if tensor is None else tensor.dtype for tensor in tensors]
+        ctx.weights, ctx.scales, ctx.kinds = weights, scales, [getattr(part, "dtype", None) for part in parts]
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, inner, down, *ups = ctx.saved_tensors
-        uppers, sizes = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients], [up.shape[1] for up in ups]
-        lower = inner.new_empty(inner.shape)
-        for place, upper, up, scale in zip(_split(lower, sizes), uppers, ups, ctx.scales, strict=True):
+        rows, uppers, sizes = x.reshape(-1, x.shape[-1]), [one.reshape(-1, one.shape[-1]) for one in gradients], [up.shape[1] for up in ups]
+        kind, lower = inner.dtype, inner.new_empty(inner.shape)
+        highs = [upper.to(kind) for upper in uppers]
+        for place, upper, up, scale in zip(_split(lower, sizes), highs, ups, ctx.scales, strict=True):
             place.addmm_(upper, up, beta=0, alpha=scale)
         by_x = None
         if ctx.needs_input_grad[0]:
-            by_x = uppers[0] @ ctx.weights[0]
-            for upper, weight in zip(uppers[1:], ctx.weights[1:], strict=True):
-                by_x.addmm_(upper, weight)
-            by_x = by_x.addmm_(lower, down).view(x.shape)
+            for upper, weight in zip(uppers, ctx.weights, strict=True):
+                by_x = _add_derivative(by_x, upper, weight, x.shape)
+            assert by_x is not None
+            by_x = _add_product(by_x, lower, down).view(x.shape)
         needed = [ctx.needs_input_grad[2 + place] for place in range(len(ctx.kinds))]
         found: list[torch.Tensor | None] = [None] * len(needed)
         if any(needed[2::4]):
-            found[2::4] = _split(lower.t() @ x.reshape(-1, x.shape[-1]), sizes, 0)
-        for number, (upper, part, scale) in enumerate(zip(uppers, _split(inner, sizes), ctx.scales, strict=True)):
+            found[2::4] = _split(lower.t() @ rows.to(kind), sizes, 0)
+        for number, (upper, part, scale) in enumerate(zip(highs, _split(inner, sizes), ctx.scales, strict=True)):
             if needed[4 * number + 3]:
                 found[4 * number + 3] = upper.new_empty(upper.shape[1], part.shape[1]).addmm_(upper.t(), part, beta=0, alpha=scale)
         return by_x, None, *(None if each is None else each.to(kind) for each, kind in zip(found, ctx.kinds, strict=True))
+
+
+def _lora_dtype(rows: torch.Tensor, width: int) -> torch.dtype:
+    """What LoRA's products of ``rows`` (n, in) to ``width`` are computed in.
+
+    A CPU does small ones sooner in fp32: oneDNN, which does those in half precision, takes longer to start than they to finish.
+    """
+    small = rows.device.type == "cpu" and rows.numel() + len(rows) * width <= _SMALL
+    return torch.float32 if small else rows.dtype
+
+
+def _product(rows: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
+    """``rows`` (n, in) to (n, out), in their dtype."""
+    if isinstance(weight, Rows):
+        return weight.product(rows)
+    return nn.functional.linear(rows, weight, None if bias is None else bias.to(rows.dtype))
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """``total`` after adding ``left`` times ``right`` to it."""
+    return total.addmm_(left, right, alpha=scale) if left.dtype == total.dtype else total.add_(left @ right, alpha=scale)
+
+
+def _add_derivative(total: torch.Tensor | None, upper: torch.Tensor, weight: Any, shape: torch.Size) -> torch.Tensor:
+    """``total`` (n, in) and the product of ``upper`` (n, out) with a weight."""
+    if isinstance(weight, Rows):
+        part = weight.input_gradient(torch.Size((len(upper), shape[-1])), upper)
+        return part if total is None else total.add_(part)
+    return upper @ weight if total is None else total.addmm_(upper, weight)
 
 
 def _split(tensor: torch.Tensor, sizes: list[int], dim: int = 1) -> list[torch.Tensor]:

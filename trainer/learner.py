@@ -74,7 +74,7 @@ class Learner:
         self._pairs = list(adapter.pairs(self._network))
         self._parameters = adapter.parameters(self._network)
         lr = learning_rate(optimizer, job.family.name, network.rank)
-        self._optimizer = make_optimizer(self._pairs, optimizer, lr, job.device)
+        self._optimizer = make_optimizer(self._pairs, optimizer, lr)
         self._schedule = make_schedule(self._optimizer, optimizer, job.plan.steps)
         if hasattr(self._optimizer, "train"):
             self._optimizer.train()  # schedule-free

@@ -8,14 +8,11 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .adapter import Pair
 from .config import OptimizerSection
 from .errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 # Rates that work for a LoRA of rank 16 at scale 1 with AdamW: kohya's documentation and the reference run for SD 1.x, the usual
 # halving for SDXL's larger UNet.
@@ -53,7 +50,7 @@ def text_learning_rate(settings: OptimizerSection, lr: float) -> float:
     return lr if settings.name == "prodigy" else lr / 2
 
 
-def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float, device: torch.device) -> Any:
+def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float) -> Any:
     """The optimiser over both matrices of every pair; the text encoders' have a rate of their own.
 
     With LoRA+ (Hayou et al. 2024) ``up`` has ``lora_plus_ratio`` times the rate.
@@ -72,8 +69,11 @@ def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float,
         groups.append({"params": [pair.up for pair in part], "lr": rate * settings.lora_plus_ratio})
     betas, decay = (settings.beta1, settings.beta2), settings.weight_decay
     if settings.name == "adamw":
-        fused = {"fused": True} if device.type == "cuda" else {}
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=settings.eps, weight_decay=decay, **fused)
+        usual: dict[str, Any] = {"lr": lr, "betas": betas, "eps": settings.eps, "weight_decay": decay}
+        try:
+            return torch.optim.AdamW(groups, **usual, fused=True)
+        except RuntimeError:  # a torch before 2.4 does not have it for CPUs
+            return torch.optim.AdamW(groups, **usual)
     if settings.name == "adamw8bit":
         library = _library("bitsandbytes", "bitsandbytes")
         return library.optim.AdamW8bit(groups, lr=lr, betas=betas, eps=settings.eps, weight_decay=decay)

@@ -107,7 +107,7 @@ def _captures(config: RunConfig, device: torch.device, needed_gb: float) -> bool
 
 
 def _prepacked_gb(config: RunConfig, unet: nn.Module, buckets: int, device: torch.device, dtype: torch.dtype) -> float:
-    """What packing the base's convolutions for the CPU takes; 0 where it cannot be done or would not be faster.
+    """What packing the base's layers for the CPU takes; 0 where it cannot be done or would not be faster.
 
     Pictures of several sizes want other blocks from step to step; DoRA asks for the weights in rows at every step; compiled blocks and a
     base in fewer bits have ways of their own.

@@ -131,7 +131,7 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
     passes = training.micro_batch_size or training.batch_size
     notes = {
         "base": f" in {plan.precision if training.base_precision == 'same' else training.base_precision}"
-        + (", convolutions packed for the CPU" if plan.prepacked else ""),
+        + (", packed for the CPU" if plan.prepacked else ""),
         "optimizer": f" for {settings.optimizer.name}",
         "activations": f", {min(passes, training.batch_size)} at a time" + (", checkpointed" if training.gradient_checkpointing else "")
         + (", in CUDA graphs" if plan.cuda_graphs else "") + (", fused blocks" if plan.fused else ""),

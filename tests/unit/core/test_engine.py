@@ -73,7 +73,7 @@ def test_every_gradient_of_the_parts_is_that_of_the_whole(tiny_checkpoint: Path,
             learner.optimise(portion.micro_batches)
             gradients.append([parameter.grad.clone() for parameter in adapter.parameters(learner.model) if parameter.grad is not None])
     apart = sum(float((a - b).square().sum()) for a, b in zip(*gradients, strict=True)) ** 0.5
-    assert apart < 1e-4 * sum(float(a.square().sum()) for a in gradients[0]) ** 0.5
+    assert apart < 3e-4 * sum(float(a.square().sum()) for a in gradients[0]) ** 0.5
 
 
 def test_split_keeps_every_image_and_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_channels_last_changes_nothing_but_the_layout(tiny_checkpoint: Path, tmp
         for value in ("off", "on")
     ]
     same_training(*runs, loss=1e-4, norm=5e-3)
-    assert [engine.channels_last("auto", torch.device(kind), dtype) for kind, dtype in LAYOUTS] == [True, True, False, False]
+    assert [engine.channels_last("auto", torch.device(kind), dtype) for kind, dtype in LAYOUTS] == [True, True, False, True]
 
 
 LAYOUTS = [("cuda", torch.bfloat16), ("cuda", torch.float16), ("cuda", torch.float32), ("cpu", torch.bfloat16)]

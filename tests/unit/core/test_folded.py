@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from trainer import adapter
+from trainer import adapter, folded, prepacked
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.folded import FoldedLinear, FoldedPointwise, fold, together
@@ -84,6 +84,35 @@ def test_in_half_precision_it_is_no_further_from_the_truth_than_peft() -> None:
         assert mine < max(1.5 * peft_s, 0.01), name
 
 
+@pytest.mark.skipif(not prepacked.works(torch.bfloat16), reason="NOT CHECKED: layers are prepacked with oneDNN on x86")
+@pytest.mark.parametrize("small", [0, 2**17])
+def test_a_base_in_blocks_is_folded_too(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    monkeypatch.setattr(folded, "_SMALL", small)  # LoRA in the dtype of its input, and in fp32
+    inputs = torch.randn((3, 9, 24), generator=torch.Generator().manual_seed(2)).bfloat16()
+    found = []
+    for pack in (True, False):
+        model: Any = nn.Sequential(*(nn.Linear(24, 40, bias=bias, dtype=torch.bfloat16) for bias in (True, False))).requires_grad_(False)
+        weights = [torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(3)) for layer in model]
+        for layer, weight in zip(model, weights, strict=True):
+            layer.weight.copy_(weight)
+            layer.bias is None or layer.bias.fill_(0.5)
+        if pack:
+            prepacked.prepack(model)
+        adapter.inject(model, ["0", "1"], rank=RANK, alpha=6.0, seed=1)
+        for number, parameter in enumerate(adapter.parameters(model)):
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+        assert {type(layer) for layer in model} == {FoldedLinear}
+        both: Any = nn.Module()
+        both.layers = model
+        both.forward = lambda x, model=model: torch.cat(together(x, list(model)), -1)
+        found.append(results(both, inputs))
+    assert found[0][1].keys() == found[1][1].keys() and len(found[0][1]) == 5
+    assert float((found[0][0] - found[1][0]).norm()) <= 0.01 * float(found[1][0].norm())
+    for name, gradient in found[1][1].items():
+        assert found[0][1][name].dtype == gradient.dtype
+        assert float((found[0][1][name] - gradient).norm()) <= 0.01 * float(gradient.norm()), name
+
+
 class Counted(TorchDispatchMode):
     """Counts operators that start a kernel: neither views nor allocations."""
 
@@ -98,7 +127,8 @@ class Counted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_it_starts_fewer_kernels_than_peft() -> None:
+def test_it_starts_fewer_kernels_than_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folded, "_SMALL", 0)  # as on a GPU
     counts = []
     for model in (lora(dtype=torch.bfloat16), unfolded(lora(dtype=torch.bfloat16))):
         inputs = torch.randn(3, 24, dtype=torch.bfloat16).requires_grad_()

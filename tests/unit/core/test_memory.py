@@ -146,7 +146,7 @@ def test_the_optimizer_keeps_what_the_estimate_says(name: str, shape: tuple[int,
         pytest.importorskip(packages[name])
     down = torch.nn.Parameter(torch.randn(shape))
     up = torch.nn.Parameter(torch.randn(4, 4))
-    optimizer = make_optimizer([Pair("m", down, up)], config.OptimizerSection(name=name), 1e-3, torch.device("cpu"))  # type: ignore[arg-type]
+    optimizer = make_optimizer([Pair("m", down, up)], config.OptimizerSection(name=name), 1e-3)  # type: ignore[arg-type]
     if hasattr(optimizer, "train"):
         optimizer.train()
     down.grad, up.grad = torch.randn(shape), torch.randn(4, 4)

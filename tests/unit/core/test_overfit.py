@@ -37,7 +37,7 @@ def test_one_picture_at_one_noise_is_learned_nearly_to_the_floor(tiny_checkpoint
     unet: Any = family.load_unet(open_checkpoint(str(tiny_checkpoints[name])), torch.float32)
     network = NetworkSection.model_validate({"rank": 8, "alpha": 8.0, "targets": TARGETS[name]})
     adapter.adapt(unet, family.lora_targets(unet, network.targets), network, 0)
-    optimizer = make_optimizer(list(adapter.pairs(unet)), OptimizerSection(weight_decay=0.0), 1e-2, CPU)
+    optimizer = make_optimizer(list(adapter.pairs(unet)), OptimizerSection(weight_decay=0.0), 1e-2)
     scheduler = family.noise_scheduler(Prediction(KINDS[name]))
     batch = fixed_batch(unet.train(), family)
     noisy = scheduler.add_noise(batch.latents, batch.mixed, batch.timesteps)

@@ -1,8 +1,9 @@
-"""Convolutions in oneDNN's blocks compute what plain ones do, whatever shapes come, and only where there is room for them."""
+"""Layers in oneDNN's blocks compute what plain ones do, whatever shapes come, and only where there is room for them."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,10 @@ from trainer.events import Plan
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.plan import make_plan
-from trainer.prepacked import PrepackedConv2d, extra_bytes, prepack, works
+from trainer.prepacked import PrepackedConv2d, PrepackedLinear, PrepackedPointwise, extra_bytes, prepack, works
 
 ONEDNN = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
-pytestmark = pytest.mark.skipif(not ONEDNN, reason="NOT CHECKED: convolutions are prepacked with oneDNN on x86")
+pytestmark = pytest.mark.skipif(not ONEDNN, reason="NOT CHECKED: layers are prepacked with oneDNN on x86")
 CPU = torch.device("cpu")
 SHAPES = ((1, 8, 2, 2), (1, 8, 16, 16), (3, 8, 16, 16), (1, 8, 14, 18), (2, 8, 5, 7), (1, 8, 16, 16), (1, 8, 2, 2))
 
@@ -33,8 +34,9 @@ def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_WORTH_GB", 1e-6)
 
 
-def test_this_torch_has_the_operators() -> None:
-    assert works(torch.float32), "a torch that lost them would train as slowly as before, and nothing else here would say so"
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_this_torch_has_the_operators(dtype: torch.dtype) -> None:
+    assert works(dtype), "a torch that lost them would train as slowly as before, and nothing else here would say so"
 
 
 def convolution(stride: int = 1, *, bias: bool = True) -> torch.nn.Conv2d:
@@ -82,17 +84,15 @@ def test_changing_shapes_change_no_number_and_a_layer_that_is_repacked_all_the_t
     assert torch.equal(packed.weight, plain.weight)
 
 
-class Turncoat(prepacked._Blocks):
-    """Blocks for which every shape wants another layout."""
-
-    def pack(self, weight: torch.Tensor, shape: torch.Size) -> None:
-        super().pack(weight, shape)
-        self._layouts = {shape: str(shape).encode()} if self._shape is None else {**self._layouts, shape: str(shape).encode()}
+def turncoats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on every shape wants blocks that lie in another way."""
+    numbers = itertools.count()
+    monkeypatch.setattr(prepacked, "_layout", lambda packed: str(next(numbers)).encode())
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_layer_gives_up_when_every_call_wants_other_blocks(monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
-    monkeypatch.setattr(prepacked, "_Blocks", Turncoat)
+    turncoats(monkeypatch)
     plain = convolution(stride)
     packed = PrepackedConv2d(copy.deepcopy(plain))
     for number in range(8):
@@ -103,24 +103,65 @@ def test_a_layer_gives_up_when_every_call_wants_other_blocks(monkeypatch: pytest
     assert torch.equal(packed.weight, plain.weight)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("kind", "shapes"), [
+    (PrepackedLinear, ((1, 24), (2, 9, 24), (4, 24), (2, 3, 5, 24))),
+    (PrepackedPointwise, ((1, 24, 1, 1), (2, 24, 3, 5), (1, 24, 8, 8))),
+])  # fmt: skip
+def test_a_packed_matrix_product_computes_and_derives_what_a_plain_one_does(
+    kind: Any, shapes: tuple[tuple[int, ...], ...], bias: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(1)
+    plain: Any = torch.nn.Linear(24, 40, bias=bias) if kind is PrepackedLinear else torch.nn.Conv2d(24, 40, 1, bias=bias)
+    plain = plain.to(dtype).requires_grad_(False)
+    packed = kind(copy.deepcopy(plain))
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    for shape in (*shapes, *shapes):
+        inputs = torch.randn(shape).to(dtype)
+        for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
+            assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    assert packed.plain is None and len(list(packed.parameters())) == bias
+    assert torch.equal(packed.weight, plain.weight)
+
+
+def test_a_matrix_product_gives_up_like_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    turncoats(monkeypatch)
+    plain = torch.nn.Linear(24, 40).requires_grad_(False)
+    packed = PrepackedLinear(copy.deepcopy(plain))
+    for number in range(8):
+        inputs = torch.randn(2 + number % 3, 24)
+        for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert packed._gives_up
+    assert torch.equal(packed.weight, plain.weight)
+
+
 def test_one_shape_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepacked, "_Blocks", Turncoat)
+    turncoats(monkeypatch)
     packed = PrepackedConv2d(convolution())
     for number in range(200):
         both(packed, torch.randn(2 if number % 50 == 49 else 1, 8, 4, 4))  # the last batch of an epoch is smaller
     assert not packed._gives_up
 
 
-def test_a_unet_with_lora_gives_the_same_gradients(tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_unet_with_lora_gives_the_same_gradients(tiny_checkpoint: Path, dtype: torch.dtype) -> None:
     gradients: list[list[torch.Tensor]] = []
     draw = torch.Generator().manual_seed(0)
-    latents, context = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 77, 64, generator=draw)
+    latents, context = torch.randn(2, 4, 16, 16, generator=draw).to(dtype), torch.randn(2, 77, 64, generator=draw).to(dtype)
     for pack in (False, True):
-        unet: Any = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.float32)
+        unet: Any = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), dtype)
+        unet.to(memory_format=torch.channels_last)
+        weights = [module.weight.numel() for module in unet.modules() if type(module) in (torch.nn.Linear, torch.nn.Conv2d)]
         if pack:
-            assert extra_bytes(unet, torch.float32) > 0
+            packed = extra_bytes(unet, dtype)
+            assert packed == sum(weights) * 2 if dtype == torch.bfloat16 else 0 < packed < sum(weights) * 4
             prepack(unet)
-            assert extra_bytes(unet, torch.float32) == 0
+            assert extra_bytes(unet, dtype) == 0
+            kinds = {type(module) for module in unet.modules()}
+            assert (torch.nn.Linear in kinds) == (dtype == torch.float32)
         adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear+conv"), rank=4, alpha=4, seed=1)
         for index, parameter in enumerate(adapter.parameters(unet)):
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
@@ -128,7 +169,7 @@ def test_a_unet_with_lora_gives_the_same_gradients(tiny_checkpoint: Path) -> Non
         gradients.append([parameter.grad for parameter in adapter.parameters(unet) if parameter.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 0
     apart = sum(float((a - b).square().sum()) for a, b in zip(*gradients, strict=True)) ** 0.5
-    assert apart < 1e-4 * sum(float(a.square().sum()) for a in gradients[0]) ** 0.5
+    assert apart < (1e-4 if dtype == torch.float32 else 0.03) * sum(float(a.square().sum()) for a in gradients[0]) ** 0.5
 
 
 @pytest.mark.usefixtures("small_ones_too")

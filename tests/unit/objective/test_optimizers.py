@@ -13,7 +13,6 @@ from trainer.config import OptimizerSection
 from trainer.errors import UserError
 from trainer.optimizers import learning_rate, make_optimizer, make_schedule, rex
 
-CPU = torch.device("cpu")
 PACKAGES = {"lion": "lion_pytorch", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
 
 
@@ -31,7 +30,7 @@ def fit(name: str, lr: float, steps: int) -> float:
     torch.manual_seed(1)
     target = torch.randn(6, 2) @ torch.randn(2, 6)
     one = pair()
-    optimizer = make_optimizer([one], settings(name=name, weight_decay=0.0), lr, CPU)
+    optimizer = make_optimizer([one], settings(name=name, weight_decay=0.0), lr)
     if hasattr(optimizer, "train"):
         optimizer.train()
     for _ in range(steps):
@@ -51,7 +50,7 @@ def test_every_optimizer_fits_a_low_rank_matrix(name: str, lr: float) -> None:
 def test_adamw_steps_equal_the_formula() -> None:
     one = pair()
     lr, decay = 0.1, 0.01
-    optimizer = make_optimizer([one], settings(weight_decay=decay), lr, CPU)
+    optimizer = make_optimizer([one], settings(weight_decay=decay), lr)
     before = one.down.detach().clone()
     gradient = torch.full_like(before, 0.3)
     one.down.grad = gradient.clone()
@@ -62,14 +61,14 @@ def test_adamw_steps_equal_the_formula() -> None:
 
 
 def test_lora_plus_gives_up_its_multiple_of_the_rate() -> None:
-    optimizer = make_optimizer([pair()], settings(lora_plus_ratio=16), 1e-4, CPU)
+    optimizer = make_optimizer([pair()], settings(lora_plus_ratio=16), 1e-4)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-4, 1.6e-3])
 
 
 def test_lora_plus_moves_up_by_its_multiple_for_the_same_gradient() -> None:
     """Hayou et al. 2024, section 4: the rate of B is lambda times that of A, and nothing else differs."""
     one, ratio = pair(), 16.0
-    optimizer = make_optimizer([one], settings(lora_plus_ratio=ratio, weight_decay=0.0), 1e-4, CPU)
+    optimizer = make_optimizer([one], settings(lora_plus_ratio=ratio, weight_decay=0.0), 1e-4)
     before = [one.down.detach().clone(), one.up.detach().clone()]
     for _ in range(3):
         one.down.grad, one.up.grad = torch.full_like(one.down, 0.2), torch.full_like(one.up, 0.2)
@@ -94,14 +93,14 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
 
     monkeypatch.setattr("trainer.optimizers.importlib.import_module", missing)
     with pytest.raises(UserError, match="pip install prodigyopt"):
-        make_optimizer([pair()], settings(name="prodigy"), 1.0, CPU)
+        make_optimizer([pair()], settings(name="prodigy"), 1.0)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "rex", "polynomial"])
 def test_rates_follow_the_schedules_formula(schedule: str) -> None:
     lr, warmup, steps = 0.1, 4, 20
     chosen = settings(schedule=schedule, warmup_steps=warmup)
-    optimizer = make_optimizer([pair()], chosen, lr, CPU)
+    optimizer = make_optimizer([pair()], chosen, lr)
     scheduler = make_schedule(optimizer, chosen, steps)
     seen = []
     for _ in range(steps):
