@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import nn
+
+    Kernel = Callable[..., torch.Tensor]
 
 _TRIED = (1, 16, 2, 32)  # batch, tokens, heads, channels of the call that is tried
 
@@ -39,34 +43,71 @@ def choose_attention(asked: str, device: torch.device, dtype: torch.dtype) -> tu
     return "sdpa", problem
 
 
-def use_attention(unet: nn.Module, name: str) -> None:
-    """Put kernel ``name`` into every attention of ``unet`` (diffusers'). ``sdpa`` is what they have anyway."""
-    if name != "xformers":
+def use_attention(unet: nn.Module, name: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Put kernel ``name`` into every attention of ``unet`` (diffusers'). On a GPU ``sdpa`` is what they have anyway."""
+    if name == "sdpa" and device.type != "cpu":
         return
+    kernel = _kernel(name, device, dtype)
     for module in unet.modules():
-        if hasattr(module, "set_processor") and hasattr(module, "to_q"):
-            module.set_processor(XformersProcessor())  # type: ignore[operator]
+        if isinstance(getattr(module, "to_q", None), _module()) and Processor.fits(module):
+            module.set_processor(Processor(kernel))  # type: ignore[operator]
 
 
-class XformersProcessor:
-    """diffusers' processor interface over ``xformers.ops.memory_efficient_attention``, for the plain attentions of a UNet:
-    no mask, no normalised queries, no group norm."""
+class Processor:
+    """diffusers' processor interface for the plain attentions of a UNet: queries, keys and values of the same input are computed
+    together, and nothing is divided by one.
 
-    def __init__(self) -> None:
-        self._kernel = importlib.import_module("xformers.ops").memory_efficient_attention
+    ``kernel`` takes queries, keys and values (batch, tokens, heads, channels) and gives the first one's shape.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        from .folded import together
+
+        self._kernel, self._together = kernel, together
+
+    @staticmethod
+    def fits(attention: Any) -> bool:
+        """Whether it is an attention of Stable Diffusion's UNet."""
+        norms = (attention.group_norm, attention.spatial_norm, attention.norm_q, attention.norm_k, attention.norm_cross)
+        return not any(norms) and not attention.residual_connection and attention.rescale_output_factor == 1.0
 
     def __call__(
         self, attn: Any, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None, *_: Any, **__: Any
     ) -> torch.Tensor:
         """``hidden_states`` (batch, tokens, width) attends to ``encoder_hidden_states`` (batch, tokens, context), or to itself."""
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            projection(source).unflatten(-1, (attn.heads, -1))  # (batch, tokens, heads, channels)
-            for projection, source in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
-        )
+        if encoder_hidden_states is None:
+            parts = self._together(hidden_states, (attn.to_q, attn.to_k, attn.to_v))
+        else:
+            parts = [attn.to_q(hidden_states), *self._together(encoder_hidden_states, (attn.to_k, attn.to_v))]
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in parts)
         mixed = self._kernel(query, key, value).flatten(-2)
-        result: torch.Tensor = attn.to_out[0](mixed.to(query.dtype))
+        result: torch.Tensor = attn.to_out[1](attn.to_out[0](mixed.to(query.dtype)))
         return result
+
+
+def _kernel(name: str, device: torch.device, dtype: torch.dtype) -> Kernel:
+    if name == "xformers":
+        kernel: Kernel = importlib.import_module("xformers.ops").memory_efficient_attention
+        return kernel
+    from torch.nn.functional import scaled_dot_product_attention
+
+    if device.type == "cpu" and dtype.itemsize == 2:
+        from . import cpu_attention
+
+        if cpu_attention.works(dtype):
+            return by_head(cpu_attention.attend)
+    return by_head(scaled_dot_product_attention)
+
+
+def by_head(kernel: Kernel) -> Kernel:
+    """``kernel``, which takes (batch, heads, tokens, channels), for the order that a Linear leaves."""
+    return lambda *parts: kernel(*(part.transpose(1, 2) for part in parts)).transpose(1, 2)
+
+
+def _module() -> type:
+    from torch import nn
+
+    return nn.Module
 
 
 def _try_xformers(device: torch.device, dtype: torch.dtype) -> None:

@@ -38,7 +38,7 @@ def prepare_base(
 
     if training.base_precision != "same":
         quantise(unet, training.base_precision, device)
-    use_attention(unet, attention)
+    use_attention(unet, attention, device, dtype)
     if prepacked:
         from .prepacked import prepack
 

@@ -19,7 +19,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 from torch.nn import functional
 
-from .folded import together
+from .attention import Processor, by_head
 from .kernels import add, geglu, group_norm, layer_norm
 
 
@@ -28,8 +28,8 @@ def fuse(unet: nn.Module) -> None:
     for module in list(unet.modules()):
         if (way := _WAYS.get(type(module))) is not None and way.fits(module):  # type: ignore[attr-defined]
             module.__class__ = way
-        elif isinstance(module, Attention) and type(module.processor) is AttnProcessor2_0 and FusedAttention.fits(module):
-            module.set_processor(FusedAttention())
+        elif isinstance(module, Attention) and type(module.processor) is AttnProcessor2_0 and Processor.fits(module):
+            module.set_processor(Processor(by_head(functional.scaled_dot_product_attention)))
 
 
 class FusedGroupNorm(nn.GroupNorm):
@@ -136,30 +136,6 @@ class FusedBlock(BasicTransformerBlock):  # type: ignore[misc]
         hidden, normed = layer_norm(self.attn2(normed, encoder_hidden_states=encoder_hidden_states), hidden, self.norm3)
         changed: torch.Tensor = self.ff(normed) + hidden
         return changed
-
-
-class FusedAttention:
-    """diffusers' processor interface over torch's attention, for the plain attentions of a UNet: queries, keys and values of the same
-    input are computed together, and nothing is divided by one."""
-
-    @staticmethod
-    def fits(attention: Any) -> bool:
-        """Whether it is an attention of Stable Diffusion's UNet."""
-        norms = (attention.group_norm, attention.spatial_norm, attention.norm_q, attention.norm_k, attention.norm_cross)
-        return not any(norms) and not attention.residual_connection and attention.rescale_output_factor == 1.0
-
-    def __call__(
-        self, attn: Any, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None, *_: Any, **__: Any
-    ) -> torch.Tensor:
-        """``hidden_states`` (batch, tokens, width) attends to ``encoder_hidden_states`` (batch, tokens, context), or to itself."""
-        if encoder_hidden_states is None:
-            parts = together(hidden_states, (attn.to_q, attn.to_k, attn.to_v))
-        else:
-            parts = [attn.to_q(hidden_states), *together(encoder_hidden_states, (attn.to_k, attn.to_v))]
-        query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
-        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
-        result: torch.Tensor = attn.to_out[1](attn.to_out[0](mixed))
-        return result
 
 
 _WAYS: dict[type, type] = {

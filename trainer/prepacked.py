@@ -172,7 +172,7 @@ class _Prepacked(nn.Module):
         self._gives_up = True
 
 
-class PrepackedConv2d(_Prepacked, FrozenConv2d):  # type: ignore[override]
+class PrepackedConv2d(_Prepacked, FrozenConv2d):  # type: ignore[misc, override]
     """A frozen Conv2d, 3 x 3 with zero padding. What it computes is channels last."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
@@ -226,7 +226,7 @@ class Rows(_Prepacked):
         return gradient @ self.weight.flatten(1)
 
 
-class PrepackedLinear(Rows, nn.Linear):  # type: ignore[override]
+class PrepackedLinear(Rows, nn.Linear):  # type: ignore[misc, override]
     """A frozen Linear."""
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -242,7 +242,7 @@ class PrepackedLinear(Rows, nn.Linear):  # type: ignore[override]
         return (self.out_features, self.in_features)
 
 
-class PrepackedPointwise(Rows, FrozenConv2d):  # type: ignore[override]
+class PrepackedPointwise(Rows, FrozenConv2d):  # type: ignore[misc, override]
     """A frozen 1 x 1 convolution. What it computes is channels last."""
 
     def __init__(self, layer: nn.Conv2d) -> None:

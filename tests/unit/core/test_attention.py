@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from tests.unit.core.helpers import configuration, make_dataset, train_here
-from trainer import events
-from trainer.attention import choose_attention
+from trainer import adapter, attention, cpu_attention, events
+from trainer.attention import Processor, choose_attention, use_attention
 from trainer.errors import UserError
+from trainer.families import open_checkpoint
+from trainer.families.sd1 import FAMILY
 
 CPU = torch.device("cpu")
 
@@ -98,3 +100,59 @@ def test_a_broken_one_is_told_once_and_the_run_goes_on(tiny_checkpoint: Path, tm
 
 def plan(told: list[events.Event]) -> events.Plan:
     return next(event for event in told if isinstance(event, events.Plan))
+
+
+@pytest.mark.skipif(not cpu_attention.works(torch.bfloat16), reason="NOT CHECKED: this torch lacks the operators of attention on CPUs")
+@pytest.mark.parametrize("tokens", [(16, 16), (16, 77), (1, 5), (300, 300)])
+def test_attention_of_a_cpu_in_half_precision_is_nearer_to_the_truth_than_torch_s(tokens: tuple[int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(2, 3, count, 40) for count in (tokens[0], tokens[1], tokens[1])]
+    inputs = [torch.randn(shape, generator=draw).bfloat16() for shape in shapes]
+    found = []
+    for way, given in (
+        (torch.nn.functional.scaled_dot_product_attention, [each.float() for each in inputs]),
+        (torch.nn.functional.scaled_dot_product_attention, inputs),
+        (cpu_attention.attend, inputs),
+    ):
+        leaves = [each.clone().requires_grad_() for each in given]
+        computed = way(*leaves)
+        (computed.float() * torch.linspace(-1, 1, computed.numel()).view(computed.shape)).sum().backward()
+        assert all(each.grad is not None and each.grad.dtype == each.dtype for each in leaves)
+        found.append([computed.detach().float(), *(each.grad.float() for each in leaves if each.grad is not None)])
+    truth, theirs, ours = found
+    assert torch.equal(ours[0], theirs[0])
+    for true, torch_s, mine in zip(truth[1:], theirs[1:], ours[1:], strict=True):
+        apart = [float((each - true).norm() / true.norm().clamp_min(1e-6)) for each in (mine, torch_s)]
+        assert apart[0] < max(1.05 * apart[1], 0.004), apart
+
+
+def test_a_unet_on_a_cpu_predicts_and_derives_with_it_as_with_torch_s_attention(tiny_checkpoint: Path) -> None:
+    """And queries, keys and values that are computed together are those of diffusers."""
+    draw = torch.Generator().manual_seed(0)
+    latents, context = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 77, 64, generator=draw)
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.03)):
+        found = []
+        for ours in (True, False):
+            unet: Any = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), dtype)
+            if ours:
+                use_attention(unet, "sdpa", CPU, dtype)
+                processors = [module.processor for module in unet.modules() if hasattr(module, "to_q")]
+                assert len(processors) == 32 and all(type(processor) is Processor for processor in processors)
+            adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear"), rank=4, alpha=4, seed=1)
+            for index, parameter in enumerate(adapter.parameters(unet)):
+                parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
+            prediction = unet.train()(latents.to(dtype), torch.tensor([5, 900]), context.to(dtype)).sample
+            prediction.float().square().mean().backward()
+            found.append([prediction.detach().float(), *(parameter.grad for parameter in adapter.parameters(unet))])
+        for mine, theirs in (found[0][:1], found[1][:1]), (found[0][1:], found[1][1:]):
+            apart = sum(float((a - b).square().sum()) for a, b in zip(mine, theirs, strict=True)) ** 0.5
+            assert sum(float(a.square().sum()) for a in theirs) > 0 and apart <= tolerance * sum(float(a.square().sum()) for a in theirs) ** 0.5
+
+
+def test_a_torch_without_the_operators_attends_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_attention._Attention, "forward", broken)
+    assert not cpu_attention.works.__wrapped__(torch.bfloat16)
+    monkeypatch.setattr(cpu_attention, "works", lambda dtype: False)
+    kernel = attention._kernel("sdpa", CPU, torch.bfloat16)
+    inputs = [torch.randn(1, 5, 2, 8).bfloat16() for _ in range(3)]
+    assert torch.allclose(kernel(*inputs), plainly(*inputs), atol=0.02)

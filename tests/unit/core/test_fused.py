@@ -24,6 +24,7 @@ from demo.base_file import BASE_FILE
 from tests.unit.core.helpers import configuration, make_dataset, train_here
 from tests.unit.core.test_engine import same_training
 from trainer import adapter, config, engine, events, fused, kernels
+from trainer.attention import Processor
 from trainer.captured import Captured, Passed
 from trainer.casting import CastingConv2d, CastingLinear, LowCopies
 from trainer.dataset import open_dataset
@@ -177,7 +178,7 @@ def test_a_fused_unet_predicts_and_learns_the_same(targets: str) -> None:
     assert counts["ResnetBlock2D"] == sum(isinstance(module, fused.FusedResnet) for module in unet.modules()) > 0
     assert counts["GEGLU"] == sum(isinstance(module, fused.FusedBlock) for module in unet.modules()) > 0
     attentions = [module for module in unet.modules() if type(module).__name__ == "Attention"]
-    assert counts["Attention"] == len(attentions) and all(isinstance(each.processor, fused.FusedAttention) for each in attentions)
+    assert counts["Attention"] == len(attentions) and all(isinstance(each.processor, Processor) for each in attentions)
 
 
 def test_in_half_precision_a_fused_unet_is_no_further_from_the_truth() -> None:
@@ -247,13 +248,13 @@ def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
     family = family_of(checkpoint)
     settings = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"network.targets": targets})
     counted = memory_of(settings, family, checkpoint, (128, 128), torch.float32, fused=fuses)["activations"] * 1e9
-    real: Any = family.load_unet(checkpoint, torch.float32)
+    real: Any = family.load_unet(checkpoint, torch.float32).to(memory_format=torch.channels_last)
     if fuses:
         repeated = len(engine.blocks(real))
-        fused.fuse(real.to(memory_format=torch.channels_last))
+        fused.fuse(real)
         assert len(engine.blocks(real)) == repeated > 0  # of which checkpointing computes one at a time anew
     adapter.adapt(real, family.lora_targets(real, targets), settings.network, 0)
-    assert counted == pytest.approx(bytes_kept_for_backward(real.train(), 16, 1), rel=0.02)
+    assert counted == pytest.approx(bytes_kept_for_backward(real.train(), 16, 1), rel=0.02 if fuses else 0.035)
 
 
 def test_a_plan_for_a_gpu_counts_what_will_run(
