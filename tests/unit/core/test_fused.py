@@ -248,7 +248,8 @@ def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
     family = family_of(checkpoint)
     settings = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"network.targets": targets})
     counted = memory_of(settings, family, checkpoint, (128, 128), torch.float32, fused=fuses)["activations"] * 1e9
-    real: Any = family.load_unet(checkpoint, torch.float32).to(memory_format=torch.channels_last)
+    real: Any = family.load_unet(checkpoint, torch.float32)
+    real.to(memory_format=torch.channels_last)
     if fuses:
         repeated = len(engine.blocks(real))
         fused.fuse(real)

@@ -47,7 +47,8 @@ def test_the_activations_are_those_that_a_real_forward_pass_saves(
         adapter.inject(planned, modules, rank=4, alpha=4, seed=0)
     activations = memory_needed(planned, FAMILY, config, (pixels, pixels), torch.float32)["activations"] * 1e9
 
-    real = FAMILY.load_unet(checkpoint, torch.float32).to(memory_format=torch.channels_last)
+    real: Any = FAMILY.load_unet(checkpoint, torch.float32)
+    real.to(memory_format=torch.channels_last)
     adapter.inject(real, modules, rank=4, alpha=4, seed=0)
     # the meta device knows no layouts: what is copied from one into the other is not counted
     assert activations == pytest.approx(bytes_kept_for_backward(real.train(), pixels // 8, batch), rel=0.035)
