@@ -48,11 +48,22 @@ class Clock:
         else:
             between = [second - first for first, second in zip(self.times, self.times[1:], strict=False)]
         gpu = torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else None
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({processor()})"
         busy = [second - first for first, second in zip(self.processor, self.processor[1:], strict=False)]
         found = {"began": BEGAN, "first_step": self.times[0], "between_steps": between, "busy_between_steps": busy}
         found |= {"gpu_gb": gpu, "rss_gb": peak_rss_gb()}
         return {**found, "torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
+
+
+def processor() -> str:
+    """The instructions that decide how fast the CPU multiplies matrices; oneDNN can be told to use fewer."""
+    import torch
+
+    parts = [torch.backends.cpu.get_cpu_capability()]
+    tests = {"_is_avx512_bf16_supported": "AVX512 BF16", "_is_amx_tile_supported": "AMX"}
+    parts += [name for test, name in tests.items() if getattr(torch.cpu, test, lambda: False)()]
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return ", ".join([*parts, *([f"ONEDNN_MAX_CPU_ISA={limit}"] if limit else [])])
 
 
 def peak_rss_gb() -> float:

@@ -103,7 +103,8 @@ class Captured:
             if parameter.grad is None:
                 place = self._sums[index]
                 if place is None:
-                    place = self._sums[index] = torch.empty_like(gradient, dtype=parameter.dtype)
+                    # as the parameter lies, and not, say, channels last: fused optimisers go through both number by number
+                    place = self._sums[index] = torch.empty_like(parameter)
                 parameter.grad = place
                 fresh[0].append(place)
                 fresh[1].append(gradient)

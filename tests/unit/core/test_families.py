@@ -231,8 +231,10 @@ def test_the_plan_of_a_full_size_sdxl_counts_kohya_s_parameters(tmp_path: Path) 
             per_rank += shape[1] if key.endswith(".lora_down.weight") else shape[0]
     assert [plan.trainable_parameters for plan in plans] == [16 * per_rank] * 2
     assert plans[0].modules == 722
-    # 2,567.5 million frozen parameters of two bytes, and what a step keeps
-    assert 5.14 < plans[0].memory_gb < 9 < plans[1].memory_gb < 20
+    # 2,567.5 million frozen parameters of two bytes, on a CPU with room packed for both directions, and what a step keeps
+    assert all(5.13 < plan.memory["base"] < (10.4 if plan.prepacked else 5.2) for plan in plans)
+    kept = [plan.memory_gb - plan.memory["base"] for plan in plans]
+    assert 0 < kept[0] < 3.9 < kept[1] < 15
 
 
 def changed(source: Path, target: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:

@@ -233,7 +233,8 @@ def test_the_untrained_adapter_changes_nothing(tiny_checkpoint: Path) -> None:
     with torch.no_grad():
         before = unet(*arguments).sample
         adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear"), rank=4, alpha=4, seed=1)
-        assert torch.equal(unet(*arguments).sample, before)
+        # on a CPU the 1 x 1 convolutions with LoRA are matrix products, which round in another way
+        torch.testing.assert_close(unet(*arguments).sample, before, rtol=0, atol=1e-5)
 
 
 def test_only_the_adapter_is_trained_and_attention_alone_is_128_modules(tiny_checkpoint: Path) -> None:
