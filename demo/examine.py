@@ -11,22 +11,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from .base_file import BASE_FILE
-from .run_demo import DemoSettings, measure, paint
+from .run_demo import DemoSettings, measure, paint, text_portraits, trained_on
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the figures of ``figures.json`` that do not depend on the training."""
+    """Prints all figures of ``figures.json`` but those of the training's time and steps."""
     parser = argparse.ArgumentParser(prog="python -m demo.examine", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("lora", type=Path, help="the LoRA file that the demonstration wrote")
     parser.add_argument("--base", type=Path, default=BASE_FILE)
-    parser.add_argument("--first", type=int, default=DemoSettings.first, help="number of the first portrait; the first 60 were trained on")
+    parser.add_argument("--first", type=int, default=DemoSettings.first, help="number of the first portrait")
     parser.add_argument("--tests", type=int, default=DemoSettings.tests, help="how many portraits")
     parser.add_argument("--negative", default=DemoSettings.negative, help="what img2img is guided away from")
     parser.add_argument("--guidance", type=float, default=DemoSettings.guidance, help="of img2img")
     chosen = parser.parse_args(arguments)
+    settings = replace(DemoSettings(), first=chosen.first, tests=chosen.tests, negative=chosen.negative, guidance=chosen.guidance)
+    measured, trained = {*range(chosen.first, chosen.first + chosen.tests), *text_portraits(settings)}, trained_on(settings)
+    if both := sorted(measured & trained):
+        parser.error(f"the LoRA was trained on portrait {both[0]}; choose others, from --first {max(trained) + 1} on, say")
     from trainer.inference import LoraUse, open_painter
 
-    settings = replace(DemoSettings(), first=chosen.first, tests=chosen.tests, negative=chosen.negative, guidance=chosen.guidance)
     painted = paint(open_painter(str(chosen.base), device="cpu"), LoraUse(chosen.lora), settings)
     print(json.dumps(measure(painted.cases) | painted.moved(), indent=2))
     return 0

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from trainer.child import watch_parent
 from trainer.files import remove_partial
 
-from .pictures import FIRST_TRAINING_SEED, Pictures, picture, save_array, start
+from .pictures import FIRST_TRAINING_SEED, Pictures, picture, save_array, start_module
 from .portraits import BASE_STYLES, Portrait, random_portrait
 
 CHUNK = 16
@@ -62,9 +62,11 @@ class Fresh:
         self._folder.mkdir(parents=True, exist_ok=True)
         remove_partial(self._folder)
         self._kept = _chunks(self._folder, "latents")
+        for chunk in self._kept:  # interrupted between the two
+            _path(self._folder, chunk, "pictures").unlink(missing_ok=True)
         for number in range(self._processes):
             arguments = (self._folder.resolve(), self._size, self._offset, number, self._processes)
-            self._running.append(start(__name__, *arguments, stdin=subprocess.PIPE))
+            self._running.append(start_module(__name__, *arguments, stdin=subprocess.PIPE))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -7,7 +7,6 @@ draws a part of a file: the processes that share the work are started so, which 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,7 +47,13 @@ def _draw(folder: Path, kind: str, count: int, size: int, report: Report) -> Pic
         stored: Pictures = np.load(path, mmap_mode="r")
         if stored.shape == (count, size, size, 3):
             return stored
-    unfinished = path.with_name(path.name + ".part")
+    with atomic_path(path) as unfinished:
+        _draw_into(unfinished, kind, count, size)
+    report(f"{path.name}: {count} pictures drawn")
+    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _draw_into(unfinished: Path, kind: str, count: int, size: int) -> None:
     out = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, size, size, 3))
     workers = max(1, min(pool.cores(), count // WORTH_A_PROCESS))
     if workers > 1:
@@ -59,15 +64,11 @@ def _draw(folder: Path, kind: str, count: int, size: int, report: Report) -> Pic
         for i in range(count):
             out[i] = picture(kind, size, i)
         out.flush()
-        del out
-    os.replace(unfinished, path)
-    report(f"{path.name}: {count} pictures drawn")
-    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
 def _draw_in_processes(file: Path, kind: str, count: int, size: int, workers: int) -> None:
     bounds = [count * k // workers for k in range(workers + 1)]
-    running = [start(__name__, file.resolve(), kind, size, first, last) for first, last in pairwise(bounds)]
+    running = [start_module(__name__, file.resolve(), kind, size, first, last) for first, last in pairwise(bounds)]
     try:
         failed = [process for process in running if process.wait() != 0]
     finally:
@@ -78,7 +79,7 @@ def _draw_in_processes(file: Path, kind: str, count: int, size: int, workers: in
         raise RuntimeError(f"drawing the {kind} pictures failed (exit status {failed[0].returncode}, see above): {command}")
 
 
-def start(module: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[bytes]:
+def start_module(module: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[bytes]:
     """A process that runs a module of the demo."""
     command = [sys.executable, "-m", module, *(str(argument) for argument in arguments)]
     return subprocess.Popen(command, cwd=Path(__file__).resolve().parents[1], stdin=stdin)

@@ -26,6 +26,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from trainer.files import remove_partial
+
 from .base_file import BASE_FILE, read_base, write_base
 from .captions import load_tokenizer, token_ids, training_captions
 from .fresh import Fresh, Part
@@ -113,6 +115,8 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decode
     work.mkdir(parents=True, exist_ok=True)
     if rank():
         wait()  # the first process draws and encodes for all
+    else:
+        remove_partial(work, work / "pictures")
     size = SIZE
     pictures = work / "pictures"
     sources = [portrait_pictures(pictures, style, portraits, size, logger.info) for style in BASE_STYLES]

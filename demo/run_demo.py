@@ -7,7 +7,6 @@ training through ``trainer.launch.train`` and its child process, the pictures th
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -108,6 +107,17 @@ def other_styles(count: int) -> list[Any]:
     return made
 
 
+def trained_on(settings: DemoSettings) -> set[int]:
+    """The numbers of the portraits that the LoRA is trained on."""
+    return {*range(settings.pictures), *range(FIRST_OTHER_SEED, FIRST_OTHER_SEED + settings.others)}
+
+
+def text_portraits(settings: DemoSettings) -> range:
+    """The numbers of the portraits that are painted from text alone."""
+    first = settings.first + 100
+    return range(first, first + max(2, settings.tests // 3))
+
+
 def prompt_for(portrait: Portrait) -> str:
     """The trigger phrase and the portrait's tags, as in the training captions."""
     return ", ".join([f"{TRIGGER} {CLASS}", *tags(portrait)])
@@ -120,6 +130,7 @@ def main(out: Path, *, quick: bool = False, progress: Progress | None = None) ->
     base file is missing or the training fails.
     """
     from trainer.errors import UserError
+    from trainer.files import write_atomic
 
     if not BASE_FILE.exists():
         raise UserError(
@@ -143,9 +154,7 @@ def main(out: Path, *, quick: bool = False, progress: Progress | None = None) ->
     from .show import picture_grid
 
     picture_grid(painted.cases[: settings.shown], figures).save(out / "grid.png")
-    part = out / "figures.json.part"
-    part.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, out / "figures.json")
+    write_atomic(out / "figures.json", json.dumps(figures, indent=2) + "\n")
     return figures
 
 
@@ -197,7 +206,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
 def paint(painter: Painter, lora: Any, settings: DemoSettings) -> Painted:
     """Everything by the base alone, then everything with the LoRA: same prompts, same noise."""
     portraits = [random_portrait(settings.first + i) for i in range(settings.tests)]
-    others = [random_portrait(settings.first + 100 + i) for i in range(max(2, settings.tests // 3))]
+    others = [random_portrait(number) for number in text_portraits(settings)]
     sources = [render(p, "photo", SIZE) for p in portraits]
     options: dict[str, Any] = {"steps": settings.sampling_steps, "seed": NOISE_SEED}
 

@@ -47,9 +47,11 @@ def use_attention(unet: nn.Module, name: str, device: torch.device, dtype: torch
     """Put kernel ``name`` into every attention of ``unet`` (diffusers'). On a GPU ``sdpa`` is what they have anyway."""
     if name == "sdpa" and device.type != "cpu":
         return
+    from torch import nn
+
     kernel = _kernel(name, device, dtype)
     for module in unet.modules():
-        if isinstance(getattr(module, "to_q", None), _module()) and Processor.fits(module):
+        if isinstance(getattr(module, "to_q", None), nn.Module) and Processor.fits(module):
             module.set_processor(Processor(kernel))  # type: ignore[operator]
 
 
@@ -102,12 +104,6 @@ def _kernel(name: str, device: torch.device, dtype: torch.dtype) -> Kernel:
 def by_head(kernel: Kernel) -> Kernel:
     """``kernel``, which takes (batch, heads, tokens, channels), for the order that a Linear leaves."""
     return lambda *parts: kernel(*(part.transpose(1, 2) for part in parts)).transpose(1, 2)
-
-
-def _module() -> type:
-    from torch import nn
-
-    return nn.Module
 
 
 def _try_xformers(device: torch.device, dtype: torch.dtype) -> None:

@@ -111,14 +111,12 @@ class Captured:
             else:
                 added[0].append(parameter.grad)
                 added[1].append(gradient)
-        if fresh[0]:
-            torch._foreach_copy_(*fresh)
-        if added[0]:
-            if any(mine.dtype != new.dtype for mine, new in zip(*added, strict=True)):  # torch would add tensors of two kinds one by one
-                whole = [torch.empty_like(mine) for mine in added[0]]
-                torch._foreach_copy_(whole, added[1])
-                added = (added[0], whole)
-            torch._foreach_add_(*added)
+        _each(torch._foreach_copy_, *fresh)
+        if any(mine.dtype != new.dtype for mine, new in zip(*added, strict=True)):  # torch would add tensors of two kinds one by one
+            whole = [torch.empty_like(mine) for mine in added[0]]
+            _each(torch._foreach_copy_, whole, added[1])
+            added = (added[0], whole)
+        _each(torch._foreach_add_, *added)
 
 
 class CudaRecorder:
@@ -142,6 +140,15 @@ class CudaRecorder:
         with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
             passed = compute()
         return graph.replay, passed
+
+
+def _each(operation: Callable[..., Any], mine: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> None:
+    """``operation`` of torch's foreach on all pairs: those that lie alike apart, for one other pair makes torch take each alone."""
+    pairs = list(zip(mine, other, strict=True))
+    alike = [pair for pair in pairs if pair[0].stride() == pair[1].stride()]
+    for group in alike, [pair for pair in pairs if pair[0].stride() != pair[1].stride()]:
+        if group:
+            operation([pair[0] for pair in group], [pair[1] for pair in group])
 
 
 def gradients_agree(ours: Sequence[torch.Tensor | None], theirs: Sequence[torch.Tensor | None]) -> bool:

@@ -14,13 +14,16 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from .onednn import MISSING
+
 _TRIED = (1, 2, 16, 32)  # batch, heads, tokens, channels
-_MISSING = (RuntimeError, NotImplementedError, AttributeError, TypeError)  # what an operator that is not there, or not so, raises
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """softmax(q k' / sqrt(channels)) v for (batch, heads, tokens, channels) each, keys and values with tokens of their own."""
-    result: torch.Tensor = _Attention.apply(query, key, value)  # type: ignore[no-untyped-call]
+    # the operator reads a row's channels as if they lay side by side
+    parts = (part if part.stride(-1) == 1 else part.contiguous() for part in (query, key, value))
+    result: torch.Tensor = _Attention.apply(*parts)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -37,7 +40,7 @@ def works(dtype: torch.dtype) -> bool:
                 computed = way(*given)
                 computed.float().square().sum().backward()
                 found.append([computed.detach(), *(each.grad for each in given if each.grad is not None)])
-    except _MISSING:
+    except MISSING:
         return False
     return len(found[0]) == 4 and all(torch.allclose(ours, theirs, rtol=0.05, atol=0.05) for theirs, ours in zip(*found, strict=True))
 

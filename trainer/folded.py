@@ -15,13 +15,16 @@ from peft.tuners.lora import layer as peft_layer
 from torch import nn
 
 from .casting import low, outside_autocast
-from .prepacked import PrepackedLinear, PrepackedPointwise, Rows
+from .prepacked import MatrixProduct, PrepackedLinear, PrepackedPointwise
 
-_SMALL = 2**17  # numbers that one LoRA reads and writes
+# Numbers that the LoRA of one layer reads and writes. On two cores with AVX-512 BF16, with AMX and without, all its products took 0.08 ms
+# in fp32 and 0.19 in bf16 for 41,000 (16 tokens, 1280 to 1280 channels), as long for 164,000 (256, 320 to 320), and 1.1 and 0.4 to 0.6 ms
+# for 737,000 (256, 320 to 2560).
+_SMALL = 2**17
 
 
 class FoldedLinear(peft_layer.Linear):  # type: ignore[misc]
-    """peft's LoRA layer around a frozen Linear. What it does not fold (dropout, a packed base, LoRA switched off) peft computes."""
+    """peft's LoRA layer around a frozen Linear. What it does not fold (dropout, a base in fewer bits, LoRA switched off) peft computes."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """(..., in) to (..., out), in the dtype of ``x`` or of autocast."""
@@ -71,7 +74,7 @@ def _parts(layer: Any) -> tuple[Any, torch.Tensor | None, torch.Tensor, torch.Te
     """Weight (out, in) or the layer that has it in blocks, bias, down (rank, in), up (out, rank), scale."""
     base, (name,) = layer.base_layer, layer.lora_A
     down, up = (low(kept.weight).flatten(1) for kept in (layer.lora_A[name], layer.lora_B[name]))
-    return base if isinstance(base, Rows) else low(base.weight).flatten(1), base.bias, down, up, layer.scaling[name]
+    return base if isinstance(base, MatrixProduct) else low(base.weight).flatten(1), base.bias, down, up, layer.scaling[name]
 
 
 def fold(layer: Any) -> None:
@@ -104,7 +107,7 @@ class _Folded(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, scales: list[float], *parts: Any) -> tuple[torch.Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1])
         weights, biases, downs, ups = (parts[place::4] for place in range(4))
-        weights = tuple(weight if isinstance(weight, Rows) else weight.to(x.dtype) for weight in weights)
+        weights = tuple(weight if isinstance(weight, MatrixProduct) else weight.to(x.dtype) for weight in weights)
         kind = _lora_dtype(rows, max(len(up) for up in ups))
         downs, ups = tuple(down.to(kind) for down in downs), tuple(up.to(kind) for up in ups)
         down = downs[0] if len(downs) == 1 else torch.cat(downs)
@@ -152,7 +155,7 @@ def _lora_dtype(rows: torch.Tensor, width: int) -> torch.dtype:
 
 def _product(rows: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
     """``rows`` (n, in) to (n, out), in their dtype."""
-    if isinstance(weight, Rows):
+    if isinstance(weight, MatrixProduct):
         return weight.product(rows)
     return nn.functional.linear(rows, weight, None if bias is None else bias.to(rows.dtype))
 
@@ -164,7 +167,7 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, s
 
 def _add_derivative(total: torch.Tensor | None, upper: torch.Tensor, weight: Any, shape: torch.Size) -> torch.Tensor:
     """``total`` (n, in) and the product of ``upper`` (n, out) with a weight."""
-    if isinstance(weight, Rows):
+    if isinstance(weight, MatrixProduct):
         part = weight.input_gradient(torch.Size((len(upper), shape[-1])), upper)
         return part if total is None else total.add_(part)
     return upper @ weight if total is None else total.addmm_(upper, weight)

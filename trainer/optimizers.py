@@ -71,7 +71,8 @@ def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float)
     if settings.name == "adamw":
         usual: dict[str, Any] = {"lr": lr, "betas": betas, "eps": settings.eps, "weight_decay": decay}
         try:
-            return torch.optim.AdamW(groups, **usual, fused=True)
+            # copies: it writes into the groups that it is given, also where it then fails
+            return torch.optim.AdamW([dict(group) for group in groups], **usual, fused=True)
         except RuntimeError:  # a torch before 2.4 does not have it for CPUs
             return torch.optim.AdamW(groups, **usual)
     if settings.name == "adamw8bit":

@@ -5,12 +5,9 @@ few pixels meet large weights, that takes as long as the product, or several tim
 once: those of the 3 x 3 convolutions and, in half precision, of all layers. The derivative by the input is a product, too, with the weight
 turned round: it has blocks of its own, for which the memory goes up.
 
-How the blocks lie depends on the processor and on the shape of the input; the wrong ones cost more than none. So each weight is
-packed anew when a shape wants other blocks (validation images after training steps, say), and a layer whose shapes change all the time
-becomes a plain one again. The numbers are oneDNN's for either.
-
-The operators are those with which torch's own compiler freezes weights on CPUs (``torch.ops.mkldnn``); they have no public name, so that
-``works`` tries them before anything relies on them.
+How the blocks lie depends on the processor and on the shape of the input (onednn.py). So each weight is packed anew when a shape wants
+other blocks (validation images after training steps, say), and a layer whose shapes change all the time becomes a plain one again. The
+numbers are oneDNN's for either.
 """
 
 from __future__ import annotations
@@ -24,11 +21,8 @@ from torch import nn
 from torch.nn.grad import conv2d_input
 
 from .casting import outside_autocast
+from .onednn import KERNEL, MISSING, Blocks, ConvolutionBlocks, LinearBlocks, turned_round
 from .packed_layers import FrozenConv2d
-
-_KERNEL = (3, 3)  # of a UNet's convolutions but the 1 x 1, which are matrix products
-_FEW_REPACKS, _CALLS_A_REPACK = 4, 20  # repacking more often than this is not worth it
-_MISSING = (RuntimeError, NotImplementedError, AttributeError, TypeError)  # what an operator that is not there, or not so, raises
 
 
 def prepack(unet: nn.Module) -> None:
@@ -52,10 +46,10 @@ def works(dtype: torch.dtype) -> bool:
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            convolution, pointwise, linear = nn.Conv2d(32, 64, _KERNEL, stride=2, padding=1), nn.Conv2d(32, 64, 1), nn.Linear(32, 64)
+            convolution, pointwise, linear = nn.Conv2d(32, 64, KERNEL, stride=2, padding=1), nn.Conv2d(32, 64, 1), nn.Linear(32, 64)
             tried = (convolution, (1, 32, 8, 8)), (pointwise, (1, 32, 4, 4)), (linear, (3, 32))
             return all(_agree(layer.to(dtype), torch.randn(shape).to(dtype)) for layer, shape in tried)
-    except _MISSING:
+    except MISSING:
         return False
 
 
@@ -95,7 +89,7 @@ def _kind(module: nn.Module, dtype: torch.dtype | None) -> type[_Prepacked] | No
         return PrepackedLinear if half else None
     if module.padding_mode != "zeros" or module.dilation != (1, 1) or module.groups != 1:
         return None
-    if module.kernel_size == _KERNEL and module.padding == (1, 1):
+    if module.kernel_size == KERNEL and module.padding == (1, 1):
         return PrepackedConv2d
     pointwise = module.kernel_size == (1, 1) and module.stride == (1, 1) and module.padding == (0, 0)
     return PrepackedPointwise if half and pointwise else None
@@ -110,8 +104,8 @@ class _Prepacked(nn.Module):
     def _take(self, layer: Any) -> None:
         self.register_parameter("plain", layer.weight)
         self.register_parameter("bias", layer.bias)
-        self._forwards: _Blocks | None = None
-        self._backwards: _Blocks | None = None
+        self._forwards: Blocks | None = None
+        self._backwards: Blocks | None = None
         self._gives_up = False
         self.train(layer.training)
 
@@ -151,7 +145,7 @@ class _Prepacked(nn.Module):
     def _shape(self) -> tuple[int, ...]:
         raise NotImplementedError
 
-    def _pack(self, weight: torch.Tensor, inputs: torch.Tensor, *, turned: bool) -> _Blocks:
+    def _pack(self, weight: torch.Tensor, inputs: torch.Tensor, *, turned: bool) -> Blocks:
         raise NotImplementedError
 
     def _plainly(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -184,11 +178,11 @@ class PrepackedConv2d(_Prepacked, FrozenConv2d):  # type: ignore[misc, override]
         return _applied(self, input)
 
     def _shape(self) -> tuple[int, ...]:
-        return (self.out_channels, self.in_channels, *_KERNEL)
+        return (self.out_channels, self.in_channels, *KERNEL)
 
-    def _pack(self, weight: torch.Tensor, inputs: torch.Tensor, *, turned: bool) -> _Blocks:
-        blocks = _ConvolutionBlocks(self.padding, (1, 1) if turned else self.stride)
-        blocks.pack(_turned(weight) if turned else weight, inputs.shape)
+    def _pack(self, weight: torch.Tensor, inputs: torch.Tensor, *, turned: bool) -> Blocks:
+        blocks = ConvolutionBlocks(self.padding, (1, 1) if turned else self.stride)
+        blocks.pack(turned_round(weight) if turned else weight, inputs.shape)
         return blocks
 
     def _plainly(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -207,15 +201,15 @@ class PrepackedConv2d(_Prepacked, FrozenConv2d):  # type: ignore[misc, override]
         return spread
 
 
-class Rows(_Prepacked):
+class MatrixProduct(_Prepacked):
     """A layer that is a matrix product of rows (n, in)."""
 
     def rows_product(self, rows: torch.Tensor) -> torch.Tensor:
         """(n, in) to (n, out), with autograd."""
         return _applied(self, rows)
 
-    def _pack(self, weight: torch.Tensor, inputs: torch.Tensor, *, turned: bool) -> _Blocks:
-        blocks, matrix = _LinearBlocks(), weight.flatten(1)
+    def _pack(self, weight: torch.Tensor, inputs: torch.Tensor, *, turned: bool) -> Blocks:
+        blocks, matrix = LinearBlocks(), weight.flatten(1)
         blocks.pack(matrix.t().contiguous() if turned else matrix, inputs.shape)
         return blocks
 
@@ -226,7 +220,7 @@ class Rows(_Prepacked):
         return gradient @ self.weight.flatten(1)
 
 
-class PrepackedLinear(Rows, nn.Linear):  # type: ignore[misc, override]
+class PrepackedLinear(MatrixProduct, nn.Linear):  # type: ignore[misc, override]
     """A frozen Linear."""
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -242,7 +236,7 @@ class PrepackedLinear(Rows, nn.Linear):  # type: ignore[misc, override]
         return (self.out_features, self.in_features)
 
 
-class PrepackedPointwise(Rows, FrozenConv2d):  # type: ignore[misc, override]
+class PrepackedPointwise(MatrixProduct, FrozenConv2d):  # type: ignore[misc, override]
     """A frozen 1 x 1 convolution. What it computes is channels last."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
@@ -276,90 +270,3 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, None]:
         return (ctx.layer.input_gradient(ctx.shape, gradients[0]) if ctx.needs_input_grad[0] else None), None
-
-
-class _Blocks:
-    """One weight in the blocks that the shape of the last call wanted."""
-
-    def __init__(self) -> None:
-        self._packed: torch.Tensor | None = None
-        self._wanted: torch.Size | None = None
-        self._layouts: dict[torch.Size, bytes] = {}
-        self._calls = self._repacks = 0
-
-    def rows(self) -> torch.Tensor:
-        """The weight as it was."""
-        assert self._packed is not None
-        return self._packed.to_dense()
-
-    def pack(self, weight: torch.Tensor, shape: torch.Size) -> None:
-        """Make the blocks for inputs of ``shape`` from a weight in rows."""
-        self._packed, self._wanted = self._reordered(weight, shape), shape
-        self._layouts[shape] = _layout(self._packed)
-
-    def fit(self, shape: torch.Size) -> bool:
-        """Bring the blocks to what ``shape`` wants; False when that happens too often to be worth it."""
-        self._calls += 1
-        if shape == self._wanted:
-            return True
-        assert self._wanted is not None
-        present = self._layouts[self._wanted]
-        if self._layouts.get(shape) != present:
-            self.pack(self.rows(), shape)  # which also tells what a new shape wants
-            self._repacks += self._layouts[shape] != present
-        self._wanted = shape
-        return self._repacks <= max(_FEW_REPACKS, self._calls // _CALLS_A_REPACK)
-
-    def compute(self, inputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """The product of ``inputs`` with the weight."""
-        raise NotImplementedError
-
-    def _reordered(self, weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        raise NotImplementedError
-
-
-class _ConvolutionBlocks(_Blocks):
-    """A weight (out, in, 3, 3), inputs (batch, in, h, w)."""
-
-    def __init__(self, padding: Any, stride: Any) -> None:
-        super().__init__()
-        self._options = (list(padding), list(stride), [1, 1], 1)  # and dilation, groups
-
-    def compute(self, inputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """The convolution."""
-        padding, *rest = self._options
-        result: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(inputs, self._packed, bias, padding, *rest, "none", [], "")
-        return result
-
-    def _reordered(self, weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        # from channels last, which lies nearer to the blocks, it is twice as fast
-        rows = weight.contiguous(memory_format=torch.channels_last)
-        result: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(rows, *self._options, list(shape))
-        return result
-
-
-class _LinearBlocks(_Blocks):
-    """A weight (out, in), inputs (n, in)."""
-
-    def compute(self, inputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """The matrix product."""
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._packed, bias, "none", [], "")
-        return result
-
-    def _reordered(self, weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, shape[0])
-        return result
-
-
-def _turned(weight: torch.Tensor) -> torch.Tensor:
-    """The weight of the derivative: inputs and outputs change places, the kernel is turned by half a circle; channels last."""
-    turned = weight.new_empty(weight.shape[1], *_KERNEL, weight.shape[0])
-    for row in range(_KERNEL[0]):
-        for column in range(_KERNEL[1]):
-            turned[:, _KERNEL[0] - 1 - row, _KERNEL[1] - 1 - column] = weight[:, :, row, column].t()
-    return turned.permute(0, 3, 1, 2)
-
-
-def _layout(packed: torch.Tensor) -> bytes:
-    """How the blocks of a packed weight lie, as oneDNN describes it."""
-    return bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes())

@@ -68,5 +68,12 @@ def test_the_lora_is_measured_on_other_portraits_too(result: tuple[Path, dict[st
     assert found[0]["distance_base"] != found[1]["distance_base"]
 
 
+@pytest.mark.parametrize("first", [50, 290, 319, 210])
+def test_portraits_that_were_trained_on_are_not_measured(first: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        examine.main(["a.safetensors", "--first", str(first), "--tests", "12"])
+    assert "was trained on portrait" in capsys.readouterr().err
+
+
 def test_the_base_is_small_enough_for_a_repository() -> None:
     assert BASE_FILE.stat().st_size <= 40_000_000

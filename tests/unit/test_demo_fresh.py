@@ -46,8 +46,10 @@ def test_processes_draw_each_portrait_once_and_an_interruption_loses_none(tmp_pa
         before = taken(source, 3)
     half = tmp_path / f"{PARTIAL}half.npy"
     half.touch()
+    taken_already = tmp_path / "0-pictures.npy"  # as if the end had come before it was deleted
+    np.save(taken_already, draw(0, 5, SIZE))
     with Fresh(tmp_path, 5, SIZE, means, 1) as source:
-        assert not half.exists()
+        assert not half.exists() and not taken_already.exists()
         after = taken(source, len(before) + 1)
     for parts in (before, after):
         seeds = [portraits[0].seed for portraits, _ in parts]

@@ -70,7 +70,9 @@ def test_values_and_gradients_are_peft_s(shape: tuple[int, ...], bias: bool, alp
     close(ours, results(unfolded(lora(bias=bias, alpha=alpha)), inputs), 1e-6)
 
 
-def test_in_half_precision_it_is_no_further_from_the_truth_than_peft() -> None:
+@pytest.mark.parametrize("small", [0, 2**17])
+def test_in_half_precision_it_is_no_further_from_the_truth_than_peft(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    monkeypatch.setattr(folded, "_SMALL", small)  # LoRA in the dtype of its input, as on a GPU, and in fp32
     inputs = torch.randn((3, 9, 24), generator=torch.Generator().manual_seed(2))
     rounded = lora(dtype=torch.bfloat16)
     exact = lora()

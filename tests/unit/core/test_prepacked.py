@@ -14,7 +14,7 @@ import torch
 
 from tests.unit.core.helpers import configuration, make_dataset, train_here
 from tests.unit.core.test_engine import same_training
-from trainer import adapter, plan, prepacked
+from trainer import adapter, onednn, plan, prepacked
 from trainer.dataset import open_dataset
 from trainer.events import Plan
 from trainer.families import open_checkpoint
@@ -87,7 +87,7 @@ def test_changing_shapes_change_no_number_and_a_layer_that_is_repacked_all_the_t
 def turncoats(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on every shape wants blocks that lie in another way."""
     numbers = itertools.count()
-    monkeypatch.setattr(prepacked, "_layout", lambda packed: str(next(numbers)).encode())
+    monkeypatch.setattr(onednn, "_layout", lambda packed: str(next(numbers)).encode())
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -173,14 +173,18 @@ def test_a_unet_with_lora_gives_the_same_gradients(tiny_checkpoint: Path, dtype:
 
 
 @pytest.mark.usefixtures("small_ones_too")
-def test_a_run_trains_the_same_with_and_without(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, changes = make_dataset(tmp_path, 3), {"training.max_steps": 3}
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_trains_the_same_with_and_without(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    changes = {"training.max_steps": 3, "training.precision": precision, "training.gradient_checkpointing": precision == "bf16"}
+    folder, exact = make_dataset(tmp_path, 3), precision == "fp32"
     packed = train_here(configuration(tiny_checkpoint, folder, tmp_path / "packed", changes))
     monkeypatch.setattr(prepacked, "works", lambda dtype: False)
     plain = train_here(configuration(tiny_checkpoint, folder, tmp_path / "plain", changes))
     chosen = [next(event.prepacked for event in run.told if isinstance(event, Plan)) for run in (packed, plain)]
     assert chosen == [True, False]
-    same_training(packed, plain, loss=1e-4, norm=5e-3)
+    same_training(packed, plain, loss=1e-4 if exact else 5e-3, norm=5e-3 if exact else 0.05)
 
 
 @pytest.mark.usefixtures("small_ones_too")

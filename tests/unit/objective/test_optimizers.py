@@ -47,6 +47,23 @@ def test_every_optimizer_fits_a_low_rank_matrix(name: str, lr: float) -> None:
     assert fit(name, lr, 600) < 0.05
 
 
+def test_a_torch_whose_fused_adamw_is_for_gpus_alone_trains_with_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old(torch.optim.AdamW):
+        def __init__(self, *groups: Any, **options: Any) -> None:
+            super().__init__(*groups, **options)
+            if options.get("fused"):
+                raise RuntimeError("`fused=True` requires all the params to be CUDA")
+
+    monkeypatch.setattr(torch.optim, "AdamW", Old)
+    one = pair()
+    optimizer = make_optimizer([one], settings(), 0.1)
+    assert not any(group["fused"] for group in optimizer.param_groups)
+    before = one.down.detach().clone()
+    one.down.grad = torch.ones_like(before)
+    optimizer.step()
+    assert not torch.equal(one.down, before)
+
+
 def test_adamw_steps_equal_the_formula() -> None:
     one = pair()
     lr, decay = 0.1, 0.01
