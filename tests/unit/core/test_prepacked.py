@@ -6,11 +6,13 @@ import copy
 import itertools
 import platform
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from tests.unit.core.helpers import configuration, make_dataset, train_here
 from tests.unit.core.test_engine import same_training
@@ -175,8 +177,10 @@ def test_a_unet_with_lora_gives_the_same_gradients(tiny_checkpoint: Path, dtype:
 @pytest.mark.usefixtures("small_ones_too")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_trains_the_same_with_and_without(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, precision: str
 ) -> None:
+    AcceleratorState._reset_state(True)  # a process has one precision, and the tests before may have had another
+    request.addfinalizer(partial(AcceleratorState._reset_state, True))
     changes = {"training.max_steps": 3, "training.precision": precision, "training.gradient_checkpointing": precision == "bf16"}
     folder, exact = make_dataset(tmp_path, 3), precision == "fp32"
     packed = train_here(configuration(tiny_checkpoint, folder, tmp_path / "packed", changes))
