@@ -75,10 +75,11 @@ def warnings(trained: Trained) -> list[str]:
         {"training.micro_batch_size": 1},
         {"objective.min_snr_gamma": 5.0, "objective.loss": "huber", "objective.input_perturbation": 0.1},
         {"training.gradient_checkpointing": True},
+        {"network.targets": "all-linear+conv"},
         {"network.targets": "all-linear+conv", "network.dora": True},
         {"optimizer.name": "schedule-free", "training.ema_decay": 0.0},
     ],
-    ids=["plain", "in parts", "weighted", "checkpointed", "DoRA", "schedule-free"],
+    ids=["plain", "in parts", "weighted", "checkpointed", "convolutions", "DoRA", "schedule-free"],
 )
 def test_recorded_passes_train_as_written_ones(
     tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
@@ -233,7 +234,11 @@ def test_checkpointing_copies_the_state_of_random_numbers_only_where_some_are_dr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-@pytest.mark.parametrize("more", [{}, {"training.gradient_checkpointing": True}, {"training.precision": "fp16"}])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"training.gradient_checkpointing": True}, {"training.precision": "fp16"}, {"network.targets": "all-linear+conv"}],
+    ids=["plain", "checkpointed", "fp16", "convolutions"],
+)
 def test_cuda_graphs_train_as_passes_as_written(tiny_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     folder = make_dataset(tmp_path, 5)
     common = {**CHANGES, "training.device": "cuda", "training.precision": "bf16", "optimizer.lr": 1e-3, **more}
