@@ -81,13 +81,13 @@ def fold(layer: Any) -> None:
     """Make ``layer`` fold what it computes if it is peft's plain LoRA on a frozen Linear or 1 x 1 convolution; else leave it."""
     if len(layer.lora_A) != 1 or getattr(layer, "lora_variant", None):
         return
-    base = layer.base_layer
-    if base.weight.requires_grad:
-        return
+    base, kind = layer.base_layer, None
     if type(layer) is peft_layer.Linear and type(base) in (nn.Linear, PrepackedLinear):
-        layer.__class__ = FoldedLinear
+        kind = FoldedLinear
     elif type(layer) is peft_layer.Conv2d and type(base) in (nn.Conv2d, PrepackedPointwise) and _is_product(base):
-        layer.__class__ = FoldedPointwise
+        kind = FoldedPointwise
+    if kind is not None and not base.weight.requires_grad:  # asked last: a base in fewer bits would unpack it for the question
+        layer.__class__ = kind
 
 
 def _is_product(convolution: nn.Conv2d) -> bool:

@@ -102,6 +102,7 @@ class _Prepacked(nn.Module):
     bias: nn.Parameter | None
 
     def _take(self, layer: Any) -> None:
+        self._shape = layer.weight.shape
         self.register_parameter("plain", layer.weight)
         self.register_parameter("bias", layer.bias)
         self._forwards: Blocks | None = None
@@ -115,7 +116,7 @@ class _Prepacked(nn.Module):
         if self.plain is not None:
             return self.plain
         assert self._forwards is not None
-        return self._forwards.rows().view(self._shape())
+        return self._forwards.rows().view(self._shape)
 
     def product(self, inputs: torch.Tensor) -> torch.Tensor:
         """What the layer computes, on blocks and without autograd."""
@@ -141,9 +142,6 @@ class _Prepacked(nn.Module):
             self._unpack()
             return self._plain_gradient(shape, gradient)
         return self._backwards.compute(spread, None)
-
-    def _shape(self) -> tuple[int, ...]:
-        raise NotImplementedError
 
     def _pack(self, weight: torch.Tensor, inputs: torch.Tensor, *, turned: bool) -> Blocks:
         raise NotImplementedError
@@ -176,9 +174,6 @@ class PrepackedConv2d(_Prepacked, FrozenConv2d):  # type: ignore[misc, override]
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """What Conv2d computes, (batch, in, h, w) to (batch, out, h', w')."""
         return _applied(self, input)
-
-    def _shape(self) -> tuple[int, ...]:
-        return (self.out_channels, self.in_channels, *KERNEL)
 
     def _pack(self, weight: torch.Tensor, inputs: torch.Tensor, *, turned: bool) -> Blocks:
         blocks = ConvolutionBlocks(self.padding, (1, 1) if turned else self.stride)
@@ -232,9 +227,6 @@ class PrepackedLinear(MatrixProduct, nn.Linear):  # type: ignore[misc, override]
         """(..., in) to (..., out)."""
         return self.rows_product(input.reshape(-1, self.in_features)).view(*input.shape[:-1], -1)
 
-    def _shape(self) -> tuple[int, ...]:
-        return (self.out_features, self.in_features)
-
 
 class PrepackedPointwise(MatrixProduct, FrozenConv2d):  # type: ignore[misc, override]
     """A frozen 1 x 1 convolution. What it computes is channels last."""
@@ -248,9 +240,6 @@ class PrepackedPointwise(MatrixProduct, FrozenConv2d):  # type: ignore[misc, ove
         batch, _, height, width = input.shape
         rows = self.rows_product(input.permute(0, 2, 3, 1).reshape(-1, self.in_channels))
         return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
-
-    def _shape(self) -> tuple[int, ...]:
-        return (self.out_channels, self.in_channels, 1, 1)
 
 
 def _applied(layer: _Prepacked, inputs: torch.Tensor) -> torch.Tensor:
