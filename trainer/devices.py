@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from .errors import UserError
@@ -24,6 +25,15 @@ def gpu_count() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def processor_threads(processes: int) -> int:
+    """Threads for each of ``processes`` that share this machine: one for every core that they may run on."""
+    import psutil
+
+    logical = psutil.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
+    return max(1, min(psutil.cpu_count(logical=False) or logical, allowed) // processes)
 
 
 def pick_precision(asked: str, device: torch.device) -> str:

@@ -1,6 +1,8 @@
-"""The script that ``accelerate launch`` starts: ``entry.py --run FOLDER [--watch-stdin]``.
+"""The script of a training process: ``entry.py --run FOLDER [--watch-stdin] [--accelerate CONFIGURATION]``.
 
-It is started by absolute path, so it puts the pack's folder on ``sys.path`` itself (portable Pythons ignore PYTHONPATH).
+It is started by absolute path, so it puts the pack's folder on ``sys.path`` itself (portable Pythons ignore PYTHONPATH). With
+``--accelerate`` accelerate's launcher looks first at what its configuration asks for: a run of one process trains right here, in the
+environment that the launcher made, and several are started by it, each with this script. Any other launcher starts it without.
 """
 
 from __future__ import annotations
@@ -16,12 +18,19 @@ def main() -> int:
     here = Path(__file__).resolve().parent
     # python put trainer/ itself first, where our module names would hide others
     sys.path[:] = [str(here.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != here)]
-    from trainer.loop import train_run
 
     parser = argparse.ArgumentParser(description="Train one prepared run (normally started by the pack).")
     parser.add_argument("--run", required=True, type=Path, help="run folder with config.json")
     parser.add_argument("--watch-stdin", action="store_true", help="stop when standard input ends")
+    parser.add_argument("--accelerate", type=Path, metavar="CONFIGURATION", help="a file of `accelerate config` to launch with")
     args = parser.parse_args()
+    if args.accelerate is not None:
+        from trainer.accelerated import launched
+
+        if launched(args.accelerate, Path(__file__).resolve(), ["--run", str(args.run), *(["--watch-stdin"] if args.watch_stdin else [])]):
+            return 0
+    from trainer.loop import train_run
+
     status = train_run(args.run, watch_stdin=args.watch_stdin)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,13 +1,15 @@
 """Starting a training run and following it: the parent's side, used by the node and the command line alike.
 
-``accelerate launch`` starts the child with a fixed argument list and one configuration file that this module wrote. Nothing
-a user typed reaches a command line. The child appends events to a file in the run folder; a thread reads it.
+The child is one script with a fixed argument list and one configuration file that this module wrote; accelerate's launcher, in
+it, trains there or starts as many processes as the configuration asks for. Nothing a user typed reaches a command line. The
+child appends events to a file in the run folder; a thread reads it.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess  # nosec B404: the one fixed command line, see command()
 import sys
 import threading
@@ -82,7 +84,8 @@ def train(
         write_inputs(run, config, accelerate_config)
         if before_start is not None:
             before_start()
-        _run_child(run, tell, stop, poll_seconds, silent_seconds)
+        environment = _environment(None if accelerate_config else devices.processor_threads(_processes(config)))
+        _run_child(run, environment, tell, stop, poll_seconds, silent_seconds)
         lorafile.verify_lora(run.lora)
         fresh = run.finished(None)
         if fresh is None:
@@ -117,8 +120,8 @@ def command(run: RunFolder) -> list[str]:
     """The fixed command line of the child."""
     entry = Path(__file__).resolve().with_name("entry.py")
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(run.path / "accelerate.yaml")),
-        *(str(entry), "--run", str(run.path), "--watch-stdin"),
+        *(sys.executable, str(entry), "--run", str(run.path), "--watch-stdin"),
+        *("--accelerate", str(run.path / "accelerate.yaml")),
     ]
 
 
@@ -132,7 +135,7 @@ def write_inputs(run: RunFolder, config: RunConfig, accelerate_config: Path | No
 
 
 def _accelerate_config(config: RunConfig) -> str:
-    processes = config.training.processes or devices.gpu_count()
+    processes = _processes(config)
     if config.training.device != "cpu" and processes > max(1, devices.gpu_count()):
         raise UserError(
             f"training.processes is {processes}, but this machine has {devices.gpu_count()} GPUs.",
@@ -140,9 +143,11 @@ def _accelerate_config(config: RunConfig) -> str:
             kind="device",
         )
     kind = "MULTI_GPU" if processes > 1 else "NO"
-    return _ACCELERATE_CONFIG.format(
-        kind=kind, processes=max(1, processes), use_cpu="true" if config.training.device == "cpu" else "false"
-    )
+    return _ACCELERATE_CONFIG.format(kind=kind, processes=processes, use_cpu="true" if config.training.device == "cpu" else "false")
+
+
+def _processes(config: RunConfig) -> int:
+    return max(1, config.training.processes or devices.gpu_count())
 
 
 def _given_config(path: Path) -> str:
@@ -153,7 +158,9 @@ def _given_config(path: Path) -> str:
         raise UserError(message, "Write one with: accelerate config", kind="config") from error
 
 
-def _run_child(run: RunFolder, tell: OnEvent, stop: ShouldStop, poll_seconds: float, silent_seconds: float) -> None:
+def _run_child(
+    run: RunFolder, environment: dict[str, str], tell: OnEvent, stop: ShouldStop, poll_seconds: float, silent_seconds: float
+) -> None:
     """Start the child and follow it to its end. Raises Cancelled or UserError unless it ended well."""
     start = run.events.stat().st_size if run.events.exists() else 0
     with run.log.open("ab") as log:
@@ -165,7 +172,7 @@ def _run_child(run: RunFolder, tell: OnEvent, stop: ShouldStop, poll_seconds: fl
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=environment,
             cwd=run.path,
             # a group of its own: a Ctrl+C in the terminal reaches only the parent, which stops the child in order
             start_new_session=True,
@@ -224,12 +231,19 @@ def _failure(run: RunFolder, status: int, last: events.Event | None, log_start: 
         return UserError(f"Training failed: {last.message}{shown}", last.hint, kind=last.kind)
     if lacks_space(run.path):  # then the child could not even log its error
         return disk_full(run.path)
-    cause = _lost_process(run.log, log_start) or (f"killed by signal {-status}" if status < 0 else f"exit status {status}")
-    if status in (-9, 137) or "SIGKILL" in cause or "SIGKILL" in lines:  # of the launcher itself, or of the child that it tells about
+    cause = _lost_process(run.log, log_start) or (f"killed by {_signal(-status)}" if status < 0 else f"exit status {status}")
+    if status == 137 or "SIGKILL" in cause or "SIGKILL" in lines:  # the lines of a launcher that was given
         hint = "The system killed it, most often because memory ran out: try gradient checkpointing, a smaller resolution or bf16."
     else:
         hint = f"The whole output is in {run.log}."
     return UserError(f"The training child ended without a result ({cause}). Its last lines:\n{lines}", hint, kind="child")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _lost_process(path: Path, start: int) -> str:
@@ -296,7 +310,8 @@ def _only_one(run: RunFolder, stop: ShouldStop, poll_seconds: float) -> Iterator
         yield
 
 
-def _environment() -> dict[str, str]:
+def _environment(threads: int | None) -> dict[str, str]:
+    """What the child's libraries read while they are loaded. ``threads``: of each process; None leaves that to the launcher."""
     settings = {
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8",
@@ -312,6 +327,9 @@ def _environment() -> dict[str, str]:
     }
     # a launcher around this process (a cluster's, say) must not leak its ranks into a run of one process
     inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    # accelerate would set a single thread unless the configuration itself names the CPU: for `auto` without a GPU, and for a GPU's host
+    if threads is not None:
+        inherited.setdefault("OMP_NUM_THREADS", str(threads))
     return {**inherited, **settings}
 
 

@@ -17,6 +17,7 @@ from tests.conftest import ComfyUI
 from tests.server.comfy_server import Server, start
 from tests.server.conftest import link, portrait
 from tests.server.graphs import Graph, node, prepare, train_settings
+from tests.tools.processes import living
 from trainer import events, resume
 from trainer.runs import read_events
 
@@ -84,12 +85,7 @@ def until(is_so: Callable[[], bool], what: str) -> None:
 
 def trainers_of(folder: Path) -> list[psutil.Process]:
     """Living processes that train a run below ``folder``."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if any(word.startswith(str(folder)) for word in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
+    return [each.process for each in living() if any(word.startswith(str(folder)) for word in each.words)]
 
 
 def steps(run: Path) -> list[int]:
@@ -128,8 +124,7 @@ def test_two_trainings_in_one_graph_and_a_second_prompt_behind_it_run_one_after_
     prompts = [pair.second.queue(both), pair.second.queue(graph(LONG))]
     most = 0
     while pair.second.get("/prompt")["exec_info"]["queue_remaining"]:
-        children = [child for child in trainers_of(pair.output) if "accelerate.commands.launch" in child.cmdline()]
-        most = max(most, len(children))
+        most = max(most, len(trainers_of(pair.output)))
         time.sleep(0.05)
     for prompt in prompts:
         assert pair.second.wait(prompt, SECONDS)["status"]["status_str"] == "success", pair.second.log()[-3000:]

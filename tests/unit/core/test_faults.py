@@ -16,12 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.tools.processes import of_run
 from tests.unit.core.helpers import configuration
 from trainer import events, launch, resume
 from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.files import PARTIAL
-from trainer.runs import RunFolder
 
 pytestmark = pytest.mark.slow
 STEPS = 6
@@ -165,16 +165,6 @@ def test_a_full_lora_folder_keeps_the_lora_in_the_run_and_what_was_published(
 posix = pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: POSIX signals")
 
 
-def trainers(run: RunFolder) -> list[psutil.Process]:
-    """The child that trains ``run``, without the launcher around it."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if str(run.path) in words and "accelerate.commands.launch" not in words and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
-
-
 def kill_in_mid_write(config: RunConfig, folder: Path, pattern: str) -> None:
     """Train until something that matches ``pattern`` is being written in ``folder``, and kill the child there."""
     run, over = launch.prepare_run(config), threading.Event()
@@ -182,7 +172,7 @@ def kill_in_mid_write(config: RunConfig, folder: Path, pattern: str) -> None:
     def watch() -> None:
         victims: list[psutil.Process] = []
         while not over.is_set():
-            victims = victims or trainers(run)
+            victims = victims or of_run(run.path)
             while victims and not over.is_set():
                 if any(folder.glob(pattern)):
                     for victim in victims:
@@ -231,7 +221,7 @@ def test_a_child_that_hangs_is_stopped_and_the_run_goes_on_later(
     run = launch.prepare_run(config)
 
     def freeze() -> None:
-        for process in trainers(run):
+        for process in of_run(run.path):
             process.suspend()
 
     with pytest.raises(UserError) as caught:
@@ -239,7 +229,7 @@ def test_a_child_that_hangs_is_stopped_and_the_run_goes_on_later(
     assert caught.value.kind == "hung"
     assert "told nothing for 40 seconds" in caught.value.message
     assert "resumes" in caught.value.hint
-    assert not trainers(run)
+    assert not of_run(run.path)
     assert launch.train(config).lora.read_bytes() == expected
 
 

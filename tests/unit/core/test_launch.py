@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.tools.processes import of_run
 from tests.unit.core.helpers import PROMPTS, configuration, train_here
 from trainer import events, launch, resume
 from trainer.config import RunConfig
@@ -67,20 +67,11 @@ def elsewhere(finished: Finished, folder: Path, **output: object) -> RunConfig:
     return RunConfig.model_validate(data)
 
 
-def child_of(run: RunFolder) -> list[psutil.Process]:
-    """Living processes that were started for ``run``."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if str(run.path) in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
-
-
 def wait_until_gone(run: RunFolder, seconds: float) -> bool:
     """Whether every process of ``run`` ended within ``seconds``."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if not child_of(run):
+        if not of_run(run.path):
             return True
         time.sleep(0.2)
     return False
@@ -160,7 +151,7 @@ def test_a_run_that_was_stopped_and_resumed_elsewhere_gives_the_same_bytes(finis
 
     with pytest.raises(Cancelled):
         launch.train(config, on_event=told.append, should_stop=far_enough)
-    assert not child_of(run)
+    assert not of_run(run.path)
     assert not run.result.exists()
     saved, _ = resume.newest(run.checkpoints)
     assert saved is not None and saved.step >= 4
@@ -179,16 +170,15 @@ def test_a_killed_child_is_a_clear_error_and_the_run_resumes_past_a_damaged_stat
 
     def kill(event: events.Event) -> None:
         if isinstance(event, events.Step) and event.step == 7:
-            for process in child_of(run):
-                if "accelerate.commands.launch" not in process.cmdline():
-                    process.send_signal(signal.SIGKILL)
+            (process,) = of_run(run.path)  # accelerate's launcher is the process that trains, not another one around it
+            process.send_signal(signal.SIGKILL)
 
     with pytest.raises(UserError) as caught:
         launch.train(config, on_event=kill)
     assert caught.value.kind == "child"
-    assert "SIGKILL" in caught.value.message  # the child's last lines
+    assert "killed by SIGKILL" in caught.value.message
     assert "memory" in caught.value.hint
-    assert not child_of(run)
+    assert not of_run(run.path)
 
     newest, _ = resume.newest(run.checkpoints)
     assert newest is not None and newest.step >= 4

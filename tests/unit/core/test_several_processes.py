@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tools.processes import of_run
 from tests.unit.core.helpers import configuration, make_dataset
 from trainer import cli, events, launch
 from trainer.config import RunConfig
@@ -168,8 +170,7 @@ def distance(run: Run, other: Run) -> float:
 def children_of(run: Path) -> dict[int, int]:
     """Process ids of the run's training processes by rank."""
     found = {}
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = process.info["cmdline"] or []
-        if str(run) in line and any(part.endswith("entry.py") for part in line[:3]) and process.info["status"] != psutil.STATUS_ZOMBIE:
+    for process in of_run(run, launcher=False):
+        with suppress(psutil.NoSuchProcess):  # it ended since
             found[int(process.environ().get("RANK", "0"))] = process.pid
     return found
