@@ -23,6 +23,7 @@ from torch.nn.grad import conv2d_input
 from .casting import outside_autocast
 from .onednn import KERNEL, MISSING, Blocks, ConvolutionBlocks, LinearBlocks, turned_round
 from .packed_layers import FrozenConv2d
+from .trial import agrees
 
 
 def prepack(unet: nn.Module) -> None:
@@ -44,7 +45,7 @@ def works(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             convolution, pointwise, linear = nn.Conv2d(32, 64, KERNEL, stride=2, padding=1), nn.Conv2d(32, 64, 1), nn.Linear(32, 64)
             tried = (convolution, (1, 32, 8, 8)), (pointwise, (1, 32, 4, 4)), (linear, (3, 32))
@@ -56,16 +57,7 @@ def works(dtype: torch.dtype) -> bool:
 def _agree(plain: nn.Conv2d | nn.Linear, inputs: torch.Tensor) -> bool:
     plain.requires_grad_(False)
     kind = _kind(plain, inputs.dtype)
-    if kind is None:
-        return True
-    results = []
-    for layer in (plain, kind(plain)):
-        given = inputs.clone().requires_grad_()
-        computed = layer(given)
-        computed.sum().backward()
-        results.append((computed.detach(), given.grad))
-    tolerance = 1e-4 if inputs.dtype == torch.float32 else 0.05
-    return all(torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance) for theirs, ours in zip(*results, strict=True))
+    return kind is None or agrees(kind(plain), plain, [inputs], 1e-4 if inputs.dtype == torch.float32 else 0.02)
 
 
 def _layers(unet: nn.Module, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Any, type[_Prepacked]]]:
