@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -50,6 +51,7 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
     try:
         emit(events.Phase("loading"))
         trainer = Trainer(run, loaded, emit, stop)
+        _look_for_garbage()
         trainer.train()
         return DONE
     except Cancelled:
@@ -138,6 +140,13 @@ class Trainer:
                 status = FAILED
             finally:
                 os._exit(status)
+
+
+def _look_for_garbage() -> None:
+    """Where the collector was switched off for the start: switch it on, for what comes from now on."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _take_step(learner: Learner, teller: Teller, portion: Portion, clock: float) -> None:

@@ -118,7 +118,7 @@ def _forward_bytes(
 
     hooks = [hook for block in blocks(unet) for hook in (block.register_forward_pre_hook(enter), block.register_forward_hook(leave))]
     timesteps = torch.zeros(batch, device="meta", dtype=torch.int64)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _flash_attention():
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _flash_attention(), _remembered_shapes():
         if text is not None:
             ids = torch.zeros(training.max_tokens // 75, 77, device="meta", dtype=torch.int64)
             conditions = text.conditions([dict.fromkeys(text.modules, ids)] * batch)
@@ -127,6 +127,44 @@ def _forward_bytes(
     for hook in hooks:
         hook.remove()
     return total, largest
+
+
+def _remembered_shapes() -> Any:
+    """A mode in which operators whose shapes torch works out in slow Python are asked once for each kind of inputs: the blocks repeat."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    aten = torch.ops.aten
+    slow = (aten.addmm.default, aten.native_layer_norm.default, aten.native_group_norm.default, aten.gelu.default)
+
+    def kind(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return tuple(value.shape), value.stride(), value.dtype
+        return tuple(value) if isinstance(value, list) else value
+
+    class Mode(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self._known: dict[Any, Any] = {}
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is aten.addmm_.default:
+                return args[0]
+            if func not in slow or kwargs:
+                return func(*args, **(kwargs or {}))
+            key = (func, *map(kind, args))
+            if key not in self._known:
+                result = func(*args)
+                self._known[key] = [kind(each) for each in result] if isinstance(result, tuple) else kind(result)
+                return result
+            known = self._known[key]
+            return tuple(map(empty, known)) if isinstance(known, list) else empty(known)
+
+    def empty(of: tuple[Any, Any, Any]) -> torch.Tensor:
+        shape, stride, dtype = of
+        return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+
+    return Mode()
 
 
 def _flash_attention() -> Any:

@@ -85,7 +85,8 @@ def until(is_so: Callable[[], bool], what: str) -> None:
 
 def trainers_of(folder: Path) -> list[psutil.Process]:
     """Living processes that train a run below ``folder``."""
-    return [each.process for each in living() if any(word.startswith(str(folder)) for word in each.words)]
+    runs = [(each.process, each.words[each.words.index("--run") + 1]) for each in living() if "--run" in each.words[:-1]]
+    return [process for process, run in runs if run.startswith(str(folder))]
 
 
 def steps(run: Path) -> list[int]:
