@@ -158,14 +158,26 @@ class Server:
         self.process.wait()
 
 
-def start(comfyui: Path, python: Path, base: Path, *, front_end: Path | None = None, output: Path | None = None) -> Server:
+def start(
+    comfyui: Path,
+    python: Path,
+    base: Path,
+    *,
+    front_end: Path | None = None,
+    output: Path | None = None,
+    children: Path | None = None,
+) -> Server:
     """Start the ComfyUI in ``comfyui`` with ``base`` as its base directory and wait until it answers.
 
-    ``output`` is the folder of its results where that is not ``base/output``.
+    ``output`` is the folder of its results where that is not ``base/output``, ``children`` the program that training children are
+    started with where that is not ``python``.
     """
     for folder in ("input", "output", "user", "models/checkpoints", "models/loras", "custom_nodes"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     install_pack(base / "custom_nodes" / "animelora")
+    if children is not None:
+        replaced = f"import sys\n\nsys.executable = {str(children)!r}\nNODE_CLASS_MAPPINGS = {{}}\n"
+        (base / "custom_nodes" / "short_children.py").write_text(replaced, encoding="utf-8")
     port = free_port()
     log_path = base / "server.log"
     extra = ["--front-end-root", str(front_end)] if front_end else []

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from tests.conftest import ComfyUI, find_comfyui
 from tests.server.comfy_server import Server, start
+from tests.tools.preloaded_trainer import preloaded
 
 TINY = "tiny-sd15.safetensors"
 FULL = "random-sd15.safetensors"
@@ -65,10 +66,13 @@ def server(
     (base / "models" / "checkpoints").mkdir(parents=True, exist_ok=True)
     link(tiny_checkpoint, base / "models" / "checkpoints" / TINY)
     link(full_checkpoint, base / "models" / "checkpoints" / FULL)
-    running = start(place.path, place.python, base)
-    running.full_size = place == _FOUND[0]  # one ComfyUI with the real size, the others with a tiny model: time
-    yield running
-    running.stop()
+    with preloaded(place.python, tmp_path_factory.mktemp("socket")) as program:
+        running = start(place.path, place.python, base, children=program)
+        running.full_size = place == _FOUND[0]  # one ComfyUI with the real size, the others with a tiny model: time
+        try:
+            yield running
+        finally:
+            running.stop()
 
 
 def portrait(size: int, seed: int) -> Image.Image:

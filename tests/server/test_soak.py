@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,9 +22,10 @@ import psutil
 import pytest
 
 from tests.conftest import ComfyUI
-from tests.server.comfy_server import ROOT, Server, start
+from tests.server.comfy_server import Server, start
 from tests.server.conftest import TINY, link, portrait
 from tests.server.graphs import Graph, node, prepare, train_settings
+from tests.tools.preloaded_trainer import preloaded
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: the preloaded trainer forks")]
 RUNS, WARM, SPAN = 50, 15, 10
@@ -76,27 +75,12 @@ def soaked(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, tiny_chec
         portrait(64 + 8 * number, number).save(pictures / f"{number}.png")
     (base / "models" / "checkpoints").mkdir(parents=True)
     link(tiny_checkpoint, base / "models" / "checkpoints" / TINY)
-    tool, path = ROOT / "tests" / "tools" / "preloaded_trainer.py", tmp_path_factory.mktemp("socket") / "s"
-    launcher = base.parent / "python"
-    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{tool}" client "{path}" "$@"\n', encoding="utf-8")
-    launcher.chmod(0o755)
-    helper = base / "custom_nodes" / "short_children.py"
-    helper.parent.mkdir()
-    helper.write_text(f"import sys\n\nsys.executable = {str(launcher)!r}\nNODE_CLASS_MAPPINGS = {{}}\n", encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    preloaded = subprocess.Popen([str(comfyui.python), str(tool), "serve", str(path)], env=environment)
-    running: Server | None = None
-    try:
-        running = start(comfyui.path, comfyui.python, base)
-        while not path.exists():
-            assert preloaded.poll() is None, "the preloaded trainer ended"
-            time.sleep(0.1)
-        yield running
-    finally:
-        if running is not None:
+    with preloaded(comfyui.python, tmp_path_factory.mktemp("socket")) as program:
+        running = start(comfyui.path, comfyui.python, base, children=program)
+        try:
+            yield running
+        finally:
             running.stop()
-        preloaded.kill()
-        preloaded.wait()
 
 
 def loras(server: Server) -> dict[str, str]:

@@ -1,20 +1,49 @@
 """A trainer whose libraries are loaded already, so that a test can afford fifty runs.
 
 ``serve SOCKET`` imports what a training child imports and waits. ``client SOCKET … ENTRY --run FOLDER --watch-stdin`` is started by the
-pack's launcher in place of the interpreter: it hands its standard streams over, a fork of the server trains with them exactly as
-``trainer/entry.py`` does, and the client ends with that status. Only the seconds that imports take are saved. POSIX only.
+pack's launcher in place of the interpreter: it hands its standard streams and its environment over, a fork of the server trains with them
+exactly as ``trainer/entry.py`` does, and the client ends with that status. Only the seconds that imports take are saved. POSIX only.
+
+What a test does to the child from outside reaches the client: when it is killed, the fork is, a moment later. Tests of the very moment, and
+of other signals, want a real child.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _PRELOADED = ("trainer.loop", "accelerate", "peft", "diffusers", "transformers", "matplotlib.pyplot", "psutil", "torch.optim.adamw")
+
+
+@contextmanager
+def preloaded(python: Path, folder: Path) -> Iterator[Path]:
+    """A program to start training children with in place of ``python``, whose libraries are loaded. ``folder``: for its files."""
+    if os.name == "nt":
+        yield python
+        return
+    program, place = folder / "python", folder / "s"
+    program.write_text(f'#!/bin/sh\nexec "{python}" -S -E "{Path(__file__).resolve()}" client "{place}" "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    server = subprocess.Popen([str(python), __file__, "serve", str(place)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        while not place.exists():
+            assert server.poll() is None, "the preloaded trainer ended"
+            time.sleep(0.1)
+        yield program
+    finally:
+        server.kill()
+        server.wait()
 
 
 def serve(path: str) -> None:
@@ -44,13 +73,15 @@ def _handle(connection: socket.socket) -> None:
     """Train in a fork and tell the client its status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     words, streams, _, _ = socket.recv_fds(connection, 65_536, 3)
-    arguments = words.decode().split("\0")
+    arguments, environment = json.loads(words.decode())
     child = os.fork()
     if child == 0:
         connection.close()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
+        os.environ.clear()
+        os.environ.update(environment)
         sys.argv = arguments
         os.chdir(arguments[arguments.index("--run") + 1])
         from trainer.entry import main
@@ -58,9 +89,17 @@ def _handle(connection: socket.socket) -> None:
         os._exit(main())
     for stream in streams:
         os.close(stream)
+    threading.Thread(target=_die_with, args=(connection, child), daemon=True).start()
     _, status = os.waitpid(child, 0)
     connection.sendall(bytes([os.waitstatus_to_exitcode(status) & 0xFF]))
     os._exit(0)
+
+
+def _die_with(connection: socket.socket, child: int) -> None:
+    """A client that was killed closes its end."""
+    with suppress(OSError):
+        connection.recv(1)
+        os.kill(child, signal.SIGKILL)
 
 
 def client(path: str, arguments: list[str]) -> int:
@@ -68,7 +107,7 @@ def client(path: str, arguments: list[str]) -> int:
     entry = next(index for index, word in enumerate(arguments) if word.endswith("entry.py"))
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
-        socket.send_fds(connection, ["\0".join(arguments[entry:]).encode()], [0, 1, 2])
+        socket.send_fds(connection, [json.dumps([arguments[entry:], dict(os.environ)]).encode()], [0, 1, 2])
         answer = connection.recv(1)
     return answer[0] if answer else 1
 
