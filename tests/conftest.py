@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,22 @@ def comfyui() -> ComfyUI:
     if found is None:
         pytest.skip(_NO_COMFYUI)
     return found
+
+
+@pytest.fixture(scope="session")
+def quick_trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Path]]:
+    """For an interpreter, the program that starts training children with the libraries loaded already; see preloaded_trainer.py."""
+    from tests.tools.preloaded_trainer import preloaded
+
+    made: dict[Path, Path] = {}
+    with ExitStack() as running:
+
+        def program(python: Path) -> Path:
+            if python not in made:
+                made[python] = running.enter_context(preloaded(python, tmp_path_factory.mktemp("socket")))
+            return made[python]
+
+        yield program
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,7 @@ def _remembered_shapes() -> Any:
 
     class Mode(TorchDispatchMode):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self._known: dict[Any, Any] = {}
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from tests.conftest import ComfyUI, find_comfyui
 from tests.server.comfy_server import Server, start
-from tests.tools.preloaded_trainer import preloaded
 
 TINY = "tiny-sd15.safetensors"
 FULL = "random-sd15.safetensors"
@@ -45,7 +44,11 @@ _PLACES: list[ComfyUI | None] = [*_FOUND] or [None]
 
 @pytest.fixture(scope="session", params=_PLACES, ids=[each.version for each in _FOUND] or ["none"])
 def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, full_checkpoint: Path
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    full_checkpoint: Path,
+    quick_trainer: Callable[[Path], Path],
 ) -> Iterator[Server]:
     """A running server with the pack in it."""
     if request.param is None:
@@ -66,13 +69,10 @@ def server(
     (base / "models" / "checkpoints").mkdir(parents=True, exist_ok=True)
     link(tiny_checkpoint, base / "models" / "checkpoints" / TINY)
     link(full_checkpoint, base / "models" / "checkpoints" / FULL)
-    with preloaded(place.python, tmp_path_factory.mktemp("socket")) as program:
-        running = start(place.path, place.python, base, children=program)
-        running.full_size = place == _FOUND[0]  # one ComfyUI with the real size, the others with a tiny model: time
-        try:
-            yield running
-        finally:
-            running.stop()
+    running = start(place.path, place.python, base, children=quick_trainer(place.python))
+    running.full_size = place == _FOUND[0]  # one ComfyUI with the real size, the others with a tiny model: time
+    yield running
+    running.stop()
 
 
 def portrait(size: int, seed: int) -> Image.Image:

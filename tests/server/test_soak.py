@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from tests.conftest import ComfyUI
 from tests.server.comfy_server import Server, start
 from tests.server.conftest import TINY, link, portrait
 from tests.server.graphs import Graph, node, prepare, train_settings
-from tests.tools.preloaded_trainer import preloaded
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: the preloaded trainer forks")]
 RUNS, WARM, SPAN = 50, 15, 10
@@ -66,7 +65,9 @@ def one_run(seed: int) -> Graph:
 
 
 @pytest.fixture(scope="module")
-def soaked(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Server]:
+def soaked(
+    comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, quick_trainer: Callable[[Path], Path]
+) -> Iterator[Server]:
     """A server of its own, whose children come from a preloaded trainer, in a folder with a name that needs care."""
     base = tmp_path_factory.mktemp("soak") / NAME
     pictures = base / "input" / "portraits"
@@ -75,12 +76,9 @@ def soaked(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, tiny_chec
         portrait(64 + 8 * number, number).save(pictures / f"{number}.png")
     (base / "models" / "checkpoints").mkdir(parents=True)
     link(tiny_checkpoint, base / "models" / "checkpoints" / TINY)
-    with preloaded(comfyui.python, tmp_path_factory.mktemp("socket")) as program:
-        running = start(comfyui.path, comfyui.python, base, children=program)
-        try:
-            yield running
-        finally:
-            running.stop()
+    running = start(comfyui.path, comfyui.python, base, children=quick_trainer(comfyui.python))
+    yield running
+    running.stop()
 
 
 def loras(server: Server) -> dict[str, str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.unit.core.helpers import make_dataset
+from trainer import launch
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -25,6 +27,13 @@ def one_thread() -> Iterator[None]:
         del os.environ["OMP_NUM_THREADS"]
     else:
         os.environ["OMP_NUM_THREADS"] = setting
+
+
+@pytest.fixture
+def quick_children(quick_trainer: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training children whose libraries are loaded already; not for tests that send them signals."""
+    program, command = quick_trainer(Path(sys.executable)), launch.command
+    monkeypatch.setattr(launch, "command", lambda run: [str(program), *command(run)[1:]])
 
 
 @pytest.fixture(scope="session")

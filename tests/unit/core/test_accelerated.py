@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.core.helpers import configuration
+from tests.unit.core.helpers import configuration, train_here
 from trainer import devices, launch
 from trainer.errors import UserError
 
@@ -74,6 +75,17 @@ def test_several_processes_are_started_by_accelerate(probe: Path, tmp_path: Path
     ranks = [each["environment"]["RANK"] for each in told if isinstance(each["environment"], dict)]
     assert sorted(ranks) == ["0", "1"]
     assert [each["arguments"] for each in told] == [["of", "the run"]] * 2
+
+
+def test_garbage_is_looked_for_again_when_training_begins(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    gc.disable()  # as entry.py does
+    try:
+        trained = train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1}))
+        assert trained.status == 0
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])

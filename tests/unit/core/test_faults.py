@@ -94,6 +94,7 @@ def is_full(error: UserError, disk: SmallDisk) -> bool:
     return (error.kind, str(disk.path) in error.message, "Free some space" in error.hint) == ("disk", True, True)
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_a_disk_that_fills_while_latents_are_cached(disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes) -> None:
     config = configuration(tiny_checkpoint, dataset_folder, disk.path, SETTINGS)
     with pytest.raises(UserError) as caught:
@@ -104,6 +105,7 @@ def test_a_disk_that_fills_while_latents_are_cached(disk: SmallDisk, tiny_checkp
     assert launch.train(config).lora.read_bytes() == expected
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_a_disk_that_fills_before_a_checkpoint_keeps_the_earlier_ones(
     disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes
 ) -> None:
@@ -123,6 +125,7 @@ def test_a_disk_that_fills_before_a_checkpoint_keeps_the_earlier_ones(
     assert result.lora.read_bytes() == expected
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_a_disk_that_is_full_at_the_export_loses_no_step(
     disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes
 ) -> None:
@@ -143,6 +146,7 @@ def test_a_disk_that_is_full_at_the_export_loses_no_step(
     assert not any(isinstance(event, events.Step) for event in told)
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_a_full_lora_folder_keeps_the_lora_in_the_run_and_what_was_published(
     disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
@@ -225,14 +229,15 @@ def test_a_child_that_hangs_is_stopped_and_the_run_goes_on_later(
             process.suspend()
 
     with pytest.raises(UserError) as caught:
-        launch.train(config, on_event=when(lambda event: isinstance(event, events.Step) and event.step == 3, freeze), silent_seconds=40)
+        launch.train(config, on_event=when(lambda event: isinstance(event, events.Step) and event.step == 3, freeze), silent_seconds=25)
     assert caught.value.kind == "hung"
-    assert "told nothing for 40 seconds" in caught.value.message
+    assert "told nothing for 25 seconds" in caught.value.message
     assert "resumes" in caught.value.hint
     assert not of_run(run.path)
     assert launch.train(config).lora.read_bytes() == expected
 
 
+@pytest.mark.usefixtures("quick_children")
 @pytest.mark.parametrize("jump", [-10 * 365 * 86_400.0, 10 * 365 * 86_400.0], ids=["back", "forward"])
 def test_a_clock_that_was_set_between_two_starts_changes_nothing(
     jump: float, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path

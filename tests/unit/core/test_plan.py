@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import pytest
 import torch
 
 from tests.unit.core.helpers import configuration, make_dataset, train_here
-from trainer import adapter, events
+from trainer import adapter, events, needs
 from trainer.dataset import open_dataset
-from trainer.families import open_checkpoint
+from trainer.families import family_of, open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.needs import memory_needed
-from trainer.plan import make_plan
+from trainer.plan import make_plan, memory_of
 
 
 def bytes_kept_for_backward(unet: Any, side: int, batch: int) -> int:
@@ -52,6 +53,26 @@ def test_the_activations_are_those_that_a_real_forward_pass_saves(
     adapter.inject(real, modules, rank=4, alpha=4, seed=0)
     # the meta device knows no layouts: what is copied from one into the other is not counted
     assert activations == pytest.approx(bytes_kept_for_backward(real.train(), pixels // 8, batch), rel=0.035)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("more", [{}, {"training.gradient_checkpointing": True, "network.dora": True}], ids=["plain", "checkpointed DoRA"])
+def test_shapes_that_are_remembered_count_as_those_that_torch_works_out(
+    tiny_checkpoints: dict[str, Path],
+    dataset_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    more: dict[str, Any],
+) -> None:
+    checkpoint = open_checkpoint(str(tiny_checkpoints[family]))
+    changes = {"training.batch_size": 3, "network.targets": "all-linear+conv", **more}
+    config = configuration(checkpoint.path, dataset_folder, tmp_path, changes)
+    counted = []
+    for mode in (needs._remembered_shapes, nullcontext):
+        monkeypatch.setattr(needs, "_remembered_shapes", mode)
+        counted.append(memory_of(config, family_of(checkpoint), checkpoint, (192, 128), torch.bfloat16))
+    assert counted[0] == counted[1]
 
 
 def test_the_plan_is_what_the_run_then_does(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_a_runs_folder_that_cannot_be_written_is_named_before_any_child(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_children")
 def test_a_lora_folder_that_cannot_be_written_keeps_the_lora_in_the_run(
     locks: Locks, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_lora_folder_that_cannot_be_written_keeps_the_lora_in_the_run(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_children")
 def test_a_folder_that_is_locked_in_mid_run_ends_it_with_its_name(
     locks: Locks, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
