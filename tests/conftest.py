@@ -26,6 +26,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # pytest-x
 
 _TESTS = Path(__file__).resolve().parent
 _NO_COMFYUI = "no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON, or put one with its venv into ~/ComfyUI"
+_LONGEST = ("test_demo_figures.py",)
 _FULL_BYTES = 2_132_000_000  # what a complete full-size checkpoint exceeds
 
 
@@ -144,6 +145,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
         if missing and item.get_closest_marker("comfyui"):
             item.add_marker(pytest.mark.skip(reason=_NO_COMFYUI))
+    items.sort(key=lambda item: item.path.name not in _LONGEST)  # one worker runs a file's tests: the others would wait for it at the end
 
 
 @pytest.hookimpl(optionalhook=True)
