@@ -1,7 +1,8 @@
 """accelerate's launcher in the process that trains.
 
-``accelerate launch`` starts even a single process as a child, which imports torch a second time and is waited for by a Python of 230 MB
-until the training ends. For one process all that the launcher does is to prepare its environment, and that it can do for itself.
+``accelerate launch`` starts even a single process as a child, which imports torch a second time and is waited for, until the training
+ends, by a process with torch loaded. For one process all that the launcher does is to prepare its environment, and that it can do for
+itself.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 
 def main() -> int:
     """Train the run whose folder is given; exit status 0 done, 1 error, 3 stopped on request."""
-    gc.disable()  # what is imported stays: looking for garbage in it takes a quarter of the time; train_run looks again
+    gc.disable()  # what is imported stays, so that looking for garbage among it only takes time; train_run looks again
     here = Path(__file__).resolve().parent
     # python put trainer/ itself first, where our module names would hide others
     sys.path[:] = [str(here.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != here)]

@@ -137,34 +137,32 @@ def _remembered_shapes() -> Any:
     aten = torch.ops.aten
     slow = (aten.addmm.default, aten.native_layer_norm.default, aten.native_group_norm.default, aten.gelu.default)
 
+    known: dict[Any, Any] = {}
+
     def kind(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return tuple(value.shape), value.stride(), value.dtype
         return tuple(value) if isinstance(value, list) else value
 
-    class Mode(TorchDispatchMode):
-        def __init__(self) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
-            self._known: dict[Any, Any] = {}
+    def empty(of: tuple[Any, Any, Any]) -> torch.Tensor:
+        shape, stride, dtype = of
+        return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
 
+    class Mode(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is aten.addmm_.default:
                 return args[0]
             if func not in slow or kwargs:
                 return func(*args, **(kwargs or {}))
             key = (func, *map(kind, args))
-            if key not in self._known:
+            if key not in known:
                 result = func(*args)
-                self._known[key] = [kind(each) for each in result] if isinstance(result, tuple) else kind(result)
+                known[key] = [kind(each) for each in result] if isinstance(result, tuple) else kind(result)
                 return result
-            known = self._known[key]
-            return tuple(map(empty, known)) if isinstance(known, list) else empty(known)
+            found = known[key]
+            return tuple(map(empty, found)) if isinstance(found, list) else empty(found)
 
-    def empty(of: tuple[Any, Any, Any]) -> torch.Tensor:
-        shape, stride, dtype = of
-        return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-
-    return Mode()
+    return Mode()  # type: ignore[no-untyped-call]
 
 
 def _flash_attention() -> Any:

@@ -85,8 +85,7 @@ def until(is_so: Callable[[], bool], what: str) -> None:
 
 def trainers_of(folder: Path) -> list[psutil.Process]:
     """Living processes that train a run below ``folder``."""
-    runs = [(each.process, each.words[each.words.index("--run") + 1]) for each in living() if "--run" in each.words[:-1]]
-    return [process for process, run in runs if run.startswith(str(folder))]
+    return [each.process for each in living() if each.run.startswith(str(folder))]
 
 
 def steps(run: Path) -> list[int]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -89,17 +89,12 @@ def _handle(connection: socket.socket) -> None:
         os._exit(main())
     for stream in streams:
         os.close(stream)
-    threading.Thread(target=_die_with, args=(connection, child), daemon=True).start()
-    _, status = os.waitpid(child, 0)
-    connection.sendall(bytes([os.waitstatus_to_exitcode(status) & 0xFF]))
-    os._exit(0)
-
-
-def _die_with(connection: socket.socket, child: int) -> None:
-    """A client that was killed closes its end."""
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if select.select([connection], [], [], 0.02)[0]:  # a client says nothing: it was killed, which closed its end
+            os.kill(child, signal.SIGKILL)
     with suppress(OSError):
-        connection.recv(1)
-        os.kill(child, signal.SIGKILL)
+        connection.sendall(bytes([os.waitstatus_to_exitcode(ended[1]) & 0xFF]))
+    os._exit(0)
 
 
 def client(path: str, arguments: list[str]) -> int:

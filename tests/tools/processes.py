@@ -15,6 +15,11 @@ class Living:
     process: psutil.Process
     words: tuple[str, ...]
 
+    @property
+    def run(self) -> str:
+        """The folder of the run that it was started for (see trainer/entry.py); empty for every other process."""
+        return self.words[self.words.index("--run") + 1] if "--run" in self.words[:-1] else ""
+
 
 def living() -> list[Living]:
     """All processes of this machine but those that ended and wait for their parent to notice."""
@@ -28,4 +33,4 @@ def living() -> list[Living]:
 
 def of_run(run: Path, *, launcher: bool = True) -> list[psutil.Process]:
     """Living processes that were started for the run in that folder; where several train, the first only starts them: the ``launcher``."""
-    return [each.process for each in living() if str(run) in each.words and (launcher or "--accelerate" not in each.words)]
+    return [each.process for each in living() if each.run == str(run) and (launcher or "--accelerate" not in each.words)]
