@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fill, growth, limits, table
+from benchmarks import fill, growth, limits, start, table
 from tests.tools.make_checkpoint import make_checkpoint
 from tests.tools.processes import living
 from trainer import events
@@ -116,6 +116,22 @@ def test_what_a_run_told_becomes_seconds() -> None:
         wait = 3.0 if number < 6 else 0.5  # the warm-up does not count
         seen.on_event(events.Step(**_STEP | {"time": (seen.steps[-1] if seen.steps else 107.0) + wait}))
     assert (seen.caching, seen.start, seen.step) == (0.25, 10.0, 0.5)
+
+
+def test_a_start_is_split_by_what_the_child_told() -> None:
+    told: list[events.Event] = [events.Phase(name, time=moment) for name, moment in (("loading", 101.0), ("loading", 103.5))]
+    told[1:1] = [events.Phase("caching prompts", time=103.0)]
+    told += [events.Phase("training", 0, 1, time=105.5), events.Step(**_STEP | {"time": 109.5}), events.Step(**_STEP | {"time": 110.0})]
+    assert start.split(100.0, told) == [1.0, 2.5, 2.0, 4.0]
+
+
+def test_the_parts_of_a_start_are_printed(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start.main([str(tiny_checkpoint), str(growth.make_dataset(tmp_path, 2)), "--device", "cpu", "--precision", "fp32", "--times", "1"])
+    heads, _, one, median = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
+    assert heads == ["start", "imports", "plan", "load", "step", "all"]
+    assert (one[0], median[0]) == ("1", "median") and one[1:] == median[1:]
+    assert all(float(seconds) > 0 for seconds in one[1:])
+    assert sum(map(float, one[1:-1])) == pytest.approx(float(one[-1]), abs=0.25)
 
 
 def test_growth_prints_a_row_for_each_number_of_pictures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
