@@ -35,7 +35,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.tools.make_checkpoint import make_checkpoint
-from trainer import config, events, launch
+from trainer import config, devices, events, launch
 from trainer.dataset import PrepareSettings, prepare
 from trainer.dataset.settings import CleanSettings
 
@@ -100,13 +100,13 @@ def main() -> None:
         print()
         print("| Processes | threads each | images a second | efficiency |")
         print("| --- | --- | --- | --- |")
-        dataset, cores, first = make_dataset(folder / "shared", 64), os.cpu_count() or 1, 0.0
+        dataset, first = make_dataset(folder / "shared", 64), 0.0
         for count in numbers(chosen.processes):
-            with threads(max(1, cores // count)):
-                seen = run(checkpoint, dataset, folder / "shared" / "runs", 1, chosen.steps, processes=count, batch=8)
+            seen = run(checkpoint, dataset, folder / "shared" / "runs", 1, chosen.steps, processes=count, batch=8)
             speed = 8 / seen.step
             first = first or speed
-            print(f"| {count} | {max(1, cores // count)} | {speed:.2f} | {speed / first:.2f} |", flush=True)
+            threads = os.environ.get("OMP_NUM_THREADS") or devices.processor_threads(count)  # as the launcher decides
+            print(f"| {count} | {threads} | {speed:.2f} | {speed / first:.2f} |", flush=True)
 
 
 def numbers(text: str) -> list[int]:
@@ -171,20 +171,6 @@ def watched(seen: Seen) -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """What the processes below are started with."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(count)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
 
 
 if __name__ == "__main__":

@@ -115,7 +115,8 @@ class _Folded(torch.autograd.Function):
         results = []
         inners = _split(inner, [len(one) for one in downs])
         for weight, bias, part, up, scale in zip(weights, biases, inners, ups, scales, strict=True):
-            results.append(_add_product(_product(rows, weight, bias), part, up.t(), scale).view(*x.shape[:-1], -1))
+            total = _product(rows, weight, bias, derives=ctx.needs_input_grad[0])
+            results.append(_add_product(total, part, up.t(), scale).view(*x.shape[:-1], -1))
         ctx.save_for_backward(x, inner, down, *ups)
         ctx.weights, ctx.scales, ctx.kinds = weights, scales, [getattr(part, "dtype", None) for part in parts]
         return tuple(results)
@@ -153,10 +154,10 @@ def _lora_dtype(rows: torch.Tensor, width: int) -> torch.dtype:
     return torch.float32 if small else rows.dtype
 
 
-def _product(rows: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
-    """``rows`` (n, in) to (n, out), in their dtype."""
+def _product(rows: torch.Tensor, weight: Any, bias: torch.Tensor | None, *, derives: bool) -> torch.Tensor:
+    """``rows`` (n, in) to (n, out), in their dtype. ``derives``: their derivative will be asked for."""
     if isinstance(weight, MatrixProduct):
-        return weight.product(rows)
+        return weight.product(rows, derives=derives)
     return nn.functional.linear(rows, weight, None if bias is None else bias.to(rows.dtype))
 
 

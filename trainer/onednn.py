@@ -12,6 +12,7 @@ import torch
 
 KERNEL = (3, 3)  # of a UNet's convolutions but the 1 x 1, which are matrix products
 MISSING = (RuntimeError, NotImplementedError, AttributeError, TypeError)  # what an operator that is not there, or not so, raises
+_STRIP = 256  # rows
 _FEW_REPACKS, _CALLS_A_REPACK = 4, 20  # repacking more often than this is not worth it
 
 
@@ -75,6 +76,42 @@ class ConvolutionBlocks(Blocks):
         return result
 
 
+class ConvolutionGradientBlocks(Blocks):
+    """The same weight for the convolution's derivative by its input, which takes gradients (batch, out, h', w').
+
+    ``pack`` and ``fit`` are given the shape of the input. oneDNN calls the derivative a transposed convolution.
+    """
+
+    def __init__(self, padding: Any, stride: Any) -> None:
+        super().__init__()
+        self._padding, self._stride = list(padding), list(stride)
+
+    def rows(self) -> torch.Tensor:
+        """The weight as it was."""
+        return super().rows().transpose(0, 1)
+
+    def compute(self, inputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The derivative, for ``inputs`` that are a gradient."""
+        assert self._wanted is not None
+        options = self._options(self._wanted)[1]
+        result: torch.Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(inputs, self._packed, bias, *options, "none", [], "")
+        return result
+
+    def _reordered(self, weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        rows = weight.contiguous(memory_format=torch.channels_last)
+        size, options = self._options(shape)
+        given = [shape[0], weight.shape[0], *size]
+        result: torch.Tensor = torch.ops.mkldnn._reorder_convolution_transpose_weight(rows, *options, given)
+        return result
+
+    def _options(self, shape: torch.Size) -> tuple[list[int], tuple[Any, ...]]:
+        """Height and width of the gradient for inputs of ``shape``; padding, pixels that a stride left over, stride, dilation, groups."""
+        sides = list(zip(shape[2:], KERNEL, self._padding, self._stride, strict=True))
+        size = [(side + 2 * padding - kernel) // stride + 1 for side, kernel, padding, stride in sides]
+        left = [(side + 2 * padding - kernel) % stride for side, kernel, padding, stride in sides]
+        return size, (self._padding, left, self._stride, [1, 1], 1)
+
+
 class LinearBlocks(Blocks):
     """A weight (out, in), inputs (n, in)."""
 
@@ -88,13 +125,12 @@ class LinearBlocks(Blocks):
         return result
 
 
-def turned_round(weight: torch.Tensor) -> torch.Tensor:
-    """The weight of the derivative: inputs and outputs change places, the kernel is turned by half a circle; channels last."""
-    turned = weight.new_empty(weight.shape[1], *KERNEL, weight.shape[0])
-    for row in range(KERNEL[0]):
-        for column in range(KERNEL[1]):
-            turned[:, KERNEL[0] - 1 - row, KERNEL[1] - 1 - column] = weight[:, :, row, column].t()
-    return turned.permute(0, 3, 1, 2)
+def transposed(matrix: torch.Tensor) -> torch.Tensor:
+    """(out, in) to (in, out), contiguous: in strips, whose rows stay in the processor's cache while they are read as columns."""
+    result = matrix.new_empty(matrix.shape[1], matrix.shape[0])
+    for target, strip in zip(result.split(_STRIP, 1), matrix.split(_STRIP), strict=True):
+        target.copy_(strip.t())
+    return result
 
 
 def _layout(packed: torch.Tensor) -> bytes:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.grad import conv2d_input
 
 from .casting import outside_autocast
-from .onednn import KERNEL, MISSING, Blocks, ConvolutionBlocks, LinearBlocks, turned_round
+from .onednn import KERNEL, MISSING, Blocks, ConvolutionBlocks, ConvolutionGradientBlocks, LinearBlocks, transposed
 from .packed_layers import FrozenConv2d
 from .trial import agrees
 
@@ -110,14 +110,16 @@ class _Prepacked(nn.Module):
         assert self._forwards is not None
         return self._forwards.rows().view(self._shape)
 
-    def product(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the layer computes, on blocks and without autograd."""
+    def product(self, inputs: torch.Tensor, *, derives: bool) -> torch.Tensor:
+        """What the layer computes, on blocks and without autograd. ``derives``: ``input_gradient`` will be asked for these ``inputs``."""
         if self._gives_up:
             return self._plainly(inputs)
         if self._forwards is None:
             assert self.plain is not None
-            self._forwards = self._pack(self.plain.detach(), inputs, turned=False)
-            self.plain = None
+            weight, self.plain = self.plain.detach(), None
+            self._forwards = self._pack(weight, inputs.shape, turned=False)
+            if derives:  # while the weight is there in rows
+                self._backwards = self._pack(weight, inputs.shape, turned=True)
         if not self._forwards.fit(inputs.shape):
             self._unpack()
             return self._plainly(inputs)
@@ -127,15 +129,14 @@ class _Prepacked(nn.Module):
         """The derivative by the input, of ``shape``: the product of ``gradient`` with the turned weight."""
         if self._gives_up:
             return self._plain_gradient(shape, gradient)
-        spread = self._spread(shape, gradient)
         if self._backwards is None:
-            self._backwards = self._pack(self.weight, spread, turned=True)
-        if not self._backwards.fit(spread.shape):
+            self._backwards = self._pack(self.weight, shape, turned=True)
+        if not self._backwards.fit(shape):
             self._unpack()
             return self._plain_gradient(shape, gradient)
-        return self._backwards.compute(spread, None)
+        return self._backwards.compute(gradient, None)
 
-    def _pack(self, weight: torch.Tensor, inputs: torch.Tensor, *, turned: bool) -> Blocks:
+    def _pack(self, weight: torch.Tensor, shape: torch.Size, *, turned: bool) -> Blocks:
         raise NotImplementedError
 
     def _plainly(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -143,9 +144,6 @@ class _Prepacked(nn.Module):
 
     def _plain_gradient(self, shape: torch.Size, gradient: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
-
-    def _spread(self, shape: torch.Size, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient
 
     def _bias(self, inputs: torch.Tensor) -> torch.Tensor | None:
         return None if self.bias is None else self.bias.to(inputs.dtype)
@@ -167,9 +165,9 @@ class PrepackedConv2d(_Prepacked, FrozenConv2d):  # type: ignore[misc, override]
         """What Conv2d computes, (batch, in, h, w) to (batch, out, h', w')."""
         return _applied(self, input)
 
-    def _pack(self, weight: torch.Tensor, inputs: torch.Tensor, *, turned: bool) -> Blocks:
-        blocks = ConvolutionBlocks(self.padding, (1, 1) if turned else self.stride)
-        blocks.pack(turned_round(weight) if turned else weight, inputs.shape)
+    def _pack(self, weight: torch.Tensor, shape: torch.Size, *, turned: bool) -> Blocks:
+        blocks = (ConvolutionGradientBlocks if turned else ConvolutionBlocks)(self.padding, self.stride)
+        blocks.pack(weight, shape)
         return blocks
 
     def _plainly(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -179,14 +177,6 @@ class PrepackedConv2d(_Prepacked, FrozenConv2d):  # type: ignore[misc, override]
         result: torch.Tensor = conv2d_input(shape, self.weight, gradient, self.stride, self.padding)
         return result
 
-    def _spread(self, shape: torch.Size, gradient: torch.Tensor) -> torch.Tensor:
-        """A stride leaves pixels out: the gradient is zero there."""
-        if self.stride == (1, 1):
-            return gradient
-        spread = gradient.new_zeros(*gradient.shape[:2], *shape[2:])
-        spread[:, :, :: self.stride[0], :: self.stride[1]] = gradient
-        return spread
-
 
 class MatrixProduct(_Prepacked):
     """A layer that is a matrix product of rows (n, in)."""
@@ -195,9 +185,9 @@ class MatrixProduct(_Prepacked):
         """(n, in) to (n, out), with autograd."""
         return _applied(self, rows)
 
-    def _pack(self, weight: torch.Tensor, inputs: torch.Tensor, *, turned: bool) -> Blocks:
+    def _pack(self, weight: torch.Tensor, shape: torch.Size, *, turned: bool) -> Blocks:
         blocks, matrix = LinearBlocks(), weight.flatten(1)
-        blocks.pack(matrix.t().contiguous() if turned else matrix, inputs.shape)
+        blocks.pack(transposed(matrix) if turned else matrix, shape)
         return blocks
 
     def _plainly(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -246,7 +236,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, layer: _Prepacked) -> torch.Tensor:
         ctx.layer, ctx.shape = layer, inputs.shape
-        return layer.product(inputs)
+        return layer.product(inputs, derives=ctx.needs_input_grad[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, None]:

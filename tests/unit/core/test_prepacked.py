@@ -76,6 +76,47 @@ def test_the_weight_stays_what_it_was_and_is_held_in_blocks_alone() -> None:
     assert [tuple(parameter.shape) for parameter in packed.parameters()] == [(24,)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_comes_back_from_every_kind_of_blocks(dtype: torch.dtype) -> None:
+    kernel, matrix = torch.randn(24, 8, 3, 3).to(dtype), torch.randn(600, 24).to(dtype)
+    blocks: onednn.Blocks
+    for blocks in (onednn.ConvolutionBlocks((1, 1), (2, 2)), onednn.ConvolutionGradientBlocks((1, 1), (2, 2))):
+        blocks.pack(kernel, torch.Size((1, 8, 5, 6)))
+        assert torch.equal(blocks.rows(), kernel)
+    blocks = onednn.LinearBlocks()
+    blocks.pack(onednn.transposed(matrix), torch.Size((3, 600)))
+    assert torch.equal(blocks.rows(), matrix.t())
+
+
+@pytest.mark.parametrize("first", ["training", "images"])
+def test_what_training_needs_is_packed_from_the_rows_at_the_first_call_and_else_from_the_blocks(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[onednn.Blocks] = []
+    rows = onednn.Blocks.rows
+
+    def counted(self: onednn.Blocks) -> torch.Tensor:
+        unpacked.append(self)
+        return rows(self)
+
+    monkeypatch.setattr(onednn.Blocks, "rows", counted)
+    cases: list[tuple[Any, Any, tuple[int, ...]]] = [
+        (convolution(), PrepackedConv2d, (1, 8, 6, 4)),
+        (convolution(stride=2), PrepackedConv2d, (1, 8, 5, 7)),
+        (torch.nn.Linear(8, 24).requires_grad_(False), PrepackedLinear, (3, 8)),
+        (torch.nn.Conv2d(8, 24, 1).requires_grad_(False), PrepackedPointwise, (2, 8, 3, 5)),
+    ]
+    for plain, kind, shape in cases:
+        packed, inputs = kind(copy.deepcopy(plain)), torch.randn(shape)
+        unpacked.clear()
+        if first == "images":
+            with torch.no_grad():
+                packed(inputs)
+        for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        assert len(unpacked) == (first == "images"), "a weight is brought from blocks into rows only where its rows are gone"
+
+
 def test_changing_shapes_change_no_number_and_a_layer_that_is_repacked_all_the_time_becomes_plain() -> None:
     plain = convolution()
     packed = PrepackedConv2d(copy.deepcopy(plain))
