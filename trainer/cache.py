@@ -69,6 +69,16 @@ class Cache:
         return tensors
 
 
+def missing_latents(cache: Cache, dataset: Dataset) -> list[tuple[Path, Item, bool]]:
+    """What is to be encoded: its dataset's folder, the picture, whether mirrored."""
+    wanted: dict[Path, tuple[Path, Item, bool]] = {}  # by cache file
+    for index, item in enumerate(dataset.items):
+        member = dataset.member(index)
+        for flipped in (False, True) if member.training.flip else (False,):
+            wanted.setdefault(cache.latent_path(item, flipped), (member.path, item, flipped))
+    return [what for path, what in wanted.items() if not path.is_file()]
+
+
 def fill_latents(
     cache: Cache,
     dataset: Dataset,
@@ -82,12 +92,7 @@ def fill_latents(
 
     The VAE runs in fp32: SD 1.x's overflows in fp16.
     """
-    wanted: dict[Path, tuple[Path, Item, bool]] = {}  # by cache file: the dataset's folder, the picture, whether mirrored
-    for index, item in enumerate(dataset.items):
-        member = dataset.member(index)
-        for flipped in (False, True) if member.training.flip else (False,):
-            wanted.setdefault(cache.latent_path(item, flipped), (member.path, item, flipped))
-    missing = [what for path, what in wanted.items() if not path.is_file()]
+    missing = missing_latents(cache, dataset)
     if not missing:
         return 0
     import torch

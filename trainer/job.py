@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config, devices, events, objective, resume
+from .ahead import Ahead
 from .attention import choose_attention
-from .cache import Cache
+from .cache import Cache, missing_latents
 from .child import Emitter
 from .continuing import lora_identity
 from .dataset import Dataset
@@ -27,6 +30,8 @@ from .runs import RunFolder, cache_folder, run_identity
 
 if TYPE_CHECKING:
     import torch
+
+_PLENTY = 3  # times what the checkpoint takes in memory
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Job:
     plan: events.Plan
     between_steps: threading.Lock
     processes: Processes
+    unet: Ahead[dict[str, torch.Tensor]] | None  # what ``Family.read_unet`` gives, where it is being read already
 
     def explained(self, error: Exception) -> UserError:
         """``error`` for the user; when memory ran out, with the setting that would help this run most."""
@@ -93,6 +99,8 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     start = Start(saved.step, values) if saved is not None else Start()
     precision = devices.pick_precision(settings.training.precision, device)
     dtype = devices.torch_dtype(precision)
+    uncached = any(missing_latents(cache, each) for each in (dataset, held_out))
+    unet = _read_unet(family, checkpoint, dtype, uncached)
     attention, problem = choose_attention(settings.training.attention, device, dtype)
     if problem:
         emit(events.Warning_(f"xformers is installed but does not work here ({problem}); attention is torch's own."))
@@ -128,8 +136,24 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
         plan=plan,
         between_steps=threading.Lock(),
         processes=processes,
+        unet=unet,
     )
     return job, start
+
+
+def _read_unet(family: Family, checkpoint: Checkpoint, dtype: torch.dtype, uncached: bool) -> Ahead[dict[str, torch.Tensor]] | None:
+    """Begin to read the UNet, which goes on while diffusers and peft are imported: one waits for the disk, the other for Python.
+
+    Not where pictures are ``uncached``, for which another model is loaded first, nor where memory is short.
+    """
+    if uncached or checkpoint.kind != "file" or checkpoint.path.suffix.lower() != ".safetensors":
+        return None
+    import psutil
+
+    numbers = sum(math.prod(shape) for shape in checkpoint.shapes.values())
+    if psutil.virtual_memory().available < _PLENTY * numbers * dtype.itemsize:
+        return None
+    return Ahead(partial(family.read_unet, checkpoint, dtype))
 
 
 def _require_same_inputs(run: RunFolder, settings: config.RunConfig, dataset: Dataset, cache: Cache) -> None:

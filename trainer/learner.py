@@ -51,7 +51,7 @@ class Learner:
         self.weight_norms: torch.Tensor | None = None
         training, optimizer, network = job.config.training, job.config.optimizer, job.config.network
         self._accelerator = accelerator
-        unet = job.family.load_unet(job.checkpoint, job.dtype)
+        unet = job.family.load_unet(job.checkpoint, job.dtype, job.unet.take() if job.unet else None)
         prepare_base(
             unet,
             training,

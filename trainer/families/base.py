@@ -90,8 +90,12 @@ class Family(Protocol):
         """What the checkpoint predicts, from its markers, metadata or configuration."""
         ...
 
-    def load_unet(self, checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
-        """The UNet in evaluation mode on the CPU, frozen."""
+    def read_unet(self, checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """The UNet's tensors in ``dtype`` by their names in the file; imports no more than torch."""
+        ...
+
+    def load_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None) -> nn.Module:
+        """The UNet in evaluation mode on the CPU, frozen; ``read``: what ``read_unet`` gave for a single file, else it is read here."""
         ...
 
     def empty_unet(self, checkpoint: Checkpoint) -> nn.Module:

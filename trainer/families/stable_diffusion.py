@@ -50,11 +50,15 @@ class StableDiffusion:
         velocity = "v_pred" in checkpoint.shapes or stated in ("v", "v_prediction", "v-prediction")
         return Prediction("v_prediction" if velocity else "epsilon", "ztsnr" in checkpoint.shapes)
 
-    def load_unet(self, checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
+    def read_unet(self, checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """All below ``model.diffusion_model.``."""
+        return _below(ldm.UNET, checkpoint, dtype)
+
+    def load_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None) -> nn.Module:
         """``diffusers.UNet2DConditionModel``, frozen, on the CPU."""
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-        return self._load(UNet2DConditionModel, checkpoint, "unet", ldm.UNET, dtype)
+        return self._load(UNet2DConditionModel, checkpoint, "unet", ldm.UNET, dtype, read)
 
     def empty_unet(self, checkpoint: Checkpoint) -> nn.Module:
         """The UNet on the ``meta`` device."""
@@ -146,11 +150,13 @@ class StableDiffusion:
         width = int(unet.config.cross_attention_dim)  # type: ignore[union-attr,arg-type]
         return {"embeds": torch.empty(max_tokens + 2, width, device="meta")}
 
-    def _load(self, cls: Any, checkpoint: Checkpoint, part: str, prefix: str, dtype: torch.dtype) -> nn.Module:
+    def _load(
+        self, cls: Any, checkpoint: Checkpoint, part: str, prefix: str, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None
+    ) -> nn.Module:
         if checkpoint.kind == "folder":
             model = cls.from_pretrained(str(checkpoint.path), subfolder=part, torch_dtype=dtype, local_files_only=True)
         else:
-            tensors = checkpoint.tensors(lambda key: key.startswith(prefix), dtype)
+            tensors = _below(prefix, checkpoint, dtype) if read is None else read
             with laid_out_as(checkpoint, part, self.title), self._config_folder(checkpoint) as folder:
                 model = cls.from_single_file(tensors, config=folder, subfolder=part, torch_dtype=dtype, local_files_only=True)
                 if any(tensor.is_meta for tensor in model.state_dict().values()):
@@ -170,6 +176,10 @@ class StableDiffusion:
                 folder.mkdir()
                 (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
             yield name
+
+
+def _below(prefix: str, checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return checkpoint.tensors(lambda key: key.startswith(prefix), dtype)
 
 
 def read_json(path: Path) -> dict[str, Any]:
