@@ -138,6 +138,7 @@ def _kohya(work: Work, prepared: Prepared, path: Path) -> list[str]:
         *("--tokenizer_cache_dir", str(prepared.folder / "tokenizers")),
         *("--output_dir", str(prepared.folder / "kohya-out"), "--output_name", "speed", "--save_model_as", "safetensors"),
         *(["--gradient_checkpointing"] if work.checkpointing else []),
+        *(["--cache_text_encoder_outputs"] if work.model == "sdxl" else []),  # as its instructions advise; its SD 1.5 has no such option
     ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ TRAINERS = ("ours", "kohya", "diffusers")
 WANTED = [
     ("sd1", 128, 1, 8, "fp32", "cpu", False),
     ("sd1", 128, 1, 8, "bf16", "cpu", False),
+    ("sdxl", 256, 1, 16, "bf16", "cpu", False),
     ("sd1", 512, 1, 16, "bf16", "cuda", False),
     ("sd1", 512, 8, 16, "bf16", "cuda", False),
     ("sd1", 512, 1, 16, "bf16", "cuda", True),
