@@ -195,6 +195,9 @@ def _run_child(
                     break
                 if stop():
                     stopping = True
+                    _end(child)
+                    for event in tail.take(final=True):  # its last steps, the picture that it was about to finish, where it stopped
+                        tell(event)
                     break
                 if silent >= silent_seconds:
                     raise _hung(run, last, silent)

@@ -152,6 +152,8 @@ def test_a_run_that_was_stopped_and_resumed_elsewhere_gives_the_same_bytes(finis
     with pytest.raises(Cancelled):
         launch.train(config, on_event=told.append, should_stop=far_enough)
     assert not of_run(run.path)
+    assert told == read_events(run.events), "what the child does after it was asked to stop is told, too"
+    assert isinstance(told[-1], events.Stopped)
     assert not run.result.exists()
     saved, _ = resume.newest(run.checkpoints)
     assert saved is not None and saved.step >= 4
