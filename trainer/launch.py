@@ -196,9 +196,7 @@ def _run_child(
                 if stop():
                     stopping = True
                     _end(child)
-                    for event in tail.take(final=True):  # its last steps, the picture that it was about to finish, where it stopped
-                        tell(event)
-                    break
+                    continue  # it has ended: its last steps, the picture that it was about to finish, where it stopped are told as ever
                 if silent >= silent_seconds:
                     raise _hung(run, last, silent)
                 tail.wait(poll_seconds)
