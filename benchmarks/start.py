@@ -2,12 +2,12 @@
 
     python benchmarks/start.py CHECKPOINT DATASET [--precision bf16] [--device cpu] [--times 3]
 
-Trains a few steps once to fill the caches, then as often as asked, each with another seed, through the launcher as ever. DATASET is a
+Trains one step to fill the caches, then one as often as asked, each with another seed, through the launcher as ever. DATASET is a
 prepared folder, as Dataset Prep makes it. Prints a line for each start and one of medians, in seconds from the start of the child:
 
 - imports: until torch and accelerate are loaded and the child says its first word;
 - plan: diffusers and peft are imported, the run is planned, its caches are found full;
-- load: the UNet is read and LoRA put in;
+- load: the rest of the UNet's reading, which begins beside the plan, is waited for, and LoRA is put in;
 - step: the first step, on a CPU with the packing of the weights;
 - all of them together.
 """
