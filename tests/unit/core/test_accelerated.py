@@ -77,10 +77,10 @@ def test_several_processes_are_started_by_accelerate(probe: Path, tmp_path: Path
     assert [each["arguments"] for each in told] == [["of", "the run"]] * 2
 
 
-def test_garbage_is_looked_for_again_when_training_begins(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_garbage_is_looked_for_again_when_training_begins(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     gc.disable()  # as entry.py does
     try:
-        trained = train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1}))
+        trained = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1}))
         assert trained.status == 0
         assert gc.isenabled()
     finally:
@@ -91,14 +91,20 @@ def test_garbage_is_looked_for_again_when_training_begins(tiny_checkpoint: Path,
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 @pytest.mark.parametrize("wish", [None, "1"])
 def test_the_child_has_a_thread_for_every_core_or_as_many_as_the_user_says(
-    wish: str | None, device: str, probe: Path, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wish: str | None,
+    device: str,
+    probe: Path,
+    shallow_checkpoint: Path,
+    dataset_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if wish:
         monkeypatch.setenv("OMP_NUM_THREADS", wish)
     command = launch.command
     monkeypatch.setattr(launch, "command", lambda run: [sys.executable, str(probe), *command(run)[2:]])
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs", {"training.device": device})
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", {"training.device": device})
     with pytest.raises(UserError, match="ended without a result") as caught:
         launch.train(config)
     assert f'"threads": {wish or devices.processor_threads(1)},' in str(caught.value)

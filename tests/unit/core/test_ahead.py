@@ -69,23 +69,23 @@ def trained_anew(checkpoint: Path, dataset: Path, runs: Path) -> Trained:
     return trained
 
 
-def test_the_unet_is_read_ahead_once_pictures_are_cached(tiny_checkpoint: Path, tmp_path: Path, read: list[str]) -> None:
+def test_the_unet_is_read_ahead_once_pictures_are_cached(shallow_checkpoint: Path, tmp_path: Path, read: list[str]) -> None:
     dataset = make_dataset(tmp_path)
-    cold = trained_anew(tiny_checkpoint, dataset, tmp_path / "runs")
+    cold = trained_anew(shallow_checkpoint, dataset, tmp_path / "runs")
     assert read == ["MainThread"], "the VAE comes first, and memory may not hold both"
-    warm = trained_anew(tiny_checkpoint, dataset, tmp_path / "runs")
+    warm = trained_anew(shallow_checkpoint, dataset, tmp_path / "runs")
     assert read == ["MainThread", "ahead"]
     assert [step.loss for step in warm.steps] == [step.loss for step in cold.steps]
 
 
 def test_where_memory_is_short_nothing_is_read_ahead(
-    tiny_checkpoint: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = make_dataset(tmp_path)
-    trained_anew(tiny_checkpoint, dataset, tmp_path / "runs")
+    trained_anew(shallow_checkpoint, dataset, tmp_path / "runs")
     memory = psutil.virtual_memory()
-    size = tiny_checkpoint.stat().st_size
+    size = shallow_checkpoint.stat().st_size
     short = SimpleNamespace(total=memory.total, available=size)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: short)
-    trained_anew(tiny_checkpoint, dataset, tmp_path / "runs")
+    trained_anew(shallow_checkpoint, dataset, tmp_path / "runs")
     assert read == ["MainThread", "MainThread"]

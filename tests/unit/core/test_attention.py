@@ -79,22 +79,22 @@ def _missing(name: str) -> Any:
 
 
 def test_a_run_with_xformers_has_the_losses_of_one_without(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_dataset(tmp_path, 3)
     calls = install(monkeypatch, plainly)
-    with_it = train_here(configuration(tiny_checkpoint, folder, tmp_path / "a"))
+    with_it = train_here(configuration(shallow_checkpoint, folder, tmp_path / "a"))
     called = len(calls)
-    without = train_here(configuration(tiny_checkpoint, folder, tmp_path / "b", {"training.attention": "sdpa"}))
+    without = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", {"training.attention": "sdpa"}))
     assert called > 32 and len(calls) == called  # two in each of 16 transformer blocks, every pass
     assert [step.loss for step in with_it.steps] == pytest.approx([step.loss for step in without.steps], rel=1e-5)
     assert [step.grad_norm for step in with_it.steps] == pytest.approx([step.grad_norm for step in without.steps], rel=1e-3)
     assert [plan(run.told).attention for run in (with_it, without)] == ["xformers", "sdpa"]
 
 
-def test_a_broken_one_is_told_once_and_the_run_goes_on(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_one_is_told_once_and_the_run_goes_on(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = install(monkeypatch, broken)
-    trained = train_here(configuration(tiny_checkpoint, make_dataset(tmp_path, 1), tmp_path / "runs"))
+    trained = train_here(configuration(shallow_checkpoint, make_dataset(tmp_path, 1), tmp_path / "runs"))
     warnings = [event.message for event in trained.told if isinstance(event, events.Warning_) and "xformers" in event.message]
     assert trained.status == 0 and len(calls) == 1 and len(warnings) == 1
     assert plan(trained.told).attention == "sdpa"

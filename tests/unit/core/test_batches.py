@@ -33,7 +33,7 @@ def never() -> bool:
 
 
 @pytest.fixture(scope="module")
-def filled(tiny_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Cache]:
+def filled(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Cache]:
     """The dataset with mirroring and half a mask, and its cache."""
     import shutil
 
@@ -45,7 +45,7 @@ def filled(tiny_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest
     opened = open_dataset(folder)
     items = [replace(opened.items[0], mask="mask.png", weight=0.5), *opened.items[1:]]
     dataset = replace(opened, items=items, training=TrainingHints(flip=True))
-    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
     cache = Cache(folder.parent / "cache", "base")
     assert fill_latents(cache, dataset, FAMILY, checkpoint, CPU, quiet, never) == 12
     captions = [item.caption for item in items]
@@ -57,9 +57,9 @@ def filled(tiny_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest
     return dataset, cache
 
 
-def test_cached_latents_are_the_scaled_posterior_of_diffusers_vae(filled: tuple[Dataset, Cache], tiny_checkpoint: Path) -> None:
+def test_cached_latents_are_the_scaled_posterior_of_diffusers_vae(filled: tuple[Dataset, Cache], shallow_checkpoint: Path) -> None:
     dataset, cache = filled
-    vae: Any = FAMILY.load_vae(open_checkpoint(str(tiny_checkpoint)), torch.float32)
+    vae: Any = FAMILY.load_vae(open_checkpoint(str(shallow_checkpoint)), torch.float32)
     for item in dataset.items[:2]:
         with Image.open(dataset.path / item.file) as image:
             pixels = np.asarray(image.convert("RGB")).astype(np.float32) / 255

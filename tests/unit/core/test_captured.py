@@ -82,10 +82,10 @@ def warnings(trained: Trained) -> list[str]:
     ids=["plain", "in parts", "weighted", "checkpointed", "convolutions", "DoRA", "schedule-free"],
 )
 def test_recorded_passes_train_as_written_ones(
-    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:
     folder = make_dataset(tmp_path, 5)  # batches of two, two and one
-    plain, recording = both_ways(lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, {**CHANGES, **more}), monkeypatch)
+    plain, recording = both_ways(lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, {**CHANGES, **more}), monkeypatch)
     same_training(plain, recording)
     assert recorder.recorded == (1 if "training.micro_batch_size" in more else 2)
     assert recorder.replayed > 2 * recorder.recorded
@@ -93,7 +93,7 @@ def test_recorded_passes_train_as_written_ones(
 
 
 def test_every_size_of_picture_has_a_recording(
-    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_pictures(tmp_path / "pictures", 3)
     for path in make_pictures(tmp_path / "wide", 3, (128, 64), seed=1).iterdir():
@@ -101,7 +101,7 @@ def test_every_size_of_picture_has_a_recording(
     chosen = PrepareSettings(trigger="myStyle", class_description="anime_face", resolution=64, buckets=BucketSettings(step=8))
     folder = prepare(source, tmp_path / "datasets", chosen).dataset.path
     plain, recording = both_ways(
-        lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, {**CHANGES, "training.batch_size": 1}), monkeypatch
+        lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, {**CHANGES, "training.batch_size": 1}), monkeypatch
     )
     same_training(plain, recording)
     assert warnings(recording) == []
@@ -109,21 +109,21 @@ def test_every_size_of_picture_has_a_recording(
 
 
 def test_a_recorder_that_fails_turns_itself_off_with_a_warning(
-    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Repeating, compute: Callable[[], Passed]) -> Any:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(recorder, "__call__", refuse)
     folder = make_dataset(tmp_path, 5)
-    plain, recording = both_ways(lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, CHANGES), monkeypatch)
+    plain, recording = both_ways(lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, CHANGES), monkeypatch)
     same_training(plain, recording)
     (warning,) = warnings(recording)
     assert "CUDA graphs failed" in warning and "when stream is capturing)" in warning
 
 
 def test_a_recording_that_computes_something_else_is_not_used(
-    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(self: Repeating, compute: Callable[[], Passed]) -> Any:
         replay, passed = Repeating.__call__(self, compute)
@@ -138,14 +138,14 @@ def test_a_recording_that_computes_something_else_is_not_used(
 
     monkeypatch.setattr(recorder, "__call__", lose)
     folder = make_dataset(tmp_path, 5)
-    plain, recording = both_ways(lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, CHANGES), monkeypatch)
+    plain, recording = both_ways(lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, CHANGES), monkeypatch)
     same_training(plain, recording)
     (warning,) = warnings(recording)
     assert "its gradients were not those of the pass as written" in warning
 
 
 def test_a_compiler_that_fails_takes_its_recordings_with_it(
-    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose_a_gradient(unet: Any) -> None:
         block: Any = engine.blocks(unet)[-1]
@@ -159,27 +159,29 @@ def test_a_compiler_that_fails_takes_its_recordings_with_it(
 
     monkeypatch.setattr("trainer.learner.compile_blocks", lose_a_gradient)
     folder = make_dataset(tmp_path, 4)
-    plain = train_here(configuration(tiny_checkpoint, folder, tmp_path / "plain"))
-    recording = train_here(configuration(tiny_checkpoint, folder, tmp_path / "recording", {"training.compile": True}))
+    plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain"))
+    recording = train_here(configuration(shallow_checkpoint, folder, tmp_path / "recording", {"training.compile": True}))
     same_training(plain, recording)
     (warning,) = warnings(recording)
     assert "torch.compile failed" in warning
 
 
 def test_compiled_blocks_are_recorded(
-    tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "_COMPILER", "eager")
     folder = make_dataset(tmp_path, 4)
     settings = {**CHANGES, "training.compile": True, "training.max_steps": 3}
-    plain, recording = both_ways(lambda name: configuration(tiny_checkpoint, folder, tmp_path / name, settings), monkeypatch)
+    plain, recording = both_ways(lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, settings), monkeypatch)
     same_training(plain, recording)
     assert recorder.recorded == 1 and warnings(recording) == []
     torch._dynamo.reset()
 
 
-def test_gradients_are_kept_apart_from_what_a_replay_overwrites(tiny_checkpoint: Path, tmp_path: Path, recorder: type[Repeating]) -> None:
-    settings = configuration(tiny_checkpoint, make_dataset(tmp_path, 2), tmp_path, {"training.gradient_accumulation": 1})
+def test_gradients_are_kept_apart_from_what_a_replay_overwrites(
+    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating]
+) -> None:
+    settings = configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path, {"training.gradient_accumulation": 1})
     with learning(settings) as (learner, portion):
         inputs = {**learner._inputs(portion.micro_batches[0].batch), "share": torch.tensor(1.0)}
         passes = learner._capturing()
@@ -215,7 +217,7 @@ def test_a_plan_records_where_there_is_room(monkeypatch: pytest.MonkeyPatch, cha
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_checkpointing_copies_the_state_of_random_numbers_only_where_some_are_drawn(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
 ) -> None:
     copied: list[int] = []
     get = torch.get_rng_state
@@ -225,7 +227,7 @@ def test_checkpointing_copies_the_state_of_random_numbers_only_where_some_are_dr
         return get()
 
     settings = configuration(
-        tiny_checkpoint, make_dataset(tmp_path, 1), tmp_path, {"training.gradient_checkpointing": True, "network.dropout": dropout}
+        shallow_checkpoint, make_dataset(tmp_path, 1), tmp_path, {"training.gradient_checkpointing": True, "network.dropout": dropout}
     )
     with learning(settings) as (learner, portion):
         monkeypatch.setattr(torch, "get_rng_state", counted)
@@ -239,12 +241,13 @@ def test_checkpointing_copies_the_state_of_random_numbers_only_where_some_are_dr
     [{}, {"training.gradient_checkpointing": True}, {"training.precision": "fp16"}, {"network.targets": "all-linear+conv"}],
     ids=["plain", "checkpointed", "fp16", "convolutions"],
 )
-def test_cuda_graphs_train_as_passes_as_written(tiny_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+def test_cuda_graphs_train_as_passes_as_written(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     folder = make_dataset(tmp_path, 5)
     common = {**CHANGES, "training.device": "cuda", "training.precision": "bf16", "optimizer.lr": 1e-3, **more}
     AcceleratorState._reset_state(True)  # a process has one precision, and the case before may have had another
     runs = [
-        train_here(configuration(tiny_checkpoint, folder, tmp_path / way, {**common, "training.cuda_graphs": way})) for way in ("off", "on")
+        train_here(configuration(shallow_checkpoint, folder, tmp_path / way, {**common, "training.cuda_graphs": way}))
+        for way in ("off", "on")
     ]
     assert warnings(runs[1]) == []
     same_training(*runs, loss=2e-2, norm=1e-1)

@@ -52,23 +52,23 @@ def learning(settings: RunConfig) -> Any:
 @pytest.mark.parametrize(
     "changes", [{}, {"objective.min_snr_gamma": 5.0, "objective.noise_offset": 0.05}], ids=["plain", "weighted by noise level"]
 )
-def test_a_batch_in_smaller_passes_has_its_gradients(tiny_checkpoint: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_batch_in_smaller_passes_has_its_gradients(shallow_checkpoint: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = make_dataset(tmp_path, 5)  # batches of three and two
-    whole = train_here(configuration(tiny_checkpoint, folder, tmp_path / "whole", {**BATCHED, **changes}))
+    whole = train_here(configuration(shallow_checkpoint, folder, tmp_path / "whole", {**BATCHED, **changes}))
     for size in (1, 2):  # by two: parts of two and one
         parts = {**BATCHED, **changes, "training.micro_batch_size": size}
-        split = train_here(configuration(tiny_checkpoint, folder, tmp_path / str(size), parts))
+        split = train_here(configuration(shallow_checkpoint, folder, tmp_path / str(size), parts))
         # the second loss follows Adam's first update, which divides rounding by the size of what is next to nothing
         same_training(whole, split, loss=5e-3, norm=5e-3)
         assert split.steps[0].loss == pytest.approx(whole.steps[0].loss, rel=1e-5)
         assert split.steps[0].grad_norm == pytest.approx(whole.steps[0].grad_norm, rel=1e-4)
 
 
-def test_every_gradient_of_the_parts_is_that_of_the_whole(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_every_gradient_of_the_parts_is_that_of_the_whole(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 3)
     gradients = []
     for size in (0, 2):
-        settings = configuration(tiny_checkpoint, folder, tmp_path, {**BATCHED, "training.micro_batch_size": size})
+        settings = configuration(shallow_checkpoint, folder, tmp_path, {**BATCHED, "training.micro_batch_size": size})
         with learning(settings) as (learner, portion):
             learner.optimise(portion.micro_batches)
             gradients.append([parameter.grad.clone() for parameter in adapter.parameters(learner.model) if parameter.grad is not None])
@@ -76,8 +76,8 @@ def test_every_gradient_of_the_parts_is_that_of_the_whole(tiny_checkpoint: Path,
     assert apart < 3e-4 * sum(float(a.square().sum()) for a in gradients[0]) ** 0.5
 
 
-def test_split_keeps_every_image_and_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with learning(configuration(tiny_checkpoint, make_dataset(tmp_path, 3), tmp_path, BATCHED)) as (_, portion):
+def test_split_keeps_every_image_and_its_own(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    with learning(configuration(shallow_checkpoint, make_dataset(tmp_path, 3), tmp_path, BATCHED)) as (_, portion):
         batch = portion.micro_batches[0].batch
     parts = batch.split(2)
     assert [part.size for part in parts] == [2, 1]
@@ -89,8 +89,8 @@ def test_split_keeps_every_image_and_its_own(tiny_checkpoint: Path, tmp_path: Pa
     assert len(fields(batch)) == 8  # a new one has to be split, too
 
 
-def test_batches_for_a_gpu_are_page_locked(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with learning(configuration(tiny_checkpoint, make_dataset(tmp_path, 1), tmp_path)) as (_, portion):
+def test_batches_for_a_gpu_are_page_locked(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with learning(configuration(shallow_checkpoint, make_dataset(tmp_path, 1), tmp_path)) as (_, portion):
         batch = portion.micro_batches[0].batch
     locked: list[torch.Tensor] = []
 
@@ -115,9 +115,9 @@ class Readings(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_step_reads_nothing_back_from_the_device(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_step_reads_nothing_back_from_the_device(shallow_checkpoint: Path, tmp_path: Path) -> None:
     changes = {"objective.min_snr_gamma": 5.0, "objective.loss": "huber"}
-    with learning(configuration(tiny_checkpoint, make_dataset(tmp_path, 2), tmp_path, changes)) as (learner, portion):
+    with learning(configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path, changes)) as (learner, portion):
         readings = Readings()  # type: ignore[no-untyped-call]
         with readings:
             measured = learner.optimise(portion.micro_batches)
@@ -127,11 +127,11 @@ def test_a_step_reads_nothing_back_from_the_device(tiny_checkpoint: Path, tmp_pa
         assert readings.count == 1
 
 
-def test_channels_last_changes_nothing_but_the_layout(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_channels_last_changes_nothing_but_the_layout(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 3)
     changes = {**BATCHED, "network.targets": "all-linear+conv"}
     runs = [
-        train_here(configuration(tiny_checkpoint, folder, tmp_path / value, {**changes, "training.channels_last": value}))
+        train_here(configuration(shallow_checkpoint, folder, tmp_path / value, {**changes, "training.channels_last": value}))
         for value in ("off", "on")
     ]
     same_training(*runs, loss=1e-4, norm=5e-3)
@@ -141,10 +141,10 @@ def test_channels_last_changes_nothing_but_the_layout(tiny_checkpoint: Path, tmp
 LAYOUTS = [("cuda", torch.bfloat16), ("cuda", torch.float16), ("cuda", torch.float32), ("cpu", torch.bfloat16)]
 
 
-def test_lora_computes_in_the_dtype_of_its_input_with_the_numbers_of_pefts_own_casts(tiny_checkpoint: Path) -> None:
+def test_lora_computes_in_the_dtype_of_its_input_with_the_numbers_of_pefts_own_casts(shallow_checkpoint: Path) -> None:
     results = []
     for ours in (True, False):
-        unet: Any = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.bfloat16)
+        unet: Any = FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
         adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear+conv"), rank=4, alpha=4, seed=1)
         for index, parameter in enumerate(adapter.parameters(unet)):
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
@@ -169,13 +169,13 @@ def test_lora_computes_in_the_dtype_of_its_input_with_the_numbers_of_pefts_own_c
 
 
 @pytest.mark.slow
-def test_compiled_blocks_give_the_losses_of_plain_ones(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_blocks_give_the_losses_of_plain_ones(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_COMPILER", "aot_eager")  # traced and differentiated as for inductor, without its minutes of C++
     folder = make_dataset(tmp_path, 2)
     changes = {"training.gradient_accumulation": 1, "training.max_steps": 1}
-    plain = train_here(configuration(tiny_checkpoint, folder, tmp_path / "plain", changes))
+    plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain", changes))
     torch._dynamo.reset()
-    compiled = train_here(configuration(tiny_checkpoint, folder, tmp_path / "compiled", {**changes, "training.compile": True}))
+    compiled = train_here(configuration(shallow_checkpoint, folder, tmp_path / "compiled", {**changes, "training.compile": True}))
     same_training(plain, compiled, loss=1e-5)
     assert not [event for event in compiled.told if isinstance(event, events.Warning_)]
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
@@ -184,7 +184,7 @@ def test_compiled_blocks_give_the_losses_of_plain_ones(tiny_checkpoint: Path, tm
 
 @pytest.mark.parametrize("stage", ["forward", "backward"])
 def test_a_compiler_that_fails_turns_itself_off_with_a_warning(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     def fail(unet: Any) -> None:
         block: Any = engine.blocks(unet)[0]  # the first: in the backward pass, the others have their gradients when it fails
@@ -192,15 +192,15 @@ def test_a_compiler_that_fails_turns_itself_off_with_a_warning(
 
     monkeypatch.setattr("trainer.learner.compile_blocks", fail)
     folder = make_dataset(tmp_path, 4)
-    plain = train_here(configuration(tiny_checkpoint, folder, tmp_path / "plain"))
-    failed = train_here(configuration(tiny_checkpoint, folder, tmp_path / "failed", {"training.compile": True}))
+    plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain"))
+    failed = train_here(configuration(shallow_checkpoint, folder, tmp_path / "failed", {"training.compile": True}))
     same_training(plain, failed)
     warnings = [event.message for event in failed.told if isinstance(event, events.Warning_)]
     assert len(warnings) == 1 and "no C++ compiler" in warnings[0]
 
 
 def test_a_compiler_that_computes_something_else_turns_itself_off_with_a_warning(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose_a_gradient(unet: Any) -> None:
         block: Any = engine.blocks(unet)[-1]
@@ -214,8 +214,8 @@ def test_a_compiler_that_computes_something_else_turns_itself_off_with_a_warning
 
     monkeypatch.setattr("trainer.learner.compile_blocks", lose_a_gradient)
     folder = make_dataset(tmp_path, 4)
-    plain = train_here(configuration(tiny_checkpoint, folder, tmp_path / "plain"))
-    wrong = train_here(configuration(tiny_checkpoint, folder, tmp_path / "wrong", {"training.compile": True}))
+    plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain"))
+    wrong = train_here(configuration(shallow_checkpoint, folder, tmp_path / "wrong", {"training.compile": True}))
     same_training(plain, wrong)
     warnings = [event.message for event in wrong.told if isinstance(event, events.Warning_)]
     assert len(warnings) == 1 and "its gradients were not those of the blocks as written" in warnings[0]
@@ -254,8 +254,8 @@ class SmallMemory:
         return self.vae.decode(latents, return_dict=return_dict)
 
 
-def test_pictures_are_encoded_in_halves_and_decoded_in_tiles_where_memory_is_small(tiny_checkpoint: Path) -> None:
-    vae: Any = FAMILY.load_vae(open_checkpoint(str(tiny_checkpoint)), torch.float32)
+def test_pictures_are_encoded_in_halves_and_decoded_in_tiles_where_memory_is_small(shallow_checkpoint: Path) -> None:
+    vae: Any = FAMILY.load_vae(open_checkpoint(str(shallow_checkpoint)), torch.float32)
     pixels = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     small = SmallMemory(vae)
     with torch.no_grad():

@@ -35,9 +35,9 @@ OnEvent = Callable[[events.Event], None]
 
 
 @pytest.fixture(scope="module")
-def expected(tiny_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def expected(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The LoRA of a run that nothing disturbed."""
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path_factory.mktemp("undisturbed"), SETTINGS)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path_factory.mktemp("undisturbed"), SETTINGS)
     return launch.train(config).lora.read_bytes()
 
 
@@ -95,8 +95,10 @@ def is_full(error: UserError, disk: SmallDisk) -> bool:
 
 
 @pytest.mark.usefixtures("quick_children")
-def test_a_disk_that_fills_while_latents_are_cached(disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes) -> None:
-    config = configuration(tiny_checkpoint, dataset_folder, disk.path, SETTINGS)
+def test_a_disk_that_fills_while_latents_are_cached(
+    disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
+) -> None:
+    config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
     with pytest.raises(UserError) as caught:
         launch.train(config, on_event=when(lambda event: isinstance(event, events.Plan), lambda: disk.fill(12_288)))
     assert is_full(caught.value, disk), caught.value
@@ -107,9 +109,9 @@ def test_a_disk_that_fills_while_latents_are_cached(disk: SmallDisk, tiny_checkp
 
 @pytest.mark.usefixtures("quick_children")
 def test_a_disk_that_fills_before_a_checkpoint_keeps_the_earlier_ones(
-    disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes
+    disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
 ) -> None:
-    config = configuration(tiny_checkpoint, dataset_folder, disk.path, SETTINGS)
+    config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
     run = launch.prepare_run(config)
     with pytest.raises(UserError) as caught:
         launch.train(config, on_event=when(lambda event: isinstance(event, events.Checkpoint), lambda: disk.fill(65_536)))
@@ -127,9 +129,9 @@ def test_a_disk_that_fills_before_a_checkpoint_keeps_the_earlier_ones(
 
 @pytest.mark.usefixtures("quick_children")
 def test_a_disk_that_is_full_at_the_export_loses_no_step(
-    disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes
+    disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
 ) -> None:
-    config = configuration(tiny_checkpoint, dataset_folder, disk.path, SETTINGS)
+    config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
     run = launch.prepare_run(config)
     launch.train(config)
     run.lora.unlink()  # as if the last run had ended just before its export
@@ -148,10 +150,10 @@ def test_a_disk_that_is_full_at_the_export_loses_no_step(
 
 @pytest.mark.usefixtures("quick_children")
 def test_a_full_lora_folder_keeps_the_lora_in_the_run_and_what_was_published(
-    disk: SmallDisk, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+    disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
     settings = {**SETTINGS, "output.publish": str(disk.path)}
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs", settings)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", settings)
     (disk.path / "style.safetensors").write_bytes(b"an earlier LoRA")
     disk.fill(16_384)
     with pytest.raises(UserError) as caught:
@@ -199,9 +201,9 @@ def kill_in_mid_write(config: RunConfig, folder: Path, pattern: str) -> None:
 @posix
 @pytest.mark.parametrize("moment", ["checkpoint", "export"])
 def test_a_child_killed_in_mid_write_costs_at_most_that_file(
-    moment: str, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+    moment: str, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     run = launch.prepare_run(config)
     if moment == "checkpoint":
         kill_in_mid_write(config, run.checkpoints, f"{PARTIAL}{4:06d}-*")
@@ -219,9 +221,9 @@ def test_a_child_killed_in_mid_write_costs_at_most_that_file(
 
 @posix
 def test_a_child_that_hangs_is_stopped_and_the_run_goes_on_later(
-    tiny_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+    shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     run = launch.prepare_run(config)
 
     def freeze() -> None:
@@ -240,9 +242,9 @@ def test_a_child_that_hangs_is_stopped_and_the_run_goes_on_later(
 @pytest.mark.usefixtures("quick_children")
 @pytest.mark.parametrize("jump", [-10 * 365 * 86_400.0, 10 * 365 * 86_400.0], ids=["back", "forward"])
 def test_a_clock_that_was_set_between_two_starts_changes_nothing(
-    jump: float, tiny_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+    jump: float, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     run = launch.prepare_run(config)
     launch.train(config)
     # the first start, as it would have been logged and dated with another clock, and then ended before its export

@@ -138,8 +138,8 @@ def test_lora_on_a_packed_base_learns_what_it_would_on_the_unpacked_one(tiny_che
     assert apart < 1e-5 * sum(float(b.square().sum()) for b in wanted) ** 0.5
 
 
-def test_the_device_never_holds_the_unpacked_base(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unet = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.float32)
+def test_the_device_never_holds_the_unpacked_base(shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), torch.float32)
     moves: list[str] = []
     original = nn.Module.to
 
@@ -171,10 +171,10 @@ def accelerate_anew() -> Iterator[None]:
 
 @pytest.mark.usefixtures("accelerate_anew")
 @pytest.mark.parametrize("changes", [{}, {"training.precision": "bf16"}], ids=["fp32", "bf16"])
-def test_a_run_on_an_8_bit_base_stays_close_to_the_plain_run(tiny_checkpoint: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_run_on_an_8_bit_base_stays_close_to_the_plain_run(shallow_checkpoint: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = make_dataset(tmp_path, 3)
     runs = {
-        kind: train_here(configuration(tiny_checkpoint, folder, tmp_path / kind, {"training.base_precision": kind, **changes}))
+        kind: train_here(configuration(shallow_checkpoint, folder, tmp_path / kind, {"training.base_precision": kind, **changes}))
         for kind in ("same", "int8")
     }
     assert [run.status for run in runs.values()] == [0, 0]

@@ -269,15 +269,15 @@ def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
 
 
 def test_a_plan_for_a_gpu_counts_what_will_run(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset_folder = make_dataset(tmp_path, 1, resolution=512)
-    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
     monkeypatch.setattr("trainer.plan.total_memory_gb", lambda device: 80.0)
     found = {}
     for problem, settings in (("", "auto"), ("no C compiler", "auto"), ("", "off")):
         monkeypatch.setattr("trainer.plan.kernels_problem", lambda *_, says=problem: says)
-        chosen = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.fused": settings, "training.device": "cuda"})
+        chosen = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.fused": settings, "training.device": "cuda"})
         made = make_plan(chosen, open_dataset(dataset_folder), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16")
         found[problem, settings] = made
         untried = make_plan(

@@ -31,7 +31,7 @@ NAMES = sorted(hostile.weights(Path()))
 
 
 @pytest.fixture
-def commands(tmp_path: Path, tiny_checkpoint: Path, dataset_folder: Path) -> dict[str, Command]:
+def commands(tmp_path: Path, shallow_checkpoint: Path, dataset_folder: Path) -> dict[str, Command]:
     """Every command that takes weights, given a file of them."""
     good = tmp_path / "good lora.safetensors"
     save_file(lora_tensors(small_layers()), good)
@@ -42,7 +42,7 @@ def commands(tmp_path: Path, tiny_checkpoint: Path, dataset_folder: Path) -> dic
         return ["train", str(settings), "--dry-run"]
 
     def go_on(path: Path) -> list[str]:
-        config = configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs", {"base.lora": str(path)})
+        config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", {"base.lora": str(path)})
         settings.write_text(config.to_json(), encoding="utf-8")
         return ["train", str(settings), "--dry-run"]
 
@@ -51,7 +51,7 @@ def commands(tmp_path: Path, tiny_checkpoint: Path, dataset_folder: Path) -> dic
         "train": train,
         "train from a LoRA": go_on,
         "sample": lambda path: [*sample, "--base", str(path)],
-        "sample with a LoRA": lambda path: [*sample, "--base", str(tiny_checkpoint), "--lora", str(path)],
+        "sample with a LoRA": lambda path: [*sample, "--base", str(shallow_checkpoint), "--lora", str(path)],
         "info": lambda path: ["info", str(path)],
         "export": lambda path: ["export", str(path), out],
         "merge": lambda path: ["export", str(good), out, "--merge", str(path)],
@@ -93,10 +93,10 @@ def test_weights_that_mean_harm_are_refused_by_every_command(
 )
 @pytest.mark.slow
 def test_a_base_with_wrong_numbers_or_shapes_is_named(
-    key: str, change: Callable[[torch.Tensor], torch.Tensor], kind: str, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path,
+    key: str, change: Callable[[torch.Tensor], torch.Tensor], kind: str, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    path = hostile.altered(tiny_checkpoint, tmp_path / "lying.safetensors", key, change)
+    path = hostile.altered(shallow_checkpoint, tmp_path / "lying.safetensors", key, change)
     config = configuration(path, dataset_folder, tmp_path / "runs")
     (tmp_path / "run.json").write_text(config.to_json(), encoding="utf-8")
     if main(["train", str(tmp_path / "run.json"), "--dry-run"]):  # seen before anything heavy
@@ -113,9 +113,9 @@ def test_a_base_with_wrong_numbers_or_shapes_is_named(
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["nan", "shape", "rank"])
 def test_a_lora_with_wrong_numbers_or_shapes_is_not_gone_on_from(
-    wrong: str, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+    wrong: str, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
-    first = train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path / "first", {"training.max_steps": 1}))
+    first = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path / "first", {"training.max_steps": 1}))
     tensors = load_file(first.run.lora)
     key = next(name for name in tensors if name.endswith("lora_down.weight"))
     if wrong == "nan":
@@ -127,7 +127,7 @@ def test_a_lora_with_wrong_numbers_or_shapes_is_not_gone_on_from(
     path = tmp_path / "lying.safetensors"
     save_file(tensors, path)
     with pytest.raises(UserError) as caught:  # before the child, or what the child told
-        told = train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs", {"base.lora": str(path)})).told[-1]
+        told = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", {"base.lora": str(path)})).told[-1]
         assert isinstance(told, events.Error)
         raise UserError(told.message, told.hint, kind=told.kind)
     assert caught.value.kind == "lora"
@@ -145,7 +145,7 @@ def vast() -> bytes:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("command", ["prepare", "regularisation", "sample", "thumbnail"])
 def test_a_picture_of_60000_pixels_a_side_is_refused_by_every_command(
-    command: str, vast: bytes, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, vast: bytes, shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(vast) < 3_000_000
     folder = tmp_path / "pictures"
@@ -157,7 +157,7 @@ def test_a_picture_of_60000_pixels_a_side_is_refused_by_every_command(
     arguments = {
         "prepare": ["prepare", str(folder), "--out", str(tmp_path / "out"), "--trigger", "x"],
         "regularisation": ["prepare", str(good), "--out", str(tmp_path / "out"), "--trigger", "x", "--regularisation", str(path), "--json"],
-        "sample": ["sample", "--base", str(tiny_checkpoint), "--prompt", "x", "--image", str(path), "--out", str(tmp_path / "out")],
+        "sample": ["sample", "--base", str(shallow_checkpoint), "--prompt", "x", "--image", str(path), "--out", str(tmp_path / "out")],
         "thumbnail": ["export", str(lora), str(tmp_path / "out.safetensors"), "--thumbnail", str(path)],
     }
     status = main(arguments[command])
@@ -281,7 +281,7 @@ def test_deeply_nested_lines_in_what_a_dataset_keeps_are_as_good_as_none(tmp_pat
         open_dataset(made)
 
 
-def test_deeply_nested_records_in_a_run_are_as_good_as_none(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_deeply_nested_records_in_a_run_are_as_good_as_none(tmp_path: Path, shallow_checkpoint: Path) -> None:
     run = RunFolder(tmp_path / "runs" / "name-0", "name")
     run.path.mkdir(parents=True)
     run.lora.write_bytes(b"x")
@@ -289,15 +289,15 @@ def test_deeply_nested_records_in_a_run_are_as_good_as_none(tmp_path: Path, tiny
         path.write_text(DEEP, encoding="utf-8")
     assert run.finished(None) is None
     assert read_events(run.events) == []
-    assert open_checkpoint(str(tiny_checkpoint)).identity(tmp_path) == sha256_file(tiny_checkpoint)
+    assert open_checkpoint(str(shallow_checkpoint)).identity(tmp_path) == sha256_file(shallow_checkpoint)
 
 
 def test_paths_with_a_nul_are_refused(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = f"{tmp_path}/a\x00b"
     settings = tmp_path / "run.json"
-    settings.write_text(configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs").to_json(), encoding="utf-8")
+    settings.write_text(configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs").to_json(), encoding="utf-8")
     keys = ("output.runs", "output.publish", "dataset.path", "base.checkpoint", "base.lora")
     sample = ["sample", "--prompt", "x", "--out", str(tmp_path / "o")]
     picture = tmp_path / "p.png"

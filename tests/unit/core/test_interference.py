@@ -34,9 +34,9 @@ AtStep = Callable[[int, Callable[[], None]], None]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def undisturbed(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run that nothing disturbed, with states at 2, 4 and 6. Not to be changed: copy the folder that it lies in."""
-    return train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path_factory.mktemp("undisturbed"), SETTINGS)).run
+    return train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path_factory.mktemp("undisturbed"), SETTINGS)).run
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +96,10 @@ def helps_most(config: RunConfig) -> str:
 
 
 def test_a_gpu_that_runs_out_of_memory_names_the_setting_that_helps_most(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: dict[str, object] = {**SETTINGS, "training.batch_size": 2}
-    config = configuration(tiny_checkpoint, make_dataset(tmp_path, 4, resolution=256), tmp_path / "runs", changes)
+    config = configuration(shallow_checkpoint, make_dataset(tmp_path, 4, resolution=256), tmp_path / "runs", changes)
     honest = launch.command
 
     def command(run: Any) -> list[str]:
@@ -119,10 +119,10 @@ def test_a_gpu_that_runs_out_of_memory_names_the_setting_that_helps_most(
     ids=["checkpointing", "one at a time"],
 )
 def test_what_a_run_does_already_is_not_what_would_help_it(
-    used: dict[str, object], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    used: dict[str, object], shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: dict[str, object] = {**SETTINGS, "training.batch_size": 32, **used}
-    config = configuration(tiny_checkpoint, make_dataset(tmp_path, 1, resolution=512), tmp_path / "runs", changes)
+    config = configuration(shallow_checkpoint, make_dataset(tmp_path, 1, resolution=512), tmp_path / "runs", changes)
 
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -138,9 +138,9 @@ def test_what_a_run_does_already_is_not_what_would_help_it(
 
 
 def test_a_loss_that_overflows_keeps_the_checkpoint_before_it_and_goes_on_from_there(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes
 ) -> None:
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
         honest = Learner._loss
         patch.setattr(Learner, "_loss", lambda self, *rest: honest(self, *rest) * (float("nan") if self.step >= 2 else 1))
@@ -157,9 +157,9 @@ def test_a_loss_that_overflows_keeps_the_checkpoint_before_it_and_goes_on_from_t
 
 
 def test_weights_that_overflow_in_the_step_of_a_checkpoint_do_not_become_one(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes
 ) -> None:
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
         honest = Learner.apply
 
@@ -179,18 +179,18 @@ def test_weights_that_overflow_in_the_step_of_a_checkpoint_do_not_become_one(
 
 
 def test_a_dataset_that_is_deleted_once_training_goes_on_is_not_needed_any_more(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes, at_step: AtStep
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes, at_step: AtStep
 ) -> None:
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
     at_step(3, lambda: shutil.rmtree(copied))
-    trained = train_here(configuration(tiny_checkpoint, copied, tmp_path / "runs", SETTINGS))
+    trained = train_here(configuration(shallow_checkpoint, copied, tmp_path / "runs", SETTINGS))
     assert trained.status == 0
     assert not copied.exists()
     assert trained.run.lora.read_bytes() == expected
 
 
 def test_a_dataset_that_is_edited_in_mid_run_trains_as_it_was_and_is_another_run_afterwards(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes, at_step: AtStep
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes, at_step: AtStep
 ) -> None:
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
     caption = next(copied.glob("*.txt"))
@@ -199,17 +199,17 @@ def test_a_dataset_that_is_edited_in_mid_run_trains_as_it_was_and_is_another_run
         caption.write_text("another caption", encoding="utf-8")
 
     at_step(3, edit)
-    config = configuration(tiny_checkpoint, copied, tmp_path / "runs", SETTINGS)
+    config = configuration(shallow_checkpoint, copied, tmp_path / "runs", SETTINGS)
     trained = train_here(config)
     assert trained.run.lora.read_bytes() == expected
     assert launch.prepare_run(config).path != trained.run.path
 
 
 def test_a_dataset_that_changes_between_queue_and_child_is_not_trained_under_the_old_name(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
-    config = configuration(tiny_checkpoint, copied, tmp_path / "runs", SETTINGS)
+    config = configuration(shallow_checkpoint, copied, tmp_path / "runs", SETTINGS)
     run = launch.prepare_run(config)
     run.path.mkdir(parents=True)
     run.config.write_text(config.to_json(), encoding="utf-8")
@@ -221,12 +221,12 @@ def test_a_dataset_that_changes_between_queue_and_child_is_not_trained_under_the
 
 
 def test_a_picture_that_was_replaced_by_another_of_its_size_is_named_and_not_cached(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
     first, second = sorted(copied.glob("*.png"))[:2]
     shutil.copyfile(second, first)
-    error = error_of(train_here(configuration(tiny_checkpoint, copied, tmp_path / "runs", SETTINGS)))
+    error = error_of(train_here(configuration(shallow_checkpoint, copied, tmp_path / "runs", SETTINGS)))
     assert error.kind == "dataset"
     assert first.name in error.message
     assert "Dataset Prep again" in error.hint
@@ -253,10 +253,10 @@ def rewrite(state: Path, values: object) -> None:
 
 
 @pytest.fixture
-def stopped(undisturbed: RunFolder, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> RunConfig:
+def stopped(undisturbed: RunFolder, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> RunConfig:
     """A run that ended just before its export, with states at 2, 4 and 6."""
     shutil.copytree(undisturbed.path.parent, tmp_path / "runs")
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs", SETTINGS)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", SETTINGS)
     run = launch.prepare_run(config)
     run.lora.unlink()
     run.result.unlink()
@@ -295,9 +295,9 @@ def test_a_saved_state_of_another_run_is_refused_by_name(stopped: RunConfig, wro
 
 @pytest.mark.parametrize("wrong", ["shape", "nan", "names"])
 def test_a_cached_latent_that_cannot_be_one_is_made_anew(
-    wrong: str, undisturbed: RunFolder, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes
+    wrong: str, undisturbed: RunFolder, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes
 ) -> None:
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     shutil.copytree(undisturbed.path.parent / "_cache", tmp_path / "_cache")
     for path in (tmp_path / "_cache" / "latents").rglob("*.safetensors"):
         tensors = load_file(path)

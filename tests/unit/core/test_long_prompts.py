@@ -76,10 +76,10 @@ def test_the_record_holds_every_family_and_length(kohya: Any) -> None:
     assert all(len(rows) == len(PROMPTS) for lengths in kohya.values() for rows in lengths.values())
 
 
-def test_clip_skip_is_the_normed_output_of_an_earlier_layer(tiny_checkpoint: Path) -> None:
+def test_clip_skip_is_the_normed_output_of_an_earlier_layer(shallow_checkpoint: Path) -> None:
     from safetensors.torch import load_file
 
-    checkpoint, sd1 = open_checkpoint(str(tiny_checkpoint)), family_named("sd1")
+    checkpoint, sd1 = open_checkpoint(str(shallow_checkpoint)), family_named("sd1")
     prompts = ["a photo of a cat", "myAnimeStyleToken anime_face girl, high quality"]
     encoders: list[Any] = [sd1.load_text_encoder(checkpoint, torch.float32, CPU, sd1.text_settings(75, skip)) for skip in (0, 1, 2)]
     own, last, second = (torch.stack([row["embeds"] for row in one.encode(prompts)]) for one in encoders)
@@ -87,7 +87,7 @@ def test_clip_skip_is_the_normed_output_of_an_earlier_layer(tiny_checkpoint: Pat
     ids = [encoders[0].tokenizer(prompt).input_ids for prompt in prompts]
     padded = torch.tensor([row + [49407] * (77 - len(row)) for row in ids])
     # a CLIP without its last layer has the layer before as its last
-    weights = {name: t for name, t in load_file(str(tiny_checkpoint)).items() if ".layers.1." not in name}
+    weights = {name: t for name, t in load_file(str(shallow_checkpoint)).items() if ".layers.1." not in name}
     torch.testing.assert_close(second, plain_clip(weights, padded, layers=1), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(own, second, atol=0.1)
 

@@ -92,25 +92,25 @@ def test_a_preset_without_bitsandbytes_does_not_name_its_optimizer(monkeypatch: 
     assert "optimizer.name" not in memory.preset("6gb", "sdxl")
 
 
-def test_a_preset_is_the_same_run_as_its_settings_written_out(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
-    preset = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})
+def test_a_preset_is_the_same_run_as_its_settings_written_out(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    preset = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})
     written = configuration(
-        tiny_checkpoint, dataset_folder, tmp_path, {"training.gradient_checkpointing": True, "training.micro_batch_size": 1}
+        shallow_checkpoint, dataset_folder, tmp_path, {"training.gradient_checkpointing": True, "training.micro_batch_size": 1}
     )
-    plain = configuration(tiny_checkpoint, dataset_folder, tmp_path)
+    plain = configuration(shallow_checkpoint, dataset_folder, tmp_path)
     assert prepare_run(preset).path == prepare_run(written).path != prepare_run(plain).path
 
 
-def test_a_settled_configuration_is_settled_once_and_for_all(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
-    settings = settle(configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"}))
+def test_a_settled_configuration_is_settled_once_and_for_all(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    settings = settle(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"}))
     path = tmp_path / "config.json"
     path.write_text(settings.to_json(), encoding="utf-8")
     assert settle(config.load(path)) == settings
     assert settings.training.gradient_checkpointing and settings.training.memory == "6gb"
 
 
-def test_an_open_preset_survives_being_saved_and_made_absolute(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
-    settings = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})
+def test_an_open_preset_survives_being_saved_and_made_absolute(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    settings = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})
     path = tmp_path / "config.json"
     path.write_text(config.absolute(settings).to_json(), encoding="utf-8")
     assert settle(config.load(path)) == settle(settings)
@@ -118,10 +118,10 @@ def test_an_open_preset_survives_being_saved_and_made_absolute(tiny_checkpoint: 
 
 @pytest.mark.parametrize("total", [1e6, 1e-6])
 def test_auto_takes_the_fastest_that_fits(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: float
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: float
 ) -> None:
     monkeypatch.setattr("trainer.devices.total_memory_gb", lambda device: total)
-    settings = settle(configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.memory": "auto"}))
+    settings = settle(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "auto"}))
     chosen = (settings.training.gradient_checkpointing, settings.training.micro_batch_size)
     assert chosen == ((False, 0) if total > 1 else (True, 1))
 
@@ -156,14 +156,14 @@ def test_the_optimizer_keeps_what_the_estimate_says(name: str, shape: tuple[int,
     assert state_bytes(down.shape, name) == pytest.approx(kept, rel=0.02)
 
 
-def test_the_plan_says_what_the_memory_is_for(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_plan_says_what_the_memory_is_for(shallow_checkpoint: Path, tmp_path: Path) -> None:
     from trainer.dataset import open_dataset
     from trainer.plan import make_plan
 
-    folder, checkpoint = make_dataset(tmp_path, 1), open_checkpoint(str(tiny_checkpoint))
+    folder, checkpoint = make_dataset(tmp_path, 1), open_checkpoint(str(shallow_checkpoint))
 
     def plan(changes: dict[str, Any]) -> Any:
-        settings = configuration(tiny_checkpoint, folder, tmp_path, changes)
+        settings = configuration(shallow_checkpoint, folder, tmp_path, changes)
         return make_plan(settings, open_dataset(folder), family_of(checkpoint), checkpoint, torch.device("cpu"), "bf16")
 
     plain, packed = plan({}), plan({"training.base_precision": "int8"})

@@ -56,11 +56,11 @@ def applied(unet: Any, file: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_file_does_what_the_trainer_trained(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
-    settings = configuration(tiny_checkpoint, make_dataset(tmp_path, 6), tmp_path / "runs", {**QUICK, **NETWORKS[name]})
+def test_the_file_does_what_the_trainer_trained(shallow_checkpoint: Path, tmp_path: Path, name: str) -> None:
+    settings = configuration(shallow_checkpoint, make_dataset(tmp_path, 6), tmp_path / "runs", {**QUICK, **NETWORKS[name]})
     trained = train_here(settings)
     assert trained.status == 0
-    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
     family = family_of(checkpoint)
     ours: Any = family.load_unet(checkpoint, torch.float32)
     before = prediction(ours, {})
@@ -101,14 +101,14 @@ def test_parts_have_their_own_ranks_and_none_where_it_is_zero(tiny_checkpoint: P
     assert plan.modules == len(read_lora(trained.run.lora).modules)
 
 
-def test_a_part_that_no_unet_has_and_an_empty_lora_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_part_that_no_unet_has_and_an_empty_lora_are_refused(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 1)
     with pytest.raises(UserError, match="block_ranks"):
-        configuration(tiny_checkpoint, folder, tmp_path, {"network.block_ranks": {"up_block": 4}})
+        configuration(shallow_checkpoint, folder, tmp_path, {"network.block_ranks": {"up_block": 4}})
     with pytest.raises(UserError, match=r"all-linear\+conv"):
-        configuration(tiny_checkpoint, folder, tmp_path, {"network.conv_rank": 4})
+        configuration(shallow_checkpoint, folder, tmp_path, {"network.conv_rank": 4})
     nothing = {"mid_block": 0} | {f"{side}_blocks.{level}": 0 for side in ("down", "up") for level in range(4)}
-    trained = train_here(configuration(tiny_checkpoint, folder, tmp_path / "runs", {"network.block_ranks": nothing}))
+    trained = train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", {"network.block_ranks": nothing}))
     assert trained.status == 1
     assert "nothing to train" in getattr(trained.told[-1], "message", "")
 
@@ -126,13 +126,13 @@ CONTINUED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CONTINUED)
-def test_a_continued_run_ends_in_the_same_bits(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
+def test_a_continued_run_ends_in_the_same_bits(shallow_checkpoint: Path, tmp_path: Path, name: str) -> None:
     if name == "adamw8bit":
         pytest.importorskip("bitsandbytes")
     folder = make_dataset(tmp_path, 4)
     changes = {**QUICK, **CONTINUED[name], "training.max_steps": 4, "training.checkpoint_every": 2}
-    whole = train_here(configuration(tiny_checkpoint, folder, tmp_path / "whole", {**changes, "training.epochs": 2}))
-    resumed = configuration(tiny_checkpoint, folder, tmp_path / "cut", {**changes, "training.epochs": 2})
+    whole = train_here(configuration(shallow_checkpoint, folder, tmp_path / "whole", {**changes, "training.epochs": 2}))
+    resumed = configuration(shallow_checkpoint, folder, tmp_path / "cut", {**changes, "training.epochs": 2})
     first = train_here(resumed)
     shutil.rmtree(first.run.checkpoints / "step-000004")
     (first.run.path / "result.json").unlink()
@@ -143,10 +143,10 @@ def test_a_continued_run_ends_in_the_same_bits(tiny_checkpoint: Path, tmp_path: 
     assert again.run.lora.read_bytes() == whole.run.lora.read_bytes()
 
 
-def test_dropout_changes_the_training_and_not_the_first_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_dropout_changes_the_training_and_not_the_first_weights(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 6)
     runs = [
-        train_here(configuration(tiny_checkpoint, folder, tmp_path / name, {**QUICK, "network.dropout": value}))
+        train_here(configuration(shallow_checkpoint, folder, tmp_path / name, {**QUICK, "network.dropout": value}))
         for name, value in (("none", 0.0), ("some", 0.5))
     ]
     assert runs[0].steps[0].loss == pytest.approx(runs[1].steps[0].loss, rel=1e-6)  # up is zero: nothing to drop yet
@@ -163,20 +163,20 @@ def test_size_of_takes_the_longest_name() -> None:
     assert network.size_of("up_blocks.2.attentions.1.proj_in", ()) == (8, 4.0)
 
 
-def test_training_goes_on_from_a_lora_file_of_any_format(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_training_goes_on_from_a_lora_file_of_any_format(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 6)
-    first = train_here(configuration(tiny_checkpoint, folder, tmp_path / "a", QUICK))
+    first = train_here(configuration(shallow_checkpoint, folder, tmp_path / "a", QUICK))
     other = tmp_path / "by another tool.safetensors"
     write_lora(other, convert(read_lora(first.run.lora), "peft"))
     # scale 2 in the first run, 1 in the second: what the file does must stay, not its numbers
     changes = {**QUICK, "network.alpha": 3.0, "training.max_steps": 1, "optimizer.lr": 1e-9, "optimizer.weight_decay": 0.0}
     for source in (first.run.lora, other):
-        again = train_here(configuration(tiny_checkpoint, folder, tmp_path / "b", {**changes, "base.lora": str(source)}))
+        again = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", {**changes, "base.lora": str(source)}))
         assert again.status == 0
         for before, after in zip(read_lora(first.run.lora), read_lora(again.run.lora), strict=True):
             assert before.name == after.name
             assert float((before.delta() - after.delta()).norm()) <= 3e-3 * float(before.delta().norm()) + 1e-6
-    fresh = train_here(configuration(tiny_checkpoint, folder, tmp_path / "b", changes))
+    fresh = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", changes))
     assert fresh.run.path != again.run.path
 
 

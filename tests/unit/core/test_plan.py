@@ -75,25 +75,25 @@ def test_shapes_that_are_remembered_count_as_those_that_torch_works_out(
     assert counted[0] == counted[1]
 
 
-def test_the_plan_is_what_the_run_then_does(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_plan_is_what_the_run_then_does(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 5, repeats=2)
     changes = {"training.batch_size": 4, "training.gradient_accumulation": 2, "training.epochs": 2}
-    config = configuration(tiny_checkpoint, folder, tmp_path / "runs", changes)
-    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    config = configuration(shallow_checkpoint, folder, tmp_path / "runs", changes)
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
     plan = make_plan(config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), "fp32")
     # ten slots an epoch: batches of 4, 4 and 2; steps of two batches and of one
     assert (plan.images, plan.buckets, plan.steps_per_epoch, plan.steps, plan.epochs) == (5, {"64x64": 10}, 2, 4, 2)
     assert [step.step for step in train_here(config).steps] == [1, 2, 3, 4]
 
 
-def test_a_limit_of_steps_shortens_the_last_epoch(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_a_limit_of_steps_shortens_the_last_epoch(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     def plan(steps: int) -> tuple[int, int]:
         changes = {"training.max_steps": steps, "training.epochs": 3, "training.gradient_accumulation": 2}
         made = make_plan(
-            configuration(tiny_checkpoint, dataset_folder, tmp_path, changes),
+            configuration(shallow_checkpoint, dataset_folder, tmp_path, changes),
             open_dataset(dataset_folder),
             FAMILY,
-            open_checkpoint(str(tiny_checkpoint)),
+            open_checkpoint(str(shallow_checkpoint)),
             torch.device("cpu"),
             "fp32",
         )
@@ -102,12 +102,12 @@ def test_a_limit_of_steps_shortens_the_last_epoch(tiny_checkpoint: Path, dataset
     assert [plan(steps) for steps in (0, 1, 4, 100)] == [(9, 3), (1, 1), (4, 2), (9, 3)]
 
 
-def test_checkpointing_needs_less_memory(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(str(tiny_checkpoint))
+def test_checkpointing_needs_less_memory(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
     folder = make_dataset(tmp_path, 1, resolution=512)
 
     def memory(**changes: object) -> float:
-        config = configuration(tiny_checkpoint, folder, tmp_path, changes)
+        config = configuration(shallow_checkpoint, folder, tmp_path, changes)
         return make_plan(config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), "fp32").memory_gb
 
     assert memory(**{"training.gradient_checkpointing": True}) < memory() < memory(**{"training.batch_size": 4})
@@ -126,14 +126,14 @@ def test_checkpointing_needs_less_memory(tiny_checkpoint: Path, tmp_path: Path) 
     ],
 )
 def test_a_run_that_cannot_fit_is_refused_with_what_would(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: dict[str, Any] | None, words: str
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: dict[str, Any] | None, words: str
 ) -> None:
     folder = make_dataset(tmp_path, 4, resolution=512)
-    checkpoint = open_checkpoint(str(tiny_checkpoint))
-    settings = configuration(tiny_checkpoint, folder, tmp_path / "runs", {"training.batch_size": 4})
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
+    settings = configuration(shallow_checkpoint, folder, tmp_path / "runs", {"training.batch_size": 4})
     total = 0.1
     if enough is not None:
-        fitting = configuration(tiny_checkpoint, folder, tmp_path / "runs", {"training.batch_size": 4, **enough})
+        fitting = configuration(shallow_checkpoint, folder, tmp_path / "runs", {"training.batch_size": 4, **enough})
         precision = fitting.training.precision
         total = make_plan(fitting, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), precision).memory_gb / 1.1 + 1e-3
     monkeypatch.setattr("trainer.devices.total_memory_gb", lambda device: total)
@@ -147,10 +147,10 @@ def test_a_run_that_cannot_fit_is_refused_with_what_would(
 
 
 def test_an_estimate_a_little_above_the_memory_is_let_through(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.devices.total_memory_gb", lambda device: 0.8)
-    settings = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1})
-    plan = make_plan(settings, open_dataset(dataset_folder), FAMILY, open_checkpoint(str(tiny_checkpoint)), torch.device("cpu"), "fp32")
+    settings = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1})
+    plan = make_plan(settings, open_dataset(dataset_folder), FAMILY, open_checkpoint(str(shallow_checkpoint)), torch.device("cpu"), "fp32")
     assert 0.8 < plan.memory_gb < 0.88
     assert train_here(settings).status == 0

@@ -190,12 +190,12 @@ def test_one_shape_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_unet_with_lora_gives_the_same_gradients(tiny_checkpoint: Path, dtype: torch.dtype) -> None:
+def test_a_unet_with_lora_gives_the_same_gradients(shallow_checkpoint: Path, dtype: torch.dtype) -> None:
     gradients: list[list[torch.Tensor]] = []
     draw = torch.Generator().manual_seed(0)
     latents, context = torch.randn(2, 4, 16, 16, generator=draw).to(dtype), torch.randn(2, 77, 64, generator=draw).to(dtype)
     for pack in (False, True):
-        unet: Any = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), dtype)
+        unet: Any = FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), dtype)
         unet.to(memory_format=torch.channels_last)
         weights = [module.weight.numel() for module in unet.modules() if type(module) in (torch.nn.Linear, torch.nn.Conv2d)]
         if pack:
@@ -218,26 +218,28 @@ def test_a_unet_with_lora_gives_the_same_gradients(tiny_checkpoint: Path, dtype:
 @pytest.mark.usefixtures("small_ones_too")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_trains_the_same_with_and_without(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, precision: str
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, precision: str
 ) -> None:
     AcceleratorState._reset_state(True)  # a process has one precision, and the tests before may have had another
     request.addfinalizer(partial(AcceleratorState._reset_state, True))
     changes = {"training.max_steps": 3, "training.precision": precision, "training.gradient_checkpointing": precision == "bf16"}
     folder, exact = make_dataset(tmp_path, 3), precision == "fp32"
-    packed = train_here(configuration(tiny_checkpoint, folder, tmp_path / "packed", changes))
+    packed = train_here(configuration(shallow_checkpoint, folder, tmp_path / "packed", changes))
     monkeypatch.setattr(prepacked, "works", lambda dtype: False)
-    plain = train_here(configuration(tiny_checkpoint, folder, tmp_path / "plain", changes))
+    plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain", changes))
     chosen = [next(event.prepacked for event in run.told if isinstance(event, Plan)) for run in (packed, plain)]
     assert chosen == [True, False]
     same_training(packed, plain, loss=1e-4 if exact else 5e-3, norm=5e-3 if exact else 0.05)
 
 
 @pytest.mark.usefixtures("small_ones_too")
-def test_it_is_planned_where_it_helps_and_there_is_room(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset, checkpoint = open_dataset(make_dataset(tmp_path, 2)), open_checkpoint(str(tiny_checkpoint))
+def test_it_is_planned_where_it_helps_and_there_is_room(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, checkpoint = open_dataset(make_dataset(tmp_path, 2)), open_checkpoint(str(shallow_checkpoint))
 
     def planned(**changes: Any) -> Plan:
-        config = configuration(tiny_checkpoint, dataset.path, tmp_path, {name.replace("__", "."): value for name, value in changes.items()})
+        config = configuration(
+            shallow_checkpoint, dataset.path, tmp_path, {name.replace("__", "."): value for name, value in changes.items()}
+        )
         return make_plan(config, dataset, FAMILY, checkpoint, CPU, "fp32")
 
     usual = planned()

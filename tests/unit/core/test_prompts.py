@@ -21,9 +21,9 @@ START, END = 49406, 49407
 
 
 @pytest.fixture(scope="module")
-def encoder(tiny_checkpoint: Path) -> Any:
+def encoder(shallow_checkpoint: Path) -> Any:
     """The tiny checkpoint's text encoder."""
-    return FAMILY.load_text_encoder(open_checkpoint(str(tiny_checkpoint)), torch.float32, torch.device("cpu"))
+    return FAMILY.load_text_encoder(open_checkpoint(str(shallow_checkpoint)), torch.float32, torch.device("cpu"))
 
 
 # ids as the documentation of CLIP and of transformers shows them
@@ -115,12 +115,12 @@ def plain_clip(weights: dict[str, torch.Tensor], ids: torch.Tensor, layers: int 
 PROMPTS = ["", "a photo of a cat", "myAnimeStyleToken anime_face girl, high quality"]
 
 
-def test_the_embeddings_are_those_of_a_plain_clip(encoder: Any, tiny_checkpoint: Path) -> None:
+def test_the_embeddings_are_those_of_a_plain_clip(encoder: Any, shallow_checkpoint: Path) -> None:
     rows = []
     for prompt in PROMPTS:
         ids = encoder.tokenizer(prompt).input_ids
         rows.append(ids + [END] * (77 - len(ids)))  # padded with the end token, as CLIP was used in SD 1.x
-    expected = plain_clip(load_file(str(tiny_checkpoint)), torch.tensor(rows))
+    expected = plain_clip(load_file(str(shallow_checkpoint)), torch.tensor(rows))
     given = torch.stack([condition["embeds"] for condition in encoder.encode(PROMPTS)])
     assert given.shape == (3, 77, 64)
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
@@ -137,8 +137,8 @@ def test_a_long_prompt_is_cut_at_77_tokens_with_the_end_token_last(encoder: Any)
     assert torch.equal(long["embeds"], cut["embeds"])
 
 
-def test_a_file_without_text_model_in_its_names_gives_the_same_embeddings(encoder: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    weights = load_file(str(tiny_checkpoint))
+def test_a_file_without_text_model_in_its_names_gives_the_same_embeddings(encoder: Any, shallow_checkpoint: Path, tmp_path: Path) -> None:
+    weights = load_file(str(shallow_checkpoint))
     short = {name.replace("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer."): t for name, t in weights.items()}
     assert short.keys() != weights.keys()
     save_file(short, tmp_path / "merged.safetensors")

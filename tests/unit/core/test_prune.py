@@ -20,13 +20,13 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.fixture
-def trained(tiny_checkpoint: Path, tmp_path: Path) -> Trained:
+def trained(shallow_checkpoint: Path, tmp_path: Path) -> Trained:
     """A finished run of two steps with a state after each, beside an unfinished one."""
     folder = make_dataset(tmp_path, 4)
     changes = {"training.max_steps": 2, "training.checkpoint_every": 1}
-    unfinished = train_here(configuration(tiny_checkpoint, folder, tmp_path / "runs", {**changes, "name": "unfinished"}))
+    unfinished = train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", {**changes, "name": "unfinished"}))
     unfinished.run.result.unlink()
-    return train_here(configuration(tiny_checkpoint, folder, tmp_path / "runs", changes))
+    return train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", changes))
 
 
 def test_states_of_finished_runs_and_old_caches_go_and_all_else_stays(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:

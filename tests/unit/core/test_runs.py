@@ -126,14 +126,14 @@ def test_saving_a_state_again_replaces_it_and_old_ones_are_pruned(tmp_path: Path
 
 
 def test_what_changes_the_result_changes_the_run_and_what_does_not_does_not(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
-    def name(changes: dict[str, object], dataset: Path = dataset_folder, checkpoint: Path = tiny_checkpoint) -> str:
+    def name(changes: dict[str, object], dataset: Path = dataset_folder, checkpoint: Path = shallow_checkpoint) -> str:
         return prepare_run(configuration(checkpoint, dataset, tmp_path / "runs", changes)).path.name
 
     same, moved = name({}), tmp_path / "moved"
     shutil.copytree(dataset_folder, moved)
-    copied = shutil.copyfile(tiny_checkpoint, tmp_path / "copied.safetensors")
+    copied = shutil.copyfile(shallow_checkpoint, tmp_path / "copied.safetensors")
     for again in (name({}, moved), name({}, checkpoint=copied), name({"output.publish": str(tmp_path)})):
         assert again == same
     with copied.open("r+b") as file:
@@ -152,13 +152,13 @@ def test_what_changes_the_result_changes_the_run_and_what_does_not_does_not(
 
 
 def test_a_relative_path_means_the_same_to_parent_and_child(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trainer.config import absolute, load
 
     shutil.copytree(dataset_folder, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    relative = configuration(tiny_checkpoint, Path("data"), Path("runs"))
+    relative = configuration(shallow_checkpoint, Path("data"), Path("runs"))
     for whole in (absolute(relative), absolute(absolute(relative))):
         assert Path(whole.dataset.path) == tmp_path / "data"
         assert Path(whole.output.runs) == tmp_path / "runs"
@@ -183,16 +183,16 @@ def flip_a_bit(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, flip_a_bit], ids=["cut", "bit"])
 def test_a_damaged_cache_file_is_made_anew(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, damage: Callable[[Path], Any]
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, damage: Callable[[Path], Any]
 ) -> None:
     runs = tmp_path / "runs"
-    clean = train_here(configuration(tiny_checkpoint, dataset_folder, runs, {"training.max_steps": 3}))
+    clean = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {"training.max_steps": 3}))
     whole = {path: path.read_bytes() for kind in ("latents", "prompts") for path in cache_files(runs, kind)}
     assert len(cache_files(runs, "latents")) == 6
     for path in whole:
         damage(path)
     shutil.rmtree(clean.run.path)
-    again = train_here(configuration(tiny_checkpoint, dataset_folder, runs, {"training.max_steps": 3}))
+    again = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {"training.max_steps": 3}))
     assert again.status == 0
     assert [each.loss for each in again.steps] == [each.loss for each in clean.steps]
     assert all(path.read_bytes() == whole[path] for path in cache_files(runs, "latents"))
@@ -206,13 +206,13 @@ def remove(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [remove, cut], ids=["deleted", "cut"])
 def test_an_image_that_changed_after_preparing_is_a_clear_error(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, damage: Callable[[Path], Any]
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, damage: Callable[[Path], Any]
 ) -> None:
     shutil.copytree(dataset_folder, tmp_path / "data")
     victim = sorted((tmp_path / "data").rglob("*.png"))[2]
     damage(victim)
     try:
-        told = train_here(configuration(tiny_checkpoint, tmp_path / "data", tmp_path / "runs")).told[-1]
+        told = train_here(configuration(shallow_checkpoint, tmp_path / "data", tmp_path / "runs")).told[-1]
         assert isinstance(told, events.Error)
         kind, message, hint = told.kind, told.message, told.hint
     except UserError as error:  # seen before any child would start
@@ -223,13 +223,13 @@ def test_an_image_that_changed_after_preparing_is_a_clear_error(
 
 
 def test_an_unknown_failure_keeps_its_type_and_says_where_to_look(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr("trainer.feed.fill_latents", broken)
-    error = train_here(configuration(tiny_checkpoint, dataset_folder, tmp_path)).told[-1]
+    error = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path)).told[-1]
     assert isinstance(error, events.Error)
     assert (error.kind, "ZeroDivisionError: a defect" in error.message, "child.log" in error.hint) == ("internal", True, True)
 
@@ -244,9 +244,9 @@ def test_no_event_is_lost_after_a_child_was_killed_in_mid_line(tmp_path: Path) -
 
 
 def test_the_configuration_in_the_run_folder_is_the_one_that_was_trained(
-    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1})
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1})
     trained = train_here(config)
     assert json.loads(trained.run.config.read_text(encoding="utf-8")) == json.loads(config.to_json())
     assert trained.run.finished(None) is not None

@@ -18,9 +18,9 @@ STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny_checkpoint: Path) -> Any:
+def pipeline(shallow_checkpoint: Path) -> Any:
     """diffusers' pipeline around the tiny checkpoint's parts."""
-    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
     text: Any = FAMILY.load_text_encoder(checkpoint, torch.float32, torch.device("cpu"))
     made = StableDiffusionPipeline(
         vae=FAMILY.load_vae(checkpoint, torch.float32),

@@ -67,7 +67,7 @@ def test_an_epoch_shows_every_picture_its_own_repeats_times_those_of_its_dataset
 
 
 def test_a_picture_s_batch_is_what_its_own_dataset_gives_but_for_the_weight(
-    folders: tuple[Path, Path], tiny_checkpoint: Path, tmp_path: Path
+    folders: tuple[Path, Path], shallow_checkpoint: Path, tmp_path: Path
 ) -> None:
     moved = tmp_path / "masked"
     shutil.copytree(folders[1], moved)
@@ -76,7 +76,7 @@ def test_a_picture_s_batch_is_what_its_own_dataset_gives_but_for_the_weight(
     hero = replace(opened, items=[replace(item, mask="mask.png") for item in opened.items])
     style = open_dataset(folders[0])
     both = combine([Share(style), Share(hero, loss_weight=0.25)])
-    cache, checkpoint = Cache(tmp_path / "cache", "base"), open_checkpoint(str(tiny_checkpoint))
+    cache, checkpoint = Cache(tmp_path / "cache", "base"), open_checkpoint(str(shallow_checkpoint))
     fill_latents(cache, both, FAMILY, checkpoint, CPU, lambda *_: None, lambda: False)
     captions = set()
     plain = ObjectiveSection()
@@ -107,11 +107,11 @@ def test_selected_pictures_stay_with_their_dataset(folders: tuple[Path, Path]) -
     assert select(single, [1]).member(0) is single
 
 
-def test_what_is_combined_and_how_changes_the_run(folders: tuple[Path, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_what_is_combined_and_how_changes_the_run(folders: tuple[Path, Path], shallow_checkpoint: Path, tmp_path: Path) -> None:
     style, hero = map(str, folders)
 
     def run(changes: dict[str, object]) -> str:
-        return prepare_run(configuration(tiny_checkpoint, folders[0], tmp_path, changes)).path.name
+        return prepare_run(configuration(shallow_checkpoint, folders[0], tmp_path, changes)).path.name
 
     more = [{"path": hero}]
     names = [
@@ -147,10 +147,10 @@ def test_the_same_dataset_twice_has_two_names(folders: tuple[Path, Path]) -> Non
 
 
 @pytest.fixture(scope="module")
-def metadata(folders: tuple[Path, Path], tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def metadata(folders: tuple[Path, Path], shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Of a LoRA that was trained on both for a step."""
     changes = {"dataset.more": [{"path": str(folders[1]), "repeats": 2, "loss_weight": 0.5}], "training.max_steps": 1}
-    trained = train_here(configuration(tiny_checkpoint, folders[0], tmp_path_factory.mktemp("run"), changes))
+    trained = train_here(configuration(shallow_checkpoint, folders[0], tmp_path_factory.mktemp("run"), changes))
     plan = next(event for event in trained.told if isinstance(event, events.Plan))
     # 3 pictures once; 2 pictures and 1 of regularisation twice each, and that twice; two batches of one a step
     regularisation = next(item for item in open_dataset(folders[1]).items if item.is_regularisation)

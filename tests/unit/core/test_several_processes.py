@@ -63,13 +63,13 @@ def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one(tiny_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def one(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     told: list[events.Event] = []
-    return Run(launch.train(settings(tiny_checkpoint, dataset_folder, tmp_path_factory.mktemp("one"), 1), on_event=told.append), told)
+    return Run(launch.train(settings(shallow_checkpoint, dataset_folder, tmp_path_factory.mktemp("one"), 1), on_event=told.append), told)
 
 
-def test_two_processes_learn_what_one_does(one: Run, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
-    config = settings(tiny_checkpoint, dataset_folder, tmp_path, 2)
+def test_two_processes_learn_what_one_does(one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    config = settings(shallow_checkpoint, dataset_folder, tmp_path, 2)
     told: list[events.Event] = []
     together: set[int] = set()
 
@@ -89,15 +89,15 @@ def test_two_processes_learn_what_one_does(one: Run, tiny_checkpoint: Path, data
     assert sum(isinstance(event, (events.Plan, events.Done)) for event in log) == 2
 
 
-def test_a_run_may_go_on_with_another_number_of_processes(one: Run, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
-    first = settings(tiny_checkpoint, dataset_folder, tmp_path, 2)
+def test_a_run_may_go_on_with_another_number_of_processes(one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    first = settings(shallow_checkpoint, dataset_folder, tmp_path, 2)
     seen: list[events.Event] = []
     with pytest.raises(Cancelled):
         launch.train(first, on_event=seen.append, should_stop=lambda: any(isinstance(event, events.Step) for event in seen))
     stopped = read_events(launch.prepare_run(first).events)[-1]
     assert isinstance(stopped, events.Stopped)
     assert stopped.step >= 1
-    second = settings(tiny_checkpoint, dataset_folder, tmp_path, 1)
+    second = settings(shallow_checkpoint, dataset_folder, tmp_path, 1)
     assert launch.prepare_run(second).path == launch.prepare_run(first).path
     resumed = Run(launch.train(second), [])
     assert distance(resumed, one) < 2e-3
@@ -105,8 +105,8 @@ def test_a_run_may_go_on_with_another_number_of_processes(one: Run, tiny_checkpo
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_run_and_is_named(victim: int, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
-    config = settings(tiny_checkpoint, dataset_folder, tmp_path, 2, **{"training.epochs": 500})
+def test_a_killed_process_ends_the_run_and_is_named(victim: int, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    config = settings(shallow_checkpoint, dataset_folder, tmp_path, 2, **{"training.epochs": 500})
     run = launch.prepare_run(config).path
     killed = False
 
@@ -124,9 +124,9 @@ def test_a_killed_process_ends_the_run_and_is_named(victim: int, tiny_checkpoint
 
 
 def test_a_launcher_of_ones_own_starts_the_entry_script(
-    one: Run, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = settings(tiny_checkpoint, dataset_folder, tmp_path, 1)
+    config = settings(shallow_checkpoint, dataset_folder, tmp_path, 1)
     file = tmp_path / "run.json"
     file.write_text(config.to_json(), encoding="utf-8")
     assert cli.main(["train", str(file), "--prepare"]) == 0
@@ -140,13 +140,13 @@ def test_a_launcher_of_ones_own_starts_the_entry_script(
 
 
 def test_an_accelerate_configuration_of_ones_own_is_launched_with(
-    one: Run, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+    one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
-    config = settings(tiny_checkpoint, dataset_folder, tmp_path, 1)
+    config = settings(shallow_checkpoint, dataset_folder, tmp_path, 1)
     with pytest.raises(UserError, match=r"none\.yaml cannot be read"):
         launch.train(config, accelerate_config=tmp_path / "none.yaml")
-    ours = launch.prepare_run(settings(tiny_checkpoint, dataset_folder, tmp_path, 2))
-    launch.write_inputs(ours, settings(tiny_checkpoint, dataset_folder, tmp_path, 2))
+    ours = launch.prepare_run(settings(shallow_checkpoint, dataset_folder, tmp_path, 2))
+    launch.write_inputs(ours, settings(shallow_checkpoint, dataset_folder, tmp_path, 2))
     given = tmp_path / "two.yaml"
     shutil.copyfile(ours.path / "accelerate.yaml", given)
     ranks: set[int] = set()
@@ -155,8 +155,8 @@ def test_an_accelerate_configuration_of_ones_own_is_launched_with(
     assert distance(told, one) < 2e-3
 
 
-def test_more_processes_than_images_in_a_step_are_refused(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
-    config = settings(tiny_checkpoint, dataset_folder, tmp_path, 2, **{"training.batch_size": 1})
+def test_more_processes_than_images_in_a_step_are_refused(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    config = settings(shallow_checkpoint, dataset_folder, tmp_path, 2, **{"training.batch_size": 1})
     with pytest.raises(UserError, match="2 processes were started, but a step has only 1 image"):
         launch.train(config)
 

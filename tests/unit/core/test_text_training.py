@@ -172,10 +172,10 @@ def train_plainly(run: RunConfig, steps: list[list[MicroBatch]]) -> Plain:
 
 @pytest.fixture(scope="module", params=["sd1", "sdxl"])
 def both(
-    request: pytest.FixtureRequest, tiny_checkpoint: Path, shallow_sdxl: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, shallow_checkpoint: Path, shallow_sdxl: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Trained, Plain]:
     """The same ten steps by the trainer and by the plain recipe."""
-    checkpoint = {"sd1": tiny_checkpoint, "sdxl": shallow_sdxl}[request.param]
+    checkpoint = {"sd1": shallow_checkpoint, "sdxl": shallow_sdxl}[request.param]
     changes = {
         "network.text_encoder": True, "training.epochs": 5, "training.gradient_accumulation": 2, "optimizer.lr": RATES[0],
         "optimizer.text_encoder_lr": RATES[1], "optimizer.max_grad_norm": LIMIT, "training.checkpoint_every": 1,
@@ -261,7 +261,7 @@ def test_the_file_has_kohya_s_keys_for_every_layer(both: tuple[str, Trained, Pla
     assert {name: count for name, count in information.targets.items() if name != "unet"} == expected
 
 
-def test_the_metadata_says_what_was_trained(both: tuple[str, Trained, Plain], tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_metadata_says_what_was_trained(both: tuple[str, Trained, Plain], shallow_checkpoint: Path, tmp_path: Path) -> None:
     _, ours, _ = both
 
     def metadata(path: Path) -> Any:
@@ -274,7 +274,7 @@ def test_the_metadata_says_what_was_trained(both: tuple[str, Trained, Plain], ti
     assert (told["ss_clip_skip"], told["ss_max_token_length"]) == ("None", "None")
     folder = make_dataset(tmp_path, 1)
     changes = {"network.unet": False, "training.clip_skip": 2, "training.max_tokens": 150, "training.max_steps": 1}
-    alone = metadata(train_here(configuration(tiny_checkpoint, folder, tmp_path / "a", {**QUICK, **changes})).run.lora)
+    alone = metadata(train_here(configuration(shallow_checkpoint, folder, tmp_path / "a", {**QUICK, **changes})).run.lora)
     assert (alone["ss_unet_lr"], float(alone["ss_text_encoder_lr"])) == ("None", 0.01)
     assert (alone["ss_network_train_unet_only"], alone["ss_network_train_text_encoder_only"]) == ("False", "True")
     assert (alone["ss_clip_skip"], alone["modelspec.encoder_layer"], alone["ss_max_token_length"]) == ("2", "2", "150")
@@ -324,13 +324,13 @@ RESUMED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_continued_run_ends_in_the_same_bits(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
+def test_a_continued_run_ends_in_the_same_bits(shallow_checkpoint: Path, tmp_path: Path, name: str) -> None:
     if name.endswith("schedule-free"):
         pytest.importorskip("schedulefree")
     folder = make_dataset(tmp_path, 4)
     changes = {**QUICK, **RESUMED[name], "training.max_steps": 4, "training.epochs": 2, "training.checkpoint_every": 1}
-    whole = train_here(configuration(tiny_checkpoint, folder, tmp_path / "whole", changes))
-    resumed = configuration(tiny_checkpoint, folder, tmp_path / "cut", changes)
+    whole = train_here(configuration(shallow_checkpoint, folder, tmp_path / "whole", changes))
+    resumed = configuration(shallow_checkpoint, folder, tmp_path / "cut", changes)
     first = train_here(resumed)
     for step in (2, 3, 4):
         shutil.rmtree(first.run.checkpoints / f"step-{step:06d}")
@@ -342,19 +342,19 @@ def test_a_continued_run_ends_in_the_same_bits(tiny_checkpoint: Path, tmp_path: 
     assert again.run.lora.read_bytes() == whole.run.lora.read_bytes()
 
 
-def test_after_its_share_the_text_encoder_stays_as_it_is(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_after_its_share_the_text_encoder_stays_as_it_is(shallow_checkpoint: Path, tmp_path: Path) -> None:
     changes = {**QUICK, "training.max_steps": 4, "training.epochs": 4, "training.checkpoint_every": 1, "training.text_encoder_share": 0.3}
-    trained = train_here(configuration(tiny_checkpoint, make_dataset(tmp_path, 2), tmp_path / "runs", changes))
+    trained = train_here(configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path / "runs", changes))
     second, third, last = (trained.state(step)["lora"] for step in (1, 2, 4))  # 0.3 of 4 steps is two of them, rounded up
     assert any(not torch.equal(second[name], third[name]) for name in of_text(second))
     assert all(torch.equal(third[name], last[name]) for name in of_text(third))
     assert any(not torch.equal(third[name], last[name]) for name in third if not name.startswith("te"))
 
 
-def test_checkpointing_changes_memory_and_not_the_result(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_checkpointing_changes_memory_and_not_the_result(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 2)
     plain, thrifty = (
-        train_here(configuration(tiny_checkpoint, folder, tmp_path / "runs", {**QUICK, "training.gradient_checkpointing": value}))
+        train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", {**QUICK, "training.gradient_checkpointing": value}))
         for value in (False, True)
     )
     assert thrifty.status == 0, thrifty.told[-1]
@@ -362,14 +362,14 @@ def test_checkpointing_changes_memory_and_not_the_result(tiny_checkpoint: Path, 
     assert [step.grad_norm for step in plain.steps] == pytest.approx([step.grad_norm for step in thrifty.steps], rel=1e-3)
 
 
-def test_validation_images_are_painted_with_the_text_encoder_as_it_is_then(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_validation_images_are_painted_with_the_text_encoder_as_it_is_then(shallow_checkpoint: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "network.unet": False, "optimizer.lr": 0.5, "sample.prompts": ["a cat"], "sample.every_epochs": 1, "training.epochs": 1,
         "sample.negative": "blurry",
     }  # fmt: skip
-    trained = train_here(configuration(tiny_checkpoint, make_dataset(tmp_path, 6), tmp_path / "runs", {**QUICK, **changes}))
+    trained = train_here(configuration(shallow_checkpoint, make_dataset(tmp_path, 6), tmp_path / "runs", {**QUICK, **changes}))
     assert trained.status == 0, trained.told[-1]
-    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
     family = family_of(checkpoint)
     text: Any = family.load_text_encoder(checkpoint, torch.float32, CPU)
     pictures = [np.asarray(Image.open(trained.run.samples / f"epoch-00{epoch}-00.png"), dtype=int) for epoch in (0, 1)]
@@ -389,14 +389,14 @@ def test_validation_images_are_painted_with_the_text_encoder_as_it_is_then(tiny_
     assert np.abs(pictures[0] - pictures[1]).max() > 20
 
 
-def test_training_goes_on_from_a_file_with_or_without_text_layers(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_training_goes_on_from_a_file_with_or_without_text_layers(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 6)
     still = {**QUICK, "training.max_steps": 1, "optimizer.lr": 1e-9, "optimizer.weight_decay": 0.0, "network.alpha": 3.0}
-    source = train_here(configuration(tiny_checkpoint, folder, tmp_path / "a", QUICK)).run.lora
+    source = train_here(configuration(shallow_checkpoint, folder, tmp_path / "a", QUICK)).run.lora
     deltas = {(module.component, module.name): module.delta() for module in read_lora(source)}
     for text in (True, False):
         changes = {**still, "network.text_encoder": text, "base.lora": str(source)}
-        again = train_here(configuration(tiny_checkpoint, folder, tmp_path / "b", changes))
+        again = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", changes))
         assert again.status == 0, again.told[-1]
         found = {(module.component, module.name): module.delta() for module in read_lora(again.run.lora)}
         assert set(found) == {key for key in deltas if text or key[0] == "unet"}
@@ -404,19 +404,19 @@ def test_training_goes_on_from_a_file_with_or_without_text_layers(tiny_checkpoin
             assert float((delta - deltas[key]).norm()) <= 3e-3 * float(deltas[key].norm()) + 1e-6
         if not text:
             source = again.run.lora
-    fresh = train_here(configuration(tiny_checkpoint, folder, tmp_path / "c", {**still, "base.lora": str(source)}))
+    fresh = train_here(configuration(shallow_checkpoint, folder, tmp_path / "c", {**still, "base.lora": str(source)}))
     assert fresh.status == 0, fresh.told[-1]
     assert {module.component for module in read_lora(fresh.run.lora)} == {"unet", "te1"}
 
 
-def test_a_long_caption_is_read_whole_and_one_that_is_cut_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_long_caption_is_read_whole_and_one_that_is_cut_is_named(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 2)
     for file in folder.rglob("*.txt"):
         file.write_text("myStyle " + ", ".join(f"tag number {number}" for number in range(20)), encoding="utf-8")
     runs: dict[int, Trained] = {}
     for limit in (75, 150):
         changes = {"training.max_steps": 1, "training.max_tokens": limit}
-        runs[limit] = train_here(configuration(tiny_checkpoint, folder, tmp_path / "runs", changes))
+        runs[limit] = train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", changes))
     warnings = {limit: [event.message for event in run.told if isinstance(event, events.Warning_)] for limit, run in runs.items()}
     assert len(warnings[75]) == 1
     assert "of which the first 75 are read" in warnings[75][0] and "and 1 more" in warnings[75][0] and "max_tokens" in warnings[75][0]

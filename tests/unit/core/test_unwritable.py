@@ -62,12 +62,12 @@ def locks() -> Iterator[Locks]:
 
 
 def test_a_runs_folder_that_cannot_be_written_is_named_before_any_child(
-    locks: Locks, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+    locks: Locks, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     runs = locks.make(tmp_path / "runs")
     locks.close(runs)
     with pytest.raises(UserError) as caught:
-        launch.train(configuration(tiny_checkpoint, dataset_folder, runs, SETTINGS), before_start=lambda: pytest.fail("a child"))
+        launch.train(configuration(shallow_checkpoint, dataset_folder, runs, SETTINGS), before_start=lambda: pytest.fail("a child"))
     assert caught.value.kind == "permission"
     assert str(runs) in caught.value.message
     assert "writable" in caught.value.hint
@@ -77,12 +77,12 @@ def test_a_runs_folder_that_cannot_be_written_is_named_before_any_child(
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_children")
 def test_a_lora_folder_that_cannot_be_written_keeps_the_lora_in_the_run(
-    locks: Locks, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+    locks: Locks, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     loras = locks.make(tmp_path / "loras")
     (loras / "style.safetensors").write_bytes(b"an earlier LoRA")
     locks.close(loras)
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs", {**SETTINGS, "output.publish": str(loras)})
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", {**SETTINGS, "output.publish": str(loras)})
     with pytest.raises(UserError) as caught:
         launch.train(config)
     run = launch.prepare_run(config)
@@ -100,10 +100,10 @@ def test_a_lora_folder_that_cannot_be_written_keeps_the_lora_in_the_run(
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_children")
 def test_a_folder_that_is_locked_in_mid_run_ends_it_with_its_name(
-    locks: Locks, tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+    locks: Locks, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     cache = locks.make(tmp_path / "runs" / "_cache")
-    config = configuration(tiny_checkpoint, dataset_folder, tmp_path / "runs", SETTINGS)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", SETTINGS)
     with pytest.raises(UserError) as caught:
         launch.train(config, before_start=lambda: locks.close(cache))
     assert caught.value.kind == "permission"

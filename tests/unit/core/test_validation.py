@@ -85,17 +85,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_checkpoint: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory, wandb: FakeWandb) -> Trained:
+def whole(shallow_checkpoint: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory, wandb: FakeWandb) -> Trained:
     """Six steps with everything on."""
-    trained = train_here(configuration(tiny_checkpoint, folder, tmp_path_factory.mktemp("whole"), EVERYTHING))
+    trained = train_here(configuration(shallow_checkpoint, folder, tmp_path_factory.mktemp("whole"), EVERYTHING))
     assert trained.status == 0
     return trained
 
 
 @pytest.fixture(scope="module")
-def cut(tiny_checkpoint: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory, wandb: FakeWandb) -> Trained:
+def cut(shallow_checkpoint: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory, wandb: FakeWandb) -> Trained:
     """The same, thrown back in the middle of an epoch and continued."""
-    configured = configuration(tiny_checkpoint, folder, tmp_path_factory.mktemp("cut"), EVERYTHING)
+    configured = configuration(shallow_checkpoint, folder, tmp_path_factory.mktemp("cut"), EVERYTHING)
     first = train_here(configured)
     for step in range(4, STEPS + 1):
         shutil.rmtree(first.run.checkpoints / f"step-{step:06d}")
@@ -186,7 +186,7 @@ def test_the_plan_counts_only_what_is_trained_on(whole: Trained) -> None:
 
 
 def test_a_run_of_another_seed_and_objective_measures_the_same_base(
-    whole: Trained, tiny_checkpoint: Path, folder: Path, tmp_path: Path
+    whole: Trained, shallow_checkpoint: Path, folder: Path, tmp_path: Path
 ) -> None:
     changes: dict[str, object] = {
         "training.seed": 7,
@@ -198,7 +198,7 @@ def test_a_run_of_another_seed_and_objective_measures_the_same_base(
         "validation.share": 0.34,
         "validation.noise_levels": 2,
     }
-    other = train_here(configuration(tiny_checkpoint, folder, tmp_path, changes))
+    other = train_here(configuration(shallow_checkpoint, folder, tmp_path, changes))
     first, second = (validation_history(trained.run.events)[0].loss for trained in (whole, other))
     assert first == pytest.approx(second, rel=1e-5)
 
@@ -229,18 +229,20 @@ def test_no_module_is_above_the_limit_and_the_told_norms_are_those_of_the_weight
     assert max(norms(whole.state(STEPS))) == pytest.approx(LIMIT, rel=1e-4)  # it did bite
 
 
-def test_without_a_limit_norms_are_measured_at_the_first_tenth_and_last_step(tiny_checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+def test_without_a_limit_norms_are_measured_at_the_first_tenth_and_last_step(
+    shallow_checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
     changes = {"training.epochs": 4, "training.gradient_accumulation": 2, "training.checkpoint_every": 10}
-    trained = train_here(configuration(tiny_checkpoint, folder, tmp_path, changes))
+    trained = train_here(configuration(shallow_checkpoint, folder, tmp_path, changes))
     assert [event.step for event in trained.steps if event.weight_norm is not None] == [1, 10, 12]
     own = norms(trained.state(10))
     assert trained.steps[9].weight_norm == pytest.approx(sum(own) / len(own), rel=1e-4)
     assert trained.steps[9].weight_norm_max == pytest.approx(max(own), rel=1e-4)
 
 
-def test_the_file_holds_the_moving_average_of_the_steps_weights(whole: Trained, tiny_checkpoint: Path) -> None:
+def test_the_file_holds_the_moving_average_of_the_steps_weights(whole: Trained, shallow_checkpoint: Path) -> None:
     configured = config.load(whole.run.config)
-    unet = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.float32)
+    unet = FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), torch.float32)
     seed = counters.derive_seed(configured.training.seed, "weights") % 2**32
     adapter.adapt(unet, FAMILY.lora_targets(unet, "all-linear"), configured.network, seed)
     expected = {name: value.double() for name, value in adapter.state(unet).items()}
@@ -333,7 +335,7 @@ def test_wandb_has_every_step_and_stays_offline_without_an_account(whole: Traine
 
 @pytest.mark.parametrize("failing", ["init", "log", "missing"])
 def test_a_tracker_that_fails_is_told_of_once_and_the_run_goes_on(
-    failing: str, tiny_checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failing: str, shallow_checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ConnectionError("no network")
@@ -343,7 +345,7 @@ def test_a_tracker_that_fails_is_told_of_once_and_the_run_goes_on(
         setattr(fake, failing, broken)
     monkeypatch.setitem(sys.modules, "wandb", fake)  # None: as if it were not installed
     changes = {"output.wandb": True, "training.max_steps": 2}
-    trained = train_here(configuration(tiny_checkpoint, folder, tmp_path, changes))
+    trained = train_here(configuration(shallow_checkpoint, folder, tmp_path, changes))
     assert trained.status == 0
     warnings = [event.message for event in trained.told if isinstance(event, events.Warning_)]
     assert len(warnings) == 1

@@ -136,14 +136,14 @@ def test_strength_after_a_colon(text: str, path: str, strength: float) -> None:
     assert parse_strength(text) == (Path(path), strength)
 
 
-def test_export_into_a_checkpoint(style: Path, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_into_a_checkpoint(style: Path, tmp_path: Path, shallow_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The tiny checkpoint has SD 1.x' layers at small widths: a LoRA of that width is merged, a full-width one is refused."""
     out = tmp_path / "out.safetensors"
-    assert main(["export", str(style), str(out), "--into-checkpoint", str(tiny_checkpoint)]) == 1
+    assert main(["export", str(style), str(out), "--into-checkpoint", str(shallow_checkpoint)]) == 1
     assert "different sizes" in capsys.readouterr().err
-    assert main(["export", str(style), str(out), "--into-checkpoint", str(tiny_checkpoint), "--rank", "2", "--title", "x"]) == 1
+    assert main(["export", str(style), str(out), "--into-checkpoint", str(shallow_checkpoint), "--rank", "2", "--title", "x"]) == 1
     assert "--rank, --title" in capsys.readouterr().err and not out.exists()
-    weights = load_file(tiny_checkpoint)
+    weights = load_file(shallow_checkpoint)
     layers = [key for key in weights if key.startswith("model.diffusion_model.") and ".attn" in key and key.endswith("weight")]
     torch.manual_seed(0)
     small = {}
@@ -151,7 +151,7 @@ def test_export_into_a_checkpoint(style: Path, tmp_path: Path, tiny_checkpoint: 
         name, (outputs, inputs) = key.removeprefix("model.").removesuffix(".weight"), weights[key].shape
         small[f"{name}.lora_up.weight"], small[f"{name}.lora_down.weight"] = torch.randn(outputs, 2), torch.randn(2, inputs)
     save_file(small, tmp_path / "small.safetensors", {"ss_base_model_version": "sd_v1"})
-    assert main(["export", f"{tmp_path / 'small.safetensors'}:0.5", str(out), "--into-checkpoint", str(tiny_checkpoint)]) == 0
+    assert main(["export", f"{tmp_path / 'small.safetensors'}:0.5", str(out), "--into-checkpoint", str(shallow_checkpoint)]) == 0
     merged = load_file(out)
     for key, before in weights.items():
         name = key.removeprefix("model.").removesuffix(".weight")
