@@ -60,7 +60,7 @@ def looks() -> list[Look]:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[dict[str, Server]]:
+def servers(tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Path) -> Iterator[dict[str, Server]]:
     """Running servers by version; one at a time, the machine may be small."""
     running: dict[str, Server] = {}
     yield running
@@ -90,7 +90,7 @@ def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def canvas_server(
-    look: Look, servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, demo_files: Path
+    look: Look, servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Path, demo_files: Path
 ) -> Server:
     """The server behind ``look``, with everything on the menus that the example graphs name."""
     assert look.comfyui is not None
@@ -108,7 +108,7 @@ def canvas_server(
             place = base / "models" / kind
             place.mkdir(parents=True)
             shutil.copy2(demo_files / file, place)
-        stock(base, tiny_checkpoint)
+        stock(base, shallow_checkpoint)
         served = front_end(look.front_end) if look.front_end else None
         servers[name] = start(look.comfyui.path, look.comfyui.python, base, front_end=served)
     return servers[name]

@@ -66,7 +66,7 @@ def one_run(seed: int) -> Graph:
 
 @pytest.fixture(scope="module")
 def soaked(
-    comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, quick_trainer: Callable[[Path], Path]
+    comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Path, quick_trainer: Callable[[Path], Path]
 ) -> Iterator[Server]:
     """A server of its own, whose children come from a preloaded trainer, in a folder with a name that needs care."""
     base = tmp_path_factory.mktemp("soak") / NAME
@@ -75,7 +75,7 @@ def soaked(
     for number in range(2):
         portrait(64 + 8 * number, number).save(pictures / f"{number}.png")
     (base / "models" / "checkpoints").mkdir(parents=True)
-    link(tiny_checkpoint, base / "models" / "checkpoints" / TINY)
+    link(shallow_checkpoint, base / "models" / "checkpoints" / TINY)
     running = start(comfyui.path, comfyui.python, base, children=quick_trainer(comfyui.python))
     yield running
     running.stop()

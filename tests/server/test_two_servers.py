@@ -44,7 +44,7 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Pair]:
+def pair(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Path) -> Iterator[Pair]:
     root = tmp_path_factory.mktemp("pair")
     output = root / ODD
     servers: list[Server] = []
@@ -57,7 +57,7 @@ def pair(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, tiny_checkp
                 portrait(64 + 8 * number, number).save(pictures / f"{'p' * 230} 猫 {number}.png")
             (pictures / f"{'p' * 230} 猫 0.txt").write_text('a "quoted" girl\'s 帽子 🎨 \\n %s {x} ' + "long " * 400, encoding="utf-8")
             (base / "models" / "checkpoints").mkdir(parents=True)
-            link(tiny_checkpoint, base / "models" / "checkpoints" / CHECKPOINT)
+            link(shallow_checkpoint, base / "models" / "checkpoints" / CHECKPOINT)
             servers.append(start(comfyui.path, comfyui.python, base, output=output))
         yield Pair(comfyui, output, servers[0], servers[1])
     finally:

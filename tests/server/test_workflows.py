@@ -18,9 +18,9 @@ from tests.tools.workflows.parts import CHECKPOINT, CONTROLNET, LORA_FILE
 
 
 @pytest.fixture(scope="session")
-def info(server: Server, tiny_checkpoint: Path) -> dict[str, Any]:
+def info(server: Server, shallow_checkpoint: Path) -> dict[str, Any]:
     """The server's description of its nodes, with everything on the menus that the graphs name."""
-    stock(server.base, tiny_checkpoint)
+    stock(server.base, shallow_checkpoint)
     return dict(server.get("/object_info"))
 
 
