@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,12 @@ def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def canvas_server(
-    look: Look, servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Path, demo_files: Path
+    look: Look,
+    servers: dict[str, Server],
+    tmp_path_factory: pytest.TempPathFactory,
+    shallow_checkpoint: Path,
+    demo_files: Path,
+    quick_trainer: Callable[[Path], Path],
 ) -> Server:
     """The server behind ``look``, with everything on the menus that the example graphs name."""
     assert look.comfyui is not None
@@ -110,7 +115,8 @@ def canvas_server(
             shutil.copy2(demo_files / file, place)
         stock(base, shallow_checkpoint)
         served = front_end(look.front_end) if look.front_end else None
-        servers[name] = start(look.comfyui.path, look.comfyui.python, base, front_end=served)
+        python = look.comfyui.python
+        servers[name] = start(look.comfyui.path, python, base, front_end=served, children=quick_trainer(python))
     return servers[name]
 
 

@@ -4,8 +4,8 @@
 pack's launcher in place of the interpreter: it hands its standard streams and its environment over, a fork of the server trains with them
 exactly as ``trainer/entry.py`` does, and the client ends with that status. Only the seconds that imports take are saved. POSIX only.
 
-What a test does to the child from outside reaches the client: when it is killed, the fork is, a moment later. Tests of the very moment, and
-of other signals, want a real child.
+What a test does to the child from outside reaches the client: when it is killed or suspended, the fork is, a moment later. Tests of the
+very moment, and of other signals, want a real child.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -89,12 +90,34 @@ def _handle(connection: socket.socket) -> None:
         os._exit(main())
     for stream in streams:
         os.close(stream)
+    peer = _peer(connection)
+    asleep = False
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         if select.select([connection], [], [], 0.02)[0]:  # a client says nothing: it was killed, which closed its end
             os.kill(child, signal.SIGKILL)
+        elif _suspended(peer) != asleep:
+            asleep = not asleep
+            os.kill(child, signal.SIGSTOP if asleep else signal.SIGCONT)
     with suppress(OSError):
         connection.sendall(bytes([os.waitstatus_to_exitcode(ended[1]) & 0xFF]))
     os._exit(0)
+
+
+def _peer(connection: socket.socket) -> int:
+    """The process at the other end; 0 where the system does not tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    process, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(process)
+
+
+def _suspended(process: int) -> bool:
+    import psutil  # the client runs without site-packages
+
+    try:
+        return process != 0 and psutil.Process(process).status() == psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return False
 
 
 def client(path: str, arguments: list[str]) -> int:
