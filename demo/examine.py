@@ -23,8 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tests", type=int, default=DemoSettings.tests, help="how many portraits")
     parser.add_argument("--negative", default=DemoSettings.negative, help="what img2img is guided away from")
     parser.add_argument("--guidance", type=float, default=DemoSettings.guidance, help="of img2img")
+    parser.add_argument("--sampling-steps", type=int, default=DemoSettings.sampling_steps, help="for each picture")
     chosen = parser.parse_args(arguments)
-    settings = replace(DemoSettings(), first=chosen.first, tests=chosen.tests, negative=chosen.negative, guidance=chosen.guidance)
+    names = ("first", "tests", "negative", "guidance", "sampling_steps")
+    settings = replace(DemoSettings(), **{name: getattr(chosen, name) for name in names})
     measured, trained = {*range(chosen.first, chosen.first + chosen.tests), *text_portraits(settings)}, trained_on(settings)
     if both := sorted(measured & trained):
         parser.error(f"the LoRA was trained on portrait {both[0]}; choose others, from --first {max(trained) + 1} on, say")

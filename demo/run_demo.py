@@ -57,7 +57,7 @@ class DemoSettings:
     text_guidance: float = 1.5
 
 
-QUICK = DemoSettings(pictures=60, tests=6, shown=4, steps=120)
+QUICK = DemoSettings(pictures=60, tests=4, shown=4, steps=110, sampling_steps=12)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def prompt_for(portrait: Portrait) -> str:
 def main(out: Path, *, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Run the demonstration and write its files to ``out``; returns what ``figures.json`` holds.
 
-    ``quick`` trains for fewer steps and measures fewer portraits. Raises ``trainer.errors.UserError`` if the
+    ``quick`` trains for fewer steps, and measures fewer portraits in fewer sampling steps. Raises ``trainer.errors.UserError`` if the
     base file is missing or the training fails.
     """
     from trainer.errors import UserError

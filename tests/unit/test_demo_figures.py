@@ -62,7 +62,7 @@ def test_the_lora_is_measured_on_other_portraits_too(result: tuple[Path, dict[st
     (lora,) = out.glob("*.safetensors")
     found = []
     for first in (figures["settings"]["first"], 700):
-        examine.main([str(lora), "--tests", "1", "--first", str(first)])
+        examine.main([str(lora), "--tests", "1", "--sampling-steps", "12", "--first", str(first)])
         found.append(json.loads(capsys.readouterr().out))
         assert found[-1]["portraits"] == 1 and found[-1]["distance_lora_065"] < found[-1]["distance_base"]
     assert found[0]["distance_base"] != found[1]["distance_base"]
