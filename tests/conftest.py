@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ if shutil.which("nvidia-smi") is None:  # then Triton's interpreter runs our ker
     os.environ.setdefault("TRITON_INTERPRET", "1")
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # pytest-xdist: they and what they start share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+gc.set_threshold(20_000, 50, 50)  # torch and its friends leave a million objects, all of which every full collection looks through
 
 _TESTS = Path(__file__).resolve().parent
 _NO_COMFYUI = "no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON, or put one with its venv into ~/ComfyUI"

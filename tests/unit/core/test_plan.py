@@ -58,14 +58,15 @@ def test_the_activations_are_those_that_a_real_forward_pass_saves(
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("more", [{}, {"training.gradient_checkpointing": True, "network.dora": True}], ids=["plain", "checkpointed DoRA"])
 def test_shapes_that_are_remembered_count_as_those_that_torch_works_out(
-    tiny_checkpoints: dict[str, Path],
+    shallow_checkpoint: Path,
+    shallow_sdxl: Path,
     dataset_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     family: str,
     more: dict[str, Any],
 ) -> None:
-    checkpoint = open_checkpoint(str(tiny_checkpoints[family]))
+    checkpoint = open_checkpoint(str({"sd1": shallow_checkpoint, "sdxl": shallow_sdxl}[family]))
     changes = {"training.batch_size": 3, "network.targets": "all-linear+conv", **more}
     config = configuration(checkpoint.path, dataset_folder, tmp_path, changes)
     counted = []
