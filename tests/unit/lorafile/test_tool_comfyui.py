@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def compared(weights: LoraWeights) -> list[LoraModule]:
     """Layers whose numbers are compared: one of each kind of layer in each component."""
     kinds: dict[tuple[str, str], LoraModule] = {}
     for module in weights:
-        kinds.setdefault((module.component, module.name.rsplit("attentions.", 1)[-1].split(".", 1)[-1][-16:]), module)
+        kinds.setdefault((module.component, re.sub(r"\.\d+", "", module.name)), module)
     return list(kinds.values())
 
 
