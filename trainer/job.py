@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +24,7 @@ from .families import Checkpoint, Family, Prediction, family_of, open_checkpoint
 from .hints import explain, memory_hint
 from .memory import is_settled, settled
 from .overrides import apply_override
-from .plan import make_plan, require_memory, savings
+from .plan import Models, make_plan, require_memory, savings
 from .processes import Processes, current
 from .runs import RunFolder, cache_folder, run_identity
 
@@ -61,10 +61,7 @@ class Job:
         failure = explain(error, self.run.path)
         if failure.kind != "memory" or isinstance(error, UserError):
             return failure
-
-        def memory_with(changes: Sequence[str]) -> float:
-            return _memory_with(changes, self.config, self.dataset, self.family, self.checkpoint, self.device)
-
+        memory_with = _memory_with(self.config, self.dataset, self.family, self.checkpoint, self.device, Models())
         with suppress(Exception):  # the general hint is better than none
             failure.hint = memory_hint(self.plan.memory_gb, savings(self.plan, memory_with))
         return failure
@@ -104,11 +101,9 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     attention, problem = choose_attention(settings.training.attention, device, dtype)
     if problem:
         emit(events.Warning_(f"xformers is installed but does not work here ({problem}); attention is torch's own."))
-    plan = make_plan(settings, dataset, family, checkpoint, device, precision, attention)
-
-    def memory_with(changes: Sequence[str]) -> float:
-        return _memory_with(changes, settings, dataset, family, checkpoint, device)
-
+    models = Models()
+    plan = make_plan(settings, dataset, family, checkpoint, device, precision, attention, models=models)
+    memory_with = _memory_with(settings, dataset, family, checkpoint, device, models)
     require_memory(plan, devices.total_memory_gb(device), memory_with)
     plan = replace(plan, start_step=start.step, held_out=len(held_out.items))
     processes = current()
@@ -178,22 +173,28 @@ def _settled(
 ) -> config.RunConfig:
     import torch
 
+    models = Models()
+
     def estimate(candidate: config.RunConfig) -> float:
         precision = devices.pick_precision(candidate.training.precision, device)
         with torch.inference_mode(False), torch.enable_grad():  # ComfyUI's nodes run without gradients, which are what is estimated
             # without a trial: the parent's process, which this runs in, shall hold no memory of the GPU while the child trains
-            return make_plan(candidate, dataset, family, checkpoint, device, precision, trial=False).memory_gb
+            return make_plan(candidate, dataset, family, checkpoint, device, precision, trial=False, models=models).memory_gb
 
     return settled(settings, family.name, devices.total_memory_gb(device), estimate)
 
 
 def _memory_with(
-    changes: Sequence[str], settings: config.RunConfig, dataset: Dataset, family: Family, checkpoint: Checkpoint, device: torch.device
-) -> float:
-    """The estimate in GB with some keys of the configuration changed."""
-    data = settings.model_dump(mode="json")
-    for change in changes:
-        apply_override(data, change, example="training.batch_size=1")
-    changed = config.parse(data)
-    precision = devices.pick_precision(changed.training.precision, device)
-    return make_plan(changed, dataset, family, checkpoint, device, precision).memory_gb
+    settings: config.RunConfig, dataset: Dataset, family: Family, checkpoint: Checkpoint, device: torch.device, models: Models
+) -> Callable[[Sequence[str]], float]:
+    """Gives the estimate in GB with some keys of the configuration changed."""
+
+    def memory_with(changes: Sequence[str]) -> float:
+        data = settings.model_dump(mode="json")
+        for change in changes:
+            apply_override(data, change, example="training.batch_size=1")
+        changed = config.parse(data)
+        precision = devices.pick_precision(changed.training.precision, device)
+        return make_plan(changed, dataset, family, checkpoint, device, precision, models=models).memory_gb
+
+    return memory_with

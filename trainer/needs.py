@@ -28,14 +28,21 @@ def models_of(unet: Any, text: TextEncoder | None) -> list[Any]:
 
 
 def memory_needed(
-    unet: nn.Module, family: Family, config: RunConfig, size: tuple[int, int], dtype: torch.dtype, text: TextEncoder | None = None
+    unet: nn.Module,
+    family: Family,
+    config: RunConfig,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    text: TextEncoder | None = None,
+    counted: dict[Any, int] | None = None,
 ) -> dict[str, float]:
     """Peak memory of a training step on pictures of ``size`` (width, height) in GB, by what it is for.
 
     ``unet``, and ``text`` where it is trained (else it has left memory when the UNet comes), are on the meta device, packed and with LoRA
     as in the run. ``base``: the frozen weights; ``lora``: weights and gradients in
     fp32 and their copies in ``dtype``; ``optimizer``: its state; ``activations``: what the backward pass needs, counted by running the
-    UNet on shapes alone, and the largest weight while it is unpacked; ``overhead``: a constant.
+    UNet on shapes alone, and the largest weight while it is unpacked; ``overhead``: a constant. ``counted`` remembers activations between
+    calls with the same models, ``family`` and ``dtype``.
     """
     models = models_of(unet, text)
     trained = [parameter for model in models for parameter in adapter.parameters(model)]
@@ -43,13 +50,22 @@ def memory_needed(
     frozen = sum(p.numel() for model in models for p in model.parameters() if not p.requires_grad)
     average = 4 * count if config.training.ema_decay else 0  # one more fp32 copy
     copies = dtype.itemsize if dtype.itemsize < 4 else 0
+    counted = {} if counted is None else counted
+    key = (size, _at_once(config), config.training.gradient_checkpointing, config.training.max_tokens)
+    if key not in counted:
+        counted[key] = _saved_bytes(unet, family, config, size, dtype, text)
     needed = {
         "base": frozen * dtype.itemsize + packed_bytes(unet),
         "lora": count * (8 + copies),
         "optimizer": average + sum(state_bytes(parameter.shape, config.optimizer.name) for parameter in trained),
-        "activations": _saved_bytes(unet, family, config, size, dtype, text) + _largest_unpacked(unet) * (4 + dtype.itemsize),
+        "activations": counted[key] + _largest_unpacked(unet) * (4 + dtype.itemsize),
     }
     return {**{name: value / 1e9 for name, value in needed.items()}, "overhead": OVERHEAD_GB}
+
+
+def _at_once(config: RunConfig) -> int:
+    """Images that go through the model at once."""
+    return min(config.training.micro_batch_size or config.training.batch_size, config.training.batch_size)
 
 
 def state_bytes(shape: torch.Size, optimizer: str) -> int:
@@ -75,6 +91,9 @@ def _saved_bytes(
         model.train()
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)  # under autocast the trained ones are computed with in it, too
+    unet.disable_gradient_checkpointing()  # an earlier call may have left it on
+    for model in models[1:]:
+        model.gradient_checkpointing_disable()
     kept, largest = _forward_bytes(unet, family, config, size, dtype, text)
     if not config.training.gradient_checkpointing:
         return kept
@@ -90,8 +109,7 @@ def _forward_bytes(
     """Bytes that one forward pass keeps, and those of the UNet's block that keeps most."""
     import torch
 
-    training = config.training
-    batch = min(training.micro_batch_size or training.batch_size, training.batch_size)
+    training, batch = config.training, _at_once(config)
     conditions, framings = [family.empty_condition(unet, training.max_tokens)] * batch, [Framing(original=size, target=size)] * batch
     latents = torch.empty(batch, int(unet.config.in_channels), size[1] // 8, size[0] // 8, device="meta", dtype=dtype)
     seen: set[int] = set()

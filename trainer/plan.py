@@ -38,6 +38,25 @@ _THRIFT = (
 )
 
 
+class Models:
+    """Models on the meta device, and what was counted on them: plans of one run with other settings share what these leave as it is."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, tuple[nn.Module, TextEncoder | None, list[str]]] = {}
+        self._counted: dict[Any, dict[Any, int]] = {}
+
+    def planned(
+        self, config: RunConfig, family: Family, checkpoint: Checkpoint, dtype: torch.dtype, fused: bool
+    ) -> tuple[nn.Module, TextEncoder | None, list[str], dict[Any, int]]:
+        """The run's UNet, and the text encoders where they are trained, with LoRA; the names of what is trained; for ``memory_needed``."""
+        training = config.training
+        limits = (training.base_precision, training.max_tokens, training.clip_skip)
+        key = (checkpoint.path, config.network.model_dump_json(), limits, dtype, fused)
+        if key not in self._made:
+            self._made[key] = _planned_models(config, family, checkpoint, dtype, fused)
+        return *self._made[key], self._counted.setdefault(key, {})
+
+
 def make_plan(
     config: RunConfig,
     dataset: Dataset,
@@ -48,8 +67,10 @@ def make_plan(
     attention: str = "sdpa",
     *,
     trial: bool = True,
+    models: Models | None = None,
 ) -> events.Plan:
-    """The plan of a run with the kernel ``attention``; without ``trial`` no kernel is tried on the GPU, and none counted on.
+    """The plan of a run with the kernel ``attention``; without ``trial`` no kernel is tried on the GPU, and none counted on. ``models``:
+    those of earlier plans of the run.
 
     Raises UserError for a configuration that cannot train (no image, no module).
     """
@@ -65,10 +86,10 @@ def make_plan(
         buckets[f"{width}x{height}"] += times
     dtype = torch_dtype(precision)
     fused = trial and may_fuse(config.training, device, dtype) and not kernels_problem(device, dtype)
-    unet, text, modules = _planned_models(config, family, checkpoint, dtype, fused)
+    unet, text, modules, counted = (models or Models()).planned(config, family, checkpoint, dtype, fused)
     trainable: int = sum(parameter.numel() for model in models_of(unet, text) for parameter in adapter.parameters(model))
     largest = max(sizes, key=lambda size: size[0] * size[1])
-    memory = memory_needed(unet, family, config, largest, dtype, text)
+    memory = memory_needed(unet, family, config, largest, dtype, text, counted)
     more = _prepacked_gb(config, unet, len(buckets), device, dtype)
     prepacked = _WORTH_GB <= more <= _ROOM * total_memory_gb(device) - sum(memory.values())
     if prepacked:

@@ -21,9 +21,9 @@ Tensors = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def weights(shallow_checkpoint: Path) -> Tensors:
+def weights(tiny_checkpoint: Path) -> Tensors:
     """The tiny checkpoint's tensors."""
-    return load_file(str(shallow_checkpoint))
+    return load_file(str(tiny_checkpoint))
 
 
 def noise_prediction(unet: Any) -> torch.Tensor:
@@ -59,14 +59,14 @@ def test_a_single_file_gives_the_model_that_diffusers_conversion_gives(tiny_chec
     assert not ours.training
 
 
-def test_the_vae_of_a_single_file_encodes_and_decodes_as_diffusers_does(shallow_checkpoint: Path, weights: Tensors) -> None:
+def test_the_vae_of_a_single_file_encodes_and_decodes_as_diffusers_does(tiny_checkpoint: Path, weights: Tensors) -> None:
     levels = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2}
     vae = AutoencoderKL(block_out_channels=TINY.vae, latent_channels=4, **levels)
     converted = convert_ldm_vae_checkpoint({k: v.float() for k, v in weights.items() if k.startswith("first_stage_model.")}, vae.config)
     # the original's attention is made of 1x1 convolutions, diffusers' of linear layers
     own = vae.state_dict()
     vae.load_state_dict({key: value.reshape(own[key].shape) for key, value in converted.items()})
-    ours: Any = FAMILY.load_vae(open_checkpoint(str(shallow_checkpoint)), torch.float32)
+    ours: Any = FAMILY.load_vae(open_checkpoint(str(tiny_checkpoint)), torch.float32)
     picture = torch.rand(1, 3, 32, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.no_grad():
         assert torch.equal(ours.encode(picture).latent_dist.mean, vae.eval().encode(picture).latent_dist.mean)
@@ -75,8 +75,8 @@ def test_the_vae_of_a_single_file_encodes_and_decodes_as_diffusers_does(shallow_
     assert ours.config.scaling_factor == 0.18215
 
 
-def test_a_diffusers_folder_gives_the_same_outputs_as_the_file_it_came_from(shallow_checkpoint: Path, tmp_path: Path) -> None:
-    single = open_checkpoint(str(shallow_checkpoint))
+def test_a_diffusers_folder_gives_the_same_outputs_as_the_file_it_came_from(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    single = open_checkpoint(str(tiny_checkpoint))
     FAMILY.pipeline(single, dtype=torch.float32).save_pretrained(tmp_path / "folder")
     folder = open_checkpoint(str(tmp_path / "folder"))
     assert family_of(folder) is FAMILY
@@ -89,8 +89,8 @@ def test_a_diffusers_folder_gives_the_same_outputs_as_the_file_it_came_from(shal
         assert torch.allclose(ours["embeds"], theirs["embeds"], atol=1e-5)
 
 
-def test_a_folder_s_identity_changes_with_its_weights_and_not_with_its_pictures(shallow_checkpoint: Path, tmp_path: Path) -> None:
-    FAMILY.pipeline(open_checkpoint(str(shallow_checkpoint)), dtype=torch.float16).save_pretrained(tmp_path / "m")
+def test_a_folder_s_identity_changes_with_its_weights_and_not_with_its_pictures(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    FAMILY.pipeline(open_checkpoint(str(tiny_checkpoint)), dtype=torch.float16).save_pretrained(tmp_path / "m")
     first = open_checkpoint(str(tmp_path / "m")).identity()
     (tmp_path / "m" / "preview.png").write_bytes(b"a picture")
     assert open_checkpoint(str(tmp_path / "m")).identity() == first
@@ -103,14 +103,14 @@ def test_a_folder_s_identity_changes_with_its_weights_and_not_with_its_pictures(
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("nested", [True, False], ids=["state_dict", "flat"])
 def test_a_ckpt_of_plain_weights_gives_the_same_model(
-    shallow_checkpoint: Path, weights: Tensors, tmp_path: Path, zipped: bool, nested: bool
+    tiny_checkpoint: Path, weights: Tensors, tmp_path: Path, zipped: bool, nested: bool
 ) -> None:
     path = tmp_path / "model.ckpt"
     data: dict[str, Any] = {"state_dict": weights, "epoch": 3, "global_step": 1000} if nested else dict(weights)
     torch.save(data, path, _use_new_zipfile_serialization=zipped)
     checkpoint = open_checkpoint(str(path))
     assert family_of(checkpoint) is FAMILY
-    expected = noise_prediction(FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), torch.float32))
+    expected = noise_prediction(FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.float32))
     assert torch.equal(noise_prediction(FAMILY.load_unet(checkpoint, torch.float32)), expected)
 
 
@@ -215,8 +215,8 @@ def test_a_missing_tensor_is_an_error_and_never_random_weights(weights: Tensors,
     assert "holed.safetensors" in caught.value.message
 
 
-def test_a_damaged_file_is_a_clear_error(shallow_checkpoint: Path, tmp_path: Path) -> None:
-    whole = shallow_checkpoint.read_bytes()
+def test_a_damaged_file_is_a_clear_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    whole = tiny_checkpoint.read_bytes()
     for name, content in (
         ("half", whole[: len(whole) // 2]),
         ("empty", b""),

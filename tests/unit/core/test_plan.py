@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from trainer.dataset import open_dataset
 from trainer.families import family_of, open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.needs import memory_needed
-from trainer.plan import make_plan, memory_of
+from trainer.plan import Models, make_plan, memory_of
 
 
 def bytes_kept_for_backward(unet: Any, side: int, batch: int) -> int:
@@ -74,6 +75,28 @@ def test_shapes_that_are_remembered_count_as_those_that_torch_works_out(
         monkeypatch.setattr(needs, "_remembered_shapes", mode)
         counted.append(memory_of(config, family_of(checkpoint), checkpoint, (192, 128), torch.bfloat16))
     assert counted[0] == counted[1]
+
+
+@pytest.mark.parametrize("more", [{}, {"network.text_encoder": True}], ids=["unet", "with text encoder"])
+def test_plans_that_share_models_are_those_that_share_nothing(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    """In an order in which each plan finds what the one before it did to the models."""
+    folder, checkpoint, models = make_dataset(tmp_path, 4), open_checkpoint(str(shallow_checkpoint)), Models()
+    settings: list[dict[str, Any]] = [
+        {"training.gradient_checkpointing": True},
+        {},
+        {"training.micro_batch_size": 1},
+        {"training.base_precision": "int8"},
+        {"training.gradient_checkpointing": True, "training.base_precision": "int8"},
+        {"network.rank": 2},
+        {"training.precision": "bf16"},
+        {},
+    ]
+    for changes in settings:
+        config = configuration(shallow_checkpoint, folder, tmp_path, {"training.batch_size": 4, **more, **changes})
+        given = (config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), changes.get("training.precision", "fp32"))
+        plans = [replace(make_plan(*given, models=shared), time=0.0) for shared in (models, None)]
+        assert plans[0] == plans[1], changes
+    assert len(models._made) == 4, "nothing was shared, or too much"
 
 
 def test_the_plan_is_what_the_run_then_does(shallow_checkpoint: Path, tmp_path: Path) -> None:
