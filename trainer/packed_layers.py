@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class _Packed:
 
     codes: torch.Tensor
     scales: torch.Tensor
+    described = False  # whether ``weight`` says no more than shape, dtype and device
 
     def _store(self, layer: nn.Linear | nn.Conv2d, kind: str) -> None:
         assert isinstance(self, nn.Module)
@@ -67,11 +69,27 @@ class _Packed:
     @property
     def weight(self) -> torch.Tensor:
         """The weight unpacked, in its shape and in the dtype that the layer had."""
+        if self.described:
+            return torch.empty((), dtype=self.dtype, device=self.codes.device).expand(self.shape)
         return self.unpacked(self.codes, self.scales, self.dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """What the layer computes, (..., in) to (..., out) or (batch, in, h, w) to (batch, out, h', w')."""
         return outside_autocast(input, lambda inputs: _Frozen.apply(inputs, self.codes, self.scales, self))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def only_described(model: nn.Module) -> Iterator[None]:
+    """Within it the packed layers of ``model`` do not unpack their weights for who asks for their dtype or device: peft does a dozen times
+    a layer. What ``weight`` holds means nothing then."""
+    layers = [module for module in model.modules() if isinstance(module, _Packed)]
+    for layer in layers:
+        layer.described = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.described = False
 
 
 class PackedLinear(_Packed, nn.Linear):  # type: ignore[override]

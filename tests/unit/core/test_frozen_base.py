@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from tests.unit.core.helpers import configuration, make_dataset, train_here
-from trainer import adapter, quantise
+from trainer import adapter, packed_layers, quantise
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 
@@ -150,6 +150,19 @@ def test_the_device_never_holds_the_unpacked_base(shallow_checkpoint: Path, monk
     monkeypatch.setattr(nn.Module, "to", to)
     quantise.quantise(unet, "int8", torch.device("cpu"))
     assert set(moves) == {"Linear", "Conv2d"}  # one layer at a time, and never the whole
+
+
+def test_putting_lora_in_unpacks_nothing(shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
+    quantise.quantise(unet, "int8", torch.device("cpu"))
+    unpacked: list[Any] = []
+    monkeypatch.setattr(packed_layers, "unpack", lambda *args: unpacked.append(args))
+    adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear+conv"), rank=4, alpha=4, seed=5)
+    assert unpacked == []
+    monkeypatch.undo()
+    layer: Any = unet.get_submodule("down_blocks.0.attentions.0.proj_in").base_layer
+    whole = quantise.unpack(layer.codes, layer.scales, "int8", layer.shape, torch.bfloat16)
+    assert torch.equal(layer.weight, whole), "it stayed a description"
 
 
 def test_converting_the_model_leaves_packed_weights_packed() -> None:
