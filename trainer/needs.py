@@ -34,15 +34,15 @@ def memory_needed(
     size: tuple[int, int],
     dtype: torch.dtype,
     text: TextEncoder | None = None,
-    counted: dict[Any, int] | None = None,
+    counted: dict[Any, tuple[int, int]] | None = None,
 ) -> dict[str, float]:
     """Peak memory of a training step on pictures of ``size`` (width, height) in GB, by what it is for.
 
     ``unet``, and ``text`` where it is trained (else it has left memory when the UNet comes), are on the meta device, packed and with LoRA
     as in the run. ``base``: the frozen weights; ``lora``: weights and gradients in
     fp32 and their copies in ``dtype``; ``optimizer``: its state; ``activations``: what the backward pass needs, counted by running the
-    UNet on shapes alone, and the largest weight while it is unpacked; ``overhead``: a constant. ``counted`` remembers activations between
-    calls with the same models, ``family`` and ``dtype``.
+    UNet on shapes alone, and the largest weight while it is unpacked; ``overhead``: a constant. ``counted`` remembers passes between calls
+    with the same models, ``family`` and ``dtype``.
     """
     models = models_of(unet, text)
     trained = [parameter for model in models for parameter in adapter.parameters(model)]
@@ -51,14 +51,11 @@ def memory_needed(
     average = 4 * count if config.training.ema_decay else 0  # one more fp32 copy
     copies = dtype.itemsize if dtype.itemsize < 4 else 0
     counted = {} if counted is None else counted
-    key = (size, _at_once(config), config.training.gradient_checkpointing, config.training.max_tokens)
-    if key not in counted:
-        counted[key] = _saved_bytes(unet, family, config, size, dtype, text)
     needed = {
         "base": frozen * dtype.itemsize + packed_bytes(unet),
         "lora": count * (8 + copies),
         "optimizer": average + sum(state_bytes(parameter.shape, config.optimizer.name) for parameter in trained),
-        "activations": counted[key] + _largest_unpacked(unet) * (4 + dtype.itemsize),
+        "activations": _saved_bytes(unet, family, config, size, dtype, text, counted) + _largest_unpacked(unet) * (4 + dtype.itemsize),
     }
     return {**{name: value / 1e9 for name, value in needed.items()}, "overhead": OVERHEAD_GB}
 
@@ -83,7 +80,13 @@ def _largest_unpacked(unet: nn.Module) -> int:
 
 
 def _saved_bytes(
-    unet: Any, family: Family, config: RunConfig, size: tuple[int, int], dtype: torch.dtype, text: TextEncoder | None
+    unet: Any,
+    family: Family,
+    config: RunConfig,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    text: TextEncoder | None,
+    counted: dict[Any, tuple[int, int]],
 ) -> int:
     """Bytes kept for the backward pass; with checkpointing, between blocks and for the largest block while it is computed anew."""
     models = models_of(unet, text)
@@ -91,16 +94,28 @@ def _saved_bytes(
         model.train()
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)  # under autocast the trained ones are computed with in it, too
-    unet.disable_gradient_checkpointing()  # an earlier call may have left it on
-    for model in models[1:]:
-        model.gradient_checkpointing_disable()
-    kept, largest = _forward_bytes(unet, family, config, size, dtype, text)
-    if not config.training.gradient_checkpointing:
-        return kept
-    unet.enable_gradient_checkpointing()
-    for model in models[1:]:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return _forward_bytes(unet, family, config, size, dtype, text)[0] + largest
+
+    def forward_bytes(checkpointed: bool) -> tuple[int, int]:
+        key = (size, _at_once(config), config.training.max_tokens, checkpointed)
+        if key not in counted:
+            _checkpoint(unet, models[1:], checkpointed)
+            counted[key] = _forward_bytes(unet, family, config, size, dtype, text)
+        return counted[key]
+
+    kept, largest = forward_bytes(False)
+    return forward_bytes(True)[0] + largest if config.training.gradient_checkpointing else kept
+
+
+def _checkpoint(unet: Any, text: list[Any], wanted: bool) -> None:
+    if wanted:
+        unet.enable_gradient_checkpointing()
+    else:
+        unet.disable_gradient_checkpointing()
+    for model in text:
+        if wanted:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            model.gradient_checkpointing_disable()
 
 
 def _forward_bytes(

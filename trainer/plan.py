@@ -43,11 +43,11 @@ class Models:
 
     def __init__(self) -> None:
         self._made: dict[Any, tuple[nn.Module, TextEncoder | None, list[str]]] = {}
-        self._counted: dict[Any, dict[Any, int]] = {}
+        self._counted: dict[Any, dict[Any, tuple[int, int]]] = {}
 
     def planned(
         self, config: RunConfig, family: Family, checkpoint: Checkpoint, dtype: torch.dtype, fused: bool
-    ) -> tuple[nn.Module, TextEncoder | None, list[str], dict[Any, int]]:
+    ) -> tuple[nn.Module, TextEncoder | None, list[str], dict[Any, tuple[int, int]]]:
         """The run's UNet, and the text encoders where they are trained, with LoRA; the names of what is trained; for ``memory_needed``."""
         training = config.training
         limits = (training.base_precision, training.max_tokens, training.clip_skip)

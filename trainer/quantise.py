@@ -77,11 +77,11 @@ def pack(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 def unpack(codes: torch.Tensor, scales: torch.Tensor, kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """The weight of ``shape`` in ``dtype`` that ``pack`` stored; rounded once, from codes times scales."""
+    if codes.is_meta:
+        return codes.new_empty(shape, dtype=dtype)
     if kind != "nf4":
         # the product in fp32 and one rounding: 8-bit codes are exact in bf16, but their product with a rounded scale is not
         return (codes.to(scales.dtype) * scales).to(dtype)
-    if codes.is_meta:
-        return codes.new_empty(shape, dtype=dtype)
     library = _bitsandbytes()
     count = 1
     for side in shape:
