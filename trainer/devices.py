@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from .errors import UserError
@@ -72,6 +75,17 @@ def total_memory_gb(device: torch.device) -> float:
     import psutil
 
     return float(psutil.virtual_memory().total) / 1e9
+
+
+def return_memory(device: torch.device) -> None:
+    """Give what was freed back to the system: torch keeps a GPU's memory for later, and glibc (Linux) that of smaller tensors on a CPU."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library, as in Alpine
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import events, objective, sampler
 from .cache import fill_latents, fill_prompts
 from .captions import all_captions, caption_at, changes_captions, cut_captions
+from .devices import return_memory
 from .errors import UserError
 from .job import Job
 from .processes import shares
@@ -70,10 +71,7 @@ class Feed:
             fill_latents(job.cache, dataset, *common, progress("caching latents"), job.stop.is_set)
         if not config.network.text_encoder:  # else they are encoded when they are needed, with the weights of the moment
             fill_prompts(job.cache, all_captions(prompts), *common, progress("caching prompts"), job.stop.is_set)
-        if job.device.type == "cuda":
-            import torch
-
-            torch.cuda.empty_cache()
+        return_memory(job.device)
 
     def warn_of_cut_captions(self) -> None:
         """Say once which caption is longer than what is read of it."""

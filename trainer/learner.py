@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import adapter, counters, events, objective
 from .continuing import load_lora
+from .devices import return_memory
 from .ema import Ema
 from .engine import compile_blocks, not_compiled, prepare_base, undo_compile
 from .errors import UserError
@@ -69,6 +70,7 @@ class Learner:
         self._text = load_trained_text(job) if network.text_encoder else None
         # every model with LoRA, as one
         self._network = adapter.together(unet.to(job.device).train(), self._text.modules if self._text else {})
+        return_memory(job.device)
         if job.config.base.lora and start.values is None:
             load_lora(self._network, Path(job.config.base.lora), network)
         self._pairs = list(adapter.pairs(self._network))

@@ -34,14 +34,16 @@ def quantise(unet: nn.Module, kind: str, device: torch.device) -> None:
 
     if kind == "nf4":
         _bitsandbytes()
-    chosen = [
-        (name, module)
+    # their names alone: a list of the layers would keep every unpacked weight, moved to the device, until the last is packed
+    names = [
+        name
         for name, module in unet.named_modules()
         if type(module) in (nn.Linear, nn.Conv2d) and not name.startswith(_KEPT) and name
     ]
-    for name, module in chosen:
+    for name in names:
         parent, _, last = name.rpartition(".")
-        setattr(unet.get_submodule(parent), last, packed_layer(module.to(device), kind))
+        holder = unet.get_submodule(parent)
+        setattr(holder, last, packed_layer(holder.get_submodule(last).to(device), kind))
 
 
 def packed_layer(layer: nn.Module, kind: str) -> nn.Module:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import counters, events
+from .devices import return_memory
 from .errors import Cancelled
 from .feed import Feed
 from .files import atomic_path
@@ -40,8 +41,7 @@ def make_sample_images(job: Job, feed: Feed, learner: Learner, teller: Teller, e
         job.emit(events.Sample(str(path), sample.prompts[index], epoch, step, index))
         teller.trackers.image(step, f"samples/{index}", path, sample.prompts[index])
     del vae
-    if job.device.type == "cuda":
-        torch.cuda.empty_cache()
+    return_memory(job.device)
 
 
 def thumbnail(job: Job) -> Any:
