@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,10 +92,10 @@ def inject(
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
-    from .packed_layers import only_described
+    from .packed_layers import unpacked_once
 
     # DoRA's magnitudes are those of the weights themselves
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), nullcontext() if dora else only_described(unet):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), unpacked_once(unet, described=not dora):
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # meant: groups of modules with sizes of their own
         torch.manual_seed(seed)
         inject_adapter_in_model(

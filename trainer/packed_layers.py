@@ -45,6 +45,7 @@ class _Packed:
     codes: torch.Tensor
     scales: torch.Tensor
     described = False  # whether ``weight`` says no more than shape, dtype and device
+    last: list[Any] | None = None  # where the layer that was unpacked last is kept with its weight
 
     def _store(self, layer: nn.Linear | nn.Conv2d, kind: str) -> None:
         assert isinstance(self, nn.Module)
@@ -71,7 +72,12 @@ class _Packed:
         """The weight unpacked, in its shape and in the dtype that the layer had."""
         if self.described:
             return torch.empty((), dtype=self.dtype, device=self.codes.device).expand(self.shape)
-        return self.unpacked(self.codes, self.scales, self.dtype)
+        if self.last is None:
+            return self.unpacked(self.codes, self.scales, self.dtype)
+        if self.last[:1] != [self]:
+            self.last[:] = [self, self.unpacked(self.codes, self.scales, self.dtype)]
+        weight: torch.Tensor = self.last[1]
+        return weight
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """What the layer computes, (..., in) to (..., out) or (batch, in, h, w) to (batch, out, h', w')."""
@@ -79,17 +85,17 @@ class _Packed:
 
 
 @contextmanager
-def only_described(model: nn.Module) -> Iterator[None]:
-    """Within it the packed layers of ``model`` do not unpack their weights for who asks for their dtype or device: peft does a dozen times
-    a layer. What ``weight`` holds means nothing then."""
-    layers = [module for module in model.modules() if isinstance(module, _Packed)]
+def unpacked_once(model: nn.Module, *, described: bool) -> Iterator[None]:
+    """While LoRA goes into ``model``, whose layers peft asks one after the other, each a dozen times, for the dtype and device of their
+    ``weight``: a packed one is unpacked once, or with ``described`` not at all, and then what its ``weight`` holds means nothing."""
+    layers, last = [module for module in model.modules() if isinstance(module, _Packed)], list[Any]()
     for layer in layers:
-        layer.described = True
+        layer.described, layer.last = described, last
     try:
         yield
     finally:
         for layer in layers:
-            layer.described = False
+            layer.described, layer.last = False, None
 
 
 class PackedLinear(_Packed, nn.Linear):  # type: ignore[override]

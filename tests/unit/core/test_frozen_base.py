@@ -155,13 +155,22 @@ def test_the_device_never_holds_the_unpacked_base(shallow_checkpoint: Path, monk
     assert len(moved) > 100
 
 
-def test_putting_lora_in_unpacks_nothing(shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_putting_lora_in_unpacks_nothing_or_for_dora_each_weight_once(
+    shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, dora: bool
+) -> None:
     unet = FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
     quantise.quantise(unet, "int8", torch.device("cpu"))
-    unpacked: list[Any] = []
-    monkeypatch.setattr(packed_layers, "unpack", lambda *args: unpacked.append(args))
-    adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear+conv"), rank=4, alpha=4, seed=5)
-    assert unpacked == []
+    unpacked: list[torch.Tensor] = []
+
+    def unpack(codes: torch.Tensor, *args: Any) -> torch.Tensor:
+        unpacked.append(codes)
+        return quantise.unpack(codes, *args)
+
+    monkeypatch.setattr(packed_layers, "unpack", unpack)
+    targets = FAMILY.lora_targets(unet, "all-linear+conv")
+    adapter.inject(unet, targets, rank=4, alpha=4, seed=5, dora=dora)
+    assert len(unpacked) == len({id(codes) for codes in unpacked}) == (len(targets) if dora else 0)
     monkeypatch.undo()
     layer: Any = unet.get_submodule("down_blocks.0.attentions.0.proj_in").base_layer
     whole = quantise.unpack(layer.codes, layer.scales, "int8", layer.shape, torch.bfloat16)
