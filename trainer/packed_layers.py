@@ -61,10 +61,13 @@ class _Packed:
         return unpack(codes, scales, self.kind, self.shape, dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Moves between devices like every module, but is never converted: ``.to(bfloat16)`` would undo the packing (fp8 is a float)."""
+        """Moves between devices and memory layouts like every module, but is never converted: ``.to(bfloat16)`` would undo the packing
+        (fp8 is a float)."""
         codes, scales = self.codes, self.scales
         super()._apply(fn, recurse)  # type: ignore[misc]
-        self.codes, self.scales = codes.to(self.codes.device), scales.to(self.scales.device)
+        if self.codes.dtype != codes.dtype:
+            self.codes = codes.to(self.codes.device)
+        self.scales = scales.to(self.scales.device)
         return self
 
     @property

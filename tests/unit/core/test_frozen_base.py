@@ -48,7 +48,7 @@ def rounded(weight: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(96, 64), (32, 64, 3, 3)])
+@pytest.mark.parametrize("shape", [(96, 64), (32, 64, 3, 3), (700, 640), (3, 70_400)])  # the last two in several strips
 def test_what_is_unpacked_is_what_the_format_says(kind: str, shape: tuple[int, ...]) -> None:
     needs(kind)
     weight = 0.05 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -183,6 +183,15 @@ def test_converting_the_model_leaves_packed_weights_packed() -> None:
         before = packed.weight.clone()
         packed.to(torch.bfloat16)
         assert packed.codes.element_size() == 1 and packed.bias.dtype == torch.bfloat16
+        assert torch.equal(packed.weight, before)
+
+
+def test_packed_convolutions_lie_channels_last_where_they_are_asked_to() -> None:
+    for kind in ("int8", "fp8"):
+        packed: Any = quantise.packed_layer(nn.Conv2d(8, 4, 3), kind)
+        before = packed.weight.clone()
+        packed.to(memory_format=torch.channels_last)
+        assert packed.weight.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(packed.weight, before)
 
 
