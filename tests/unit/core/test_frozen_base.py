@@ -21,6 +21,7 @@ from trainer import adapter, packed_layers, quantise
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 KINDS = ["int8", "fp8", "nf4"]
 # NormalFloat's levels, from the appendix of the QLoRA paper
 NF4 = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334]
@@ -57,6 +58,16 @@ def test_what_is_unpacked_is_what_the_format_says(kind: str, shape: tuple[int, .
     # a weight between two levels may fall either way
     assert (unpacked - rounded(weight, kind)).norm() < 2e-3 * weight.norm()
     assert codes.numel() * codes.element_size() * 8 == weight.numel() * quantise.BITS[kind]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_a_gpu)])
+def test_one_kernel_unpacks_int8_as_three_do(device: str, dtype: torch.dtype) -> None:
+    """Off the CPU the product is written in the dtype that is asked for: computed in fp32 and rounded once."""
+    weight = torch.randn((64, 96), generator=torch.Generator().manual_seed(1)).to(device)
+    codes, scales = quantise.pack(weight, "int8")
+    assert torch.equal(torch.mul(codes, scales, out=torch.empty_like(codes, dtype=dtype)), (codes.float() * scales).to(dtype))
+    assert torch.equal(quantise.unpack(codes, scales, "int8", (64, 96), dtype), (codes.float() * scales).to(dtype))
 
 
 def test_int8_loses_less_than_fp8_and_fp8_less_than_nf4() -> None:
