@@ -125,12 +125,12 @@ def test_a_start_is_split_by_what_the_child_told() -> None:
     assert start.split(100.0, told) == [1.0, 2.5, 2.0, 4.0]
 
 
-def test_the_parts_of_a_start_are_printed(shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    start.main([str(shallow_checkpoint), str(growth.make_dataset(tmp_path, 2)), "--device", "cpu", "--precision", "fp32", "--times", "1"])
+def test_the_parts_of_a_start_are_printed(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start.main([str(tiny_checkpoint), str(growth.make_dataset(tmp_path, 2)), "--device", "cpu", "--precision", "fp32", "--times", "1"])
     heads, _, one, median = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
     assert heads == ["start", "imports", "plan", "load", "step", "all"]
     assert (one[0], median[0]) == ("1", "median") and one[1:] == median[1:]
-    assert all(float(seconds) >= 0 for seconds in one[1:]) and float(one[-1]) > 0
+    assert all(float(seconds) > 0 for seconds in one[1:])
     assert sum(map(float, one[1:-1])) == pytest.approx(float(one[-1]), abs=0.25)
 
 
