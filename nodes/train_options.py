@@ -76,7 +76,7 @@ class TrainOptionsNode(io.ComfyNode):
                     options=list(get_args(choices.TimestepSampling)),
                     default="uniform",
                 ),
-                _int("keep_checkpoints", "How many saved states are kept to go on from. 0 keeps all.", 0, 1000),
+                _int("keep_checkpoints", "How many saved states are kept to go on from; all LoRA files stay. 0 keeps all.", 0, 1000),
                 setting(io.String, "validation_negative", "What should not be in the test pictures.", default="", multiline=True),
                 setting(
                     io.Int,

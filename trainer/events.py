@@ -46,9 +46,13 @@ class Plan(Event):
     fused: bool = False  # blocks of the UNet, see fused.py
 
 
+SAVING = "saving"  # the phase of a child that was asked to stop
+
+
 @dataclass(frozen=True)
 class Phase(Event):
-    """A stage began or moved on: ``loading``, ``caching latents``, ``caching prompts``, ``training``, ``sampling``, ``exporting``."""
+    """A stage began or moved on: ``loading``, ``caching latents``, ``caching prompts``, ``training``, ``validating``, ``sampling``,
+    ``exporting``, and ``saving`` (SAVING): asked to stop, the child writes the state that the run will go on from."""
 
     name: ClassVar[str] = "phase"
     phase: str

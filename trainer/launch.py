@@ -8,14 +8,12 @@ child appends events to a file in the run folder; a thread reads it.
 from __future__ import annotations
 
 import os
-import re
-import signal
 import subprocess  # nosec B404: the one fixed command line, see command()
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,10 +25,13 @@ from .datasets import hold_out, open_datasets
 from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
 from .files import remove_partial, require_short_path, write_atomic
-from .hints import LOST, about_the_disk, disk_full, lacks_space
+from .following import Tail, end
+from .hints import about_the_disk
 from .job import settle
 from .prune import prune
+from .resume import newest_step, state_folder
 from .runs import RunFolder, RunResult, cache_folder, publish, read_samples, run_folder, run_identity
+from .verdict import failure, hung, only_follows
 
 OnEvent = Callable[[events.Event], None]
 ShouldStop = Callable[[], bool]
@@ -38,8 +39,6 @@ ShouldStop = Callable[[], bool]
 # Without any event for this long the child hangs. The longest honest silence is one step of accumulated micro-batches, or one
 # validation image, of SDXL on a slow CPU: minutes for each forward pass, half an hour in all.
 SILENT_SECONDS = 2 * 3600.0
-_GRACE_SECONDS = 1.5  # for a child to save its state after it was told to stop; then it is killed
-_TAIL_LINES = 15
 
 # MULTI_GPU also starts processes on a CPU: entry.py chooses the device, and accelerate then the way they talk (gloo). accelerate's own
 # MULTI_CPU would start a single one.
@@ -78,7 +77,7 @@ def train(
     with _told_of_the_disk(Path(config.output.runs)):
         run = prepare_run(config)
     with _told_of_the_disk(run.path), _only_one(run, stop, poll_seconds):
-        done = run.finished(None)
+        done = run.finished()
         if done is not None:
             return _published(run, config, done)
         write_inputs(run, config, accelerate_config)
@@ -87,14 +86,14 @@ def train(
         environment = _environment(None if accelerate_config else devices.processor_threads(_processes(config)))
         _run_child(run, environment, tell, stop, poll_seconds, silent_seconds)
         lorafile.verify_lora(run.lora)
-        fresh = run.finished(None)
+        fresh = run.finished()
         if fresh is None:
             raise UserError(
                 "The training child ended, but its result is missing or damaged.",
                 f"Look at {run.log}; start again to resume.",
                 kind="internal",
             )
-        result = _published(run, config, RunResult(**{**fresh.__dict__, "reused": False}))
+        result = _published(run, config, replace(fresh, reused=False))
     _prune_old(run, config)
     return result
 
@@ -181,94 +180,46 @@ def _run_child(
     last: events.Event | None = None
     stopping = False
     silent = 0.0  # summed over the waits: neither a clock that jumps nor a machine that slept counts
-    try:
-        with _Tail(run.events, start) as tail:
-            while True:
-                ended = child.poll() is not None
-                for event in tail.take(final=ended):
-                    silent = 0.0
-                    if _only_follows(event, last):
-                        continue
-                    last = event
-                    tell(event)
-                if ended:
-                    break
+
+    def news(*, final: bool = False) -> bool:
+        """Tell what the child has told since the last call; whether that was anything."""
+        nonlocal last
+        told = tail.take(final=final)
+        for event in told:
+            if not only_follows(event, last):
+                last = event
+                tell(event)
+        return bool(told)
+
+    def saving() -> bool:
+        news()
+        return tail.saving
+
+    with Tail(run.events, start) as tail:
+        try:
+            while child.poll() is None:
+                silent = 0.0 if news() else silent
                 if stop():
                     stopping = True
-                    _end(child)
-                    continue  # it has ended: its last steps, the picture that it was about to finish, where it stopped are told as ever
+                    end(child, saving)
+                    break
                 if silent >= silent_seconds:
-                    raise _hung(run, last, silent)
+                    raise hung(run, last, silent)
                 tail.wait(poll_seconds)
                 silent += poll_seconds
-    finally:
-        _end(child)
+            news(final=True)  # of a stopped child, too: its last steps, the picture that it was about to finish, where it stopped
+        finally:
+            end(child, lambda: tail.saving)
+    if stopping and not isinstance(last, events.Stopped | events.Done | events.Error):
+        kept = newest_step(run.checkpoints)
+        goes_on = f"from step {kept}" if kept else "from the start"
+        tell(events.Warning_(f"The training child did not save its state in time and was killed; queued again, the run goes on {goes_on}."))
+        tell(events.Stopped(kept, str(state_folder(run.checkpoints, kept)) if kept else ""))
     if stopping or isinstance(last, events.Stopped):
         raise Cancelled
     if child.returncode == 0 and isinstance(last, events.Done):
         return
-    raise _failure(run, child.returncode, last, log_start)
-
-
-def _hung(run: RunFolder, last: events.Event | None, silent: float) -> UserError:
-    doing = "starting" if last is None else last.phase if isinstance(last, events.Phase) else f"its last event was {last.name!r}"
-    return UserError(
-        f"The training child has told nothing for {silent:.0f} seconds ({doing}), so it was stopped.",
-        f"Start again: the run resumes from its last checkpoint. If it hangs again, {run.log} may say where; look at the driver, "
-        "the disk and whether memory is being swapped.",
-        kind="hung",
-    )
-
-
-def _only_follows(event: events.Event, last: events.Event | None) -> bool:
-    """Whether ``event`` tells of a lost companion after the companion itself has told why it left."""
-    return isinstance(event, events.Error) and event.kind == LOST and isinstance(last, events.Error)
-
-
-def _failure(run: RunFolder, status: int, last: events.Event | None, log_start: int) -> UserError:
-    lines = _last_lines(run.log, log_start)
-    if isinstance(last, events.Error) and last.kind != LOST:
-        shown = "" if last.kind not in ("internal",) else f"\nThe child's last lines:\n{lines}"
-        return UserError(f"Training failed: {last.message}{shown}", last.hint, kind=last.kind)
-    if lacks_space(run.path):  # then the child could not even log its error
-        return disk_full(run.path)
-    cause = _lost_process(run.log, log_start) or (f"killed by {_signal(-status)}" if status < 0 else f"exit status {status}")
-    if status == 137 or "SIGKILL" in cause or "SIGKILL" in lines:  # the lines of a launcher that was given
-        hint = "The system killed it, most often because memory ran out: try gradient checkpointing, a smaller resolution or bf16."
-    else:
-        hint = f"The whole output is in {run.log}."
-    return UserError(f"The training child ended without a result ({cause}). Its last lines:\n{lines}", hint, kind="child")
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _lost_process(path: Path, start: int) -> str:
-    """Which of several processes ended first and how, from the summary that torch's launcher prints; empty for a run of one process."""
-    text = _read_from(path, start)
-    ended = re.findall(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)[^(\n]*\([^)]*\)\s*(?:\((SIG[A-Z]+)\))?", text, re.MULTILINE)
-    by_launcher = "SIGTERM"  # how the launcher ends the others
-    first = next((each for each in ended if each[2] != by_launcher and each[1] != "1"), next(iter(ended), None))
-    if first is None:
-        return ""
-    rank, code, signal = first
-    return f"process {rank} of {len(ended)} ended with {signal or f'exit status {code}'}"
-
-
-def _last_lines(path: Path, start: int) -> str:
-    text = _read_from(path, start)
-    lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    return "\n".join(lines[-_TAIL_LINES:]) or "(it printed nothing)"
-
-
-def _read_from(path: Path, start: int) -> str:
-    with path.open("rb") as file:
-        file.seek(start)
-        return file.read().decode("utf-8", "replace")
+    raise failure(run, child.returncode, last, log_start)
 
 
 @contextmanager
@@ -292,7 +243,7 @@ def _prune_old(run: RunFolder, config: RunConfig) -> None:
 
 def _published(run: RunFolder, config: RunConfig, result: RunResult) -> RunResult:
     place = publish(run, config.output.publish)
-    return RunResult(**{**result.__dict__, "lora": place or run.lora, "samples": read_samples(run.events)})
+    return replace(result, lora=place or run.lora, samples=read_samples(run.events))
 
 
 @contextmanager
@@ -332,76 +283,3 @@ def _environment(threads: int | None) -> dict[str, str]:
     if threads is not None:
         inherited.setdefault("OMP_NUM_THREADS", str(threads))
     return {**inherited, **settings}
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ask the child to save and leave by closing its standard input; kill its whole process tree when it does not."""
-    import psutil
-
-    try:
-        family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        family = []
-    if child.stdin is not None:
-        with suppress(OSError):
-            child.stdin.close()
-    with suppress(subprocess.TimeoutExpired):
-        child.wait(_GRACE_SECONDS)
-    for process in family:
-        try:
-            family.extend(p for p in process.children(recursive=True) if p not in family)
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    child.wait()
-
-
-class _Tail:
-    """Reads new lines of a growing file on a thread."""
-
-    def __init__(self, path: Path, start: int) -> None:
-        self._path, self._position = path, start
-        self._buffer = b""
-        self._events: list[events.Event] = []
-        self._lock, self._news, self._quit = threading.Lock(), threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="animelora-events", daemon=True)
-
-    def __enter__(self) -> _Tail:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._quit.set()
-        self._thread.join()
-
-    def take(self, *, final: bool) -> list[events.Event]:
-        """The events since the last call; with ``final``, all that the file holds by now."""
-        if final:
-            self._read()
-        with self._lock:
-            taken, self._events = self._events, []
-            self._news.clear()
-        return taken
-
-    def wait(self, seconds: float) -> None:
-        """Until there is news, at most ``seconds``."""
-        self._news.wait(seconds)
-
-    def _follow(self) -> None:
-        while not self._quit.wait(0.05):
-            self._read()
-
-    def _read(self) -> None:
-        with self._lock:
-            try:
-                with self._path.open("rb") as file:
-                    file.seek(self._position)
-                    data = file.read()
-            except FileNotFoundError:
-                return
-            self._position += len(data)
-            *lines, self._buffer = (self._buffer + data).split(b"\n")
-            fresh = [event for line in lines if (event := events.decode(line.decode("utf-8", "replace"))) is not None]
-            self._events.extend(fresh)
-            if fresh:
-                self._news.set()

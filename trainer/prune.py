@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +44,24 @@ def prune(runs: Path, *, days: float, dry_run: bool, finished_days: float = 0) -
     cache = runs / "_cache"
     if not folders and not cache.is_dir():
         raise UserError(f"The folder {runs} holds no runs.", "Give the folder that holds the run folders (output.runs).", kind="path")
-    states = [file for folder in folders for file in _states(folder, finished_days)]
+    states, size = 0, 0
+    for folder in folders:
+        with _spare_states(folder, finished_days) as files:
+            states += sum(file.suffix == ".pt" for file in files)
+            size += _delete(files, dry_run)
     cached = [file for file in _cached(cache) if _is_older(file, days)]
-    size = sum(file.stat().st_size for file in (*states, *cached))
-    if not dry_run:
-        for file in (*states, *cached):
-            file.unlink(missing_ok=True)
-    return Pruned(sum(file.suffix == ".pt" for file in states), len(cached), size)
+    return Pruned(states, len(cached), size + _delete(cached, dry_run))
+
+
+def _delete(files: list[Path], dry_run: bool) -> int:
+    """Their bytes."""
+    size = 0
+    for file in files:
+        with suppress(FileNotFoundError):  # another process prunes, too
+            size += file.stat().st_size
+            if not dry_run:
+                file.unlink()
+    return size
 
 
 def _is_older(file: Path, days: float) -> bool:
@@ -59,20 +71,25 @@ def _is_older(file: Path, days: float) -> bool:
         return False
 
 
-def _states(folder: Path, finished_days: float) -> Iterator[Path]:
-    """The state files of a run that finished so many days ago and that nobody is training."""
+@contextmanager
+def _spare_states(folder: Path, finished_days: float) -> Iterator[list[Path]]:
+    """The state files of a run that finished so many days ago and that nobody is training, nor can begin to inside the block."""
     states = [path for name in STATE_FILES for path in folder.glob(f"checkpoints/step-*/{name}") if path.is_file()]
-    if not states or (finished_days and not _is_older(folder / "result.json", finished_days)):
-        return  # before the LoRA is hashed
     lora = next((file for file in folder.glob("*.safetensors")), None)
-    if lora is None or RunFolder(folder, lora.stem).finished(None) is None:
+    if (
+        not states
+        or lora is None
+        or (finished_days and not _is_older(folder / "result.json", finished_days))  # before the LoRA is hashed
+        or RunFolder(folder, lora.stem).finished() is None
+    ):
+        yield []
         return
-    lock = FileLock(str(folder / ".lock"))
-    try:
-        with lock.acquire(timeout=0):
-            yield from states
-    except Timeout:
-        return
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(str(folder / ".lock"), timeout=0))
+        except Timeout:
+            states = []
+        yield states
 
 
 def _cached(cache: Path) -> Iterator[Path]:

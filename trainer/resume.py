@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,17 @@ def _read(path: Path) -> tuple[Saved, dict[str, Any]] | None:
 
 def newest_step(folder: Path) -> int:
     """The step of the newest state, without reading it; 0 without any."""
-    return max((_number(path) for path in folder.glob("step-*")), default=0)
+    return max((_number(path.parent) for path in folder.glob(f"step-*/{_STATE}")), default=0)
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest states (0 keeps all)."""
-    if keep:
-        for path in sorted(folder.glob("step-*"), key=_number, reverse=True)[keep:]:
-            shutil.rmtree(path, ignore_errors=True)
+    """Delete all but the ``keep`` newest states (0 keeps all). The LoRA files beside them stay."""
+    old = sorted(folder.glob(f"step-*/{_STATE}"), key=lambda path: _number(path.parent), reverse=True)[keep:] if keep else []
+    for path in old:
+        with suppress(OSError):  # one that another program has open can stay for now
+            path.with_name(_RECORD).unlink(missing_ok=True)
+            path.unlink()
+            path.parent.rmdir()  # without a LoRA there is nothing in it
 
 
 def _number(path: Path) -> int:

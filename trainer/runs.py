@@ -105,15 +105,15 @@ class RunFolder:
         data = {"lora_sha256": sha256_file(self.lora), "steps": steps, "loss": loss, "seconds": seconds, "version": __version__}
         write_atomic(self.result, json.dumps(data, indent=1))
 
-    def finished(self, published: Path | None) -> RunResult | None:
-        """The result of a complete and undamaged run, else None. ``published`` is where its LoRA was copied to, if it was."""
+    def finished(self) -> RunResult | None:
+        """The result of a complete and undamaged run, else None."""
         try:
             data = json.loads(self.result.read_text(encoding="utf-8"))
             if sha256_file(self.lora) != data["lora_sha256"]:
                 return None
             return RunResult(
                 run_dir=self.path,
-                lora=published or self.lora,
+                lora=self.lora,
                 loss_curve=self.loss_curve,
                 samples=read_samples(self.events),
                 reused=True,

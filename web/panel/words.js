@@ -9,6 +9,7 @@ const PHASES = {
   validating: { en: "checking held-out pictures", vi: "đang kiểm định", ja: "検証中", zh: "正在验证" },
   training: { en: "training", vi: "đang huấn luyện", ja: "学習中", zh: "正在训练" },
   sampling: { en: "painting test pictures", vi: "đang vẽ ảnh thử", ja: "試し描き中", zh: "正在绘制验证图" },
+  saving: { en: "saving the state", vi: "đang lưu trạng thái", ja: "状態を保存中", zh: "正在保存状态" },
   exporting: { en: "writing the LoRA", vi: "đang ghi LoRA", ja: "LoRAを書き出し中", zh: "正在写出 LoRA" },
 };
 

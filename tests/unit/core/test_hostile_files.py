@@ -287,7 +287,7 @@ def test_deeply_nested_records_in_a_run_are_as_good_as_none(tmp_path: Path, shal
     run.lora.write_bytes(b"x")
     for path in (run.result, run.events, tmp_path / "checkpoint-hashes.json"):
         path.write_text(DEEP, encoding="utf-8")
-    assert run.finished(None) is None
+    assert run.finished() is None
     assert read_events(run.events) == []
     assert open_checkpoint(str(shallow_checkpoint)).identity(tmp_path) == sha256_file(shallow_checkpoint)
 

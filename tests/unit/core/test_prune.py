@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tests.unit.core.helpers import Trained, configuration, make_dataset, train_here
 from trainer.cli import main
@@ -44,7 +44,7 @@ def test_states_of_finished_runs_and_old_caches_go_and_all_else_stays(trained: T
     gone = before - files(runs)
     assert gone == states | {old.relative_to(runs).as_posix()}
     assert capsys.readouterr().out == told.replace("would free", "freed")
-    assert trained.run.finished(None) is not None
+    assert trained.run.finished() is not None
     assert newest(next(runs.glob("unfinished-*")) / "checkpoints")[0] is not None
 
 
@@ -52,7 +52,7 @@ def test_a_pruned_run_is_still_found_and_its_cache_made_anew(trained: Trained) -
     runs = trained.run.path.parent
     assert main(["prune", str(runs), "--days", "0"]) == 0
     assert not list((runs / "_cache").rglob("*.safetensors"))
-    assert trained.run.finished(None) is not None
+    assert trained.run.finished() is not None
 
 
 def test_states_of_runs_that_finished_lately_stay_until_their_days_are_over(trained: Trained) -> None:
@@ -70,6 +70,21 @@ def test_a_run_in_training_is_left_alone(trained: Trained) -> None:
     with FileLock(str(trained.run.path / ".lock")):
         assert main(["prune", str(trained.run.path.parent)]) == 0
     assert newest(trained.run.checkpoints)[0] is not None
+
+
+def test_nobody_begins_to_train_a_run_while_its_states_go(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, locked = Path.unlink, []
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        with pytest.raises(Timeout):
+            FileLock(str(trained.run.path / ".lock")).acquire(timeout=0)
+        locked.append(path.name)
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    prune(trained.run.path.parent, days=30, dry_run=False)
+    monkeypatch.undo()
+    assert sorted(locked) == ["state.json"] * 2 + ["state.pt"] * 2
 
 
 def test_a_folder_that_holds_no_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

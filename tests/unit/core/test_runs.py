@@ -36,18 +36,18 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_a_run_is_found_only_when_it_is_complete_and_undamaged(run: RunFolder) -> None:
-    assert run.finished(None) is None
+    assert run.finished() is None
     run.write_result(steps=9, loss=0.5, seconds=3.0)
-    found = run.finished(None)
+    found = run.finished()
     assert found is not None and found.reused and (found.lora, found.steps, found.loss) == (run.lora, 9, 0.5)
     run.lora.write_bytes(b"two")
-    assert run.finished(None) is None
+    assert run.finished() is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"steps": 1}', '{"lora_sha256": 5, "steps": "x"}'])
 def test_a_damaged_result_means_not_finished(run: RunFolder, content: str) -> None:
     run.result.write_text(content)
-    assert run.finished(None) is None
+    assert run.finished() is None
 
 
 def test_a_file_of_another_content_is_never_overwritten(run: RunFolder, tmp_path: Path) -> None:
@@ -123,6 +123,16 @@ def test_saving_a_state_again_replaces_it_and_old_ones_are_pruned(tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003"]
     _, values = resume.newest(tmp_path)
     assert values == {"value": 4}
+
+
+def test_the_lora_beside_a_state_that_is_pruned_stays(tmp_path: Path) -> None:
+    for number in (1, 2):
+        resume.save(tmp_path, number, {"value": number})
+        (resume.state_folder(tmp_path, number) / "style.safetensors").touch()
+    resume.prune(tmp_path, 1)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["step-000001/style.safetensors", *(f"step-000002/{name}" for name in ("state.json", "state.pt", "style.safetensors"))]
+    assert resume.newest_step(tmp_path) == 2
 
 
 def test_what_changes_the_result_changes_the_run_and_what_does_not_does_not(
@@ -249,4 +259,4 @@ def test_the_configuration_in_the_run_folder_is_the_one_that_was_trained(
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1})
     trained = train_here(config)
     assert json.loads(trained.run.config.read_text(encoding="utf-8")) == json.loads(config.to_json())
-    assert trained.run.finished(None) is not None
+    assert trained.run.finished() is not None

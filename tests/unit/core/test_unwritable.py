@@ -89,7 +89,7 @@ def test_a_lora_folder_that_cannot_be_written_keeps_the_lora_in_the_run(
     assert caught.value.kind == "permission"
     assert str(loras) in caught.value.message
     assert f"whole in {run.lora}" in caught.value.hint
-    assert run.finished(None) is not None
+    assert run.finished() is not None
     assert [path.read_bytes() for path in loras.iterdir()] == [b"an earlier LoRA"]
     locks.open(loras)
     again = launch.train(config)
