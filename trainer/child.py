@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from .events import Event, encode
+
+_LOOK_SECONDS = 0.2
+_BROKEN_PIPE, _NOT_CONNECTED = 109, 233  # Windows' ERROR_BROKEN_PIPE and ERROR_PIPE_NOT_CONNECTED
 
 
 class Emitter:
@@ -49,17 +54,38 @@ def watch_parent(on_stop: Callable[[], None]) -> threading.Thread:
     """Call ``on_stop`` once when standard input ends.
 
     The parent holds the other end of that pipe and never writes: it closes it to ask for a stop, and the system closes it
-    when the parent dies, so no child outlives ComfyUI. Works the same on Windows.
+    when the parent dies, so no child outlives ComfyUI. From here on standard input is empty, for processes that are started
+    from this one, too.
     """
+    standard = sys.stdin.fileno()
+    pipe = os.dup(standard)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, standard)
+    os.close(empty)
 
     def wait() -> None:
-        try:
-            while os.read(sys.stdin.fileno(), 4096):  # not its buffer, which a thread must not hold when the interpreter ends
-                pass
-        except (OSError, ValueError):
-            pass
+        _wait_for_end(pipe)
         on_stop()
 
     thread = threading.Thread(target=wait, name="watch-parent", daemon=True)
     thread.start()
     return thread
+
+
+def _wait_for_end(pipe: int) -> None:
+    """Until nobody holds the other end of ``pipe``."""
+    if sys.platform == "win32":
+        # A thread that waits in a read keeps all others waiting that only ask what kind of file it is, as SciPy's Fortran library does
+        # while it is loaded (github.com/numpy/numpy/issues/24290). A look into the pipe does not wait.
+        import ctypes
+        import msvcrt
+
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(pipe))
+        while kernel.PeekNamedPipe(handle, None, 0, None, None, None):
+            time.sleep(_LOOK_SECONDS)
+        if ctypes.get_last_error() in (_BROKEN_PIPE, _NOT_CONNECTED):
+            return  # else it is no pipe, but a terminal
+    with suppress(OSError):
+        while os.read(pipe, 4096):
+            pass

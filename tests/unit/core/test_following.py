@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from trainer import events, following, launch
+from trainer import child, events, following, launch
 from trainer.config import RunConfig
 from trainer.errors import Cancelled
 from trainer.runs import RunFolder
@@ -89,3 +93,44 @@ def test_saving_has_an_end_too(follow: Callable[[str], tuple[RunFolder, list[eve
     assert isinstance(warning, events.Warning_) and "from step 1" in warning.message
     assert isinstance(stopped, events.Stopped) and stopped.step == 1
     assert not (run.path / "saved").exists()
+
+
+_WATCHES = """
+import subprocess, sys
+sys.path.insert(0, {root!r})
+from trainer.child import watch_parent
+thread = watch_parent(lambda: print("stopped", flush=True))
+subprocess.run([sys.executable, "-c", "import sys; print('read', repr(sys.stdin.read()), flush=True)"], check=True)
+thread.join()
+"""
+
+
+def test_what_a_child_starts_has_an_empty_standard_input_and_the_end_of_its_own_is_noticed() -> None:
+    command = [sys.executable, "-c", _WATCHES.format(root=str(ROOT))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "read ''\n", "it waited for the parent's pipe"
+        process.stdin.close()
+        assert process.stdout.readline() == "stopped\n"
+
+
+@pytest.mark.parametrize(("error", "read"), [(109, False), (233, False), (6, True)], ids=["closed", "not connected", "a terminal"])
+def test_on_windows_a_pipe_is_looked_into_and_not_read(error: int, read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a thread in a read would stop all others that ask for the pipe's kind. Acted: the calls are those of Windows."""
+    looks = iter([1, 1, 0])
+    kernel = SimpleNamespace(PeekNamedPipe=lambda handle, *rest: next(looks))
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(get_osfhandle=lambda number: 1000 + number))
+    monkeypatch.setattr(ctypes, "WinDLL", lambda name, use_last_error: kernel, raising=False)
+    monkeypatch.setattr(ctypes, "get_last_error", lambda: error, raising=False)
+    monkeypatch.setattr(child, "_LOOK_SECONDS", 0)
+    asked: list[int] = []
+
+    def one_read(number: int, count: int) -> bytes:
+        asked.append(number)
+        return b""
+
+    monkeypatch.setattr(os, "read", one_read)
+    child._wait_for_end(7)
+    assert next(looks, None) is None
+    assert asked == ([7] if read else [])
