@@ -11,6 +11,7 @@ import comfy.model_management
 
 from ..trainer.errors import Cancelled, UserError
 from ..trainer.hints import about_the_disk
+from .wording import on_the_canvas
 
 
 class AnimeLoRAError(Exception):
@@ -19,15 +20,16 @@ class AnimeLoRAError(Exception):
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Turn the trainer's errors into what ComfyUI shows: a message with its hint, or a cancelled prompt."""
+    """Turn the trainer's errors into what ComfyUI shows: a message with its hint, which names settings as the
+    canvas does, or a cancelled prompt."""
     try:
         yield
     except UserError as error:
-        raise AnimeLoRAError(str(error)) from error
+        raise AnimeLoRAError(on_the_canvas(str(error))) from error
     except OSError as error:
         told = about_the_disk(error, Path(os.path.dirname(str(error.filename or "")) or "."))
         if told is None:
             raise
-        raise AnimeLoRAError(str(told)) from error
+        raise AnimeLoRAError(on_the_canvas(str(told))) from error
     except Cancelled as error:
         raise comfy.model_management.InterruptProcessingException() from error

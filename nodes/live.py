@@ -17,6 +17,7 @@ from server import PromptServer
 
 from ..trainer import events
 from .images import keep_graph
+from .wording import on_the_canvas
 
 log = logging.getLogger("animelora")
 EVENT = "animelora.train"
@@ -27,6 +28,7 @@ RUNNING: dict[str, dict[str, str]] = {}
 FINISHED: dict[str, dict[str, str]] = {}
 """The same of the run that each node had last. Only TrainingView writes it."""
 _PREVIEW = 512  # pixels of the longer side
+_FOR_READERS = {"message", "hint"}  # what warnings and errors say to the user
 _TEXT_EVERY = 0.5  # seconds between two lines of text
 
 
@@ -134,7 +136,7 @@ class TrainingView:
         data = {**asdict(event), "event": event.name}
         if isinstance(event, events.Sample):
             data["view"] = viewable(Path(event.path))
-        self._tell(data)
+        self._tell({**data, **{key: on_the_canvas(data[key]) for key in _FOR_READERS & data.keys()}})
 
     def _tell(self, data: dict[str, Any]) -> None:
         server = getattr(PromptServer, "instance", None)

@@ -209,4 +209,4 @@ def test_a_part_that_is_not_understood_is_named(server: Server) -> None:
     graph["options"] = node("AnimeLoRA_NetworkOptions", block_ranks="the middle")
     assert "'the middle' in block_ranks is not understood" in failure(server, graph).message
     graph["options"] = node("AnimeLoRA_NetworkOptions", block_ranks="centre = 4")
-    assert "centre" in failure(server, graph).message
+    assert "Network Options → block_ranks.centre" in failure(server, graph).message
