@@ -13,7 +13,7 @@ from comfy_api.latest import io, ui
 
 from ..trainer import dataset as datasets
 from ..trainer.errors import Cancelled, UserError
-from . import core
+from . import core, prepared
 from .failures import readable
 from .folders import datasets_dir, readable_dirs, source_folder, source_folders, tree_digest
 from .images import from_pil, to_pil
@@ -123,11 +123,13 @@ class DatasetPrep(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str = FROM_INPUT, **_: Any) -> str:
-        """Changes when a file in the chosen folder does, so that new pictures and edited captions are taken up."""
-        if folder == FROM_INPUT:
-            return ""
-        return tree_digest(source_folder(folder))
+    def fingerprint_inputs(
+        cls, folder: str = FROM_INPUT, trigger_word: str | None = None, class_description: str | None = None, **_: Any
+    ) -> str:
+        """Changes when a file in the chosen folder does, so that new pictures and edited captions are taken up, and when
+        somebody edits or deletes what was prepared."""
+        source = "" if folder == FROM_INPUT else tree_digest(source_folder(folder))
+        return source + prepared.mark(_target(trigger_word, class_description))
 
     @classmethod
     def execute(
@@ -164,7 +166,7 @@ class DatasetPrep(io.ComfyNode):
                     "upscaler": "" if upscale_model is None else _name(upscale_model),
                 }
             )
-            prepared = datasets.prepare(
+            done = datasets.prepare(
                 _source(folder, images, captions),
                 datasets_dir(),
                 settings,
@@ -174,9 +176,10 @@ class DatasetPrep(io.ComfyNode):
                 should_stop=interrupted,
                 inside=readable_dirs(),
             )
-            made = prepared.dataset
+            made = done.dataset
+            prepared.remember(made.path)
             handle = Dataset(str(made.path), made.hash, made.trigger, made.class_description, len(made.items))
-            report = prepared.report.text()
+            report = done.report.text()
             return io.NodeOutput(handle, from_pil(datasets.contact_sheet(made)), report, ui=ui.PreviewText(report))
 
 
@@ -196,6 +199,15 @@ class _Progress:
             self._bar.update_absolute(done, max(1, total))
         except comfy.model_management.InterruptProcessingException as error:
             raise Cancelled from error
+
+
+def _target(trigger_word: str | None, class_description: str | None) -> Path | None:
+    """The folder of the prepared dataset; None where another node says its name, which is known only when that has run."""
+    if trigger_word is None or class_description is None:
+        return None
+    return datasets.dataset_folder(
+        datasets_dir(), datasets.parse_settings({"trigger": trigger_word, "class_description": class_description})
+    )
 
 
 def _source(folder: str, images: torch.Tensor | None, captions: str | None) -> Path | list[datasets.SourceImage]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.server.comfy_server import Server
-from tests.server.graphs import node, prepare
+from tests.server.graphs import Graph, node, prepare
 from trainer.cli import main
 from trainer.dataset import open_dataset
 
@@ -37,3 +40,34 @@ def test_the_node_with_its_options_and_the_command_line_write_the_same_dataset(s
     assert by_hand.hash == made.hash
     assert list(by_hand.items) == list(made.items)
     assert made.training == by_hand.training and made.training.flip and made.training.keep_tokens == 2
+
+
+def runs(server: Server, graph: Graph) -> bool:
+    """Whether Dataset Prep is executed when the graph is queued, and not only looked up."""
+    status = server.wait(server.queue(graph))["status"]
+    assert status["status_str"] == "success", status
+    (cached,) = [data["nodes"] for kind, data in status["messages"] if kind == "execution_cached"]
+    return "prep" not in cached
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["typed", "linked"])
+def test_run_takes_up_an_edited_caption_and_a_deleted_dataset_and_repeats_nothing_else(server: Server, linked: bool) -> None:
+    word = f"edited{linked}"
+    graph = {"prep": prepare(trigger_word=word)}
+    if linked:
+        graph |= {"word": node("PrimitiveString", value=word)}
+        graph["prep"]["inputs"]["trigger_word"] = ["word", 0]
+    folder = server.base / "output" / "animelora" / "datasets" / f"{word}_face"
+    server.forget()
+    assert runs(server, graph)
+    assert not runs(server, graph)
+    first = min(folder.glob("*.txt"))
+    first.write_text(f"{word}, changed by hand", encoding="utf-8")
+    assert runs(server, graph)
+    assert first.read_text(encoding="utf-8") == f"{word}, changed by hand"
+    assert not runs(server, graph)
+    for _ in range(2):
+        shutil.rmtree(folder)
+        assert runs(server, graph)
+        assert len(open_dataset(folder).items) == 4
+        assert not runs(server, graph)

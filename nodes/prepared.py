@@ -1,0 +1,64 @@
+"""What Dataset Prep left behind, so that a dataset that was edited or deleted since is noticed by the next queue.
+
+ComfyUI asks for a node's fingerprint before it runs and keeps the result under it. A fingerprint of the folder alone would change by the
+node's own work; so each folder has a mark, which changes only when the folder is not as the last preparation left it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..trainer.dataset.dataset import HEADER, MASKS, REGULARISATION, ROWS
+
+_FOLDERS = ("", REGULARISATION, MASKS, f"{MASKS}/{REGULARISATION}")
+_KINDS = (".png", ".txt")
+
+
+@dataclass
+class _Seen:
+    """A prepared folder: how it was left, under which mark, and the mark that was given last."""
+
+    state: str
+    mark: str = ""
+    given: str = ""
+
+
+_SEEN: dict[Path, _Seen] = {}  # only of this process: where it has prepared nothing, ComfyUI keeps no result either
+
+
+def mark(folder: Path | None) -> str:
+    """Stays as it is until ``folder`` differs from what the last ``remember`` saw; of all folders where None stands for any of them."""
+    if folder is None:
+        return "".join(mark(each) for each in sorted(_SEEN))
+    seen = _SEEN.get(folder)
+    if seen is None:
+        return ""
+    now = _state(folder)
+    # with the mark before, as the same can happen twice: deleted, prepared again, deleted
+    seen.given = seen.mark if now == seen.state else hashlib.sha256(f"{seen.mark} {now}".encode()).hexdigest()
+    return seen.given
+
+
+def remember(folder: Path) -> None:
+    """Call it when ``folder`` has just been prepared."""
+    seen = _SEEN.setdefault(folder, _Seen(""))
+    seen.state, seen.mark = _state(folder), seen.given
+
+
+def _state(folder: Path) -> str:
+    """Names, sizes and times of pictures, captions, masks and manifest; ``missing`` where the dataset is gone."""
+    if not (folder / HEADER).is_file():
+        return "missing"
+    digest = hashlib.sha256()
+    for below in _FOLDERS:
+        try:
+            with os.scandir(folder / below) as entries:
+                found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(_KINDS) or entry.name in (HEADER, ROWS)]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for name, status in sorted(found, key=lambda pair: pair[0]):
+            digest.update(f"{below}/{name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
