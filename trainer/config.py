@@ -128,6 +128,10 @@ class NetworkSection(_Section):
         return rank, alpha
 
 
+_LEAST_OF_PRODIGY = 0.1  # 1 is meant; with 1e-4 its estimate never leaves the 1e-6 that it starts from
+_END_OF_POLYNOMIAL = 1e-7  # diffusers' lr_end
+
+
 class OptimizerSection(_Section):
     """How weights follow gradients."""
 
@@ -164,11 +168,31 @@ class OptimizerSection(_Section):
             raise ValueError("schedule-free brings its own averaging: use schedule constant")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _prodigys_own_rate(cls, data: Any) -> Any:
+        return {"lr": "auto", **data} if isinstance(data, dict) and data.get("name") == "prodigy" else data
+
     @model_validator(mode="after")
     def _one_rate_for_prodigy(self) -> OptimizerSection:
+        if self.name != "prodigy":
+            return self
         own = 1.0 if self.lr == "auto" else self.lr
-        if self.name == "prodigy" and self.text_encoder_lr not in ("auto", own):
+        if own < _LEAST_OF_PRODIGY:
+            raise ValueError(
+                f"prodigy finds the rate itself and multiplies it by lr: with {own:g} it learns nothing. "
+                'Set lr to 1, or to "auto" (0 on the canvas)'
+            )
+        if self.text_encoder_lr not in ("auto", own):
             raise ValueError('prodigy finds one rate for everything: leave text_encoder_lr at "auto"')
+        if self.lora_plus_ratio != 1:
+            raise ValueError("prodigy finds one rate for everything: leave lora_plus_ratio at 1")
+        return self
+
+    @model_validator(mode="after")
+    def _rate_above_the_last(self) -> OptimizerSection:
+        if self.schedule == "polynomial" and self.lr != "auto" and self.lr <= _END_OF_POLYNOMIAL:
+            raise ValueError(f"schedule polynomial ends at a rate of {_END_OF_POLYNOMIAL:g}: lr must be above it")
         return self
 
 
@@ -428,7 +452,6 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> None:
         data.setdefault("output", {}).setdefault("runs", str(folder / "runs"))
 
 
-OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 TARGETS: tuple[str, ...] = get_args(Targets)
 PRECISIONS: tuple[str, ...] = get_args(Precision)

@@ -13,6 +13,8 @@ from .errors import UserError
 if TYPE_CHECKING:
     import torch
 
+_OTHERS_GB = 1.0
+
 
 def pick_device(asked: str) -> torch.device:
     """``auto``: a CUDA GPU when there is one, else the CPU. Raises UserError when ``cuda`` is asked for and missing."""
@@ -75,6 +77,21 @@ def total_memory_gb(device: torch.device) -> float:
     import psutil
 
     return float(psutil.virtual_memory().total) / 1e9
+
+
+def usable_memory_gb(device: torch.device) -> float:
+    """What a run can have of it. Of a GPU, the driver, ComfyUI's own context and the desktop hold some: as the size decides which run it
+    is (``training.memory = "auto"``), they count the same at any time, whatever is free just now."""
+    return total_memory_gb(device) - (_OTHERS_GB if device.type == "cuda" else 0.0)
+
+
+def use_own_gpu() -> None:
+    """Of several processes on a machine each works on a GPU of its own from the start: the launcher says which."""
+    import torch
+
+    rank = os.environ.get("LOCAL_RANK", "")
+    if rank.isdigit() and int(rank) < gpu_count():
+        torch.cuda.set_device(int(rank))
 
 
 def return_memory(device: torch.device) -> None:

@@ -24,7 +24,7 @@ from .families import Checkpoint, Family, Prediction, family_of, open_checkpoint
 from .hints import explain, memory_hint
 from .memory import is_settled, settled
 from .overrides import apply_override
-from .plan import Models, make_plan, require_memory, savings
+from .plan import TIGHT, Models, make_plan, require_memory, savings
 from .processes import Processes, current
 from .runs import RunFolder, cache_folder, run_identity
 
@@ -82,6 +82,7 @@ class Start:
 
 def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: threading.Event) -> tuple[Job, Start]:
     """Open everything a run needs but the models. Raises UserError for what cannot be trained, or not with the memory there is."""
+    devices.use_own_gpu()
     device = devices.pick_device(settings.training.device)
     dataset, held_out = hold_out(open_datasets(settings.dataset), settings.validation)
     checkpoint = open_checkpoint(settings.base.checkpoint)
@@ -104,7 +105,13 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     models = Models()
     plan = make_plan(settings, dataset, family, checkpoint, device, precision, attention, models=models)
     memory_with = _memory_with(settings, dataset, family, checkpoint, device, models)
-    require_memory(plan, devices.total_memory_gb(device), memory_with)
+    usable = devices.usable_memory_gb(device)
+    require_memory(plan, usable, memory_with)
+    if device.type == "cuda" and plan.memory_gb > usable:
+        emit(events.Warning_(f"This run needs about {plan.memory_gb:.1f} GB, and the GPU has {usable:.1f} GB for it: {TIGHT}"))
+    warmup = settings.optimizer.warmup_steps
+    if warmup >= plan.steps:
+        emit(events.Warning_(f"The warm-up of {warmup} steps is as long as the run ({plan.steps} steps): the full rate is never reached."))
     plan = replace(plan, start_step=start.step, held_out=len(held_out.items))
     processes = current()
     images = settings.training.batch_size * settings.training.gradient_accumulation
@@ -181,7 +188,7 @@ def _settled(
             # without a trial: the parent's process, which this runs in, shall hold no memory of the GPU while the child trains
             return make_plan(candidate, dataset, family, checkpoint, device, precision, trial=False, models=models).memory_gb
 
-    return settled(settings, family.name, devices.total_memory_gb(device), estimate)
+    return settled(settings, family.name, devices.usable_memory_gb(device), estimate)
 
 
 def _memory_with(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import adapter, events
 from .config import RunConfig
 from .dataset import Dataset
-from .devices import torch_dtype, total_memory_gb
+from .devices import torch_dtype, usable_memory_gb
 from .engine import kernels_problem, may_fuse
 from .errors import UserError
 from .families import Checkpoint, Family, TextEncoder
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 _ROOM = 0.6  # share of the memory that a run may take for what is only faster
 _WORTH_GB = 0.1  # weights that fit into a processor's cache are put into blocks in no time
 _TOLERANCE = 1.1  # how far the estimate may be off
+TIGHT = (
+    "it may run out of memory, and on Windows it becomes many times slower, as the driver moves what does not fit into main memory. "
+    'training.memory = "auto" chooses settings that fit.'
+)
 # What saves memory, in the order of how little it costs.
 _THRIFT = (
     'training.precision = "bf16"',
@@ -91,7 +95,7 @@ def make_plan(
     largest = max(sizes, key=lambda size: size[0] * size[1])
     memory = memory_needed(unet, family, config, largest, dtype, text, counted)
     more = _prepacked_gb(config, unet, len(buckets), device, dtype)
-    prepacked = _WORTH_GB <= more <= _ROOM * total_memory_gb(device) - sum(memory.values())
+    prepacked = _WORTH_GB <= more <= _ROOM * usable_memory_gb(device) - sum(memory.values())
     if prepacked:
         memory["base"] += more
     return events.Plan(
@@ -123,7 +127,7 @@ def _captures(config: RunConfig, device: torch.device, needed_gb: float) -> bool
     setting = config.training.cuda_graphs
     if device.type != "cuda" or setting == "off" or config.network.text_encoder or config.network.dropout:
         return False
-    room = min(total_memory_gb(device), SIZES.get(config.training.memory, math.inf))
+    room = min(usable_memory_gb(device), SIZES.get(config.training.memory, math.inf))
     return setting == "on" or needed_gb <= _ROOM * room
 
 
@@ -174,23 +178,24 @@ def _planned_models(
     return unet, text, modules
 
 
-def require_memory(plan: events.Plan, total_gb: float, again: Callable[[Sequence[str]], float]) -> None:
-    """Refuse a run that cannot fit into ``total_gb``, naming the first change that would make it fit.
+def require_memory(plan: events.Plan, usable_gb: float, again: Callable[[Sequence[str]], float]) -> None:
+    """Refuse a run that cannot fit into ``usable_gb``, naming the first change that would make it fit.
 
     ``again`` gives the estimate in GB with some keys changed, ``["training.batch_size = 1"]``. The estimate may be a tenth too high,
     so that much above the memory is still let through. Raises UserError of the kind ``memory``.
     """
-    if plan.memory_gb <= total_gb * _TOLERANCE:
+    if plan.memory_gb <= usable_gb * _TOLERANCE:
         return
     for count in range(1, len(_THRIFT) + 1):
         needed = again(_THRIFT[:count])
-        if needed <= total_gb * _TOLERANCE:
+        if needed <= usable_gb * _TOLERANCE:
             hint = f"It would fit ({needed:.1f} GB) with {', '.join(_THRIFT[:count])}; training.memory = \"auto\" chooses such settings."
             break
     else:
         hint = "No setting makes it fit: prepare the dataset at a smaller resolution, or train on a smaller model or a larger GPU."
     where = "this machine" if plan.device == "cpu" else "the GPU"
-    raise UserError(f"This run needs about {plan.memory_gb:.1f} GB of memory, and {where} has {total_gb:.1f} GB.", hint, kind="memory")
+    message = f"This run needs about {plan.memory_gb:.1f} GB of memory, and {where} has {usable_gb:.1f} GB for it."
+    raise UserError(message, hint, kind="memory")
 
 
 def savings(plan: events.Plan, again: Callable[[Sequence[str]], float]) -> list[tuple[str, float]]:

@@ -208,7 +208,7 @@ def test_gradients_are_kept_apart_from_what_a_replay_overwrites(
     ],
 )
 def test_a_plan_records_where_there_is_room(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: bool) -> None:
-    monkeypatch.setattr(plan, "total_memory_gb", lambda device: 80.0)
+    monkeypatch.setattr(plan, "usable_memory_gb", lambda device: 80.0)
     settings = configuration(Path("a.safetensors"), Path("dataset"), Path("runs"), changes)
     assert plan._captures(settings, torch.device("cuda"), 5.0) is expected
     assert plan._captures(settings, torch.device("cpu"), 5.0) is False

@@ -257,3 +257,18 @@ def test_output_places_and_input_paths_do_not_change_what_a_run_is() -> None:
     other = config.parse(with_value("optimizer.lr", 2e-4))
     assert here.identity() == there.identity()
     assert here.identity() != other.identity()
+
+
+def test_prodigy_has_its_own_rate_and_refuses_one_with_which_it_would_learn_nothing() -> None:
+    assert config.parse({**MINIMAL, "optimizer": {"name": "prodigy"}}).optimizer.lr == "auto"
+    assert config.parse({**MINIMAL, "optimizer": {"name": "prodigy", "lr": 0.5}}).optimizer.lr == 0.5
+    with pytest.raises(UserError, match="learns nothing"):
+        config.parse({**MINIMAL, "optimizer": {"name": "prodigy", "lr": 1e-4}})
+    with pytest.raises(UserError, match="lora_plus_ratio"):
+        config.parse({**MINIMAL, "optimizer": {"name": "prodigy", "lora_plus_ratio": 16}})
+
+
+def test_a_polynomial_schedule_needs_a_rate_above_its_last() -> None:
+    assert config.parse({**MINIMAL, "optimizer": {"schedule": "polynomial"}}).optimizer.lr == 1e-4
+    with pytest.raises(UserError, match="must be above"):
+        config.parse({**MINIMAL, "optimizer": {"schedule": "polynomial", "lr": 1e-7}})

@@ -273,7 +273,7 @@ def test_a_plan_for_a_gpu_counts_what_will_run(
 ) -> None:
     dataset_folder = make_dataset(tmp_path, 1, resolution=512)
     checkpoint = open_checkpoint(str(shallow_checkpoint))
-    monkeypatch.setattr("trainer.plan.total_memory_gb", lambda device: 80.0)
+    monkeypatch.setattr("trainer.plan.usable_memory_gb", lambda device: 80.0)
     found = {}
     for problem, settings in (("", "auto"), ("no C compiler", "auto"), ("", "off")):
         monkeypatch.setattr("trainer.plan.kernels_problem", lambda *_, says=problem: says)

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from tests.unit.core.helpers import configuration, make_dataset, train_here
-from trainer import adapter, events, needs
+from trainer import adapter, devices, events, needs
 from trainer.dataset import open_dataset
+from trainer.errors import UserError
 from trainer.families import family_of, open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.needs import memory_needed
-from trainer.plan import Models, make_plan, memory_of
+from trainer.plan import Models, make_plan, memory_of, require_memory
 
 
 def bytes_kept_for_backward(unet: Any, side: int, batch: int) -> int:
@@ -178,3 +179,30 @@ def test_an_estimate_a_little_above_the_memory_is_let_through(
     plan = make_plan(settings, open_dataset(dataset_folder), FAMILY, open_checkpoint(str(shallow_checkpoint)), torch.device("cpu"), "fp32")
     assert 0.8 < plan.memory_gb < 0.88
     assert train_here(settings).status == 0
+
+
+def test_of_a_gpu_other_programs_have_a_part_and_what_is_tight_is_said(
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is acted: the run itself computes on the CPU."""
+    settings = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1})
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr("trainer.devices.total_memory_gb", lambda device: 12.0)
+    assert (devices.usable_memory_gb(cpu), devices.usable_memory_gb(gpu)) == (12.0, 11.0)
+    plan = make_plan(settings, open_dataset(dataset_folder), FAMILY, open_checkpoint(str(shallow_checkpoint)), cpu, "fp32")
+    on_gpu = replace(plan, device="cuda", memory_gb=11.5)
+    require_memory(on_gpu, 11.0, lambda changes: 11.5)
+    with pytest.raises(UserError, match=r"the GPU has 11\.0 GB for it"):
+        require_memory(replace(on_gpu, memory_gb=12.2), 11.0, lambda changes: 12.2)
+
+
+@pytest.mark.parametrize(("rank", "used"), [("1", [1]), ("", []), ("3", []), (None, [])])
+def test_each_process_of_a_machine_works_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch, rank: str | None, used: list[int]) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(devices, "gpu_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    devices.use_own_gpu()
+    assert taken == used

@@ -245,11 +245,11 @@ def test_it_is_planned_where_it_helps_and_there_is_room(shallow_checkpoint: Path
     usual = planned()
     assert usual.prepacked
     unet = FAMILY.empty_unet(checkpoint)
-    monkeypatch.setattr(plan, "total_memory_gb", lambda device: usual.memory_gb)  # enough to train, not to spend on speed
+    monkeypatch.setattr(plan, "usable_memory_gb", lambda device: usual.memory_gb)  # enough to train, not to spend on speed
     scarce = planned()
     assert not scarce.prepacked
     assert usual.memory["base"] - scarce.memory["base"] == pytest.approx(extra_bytes(unet, torch.float32) / 1e9, abs=2e-3)
-    monkeypatch.setattr(plan, "total_memory_gb", lambda device: 1000.0)
+    monkeypatch.setattr(plan, "usable_memory_gb", lambda device: 1000.0)
     for changes in ({"network__dora": True}, {"training__compile": True}, {"training__base_precision": "int8"}):
         assert not planned(**changes).prepacked
     monkeypatch.setattr(plan, "_WORTH_GB", 0.1)
