@@ -78,13 +78,14 @@ class Server:
 
     def wait(self, prompt_id: str, seconds: float = 900) -> dict[str, Any]:
         """The history entry of a prompt that has ended, whichever way."""
-        end = time.monotonic() + seconds
+        end, pause = time.monotonic() + seconds, 0.005  # most prompts of the tests end at once
         while time.monotonic() < end:
             history = self.get(f"/history/{prompt_id}")
             if prompt_id in history:
                 return dict(history[prompt_id])
             assert self.process.poll() is None, f"the server ended:\n{self.log()[-3000:]}"
-            time.sleep(0.1)
+            time.sleep(pause)
+            pause = min(0.1, 1.5 * pause)
         raise TimeoutError(f"the prompt did not end in {seconds} s:\n{self.log()[-3000:]}")
 
     def run(self, graph: dict[str, Any], seconds: float = 900) -> dict[str, Any]:
