@@ -12,6 +12,7 @@ import comfy.lora
 import comfy.lora_convert
 import comfy.sd
 import comfy.utils
+import torch
 
 from ..trainer.errors import UserError
 from .schema import known
@@ -95,7 +96,9 @@ def _translated(path: Path, targets: Mapping[str, Any]) -> _Reading:
     return _match(lorafile.to_kohya(weights).tensors, tuple(weights.unknown_keys), dict(weights.metadata), targets)
 
 
-def _match(tensors: Mapping[str, Any], unknown: tuple[str, ...], metadata: dict[str, str] | None, targets: Mapping[str, Any]) -> _Reading:
+def _match(mapped: Mapping[str, Any], unknown: tuple[str, ...], metadata: dict[str, str] | None, targets: Mapping[str, Any]) -> _Reading:
+    # copied out of the file, which the readers map: Windows lets nobody replace a file that is mapped, and patches stay in ComfyUI's cache
+    tensors = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in mapped.items()}
     patches = comfy.lora.load_lora(tensors, targets, False)
     keys = _taken(tensors, patches)
     rest = {key for key in tensors if key not in keys}

@@ -15,6 +15,7 @@ from tests.server.comfy_server import PromptFailed, Server
 from tests.server.conftest import TINY
 from tests.server.graphs import PAINT, Graph, Link, core_img2img, loader, node
 from tests.tools.ldm_layout import TINY as SIZE
+from trainer import lorafile
 
 RANK = 2
 
@@ -172,3 +173,20 @@ def test_a_lora_is_never_replaced_by_its_own_export(server: Server) -> None:
     settings = {"format": "kohya", "dtype": "as it is", "rank": 1, **texts}
     server.run({"export": node("AnimeLoRA_ExportLora", lora_name="mine.safetensors", file_name="../../../models/loras/mine", **settings)})
     assert (loras(server) / "mine.safetensors").read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not show which files a process has mapped")
+@pytest.mark.parametrize("names", ["kohya", "diffusers"])
+def test_a_loaded_file_is_not_held_so_that_windows_lets_it_be_replaced(server: Server, names: str) -> None:
+    """Windows refuses to replace a file that a process has mapped, and tensors of a mapped file keep it mapped."""
+    path = attention_lora(loras(server) / f"replaced {names}.safetensors", context=SIZE.text_width)
+    if names == "diffusers":  # which ComfyUI does not read
+        weights = lorafile.read_lora(path)
+        lorafile.write_lora(path, lorafile.convert(weights, "diffusers", None))
+    attention_lora(loras(server) / "held by core.safetensors", context=SIZE.text_width)
+    graph = load_lora(path.name)
+    core = node("LoraLoader", model=["load", 0], clip=["load", 1], lora_name="held by core.safetensors", strength_model=1, strength_clip=1)
+    painted(server, ["core", 0], ["core", 1], graph | {"core": core})  # the patched models stay in ComfyUI's cache
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text(encoding="utf-8", errors="replace")
+    assert "held by core.safetensors" in maps, "core's loader maps nothing, so this tells nothing"
+    assert path.name not in maps
