@@ -137,9 +137,13 @@ def lora_path(name: str) -> Path:
 
 
 def listed_lora(path: Path) -> str:
-    """The entry of the LoRA menu that stands for ``path``; empty when it is on none."""
+    """The entry of the LoRA menu that stands for ``path``; empty when it is on none.
+
+    A LoRA folder may be a link, a junction or a mapped drive, and ``path`` may go through it or lie where it leads.
+    """
     roots = [Path(root) for root in folder_paths.get_folder_paths("loras")]
-    names = [str(path.relative_to(root)) for root in roots if root in path.parents]
+    pairs = [(each, root) for root in roots for each, root in ((path, root), (path, root.resolve()), (path.resolve(), root.resolve()))]
+    names = [str(each.relative_to(root)) for each, root in pairs if root in each.parents]
     return next((name for name in names if name in lora_names()), "")
 
 

@@ -1,0 +1,44 @@
+"""Places inside ComfyUI, with a stand-in for its ``folder_paths``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+Helper = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def folders(helper: Helper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``nodes/folders.py`` of a ComfyUI whose models/loras is a link to another folder."""
+    elsewhere, linked = tmp_path / "other disk" / "loras", tmp_path / "models" / "loras"
+    (elsewhere / "styles").mkdir(parents=True)
+    linked.parent.mkdir()
+    try:
+        linked.symlink_to(elsewhere, target_is_directory=True)
+    except OSError:
+        pytest.skip("links need a right that this user lacks")
+    listed = ["mine.safetensors", str(Path("styles") / "ink.safetensors")]
+    for name in listed:
+        (elsewhere / name).touch()
+    comfyui = SimpleNamespace(get_folder_paths=lambda kind: [str(linked)], get_filename_list=lambda kind: listed)
+    if "folder_paths" not in sys.modules:
+        monkeypatch.setitem(sys.modules, "folder_paths", comfyui)
+    module = helper("folders")
+    monkeypatch.setattr(module, "folder_paths", comfyui)
+    return module
+
+
+@pytest.mark.parametrize("name", ["mine.safetensors", str(Path("styles") / "ink.safetensors")])
+@pytest.mark.parametrize("folder", ["models/loras", "other disk/loras"])
+def test_a_lora_is_known_by_its_name_through_a_link_and_where_it_lies(folders: ModuleType, tmp_path: Path, folder: str, name: str) -> None:
+    assert folders.listed_lora(tmp_path / folder / name) == name
+
+
+@pytest.mark.parametrize("place", ["models/loras/unlisted.safetensors", "output/mine.safetensors", "other disk/mine.safetensors"])
+def test_a_file_that_is_on_no_list_has_no_name(folders: ModuleType, tmp_path: Path, place: str) -> None:
+    assert folders.listed_lora(tmp_path / place) == ""
