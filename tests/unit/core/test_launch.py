@@ -26,6 +26,7 @@ from trainer.runs import RunFolder, RunResult, read_events
 
 pytestmark = pytest.mark.slow
 EPOCHS, IMAGES = 3, 6
+MODULES = 72  # of the shallow checkpoint
 STEPS = EPOCHS * IMAGES
 SETTINGS: dict[str, object] = {
     "training.epochs": EPOCHS,
@@ -52,10 +53,10 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The run that the others are compared with."""
     root = tmp_path_factory.mktemp("uninterrupted")
-    config = configuration(tiny_checkpoint, dataset_folder, root / "runs", {**SETTINGS, "output.publish": str(root / "loras")})
+    config = configuration(shallow_checkpoint, dataset_folder, root / "runs", {**SETTINGS, "output.publish": str(root / "loras")})
     told: list[events.Event] = []
     return Finished(config, launch.train(config, on_event=told.append), told)
 
@@ -82,7 +83,7 @@ def test_a_run_ends_with_done_and_a_lora_that_holds_something(finished: Finished
     assert [step.step for step in finished.steps] == list(range(1, STEPS + 1))
     assert not finished.result.reused
     tensors = load_file(str(finished.result.lora))
-    assert len(tensors) == 3 * 192
+    assert len(tensors) == 3 * MODULES
     assert all(np.isfinite(tensor.float().numpy()).all() for tensor in tensors.values())
     assert any(float(tensor.abs().max()) > 0 for name, tensor in tensors.items() if "lora_up" in name)
 
@@ -122,9 +123,9 @@ def test_tensorboard_shows_what_the_event_stream_says(finished: Finished) -> Non
         assert scalars == pytest.approx({step.step: getattr(step, attribute) for step in finished.steps}, rel=1e-6)
 
 
-def test_a_finished_run_is_found_again_even_after_another_one(finished: Finished, tiny_checkpoint: Path, dataset_folder: Path) -> None:
+def test_a_finished_run_is_found_again_even_after_another_one(finished: Finished, shallow_checkpoint: Path, dataset_folder: Path) -> None:
     runs = Path(finished.config.output.runs)
-    another = train_here(configuration(tiny_checkpoint, dataset_folder, runs, {"training.max_steps": 1}))
+    another = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {"training.max_steps": 1}))
     assert another.status == 0
     assert another.run.path != finished.result.run_dir
     told: list[events.Event] = []
@@ -141,6 +142,7 @@ def test_a_published_file_that_was_deleted_comes_back_without_training(finished:
     assert finished.result.lora.read_bytes() == content
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_a_run_that_was_stopped_and_resumed_elsewhere_gives_the_same_bytes(finished: Finished, tmp_path: Path) -> None:
     config = elsewhere(finished, tmp_path)
     run = launch.prepare_run(config)
@@ -189,10 +191,9 @@ def test_a_killed_child_is_a_clear_error_and_the_run_resumes_past_a_damaged_stat
     before, _ = resume.newest(run.checkpoints)
     assert before is not None and before.step == newest.step - 2
 
-    plans: list[int] = []
-    result = launch.train(config, on_event=lambda event: plans.append(event.start_step) if isinstance(event, events.Plan) else None)
-    assert plans == [before.step]
-    assert result.lora.read_bytes() == finished.result.lora.read_bytes()
+    resumed = train_here(config)
+    assert [event.start_step for event in resumed.told if isinstance(event, events.Plan)] == [0, before.step]
+    assert resumed.run.lora.read_bytes() == finished.result.lora.read_bytes()
 
 
 def command_line(config: RunConfig, path: Path) -> list[str]:
@@ -230,10 +231,11 @@ def test_a_child_outlives_no_parent_and_of_two_that_want_the_same_run_one_trains
     assert plans == [0, saved.step]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_a_hint(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("quick_children")
+def test_a_loss_that_is_no_number_ends_the_run_with_a_hint(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    weights = load_file(str(tiny_checkpoint))
+    weights = load_file(str(shallow_checkpoint))
     weights["model.diffusion_model.out.2.bias"] += float("inf")
     save_file(weights, tmp_path / "overflowing.safetensors")
     with pytest.raises(UserError) as caught:
