@@ -6,7 +6,6 @@ The names are those of CompVis' checkpoints: ``model.diffusion_model.*``, ``firs
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel
+
+from trainer.files import atomic_path
 
 from .model import TOKENS
 
@@ -114,7 +115,7 @@ def read_base(path: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: 
 
 
 def write_base(path: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, metadata: Mapping[str, str]) -> None:
-    """Write the three parts as one fp16 file, beside its name first. Raises ``ValueError`` on a non-finite weight."""
+    """Write the three parts as one fp16 file. Raises ``ValueError`` on a non-finite weight."""
     tensors: dict[str, Tensor] = {}
     attention = [kind.startswith("CrossAttn") for kind in unet.config["down_block_types"]]
     tensors |= unet_to_ldm(unet.state_dict(), attention, unet.config["layers_per_block"])
@@ -126,7 +127,5 @@ def write_base(path: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text:
             raise ValueError(f"{key} is not finite in fp16; the training diverged, train again with a smaller rate")
     position_ids = torch.arange(TOKENS, dtype=torch.int64)[None]
     tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = position_ids
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata=dict(metadata))
-    os.replace(part, path)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=dict(metadata))

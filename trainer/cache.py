@@ -18,7 +18,7 @@ from .dataset import Dataset, Item
 from .errors import Cancelled, UserError
 from .families import PLAIN_TEXT, Checkpoint, Family, TextSettings
 from .files import atomic_path
-from .hints import is_out_of_memory
+from .hints import free_bytes, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 _LATENT_VERSION = "1"
 _PROMPT_VERSION = "1"
+_MANY_GB = 1.0  # of captions
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,13 @@ def fill_prompts(
     progress: Progress,
     stop: Callable[[], bool],
     batch_size: int = 16,
+    *,
+    warn: Callable[[str], None] | None = None,
 ) -> int:
-    """Encode the prompts that are missing; returns how many were. The text encoder (fp32) is loaded only when one is."""
+    """Encode the prompts that are missing; returns how many were. The text encoder (fp32) is loaded only when one is.
+
+    ``warn`` is told of many gigabytes. Raises UserError when they are more than the disk has left.
+    """
     missing = [prompt for prompt in dict.fromkeys(prompts) if not cache.prompt_path(prompt).is_file()]
     if not missing:
         return 0
@@ -165,10 +171,27 @@ def fill_prompts(
         if stop():
             raise Cancelled
         batch = missing[start : start + batch_size]
-        for prompt, condition in zip(batch, encoder.encode(batch), strict=True):
+        encoded = encoder.encode(batch)
+        if start == 0:
+            _require_room(cache, len(missing), sum(tensor.nbytes for tensor in encoded[0].values()), warn)
+        for prompt, condition in zip(batch, encoded, strict=True):
             _write(cache.prompt_path(prompt), condition)
         progress(min(start + batch_size, len(missing)), len(missing))
     return len(missing)
+
+
+def _require_room(cache: Cache, count: int, each: int, warn: Callable[[str], None] | None) -> None:
+    """Captions that are shuffled or lose tags are other prompts every time that they are read: thousands for a long run."""
+    size, left = count * each / 1e9, free_bytes(cache.folder) / 1e9
+    fewer = "Shuffling and dropping tags make every caption another prompt each time: without them, or with fewer epochs, there are fewer."
+    if size > left:
+        raise UserError(
+            f"The run reads {count} different captions, which take {size:.1f} GB encoded; {cache.folder} has {left:.1f} GB left.",
+            f"Make room, or move ComfyUI's output folder. {fewer}",
+            kind="disk",
+        )
+    if size > _MANY_GB and warn is not None:
+        warn(f"The run reads {count} different captions; encoded they take {size:.1f} GB in {cache.folder}. {fewer}")
 
 
 def load_pixels(folder: Path, item: Item) -> torch.Tensor:

@@ -46,6 +46,7 @@ class Captured:
         self._record = record or CudaRecorder()
         self._recorded: dict[Any, tuple[list[torch.Tensor], Callable[[], None], Passed]] = {}
         self._sums: list[torch.Tensor | None] = [None] * len(self._parameters)
+        self._results: list[torch.Tensor | None] = [None] * len(self._parameters)  # of the last replay, whichever it was
         self.active = True
 
     def run(self, inputs: Inputs, *, as_written: bool = False) -> torch.Tensor:
@@ -80,8 +81,11 @@ class Captured:
 
     def _capture(self, key: Any, inputs: Inputs, expected: list[torch.Tensor | None]) -> None:
         places = _cloned(inputs)
+        for index, gradient in enumerate(expected):
+            if gradient is not None and self._results[index] is None:
+                self._results[index] = torch.empty_like(gradient)
         try:
-            replay, passed = self._record(lambda: self._passed(places))
+            replay, passed = self._record(lambda: self._into_results(self._passed(places)))
             replay()
             if gradients_agree(passed[1], expected):
                 self._recorded[key] = ([tensor for _, tensor in _tensors(places)], replay, passed)
@@ -92,6 +96,14 @@ class Captured:
         self.active = False
         self.forget()
         self._failed(reason)
+
+    def _into_results(self, passed: Passed) -> Passed:
+        """A recording keeps the tensors that it gives: all give the same ones, or each set of shapes would hold gradients of its own."""
+        loss, gradients = passed
+        given = [None if gradient is None else result for result, gradient in zip(self._results, gradients, strict=True)]
+        results = [result for result in given if result is not None]
+        _each(torch._foreach_copy_, results, [gradient for gradient in gradients if gradient is not None])
+        return loss, given
 
     def _add(self, gradients: list[torch.Tensor | None]) -> None:
         """Into tensors of our own: the next replay overwrites a recording's."""

@@ -18,7 +18,7 @@ from .dataset import Dataset, Item
 from .dataset.combine import trigger_phrase
 from .events import Plan
 from .families import EPSILON, Checkpoint, Family, Prediction
-from .optimizers import OPTIMIZER_CLASS, learning_rate, text_learning_rate
+from .optimizers import OPTIMIZER_CLASS, learning_rate, optimizer_arguments, text_learning_rate
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ class Exporter:
             clip_skip=training.clip_skip or None,
             max_tokens=training.max_tokens,
             optimizer=OPTIMIZER_CLASS[optimizer.name],
-            optimizer_args={"weight_decay": optimizer.weight_decay, "betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.eps},
+            optimizer_args=optimizer_arguments(optimizer),
             scheduler=optimizer.schedule,
             warmup_steps=optimizer.warmup_steps,
             min_snr_gamma=config.objective.min_snr_gamma or None,
@@ -99,6 +99,7 @@ class Exporter:
             precision="no" if self.plan.precision == "fp32" else self.plan.precision,
             seed=training.seed,
             epochs=-(-step // self.plan.steps_per_epoch),
+            planned_epochs=self.plan.epochs,
             steps=step,
             max_steps=self.plan.steps,
             batch_size=training.batch_size,
@@ -111,6 +112,7 @@ class Exporter:
             image_count=len(regular),
             regularisation_count=len(dataset.items) - len(regular),
             repeats=repeats[0][0] if repeats else 1,
+            images_seen=sum(item.repeats for item in regular),
             resolution=dataset.resolution,
             buckets=self.plan.buckets,
             tag_frequency={dataset.name: _tag_frequency(regular)},

@@ -56,7 +56,9 @@ class Feed:
         prompts += [config.sample.negative] if prompts else []
         prompts += [item.caption for item in job.held_out.items]
         seed, dataset = config.training.seed, job.dataset
-        for epoch in range(job.plan.epochs):
+        if config.network.text_encoder:  # they are encoded when they are needed, with the weights of the moment
+            prompts = []
+        for epoch in range(0 if config.network.text_encoder else job.plan.epochs):
             for slot in (slot for batch in self._batches(epoch) for slot in batch):
                 hints = dataset.member(slot.item).training
                 prompts.append(caption_at(dataset.items[slot.item], hints, seed=seed, epoch=epoch, position=slot.position))
@@ -66,11 +68,14 @@ class Feed:
         def progress(phase: str) -> Any:
             return lambda done, total: job.emit(events.Phase(phase, done, total))
 
+        def warn(message: str) -> None:
+            job.emit(events.Warning_(message))
+
         common = (job.family, job.checkpoint, job.device)
         for dataset in (job.dataset, job.held_out):
             fill_latents(job.cache, dataset, *common, progress("caching latents"), job.stop.is_set)
-        if not config.network.text_encoder:  # else they are encoded when they are needed, with the weights of the moment
-            fill_prompts(job.cache, all_captions(prompts), *common, progress("caching prompts"), job.stop.is_set)
+        if prompts:
+            fill_prompts(job.cache, all_captions(prompts), *common, progress("caching prompts"), job.stop.is_set, warn=warn)
         return_memory(job.device)
 
     def warn_of_cut_captions(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError
 from .processes import current
 
+_IN_USE = (32, 33, 1224)  # Windows' ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION and ERROR_USER_MAPPED_FILE
 _FULL_BYTES = 1 << 20  # with less than this free, a write that failed failed for lack of space
 
 
@@ -32,7 +34,7 @@ def memory_hint(needed: float, savings: Sequence[tuple[str, float]]) -> str:
 
 def disk_full(folder: Path) -> UserError:
     """What to tell when the file system of ``folder`` has no room left."""
-    free = _free_bytes(folder)
+    free = free_bytes(folder)
     return UserError(
         f"The disk is full: {folder} has {free / 2**20:.1f} MB left.",
         "Free some space there and start again: what was finished is kept, and a run resumes from its last checkpoint.",
@@ -60,7 +62,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def lacks_space(folder: Path) -> bool:
     """Whether the file system of ``folder`` is as good as full."""
-    return _free_bytes(folder) < _FULL_BYTES
+    return free_bytes(folder) < _FULL_BYTES
 
 
 def not_writable(error: BaseException) -> bool:
@@ -68,7 +70,8 @@ def not_writable(error: BaseException) -> bool:
     return isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS)
 
 
-def _free_bytes(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
+    """What the file system of ``folder``, which need not exist yet, has left."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
@@ -80,7 +83,13 @@ def about_the_disk(error: OSError, folder: Path) -> UserError | None:
         return disk_full(folder)
     if not_writable(error):
         message = f"{error.filename or folder} cannot be written: {error.strerror}."
-        return UserError(message, "Make the folder writable, or choose another one.", kind="permission")
+        if getattr(error, "winerror", None) in _IN_USE:
+            hint = "Another program has it open, or a virus scanner or a sync client looks at it: close that, and start again."
+        elif sys.platform == "win32":
+            hint = "Make the folder writable, close what has the file open, or choose another folder."
+        else:
+            hint = "Make the folder writable, or choose another one."
+        return UserError(message, hint, kind="permission")
     return None
 
 

@@ -93,15 +93,18 @@ def build(
         caption = caption_at(item, hints, seed=seed, epoch=epoch, position=slot.position)
         conditions.append((tokenize or cache.prompt)(caption))
         weights.append(item.weight)
-        framings.append(framing(item))
+        framings.append(framing(item, _is_flipped(slot, dataset, seed, epoch)))
     chosen = masks(dataset, [(slot.item, _is_flipped(slot, dataset, seed, epoch)) for slot in slots])
     stacked = (torch.stack(latents), torch.stack(noises), torch.stack(mixed), torch.stack(steps))
     return MicroBatch(*stacked, conditions, torch.tensor(weights), chosen, framings)
 
 
-def framing(item: Item) -> Framing:
-    """What a model of size conditioning is told about ``item``."""
-    return Framing(item.original_size, (item.width, item.height), item.crop_top_left)
+def framing(item: Item, flipped: bool = False) -> Framing:
+    """What a model of size conditioning is told about ``item``: mirrored, what was cut off at its right was cut off at the left."""
+    top, left = item.crop_top_left
+    if flipped and item.crop_right is not None:
+        left = item.crop_right
+    return Framing(item.original_size, (item.width, item.height), (top, left))
 
 
 def chosen_prediction(found: Prediction, settings: ObjectiveSection) -> Prediction:

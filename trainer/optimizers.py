@@ -67,34 +67,41 @@ def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float)
             continue
         groups.append({"params": [p for pair in part for p in pair.tensors.values() if p is not pair.up], "lr": rate})
         groups.append({"params": [pair.up for pair in part], "lr": rate * settings.lora_plus_ratio})
-    betas, decay = (settings.beta1, settings.beta2), settings.weight_decay
+    arguments = optimizer_arguments(settings)
     if settings.name == "adamw":
-        usual: dict[str, Any] = {"lr": lr, "betas": betas, "eps": settings.eps, "weight_decay": decay}
         try:
             # copies: it writes into the groups that it is given, also where it then fails
-            return torch.optim.AdamW([dict(group) for group in groups], **usual, fused=True)
+            return torch.optim.AdamW([dict(group) for group in groups], lr=lr, **arguments, fused=True)
         except RuntimeError:  # a torch before 2.4 does not have it for CPUs
-            return torch.optim.AdamW(groups, **usual)
+            return torch.optim.AdamW(groups, lr=lr, **arguments)
     if settings.name == "adamw8bit":
-        library = _library("bitsandbytes", "bitsandbytes")
-        return library.optim.AdamW8bit(groups, lr=lr, betas=betas, eps=settings.eps, weight_decay=decay)
+        return _library("bitsandbytes", "bitsandbytes").optim.AdamW8bit(groups, lr=lr, **arguments)
     if settings.name == "adafactor":
         from transformers.optimization import Adafactor
 
+        return Adafactor(groups, lr=lr, **arguments)
+    if settings.name == "lion":
+        return _library("lion_pytorch", "lion-pytorch").Lion(groups, lr=lr, **arguments)
+    if settings.name == "prodigy":
+        return _library("prodigyopt", "prodigyopt").Prodigy(groups, lr=lr, **arguments)
+    return _library("schedulefree", "schedulefree").AdamWScheduleFree(groups, lr=lr, **arguments)
+
+
+def optimizer_arguments(settings: OptimizerSection) -> dict[str, Any]:
+    """What the optimiser is made with, besides the rate: its library's own names."""
+    decay: dict[str, Any] = {"weight_decay": settings.weight_decay}
+    if settings.name == "adafactor":
         # a fixed rate, as every LoRA trainer uses it: relative steps are made for training from nothing
-        fixed: dict[str, Any] = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
-        return Adafactor(groups, lr=lr, weight_decay=decay, **fixed)
+        return {**decay, "scale_parameter": False, "relative_step": False, "warmup_init": False}
     if settings.name == "lion":
         # its momentum's own default is 0.99; AdamW's 0.999 forgets too slowly for signs
-        second = 0.99 if settings.beta2 == 0.999 else settings.beta2
-        return _library("lion_pytorch", "lion-pytorch").Lion(groups, lr=lr, betas=(settings.beta1, second), weight_decay=decay)
+        return {**decay, "betas": (settings.beta1, 0.99 if settings.beta2 == 0.999 else settings.beta2)}
+    usual = {**decay, "betas": (settings.beta1, settings.beta2), "eps": settings.eps}
     if settings.name == "prodigy":
-        library = _library("prodigyopt", "prodigyopt")
-        return library.Prodigy(
-            groups, lr=lr, betas=betas, eps=settings.eps, weight_decay=decay, use_bias_correction=True, safeguard_warmup=True
-        )
-    library = _library("schedulefree", "schedulefree")
-    return library.AdamWScheduleFree(groups, lr=lr, betas=betas, eps=settings.eps, weight_decay=decay, warmup_steps=settings.warmup_steps)
+        return {**usual, "use_bias_correction": True, "safeguard_warmup": True}
+    if settings.name == "schedule-free":
+        return {**usual, "warmup_steps": settings.warmup_steps}
+    return usual
 
 
 def make_schedule(optimizer: Any, settings: OptimizerSection, steps: int) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import PARTIAL, sha256_file, write_atomic
+from .files import PARTIAL, replace, sha256_file, write_atomic
 
 _STATE = "state.pt"
 _RECORD = "state.json"
@@ -50,7 +50,7 @@ def save(folder: Path, step: int, values: Mapping[str, Any]) -> Saved:
         write_atomic(partial / _RECORD, json.dumps({"step": step, "sha256": sha256_file(partial / _STATE)}))
         if final.exists():
             shutil.rmtree(final)
-        os.replace(partial, final)
+        replace(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Saved(final, step)

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import UserError
-from ..files import atomic_path, write_atomic
+from ..files import atomic_path, read_regular, write_atomic
 from .settings import TrainingHints
 
 SCHEMA = "animelora-dataset"
@@ -22,6 +22,7 @@ HEADER = "manifest.json"
 ROWS = "manifest.jsonl"
 REGULARISATION = "regularisation"
 MASKS = "masks"
+_LARGEST_MASK = 1 << 28  # bytes
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Item:
     mask: str | None = None  # 8-bit grey PNG of the same size: how much each pixel counts in the loss
     is_regularisation: bool = False
     weight: float = 1.0  # of this picture's loss
+    crop_right: int | None = None  # what the crop leaves to the right of the picture, as crop_top_left; None in older manifests
 
 
 @dataclass(frozen=True)
@@ -216,9 +218,11 @@ def _read_items(path: Path, header: dict[str, Any]) -> tuple[list[Item], list[st
             original_size=(row["original_size"][0], row["original_size"][1]),
             crop_top_left=(row["crop_top_left"][0], row["crop_top_left"][1]),
             repeats=row["repeats"], mask=mask, is_regularisation=row["is_regularisation"], weight=row["weight"],
+            crop_right=row.get("crop_right"),
         )  # fmt: skip
         items.append(item)
-        masks.append(row["mask_sha256"])
+        # of the file as it is: a mask may be painted over by hand
+        masks.append(_mask_digest(path / mask) if mask in present else "")
     if missing:
         raise UserError(
             f"The dataset {path} lost {len(missing)} file{'s' * (len(missing) > 1)}, for example {missing[0]}.",
@@ -226,6 +230,15 @@ def _read_items(path: Path, header: dict[str, Any]) -> tuple[list[Item], list[st
             kind="dataset",
         )
     return items, masks
+
+
+def _mask_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(read_regular(path, _LARGEST_MASK)).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"The mask {path} cannot be read ({error}).", "Prepare the dataset again, or save the mask as a PNG file.", kind="dataset"
+        ) from error
 
 
 def read_caption(path: str | Path) -> str:

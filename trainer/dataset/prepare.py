@@ -214,6 +214,7 @@ class _Run:
             height=done.size[1],
             original_size=done.original,
             crop_top_left=done.crop_top_left,
+            crop_right=done.crop_right,
             repeats=entry.repeats * (1 if entry.is_regularisation else self.settings.repeats),
             mask=job.mask.relative_to(self.folder).as_posix() if done.mask else None,
             is_regularisation=entry.is_regularisation,

@@ -48,6 +48,7 @@ class Processed:
     signature: str = ""
     size: Size = (0, 0)
     crop_top_left: tuple[int, int] = (0, 0)
+    crop_right: int | None = None
     file: str = ""
     sha256: str = ""
     bytes: int = 0
@@ -121,6 +122,7 @@ def process(
         **found,
         size=result.image.size,
         crop_top_left=result.crop_top_left,
+        crop_right=result.crop_right,
         file=target.name,
         sha256=hashlib.sha256(png).hexdigest(),
         bytes=len(png),
@@ -135,6 +137,7 @@ class _Result:
     image: Image.Image
     mask: Image.Image | None
     crop_top_left: tuple[int, int]
+    crop_right: int
     steps: list[str]
 
 
@@ -167,7 +170,7 @@ def _finish(picture: Picture, settings: PrepareSettings, upscaler: Upscaler | No
     if alpha is not None:
         scale = (alpha.width / image.width, alpha.height / image.height)
         mask = _resize(alpha, chosen.target, resample, (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1]))
-    return _Result(final, mask, (top, left), steps)
+    return _Result(final, mask, (top, left), chosen.resized[0] - chosen.target[0] - left, steps)
 
 
 def _padded(
@@ -187,7 +190,7 @@ def _padded(
     steps.append(f"resize {_size(image.size)} to {_size(inner)} {settings.resample}")
     if inner != chosen.target:
         steps.append(f"border to {_size(chosen.target)}, masked")
-    return _Result(final, mask, (0, 0), steps)
+    return _Result(final, mask, (0, 0), 0, steps)
 
 
 def _offset(image: Image.Image, chosen: Fit, settings: PrepareSettings) -> tuple[int, int, str]:

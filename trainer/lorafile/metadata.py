@@ -79,7 +79,8 @@ class TrainingFacts:
     precision: str = "no"  # "bf16", "fp16" or "no" (fp32), in accelerate's words
     seed: int = 0
     # length
-    epochs: int = 0
+    epochs: int = 0  # so far
+    planned_epochs: int = 0  # 0: same as epochs
     steps: int = 0  # optimizer steps done
     max_steps: int = 0  # optimizer steps planned; 0: same as steps
     batch_size: int = 1  # per device
@@ -93,7 +94,8 @@ class TrainingFacts:
     dataset_hash: str = ""
     image_count: int = 0
     regularisation_count: int = 0
-    repeats: int = 1
+    repeats: int = 1  # the most frequent
+    images_seen: int = 0  # in an epoch, with repeats; 0: image_count times repeats
     resolution: int | tuple[int, int] = 512  # width, height
     buckets: Mapping[str, int] = field(default_factory=dict)  # "512x512": images
     tag_frequency: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # folder: {tag: images}
@@ -142,7 +144,7 @@ def _run(facts: TrainingFacts) -> dict[str, object]:
         "ss_output_name": facts.name,
         "ss_training_comment": facts.comment or None,
         "ss_epoch": facts.epochs,
-        "ss_num_epochs": facts.epochs,
+        "ss_num_epochs": facts.planned_epochs or facts.epochs,
         "ss_steps": facts.steps,
         "ss_max_train_steps": facts.max_steps or facts.steps,
         "ss_seed": facts.seed,
@@ -253,7 +255,8 @@ def _dataset(facts: TrainingFacts) -> dict[str, object]:
 def _only_subset(facts: TrainingFacts) -> SubsetFacts:
     folder = next(iter(facts.tag_frequency), facts.dataset_name)
     return SubsetFacts(
-        name=folder, image_count=facts.image_count, images_seen=facts.image_count * facts.repeats, repeats=facts.repeats,
+        name=folder, image_count=facts.image_count, repeats=facts.repeats,
+        images_seen=facts.images_seen or facts.image_count * facts.repeats,
         tag_frequency=facts.tag_frequency.get(folder, {}), class_tokens=trigger_phrase(facts), shuffle_caption=facts.shuffle_caption,
         keep_tokens=facts.keep_tokens, flip=facts.flip,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trainer.cache import Cache, fill_latents, fill_prompts
 from trainer.config import ObjectiveSection
 from trainer.counters import derive_seed
 from trainer.dataset import Dataset, TrainingHints, open_dataset
+from trainer.errors import UserError
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.objective import build, loss
@@ -181,3 +183,17 @@ def test_what_lies_outside_a_mask_does_not_matter_and_an_empty_mask_is_no_divisi
     spoiled[..., 1] = 1e6
     assert loss_of(predicted, wanted, torch.ones(1), masks) == loss_of(spoiled, wanted, torch.ones(1), masks) == 1.0
     assert loss_of(predicted, wanted, torch.ones(1), torch.zeros_like(masks)) == 0.0
+
+
+@pytest.mark.parametrize(("free", "many", "told"), [(1e12, 1.0, "nothing"), (1e12, 1e-6, "warned"), (1e4, 1.0, "refused")])
+def test_captions_of_many_gigabytes_are_told_of_or_refused_before_they_fill_the_disk(
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, many: float, told: str
+) -> None:
+    monkeypatch.setattr("trainer.cache.free_bytes", lambda folder: free)
+    monkeypatch.setattr("trainer.cache._MANY_GB", many)
+    cache, warnings = Cache(tmp_path / "cache", "base"), list[str]()
+    expectation = pytest.raises(UserError, match="2 different captions") if told == "refused" else nullcontext()
+    with expectation:
+        fill_prompts(cache, ["a", "b"], FAMILY, open_checkpoint(str(shallow_checkpoint)), CPU, quiet, never, warn=warnings.append)
+    assert [warning.startswith("The run reads 2 different captions") for warning in warnings] == [True] * (told == "warned")
+    assert cache.prompt_path("a").is_file() == (told != "refused")

@@ -29,10 +29,12 @@ class Repeating:
     """Stands in for ``CudaRecorder``; counts recordings and replays of all of its kind."""
 
     recorded = replayed = 0
+    places: frozenset[int] = frozenset()  # where the gradients of all recordings lie
 
     def __call__(self, compute: Callable[[], Passed]) -> tuple[Callable[[], None], Passed]:
         kept = compute()
         type(self).recorded += 1
+        type(self).places |= {gradient.data_ptr() for gradient in kept[1] if gradient is not None}
 
         def replay() -> None:
             type(self).replayed += 1
@@ -106,6 +108,8 @@ def test_every_size_of_picture_has_a_recording(
     same_training(plain, recording)
     assert warnings(recording) == []
     assert recorder.recorded == 2
+    planned = next(event for event in recording.told if isinstance(event, events.Plan))
+    assert len(recorder.places) == 2 * planned.modules, "a set of gradients for each recording: SDXL's at rank 64 are 344 MB"
 
 
 def test_a_recorder_that_fails_turns_itself_off_with_a_warning(

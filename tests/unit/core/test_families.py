@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -20,7 +22,7 @@ from tests.unit.core.helpers import configuration, make_dataset, train_here
 from tests.unit.core.test_model_configs import settled
 from tests.unit.lorafile.helpers import key_table
 from trainer.config import ObjectiveSection
-from trainer.dataset import open_dataset
+from trainer.dataset import PrepareSettings, open_dataset, prepare
 from trainer.errors import UserError
 from trainer.families import FAMILIES, Framing, Prediction, family_named, family_of, ldm, open_checkpoint
 from trainer.objective import chosen_prediction, framing
@@ -188,6 +190,16 @@ def test_sdxl_is_told_source_cut_and_size_in_that_order_and_not_rounded(tmp_path
     assert inputs["added_cond_kwargs"]["time_ids"].tolist() == [[1001, 1600, 12, 34, 768, 1024]]
     folder = make_dataset(tmp_path, 1)
     assert framing(open_dataset(folder).items[0]) == Framing((64, 64), (64, 64), (0, 0))
+
+
+def test_a_mirrored_picture_was_cut_at_the_other_side(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (101, 64)).save(tmp_path / "in" / "a.png")
+    item = prepare(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="x", resolution=64)).dataset.items[0]
+    assert framing(item).crop_top_left == (0, 18)
+    assert framing(item, flipped=True).crop_top_left == (0, 101 - 64 - 18)
+    older = replace(item, crop_right=None)  # from a manifest of before it was kept
+    assert framing(older, flipped=True) == framing(older)
 
 
 def trained_names(checkpoint: Path, tmp_path: Path) -> set[str]:

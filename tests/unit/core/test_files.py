@@ -7,11 +7,13 @@ import os
 import stat
 import unicodedata
 from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from trainer import hints
 from trainer.errors import UserError
 from trainer.files import atomic_path, read_regular, require_short_path, resolve_below, safe_name, sha256_file, write_atomic
 
@@ -217,3 +219,36 @@ def test_what_is_not_there_is_a_clear_error(roots: list[Path], path: str) -> Non
         resolve_below(path, roots, what="image folder")
     assert "image folder" in caught.value.message
     assert caught.value.kind == "path"
+
+
+@pytest.mark.parametrize(("refusals", "platform"), [(2, "win32"), (10**6, "win32"), (1, "linux")])
+def test_on_windows_a_file_that_somebody_looks_at_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, platform: str
+) -> None:
+    real, calls = os.replace, []
+
+    def refusing(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) <= refusals:
+            raise PermissionError(13, "Access is denied", str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    monkeypatch.setattr("trainer.files.sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr("trainer.files._BUSY_SECONDS", 0.3)
+    if (refusals, platform) == (2, "win32"):
+        write_atomic(tmp_path / "a", "new")
+        assert (tmp_path / "a").read_text(encoding="utf-8") == "new"
+        return
+    with pytest.raises(PermissionError):
+        write_atomic(tmp_path / "a", "new")
+    assert not any(tmp_path.iterdir())
+    assert (len(calls) > 2) == (platform == "win32")
+
+
+@pytest.mark.parametrize(("winerror", "words"), [(32, "Another program has it"), (1224, "Another program has it"), (5, "writable")])
+def test_a_file_that_is_in_use_is_not_called_a_folder_without_rights(tmp_path: Path, winerror: int, words: str) -> None:
+    error = PermissionError(13, "Access is denied", str(tmp_path / "a"))
+    error.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
+    told = hints.about_the_disk(error, tmp_path)
+    assert told is not None and words in told.hint

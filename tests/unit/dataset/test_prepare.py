@@ -56,7 +56,7 @@ def test_folder_of_128_px_becomes_512_px_dataset(tmp_path: Path) -> None:
 def test_centre_crop_equals_crop_after_resize(tmp_path: Path) -> None:
     drawing(4, (300, 200)).save(tmp_path / "a.png")
     item = prepare(tmp_path / "a.png", tmp_path / "out", SETTINGS).dataset.items[0]
-    assert item.crop_top_left == (0, 16)
+    assert (item.crop_top_left, item.crop_right) == ((0, 16), 16)
     got = np.asarray(Image.open(tmp_path / "out" / "mk01_girl" / item.file), dtype=float)
     other = drawing(4, (300, 200)).resize((96, 64), Image.Resampling.LANCZOS).crop((16, 0, 80, 64))
     assert np.abs(got - np.asarray(other, dtype=float)).mean() < 1.0
@@ -319,6 +319,13 @@ def test_alpha_goes_onto_the_background_or_becomes_a_mask(tmp_path: Path) -> Non
     assert (mask.mode, mask.size) == ("L", (64, 64))
     assert (mask.getpixel((5, 30)), mask.getpixel((60, 30))) == (255, 0)
     assert masked.hash != plain.hash
+    mask.putpixel((60, 30), 255)
+    mask.save(path)
+    assert open_dataset(masked.path).hash != masked.hash, "a mask that was painted over is trained, so it is another dataset"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="cannot be read"):
+        open_dataset(masked.path)
 
 
 def test_upscale_model_is_used_for_small_pictures_only(tmp_path: Path) -> None:

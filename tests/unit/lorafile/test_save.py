@@ -73,6 +73,10 @@ def test_metadata_is_text_and_its_tables_are_json() -> None:
     assert metadata["ss_num_train_images"] == "36"
     assert metadata["ss_num_batches_per_epoch"] == "18"
     assert metadata["ss_total_batch_size"] == "4"
+    assert (metadata["ss_epoch"], metadata["ss_num_epochs"]) == ("5", "5")
+    mixed = build_metadata(facts(images_seen=21, planned_epochs=8))  # pictures with repeats of their own, in the middle of a run
+    assert (mixed["ss_num_train_images"], mixed["ss_num_batches_per_epoch"]) == ("21", "11")
+    assert (mixed["ss_epoch"], mixed["ss_num_epochs"]) == ("5", "8")
     assert metadata["ss_sd_model_hash"] == "deadbeef"
     assert metadata["ss_min_snr_gamma"] == "None"
     assert metadata["modelspec.trigger_phrase"] == "ohwx girl"

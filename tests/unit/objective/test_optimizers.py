@@ -11,7 +11,7 @@ import torch
 from trainer.adapter import Pair
 from trainer.config import OptimizerSection
 from trainer.errors import UserError
-from trainer.optimizers import learning_rate, make_optimizer, make_schedule, rex
+from trainer.optimizers import learning_rate, make_optimizer, make_schedule, optimizer_arguments, rex
 
 PACKAGES = {"lion": "lion_pytorch", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
 
@@ -62,6 +62,19 @@ def test_a_torch_whose_fused_adamw_is_for_gpus_alone_trains_with_the_plain_one(m
     one.down.grad = torch.ones_like(before)
     optimizer.step()
     assert not torch.equal(one.down, before)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "prodigy", "schedule-free"])
+def test_what_metadata_says_of_an_optimizer_is_what_it_has(name: str) -> None:
+    """They are in the group of every optimiser, or it would have refused them."""
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    chosen = settings(name=name, weight_decay=0.02, beta1=0.8)
+    arguments = optimizer_arguments(chosen)
+    group = make_optimizer([pair()], chosen, 0.1).param_groups[0]
+    assert {key: group[key] for key in arguments if key in group} == {key: value for key, value in arguments.items() if key in group}
+    assert {"weight_decay"} <= arguments.keys() & group.keys()
+    assert arguments.get("betas", (0.8,))[0] == 0.8
 
 
 def test_adamw_steps_equal_the_formula() -> None:
