@@ -14,7 +14,7 @@ from ..trainer.files import safe_name, sha256_file
 from .failures import readable
 from .folders import exports_dir, lora_names
 from .images import to_pil
-from .load_lora import FROM_INPUT, chosen_lora, inspect
+from .load_lora import FROM_INPUT, chosen_lora, inspect, state_of
 from .schema import field, result, schema
 from .sockets import allow
 from .types import LORA, Lora
@@ -100,6 +100,11 @@ class ExportLora(io.ComfyNode):
             search=["save lora", "convert lora", "kohya", "diffusers", "resize lora", "lora metadata"],
             is_output_node=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, **_: Any) -> str:
+        """Changes when the chosen file is replaced."""
+        return state_of(lora_name)
 
     @classmethod
     def execute(

@@ -76,9 +76,7 @@ class LoadLora(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, **_: Any) -> str:
         """Changes when the chosen file is replaced, so that a LoRA trained again under its old name is read again."""
-        if lora_name == FROM_INPUT:
-            return ""
-        return str(states(lora_path(lora_name)))
+        return state_of(lora_name)
 
     @classmethod
     def execute(
@@ -102,6 +100,11 @@ class LoadLora(io.ComfyNode):
                 log.warning("%s: these keys were not used: %s", path.name, ", ".join(patched.unknown))
             log.info("%s: %s", path.name, patched.summary())
             return io.NodeOutput(patched.model, patched.clip, ", ".join(info.trigger_words))
+
+
+def state_of(name: str) -> str:
+    """Changes when the file behind a menu's entry, or a note beside it, is replaced; empty for a LoRA that comes through the socket."""
+    return "" if name == FROM_INPUT else str(states(lora_path(name)))
 
 
 def chosen_lora(name: str, connected: Any) -> Path:

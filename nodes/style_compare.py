@@ -12,7 +12,7 @@ from .comparing import Easel, Setting, hang, paint, painting_fields, prompt_fiel
 from .failures import readable
 from .folders import lora_names
 from .images import to_pil
-from .load_lora import FROM_INPUT, chosen_lora, inspect, made_for
+from .load_lora import FROM_INPUT, chosen_lora, inspect, made_for, state_of
 from .prompts import lines, numbers, with_trigger_words
 from .schema import field, result, schema
 from .sockets import allow, require
@@ -84,6 +84,11 @@ class StyleCompare(io.ComfyNode):
             ],
             search=["xy plot", "lora grid", "compare strengths", "compare guidance"],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, **_: Any) -> str:
+        """Changes when the chosen file is replaced."""
+        return state_of(lora_name)
 
     @classmethod
     def execute(

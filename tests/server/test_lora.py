@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tests.server.comfy_server import PromptFailed, Server
 from tests.server.conftest import TINY
 from tests.server.graphs import PAINT, Graph, Link, core_img2img, loader, node
+from tests.server.test_dataset import executed
 from tests.tools.ldm_layout import TINY as SIZE
 from trainer import lorafile
 
@@ -173,6 +174,25 @@ def test_a_lora_is_never_replaced_by_its_own_export(server: Server) -> None:
     settings = {"format": "kohya", "dtype": "as it is", "rank": 1, **texts}
     server.run({"export": node("AnimeLoRA_ExportLora", lora_name="mine.safetensors", file_name="../../../models/loras/mine", **settings)})
     assert (loras(server) / "mine.safetensors").read_bytes() == before
+
+
+def test_a_file_that_another_trainer_overwrites_is_compared_and_exported_again(server: Server) -> None:
+    path = attention_lora(loras(server) / "overwritten.safetensors", context=SIZE.text_width)
+    texts = {"title": "", "author": "", "description": "", "trigger_words": "", "tags": "", "licence": ""}
+    form = {"file_name": "of overwritten", "format": "kohya", "dtype": "as it is", "rank": 0}
+    models = {"model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2]}
+    words = {"prompts": "a girl", "negative": "", "lora_strengths": "1", "guidances": "1", "img2img_strengths": "1"}
+    look = {"steps": 1, "sampler_name": "euler", "scheduler": "normal", "seed": 1, "width": 64, "height": 64, "add_trigger_words": False}
+    graph = {
+        "base": loader(TINY, full=False),
+        "compare": node("AnimeLoRA_StyleCompare", lora_name=path.name, **models, **words, **look),
+        "grid": node("PreviewImage", images=["compare", 0]),
+        "export": node("AnimeLoRA_ExportLora", lora_name=path.name, **form, **texts),
+    }
+    assert {"compare", "export"} <= executed(server, graph)
+    assert not {"compare", "export"} & executed(server, graph)
+    save_file({key: np.asarray(value * 2) for key, value in load_file(path).items()}, path)
+    assert {"compare", "export"} <= executed(server, graph)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not show which files a process has mapped")
