@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -17,12 +15,6 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
     """Pictures from (n, 3, h, w) in -1..1."""
     values = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(v) for v in values]
-
-
-def to_pixels(images: list[Image.Image]) -> Tensor:
-    """(n, 3, h, w) in -1..1 from RGB pictures of one size."""
-    stacked: NDArray[np.uint8] = np.stack([np.asarray(image) for image in images])
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
 @torch.no_grad()

@@ -36,9 +36,14 @@ def processor_threads(processes: int) -> int:
     """Threads for each of ``processes`` that share this machine: one for every core that they may run on."""
     import psutil
 
-    logical = psutil.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
-    return max(1, min(psutil.cpu_count(logical=False) or logical, allowed) // processes)
+    return max(1, min(psutil.cpu_count(logical=False) or cores(), cores()) // processes)
+
+
+def cores() -> int:
+    """The processor cores that this process may use, those that share one counted apart."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
 
 
 def pick_precision(asked: str, device: torch.device) -> str:

@@ -78,7 +78,7 @@ class Exporter:
             alpha=config.network.alpha,
             base_name=self.checkpoint.name,
             base_hash=self.base_identity if self.checkpoint.kind == "file" else "",
-            base_legacy_hash=legacy_hash(self.checkpoint.path) if self.checkpoint.kind == "file" else "",
+            base_legacy_hash=lorafile.legacy_hash(self.checkpoint.path) if self.checkpoint.kind == "file" else "",
             prediction_type=self.prediction.kind,
             targets=config.network.targets,
             network_dropout=config.network.dropout or None,
@@ -232,12 +232,3 @@ def training_day() -> float:
     """
     now = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     return now // _DAY * _DAY
-
-
-def legacy_hash(path: Path) -> str:
-    """A1111's short hash of a checkpoint: SHA-256 of 64 KiB at offset 1 MiB, first 8 digits."""
-    import hashlib
-
-    with path.open("rb") as file:
-        file.seek(0x100000)
-        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]

@@ -40,11 +40,7 @@ def imported_distributions(*folders: str) -> set[str]:
     names: set[str] = set()
     for folder in folders:
         for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Import):
-                    names.update(alias.name.split(".")[0] for alias in node.names)
-                elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                    names.add(node.module.split(".")[0])
+            names |= imported_roots(path)
     ours = {path.stem for path in (ROOT / "trainer").rglob("*.py")} | {"trainer", "demo"}
     return {DISTRIBUTIONS.get(name, name) for name in names - set(sys.stdlib_module_names) - ours}
 
@@ -78,3 +74,32 @@ def test_the_registrys_own_validation_passes(tmp_path: Path) -> None:
     assert done.returncode == 0, output
     assert "Warning" not in output, output
     assert "All validation checks passed" in output, output
+
+
+def test_an_installation_from_the_registry_has_what_it_runs_and_no_tests() -> None:
+    """comfy-cli packs what git tracks, less what .comfyignore names: whole folders and files of the top level."""
+    patterns = [line for line in (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert all(pattern.startswith("/") and (ROOT / pattern.strip("/")).exists() for pattern in patterns)
+    left_out = tuple(pattern[1:] for pattern in patterns)
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    installed = [name for name in tracked if not name.startswith(left_out)]
+    parts = {name.split("/")[0] for name in installed}
+    assert parts >= {"__init__.py", "nodes", "trainer", "demo", "web", "locales", "workflows"}
+    assert parts >= {"pyproject.toml", "requirements.txt", "LICENSE", "README.md"}
+    assert parts.isdisjoint({"tests", "benchmarks", ".ci", ".github"})
+    assert {"docs/training.md", "docs/datasets.md"} <= set(installed)  # error messages name them
+    for name in installed:
+        if name.endswith(".py"):
+            roots = imported_roots(ROOT / name)
+            assert roots.isdisjoint({"tests", "benchmarks"}), name
+
+
+def imported_roots(path: Path) -> set[str]:
+    """The first part of each module that a file imports by its full name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.split(".")[0])
+    return found

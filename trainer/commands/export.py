@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from .strength import parse_strength
 
 if TYPE_CHECKING:
     from ..lorafile import LoraWeights
@@ -89,20 +90,6 @@ def _parts(args: argparse.Namespace) -> list[tuple[Path, float]]:
     others = [parse_strength(text) for text in args.merge]
     named = any(os.path.realpath(path) == os.path.realpath(first[0]) for path, _ in others)
     return others if named else [first, *others]
-
-
-def parse_strength(text: str) -> tuple[Path, float]:
-    """``style.safetensors:0.8`` as path and strength; 1 without a number. A drive letter's colon is no strength."""
-    name, colon, number = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return Path(text), 1.0
-    try:
-        strength = float(number)
-    except ValueError:
-        return Path(text), 1.0
-    if not abs(strength) <= 100:
-        raise UserError(f"The strength {number} in {text!r} makes no sense.", "Strengths lie between -2 and 2, as a rule.", kind="lora")
-    return Path(name), strength
 
 
 def _is_merge(parts: list[tuple[Path, float]]) -> bool:

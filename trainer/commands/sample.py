@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .strength import parse_strength
+
 if TYPE_CHECKING:
     from ..inference import LoraUse
 
@@ -90,18 +92,7 @@ def _lora(text: str) -> LoraUse:
     from ..errors import UserError
     from ..inference import LoraUse
 
-    path, separator, number = text.rpartition(":")
-    if separator and not Path(text).is_file():
-        try:
-            return LoraUse(_existing(path), float(number))
-        except ValueError:
-            pass
-    if not Path(text).is_file():
-        raise UserError(f"The LoRA file {text!r} was not found.", "Give FILE or FILE:STRENGTH, for example my_style.safetensors:0.8.")
-    return LoraUse(Path(text))
-
-
-def _existing(path: str) -> Path:
-    if not Path(path).is_file():
-        raise ValueError(path)
-    return Path(path)
+    path, strength = parse_strength(text)
+    if not path.is_file():
+        raise UserError(f"The LoRA file {str(path)!r} was not found.", "Give FILE or FILE:STRENGTH, for example my_style.safetensors:0.8.")
+    return LoraUse(path, strength)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from ..errors import UserError
 from ..files import atomic_path
@@ -62,26 +63,14 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the dataset for one writer; the system releases the lock even when the process is killed."""
     path = folder / WORK / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        try:
-            _lock(file)
-        except OSError:
-            raise UserError(
-                f"Another run is preparing {folder} right now.", "Wait until it is done, or choose another folder.", kind="dataset"
-            ) from None
+    try:
+        held = FileLock(str(path)).acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"Another run is preparing {folder} right now.", "Wait until it is done, or choose another folder.", kind="dataset"
+        ) from None
+    with held:
         yield
-
-
-def _lock(file: IO[bytes]) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _parse(line: str) -> Processed | None:

@@ -13,7 +13,7 @@ from .metadata import SubsetFacts, TrainingFacts, build_metadata
 from .names import kohya_text_encoder_key, kohya_unet_key
 from .rank import RankReport, reduce_rank
 from .read import read_lora, scan_lora
-from .save import save_lora, verify_lora
+from .save import legacy_hash, save_lora, verify_lora
 from .sidecar import companions, split_words
 from .unet_names import LAYOUTS, UNetLayout, diffusers_to_ldm, ldm_to_diffusers
 from .weights import LoraModule, LoraWeights
@@ -46,6 +46,7 @@ __all__ = [
     "kohya_text_encoder_key",
     "kohya_unet_key",
     "ldm_to_diffusers",
+    "legacy_hash",
     "merge",
     "merge_into_checkpoint",
     "mismatch",

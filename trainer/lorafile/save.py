@@ -44,17 +44,22 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
 
 def file_hashes(path: Path) -> tuple[str, str]:
-    """kohya's two hashes of a safetensors file that has only ``ss_*`` metadata: SHA-256 of the tensor data, and the first eight
-    digits of the SHA-256 of the 64 KiB at 1 MiB (A1111's old model hash)."""
+    """kohya's two hashes of a safetensors file that has only ``ss_*`` metadata: SHA-256 of the tensor data, and
+    ``legacy_hash``."""
     start = container.read_header(path).data_start
     digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(start)
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+    return digest.hexdigest(), legacy_hash(path)
+
+
+def legacy_hash(path: Path) -> str:
+    """A1111's short hash of a model file: the first eight digits of the SHA-256 of 64 KiB at 1 MiB."""
+    with path.open("rb") as file:
         file.seek(0x100000)
-        legacy = hashlib.sha256(file.read(0x10000))
-    return digest.hexdigest(), legacy.hexdigest()[:8]
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
 
 
 def verify_lora(path: Path, *, name: str = "") -> None:

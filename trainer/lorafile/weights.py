@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -119,10 +119,6 @@ class LoraWeights:
         """The number type of most weights."""
         kinds = Counter(tensor.dtype for module in self.modules for tensor in module.tensors.values())
         return kinds.most_common(1)[0][0] if kinds else None
-
-    def with_modules(self, modules: tuple[LoraModule, ...]) -> LoraWeights:
-        """The same file with other modules."""
-        return replace(self, modules=modules)
 
 
 def _is_convolution(module: LoraModule) -> bool:

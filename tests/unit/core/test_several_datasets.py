@@ -17,9 +17,9 @@ from tests.unit.core.helpers import configuration, make_dataset, make_pictures, 
 from trainer import config, events, sampler
 from trainer.cache import Cache, fill_latents, fill_prompts
 from trainer.captions import caption_at
-from trainer.config import MoreDataset, ObjectiveSection
+from trainer.config import DatasetSection, MoreDataset, ObjectiveSection
 from trainer.dataset import Dataset, PrepareSettings, Share, TrainingHints, combine, open_dataset, prepare, select
-from trainer.datasets import dataset_section, open_datasets
+from trainer.datasets import open_datasets
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.launch import prepare_run
@@ -134,8 +134,8 @@ def test_paths_of_further_datasets_are_relative_to_the_file_as_the_first_one_is(
     assert section.more[0].repeats == 3
 
 
-def test_a_section_is_built_from_a_list(folders: tuple[Path, Path]) -> None:
-    section = dataset_section([MoreDataset(path=str(folders[1]), repeats=2), MoreDataset(path=str(folders[0]))])
+def test_a_section_opens_as_its_datasets_combined(folders: tuple[Path, Path]) -> None:
+    section = DatasetSection(path=str(folders[1]), repeats=2, more=(MoreDataset(path=str(folders[0])),))
     opened = open_datasets(section)
     assert opened.hash == combine([share_of(folders[1], 2), share_of(folders[0])]).hash
     assert opened.trigger == "myHero girl, myStyle anime_face"

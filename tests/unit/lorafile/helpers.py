@@ -17,7 +17,6 @@ DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 
 # What a peft LoRA on SD 1.5 adapts with kohya's default targets: one transformer's Linear layers and the two 1x1 convolutions
 LINEAR = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
-FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 
 
 def key_table(name: str) -> dict[str, tuple[str, list[int]]]:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trainer.cli import main
-from trainer.commands.export import parse_strength
+from trainer.commands.strength import parse_strength
 from trainer.lorafile import inspect_lora, read_lora
 
 from .helpers import lora_tensors, small_layers

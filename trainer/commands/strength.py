@@ -1,0 +1,24 @@
+"""``FILE:STRENGTH``, the way a command line names a LoRA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import UserError
+
+
+def parse_strength(text: str) -> tuple[Path, float]:
+    """``style.safetensors:0.8`` as path and strength; 1 without a number. A drive letter's colon is no strength.
+
+    Raises UserError for a strength that makes no sense.
+    """
+    name, colon, number = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        strength = float(number)
+    except ValueError:
+        return Path(text), 1.0
+    if not abs(strength) <= 100:
+        raise UserError(f"The strength {number} in {text!r} makes no sense.", "Strengths lie between -2 and 2, as a rule.", kind="lora")
+    return Path(name), strength
