@@ -52,10 +52,15 @@ class Look:
 
 
 def looks() -> list[Look]:
-    """Classic and dark on every ComfyUI; Vue nodes and light colours on the newest, and there the newest frontend, too."""
+    """Classic and dark on every ComfyUI; Vue nodes and light colours on the newest, and there the newest frontend, too.
+
+    The oldest supported ComfyUI's frontend is too old for both.
+    """
     if not _FOUND:
         return [Look(None)]
     newest = _FOUND[0]
+    if newest.version == "0.3.64":
+        return [Look(each) for each in _FOUND]
     return [Look(newest), Look(newest, vue=True, light=True), Look(newest, front_end=NEWEST), *(Look(older) for older in _FOUND[1:])]
 
 

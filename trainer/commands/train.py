@@ -30,7 +30,7 @@ a configuration, say my_style.toml (only these keys have no default):
   [output]
   publish = "ComfyUI/models/loras"                 # where the finished file is copied to
 
-then:  python -m trainer train my_style.toml --set network.rank=8 --set training.epochs=3
+then:  python -m trainer train my_style.toml --set network.rank=8 --set network.alpha=8
 
 a stopped run (Ctrl+C) continues when the same command is given again; a finished one is found, not repeated.
 """
