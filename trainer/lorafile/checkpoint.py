@@ -12,7 +12,7 @@ import torch
 from ..errors import UserError
 from ..files import atomic_path
 from . import algorithms, container
-from .family import mismatch
+from .family import CONTEXT_FAMILY, mismatch
 from .unet_names import diffusers_to_ldm
 from .weights import LoraModule, LoraWeights
 
@@ -78,7 +78,7 @@ def _plan(header: container.Header, parts: Sequence[tuple[LoraWeights, float]]) 
             "Diffusers folders are not supported.",
             kind="checkpoint",
         )
-    model_family = {768: "sd1", 1024: "sd2", 2048: "sdxl"}.get(width)
+    model_family = CONTEXT_FAMILY.get(width)
     changes: dict[str, list[tuple[LoraModule, float, _Place]]] = {}
     missing: list[str] = []
     for weights, strength in parts:

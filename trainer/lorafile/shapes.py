@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .algorithms import delta_shape
+from .family import CONTEXT_FAMILY
 from .weights import LoraModule
 
 _CHANNELS = {"sd1": (320, 640, 1280, 1280), "sd2": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
-_CONTEXT = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
+_CONTEXT = {family: width for width, family in CONTEXT_FAMILY.items()}
 
 
 def expected(family: str, name: str) -> tuple[int, int] | None:
