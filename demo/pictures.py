@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.dataset import pool
+from trainer import devices
 from trainer.files import atomic_path
 
 from .portraits import BASE_STYLES, random_portrait
@@ -55,7 +55,7 @@ def _draw(folder: Path, kind: str, count: int, size: int, report: Report) -> Pic
 
 def _draw_into(unfinished: Path, kind: str, count: int, size: int) -> None:
     out = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, size, size, 3))
-    workers = max(1, min(pool.cores(), count // WORTH_A_PROCESS))
+    workers = max(1, min(devices.cores(), count // WORTH_A_PROCESS))
     if workers > 1:
         out.flush()
         del out

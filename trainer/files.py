@@ -53,9 +53,10 @@ def replace(source: Path, target: Path) -> None:
             os.replace(source, target)
             return
         except PermissionError:
-            if sys.platform != "win32" or time.monotonic() > end:
-                raise
-            time.sleep(0.05)
+            if sys.platform == "win32" and time.monotonic() < end:
+                time.sleep(0.05)
+                continue
+            raise
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

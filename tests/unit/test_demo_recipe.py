@@ -68,7 +68,7 @@ def test_matrices_side_by_side_are_updated_as_one_by_one() -> None:
 def test_processes_draw_what_one_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = portrait_pictures(tmp_path / "alone", "flat", 5, 64, quiet)
     monkeypatch.setattr(pictures_module, "WORTH_A_PROCESS", 2)
-    monkeypatch.setattr("trainer.dataset.pool.cores", lambda: 2)
+    monkeypatch.setattr("trainer.devices.cores", lambda: 2)
     started = []
     start = subprocess.Popen
 
