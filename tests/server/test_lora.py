@@ -191,7 +191,7 @@ def test_a_file_that_another_trainer_overwrites_is_compared_and_exported_again(s
     }
     assert {"compare", "export"} <= executed(server, graph)
     assert not {"compare", "export"} & executed(server, graph)
-    save_file({key: np.asarray(value * 2) for key, value in load_file(path).items()}, path)
+    save_file({key: np.asarray(value * 2) for key, value in load_file(path).items()}, path, {"ss_base_model_version": "sd_v1"})
     assert {"compare", "export"} <= executed(server, graph)
 
 
