@@ -18,6 +18,7 @@ from .load_lora import FROM_INPUT, chosen_lora, inspect, state_of
 from .schema import field, result, schema
 from .sockets import allow
 from .types import LORA, Lora
+from .wording import on_the_canvas
 
 FORMATS = ("kohya", "diffusers", "peft", "comfyui")
 AS_IT_IS = "as it is"
@@ -167,4 +168,4 @@ def export(
         *(f"Note: {note}" for note in converted.notes),
         *(f"Warning: {problem}" for problem in weights.problems),
     ]
-    return "\n".join(said)
+    return on_the_canvas("\n".join(said))

@@ -28,6 +28,9 @@ _COMMANDS = (
         "The help page of each node describes its settings.",
     ),
     (re.compile(r"python -m trainer export\b"), "Export LoRA"),
+    (re.compile(r"--(dtype|format|rank)\b"), r"\1"),  # widgets of Export LoRA
+    (re.compile(r"Use `info` on the file for all details\."), "Choose another file, or make it again."),
+    (re.compile(r"Its metadata may help: --metadata [^\n]*"), "Choose a file that says for which model it was made."),
     (re.compile(r"(?:, or| or|:) python -m trainer .*?(?=\.(?:\s|$)|$)", re.MULTILINE), ""),
 )
 

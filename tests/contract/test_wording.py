@@ -16,7 +16,7 @@ from trainer import config, events, plan
 
 Helper = Callable[[str], ModuleType]
 TRAINER = Path(__file__).resolve().parents[2] / "trainer"
-COMMAND_LINE = {"commands", "cli.py", "__main__.py", "inference.py"}  # nothing of these runs for a node
+COMMAND_LINE = {"commands", "cli.py", "__main__.py", "inference.py", "merge.py"}  # nothing of these runs for a node
 
 
 def said(file: Path) -> Iterator[str]:
@@ -56,6 +56,7 @@ def said(file: Path) -> Iterator[str]:
             "Set network.rank = 8 (or conv_rank, block_ranks), or change the file: python -m trainer export",
             "Set Train LoRA → rank = 8 (or conv_rank, block_ranks), or change the file: Export LoRA",
         ),
+        ("Choose --format peft, kohya or comfyui.", "Choose format peft, kohya or comfyui."),
     ],
 )
 def test_a_text_of_the_trainer_names_what_is_on_the_canvas(helper: Helper, told: str, shown: str) -> None:
@@ -91,6 +92,7 @@ def test_no_text_of_the_trainer_reaches_the_canvas_with_a_command_or_the_key_of_
         for text in said(file):
             shown = wording.on_the_canvas(text)
             assert "python -m trainer" not in shown, f"{file.name}: {text}"
+            assert "--" not in shown or file.parent.name != "lorafile", f"{file.name}: {text}"
             left = [key for key in keys if re.search(rf"\b{re.escape(key)}\b", shown)]
             assert not left, f"{file.name}: {text}"
             named += shown != text
