@@ -1,8 +1,14 @@
-"""``python -m trainer``."""
+"""``python -m trainer``, or by its path: ``python path/to/animelora/trainer`` (a portable Python does not look into the current folder)."""
 
 import sys
-
-from .cli import main
+from pathlib import Path
 
 if __name__ == "__main__":
+    if __package__:
+        from .cli import main
+    else:
+        here = Path(__file__).resolve().parent
+        # python may have put trainer/ itself first, where our module names would hide others
+        sys.path[:] = [str(here.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != here)]
+        from trainer.cli import main
     sys.exit(main())
