@@ -3,9 +3,11 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { linksFrom, noteChange } from "./panel/graph.js";
 import { presetWords } from "./panel/preset_words.js";
 
 const NODE = "AnimeLoRA_TrainLora";
+const OPTIONS = "ANIMELORA_TRAIN_OPTIONS"; // the type of the sockets that options nodes are chained by
 const NONE = "none";
 
 let known; // preset -> node -> widget -> value, asked once
@@ -14,9 +16,14 @@ async function presets() {
   return known;
 }
 
+// node -> widget -> the value that no person chose: the one that the node was made with, or that a preset has put there since.
+const given = new WeakMap();
+
+const optionsSlot = (node) => node.inputs?.findIndex((input) => input.name === "options" && input.type === OPTIONS) ?? -1;
+
 // The options nodes that are chained before `node`, nearest first.
 function* optionsBefore(node, seen = new Set([node])) {
-  const slot = node.inputs?.findIndex((input) => input.name === "options") ?? -1;
+  const slot = optionsSlot(node);
   const before = slot < 0 ? null : node.getInputNode(slot);
   if (!before || seen.has(before)) return;
   seen.add(before);
@@ -24,31 +31,65 @@ function* optionsBefore(node, seen = new Set([node])) {
   yield* optionsBefore(before, seen);
 }
 
+// The Train LoRA nodes that get the options of `node`: itself, or those at the ends of its chains.
+function* trainsBehind(node, seen = new Set()) {
+  if (seen.has(node)) return;
+  seen.add(node);
+  if (node.comfyClass === NODE) yield node;
+  for (const [next, slot] of linksFrom(node)) {
+    if (slot === optionsSlot(next)) yield* trainsBehind(next, seen);
+  }
+}
+
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 const linked = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null && input.widget);
+const untouched = (node, widget) => given.get(node)?.[widget.name] === widget.value;
 
-function put(node, values) {
+// Gives the node's widgets the values, those that `may` allows; how many are other ones now.
+function put(node, values, may = () => true) {
   let changed = 0;
   for (const [name, value] of Object.entries(values ?? {})) {
     const widget = widgetOf(node, name);
-    if (!widget || linked(node, name) || widget.value === value) continue;
+    if (!widget || linked(node, name) || widget.value === value || !may(node, widget)) continue;
     widget.value = value;
     widget.callback?.(value, app.canvas, node);
+    given.set(node, { ...given.get(node), [name]: value });
     changed += 1;
   }
   return changed;
 }
 
-async function fill(node) {
+// The name of the preset that is chosen in a Train LoRA and what it holds; null when there is none.
+async function chosenPreset(node) {
   const name = widgetOf(node, "preset")?.value;
-  if (!name || name === NONE) return;
+  if (!name || name === NONE) return null;
   const values = (await presets())[name];
-  if (!values || widgetOf(node, "preset").value !== name) return; // another one was chosen in the meantime
-  let changed = put(node, values[NODE]);
+  return values && widgetOf(node, "preset").value === name ? { name, values } : null; // else another one was chosen in the meantime
+}
+
+// A preset was chosen: all of its values are wanted.
+async function fill(node) {
+  const preset = await chosenPreset(node);
+  if (!preset) return;
+  let changed = put(node, preset.values[NODE]);
+  for (const options of optionsBefore(node)) changed += put(options, preset.values[options.comfyClass]);
+  filled(node, preset, changed);
+}
+
+// An options node that is connected later shows the preset's values too: otherwise its untouched widgets would overrule them. What somebody
+// has chosen in it stays, as in a chain that is pasted or plugged in again.
+async function fillConnected(node) {
+  const preset = await chosenPreset(node);
+  if (!preset) return;
+  let changed = 0;
+  for (const options of optionsBefore(node)) changed += put(options, preset.values[options.comfyClass], untouched);
+  if (changed) filled(node, preset, changed);
+}
+
+function filled(node, { name, values }, changed) {
   const before = [...optionsBefore(node)];
-  for (const options of before) changed += put(options, values[options.comfyClass]);
   node.setDirtyCanvas(true, true);
-  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+  noteChange();
   tell(name, changed, Object.entries(values).filter(([kind]) => kind !== NODE && !before.some((one) => one.comfyClass === kind)));
 }
 
@@ -60,33 +101,35 @@ function tell(name, changed, unseen) {
   app.extensionManager?.toast?.add?.({ severity: "info", summary: name, detail, life: 8000 });
 }
 
-// An options node that is connected later shows the preset's values too: otherwise its untouched widgets would overrule them.
-async function fillConnected(node, slot) {
-  if (node.inputs?.[slot]?.name !== "options") return;
-  const name = widgetOf(node, "preset")?.value;
-  if (!name || name === NONE) return;
-  const values = (await presets())[name] ?? {};
-  for (const options of optionsBefore(node)) put(options, values[options.comfyClass]);
+function watchMenu(node) {
+  const widget = widgetOf(node, "preset");
+  if (!widget) return;
+  const chosen = widget.callback;
+  widget.callback = function (...args) {
+    const answer = chosen?.apply(this, args);
+    fill(node);
+    return answer;
+  };
+}
+
+function watchOptions(node) {
+  given.set(node, Object.fromEntries((node.widgets ?? []).map((widget) => [widget.name, widget.value])));
+  const changed = node.onConnectionsChange;
+  node.onConnectionsChange = function (side, slot, connected, link, ...rest) {
+    const answer = changed?.call(this, side, slot, connected, link, ...rest);
+    // not while a saved graph is being loaded: its values are its own
+    if (connected && link && side === 1 && slot === optionsSlot(node) && !app.configuringGraph) {
+      for (const train of trainsBehind(node)) fillConnected(train);
+    }
+    return answer;
+  };
 }
 
 app.registerExtension({
   name: "AnimeLoRA.Presets",
   nodeCreated(node) {
-    if (node.comfyClass !== NODE) return;
-    const widget = widgetOf(node, "preset");
-    if (!widget) return;
-    const chosen = widget.callback;
-    widget.callback = function (...args) {
-      const answer = chosen?.apply(this, args);
-      fill(node);
-      return answer;
-    };
-    const changed = node.onConnectionsChange;
-    node.onConnectionsChange = function (side, slot, connected, ...rest) {
-      const answer = changed?.call(this, side, slot, connected, ...rest);
-      // not while a saved graph is being loaded: its values are its own
-      if (connected && side === 1 && !app.configuringGraph) fillConnected(node, slot);
-      return answer;
-    };
+    if (optionsSlot(node) < 0) return;
+    watchOptions(node);
+    if (node.comfyClass === NODE) watchMenu(node);
   },
 });

@@ -25,14 +25,15 @@ _PLACE = """(name) => {
 
 
 def graph(server: Server, *, options: bool = False) -> dict[str, Any]:
-    """Demo Pictures, Dataset Prep and Train LoRA, with Train Options in front if asked."""
+    """Demo Pictures, Dataset Prep and Train LoRA, with Train Options in front if asked, and Machine Options that nothing is linked to."""
     canvas = Canvas("presets", server.get("/object_info"))
     drawn = canvas.node("AnimeLoRA_DemoPictures", count=4)
     prep = canvas.node("AnimeLoRA_DatasetPrep", images=drawn["images"], captions=drawn["captions"], resolution=128, tall=420)
     extra = canvas.node("AnimeLoRA_TrainOptions", wide=420)
     links: dict[str, Any] = {"options": extra["options"]} if options else {}
     train = canvas.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, name="preset", wide=420, **links)
-    canvas.row(Group("Preset", [[drawn, prep], [extra], [train]]))
+    machine = canvas.node("AnimeLoRA_MachineOptions", wide=420)
+    canvas.row(Group("Preset", [[drawn, prep], [extra, machine], [train]]))
     return canvas.draw()
 
 
@@ -82,10 +83,93 @@ def test_a_preset_fills_the_widgets_and_a_change_afterwards_wins(frontend: Front
     assert ours(frontend.problems[before:]) == []
 
 
+def plug(frontend: Frontend, kind: str, into: str) -> None:
+    """Link an options node to the options input of another node."""
+    source, target = _NODE.format(kind=kind), _NODE.format(kind=into)
+    frontend.page.evaluate(f"() => {source}.connect(0, {target}, {target}.inputs.findIndex((one) => one.name === 'options'))")
+
+
+def change(frontend: Frontend, kind: str, name: str, value: Any) -> None:
+    """What a person does to a widget."""
+    frontend.set_widget(f"AnimeLoRA_{kind}", name, value)
+
+
+def wait_until(frontend: Frontend, kind: str, name: str, value: Any) -> None:
+    """Until a widget of a node shows a value."""
+    node = _NODE.format(kind=kind)
+    frontend.page.wait_for_function(
+        f"([name, value]) => {node}.widgets.find((one) => one.name === name).value === value", arg=[name, value], timeout=10_000
+    )
+
+
+def toasts(frontend: Frontend) -> list[str]:
+    """What the messages in the corner say; closes them."""
+    page = frontend.page
+    page.wait_for_timeout(500)
+    shown = page.locator(".p-toast-message, li[data-swipe-direction]")  # of PrimeVue; of Reka, in newer frontends
+    said: list[str] = shown.all_inner_texts()
+    shown.locator("button").evaluate_all("(buttons) => { for (const button of buttons) button.click(); }")
+    shown.first.wait_for(state="detached")
+    return said
+
+
 def test_an_options_node_that_is_connected_later_shows_the_preset_too(frontend: Frontend, look: Look, canvas_server: Server) -> None:
     frontend.load(graph(canvas_server), "presets")
     choose(frontend, look, "style-sd15")
     assert shown(frontend, "TrainOptions")["min_snr_gamma"] == 0, "not connected, so not touched"
-    train, options = _NODE.format(kind="TrainLora"), _NODE.format(kind="TrainOptions")
-    frontend.page.evaluate(f"() => {options}.connect(0, {train}, {train}.inputs.findIndex((one) => one.name === 'options'))")
-    frontend.page.wait_for_function(f"() => {options}.widgets.find((one) => one.name === 'min_snr_gamma').value === 5")
+    toasts(frontend)
+    plug(frontend, "TrainOptions", "TrainLora")
+    wait_until(frontend, "TrainOptions", "min_snr_gamma", 5)
+    assert ["style-sd15" in said and "Values filled in: 2." in said for said in toasts(frontend)] == [True]
+
+
+def test_so_does_one_at_the_far_end_of_the_chain(frontend: Frontend, canvas_server: Server) -> None:
+    frontend.load(graph(canvas_server, options=True), "presets")
+    change(frontend, "TrainLora", "preset", "style-sd15")
+    wait_until(frontend, "TrainOptions", "min_snr_gamma", 5)
+    toasts(frontend)
+    assert shown(frontend, "MachineOptions")["memory"] == "none"
+    plug(frontend, "MachineOptions", "TrainOptions")
+    wait_until(frontend, "MachineOptions", "memory", "auto")
+    assert ["Values filled in: 1." in said for said in toasts(frontend)] == [True]
+
+
+def test_what_a_person_has_chosen_survives_plugging_in_again_and_pasting(frontend: Frontend, canvas_server: Server) -> None:
+    before = len(frontend.problems)
+    frontend.load(graph(canvas_server, options=True), "presets")
+    change(frontend, "TrainLora", "preset", "style-sd15")
+    wait_until(frontend, "TrainOptions", "min_snr_gamma", 5)
+    plug(frontend, "MachineOptions", "TrainOptions")
+    wait_until(frontend, "MachineOptions", "memory", "auto")
+    change(frontend, "TrainLora", "epochs", 3)
+    change(frontend, "TrainOptions", "min_snr_gamma", 3)
+    change(frontend, "TrainOptions", "noise_offset", 0)  # back to what the node was made with: chosen, too
+    change(frontend, "MachineOptions", "memory", "8 GB")
+    toasts(frontend)
+
+    plug(frontend, "MachineOptions", "TrainOptions")
+    plug(frontend, "TrainOptions", "TrainLora")
+    assert toasts(frontend) == []
+    values = shown(frontend, "TrainOptions")
+    assert (values["min_snr_gamma"], values["noise_offset"], shown(frontend, "MachineOptions")["memory"]) == (3, 0, "8 GB")
+
+    kinds = ["AnimeLoRA_TrainLora", "AnimeLoRA_TrainOptions", "AnimeLoRA_MachineOptions"]
+    frontend.page.evaluate(
+        """(kinds) => {
+          const canvas = window.app.canvas, graph = window.app.graph;
+          canvas.selectItems(graph._nodes.filter((node) => kinds.includes(node.comfyClass)));
+          canvas.copyToClipboard();
+          canvas.pasteFromClipboard();
+        }""",
+        kinds,
+    )
+    said = toasts(frontend)
+    both = frontend.page.evaluate(
+        """(wanted) => wanted.map(([kind, name]) => window.app.graph._nodes.filter((node) => node.comfyClass === kind)
+            .map((node) => node.widgets.find((widget) => widget.name === name).value))""",
+        [[kinds[0], "epochs"], [kinds[1], "min_snr_gamma"], [kinds[2], "memory"]],
+    )
+    assert both == [[3, 3], [3, 3], ["8 GB", "8 GB"]]
+    # a pasted node cannot tell a value that was set back to the node's own from one that nobody looked at: it is filled, and that is said
+    assert ["Values filled in: 1." in each for each in said] == [True]
+    assert ours(frontend.problems[before:]) == []
