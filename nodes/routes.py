@@ -1,5 +1,5 @@
-"""Routes that the browser reads: runs that go on or are over, what a run has logged, what presets fill in, and the card of a LoRA. None
-starts or changes anything."""
+"""Five routes that the browser reads: runs that go on, runs that are over, what a run has logged, what presets fill in, and the card of a
+LoRA. None starts or changes anything."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from server import PromptServer
 from ..trainer import events, presets
 from ..trainer.errors import UserError
 from ..trainer.files import resolve_below
+from ..trainer.resume import newest_step, state_folder
 from ..trainer.runs import RunFolder, read_events
 from . import places
 from .folders import runs_dir
@@ -64,7 +65,7 @@ def run_folder(name: str) -> Path:
 
     A run that goes on is taken before its child has written the first line.
     """
-    if any(going_on["run"] == name for going_on in RUNNING.values()):
+    if _goes_on(name):
         return runs_dir().resolve() / name
     folder = resolve_below(name, [runs_dir()], what="run")
     if folder.parent != runs_dir().resolve() or not RunFolder(folder, name).events.is_file():
@@ -73,15 +74,20 @@ def run_folder(name: str) -> Path:
 
 
 def history(folder: Path) -> dict[str, Any]:
-    """What a run has logged, in the size that a panel can show: curves of at most 2000 points, the newest of the rest."""
-    log = read_events(RunFolder(folder, folder.name).events)
+    """What a run has logged, in the size that a panel can show: curves of at most 2000 points, the newest of the rest.
+
+    ``folder`` is its whole path, which ComfyUI tells of its own folders, too (``/internal/folder_paths``).
+    """
+    run = RunFolder(folder, folder.name)
+    log = read_events(run.events)
     steps = {event.step: event for event in log if isinstance(event, events.Step)}
     ordered = [steps[number] for number in sorted(steps)]
     thinned = _thinned(ordered)
     held = {event.step: event.loss for event in log if isinstance(event, events.Validation)}
     samples = {(event.epoch, event.index): event for event in log if isinstance(event, events.Sample)}
     return {
-        "run": folder.name,
+        "run": run.name,
+        "folder": str(run.path),
         "curves": {
             **{name: [_number(getattr(event, name)) for event in thinned] for name in _COLUMNS},
             "held": [_number(held.get(event.step)) for event in thinned],
@@ -95,7 +101,7 @@ def history(folder: Path) -> dict[str, Any]:
             for _, event in sorted(samples.items())
             if (view := viewable(Path(event.path))) is not None and Path(event.path).is_file()
         ],
-        "ending": _ending(log),
+        "ending": None if _goes_on(run.name) else plain(_ending(run, log)),
     }
 
 
@@ -113,10 +119,17 @@ def _last(log: list[events.Event], kind: type[events.Event]) -> dict[str, Any] |
     return next((plain(event) for event in reversed(log) if isinstance(event, kind)), None)
 
 
-def _ending(log: list[events.Event]) -> dict[str, Any] | None:
-    """How the last start of the run ended; None while it goes on, or when it was killed."""
+def _goes_on(name: str) -> bool:
+    return any(going_on["run"] == name for going_on in list(RUNNING.values()))
+
+
+def _ending(run: RunFolder, log: list[events.Event]) -> events.Event:
+    """How the last start of a run ended. One that was stopped or killed has stopped at the newest state that is there now."""
     final = log[-1] if log else None
-    return plain(final) if isinstance(final, events.Done | events.Error | events.Stopped) else None
+    if isinstance(final, events.Done | events.Error):
+        return final
+    kept = newest_step(run.checkpoints)
+    return events.Stopped(kept, str(state_folder(run.checkpoints, kept)) if kept else "")
 
 
 def _number(value: Any) -> Any:

@@ -1,0 +1,39 @@
+"""What the browser reads about a run: where its folder is, and from where it goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.server.comfy_server import Server
+from trainer import events
+
+STOPPED = events.Stopped(7, "checkpoints/step-000007")
+DONE = events.Done("lora.safetensors", "loss_curve.png", steps=7, seconds=2.0, loss=0.5)
+STEP = events.Step(7, 9, 1, loss=0.5, loss_average=0.5, lr=1e-4, grad_norm=1.0, images_per_second=2.0, eta=3.0, memory_gb=1.0)
+
+
+@pytest.mark.parametrize(
+    ("last", "states", "ending"),
+    [
+        (DONE, (7,), {"event": "done", "steps": 7}),
+        (STOPPED, (4, 7), {"event": "stopped", "step": 7}),
+        (STOPPED, (4,), {"event": "stopped", "step": 4}),  # the newer one was pruned or is damaged
+        (STEP, (4,), {"event": "stopped", "step": 4}),  # killed: it told nothing
+        (STEP, (), {"event": "stopped", "step": 0, "path": ""}),
+    ],
+    ids=["done", "stopped", "stopped and lost", "killed", "killed before any state"],
+)
+def test_the_ending_of_a_run_is_where_it_goes_on(
+    server: Server, request: pytest.FixtureRequest, last: events.Event, states: tuple[int, ...], ending: dict[str, object]
+) -> None:
+    name = "-".join(request.node.callspec.id.split()) + "-0123456789abcdef"
+    folder = server.base / "output" / "animelora" / "runs" / name
+    for step in states:
+        state = folder / "checkpoints" / f"step-{step:06d}"
+        state.mkdir(parents=True)
+        (state / "state.pt").touch()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "events.jsonl").write_text("".join(f"{events.encode(event)}\n" for event in (STEP, last)), encoding="utf-8")
+    told = server.get(f"/animelora/runs/{name}")
+    assert told["folder"] == str(folder.resolve())
+    assert {key: told["ending"][key] for key in ending} == ending
