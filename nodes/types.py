@@ -1,4 +1,4 @@
-"""What travels through our own two sockets: paths and hashes, never tensors."""
+"""What travels through our own four sockets: paths and hashes, and settings as text; never tensors."""
 
 from __future__ import annotations
 

@@ -49,6 +49,13 @@ def test_pictures_in_the_documents_are_in_the_repository() -> None:
     assert ours - set(tracked) == set()
 
 
+def test_every_route_is_in_the_documents() -> None:
+    registered = re.findall(r'routes\.\w+\("([^"{]+)', (ROOT / "nodes" / "routes.py").read_text(encoding="utf-8"))
+    assert len(registered) >= 5
+    told = (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8")
+    assert [route for route in registered if f"`{route}" not in told] == []
+
+
 def fault_rows() -> list[str]:
     """The rows of README's table of faults, without headings."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## When something goes wrong")[1].split("\n## ")[0]

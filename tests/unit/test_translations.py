@@ -58,6 +58,18 @@ def test_numbers_survive_translation(language: str) -> None:
             assert wanted <= found, (place, wanted, found)
 
 
+def tips(node: str, language: str) -> int:
+    """How many lines a help page has under its first heading."""
+    return len(re.findall(r"^- ", page(node, language).split("\n## ")[1], re.MULTILINE))
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_a_help_page_has_every_tip_that_the_english_one_has(language: str) -> None:
+    counts = {node: tips(node, "en") for node in texts("en")}
+    assert {node: tips(node, language) for node in counts} == counts
+    assert min(counts.values()) > 0
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(language: str) -> None:
     for node, said in texts(language).items():
