@@ -6,6 +6,7 @@ import { LoraCard } from "./lora/card.js";
 import { LoraRows } from "./lora/rows.js";
 import { forget } from "./lora/data.js";
 import { loadStyle } from "./panel/dom.js";
+import { isLinked, nodes, noteChange } from "./panel/graph.js";
 
 const CARD_NODE = "AnimeLoRA_LoadLora";
 const ROWS_WIDGET = "ANIMELORA_LORAS";
@@ -20,10 +21,6 @@ function grow(node) {
   const [width, height] = node.computeSize();
   if (node.size[0] < width || node.size[1] < height) node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
   node.setDirtyCanvas?.(true, true);
-}
-
-function remember() {
-  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
 }
 
 // ---- the card in Load LoRA
@@ -58,7 +55,7 @@ function addCard(node) {
 
 function showChosen(node) {
   const menu = node.widgets.find((each) => each.name === "lora_name");
-  const linked = node.inputs?.some((input) => input.name === "lora" && input.link != null);
+  const linked = isLinked(node, "lora");
   const name = linked || menu.value === FROM_INPUT ? (linked && node.properties[PROPERTY]) || "" : menu.value;
   node.animeloraCard.show(name, linked);
 }
@@ -70,7 +67,7 @@ function rowsWidget(node, name, spec) {
     grown: () => grow(node),
     changed: () => {
       widget.callback?.(widget.value);
-      remember();
+      noteChange();
     },
   });
   const widget = node.addDOMWidget(name, ROWS_WIDGET, rows.root, {
@@ -90,17 +87,10 @@ function rowsWidget(node, name, spec) {
 
 // ---- when there is a new LoRA
 
-function* nodes(graph = app.graph) {
-  for (const node of graph?._nodes ?? []) {
-    yield node;
-    if (node.subgraph) yield* nodes(node.subgraph);
-  }
-}
-
 async function refreshed() {
   forget();
   await app.refreshComboInNodes();
-  for (const node of nodes()) {
+  for (const [, node] of nodes()) {
     if (node.animeloraCard) showChosen(node);
     node.animeloraRows?.draw();
   }
@@ -113,12 +103,12 @@ api.addEventListener("animelora.train", ({ detail: event }) => {
 api.addEventListener("animelora.loras", refreshed); // Pick Epoch has put one there
 
 api.addEventListener("animelora.lora", ({ detail: event }) => {
-  const number = String(event.node_id).split(":").at(-1);
-  for (const node of nodes()) {
-    if (!node.animeloraCard || String(node.id) !== number || node.properties[PROPERTY] === event.name) continue;
+  for (const [id, node] of nodes()) {
+    // the event may be about another open workflow: a node that takes no LoRA from its socket is not meant
+    if (id !== String(event.node_id) || !node.animeloraCard || !isLinked(node, "lora") || node.properties[PROPERTY] === event.name) continue;
     node.properties[PROPERTY] = event.name;
     showChosen(node);
-    remember();
+    noteChange();
   }
 });
 

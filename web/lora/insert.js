@@ -1,6 +1,7 @@
 // Putting trigger words into a prompt: the text of a selected node, else the positive prompt that the node's CLIP leads to.
 
 import { app } from "../../../scripts/app.js";
+import { linksFrom, noteChange } from "../panel/graph.js";
 
 const FURTHEST = 6; // nodes between the LoRA and the prompt
 
@@ -13,7 +14,7 @@ export function insertText(node, text) {
   if (!before.toLowerCase().includes(text.toLowerCase())) {
     widget.value = before.trim() ? `${text}, ${before}` : text;
     widget.callback?.(widget.value);
-    app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+    noteChange();
     app.canvas?.setDirty?.(true, true);
   }
   return place.title ?? place.type;
@@ -41,7 +42,7 @@ function isText(widget) {
 }
 
 function leadsTo(node, name) {
-  return links(node).some(([each, slot]) => each.inputs?.[slot]?.name === name);
+  return linksFrom(node).some(([each, slot]) => each.inputs?.[slot]?.name === name);
 }
 
 // Nodes behind the node's outputs, the nearest first.
@@ -49,15 +50,8 @@ function downstream(node) {
   const found = new Set();
   let edge = [node];
   for (let step = 0; step < FURTHEST && edge.length; step++) {
-    edge = edge.flatMap((each) => links(each).map(([next]) => next)).filter((next) => next !== node && !found.has(next));
+    edge = edge.flatMap((each) => linksFrom(each).map(([next]) => next)).filter((next) => next !== node && !found.has(next));
     for (const next of edge) found.add(next);
   }
   return [...found];
-}
-
-function links(node) {
-  const graph = node.graph ?? app.graph;
-  const ids = (node.outputs ?? []).flatMap((output) => output.links ?? []);
-  const all = ids.map((id) => graph.getLink?.(id) ?? graph.links?.[id]).filter(Boolean);
-  return all.map((link) => [graph.getNodeById(link.target_id), link.target_slot]).filter(([each]) => each);
 }
