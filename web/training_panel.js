@@ -1,10 +1,12 @@
 // The live panel in Train LoRA: curves, numbers and test pictures of a run, while it goes on and afterwards.
-// It listens to the events that the node sends and asks the pack's two read-only routes for what came before.
+// It listens to the events that the node sends and asks the pack's read-only routes for what came before: what a run has logged, which runs
+// go on, and which are over.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { Chart } from "./panel/chart.js";
 import { element, loadStyle, toClipboard } from "./panel/dom.js";
+import { isLinked, nodes, noteChange } from "./panel/graph.js";
 import { Strip } from "./panel/strip.js";
 import { duration, words } from "./panel/words.js";
 
@@ -34,7 +36,7 @@ class Panel {
     this.stop = element("button", { type: "button", class: "stop", title: say.stopTip }, say.stop);
     this.stop.addEventListener("click", () => this.interrupt());
     this.path = element("button", { type: "button", title: say.pathTip }, say.path);
-    this.path.addEventListener("click", () => toClipboard(`output/animelora/runs/${this.run}`, this.path, say.copied));
+    this.path.addEventListener("click", () => toClipboard(this.folder, this.path, say.copied));
     this.settings = element("button", { type: "button", title: say.settingsTip }, say.settings);
     this.settings.addEventListener("click", () => toClipboard(this.settingsText(), this.settings, say.copied));
     this.root = element(
@@ -53,7 +55,7 @@ class Panel {
 
   clear() {
     this.run = null;
-    this.name = null;
+    this.folder = null;
     this.plan = null;
     this.validation = null;
     this.live = false;
@@ -72,11 +74,12 @@ class Panel {
     const answer = await api.fetchApi(`/animelora/runs/${encodeURIComponent(run)}`);
     if (this.run !== run) return; // another run began in the meantime
     if (!answer.ok) {
-      this.arrived = null;
+      this.arrived = this.folder = null;
       this.status.textContent = words().gone;
       return this.refresh();
     }
     const history = await answer.json();
+    this.folder = history.folder;
     this.plan = history.plan;
     this.chart.fill(history.curves);
     for (const sample of history.samples) this.strip.add(sample);
@@ -126,8 +129,7 @@ class Panel {
     this.live = false;
     if (event?.event === "done") this.status.textContent = say.done(event.steps, event.seconds, event.loss);
     else if (event?.event === "error") this.status.textContent = `${say.failed}: ${event.message}`;
-    else if (event?.event === "stopped") this.status.textContent = say.stopped(event.step);
-    else if (this.step) this.status.textContent = say.stopped(this.step.step);
+    else if (event?.event === "stopped") this.status.textContent = event.step > 0 ? say.stopped(event.step) : say.nothingKept;
     this.refresh();
   }
 
@@ -140,6 +142,7 @@ class Panel {
     }
     this.root.classList.toggle("empty", !this.run);
     this.stop.hidden = !this.live;
+    this.path.hidden = !this.folder;
     this.bar.firstChild.style.width = step ? `${Math.min(100, (100 * step.step) / Math.max(1, step.steps))}%` : "0";
     const facts = step
       ? [
@@ -170,26 +173,21 @@ class Panel {
   remember() {
     if (this.node.properties[PROPERTY] === this.run) return;
     this.node.properties[PROPERTY] = this.run;
-    app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+    noteChange();
   }
 }
 
-// All Train LoRA nodes of the open graph, those inside subgraphs too.
-function* panels(graph = app.graph) {
-  for (const node of graph?._nodes ?? []) {
-    if (node.animeloraPanel) yield [node, node.animeloraPanel];
-    if (node.subgraph) yield* panels(node.subgraph);
-  }
+// [id, panel] of all Train LoRA nodes of the open graph, those inside subgraphs too.
+function* panels() {
+  for (const [id, node] of nodes()) if (node.animeloraPanel) yield [id, node.animeloraPanel];
 }
 
-// The panel that an event is for: the node of that number whose LoRA has that name (other graphs have such numbers, too).
+// The panel that an event is for: the node with that id whose LoRA has that name (other graphs have such ids, too).
 function panelOf(event) {
-  const number = String(event.node_id ?? "").split(":").at(-1);
-  for (const [node, panel] of panels()) {
-    if (String(node.id) !== number) continue;
-    const name = node.widgets.find((widget) => widget.name === "name")?.value;
-    const linked = node.inputs?.some((input) => input.name === "name" && input.link != null);
-    if (linked || panel.run === event.run || String(name).trim() === event.name) return panel;
+  for (const [id, panel] of panels()) {
+    if (id !== String(event.node_id)) continue;
+    const name = panel.node.widgets.find((widget) => widget.name === "name")?.value;
+    if (isLinked(panel.node, "name") || panel.run === event.run || String(name).trim() === event.name) return panel;
   }
   return null;
 }
@@ -205,31 +203,29 @@ api.addEventListener(EVENT, ({ detail: event }) => {
 
 // ComfyUI took the node's result from its cache and did not call it: the run is the one that the node had last.
 api.addEventListener("execution_cached", async ({ detail }) => {
-  const numbers = new Set((detail?.nodes ?? []).map((id) => String(id)));
-  const blank = [...panels()].filter(([node, panel]) => !panel.run && numbers.has(String(node.id)));
-  if (!blank.length) return;
+  const cached = new Set((detail?.nodes ?? []).map(String));
+  if (![...panels()].some(([id, panel]) => !panel.run && cached.has(id))) return;
   const answer = await api.fetchApi("/animelora/finished");
   const finished = answer.ok ? await answer.json() : {};
-  for (const [number, { run, name }] of Object.entries(finished)) {
-    const panel = panelOf({ node_id: number, run, name });
+  for (const [id, { run, name }] of Object.entries(finished)) {
+    const panel = cached.has(id) ? panelOf({ node_id: id, run, name }) : null;
     if (panel && !panel.run) panel.show(run, false);
   }
 });
 
 // A computer that slept, or a server that was started again: what was sent meanwhile is in the log.
 api.addEventListener("reconnected", () => {
-  for (const [node] of panels()) restore(node);
+  for (const panel of new Set([...panels()].map(([, each]) => each))) restore(panel);
 });
 
 // After a reload, or when a saved graph is opened: what runs now, else what the node showed last.
-async function restore(node) {
-  const panel = node.animeloraPanel;
+async function restore(panel) {
   const answer = await api.fetchApi("/animelora/running");
   const running = answer.ok ? await answer.json() : {};
-  for (const [number, { run, name }] of Object.entries(running)) {
-    if (panelOf({ node_id: number, run, name }) === panel) return panel.show(run, true);
+  for (const [id, { run, name }] of Object.entries(running)) {
+    if (panelOf({ node_id: id, run, name }) === panel) return panel.show(run, true);
   }
-  const last = node.properties?.[PROPERTY];
+  const last = panel.node.properties?.[PROPERTY];
   if (last) await panel.show(last, false);
 }
 
@@ -252,6 +248,6 @@ app.registerExtension({
       panel.chart.destroy();
       return removed?.apply(this, args);
     };
-    setTimeout(() => restore(node), 300); // a graph that is being loaded gives the node its values first
+    setTimeout(() => restore(panel), 300); // a graph that is being loaded gives the node its values first
   },
 });

@@ -1,0 +1,173 @@
+"""What the server tells reaches the node that it is about: none of the same number in another workflow or in another subgraph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Route
+
+from tests.browser.frontend import Frontend
+from tests.browser.test_loras import tell
+from tests.browser.test_panel import copied, training
+from tests.browser.test_workflows import ours
+from tests.server.comfy_server import Server
+from tests.tools.workflows.parts import LORA_FILE
+from trainer import events
+
+_TITLED = """(title) => {
+  const find = (graph) => {
+    for (const node of graph._nodes) {
+      if (node.title === title) return node;
+      const inner = node.subgraph && find(node.subgraph);
+      if (inner) return inner;
+    }
+  };
+  return find(window.app.graph);
+}"""
+# Adds Load LoRAs by title; those called "linked…" get Train LoRA's LoRA.
+_ADD = """(titles) => titles.map((title) => {
+  const train = window.app.graph._nodes.find((node) => node.type === "AnimeLoRA_TrainLora");
+  const load = window.LiteGraph.createNode("AnimeLoRA_LoadLora");
+  load.title = title;
+  load.pos = [train.pos[0] + 900, 400 * window.app.graph._nodes.length];
+  window.app.graph.add(load);
+  if (title.startsWith("linked")) train.connect(0, load, load.inputs.findIndex((input) => input.name === "lora"));
+  return String(load.id);
+})"""
+_WRAP = f"""(title) => {{
+  const node = ({_TITLED})(title);
+  const {{ node: around }} = window.app.graph.convertToSubgraph(new Set([node]));
+  return [String(around.id), String(({_TITLED})(title).id)];
+}}"""
+
+
+def shown_lora(frontend: Frontend, title: str) -> str | None:
+    """The LoRA that a Load LoRA remembers from its socket."""
+    found = frontend.page.evaluate(f"(title) => ({_TITLED})(title).properties.animelora_lora ?? null", title)
+    return None if found is None else str(found)
+
+
+def shown_run(frontend: Frontend, title: str) -> str | None:
+    """The run that the panel of a Train LoRA shows."""
+    found = frontend.page.evaluate(f"(title) => ({_TITLED})(title).animeloraPanel.run", title)
+    return None if found is None else str(found)
+
+
+def wrap(frontend: Frontend, title: str) -> tuple[str, str]:
+    """Put a node into a subgraph of its own; the numbers of the subgraph's node and of the node in it."""
+    around, inside = frontend.page.evaluate(_WRAP, title)
+    return str(around), str(inside)
+
+
+def run_on_disk(server: Server, name: str, *, steps: int, kept: int = 0) -> Path:
+    """The folder of a run whose log ends after some steps, as a child leaves it that was killed, with a state of one of them."""
+    folder = server.base / "output" / "animelora" / "runs" / f"{name}-0123456789abcdef"
+    folder.mkdir(parents=True)
+    lines = [
+        events.encode(
+            events.Step(step, 9, 1, loss=0.5, loss_average=0.5, lr=1e-4, grad_norm=1.0, images_per_second=2.0, eta=3.0, memory_gb=1.0)
+        )
+        for step in range(1, steps + 1)
+    ]
+    (folder / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if kept:
+        state = folder / "checkpoints" / f"step-{kept:06d}"
+        state.mkdir(parents=True)
+        (state / "state.pt").touch()
+    return folder
+
+
+@contextmanager
+def finished(frontend: Frontend, runs: dict[str, dict[str, str]]) -> Iterator[None]:
+    """The server says that these runs are over."""
+
+    def answer(route: Route) -> None:
+        route.fulfill(body=json.dumps(runs), content_type="application/json")
+
+    frontend.page.route("**/animelora/finished", answer)
+    yield
+    frontend.page.unroute("**/animelora/finished")
+
+
+def opened(frontend: Frontend, server: Server, name: str) -> None:
+    """A graph whose Train LoRA makes a LoRA of that name and has that title."""
+    frontend.load(training(server, name=name, epochs=1), name)
+    frontend.page.evaluate("""(title) => {
+      window.app.graph._nodes.find((node) => node.type === "AnimeLoRA_TrainLora").title = title;
+    }""", name)  # fmt: skip
+
+
+def number(frontend: Frontend, title: str) -> str:
+    """A node's number in its graph."""
+    return str(frontend.page.evaluate(f"(title) => String(({_TITLED})(title).id)", title))
+
+
+def test_a_load_lora_without_a_link_is_not_told_what_another_workflow_loaded(frontend: Frontend, canvas_server: Server) -> None:
+    opened(frontend, canvas_server, "others")
+    linked, alone = frontend.page.evaluate(_ADD, ["linked one", "alone"])
+    tell(frontend, "animelora.lora", node_id=alone, name=LORA_FILE)
+    assert shown_lora(frontend, "alone") is None
+    tell(frontend, "animelora.lora", node_id=linked, name=LORA_FILE)
+    assert shown_lora(frontend, "linked one") == LORA_FILE
+
+
+def test_a_load_lora_in_a_subgraph_is_known_by_its_whole_path(frontend: Frontend, canvas_server: Server) -> None:
+    before = len(frontend.problems)
+    opened(frontend, canvas_server, "inside")
+    frontend.page.evaluate(_ADD, ["linked one", "linked two"])
+    one, two = wrap(frontend, "linked one"), wrap(frontend, "linked two")
+    queued = frontend.prompt()
+    for path in (one, two):
+        assert queued[":".join(path)]["class_type"] == "AnimeLoRA_LoadLora", "the frontend calls nodes in subgraphs something else"
+    for elsewhere in (one[1], f"{two[0]}:7:{one[1]}", f"9999:{one[1]}"):
+        tell(frontend, "animelora.lora", node_id=elsewhere, name=LORA_FILE)
+    assert (shown_lora(frontend, "linked one"), shown_lora(frontend, "linked two")) == (None, None)
+    tell(frontend, "animelora.lora", node_id=":".join(one), name=LORA_FILE)
+    assert (shown_lora(frontend, "linked one"), shown_lora(frontend, "linked two")) == (LORA_FILE, None)
+    assert ours(frontend.problems[before:]) == []
+
+
+def test_a_training_in_a_subgraph_whose_result_is_cached_shows_its_run(frontend: Frontend, canvas_server: Server, request: Any) -> None:
+    name = f"cached_{frontend_slug(request)}"
+    run = run_on_disk(canvas_server, name, steps=3).name
+    opened(frontend, canvas_server, name)
+    around, inside = wrap(frontend, name)
+    entry = {"run": run, "name": name}
+    with finished(frontend, {inside: entry, f"9999:{inside}": entry, f"{around}:{inside}": entry}):
+        tell(frontend, "execution_cached", nodes=[inside, f"9999:{inside}"], prompt_id="other")
+        frontend.page.wait_for_timeout(500)
+        assert shown_run(frontend, name) is None
+        tell(frontend, "execution_cached", nodes=[f"{around}:{inside}"], prompt_id="this")
+        frontend.page.wait_for_function(f"(title) => ({_TITLED})(title).animeloraPanel.run !== null", arg=name)
+    assert shown_run(frontend, name) == run
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+def test_a_run_that_was_cut_short_says_from_where_it_goes_on(frontend: Frontend, canvas_server: Server, request: Any, kept: int) -> None:
+    """The last step that was seen is not the last one that was saved."""
+    name = f"cut_{kept}_{frontend_slug(request)}"
+    folder = run_on_disk(canvas_server, name, steps=5, kept=kept)
+    said = "state of step 2 is kept, queue again" if kept else "no state was kept, the next start begins anew"
+    status = f"({_TITLED})('{name}').animeloraPanel.status.textContent"
+    opened(frontend, canvas_server, name)
+    about = {"node_id": number(frontend, name), "run": folder.name, "name": name}
+    tell(frontend, "animelora.train", event="run", **about)
+    frontend.page.wait_for_function(f"() => {status}.includes('step 5 of 9')")
+    tell(frontend, "animelora.train", event="phase", phase="saving", done=5, total=9, **about)
+    assert "saving the state" in str(frontend.page.evaluate(f"() => {status}"))
+    tell(frontend, "animelora.train", event="stopped", step=kept, path="", **about)
+    assert said in str(frontend.page.evaluate(f"() => {status}"))
+    tell(frontend, "animelora.train", event="end", **about)  # it reads the log again, which does not know
+    frontend.page.wait_for_timeout(500)
+    assert said in str(frontend.page.evaluate(f"() => {status}"))
+    assert copied(frontend, "Copy folder") == str(folder.resolve())
+
+
+def frontend_slug(request: pytest.FixtureRequest) -> str:
+    """What tells apart the runs of the looks, which share a server."""
+    return str(request.getfixturevalue("look").slug)
