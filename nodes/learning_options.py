@@ -10,7 +10,7 @@ from ..trainer import config as choices
 from . import places
 from .failures import readable
 from .options import earlier, extended
-from .schema import result, schema, setting
+from .schema import number, result, schema, setting
 from .types import TRAIN_OPTIONS
 
 
@@ -25,18 +25,25 @@ class LearningOptionsNode(io.ComfyNode):
             "Learning Options",
             "The fine print of optimizer, schedule, loss and noise. Connect it to Train LoRA, or to another options node.",
             [
-                _float(
-                    "beta1", "How long the direction of learning is remembered. 0.9 suits every optimizer here.", 0.9, 0.0, 0.9999, 0.001
+                number(
+                    "beta1",
+                    "How long the direction of learning is remembered. 0.9 suits every optimizer here.",
+                    default=0.9,
+                    min=0.0,
+                    max=0.9999,
+                    step=0.001,
                 ),
-                _float(
+                number(
                     "beta2",
                     "How long the size of past steps is remembered. 0.999 is usual; lower it for short runs.",
-                    0.999,
-                    0.0,
-                    0.9999,
-                    0.001,
+                    default=0.999,
+                    min=0.0,
+                    max=0.9999,
+                    step=0.001,
                 ),
-                _float("epsilon", "A tiny number that keeps the optimizer from dividing by zero.", 1e-8, 1e-12, 1.0, 1e-9),
+                number(
+                    "epsilon", "A tiny number that keeps the optimizer from dividing by zero.", default=1e-8, min=1e-12, max=1.0, step=1e-9
+                ),
                 setting(
                     io.Int,
                     "restarts",
@@ -45,8 +52,13 @@ class LearningOptionsNode(io.ComfyNode):
                     min=1,
                     max=1000,
                 ),
-                _float(
-                    "power", "How steeply the learning rate falls with the schedule polynomial. 1 is a straight line.", 1.0, 0.01, 10.0, 0.1
+                number(
+                    "power",
+                    "How steeply the learning rate falls with the schedule polynomial. 1 is a straight line.",
+                    default=1.0,
+                    min=0.01,
+                    max=10.0,
+                    step=0.1,
                 ),
                 setting(
                     io.Boolean,
@@ -54,7 +66,14 @@ class LearningOptionsNode(io.ComfyNode):
                     "Another way to even out noise levels: use it instead of min_snr_gamma, not together with it.",
                     default=False,
                 ),
-                _float("huber_c", "Where the losses huber and smooth_l1 begin to forgive. Smaller forgives more.", 0.1, 0.0001, 10.0, 0.01),
+                number(
+                    "huber_c",
+                    "Where the losses huber and smooth_l1 begin to forgive. Smaller forgives more.",
+                    default=0.1,
+                    min=0.0001,
+                    max=10.0,
+                    step=0.01,
+                ),
                 setting(
                     io.Combo,
                     "huber_schedule",
@@ -62,22 +81,29 @@ class LearningOptionsNode(io.ComfyNode):
                     options=list(get_args(choices.HuberSchedule)),
                     default="snr",
                 ),
-                _float("multires_discount", "How much weaker each coarser noise of multires_iterations is.", 0.3, 0.0, 1.0, 0.05),
-                _float(
+                number(
+                    "multires_discount",
+                    "How much weaker each coarser noise of multires_iterations is.",
+                    default=0.3,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                ),
+                number(
                     "logit_mean",
                     "With timestep_sampling logit-normal: above 0 trains composition more, below 0 details.",
-                    0.0,
-                    -10.0,
-                    10.0,
-                    0.1,
+                    default=0.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.1,
                 ),
-                _float(
+                number(
                     "logit_std",
                     "With timestep_sampling logit-normal: how far it spreads from the middle. Larger is more even.",
-                    1.0,
-                    0.01,
-                    10.0,
-                    0.1,
+                    default=1.0,
+                    min=0.01,
+                    max=10.0,
+                    step=0.1,
                 ),
                 setting(
                     io.String,
@@ -86,13 +112,13 @@ class LearningOptionsNode(io.ComfyNode):
                     "as in 1:100,0.1:200,0.01.",
                     default="",
                 ),
-                _float(
+                number(
                     "ema_decay",
                     "Averages the LoRA over its last steps, for a calmer result; 0.99 to 0.999 in long runs. 0 is off.",
-                    0.0,
-                    0.0,
-                    0.9999,
-                    0.001,
+                    default=0.0,
+                    min=0.0,
+                    max=0.9999,
+                    step=0.001,
                 ),
                 earlier(),
             ],
@@ -105,7 +131,3 @@ class LearningOptionsNode(io.ComfyNode):
         """The options as plain data."""
         with readable():
             return extended(options, places.sections(places.LEARNING_OPTIONS, widgets))
-
-
-def _float(id: str, tooltip: str, default: float, least: float, most: float, step: float) -> io.Input:
-    return setting(io.Float, id, tooltip, default=default, min=least, max=most, step=step, round=False)

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from . import places
 from .failures import readable
 from .options import earlier, extended
-from .schema import result, schema, setting
+from .schema import number, result, schema, setting
 from .types import TRAIN_OPTIONS
 
 
@@ -25,15 +25,13 @@ class MonitorOptionsNode(io.ComfyNode):
             "Shows whether the LoRA learns or only memorises: a few pictures are held out and measured. Connect it to Train LoRA, "
             "or to another options node.",
             [
-                setting(
-                    io.Float,
+                number(
                     "held_out",
                     "This share of the pictures is not trained on but measured, to see what is learned; try 0.1. 0 is none.",
                     default=0.0,
                     min=0.0,
                     max=0.5,
                     step=0.01,
-                    round=False,
                 ),
                 setting(io.Int, "most_held_out", "At most so many pictures are held out.", default=16, min=1, max=10_000),
                 setting(io.Int, "measure_every", "They are measured after every so many epochs.", default=1, min=1, max=10_000),

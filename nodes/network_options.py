@@ -14,7 +14,7 @@ from .folders import lora_names, lora_path
 from .load_lora import chosen_lora
 from .options import earlier, extended
 from .prompts import lines
-from .schema import field, result, schema, setting
+from .schema import field, number, result, schema, setting
 from .types import LORA, TRAIN_OPTIONS
 
 NOTHING = "(nothing)"
@@ -59,25 +59,21 @@ class NetworkOptionsNode(io.ComfyNode):
                     "Trains the part that reads the prompt too: helps a new name or word, and may make it forget others.",
                     default=False,
                 ),
-                setting(
-                    io.Float,
+                number(
                     "text_encoder_lr",
                     "Size of the text encoder's learning steps. 0 takes half of Train LoRA's.",
                     default=0.0,
                     min=0.0,
                     max=1.0,
                     step=1e-6,
-                    round=False,
                 ),
-                setting(
-                    io.Float,
+                number(
                     "text_encoder_share",
                     "The text encoder learns for this share of the run and then stays as it is; 0.5 is the first half.",
                     default=1.0,
                     min=0.01,
                     max=1.0,
                     step=0.05,
-                    round=False,
                 ),
                 setting(
                     io.Int,
@@ -96,15 +92,13 @@ class NetworkOptionsNode(io.ComfyNode):
                     max=225,
                     step=75,
                 ),
-                setting(
-                    io.Float,
+                number(
                     "max_norm",
                     "Keeps every layer's change below this size, so that none outgrows the others; 1 is usual. 0 is off.",
                     default=0.0,
                     min=0.0,
                     max=1000.0,
                     step=0.1,
-                    round=False,
                 ),
                 field(LORA, "lora", "A LoRA that training goes on from, fresh from Train LoRA. It wins over the list.", optional=True),
                 earlier(),

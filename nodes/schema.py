@@ -74,6 +74,11 @@ def setting(kind: Any, id: str, tooltip: str, **arguments: Any) -> io.Input:
     return field(kind, id, tooltip, optional=True, **arguments)
 
 
+def number(id: str, tooltip: str, *, default: float, min: float, max: float, step: float, **arguments: Any) -> io.Input:
+    """A ``setting`` for a number with decimals, which stays as it was typed: the browser would round it to multiples of ``step``."""
+    return setting(io.Float, id, tooltip, default=default, min=min, max=max, step=step, round=False, **arguments)
+
+
 def result(kind: Any, id: str, tooltip: str) -> io.Output:
     """An output shown as ``id``. ComfyUI 0.3.64 wants ids that differ from every input's, hence the prefix."""
     output: io.Output = kind.Output(f"out_{id}", display_name=id, tooltip=tooltip)

@@ -18,7 +18,7 @@ from .folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
 from .images import batch, load_rgb
 from .live import TrainingView, duration, say
 from .prompts import lines
-from .schema import field, result, schema, setting
+from .schema import field, number, result, schema, setting
 from .types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
 
 
@@ -51,8 +51,7 @@ class TrainLora(io.ComfyNode):
                     min=1,
                     max=1024,
                 ),
-                setting(
-                    io.Float,
+                number(
                     "learning_rate",
                     "How big the learning steps are. Lower it when results look burnt, raise it when the style does not show. "
                     "0 lets the trainer choose for your model.",
@@ -60,7 +59,6 @@ class TrainLora(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=1e-6,
-                    round=False,
                 ),
                 setting(io.Int, "batch_size", "Pictures per step. More needs more graphics memory.", default=1, min=1, max=256),
                 setting(

@@ -10,7 +10,7 @@ from ..trainer import config as choices
 from . import places
 from .failures import readable
 from .options import earlier, extended
-from .schema import result, schema, setting
+from .schema import number, result, schema, setting
 from .types import TRAIN_OPTIONS
 
 
@@ -32,8 +32,12 @@ class TrainOptionsNode(io.ComfyNode):
                     options=list(get_args(choices.Optimizer)),
                     default="adamw",
                 ),
-                _float("weight_decay", "Pulls weights gently towards zero, against overfitting.", 0.01, 1.0, 0.001),
-                _float("max_grad_norm", "Cuts off steps that are too large. 0 switches that off.", 1.0, 100.0, 0.1),
+                number(
+                    "weight_decay", "Pulls weights gently towards zero, against overfitting.", default=0.01, min=0.0, max=1.0, step=0.001
+                ),
+                number(
+                    "max_grad_norm", "Cuts off steps that are too large. 0 switches that off.", default=1.0, min=0.0, max=100.0, step=0.1
+                ),
                 setting(
                     io.Float,
                     "lora_plus_ratio",
@@ -43,12 +47,13 @@ class TrainOptionsNode(io.ComfyNode):
                     max=1000.0,
                     step=0.5,
                 ),
-                _float(
+                number(
                     "min_snr_gamma",
                     "Evens out how much each noise level counts; 5 often learns faster. 0 is off.",
-                    0.0,
-                    1000.0,
-                    0.5,
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.5,
                 ),
                 setting(
                     io.Combo,
@@ -57,10 +62,31 @@ class TrainOptionsNode(io.ComfyNode):
                     options=list(get_args(choices.Loss)),
                     default="l2",
                 ),
-                _float("noise_offset", "Lets very dark and very bright pictures be learned; try 0.05. 0 is off.", 0.0, 1.0, 0.01),
-                _int("multires_iterations", "Adds noise of several sizes, for richer light and dark; 6 is usual. 0 is off.", 0, 16),
-                _float("input_perturbation", "Shakes the input a little, for steadier results; try 0.1. 0 is off.", 0.0, 1.0, 0.01),
-                _int("timestep_min", "The least noise that is trained: 0 is a clean picture.", 0, 999),
+                number(
+                    "noise_offset",
+                    "Lets very dark and very bright pictures be learned; try 0.05. 0 is off.",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                ),
+                setting(
+                    io.Int,
+                    "multires_iterations",
+                    "Adds noise of several sizes, for richer light and dark; 6 is usual. 0 is off.",
+                    default=0,
+                    min=0,
+                    max=16,
+                ),
+                number(
+                    "input_perturbation",
+                    "Shakes the input a little, for steadier results; try 0.1. 0 is off.",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                ),
+                setting(io.Int, "timestep_min", "The least noise that is trained: 0 is a clean picture.", default=0, min=0, max=999),
                 setting(
                     io.Int,
                     "timestep_max",
@@ -76,7 +102,14 @@ class TrainOptionsNode(io.ComfyNode):
                     options=list(get_args(choices.TimestepSampling)),
                     default="uniform",
                 ),
-                _int("keep_checkpoints", "How many saved states are kept to go on from; all LoRA files stay. 0 keeps all.", 0, 1000),
+                setting(
+                    io.Int,
+                    "keep_checkpoints",
+                    "How many saved states are kept to go on from; all LoRA files stay. 0 keeps all.",
+                    default=0,
+                    min=0,
+                    max=1000,
+                ),
                 setting(io.String, "validation_negative", "What should not be in the test pictures.", default="", multiline=True),
                 setting(
                     io.Int,
@@ -87,8 +120,24 @@ class TrainOptionsNode(io.ComfyNode):
                     max=0xFFFF_FFFF,
                     control_after_generate=False,
                 ),
-                _int("validation_width", "Width of the test pictures. 0 takes the dataset's resolution.", 0, 4096, 8),
-                _int("validation_height", "Height of the test pictures. 0 takes the dataset's resolution.", 0, 4096, 8),
+                setting(
+                    io.Int,
+                    "validation_width",
+                    "Width of the test pictures. 0 takes the dataset's resolution.",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=8,
+                ),
+                setting(
+                    io.Int,
+                    "validation_height",
+                    "Height of the test pictures. 0 takes the dataset's resolution.",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=8,
+                ),
                 setting(
                     io.Int,
                     "conv_rank",
@@ -106,15 +155,13 @@ class TrainOptionsNode(io.ComfyNode):
                     max=4096.0,
                     step=0.5,
                 ),
-                setting(
-                    io.Float,
+                number(
                     "dropout",
                     "Hides this share of the inputs in each step, so that few pictures are not learned by heart; try 0.1. 0 is off.",
                     default=0.0,
                     min=0.0,
                     max=0.99,
                     step=0.01,
-                    round=False,
                 ),
                 setting(
                     io.Boolean,
@@ -154,11 +201,3 @@ class TrainOptionsNode(io.ComfyNode):
         """The options as plain data; Train LoRA validates them with its own."""
         with readable():
             return extended(options, places.sections(places.TRAIN_OPTIONS, widgets))
-
-
-def _float(id: str, tooltip: str, default: float, most: float, step: float) -> io.Input:
-    return setting(io.Float, id, tooltip, default=default, min=0.0, max=most, step=step, round=False)
-
-
-def _int(id: str, tooltip: str, default: int, most: int, step: int = 1) -> io.Input:
-    return setting(io.Int, id, tooltip, default=default, min=0, max=most, step=step)

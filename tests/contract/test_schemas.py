@@ -6,9 +6,10 @@ import ast
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from trainer import config
 from trainer.config import RunConfig
@@ -40,6 +41,8 @@ SOCKETS = {"MODEL", "CLIP", "VAE", "IMAGE", "CONTROL_NET", "UPSCALE_MODEL", "STR
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 # widgets whose empty or zero value stands for another default of the configuration
 SHOWN_OTHERWISE = {"name", "checkpoint", "validation_prompts", "continue_from", "block_ranks", "block_alphas", "text_encoder_lr"}
+
+ZERO_IS_AUTO = {"learning_rate", "text_encoder_lr"}
 
 
 def inputs(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -83,6 +86,25 @@ def test_defaults_of_training_are_those_of_the_run_configuration(description: di
             if widget not in SHOWN_OTHERWISE | {"preset"}:
                 section, name = key.split(".")
                 assert widgets[widget][1]["default"] == reference[section][name], widget
+
+
+def test_limits_of_widgets_lie_inside_those_of_the_run_configuration(description: dict[str, Any], helper: Helper) -> None:
+    tried = 0
+    for node, table in helper("places").BY_NODE.items():
+        widgets = inputs(description["nodes"][f"AnimeLoRA_{node}"])
+        for widget, key in table.items():
+            kind, options = widgets[widget]
+            if kind not in ("INT", "FLOAT"):
+                continue
+            section, name = key.split(".")
+            field = RunConfig.model_fields[section].default.__class__.model_fields[name]
+            limited: Any = Annotated[field.annotation, field]
+            accepts = TypeAdapter[Any](limited)
+            for bound in (options["min"], options["max"]):
+                if not (bound == 0 and widget in ZERO_IS_AUTO):
+                    accepts.validate_python(bound)  # raises where the trainer would refuse what the widget allows
+                    tried += 1
+    assert tried > 80
 
 
 def test_every_key_of_the_run_configuration_is_on_one_node_or_has_a_reason_not_to_be(helper: Helper) -> None:
