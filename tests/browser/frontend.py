@@ -16,6 +16,12 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
 _READY = "() => window.app?.graph && window.app?.canvas && document.querySelector('#graph-canvas')"
 
+# Nodes of web/ show 200 and 300 ms after they were made what the graph gave them: a timer that is set later ends after theirs.
+_SETTLED = """async () => {
+  await new Promise((done) => setTimeout(done, 300));
+  for (let frame = 0; frame < 2; frame++) await new Promise((done) => requestAnimationFrame(done));
+}"""
+
 # What the frontend knows after loading: nodes that no installed pack provides, links that lead nowhere, sizes.
 _INSPECT = """() => {
   const graph = window.app.graph;
@@ -78,7 +84,8 @@ class Frontend:
     def load(self, graph: dict[str, Any], name: str) -> dict[str, Any]:
         """Load a graph as dropping its file does; what the frontend made of it."""
         self.page.evaluate("async ([graph, name]) => await window.app.loadGraphData(graph, true, true, name)", [graph, name])
-        self.page.wait_for_timeout(700)
+        self.page.wait_for_function("(count) => window.app.graph._nodes.length === count", arg=len(graph["nodes"]))
+        self.page.evaluate(_SETTLED)
         return self.inspect()
 
     def template(self, pack: str, name: str) -> dict[str, Any]:
