@@ -13,20 +13,18 @@ from . import adapter, counters, events, objective
 from .continuing import load_lora
 from .devices import return_memory
 from .ema import Ema
-from .engine import compile_blocks, not_compiled, prepare_base, undo_compile
+from .engine import prepare_base
 from .errors import UserError
 from .feed import Micro
-from .hints import is_out_of_memory
 from .job import Job, Start
 from .norms import limit_norms, weight_norms
 from .optimizers import learning_rate, make_optimizer, make_schedule
+from .passes import Passes
 from .resume import state_folder
 from .text import load_trained_text, text_steps
 
 if TYPE_CHECKING:
     import torch
-
-    from .captured import Captured
 
 _NORMS_EVERY = 10  # steps between two measurements of the weights: hundreds of small products, a step's hundredth on a fast GPU
 
@@ -88,11 +86,7 @@ class Learner:
         self._optimizer_wrapped = accelerator.prepare(self._optimizer)
         if start.values is not None:
             self._restore(start.values)
-        self._compiled = training.compile
-        self._compared: set[tuple[int, ...]] = set()  # the shapes of latents for which compiled blocks gave the gradients of plain ones
-        if self._compiled:
-            compile_blocks(unet)
-        self._captured = self._capturing() if job.plan.cuda_graphs else None
+        self._passes = Passes(job, accelerator, self._network, unet, self._inputs, self._loss_of)
 
     @property
     def timesteps(self) -> int:
@@ -116,7 +110,7 @@ class Learner:
 
     def optimise(self, micro_batches: Sequence[Micro]) -> Measured:
         """Everything of one optimiser step but the change of the weights, which is ``apply``."""
-        total = self._gradients(micro_batches)
+        total = self._passes.gradients(micro_batches, self.step)
         if self.job.processes.world > 1:
             total = self._exchange(total)
         limit = self.job.config.optimizer.max_grad_norm or math.inf
@@ -136,70 +130,6 @@ class Learner:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
         return flat[0]
-
-    def _gradients(self, micro_batches: Sequence[Micro]) -> torch.Tensor:
-        """Add up the gradients of ``micro_batches``; the mean of their losses. Without compiled blocks from the first on that fails."""
-        if not self._compiled:
-            return self._passes(micro_batches)
-        size = self.job.config.training.micro_batch_size
-        shapes = {tuple(part.latents.shape) for micro in micro_batches for part in micro.batch.split(size)}
-        try:
-            total = self._passes(micro_batches)
-            if shapes <= self._compared or self.job.config.network.dropout or self._same_without_compiler(micro_batches):
-                self._compared |= shapes
-                return total
-            reason = "its gradients were not those of the blocks as written"
-        except Exception as error:  # a compiler can fail in any way, and in the backward pass too
-            if is_out_of_memory(error):
-                raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        self._compiled = False
-        undo_compile(self.model)
-        if self._captured is not None:
-            self._captured.forget()
-        self._optimizer_wrapped.zero_grad(set_to_none=True)
-        self.job.emit(events.Warning_(f"torch.compile failed, so the run goes on without it, at normal speed ({reason})."))
-        return self._passes(micro_batches)
-
-    def _same_without_compiler(self, micro_batches: Sequence[Micro]) -> bool:
-        """Whether the gradients that are there are also those of blocks as they were written, within what bf16 rounds; they stay.
-
-        A compiler can be wrong without failing. Asked for each new shape, for which it compiles anew; dropout draws other numbers
-        in compiled blocks, so with it nothing can be compared.
-        """
-        from .captured import gradients_agree
-
-        compiled = [parameter.grad for parameter in self._parameters]
-        if self._captured is not None:  # the next pass writes where these are
-            compiled = [None if gradient is None else gradient.clone() for gradient in compiled]
-        self._optimizer_wrapped.zero_grad(set_to_none=True)
-        with not_compiled(self.model):
-            self._passes(micro_batches, as_written=True)
-        plain = [parameter.grad for parameter in self._parameters]
-        for parameter, gradient in zip(self._parameters, compiled, strict=True):
-            parameter.grad = gradient
-        return gradients_agree(compiled, plain)
-
-    def _passes(self, micro_batches: Sequence[Micro], *, as_written: bool = False) -> torch.Tensor:
-        import torch
-
-        total = torch.zeros((), device=self.job.device)
-        for index, micro in enumerate(micro_batches):
-            if self.job.config.network.dropout:  # drawn from where in the run this is, so that a continued run draws the same
-                where = (self.step, index, self.job.processes.rank) if self.job.processes.rank else (self.step, index)
-                torch.manual_seed(counters.derive_seed(self.job.config.training.seed, "dropout", *where) % 2**63)
-            for part in micro.batch.split(self.job.config.training.micro_batch_size):
-                # the loss is a mean over images: a part counts by how many of them it has
-                if self._captured is not None:
-                    share = micro.scale / micro.parts * (part.size / micro.batch.size)
-                    inputs = {**self._inputs(part), "share": torch.full((), share, device=self.job.device)}
-                    total += self._captured.run(inputs, as_written=as_written)
-                    continue
-                loss = self._loss(part) * micro.scale / micro.parts
-                loss = loss if part is micro.batch else loss * (part.size / micro.batch.size)
-                self._accelerator.backward(loss)
-                total += loss.detach()
-        return total
 
     def apply(self) -> None:
         """Change the weights. The caller holds ``between_steps``."""
@@ -302,9 +232,6 @@ class Learner:
         with self._accelerator.autocast():
             return self._text.conditions(batch.conditions, learning=learning)
 
-    def _loss(self, batch: objective.MicroBatch) -> torch.Tensor:
-        return self._loss_of(self._inputs(batch))
-
     def _predict(self, batch: objective.MicroBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """What the model says and what it should have said, (batch, 4, h, w), and the masks if there are any."""
         inputs = self._inputs(batch)
@@ -332,16 +259,3 @@ class Learner:
     def _loss_of(self, inputs: dict[str, Any]) -> torch.Tensor:
         weighed = (inputs["wanted"], inputs["timesteps"], inputs["weights"], inputs["masks"])
         return objective.loss(self._predicted(inputs), *weighed, self.job.config.objective, self._noise_scheduler)
-
-    def _capturing(self) -> Captured:
-        from .captured import Captured
-        from .casting import LowCopies
-
-        def compute(inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-            loss, scaler = self._loss_of(inputs) * inputs["share"], self._accelerator.scaler
-            return loss, loss if scaler is None else scaler.scale(loss)
-
-        def failed(reason: str) -> None:
-            self.job.emit(events.Warning_(f"CUDA graphs failed, so the run goes on without them, at normal speed ({reason})."))
-
-        return Captured(compute, self._parameters, failed, copies=LowCopies(self._network, self.job.dtype))

@@ -96,4 +96,4 @@ def prune(folder: Path, keep: int) -> None:
 
 def _number(path: Path) -> int:
     digits = path.name.removeprefix("step-")
-    return int(digits) if digits.isdigit() else -1
+    return int(digits) if digits.isdecimal() and digits.isascii() else -1

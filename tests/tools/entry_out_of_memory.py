@@ -17,14 +17,14 @@ def main() -> int:
     from trainer import entry
     from trainer.learner import Learner
 
-    honest = Learner._loss
+    honest = Learner._loss_of
 
-    def loss(self: Learner, batch: Any) -> torch.Tensor:
+    def loss(self: Learner, inputs: Any) -> torch.Tensor:
         if self.step:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB")
-        return honest(self, batch)
+        return honest(self, inputs)
 
-    Learner._loss = loss  # type: ignore[method-assign]
+    Learner._loss_of = loss  # type: ignore[method-assign]
     return entry.main()
 
 

@@ -188,7 +188,7 @@ def test_gradients_are_kept_apart_from_what_a_replay_overwrites(
     settings = configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path, {"training.gradient_accumulation": 1})
     with learning(settings) as (learner, portion):
         inputs = {**learner._inputs(portion.micro_batches[0].batch), "share": torch.tensor(1.0)}
-        passes = learner._capturing()
+        passes = learner._passes.capturing()
         parameters = adapter.parameters(learner.model)
         losses, sums = [], []
         for _ in range(3):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.unit.core.helpers import Trained, configuration, make_dataset, train_here
+from tests.hostile import Evil
+from tests.unit.core.helpers import UNDISTURBED, Trained, configuration, make_dataset, train_here
 from trainer import adapter, events, launch, resume
 from trainer.cache import _checksum
 from trainer.config import RunConfig
@@ -28,21 +29,8 @@ from trainer.runs import RunFolder, read_events
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
-STEPS = 6
-SETTINGS: dict[str, object] = {"training.max_steps": STEPS, "training.gradient_accumulation": 1, "training.checkpoint_every": 2}
+SETTINGS = UNDISTURBED
 AtStep = Callable[[int, Callable[[], None]], None]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run that nothing disturbed, with states at 2, 4 and 6. Not to be changed: copy the folder that it lies in."""
-    return train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path_factory.mktemp("undisturbed"), SETTINGS)).run
-
-
-@pytest.fixture(scope="module")
-def expected(undisturbed: RunFolder) -> bytes:
-    """Its LoRA."""
-    return undisturbed.lora.read_bytes()
 
 
 @pytest.fixture
@@ -127,7 +115,7 @@ def test_what_a_run_does_already_is_not_what_would_help_it(
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(Learner, "_loss", fail)
+    monkeypatch.setattr(Learner, "_loss_of", fail)
     error = error_of(train_here(config))
     assert error.kind == "memory"
     assert f"What helps most: {helps_most(config)} (about " in error.hint
@@ -142,8 +130,8 @@ def test_a_loss_that_overflows_keeps_the_checkpoint_before_it_and_goes_on_from_t
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
-        honest = Learner._loss
-        patch.setattr(Learner, "_loss", lambda self, *rest: honest(self, *rest) * (float("nan") if self.step >= 2 else 1))
+        honest = Learner._loss_of
+        patch.setattr(Learner, "_loss_of", lambda self, *rest: honest(self, *rest) * (float("nan") if self.step >= 2 else 1))
         trained = train_here(config)
     error = error_of(trained)
     assert (trained.status, error.kind) == (1, "nan")
@@ -233,16 +221,6 @@ def test_a_picture_that_was_replaced_by_another_of_its_size_is_named_and_not_cac
 
 
 # files that lie
-
-
-class Evil:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self._mark = mark
-
-    def __reduce__(self) -> tuple[object, tuple[str, str]]:
-        return (open, (str(self._mark), "w"))
 
 
 def rewrite(state: Path, values: object) -> None:
