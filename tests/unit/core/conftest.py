@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.core.helpers import make_dataset
+from tests.unit.core.helpers import UNDISTURBED, configuration, make_dataset, train_here
 from trainer import launch
+from trainer.runs import RunFolder
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -40,3 +41,17 @@ def quick_children(quick_trainer: Callable[[Path], Path], monkeypatch: pytest.Mo
 def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six pictures of 64 pixels with a caption each. Not to be changed: copy it first."""
     return make_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture(scope="package")
+def undisturbed(one_thread: None, shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that nothing disturbed, with states at 2, 4 and 6. Not to be changed: copy the folder that it lies in."""
+    trained = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path_factory.mktemp("undisturbed"), UNDISTURBED))
+    assert trained.status == 0
+    return trained.run
+
+
+@pytest.fixture(scope="package")
+def expected(undisturbed: RunFolder) -> bytes:
+    """Its LoRA."""
+    return undisturbed.lora.read_bytes()

@@ -28,6 +28,13 @@ DEFAULTS: dict[str, Any] = {
     "sample": {"every_epochs": 0, "steps": 2},
     "output": {"tensorboard": False},
 }
+# a run that nothing disturbs, with states at 2, 4 and 6: what disturbed ones have to end in (the fixture ``undisturbed``)
+UNDISTURBED: dict[str, object] = {
+    "training.max_steps": 6,
+    "training.gradient_accumulation": 1,
+    "training.checkpoint_every": 2,
+    "training.keep_checkpoints": 0,
+}
 
 
 def make_pictures(folder: Path, count: int, size: tuple[int, int] = (64, 64), seed: int = 0) -> Path:

@@ -17,28 +17,16 @@ import psutil
 import pytest
 
 from tests.tools.processes import of_run
-from tests.unit.core.helpers import configuration
+from tests.unit.core.helpers import UNDISTURBED, configuration
 from trainer import events, launch, resume
 from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.files import PARTIAL
 
 pytestmark = pytest.mark.slow
+SETTINGS = UNDISTURBED
 STEPS = 6
-SETTINGS: dict[str, object] = {
-    "training.max_steps": STEPS,
-    "training.gradient_accumulation": 1,
-    "training.checkpoint_every": 2,
-    "training.keep_checkpoints": 0,
-}
 OnEvent = Callable[[events.Event], None]
-
-
-@pytest.fixture(scope="module")
-def expected(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The LoRA of a run that nothing disturbed."""
-    config = configuration(shallow_checkpoint, dataset_folder, tmp_path_factory.mktemp("undisturbed"), SETTINGS)
-    return launch.train(config).lora.read_bytes()
 
 
 @dataclass(frozen=True)

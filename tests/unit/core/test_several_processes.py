@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tools.processes import of_run
-from tests.unit.core.helpers import configuration, make_dataset
+from tests.unit.core.helpers import configuration, make_dataset, train_here
 from trainer import cli, events, launch
 from trainer.config import RunConfig
 from trainer.errors import Cancelled, UserError
-from trainer.runs import RunResult, read_events
+from trainer.runs import read_events
 
 pytestmark = pytest.mark.slow
 SETTINGS: dict[str, object] = {
@@ -40,7 +40,7 @@ SETTINGS: dict[str, object] = {
 
 @dataclass(frozen=True)
 class Run:
-    result: RunResult
+    lora: Path
     told: list[events.Event]
 
     @property
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.float() for name, tensor in load_file(self.result.lora).items()}
+        return {name: tensor.float() for name, tensor in load_file(self.lora).items()}
 
 
 def settings(checkpoint: Path, dataset: Path, folder: Path, processes: int, **more: object) -> RunConfig:
@@ -64,8 +64,8 @@ def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    told: list[events.Event] = []
-    return Run(launch.train(settings(shallow_checkpoint, dataset_folder, tmp_path_factory.mktemp("one"), 1), on_event=told.append), told)
+    trained = train_here(settings(shallow_checkpoint, dataset_folder, tmp_path_factory.mktemp("one"), 1))
+    return Run(trained.run.lora, trained.told)
 
 
 def test_two_processes_learn_what_one_does(one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
@@ -78,13 +78,13 @@ def test_two_processes_learn_what_one_does(one: Run, shallow_checkpoint: Path, d
         if isinstance(event, events.Step) and not together:
             together.update(children_of(launch.prepare_run(config).path))
 
-    two = Run(launch.train(config, on_event=on_event), told)
+    two = Run(launch.train(config, on_event=on_event).lora, told)
     assert len(together) == 2, "the work was not shared"
     # the images of a step are the same; their gradients are only added up in another order
     assert two.losses == pytest.approx(one.losses, rel=1e-5)
     assert distance(two, one) < 2e-3
     # one writer: every step and every state is told once
-    log = read_events(two.result.run_dir / "events.jsonl")
+    log = read_events(launch.prepare_run(config).events)
     assert [event.step for event in log if isinstance(event, events.Step)] == list(range(1, len(one.losses) + 1))
     assert sum(isinstance(event, (events.Plan, events.Done)) for event in log) == 2
 
@@ -99,7 +99,7 @@ def test_a_run_may_go_on_with_another_number_of_processes(one: Run, shallow_chec
     assert stopped.step >= 1
     second = settings(shallow_checkpoint, dataset_folder, tmp_path, 1)
     assert launch.prepare_run(second).path == launch.prepare_run(first).path
-    resumed = Run(launch.train(second), [])
+    resumed = Run(train_here(second).run.lora, [])
     assert distance(resumed, one) < 2e-3
 
 
@@ -134,9 +134,9 @@ def test_a_launcher_of_ones_own_starts_the_entry_script(
     entry = Path(launch.__file__).with_name("entry.py")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--"]
     subprocess.run([*torchrun, str(entry), "--run", str(folder)], check=True, capture_output=True, timeout=300)
-    again = Run(launch.train(config), [])
-    assert again.result.reused
-    assert distance(again, one) < 2e-3
+    again = launch.train(config)
+    assert again.reused
+    assert distance(Run(again.lora, []), one) < 2e-3
 
 
 def test_an_accelerate_configuration_of_ones_own_is_launched_with(
@@ -150,7 +150,7 @@ def test_an_accelerate_configuration_of_ones_own_is_launched_with(
     given = tmp_path / "two.yaml"
     shutil.copyfile(ours.path / "accelerate.yaml", given)
     ranks: set[int] = set()
-    told = Run(launch.train(config, accelerate_config=given, on_event=lambda event: ranks.update(children_of(ours.path))), [])
+    told = Run(launch.train(config, accelerate_config=given, on_event=lambda event: ranks.update(children_of(ours.path))).lora, [])
     assert ranks == {0, 1}
     assert distance(told, one) < 2e-3
 
