@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 # Before torch and the Hugging Face libraries are imported: tests never ask the network, and idle threads do not spin.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,6 +25,9 @@ if shutil.which("nvidia-smi") is None:  # then Triton's interpreter runs our ker
     os.environ.setdefault("TRITON_INTERPRET", "1")
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # pytest-xdist: they and what they start share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+# how long an example takes says something about the machine, not about what is tested
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 gc.set_threshold(20_000, 50, 50)  # torch and its friends leave a million objects, all of which every full collection looks through
 
 _TESTS = Path(__file__).resolve().parent

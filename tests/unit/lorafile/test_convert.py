@@ -118,7 +118,7 @@ def test_a_record_that_does_not_fit_its_matrix_is_passed_over(tmp_path: Path) ->
         assert nearly(back[0])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(alpha=st.floats(0.05, 64), rank=st.integers(1, 9), magnitude=st.floats(1e-7, 100), seed=st.integers(0, 9))
 def test_folded_alpha_never_changes_the_effect(alpha: float, rank: int, magnitude: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

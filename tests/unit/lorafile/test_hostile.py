@@ -65,7 +65,7 @@ def test_file_that_is_something_else_is_refused(tmp_path: Path, content: bytes) 
         read_lora(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 30))
 def test_no_damage_gets_past_as_another_error(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
