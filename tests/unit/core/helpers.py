@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,3 +94,24 @@ def train_here(configured: config.RunConfig) -> Trained:
     run.config.write_text(configured.to_json(), encoding="utf-8")
     status = train_run(run.path, watch_stdin=False)
     return Trained(status, run, read_events(run.events))
+
+
+def thrown_back(trained: Trained, runs: Path, step: int) -> config.RunConfig:
+    """A copy of a finished run in the folder ``runs``, as if it had ended after ``step``: its configuration, to go on with."""
+    shutil.copytree(trained.run.path.parent, runs)
+    data: dict[str, Any] = json.loads(trained.run.config.read_text(encoding="utf-8"))
+    data["output"]["runs"] = str(runs)
+    configured = config.parse(data)
+    run = prepare_run(configured)
+    later = [path for path in run.checkpoints.iterdir() if int(path.name.removeprefix("step-")) > step]
+    assert later, "nothing is left to train"
+    for path in [*later, run.result, run.lora]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return configured
+
+
+def apart(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """The distance of two sets of tensors as a share of the second's size."""
+    assert first.keys() == second.keys()
+    differing = sum(float((first[name] - second[name]).square().sum()) for name in first)
+    return math.sqrt(differing / sum(float(value.square().sum()) for value in second.values()))

@@ -7,7 +7,6 @@ adapter; only the draws are the trainer's. Batches of two, so that weights of si
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from diffusers.training_utils import compute_snr
 from peft import LoraConfig
 from torch.nn import functional as F
 
-from tests.unit.core.helpers import Trained, configuration, make_dataset, train_here
+from tests.unit.core.helpers import Trained, apart, configuration, make_dataset, train_here
 from tests.unit.core.test_training_step import distance, draws, is_linear_or_1x1, names
 from trainer import adapter, counters, learner, optimizers
 from trainer.config import RunConfig
@@ -152,12 +151,6 @@ def train_ours(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[Trai
 
     monkeypatch.setattr(learner, "make_optimizer", watched)
     return train_here(config), given
-
-
-def apart(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-    """The distance of two sets of gradients as a share of their size."""
-    difference = sum(float((first[name] - tensor).square().sum()) for name, tensor in second.items())
-    return math.sqrt(difference / sum(float(tensor.square().sum()) for tensor in second.values()))
 
 
 @pytest.mark.parametrize("name", CASES)

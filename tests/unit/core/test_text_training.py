@@ -6,8 +6,6 @@ down matrices.
 
 from __future__ import annotations
 
-import math
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from transformers import CLIPTokenizer
 
 from tests.conftest import ComfyUI
 from tests.tools.make_checkpoint import make_empty_checkpoint
-from tests.unit.core.helpers import Trained, configuration, make_dataset, train_here
+from tests.unit.core.helpers import Trained, apart, configuration, make_dataset, thrown_back, train_here
 from tests.unit.core.test_training_step import distance, is_linear_or_1x1
 from tests.unit.lorafile.helpers import key_table
 from tests.unit.lorafile.test_tool_comfyui import comfy_key, load_in_comfyui
@@ -187,13 +185,6 @@ def both(
     return request.param, ours, train_plainly(run, drawn(run))
 
 
-def apart(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-    """The distance of two sets of tensors as a share of the second's size."""
-    assert first.keys() == second.keys()
-    differing = sum(float((first[name] - second[name]).square().sum()) for name in first)
-    return math.sqrt(differing / sum(float(value.square().sum()) for value in second.values()))
-
-
 def of_text(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in tensors.items() if name.startswith("te")}
 
@@ -330,13 +321,7 @@ def test_a_continued_run_ends_in_the_same_bits(shallow_checkpoint: Path, tmp_pat
     folder = make_dataset(tmp_path, 4)
     changes = {**QUICK, **RESUMED[name], "training.max_steps": 4, "training.epochs": 2, "training.checkpoint_every": 1}
     whole = train_here(configuration(shallow_checkpoint, folder, tmp_path / "whole", changes))
-    resumed = configuration(shallow_checkpoint, folder, tmp_path / "cut", changes)
-    first = train_here(resumed)
-    for step in (2, 3, 4):
-        shutil.rmtree(first.run.checkpoints / f"step-{step:06d}")
-    (first.run.path / "result.json").unlink()
-    first.run.lora.unlink()
-    again = train_here(resumed)
+    again = train_here(thrown_back(whole, tmp_path / "cut", 1))
     assert again.status == 0
     assert [event.step for event in again.steps][-3:] == [2, 3, 4]
     assert again.run.lora.read_bytes() == whole.run.lora.read_bytes()

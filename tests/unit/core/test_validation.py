@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import types
 from dataclasses import replace
@@ -15,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.unit.core.helpers import Trained, configuration, make_dataset, train_here
+from tests.unit.core.helpers import Trained, configuration, make_dataset, thrown_back, train_here
 from trainer import adapter, config, counters, events
 from trainer.cache import Cache
 from trainer.config import ValidationSection
@@ -93,15 +92,9 @@ def whole(shallow_checkpoint: Path, folder: Path, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module")
-def cut(shallow_checkpoint: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory, wandb: FakeWandb) -> Trained:
+def cut(whole: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The same, thrown back in the middle of an epoch and continued."""
-    configured = configuration(shallow_checkpoint, folder, tmp_path_factory.mktemp("cut"), EVERYTHING)
-    first = train_here(configured)
-    for step in range(4, STEPS + 1):
-        shutil.rmtree(first.run.checkpoints / f"step-{step:06d}")
-    first.run.result.unlink()
-    first.run.lora.unlink()
-    again = train_here(configured)
+    again = train_here(thrown_back(whole, tmp_path_factory.mktemp("cut") / "runs", 3))
     plans = [event for event in again.told if isinstance(event, events.Plan)]
     assert (again.status, plans[-1].start_step) == (0, 3)
     return again
