@@ -50,7 +50,7 @@ class Server:
     port: int
     process: subprocess.Popen[bytes]
     log_path: Path
-    full_size: bool = False  # whether tests use the full-size checkpoint on this server
+    thorough: bool = False  # whether tests take their time here: the full-size checkpoint, every example of values and files
     client_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     messages: list[dict[str, Any]] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)

@@ -70,7 +70,7 @@ def server(
     link(tiny_checkpoint, base / "models" / "checkpoints" / TINY)
     link(full_checkpoint, base / "models" / "checkpoints" / FULL)
     running = start(place.path, place.python, base, children=quick_trainer(place.python))
-    running.full_size = place == _FOUND[0]  # one ComfyUI with the real size, the others with a tiny model: time
+    running.thorough = place == _FOUND[0]  # one ComfyUI with the real size and every example, the others with a tiny model and some: time
     yield running
     running.stop()
 
