@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.unit.core.helpers import Trained, configuration, make_dataset, make_pictures, train_here
+from tests.unit.core.helpers import Trained, configuration, lose_a_gradient, make_dataset, make_pictures, train_here
 from tests.unit.core.test_engine import learning, same_training
 from trainer import adapter, captured, engine, events, plan
 from trainer.captured import Passed
@@ -23,6 +23,7 @@ from trainer.dataset import PrepareSettings, prepare
 from trainer.dataset.settings import BucketSettings
 
 CHANGES: dict[str, Any] = {"training.batch_size": 2, "training.gradient_accumulation": 2, "training.epochs": 3, "optimizer.lr": 1e-2}
+AsWritten = Callable[..., Trained]
 
 
 class Repeating:
@@ -60,6 +61,27 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Repeating]:
     return Own
 
 
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures: batches of two, two and one."""
+    return make_dataset(tmp_path_factory.mktemp("five"), 5)
+
+
+@pytest.fixture(scope="module")
+def as_written(shallow_checkpoint: Path, five: Path, tmp_path_factory: pytest.TempPathFactory) -> AsWritten:
+    """``CHANGES`` and more, trained without recordings; once for the same settings."""
+    runs, known = tmp_path_factory.mktemp("written"), dict[str, Trained]()
+
+    def trained(**more: Any) -> Trained:
+        if repr(more) not in known:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(plan, "_captures", lambda *_: False)
+                known[repr(more)] = train_here(configuration(shallow_checkpoint, five, runs, {**CHANGES, **more}))
+        return known[repr(more)]
+
+    return trained
+
+
 def both_ways(settings: Callable[[str], RunConfig], monkeypatch: pytest.MonkeyPatch) -> tuple[Trained, Trained]:
     recording = train_here(settings("recording"))
     monkeypatch.setattr(plan, "_captures", lambda *_: False)
@@ -84,11 +106,10 @@ def warnings(trained: Trained) -> list[str]:
     ids=["plain", "in parts", "weighted", "checkpointed", "convolutions", "DoRA", "schedule-free"],
 )
 def test_recorded_passes_train_as_written_ones(
-    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], more: dict[str, Any]
 ) -> None:
-    folder = make_dataset(tmp_path, 5)  # batches of two, two and one
-    plain, recording = both_ways(lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, {**CHANGES, **more}), monkeypatch)
-    same_training(plain, recording)
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, {**CHANGES, **more}))
+    same_training(as_written(**more), recording)
     assert recorder.recorded == (1 if "training.micro_batch_size" in more else 2)
     assert recorder.replayed > 2 * recorder.recorded
     assert warnings(recording) == []
@@ -113,21 +134,20 @@ def test_every_size_of_picture_has_a_recording(
 
 
 def test_a_recorder_that_fails_turns_itself_off_with_a_warning(
-    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Repeating, compute: Callable[[], Passed]) -> Any:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(recorder, "__call__", refuse)
-    folder = make_dataset(tmp_path, 5)
-    plain, recording = both_ways(lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, CHANGES), monkeypatch)
-    same_training(plain, recording)
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    same_training(as_written(), recording)
     (warning,) = warnings(recording)
     assert "CUDA graphs failed" in warning and "when stream is capturing)" in warning
 
 
 def test_a_recording_that_computes_something_else_is_not_used(
-    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(self: Repeating, compute: Callable[[], Passed]) -> Any:
         replay, passed = Repeating.__call__(self, compute)
@@ -141,31 +161,23 @@ def test_a_recording_that_computes_something_else_is_not_used(
         return wrong, passed
 
     monkeypatch.setattr(recorder, "__call__", lose)
-    folder = make_dataset(tmp_path, 5)
-    plain, recording = both_ways(lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, CHANGES), monkeypatch)
-    same_training(plain, recording)
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    same_training(as_written(), recording)
     (warning,) = warnings(recording)
     assert "its gradients were not those of the pass as written" in warning
 
 
 def test_a_compiler_that_fails_takes_its_recordings_with_it(
-    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path,
+    five: Path,
+    as_written: AsWritten,
+    tmp_path: Path,
+    recorder: type[Repeating],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def lose_a_gradient(unet: Any) -> None:
-        block: Any = engine.blocks(unet)[-1]
-
-        def wrong(*arguments: Any, **named: Any) -> torch.Tensor:
-            result: torch.Tensor = type(block).forward(block, *arguments, **named)
-            result.register_hook(torch.zeros_like)
-            return result
-
-        block._compiled_call_impl = wrong
-
-    monkeypatch.setattr("trainer.learner.compile_blocks", lose_a_gradient)
-    folder = make_dataset(tmp_path, 4)
-    plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain"))
-    recording = train_here(configuration(shallow_checkpoint, folder, tmp_path / "recording", {"training.compile": True}))
-    same_training(plain, recording)
+    monkeypatch.setattr("trainer.passes.compile_blocks", lose_a_gradient)
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, {**CHANGES, "training.compile": True}))
+    same_training(as_written(), recording)
     (warning,) = warnings(recording)
     assert "torch.compile failed" in warning
 

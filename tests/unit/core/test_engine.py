@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.unit.core.helpers import Trained, configuration, make_dataset, train_here
+from tests.unit.core.helpers import Trained, configuration, lose_a_gradient, make_dataset, train_here
 from trainer import adapter, engine, events
 from trainer.cache import encode_latents
 from trainer.child import Emitter
@@ -182,40 +182,38 @@ def test_compiled_blocks_give_the_losses_of_plain_ones(shallow_checkpoint: Path,
     torch._dynamo.reset()
 
 
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four pictures."""
+    return make_dataset(tmp_path_factory.mktemp("four"), 4)
+
+
+@pytest.fixture(scope="module")
+def plain(shallow_checkpoint: Path, four: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run of them without a compiler."""
+    return train_here(configuration(shallow_checkpoint, four, tmp_path_factory.mktemp("plain")))
+
+
 @pytest.mark.parametrize("stage", ["forward", "backward"])
 def test_a_compiler_that_fails_turns_itself_off_with_a_warning(
-    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    shallow_checkpoint: Path, four: Path, plain: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     def fail(unet: Any) -> None:
         block: Any = engine.blocks(unet)[0]  # the first: in the backward pass, the others have their gradients when it fails
         block._compiled_call_impl = lambda *arguments, **named: _failing(stage, type(block).forward(block, *arguments, **named))
 
-    monkeypatch.setattr("trainer.learner.compile_blocks", fail)
-    folder = make_dataset(tmp_path, 4)
-    plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain"))
-    failed = train_here(configuration(shallow_checkpoint, folder, tmp_path / "failed", {"training.compile": True}))
+    monkeypatch.setattr("trainer.passes.compile_blocks", fail)
+    failed = train_here(configuration(shallow_checkpoint, four, tmp_path, {"training.compile": True}))
     same_training(plain, failed)
     warnings = [event.message for event in failed.told if isinstance(event, events.Warning_)]
     assert len(warnings) == 1 and "no C++ compiler" in warnings[0]
 
 
 def test_a_compiler_that_computes_something_else_turns_itself_off_with_a_warning(
-    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, four: Path, plain: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose_a_gradient(unet: Any) -> None:
-        block: Any = engine.blocks(unet)[-1]
-
-        def wrong(*arguments: Any, **named: Any) -> torch.Tensor:
-            result: torch.Tensor = type(block).forward(block, *arguments, **named)
-            result.register_hook(torch.zeros_like)
-            return result
-
-        block._compiled_call_impl = wrong
-
-    monkeypatch.setattr("trainer.learner.compile_blocks", lose_a_gradient)
-    folder = make_dataset(tmp_path, 4)
-    plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain"))
-    wrong = train_here(configuration(shallow_checkpoint, folder, tmp_path / "wrong", {"training.compile": True}))
+    monkeypatch.setattr("trainer.passes.compile_blocks", lose_a_gradient)
+    wrong = train_here(configuration(shallow_checkpoint, four, tmp_path, {"training.compile": True}))
     same_training(plain, wrong)
     warnings = [event.message for event in wrong.told if isinstance(event, events.Warning_)]
     assert len(warnings) == 1 and "its gradients were not those of the blocks as written" in warnings[0]
