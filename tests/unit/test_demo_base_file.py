@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("diffusers")
-
-from demo.base_file import write_base  # noqa: E402
-from demo.model import Widths, build_text_encoder, build_unet, build_vae  # noqa: E402
-from trainer.families import family_of, open_checkpoint  # noqa: E402
+from demo.base_file import write_base
+from demo.model import Widths, build_text_encoder, build_unet, build_vae
+from trainer.families import family_of, open_checkpoint
 
 SMALL = Widths(vae=(32, 32, 64, 64), unet=(32, 64), unet_attention=(True, False), text=64, text_layers=2)
 BASE = Widths(vae=(32, 64, 64, 64), unet=(32, 64, 64), unet_attention=(False, True, False), text=64, text_layers=1)

@@ -9,19 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("diffusers")
-
-from demo import fresh, train_unet  # noqa: E402
-from demo.captions import load_tokenizer  # noqa: E402
-from demo.fresh import CHUNK, Fresh, Part, draw  # noqa: E402
-from demo.pictures import FIRST_TRAINING_SEED  # noqa: E402
-from demo.portraits import BASE_STYLES, CHOICES, STYLE_WORDS, attribute_names, random_portrait  # noqa: E402
-from demo.recipe import MANY, _further  # noqa: E402
-from demo.train_unet import Growing, LatentSet, UnetSettings  # noqa: E402
-from tests.unit.test_demo_recipe import TOY  # noqa: E402
-from trainer.files import PARTIAL  # noqa: E402
+from demo import fresh, train_unet
+from demo.captions import load_tokenizer
+from demo.fresh import CHUNK, Fresh, Part, draw
+from demo.pictures import FIRST_TRAINING_SEED
+from demo.portraits import BASE_STYLES, CHOICES, STYLE_WORDS, attribute_names, random_portrait
+from demo.recipe import MANY, _further
+from demo.train_unet import Growing, LatentSet, UnetSettings
+from tests.unit.test_demo_recipe import TOY
+from trainer.files import PARTIAL
 
 SIZE = 64
 

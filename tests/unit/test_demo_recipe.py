@@ -8,21 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("diffusers")
-
-from demo import pictures as pictures_module  # noqa: E402
-from demo import progress, recipe, train_unet, train_vae  # noqa: E402
-from demo.base_file import write_base  # noqa: E402
-from demo.initialise import full_resolution_blocks, start_vae  # noqa: E402
-from demo.model import LATENT_SCALE, Widths, build_text_encoder, build_unet, build_vae  # noqa: E402
-from demo.optimiser import orthogonalise  # noqa: E402
-from demo.pictures import portrait_pictures, shape_pictures  # noqa: E402
-from demo.portraits import STYLES  # noqa: E402
-from demo.train_unet import LatentSet, UnetSettings, loss_weight, noise_schedule, stratified_timesteps  # noqa: E402
-from demo.train_vae import VaeSettings, encode, fold_scale, reconstruction_loss  # noqa: E402
-from demo.vocabulary import UsedTokens  # noqa: E402
+from demo import pictures as pictures_module
+from demo import progress, recipe, train_unet, train_vae
+from demo.base_file import write_base
+from demo.initialise import full_resolution_blocks, start_vae
+from demo.model import LATENT_SCALE, Widths, build_text_encoder, build_unet, build_vae
+from demo.optimiser import orthogonalise
+from demo.pictures import portrait_pictures, shape_pictures
+from demo.portraits import STYLES
+from demo.train_unet import LatentSet, UnetSettings, loss_weight, noise_schedule, stratified_timesteps
+from demo.train_vae import VaeSettings, encode, fold_scale, reconstruction_loss
+from demo.vocabulary import UsedTokens
 
 TOY = Widths(vae=(32, 32, 32, 32), unet=(32, 32), unet_attention=(True, False), text=64, text_layers=1)
 CPU = torch.device("cpu")

@@ -256,9 +256,10 @@ def test_killed_run_resumes(tmp_path: Path) -> None:
             break
         time.sleep(0.05)
     child.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-    child.wait()
+    assert child.wait() != 0
     (out / ".partial-left.png").write_bytes(b"half")
     done = len(list(out.glob("*.png"))) - 1
+    assert done < 40, "it was not killed before it had ended"
     result = prepare(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="mk01", resolution=1024))
     assert result.kept == 40
     assert 1 <= result.reused <= done

@@ -99,8 +99,9 @@ def test_any_text_splits_or_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(("layers", "attention"), [(1, (True, True)), (2, (False, True, True)), (3, (True, False))])
 def test_names_of_an_unusual_unet_are_those_that_diffusers_gives_it(layers: int, attention: tuple[bool, ...]) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    unet = diffusers.UNet2DConditionModel(
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
         block_out_channels=(32,) * len(attention),
         layers_per_block=layers,
         down_block_types=["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention],

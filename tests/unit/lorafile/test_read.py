@@ -146,7 +146,8 @@ def peft_model() -> torch.nn.Module:
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("dora", [False, True])
 def test_folder_that_peft_saved_gives_pefts_own_weights(tmp_path: Path, rslora: bool, dora: bool) -> None:
-    peft = pytest.importorskip("peft")
+    import peft
+
     torch.manual_seed(0)
     config = peft.LoraConfig(
         r=4, lora_alpha=6, target_modules=["to_q", "to_k"], alpha_pattern={"attn2.to_k": 3}, use_rslora=rslora, use_dora=dora
@@ -298,8 +299,10 @@ def test_cloneofsimo_safetensors_with_an_embedding(tmp_path: Path) -> None:
 
 def extended() -> tuple[list[str], list[torch.Tensor]]:
     """Names and tensors as cloneofsimo's library lists them: the layers below its target classes, walked on diffusers' own UNet."""
+    from diffusers import UNet2DConditionModel
+
     with torch.device("meta"):
-        model = pytest.importorskip("diffusers").UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)  # SD 1.5's otherwise
+        model = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)  # SD 1.5's otherwise
     names: list[str] = []
     for name, module in model.named_modules():
         if type(module).__name__ in ("ResnetBlock2D", "CrossAttention", "Attention", "GEGLU"):

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+import transformers
 
 from trainer.lorafile import convert, write_lora
 from trainer.lorafile.algorithms import delta_shape
 
 from .compat import record
 from .samples import clip_layers, sample, sd15_sizes, sdxl_sizes
-
-diffusers = pytest.importorskip("diffusers")
-transformers = pytest.importorskip("transformers")
 
 _COMMON = {"sample_size": 64, "layers_per_block": 2, "norm_num_groups": 32}
 _UNETS: dict[str, dict[str, Any]] = {
