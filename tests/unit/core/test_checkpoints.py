@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file, save_file
 
+from tests.hostile import Evil
 from tests.tools.ldm_layout import TINY
 from trainer.errors import UserError
 from trainer.families import family_of, open_checkpoint
@@ -114,16 +115,6 @@ def test_a_ckpt_of_plain_weights_gives_the_same_model(
     assert torch.equal(noise_prediction(FAMILY.load_unet(checkpoint, torch.float32)), expected)
 
 
-class Attack:
-    """Unpickling this makes a file: whatever it could name, it could run."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.marker,)
-
-
 class Foreign:
     """A harmless object of a class that is no tensor, such as training frameworks leave in their files."""
 
@@ -131,7 +122,7 @@ class Foreign:
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_a_ckpt_that_holds_code_is_refused_and_nothing_runs(weights: Tensors, tmp_path: Path, zipped: bool) -> None:
     marker, path = tmp_path / "it-ran", tmp_path / "model.ckpt"
-    torch.save({"state_dict": weights, "callbacks": Attack(marker)}, path, _use_new_zipfile_serialization=zipped)
+    torch.save({"state_dict": weights, "callbacks": Evil(marker)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match="can run code") as caught:
         open_checkpoint(str(path))
     assert ".safetensors" in caught.value.hint
