@@ -1,8 +1,9 @@
-"""What the browser reads about a run: where its folder is, and from where it goes on."""
+"""What the browser reads about a run: where its folder is, and from where it goes on; and nothing else."""
 
 from __future__ import annotations
 
 import pytest
+import requests
 
 from tests.server.comfy_server import Server
 from trainer import events
@@ -37,3 +38,14 @@ def test_the_ending_of_a_run_is_where_it_goes_on(
     told = server.get(f"/animelora/runs/{name}")
     assert told["folder"] == str(folder.resolve())
     assert {key: told["ending"][key] for key in ending} == ending
+
+
+def test_the_routes_hand_out_nothing_but_runs(server: Server) -> None:
+    secret = server.base / "output" / "animelora" / "events.jsonl"
+    secret.parent.mkdir(parents=True, exist_ok=True)
+    secret.write_text("{}", encoding="utf-8")
+    for name in ("..", "%2e%2e", "..%2f..", "%2fetc", ".", "no-such-run", "_cache", "a%00b", "..%5c.."):
+        answer = requests.get(f"{server.url}/animelora/runs/{name}", timeout=30)
+        assert answer.status_code in (404, 405), (name, answer.text[:200])
+    for path in ("/animelora/running", "/animelora/finished", "/animelora/runs/x"):
+        assert requests.post(f"{server.url}{path}", timeout=30).status_code in (403, 404, 405)
