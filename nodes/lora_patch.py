@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,16 @@ from ..trainer.errors import UserError
 from .schema import known
 
 log = logging.getLogger("animelora")
+
+# LyCORIS' names of the tensors in the ``weights`` of ComfyUI's adapters, in their order
+_TENSORS = {
+    "lora": ("lora_up.weight", "lora_down.weight", "alpha", "lora_mid.weight", "dora_scale", "reshape"),
+    "loha": ("hada_w1_a", "hada_w1_b", "alpha", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "dora_scale"),
+    "lokr": (
+        *("lokr_w1", "lokr_w2", "alpha", "lokr_w1_a", "lokr_w1_b"),
+        *("lokr_w2_a", "lokr_w2_b", "lokr_t2", "dora_scale"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -131,26 +142,52 @@ def _check_fit(name: str, model: Any, clip: Any, reading: _Reading, made_for: st
     )
 
 
-def _fits(key: Any, adapter: Any, model: Any, clip: Any) -> bool:
-    """Whether an adapter's product has the shape of the weight that it changes (checked for LoRA and LoHa)."""
-    name = getattr(adapter, "name", "")
-    if name not in ("lora", "loha") or not isinstance(key, str):
-        return True
-    root = model.model if key.startswith("diffusion_model.") else clip.cond_stage_model
-    shape = tuple(comfy.utils.get_attr(root, key).shape)
-    up, down = (adapter.weights[0], adapter.weights[1]) if name == "lora" else (adapter.weights[0], adapter.weights[2])
-    middle = adapter.weights[3] if name == "lora" else adapter.weights[5]
-    if middle is not None or (name == "lora" and adapter.weights[5] is not None):
-        return True  # Tucker-decomposed or reshaped: ComfyUI checks those itself
-    inner = down.shape[0] if name == "loha" else up.flatten(1).shape[1]
-    return bool(up.shape[0] == shape[0] and inner == down.flatten(1).shape[0] and up.shape[0] * down.flatten(1).shape[1] == _count(shape))
+def _fits(key: Any, patch: Any, model: Any, clip: Any) -> bool:
+    """Whether a patch has the shape of the weight that it changes: one that has not does nothing, and only ComfyUI's log says so."""
+    name = getattr(patch, "name", "")
+    if not isinstance(key, str) or (name not in _TENSORS and not isinstance(patch, tuple)):
+        return True  # a part of a weight, or an algorithm that ComfyUI checks itself
+    weight = _weight(model.model if key.startswith("diffusion_model.") else clip.cond_stage_model, key)
+    if weight is None:
+        return False
+    shape = tuple(weight.shape)
+    if isinstance(patch, tuple):
+        return tuple(patch[1][0].shape) == shape  # a plain difference, or a whole weight
+    return _adapter_fits(name, patch.weights, shape)
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
+def _weight(root: Any, key: str) -> Any:
+    try:
+        return comfy.utils.get_attr(root, key)
+    except AttributeError:  # the layer has no bias
+        return None
+
+
+def _adapter_fits(name: str, weights: Sequence[Any], shape: tuple[int, ...]) -> bool:
+    from ..trainer.lorafile import algorithms
+
+    tensors = dict(zip(_TENSORS[name], weights, strict=False))
+    reshaped = tensors.pop("reshape", None)
+    if reshaped is not None:
+        return True  # ComfyUI makes the weight larger first
+    tensors = {suffix: tensor for suffix, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+    scale = tensors.pop("dora_scale", None)
+    try:
+        change = algorithms.delta_shape(name, tensors)
+    except (RuntimeError, ValueError, IndexError, KeyError):  # the file's tensors do not fit each other
+        return False
+    fits = change[0] == shape[0] and math.prod(change) == math.prod(shape)
+    return fits and (scale is None or _scale_fits(tuple(scale.shape), shape))
+
+
+def _scale_fits(scale: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether DoRA's magnitudes are one for each output or each input: ComfyUI divides them by a norm of that shape."""
+    axis = 0 if scale[:1] == shape[:1] else 1
+    norm = tuple(size if index == axis else 1 for index, size in enumerate(shape))
+    try:
+        return tuple(torch.broadcast_shapes(scale, norm)) == norm and math.prod(scale) == math.prod(norm)
+    except RuntimeError:
+        return False
 
 
 def _some(names: Any, most: int = 3) -> str:

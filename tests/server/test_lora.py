@@ -92,6 +92,35 @@ def test_a_lora_for_another_family_is_refused_by_name(server: Server, context: i
     assert "choose another LoRA" in failure.value.message
 
 
+def one_layer(kind: str, width: int, context: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Tensors of another algorithm than LoRA for the text keys of a cross-attention, made here without the pack's code."""
+    key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    change = {
+        "lokr": {"lokr_w1": (4, 4), "lokr_w2": (width // 4, context // 4)},
+        "lokr of four": {"lokr_w1_a": (4, 1), "lokr_w1_b": (1, 4), "lokr_w2_a": (width // 4, 2), "lokr_w2_b": (2, context // 4)},
+        "diff": {"diff": (width, context)},
+        "set_weight": {"set_weight": (width, context)},
+        "dora": {"lora_up.weight": (width, 2), "lora_down.weight": (2, SIZE.text_width), "dora_scale": (1, context)},
+    }[kind]
+    return {f"{key}.{suffix}": np.full(shape, 0.1, np.float16) for suffix, shape in change.items()}
+
+
+@pytest.mark.parametrize("kind", ["lokr", "lokr of four", "diff", "set_weight", "dora"])
+def test_a_file_of_any_algorithm_for_another_model_is_refused(server: Server, kind: str) -> None:
+    """ComfyUI only logs that these have another shape, and paints as if they were not there."""
+    path = loras(server) / f"{kind}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    graph = load_lora(path.name) | {"show": node("PreviewAny", source=["load", 2])}
+    save_file(one_layer(kind, SIZE.unet[0], 2 * SIZE.text_width), path, {"ss_base_model_version": "sdxl_base_v1-0"})
+    with pytest.raises(PromptFailed, match="does not fit this model: 1 of 1 layers have another shape") as failure:
+        server.run(graph)
+    assert "made for Stable Diffusion XL" in failure.value.message
+    tensors = one_layer(kind, SIZE.unet[0], SIZE.text_width)
+    save_file(tensors, path)
+    server.run(graph)
+    assert ("load", f"{len(tensors)} of {len(tensors)} keys used") in server.texts
+
+
 def test_a_file_without_any_key_of_the_model_is_refused(server: Server) -> None:
     attention_lora(loras(server) / "foreign.safetensors", context=SIZE.text_width, prefix="lora_transformer_double_blocks_0")
     with pytest.raises(PromptFailed, match="does not fit this model"):
