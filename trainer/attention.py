@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .devices import has_cudnn_attention
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ _TRIED = (1, 16, 2, 32)  # batch, tokens, heads, channels of the call that is tr
 def choose_attention(asked: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     """``("sdpa" or "xformers", why not xformers)``; the second is empty unless xformers is installed and cannot be used.
 
-    ``auto`` takes xformers where it works. Raises UserError when ``xformers`` is asked for and does not work.
+    ``auto`` takes xformers where it works, but on Hopper and newer, where torch has cuDNN's. Raises UserError when ``xformers`` is asked
+    for and does not work.
     """
-    if asked == "sdpa":
+    if asked == "sdpa" or (asked == "auto" and has_cudnn_attention(device)):
         return "sdpa", ""
     try:
         _try_xformers(device, dtype)

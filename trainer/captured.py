@@ -7,12 +7,13 @@ with one call; see "Accelerating PyTorch with CUDA Graphs" (Nguyen, Carilli et a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
 
 from .casting import LowCopies
+from .hints import is_out_of_memory
 
 Inputs = dict[str, Any]
 """Tensors on the device, None, or tables of such."""
@@ -54,7 +55,7 @@ class Captured:
         if self._copies is not None:
             self._copies.refresh()
         if as_written or not self.active:
-            loss, gradients = self._passed(inputs)
+            loss, gradients = self._in_the_room_there_is(inputs)
             self._add(gradients)
             return loss
         key = tuple((name, tensor.shape, tensor.dtype) for name, tensor in _tensors(inputs))
@@ -65,14 +66,34 @@ class Captured:
             replay()
             self._add(gradients)
             return loss
-        loss, gradients = self._passed(inputs)
-        self._capture(key, inputs, gradients)
+        loss, gradients = self._in_the_room_there_is(inputs)
+        # a pass in which fp16 overflows has nothing to compare a recording with: the next one is recorded
+        if self.active and _are_finite(gradients):
+            self._capture(key, inputs, gradients)
         self._add(gradients)
         return loss
 
     def forget(self) -> None:
-        """Drop all recordings: something that they contain has changed."""
+        """Drop all recordings and their memory: something that they contain has changed."""
         self._recorded.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _in_the_room_there_is(self, inputs: Inputs) -> Passed:
+        """A pass as written; where memory runs out for it beside recordings, without them."""
+        try:
+            return self._passed(inputs)
+        except Exception as error:
+            if not self._recorded or not is_out_of_memory(error):
+                raise
+        # outside of the except: there, the failed pass would still hold its memory
+        self._give_up("memory ran out beside the recordings of other sizes of pictures")
+        return self._passed(inputs)
+
+    def _give_up(self, reason: str) -> None:
+        self.active = False
+        self.forget()
+        self._failed(reason)
 
     def _passed(self, inputs: Inputs) -> Passed:
         with self._copies or nullcontext():
@@ -92,10 +113,11 @@ class Captured:
                 return
             reason = "its gradients were not those of the pass as written"
         except Exception as error:  # a driver or a kernel library can refuse in any way
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        self.active = False
-        self.forget()
-        self._failed(reason)
+            cause: BaseException = error
+            while cause.__context__ is not None:  # the end of a recording fails because something in it did
+                cause = cause.__context__
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
+        self._give_up(reason)
 
     def _into_results(self, passed: Passed) -> Passed:
         """A recording keeps the tensors that it gives: all give the same ones, or each set of shapes would hold gradients of its own."""
@@ -132,15 +154,17 @@ class Captured:
 
 
 class CudaRecorder:
-    """Records CUDA graphs that share their memory: only one of them runs at a time."""
+    """Records CUDA graphs that share their memory: only one of them runs at a time, and all are recorded on one stream, as torch hands
+    freed memory on within a stream only."""
 
     def __init__(self) -> None:
         self._pool: Any = torch.cuda.graph_pool_handle()
+        self._side = torch.cuda.Stream()
 
     def __call__(self, compute: Callable[[], Passed]) -> tuple[Callable[[], None], Passed]:
         """See :data:`Recorder`. Raises what capturing raises."""
         torch.cuda.empty_cache()  # what the pass as written took is taken again from the graphs' own memory
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        current, side = torch.cuda.current_stream(), self._side
         side.wait_stream(current)
         with torch.cuda.stream(side):  # libraries set themselves up for a new stream, which cannot be recorded
             compute()
@@ -149,8 +173,15 @@ class CudaRecorder:
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         # other threads go on: one reads the next batch into page-locked memory
-        with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
-            passed = compute()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+                passed = compute()
+        except Exception:
+            with suppress(Exception):  # as long as it believes that a recording goes on, torch frees nothing for one that lacks memory
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+            raise
+        finally:
+            torch.cuda.set_stream(current)  # which torch leaves undone where the recording's end fails
         return graph.replay, passed
 
 
@@ -175,6 +206,12 @@ def gradients_agree(ours: Sequence[torch.Tensor | None], theirs: Sequence[torch.
             size = size + other.float().square().sum()
     # where fp16 overflows in both, the scaler leaves the step out
     return not bool(torch.isfinite(torch.as_tensor(size))) or bool(apart <= APART**2 * size)
+
+
+def _are_finite(gradients: Sequence[torch.Tensor | None]) -> bool:
+    """Waits for the device."""
+    there = [gradient for gradient in gradients if gradient is not None]
+    return not there or bool(torch.isfinite(torch.stack(torch._foreach_norm([gradient.float() for gradient in there]))).all())
 
 
 def _tensors(inputs: Inputs, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-_OTHERS_GB = 1.0
+_OTHERS_GB = 1.5
+_AMPERE, _HOPPER = 8, 9  # major compute capabilities; from Ampere on GPUs multiply bf16 matrices
+_QUEUED = 2  # steps
 
 
 def pick_device(asked: str) -> torch.device:
@@ -55,8 +58,15 @@ def pick_precision(asked: str, device: torch.device) -> str:
     if asked != "auto":
         return asked
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= _AMPERE else "fp16"  # older GPUs only emulate bf16
     return "bf16" if cpu_has_bf16() else "fp32"
+
+
+def has_cudnn_attention(device: torch.device) -> bool:
+    """Whether ``device`` is a GPU on which torch's own attention is cuDNN's."""
+    import torch
+
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= _HOPPER
 
 
 def cpu_has_bf16() -> bool:
@@ -97,6 +107,27 @@ def use_own_gpu() -> None:
     rank = os.environ.get("LOCAL_RANK", "")
     if rank.isdigit() and int(rank) < gpu_count():
         torch.cuda.set_device(int(rank))
+
+
+class Queue:
+    """Keeps the processor at most two steps ahead of a GPU: enough for the GPU never to wait, and few enough that what is told of speed and
+    progress is the GPU's, and that a stop need not wait for long."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._events: deque[Any] = deque()
+
+    def step(self) -> None:
+        """A step was handed over; waits until the GPU has done all but the last two."""
+        import torch
+
+        if self._device.type != "cuda":
+            return
+        event = torch.cuda.Event()
+        event.record()
+        self._events.append(event)
+        if len(self._events) > _QUEUED:
+            self._events.popleft().synchronize()
 
 
 def return_memory(device: torch.device) -> None:

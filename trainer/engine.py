@@ -71,8 +71,8 @@ def kernels_problem(device: torch.device, dtype: torch.dtype) -> str:
 
     try:
         from .kernels import works
-    except ImportError as error:
-        return str(error)
+    except Exception as error:  # a Triton that does not fit this torch fails with anything
+        return str(error) or type(error).__name__
     with torch.inference_mode(False), torch.enable_grad():  # also where a plan is made in ComfyUI, whose nodes run without gradients
         return works(device, dtype)
 

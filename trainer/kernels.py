@@ -426,6 +426,9 @@ def _layer_norm_backward(
     tl.store(dx + where, result.to(dx.dtype.element_ty), mask=there)
 
 
+# Of the kernels below ``count`` is specialised: where it is a multiple of 16, a thread reads and writes 16 bytes at once, not two.
+
+
 @triton.jit
 def _halves(projected, start, count, width, BLOCK: tl.constexpr):
     """Places in the result, which of them are there, where their first factor lies, and both factors."""
@@ -437,14 +440,14 @@ def _halves(projected, start, count, width, BLOCK: tl.constexpr):
     return at, there, where, first, second
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit
 def _geglu_forward(projected, y, count, width, BLOCK: tl.constexpr):
     at, there, _, first, second = _halves(projected, tl.program_id(0).to(tl.int64) * BLOCK, count, width, BLOCK)
     gelu = 0.5 * second * (1.0 + tl.erf(second * 0.7071067811865476))
     tl.store(y + at, (first * gelu).to(y.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit
 def _geglu_backward(projected, dy, dx, count, width, BLOCK: tl.constexpr):
     at, there, where, first, second = _halves(projected, tl.program_id(0).to(tl.int64) * BLOCK, count, width, BLOCK)
     gradient = tl.load(dy + at, mask=there, other=0.0).to(tl.float32)
@@ -454,7 +457,7 @@ def _geglu_backward(projected, dy, dx, count, width, BLOCK: tl.constexpr):
     tl.store(dx + where + width, (gradient * first * (below + second * density)).to(dx.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit
 def _add_bias(first, second, bias, y, count, channels, BLOCK: tl.constexpr, BIASED: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = at < count

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from . import config, events
 from .child import Emitter, Silent, watch_parent
+from .devices import Queue
 from .errors import Cancelled
 from .feed import Feed, Portion
 from .hints import explain
@@ -105,9 +106,9 @@ class Trainer:
         keeper.save_missing_lora()
         job.emit(events.Phase("training", learner.step, plan.steps))
         with ThreadPoolExecutor(1, "batches") as pool:
-            clock = time.monotonic()
+            clock, queue = time.monotonic(), Queue(job.device)
             for portion in feed.portions(learner.step, learner.timesteps, pool, learner.tokenize):
-                _take_step(learner, teller, portion, clock)
+                _take_step(learner, teller, portion, clock, queue)
                 teller.tell()
                 if keeper.is_due():
                     keeper.save_state()
@@ -151,10 +152,11 @@ def _look_for_garbage() -> None:
         gc.enable()
 
 
-def _take_step(learner: Learner, teller: Teller, portion: Portion, clock: float) -> None:
+def _take_step(learner: Learner, teller: Teller, portion: Portion, clock: float, queue: Queue) -> None:
     """One optimiser step; a stop finds the weights before it or after it, never between. ``clock``: when the last step ended."""
     measured = learner.optimise(portion.micro_batches)
     with learner.job.between_steps:
         learner.apply()
+        queue.step()
         speed = portion.images / max(time.monotonic() - clock, 1e-9)
         teller.note(learner.step, portion.epoch, measured, learner.weight_norms, speed)

@@ -114,7 +114,8 @@ def make_plan(
         memory={name: round(value, 3) for name, value in memory.items()},
         attention=attention,
         prepacked=prepacked,
-        cuda_graphs=_captures(config, device, sum(memory.values())),
+        # beside a recording of one size, the first pass of another is computed as it is written
+        cuda_graphs=_captures(config, device, sum(memory.values()) + (memory["activations"] if len(buckets) > 1 else 0.0)),
         fused=fused,
     )
 

@@ -10,6 +10,7 @@ int8 and fp8 are plain torch, so that they run on any device, and hold convoluti
 from __future__ import annotations
 
 import importlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
@@ -108,9 +109,8 @@ def unpack(codes: torch.Tensor, scales: torch.Tensor, kind: str, shape: tuple[in
     count = 1
     for side in shape:
         count *= side
-    state = library.QuantState(
-        scales, shape=(count,), dtype=dtype, blocksize=_NF4_BLOCK, quant_type="nf4", code=library.get_4bit_type("nf4", device=scales.device)
-    )
+    code = _nf4_levels(scales.device)
+    state = library.QuantState(scales, shape=(count,), dtype=dtype, blocksize=_NF4_BLOCK, quant_type="nf4", code=code)
     unpacked: torch.Tensor = library.dequantize_4bit(codes, state)
     return unpacked.view(shape)
 
@@ -128,6 +128,13 @@ def _empty(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]
         return weight.new_empty((-(-count // 2), 1), dtype=torch.uint8), weight.new_empty(-(-count // _NF4_BLOCK), dtype=torch.float32)
     codes = torch.empty_like(weight, dtype=torch.int8 if kind == "int8" else torch.float8_e4m3fn)
     return codes, weight.new_empty((weight.shape[0], *[1] * (weight.ndim - 1)), dtype=torch.float32)
+
+
+@lru_cache
+def _nf4_levels(device: torch.device) -> torch.Tensor:
+    """The sixteen numbers of NF4, once for each device: to make them waits for a GPU, and cannot be part of a CUDA graph."""
+    levels: torch.Tensor = _bitsandbytes().get_4bit_type("nf4", device=device)
+    return levels
 
 
 def _bitsandbytes() -> Any:

@@ -48,6 +48,16 @@ def kind_of(value: Any) -> str:
     return "fp32" if isinstance(value, float) else "i32"
 
 
+def reads_whole_words(kernel: Any, kinds: list[str], **constants: Any) -> bool:
+    """Whether ``kernel`` reads 16 bytes at once where pointers and counts are multiples of 16, as those of a UNet are."""
+    names = kernel.arg_names
+    signature = {**dict(zip(names, kinds, strict=False)), **dict.fromkeys(constants, "constexpr")}
+    special = [index for index in range(len(kinds)) if not kernel.params[index].do_not_specialize]
+    aligned = {(index,): [["tt.divisibility", 16]] for index in special}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    return "ld.global.v4" in triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+
+
 def total(results: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     return results[0].sum() + results[1].sum()
 
@@ -55,6 +65,13 @@ def total(results: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
 def main() -> None:
     """Prints the names of the kernels that were compiled."""
     names = [name for name, value in vars(kernels).items() if isinstance(value, triton.runtime.jit.JITFunction)]
+    half, block = "*bf16", {"BLOCK": kernels._BLOCK}
+    wide = [
+        reads_whole_words(kernels._geglu_forward, [half, half, "i32", "i32"], **block),
+        reads_whole_words(kernels._geglu_backward, [half, half, half, "i32", "i32"], **block),
+        reads_whole_words(kernels._add_bias, [half, half, half, half, "i32", "i32"], **block, BIASED=False),
+    ]
+    assert all(wide), wide
     helpers = ("_tile", "_group", "_some_tiles", "_before_silu", "_lines", "_halves")
     for name in names:
         if name not in helpers:

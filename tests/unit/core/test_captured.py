@@ -6,8 +6,10 @@ was made with: what a recording sees and leaves is then the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,6 +212,102 @@ def test_gradients_are_kept_apart_from_what_a_replay_overwrites(
     for times, total in enumerate(sums, start=1):
         for gradient, first in zip(total, sums[0], strict=True):
             torch.testing.assert_close(gradient, times * first, rtol=1e-4, atol=1e-7)
+
+
+class Small:
+    """A model of one parameter, and what happened to its recordings."""
+
+    def __init__(self, record: Any = None) -> None:
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.warnings: list[str] = []
+        self.short = False
+        self.passes = captured.Captured(self.compute, [self.weight], self.warnings.append, record or Repeating())
+
+    def compute(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.short and self.passes._recorded:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        loss = (self.weight * inputs["x"]).sum()
+        return loss, loss
+
+    def gradient(self, x: torch.Tensor) -> float:
+        self.weight.grad = None
+        self.passes.run({"x": x})
+        assert self.weight.grad is not None
+        return float(self.weight.grad)
+
+
+def test_where_a_size_has_no_room_beside_the_recordings_of_others_the_run_goes_on_without_them() -> None:
+    small = Small()
+    assert small.gradient(torch.ones(2)) == 2
+    small.short = True
+    assert small.gradient(torch.ones(3)) == 3
+    assert not small.passes.active and not small.passes._recorded
+    assert small.warnings == ["memory ran out beside the recordings of other sizes of pictures"]
+    assert small.gradient(torch.ones(2)) == 2
+
+
+def test_a_pass_that_overflows_is_not_recorded_but_the_next_one() -> None:
+    small = Small()
+    small.gradient(torch.tensor([float("inf")]))
+    assert not small.passes._recorded and small.passes.active
+    small.gradient(torch.ones(1))
+    assert len(small.passes._recorded) == 1 and not small.warnings
+
+
+def test_of_a_recording_that_fails_the_first_cause_is_told() -> None:
+    def record(compute: Any) -> Any:
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        except RuntimeError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904 - as torch does
+
+    small = Small(record)
+    assert small.gradient(torch.ones(1)) == 1
+    assert small.warnings == ["operation not permitted when stream is capturing"]
+
+
+class Stream:
+    """Stands in for ``torch.cuda.Stream``."""
+
+    def wait_stream(self, other: Any) -> None:
+        """Nothing runs on it."""
+
+
+def test_recordings_share_a_stream_and_a_failed_one_leaves_the_current_stream_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch hands freed memory on within a stream only. Acted: the calls are torch's for a GPU."""
+    usual, used, fails = Stream(), list[Stream](), [False]
+    now = [usual]
+
+    @contextmanager
+    def stream(chosen: Stream) -> Iterator[None]:
+        before, now[0] = now[0], chosen
+        yield
+        now[0] = before
+
+    @contextmanager
+    def graph(_: Any, *, pool: Any, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        used.append(stream)
+        now[0] = stream
+        yield
+        if fails[0]:  # then torch's own block does not come to its end
+            raise RuntimeError("the capture's end fails")
+        now[0] = usual
+
+    acted = {
+        "graph_pool_handle": lambda: (0, 1), "Stream": Stream, "empty_cache": lambda: None, "synchronize": lambda: None,
+        "current_stream": lambda: now[0], "stream": stream, "graph": graph, "CUDAGraph": lambda: SimpleNamespace(replay=None),
+        "set_stream": lambda chosen: now.__setitem__(0, chosen), "current_device": lambda: 0,
+    }  # fmt: skip
+    for name, value in acted.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    record = captured.CudaRecorder()
+    for _ in range(2):
+        record(lambda: (torch.zeros(()), []))
+    fails[0] = True
+    with pytest.raises(RuntimeError, match="the capture's end fails"):
+        record(lambda: (torch.zeros(()), []))
+    assert now == [usual]
+    assert len(used) == 3 and used[0] is used[1] is used[2] is not usual
 
 
 @pytest.mark.parametrize(

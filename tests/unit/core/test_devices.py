@@ -1,0 +1,65 @@
+"""What is asked of a GPU, acted where there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import devices, quantise
+from trainer.attention import choose_attention
+
+GPU = torch.device("cuda")
+
+
+def test_the_processor_stays_two_steps_ahead_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    waited: list[int] = []
+
+    class Event:
+        def __init__(self) -> None:
+            made.append(self)
+
+        def record(self) -> None:
+            """Nothing runs."""
+
+        def synchronize(self) -> None:
+            waited.append(made.index(self))
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    queue, idle = devices.Queue(GPU), devices.Queue(torch.device("cpu"))
+    after = []
+    for _ in range(5):
+        idle.step()
+        queue.step()
+        after.append(list(waited))
+    assert after == [[], [], [0], [0, 1], [0, 1, 2]]
+    assert len(made) == 5
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "attention"),
+    [((7, 5), "fp16", "xformers"), ((8, 6), "bf16", "xformers"), ((9, 0), "bf16", "sdpa")],
+)
+def test_a_gpu_s_generation_decides_precision_and_attention(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str, attention: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    tried: list[Any] = []
+    monkeypatch.setattr("trainer.attention._try_xformers", lambda *rest: tried.append(rest))
+    assert devices.pick_precision("auto", GPU) == precision
+    chosen, problem = choose_attention("auto", GPU, torch.float16)
+    assert problem == ""
+    assert (chosen, bool(tried)) == (attention, attention == "xformers")
+
+
+def test_the_levels_of_nf4_are_made_once_for_a_device() -> None:
+    pytest.importorskip("bitsandbytes")
+    quantise._nf4_levels.cache_clear()
+    weight = torch.randn(8, 64)
+    codes, scales = quantise.pack(weight, "nf4")
+    for _ in range(3):
+        unpacked = quantise.unpack(codes, scales, "nf4", (8, 64), torch.float32)
+    assert (unpacked - weight).abs().mean() < 0.1 * weight.abs().mean()
+    assert quantise._nf4_levels.cache_info().misses == 1
