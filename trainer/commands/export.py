@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="kohya",
         help="naming of the keys (default kohya: every program)",
     )
-    parser.add_argument("--dtype", choices=("fp16", "bf16", "fp32"), help="number type (default: as in the input)")
+    parser.add_argument(
+        "--dtype",
+        choices=("fp16", "bf16", "fp32"),
+        help="number type (default: as in the input; of a merge, the widest of the inputs, at least fp16)",
+    )
     parser.add_argument("--rank", type=int, metavar="N", help="lower the rank to N by SVD and tell the error")
     parser.add_argument(
         "--merge", nargs="+", default=[], metavar="FILE:STRENGTH",
@@ -60,24 +65,29 @@ def run(args: argparse.Namespace) -> int:
     from .. import lorafile
 
     _check_output(args)
-    parts = _parts(args)
     if args.into_checkpoint:
         _check_checkpoint_options(args)
-        loras = [(lorafile.read_lora(path), strength) for path, strength in parts]
+    parts = _parts(args)
+    loras = [(_read(path, several=len(parts) > 1), strength) for path, strength in parts]
+    if args.into_checkpoint:
         count = lorafile.merge_into_checkpoint(args.into_checkpoint, loras, args.output)
+        _warn(weights for weights, _ in loras)
         print(f"{args.output}: {count} weights of {args.into_checkpoint.name} changed by {len(parts)} LoRA{'s' * (len(parts) > 1)}")
         return 0
-    weights = _combined(parts, args.rank)
-    dtype = lorafile.DTYPES[args.dtype] if args.dtype else lorafile.read_lora(parts[0][0]).dtype if _is_merge(parts) else None
-    if args.rank is not None:
+    dtype = lorafile.DTYPES[args.dtype] if args.dtype else None
+    weights, report = loras[0][0], None
+    if len(loras) > 1 or loras[0][1] != 1.0:
+        weights, report = lorafile.merge(loras, args.rank)
+        dtype = dtype or lorafile.common_dtype([part for part, _ in loras])
+    elif args.rank is not None:
         weights, report = lorafile.reduce_rank(weights, args.rank)
+    if report:
         print(report)
     converted = lorafile.convert(_described(weights, args), args.format, dtype)
     lorafile.write_lora(args.output, converted)
     for note in converted.notes:
         print(f"note: {note}")
-    for problem in weights.problems:
-        print(f"warning: {problem}")
+    _warn([weights])
     info = lorafile.inspect_lora(args.output)
     size = f"{sum(info.targets.values())} layers, {info.dtype}, {len(info.metadata)} metadata entries"
     print(f"{args.output}: {info.format}, {info.algorithm}, rank {info.rank}, {size}")
@@ -92,15 +102,20 @@ def _parts(args: argparse.Namespace) -> list[tuple[Path, float]]:
     return others if named else [first, *others]
 
 
-def _is_merge(parts: list[tuple[Path, float]]) -> bool:
-    return len(parts) > 1 or parts[0][1] != 1.0
+def _read(path: Path, *, several: bool) -> LoraWeights:
+    """A LoRA whose problems name the file where there are several."""
+    from dataclasses import replace
+
+    from ..lorafile import read_lora
+
+    weights = read_lora(path)
+    return replace(weights, problems=tuple(f"{path.name}: {problem}" for problem in weights.problems)) if several else weights
 
 
-def _combined(parts: list[tuple[Path, float]], rank: int | None) -> LoraWeights:
-    from .. import lorafile
-
-    loras = [(lorafile.read_lora(path), strength) for path, strength in parts]
-    return lorafile.merge(loras, rank) if _is_merge(parts) else loras[0][0]
+def _warn(loras: Iterable[LoraWeights]) -> None:
+    for weights in loras:
+        for problem in weights.problems:
+            print(f"warning: {problem}")
 
 
 def _described(weights: LoraWeights, args: argparse.Namespace) -> LoraWeights:

@@ -8,7 +8,7 @@ from .convert import DTYPES, FORMATS, Converted, convert, to_comfyui, to_diffuse
 from .edit import FIELDS, edit_metadata, edited
 from .family import FAMILY_NAME, mismatch, stated_family
 from .information import LoraInfo, describe, inspect_lora, trigger_words
-from .merge import merge
+from .merge import common_dtype, merge
 from .metadata import SubsetFacts, TrainingFacts, build_metadata
 from .names import kohya_text_encoder_key, kohya_unet_key
 from .rank import RankReport, reduce_rank
@@ -36,6 +36,7 @@ __all__ = [
     "build_metadata",
     "called_by",
     "card",
+    "common_dtype",
     "companions",
     "convert",
     "describe",

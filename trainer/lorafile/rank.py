@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,34 +40,57 @@ def reduce_rank(weights: LoraWeights, rank: int) -> tuple[LoraWeights, RankRepor
     LoHa, LoKr, Tucker convolutions and full weights become plain LoRA. For DoRA the change before its normalisation is
     approximated. Raises UserError for what has no low-rank form (biases, normalisation weights, unknown algorithms).
     """
+    modules, report = reduced(weights, rank)
+    metadata = reduced_metadata(weights.metadata, weights.modules, modules) if report.changed else dict(weights.metadata)
+    return replace(weights, modules=modules, metadata=metadata), report
+
+
+def reduced(modules: Iterable[LoraModule], rank: int) -> tuple[tuple[LoraModule, ...], RankReport]:
+    """``reduce_rank`` for modules that may be made one by one: each is dropped before the next is asked for."""
     if rank < 1:
         raise UserError(f"The rank must be at least 1, not {rank}.", "", kind="lora")
-    modules, lost, total, worst, changed = [], 0.0, 0.0, (0.0, ""), 0
-    for module in weights:
+    result, lost, total, worst, changed = [], 0.0, 0.0, (0.0, ""), 0
+    for module in modules:
         new = as_lora(module, rank)
         error, norm = _difference(module, new)
         lost, total = lost + error**2, total + norm**2
         if new is not module:
             changed += 1
             worst = max(worst, (error / norm if norm else 0.0, module.name))
-        modules.append(new)
-    metadata = dict(weights.metadata)
-    if changed and "ss_network_dim" in metadata:
-        metadata["ss_network_dim"] = str(max(module.rank or 0 for module in modules))
-        alphas = Counter(float(module.alpha) for module in modules if module.alpha is not None)
-        metadata["ss_network_alpha"] = str(alphas.most_common(1)[0][0]) if alphas else "None"
-        metadata["ss_network_module"] = "networks.lora"
-    report = RankReport(rank, math.sqrt(lost / total) if total else 0.0, worst[0], worst[1], changed)
-    return replace(weights, modules=tuple(modules), metadata=metadata), report
+        result.append(new)
+    return tuple(result), RankReport(rank, math.sqrt(lost / total) if total else 0.0, worst[0], worst[1], changed)
+
+
+def reduced_metadata(metadata: Mapping[str, str], before: Iterable[LoraModule], after: Sequence[LoraModule]) -> dict[str, str]:
+    """What ``metadata`` says of the network, corrected. Arguments of another algorithm (LyCORIS' ``{"algo": "loha"}``) are left out."""
+    result = dict(metadata)
+    if "ss_network_dim" in result:
+        result["ss_network_dim"] = str(max(module.rank or 0 for module in after))
+        alphas = Counter(float(module.alpha) for module in after if module.alpha is not None)
+        result["ss_network_alpha"] = str(alphas.most_common(1)[0][0]) if alphas else "None"
+        result["ss_network_module"] = "networks.lora"
+    if not all(is_plain(module) for module in before):
+        result.pop("ss_network_args", None)
+    return result
+
+
+def is_plain(module: LoraModule) -> bool:
+    """Whether a layer's change is the product of two matrices: LoRA that is not in Tucker form."""
+    return module.algorithm == "lora" and "lora_mid.weight" not in module.tensors
+
+
+def check_has_rank(module: LoraModule) -> None:
+    """Raises UserError for a change of a bias or a normalisation."""
+    if module.algorithm == "norm" or "diff_b" in module.tensors or (module.algorithm == "full" and module.tensors["diff"].ndim < 2):
+        raise UserError(f"{module.name} changes a bias or a normalisation, which has no rank.", "Leave out --rank.", kind="lora")
 
 
 def as_lora(module: LoraModule, rank: int) -> LoraModule:
     """``module`` as plain LoRA of at most ``rank``; itself when it is one already."""
-    plain = module.algorithm == "lora" and "lora_mid.weight" not in module.tensors
+    plain = is_plain(module)
     if plain and (module.rank or 0) <= rank:
         return module
-    if module.algorithm == "norm" or "diff_b" in module.tensors or (module.algorithm == "full" and module.tensors["diff"].ndim < 2):
-        raise UserError(f"{module.name} changes a bias or a normalisation, which has no rank.", "Leave out --rank.", kind="lora")
+    check_has_rank(module)
     if plain:
         up, down = _reduce_product(module.tensors["lora_up.weight"], module.tensors["lora_down.weight"], rank)
     else:
@@ -111,11 +135,11 @@ def _reduce_dense(delta: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.T
 def _difference(old: LoraModule, new: LoraModule) -> tuple[float, float]:
     """(norm of the difference, norm of the old) of the scaled weight changes."""
     if new is old and old.algorithm == "lora":
-        return 0.0, _product_norm(old.tensors["lora_up.weight"], old.tensors["lora_down.weight"]) * old.scale
-    if old.algorithm == "lora" and "lora_mid.weight" not in old.tensors:
+        return 0.0, _product_norm(old.tensors["lora_up.weight"], old.tensors["lora_down.weight"]) * abs(old.scale)
+    if is_plain(old):
         up = torch.cat([old.tensors["lora_up.weight"].double() * old.scale, -new.tensors["lora_up.weight"].double() * new.scale], 1)
         down = torch.cat([old.tensors["lora_down.weight"].double(), new.tensors["lora_down.weight"].double()])
-        return _product_norm(up, down), _product_norm(old.tensors["lora_up.weight"], old.tensors["lora_down.weight"]) * old.scale
+        return _product_norm(up, down), _product_norm(old.tensors["lora_up.weight"], old.tensors["lora_down.weight"]) * abs(old.scale)
     delta = old.delta()
     return float((delta.reshape(-1) - new.delta().reshape(-1)).norm()), float(delta.norm())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from trainer.cli import main
 from trainer.commands.strength import parse_strength
-from trainer.lorafile import inspect_lora, read_lora
+from trainer.lorafile import inspect_lora, kohya_unet_key, read_lora
 
 from .helpers import lora_tensors, small_layers
 
@@ -113,6 +114,59 @@ def test_export_merges_with_strengths(style: Path, tmp_path: Path) -> None:
     assert torch.allclose(both.modules[0].delta(), first[0].delta() + 0.25 * second[0].delta(), atol=2e-3)
 
 
+def other_file(path: Path, *, unknown: bool = False, dtype: torch.dtype = torch.float16, algorithm: str = "lora") -> Path:
+    """A second LoRA, with a key that nobody knows, of another number type, or with LoHa layers."""
+    tensors = lora_tensors(small_layers(), seed=5, dtype=dtype)
+    if algorithm == "loha":
+        shapes = {name: (out, into) for name, (out, into, conv) in small_layers().items() if not conv}
+        tensors = {}
+        for name, (out, into) in shapes.items():
+            for suffix, shape in (("w1_a", (out, 8)), ("w1_b", (8, into)), ("w2_a", (out, 8)), ("w2_b", (8, into))):
+                tensors[f"{kohya_unet_key('sd1', name)}.hada_{suffix}"] = (torch.randn(shape) * 0.1).to(dtype)
+    if unknown:
+        tensors["lora_unet_weird_layer.lora_up.weight"] = torch.ones(2, 2)
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("strength", ["", ":0.7"])
+def test_export_tells_what_a_lower_rank_costs_a_merge(
+    style: Path, tmp_path: Path, strength: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    file, out = other_file(tmp_path / "loha.safetensors", algorithm="loha"), tmp_path / "out.safetensors"
+    merging = [] if strength else ["--merge", f"{style}:0.5"]
+    assert main(["export", f"{file}{strength}", str(out), "--rank", "8", "--dtype", "fp32", *merging]) == 0
+    parts = [(read_lora(file), 0.7)] if strength else [(read_lora(file), 1.0), (read_lora(style), 0.5)]
+    lost = total = 0.0
+    for module in read_lora(out):
+        exact = sum(m.delta().flatten(1) * s for weights, s in parts for m in weights if m.name == module.name)
+        lost, total = lost + float((module.delta().flatten(1) - exact).norm()) ** 2, total + float(torch.as_tensor(exact).norm()) ** 2
+    assert (lost / total) ** 0.5 > 0.2
+    told = re.search(r"relative error of the weight change ([\d.]+)%", capsys.readouterr().out)
+    assert told and float(told.group(1)) / 100 == pytest.approx((lost / total) ** 0.5, rel=1e-2)
+
+
+def test_export_warns_of_keys_that_a_merge_leaves_out(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd, out = other_file(tmp_path / "odd.safetensors", unknown=True), str(tmp_path / "out.safetensors")
+    for first, second in ((odd, style), (style, odd)):
+        assert main(["export", str(first), out, "--merge", f"{second}:0.5", "--overwrite"]) == 0
+        warned = "warning: odd.safetensors: 1 malformed or foreign keys are not used: lora_unet_weird_layer.lora_up.weight"
+        assert capsys.readouterr().out.count(warned) == 1
+    assert main(["export", f"{odd}:0.5", out, "--overwrite"]) == 0
+    assert "warning: 1 malformed" in capsys.readouterr().out
+
+
+def test_export_writes_the_sum_of_8_bit_numbers_as_fp16(style: Path, tmp_path: Path) -> None:
+    eight, out = other_file(tmp_path / "eight.safetensors", dtype=torch.float8_e4m3fn), tmp_path / "out.safetensors"
+    assert main(["export", str(eight), str(out), "--merge", f"{style}:0.5"]) == 0
+    merged = read_lora(out)
+    assert merged.dtype == torch.float16
+    for module, a, b in zip(merged, read_lora(eight), read_lora(style), strict=True):
+        exact = a.delta() + 0.5 * b.delta()
+        assert float((module.delta() - exact).norm() / exact.norm()) < 1e-3
+
+
 def test_export_never_overwrites_unasked(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = style.read_bytes()
     assert main(["export", str(style), str(style), "--title", "x"]) == 1
@@ -150,8 +204,11 @@ def test_export_into_a_checkpoint(style: Path, tmp_path: Path, shallow_checkpoin
     for key in layers:
         name, (outputs, inputs) = key.removeprefix("model.").removesuffix(".weight"), weights[key].shape
         small[f"{name}.lora_up.weight"], small[f"{name}.lora_down.weight"] = torch.randn(outputs, 2), torch.randn(2, inputs)
+    small["lora_unet_weird_layer.lora_up.weight"] = torch.ones(2, 2)
     save_file(small, tmp_path / "small.safetensors", {"ss_base_model_version": "sd_v1"})
+    capsys.readouterr()
     assert main(["export", f"{tmp_path / 'small.safetensors'}:0.5", str(out), "--into-checkpoint", str(shallow_checkpoint)]) == 0
+    assert "warning: 1 malformed or foreign keys are not used" in capsys.readouterr().out
     merged = load_file(out)
     for key, before in weights.items():
         name = key.removeprefix("model.").removesuffix(".weight")

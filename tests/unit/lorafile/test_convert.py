@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from trainer.errors import UserError
 from trainer.lorafile import (
     LoraModule,
     LoraWeights,
+    common_dtype,
     convert,
     edit_metadata,
     folding,
@@ -179,6 +181,14 @@ def test_rank_reduction_is_the_best_and_its_error_is_true(tmp_path: Path) -> Non
     assert reduced.metadata["ss_network_dim"] == "2" and reduced.metadata["ss_network_alpha"] == "1.0"
 
 
+def test_the_worst_layer_is_told_whatever_the_sign_of_alpha(tmp_path: Path) -> None:
+    told = []
+    for alpha in (4.0, -4.0):
+        _, report = reduce_rank(read_lora(lora_file(tmp_path / "a.safetensors", rank=8, alpha=alpha, dtype=torch.float32)), 2)
+        told.append((report.worst_layer, round(report.worst_error, 6), round(report.error, 6)))
+    assert told[0] == told[1] and told[0][1] >= told[0][2] > 0
+
+
 def test_rank_that_is_low_already_stays_bit_for_bit(tmp_path: Path) -> None:
     source = read_lora(lora_file(tmp_path / "a.safetensors"))
     reduced, report = reduce_rank(source, 16)
@@ -230,7 +240,8 @@ def test_merged_change_is_the_weighted_sum(tmp_path: Path) -> None:
         {"modelspec.title": "B", "modelspec.trigger_phrase": "bbb"},
     )
     second = read_lora(tmp_path / "b.safetensors")
-    merged = merge([(first, 0.5), (second, -0.8)])
+    merged, report = merge([(first, 0.5), (second, -0.8)])
+    assert report is None
     others = {module.name: module for module in second}
     for module in merged:
         expected = next(m for m in first if m.name == module.name).delta() * 0.5
@@ -261,7 +272,89 @@ def test_merge_refuses_what_does_not_add_up(tmp_path: Path) -> None:
     kron = LoraModule("unet", name, "lokr", lokr(1280, 768))
     with pytest.raises(UserError, match="lokr"):
         merge([(weights_of(kron), 1.0), (sd1, 1.0)])
-    assert merge([(weights_of(kron), 1.0), (sd1, 1.0)], rank=8).modules[0].rank == 10
+    full = [weights_of(LoraModule("unet", name, "full", {"diff": torch.ones(1280, width)})) for width in (768, 1024)]
+    with pytest.raises(UserError, match="different sizes"):
+        merge([(weights, 1.0) for weights in full])
+
+
+def loha(outputs: int, inputs: int, rank: int) -> dict[str, torch.Tensor]:
+    return {f"hada_w{n}_{side}": torch.randn((outputs, rank) if side == "a" else (rank, inputs)) for n in "12" for side in "ab"}
+
+
+def tucker(outputs: int, inputs: int, rank: int) -> dict[str, torch.Tensor]:
+    matrices = {"lora_up.weight": torch.randn(outputs, rank, 1, 1), "lora_down.weight": torch.randn(rank, inputs, 1, 1)}
+    return {**matrices, "lora_mid.weight": torch.randn(rank, rank, 3, 3)}
+
+
+@pytest.mark.parametrize("algorithm", ["loha", "lokr", "tucker"])
+def test_a_merge_that_lowers_the_rank_tells_all_that_is_lost(algorithm: str) -> None:
+    """The best approximation of the exact sum (Eckart-Young), and its error: not that of an approximation of an approximation."""
+    torch.manual_seed(0)
+    own = [
+        LoraModule("unet", name, "lora" if algorithm == "tucker" else algorithm, factors, torch.tensor(2.0))
+        for name in ("down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.1.conv1")
+        for factors in [{"loha": loha(64, 48, 8), "lokr": lokr(64, 48), "tucker": tucker(64, 48, 8)}[algorithm]]
+    ]
+    tail = (1, 1) if algorithm == "tucker" else ()
+    factors = {"lora_up.weight": torch.randn(64, 3, *tail), "lora_down.weight": torch.randn(3, 48, *(3, 3) if tail else ())}
+    other = LoraModule("unet", own[0].name, "lora", factors, torch.tensor(3.0))
+    names = {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "loha"}', "ss_network_dim": "8"}
+    first = LoraWeights(tuple(own), "sd1", "kohya", names)
+    merged, report = merge([(first, 0.5), (weights_of(other), -2.0)], rank=4)
+    exact = [(0.5 * own[0].delta() - 2.0 * other.delta()).flatten(1), 0.5 * own[1].delta().flatten(1)]
+    best = sum(float(torch.linalg.svdvals(matrix)[4:].norm()) ** 2 for matrix in exact)
+    lost = sum(float((module.delta().flatten(1) - matrix).norm()) ** 2 for module, matrix in zip(merged, exact, strict=True))
+    total = sum(float(matrix.norm()) ** 2 for matrix in exact)
+    assert best / total > 0.01 and lost == pytest.approx(best, rel=1e-3)
+    assert report is not None and report.changed == 2
+    assert report.error == pytest.approx((lost / total) ** 0.5, rel=1e-3)
+    assert [module.rank for module in merged] == [4, 4]
+    assert merged.metadata["ss_network_module"] == "networks.lora" and "ss_network_args" not in merged.metadata
+
+
+def test_arguments_of_another_algorithm_do_not_outlast_it() -> None:
+    names = {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "lokr"}', "ss_network_dim": "2"}
+    module = LoraModule("unet", "mid_block.attentions.0.proj_in", "lokr", lokr(64, 32), torch.tensor(1.0))
+    reduced, _ = reduce_rank(LoraWeights((module,), "sd1", "kohya", names), 4)
+    assert "ss_network_args" not in reduced.metadata and reduced.metadata["ss_network_module"] == "networks.lora"
+    factors = {"lora_up.weight": torch.randn(64, 8), "lora_down.weight": torch.randn(8, 32)}
+    plain = LoraWeights(
+        (replace(module, algorithm="lora", tensors=factors),), "sd1", "kohya", {**names, "ss_network_args": '{"conv_dim": 4}'}
+    )
+    assert reduce_rank(plain, 4)[0].metadata["ss_network_args"] == '{"conv_dim": 4}'
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-3, 3e-4])
+def test_a_small_scale_loses_nothing_of_a_merge_in_fp16(size: float) -> None:
+    """kohya's alpha of 1 at rank 128 and its small up weights: their product with the scale would be subnormal in fp16."""
+    torch.manual_seed(0)
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    modules = [
+        LoraModule(
+            "unet", name, "lora",
+            {"lora_up.weight": (torch.randn(320, 128) * size).half(), "lora_down.weight": (torch.randn(128, 768) * 0.02).half()},
+            torch.tensor(1.0),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    merged, _ = merge([(weights_of(module), 0.6) for module in modules])
+    narrow = {key.split(".", 1)[1]: tensor for key, tensor in convert(merged, "kohya", torch.float16).tensors.items()}
+    product = narrow["lora_up.weight"].double() @ narrow["lora_down.weight"].double() * (float(narrow["alpha"]) / 256)
+    pairs = [(m.tensors["lora_up.weight"].double(), m.tensors["lora_down.weight"].double()) for m in modules]
+    exact = 0.6 / 128 * torch.stack([up @ down for up, down in pairs]).sum(0)
+    assert float((product - exact).norm() / exact.norm()) < 5e-4  # one rounding to fp16: 2**-11
+
+
+def test_merged_numbers_are_as_wide_as_the_widest_and_never_of_8_bits() -> None:
+    def of(dtype: torch.dtype) -> LoraWeights:
+        return weights_of(LoraModule("unet", "conv_out", "full", {"diff": torch.ones(2, 2).to(dtype)}))
+
+    small, half, brain, wide = torch.float8_e4m3fn, torch.float16, torch.bfloat16, torch.float32
+    for kinds, expected in (
+        ([small], half), ([small, half], half), ([small, brain], brain), ([half, half], half), ([brain], brain),
+        ([half, brain], wide), ([half, wide], wide), ([], None),
+    ):  # fmt: skip
+        assert common_dtype([of(kind) for kind in kinds]) is expected
 
 
 # --- into a checkpoint ---------------------------------------------------------------------------------------------------------
