@@ -66,12 +66,12 @@ def main() -> None:
     """Prints the names of the kernels that were compiled."""
     names = [name for name, value in vars(kernels).items() if isinstance(value, triton.runtime.jit.JITFunction)]
     half, block = "*bf16", {"BLOCK": kernels._BLOCK}
-    wide = [
+    vectors = [
         reads_whole_words(kernels._geglu_forward, [half, half, "i32", "i32"], **block),
         reads_whole_words(kernels._geglu_backward, [half, half, half, "i32", "i32"], **block),
         reads_whole_words(kernels._add_bias, [half, half, half, half, "i32", "i32"], **block, BIASED=False),
     ]
-    assert all(wide), wide
+    assert all(vectors), vectors
     helpers = ("_tile", "_group", "_some_tiles", "_before_silu", "_lines", "_halves")
     for name in names:
         if name not in helpers:

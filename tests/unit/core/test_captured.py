@@ -232,8 +232,9 @@ class Small:
     def gradient(self, x: torch.Tensor) -> float:
         self.weight.grad = None
         self.passes.run({"x": x})
-        assert self.weight.grad is not None
-        return float(self.weight.grad)
+        (gradient,) = [parameter.grad for parameter in [self.weight]]
+        assert gradient is not None
+        return float(gradient)
 
 
 def test_where_a_size_has_no_room_beside_the_recordings_of_others_the_run_goes_on_without_them() -> None:
