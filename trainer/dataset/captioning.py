@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import write_atomic
 from .captions import edit_tags, instance_prompt, joined, plain_frequency, with_trigger
-from .dataset import ROWS, caption_file, read_caption
+from .dataset import caption_file, read_caption
+from .earlier import Earlier, Edit
 from .pool import ordered_map
+from .report import plural
 from .settings import PrepareSettings
 
 if TYPE_CHECKING:
@@ -36,26 +37,40 @@ def caption_all(
     kept: Sequence[tuple[Job, Processed]],
     folder: Path,
     settings: PrepareSettings,
+    earlier: Earlier,
+    edits: Mapping[str, Edit],
     progress: Callable[[int, int, str], None],
     should_stop: Callable[[], bool] | None,
 ) -> list[Captioned]:
-    """Make and write all captions; files that are right already are left alone."""
+    """Make and write all captions; files that are right already are left alone. ``edits``: see ``Earlier.edits``."""
     tags = _tags(kept, folder, settings, progress, should_stop)
     raw = [_raw(job, tags.get(job.key), settings) for job, _ in kept]
     frequency: Counter[str] | None = None
     if settings.captions.order == "frequency":
         frequency = plain_frequency(text for text, _ in raw)
-    before = _captions_before(folder)
+    prepared = {
+        caption_file(job.target.relative_to(folder).as_posix()): _finished(text, job, settings, frequency)
+        for (job, _), (text, _) in zip(kept, raw, strict=True)
+    }
+    earlier.will_write(prepared)
 
-    def finish(one: tuple[tuple[Job, Processed], tuple[str, str]]) -> Captioned:
-        (job, _), (text, origin) = one
-        prepared = _finished(text, job, settings, frequency)
-        file = caption_file(job.target.relative_to(folder).as_posix())
-        final, edited = _write(folder / file, prepared, before.get(file))
-        return Captioned(prepared, final, "edited by hand" if edited else origin)
+    def finish(one: tuple[tuple[str, str], tuple[str, str]]) -> Captioned:
+        (file, caption), (_, origin) = one
+        final = _write(folder, file, caption, earlier, edits.get(file))
+        return Captioned(caption, final, origin if final == caption else "edited by hand")
 
     # many at a time, because each waits for the disk
-    return list(ordered_map(finish, zip(kept, raw, strict=True), workers=WRITERS, should_stop=should_stop))
+    done = list(ordered_map(finish, zip(prepared.items(), raw, strict=True), workers=WRITERS, should_stop=should_stop))
+    finals = dict(zip(prepared, (one.final for one in done), strict=True))
+    carried = {file: edit for file, edit in edits.items() if finals.get(file) == edit.text}
+    earlier.carried |= {edit.file for edit in carried.values()}
+    unsure = [file for file, edit in carried.items() if not edit.sure]
+    if unsure:
+        earlier.notes.append(
+            f"{plural(len(unsure), 'caption')} edited by hand went to a changed picture of the same name, for example {unsure[0]}: "
+            "check that they still fit."
+        )
+    return done
 
 
 def _raw(job: Job, tags: str | None, settings: PrepareSettings) -> tuple[str, str]:
@@ -105,24 +120,16 @@ def _tags(
     )
 
 
-def _captions_before(folder: Path) -> dict[str, str]:
-    """What the last finished run wrote, by caption file."""
-    try:
-        with (folder / ROWS).open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        return {caption_file(row["file"]): row["caption"] for row in rows}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
-
-
-def _write(path: Path, prepared: str, before: str | None) -> tuple[str, bool]:
-    """Write the caption unless the user changed the file since the last run: (caption in the file, changed by hand)."""
+def _write(folder: Path, file: str, prepared: str, earlier: Earlier, edit: Edit | None) -> str:
+    """Write the caption unless the user changed the file: the caption that is in it then."""
+    path = folder / file
     try:
         present: str | None = read_caption(path)
     except OSError:
         present = None
-    if present is not None and before is not None and present not in (before, prepared):
-        return present, True
-    if present != prepared:
-        write_atomic(path, prepared + "\n")
-    return prepared, False
+    if present is not None and not earlier.wrote(file, present):
+        return present
+    final = edit.text if edit is not None else prepared
+    if present != final:
+        write_atomic(path, final + "\n")
+    return final

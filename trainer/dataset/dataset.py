@@ -22,7 +22,7 @@ HEADER = "manifest.json"
 ROWS = "manifest.jsonl"
 REGULARISATION = "regularisation"
 MASKS = "masks"
-_LARGEST_MASK = 1 << 28  # bytes
+LARGEST_MASK = 1 << 28  # bytes
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _read_items(path: Path, header: dict[str, Any]) -> tuple[list[Item], list[st
     missing: list[str] = []
     prefix = os.path.join(path, "")
     for row in json.loads(b"[" + b",".join(data.splitlines()) + b"]"):
-        file, mask = _safe(row["file"]), row["mask"] and _safe(row["mask"])
+        file, mask = safe_path(row["file"]), row["mask"] and safe_path(row["mask"])
         missing += [name for name in (file, mask) if name and name not in present]
         text_file = caption_file(file)
         caption = read_caption(prefix + text_file) if text_file in present else row["caption"]
@@ -234,7 +234,7 @@ def _read_items(path: Path, header: dict[str, Any]) -> tuple[list[Item], list[st
 
 def _mask_digest(path: Path) -> str:
     try:
-        return hashlib.sha256(read_regular(path, _LARGEST_MASK)).hexdigest()
+        return hashlib.sha256(read_regular(path, LARGEST_MASK)).hexdigest()
     except OSError as error:
         raise UserError(
             f"The mask {path} cannot be read ({error}).", "Prepare the dataset again, or save the mask as a PNG file.", kind="dataset"
@@ -264,7 +264,7 @@ def _listing(path: Path) -> set[str]:
     return names
 
 
-def _safe(name: Any) -> str:
+def safe_path(name: Any) -> str:
     """A manifest may come from anyone: its paths must stay inside the dataset."""
     if not isinstance(name, str) or "\\" in name or ":" in name or "\x00" in name:
         raise ValueError(f"bad file name {name!r}")

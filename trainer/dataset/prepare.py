@@ -16,8 +16,9 @@ from .advice import warnings_for
 from .archive import is_archive, unpack
 from .captioning import Captioned, caption_all
 from .captions import tag_frequency
-from .dataset import REGULARISATION, Dataset, Item, Row, dataset_hash, hashed_header, open_dataset, write_manifest
+from .dataset import REGULARISATION, Dataset, Item, Row, caption_file, dataset_hash, hashed_header, open_dataset, write_manifest
 from .decode import EXTENSIONS
+from .earlier import Earlier
 from .jobs import Job, content_hash
 from .journal import WORK, Journal, locked
 from .page import write_page
@@ -27,7 +28,7 @@ from .report import Rejection, Report, plural
 from .settings import PrepareSettings, dataset_folder
 from .signature import NearDuplicates
 from .sources import Entry, Found, SourceImage
-from .tidy import files_of_ours, foreign_pictures, remove_partials, remove_stale
+from .tidy import foreign_pictures, remove_partials, stale_files
 
 Progress = Callable[[int, int, str], None]
 Source = Path | Sequence[SourceImage]
@@ -102,6 +103,7 @@ class _Run:
         self.should_stop = should_stop
         # an upscale model belongs to the thread that called us (torch's inference mode is a thread's own)
         self.workers = 0 if upscaler is not None else workers
+        self.earlier = Earlier(folder)
         self.rejected: list[Rejection] = []
         self.reused = 0
 
@@ -109,16 +111,21 @@ class _Run:
         self.rejected += [Rejection(*row) for row in found.rejected]
         jobs = self.identify(found.entries)
         journal = Journal(self.folder)
-        ours = files_of_ours(self.folder) | journal.files()
+        ours = self.earlier.names() | journal.files()
         try:
             kept = self.make(jobs, journal)
             if not any(not job.entry.is_regularisation for job, _ in kept):
                 raise _nothing_left(self.rejected)
-            captioned = caption_all(kept, self.folder, self.settings, self.progress, self.should_stop)
+            edits = self.earlier.edits([job for job, _ in kept], journal.known)
+            captioned = caption_all(kept, self.folder, self.settings, self.earlier, edits, self.progress, self.should_stop)
+            self.earlier.carry_masks(kept)
             ours |= journal.files()  # what this run made and then left out, too
             rows = [self.row(job, done, caption) for (job, done), caption in zip(kept, captioned, strict=True)]
             self.progress(len(jobs), len(jobs), "writing the manifest")
-            dataset, report = self.write(rows, captioned, found, ours, time.monotonic() - started)
+            dataset = self.write(rows, captioned)
+            self.earlier.remove(stale_files(self.folder, rows, ours), journal.known)
+            self.earlier.forget_all_but({caption_file(row.item.file): row.item.caption for row in rows})
+            report = self.report(dataset, rows, captioned, found, time.monotonic() - started)
             journal.compact({job.key for job in jobs})
         finally:
             journal.close()
@@ -171,7 +178,10 @@ class _Run:
         return [(job, journal.known[job.key]) for job in kept if job.key not in failed]
 
     def _process(self, jobs: Sequence[Job], journal: Journal) -> None:
-        results = ordered_map(self._work, jobs, workers=self.workers, should_stop=self.should_stop)
+        known = dict(journal.known)
+        results = ordered_map(
+            lambda job: self._work(job, known.get(job.key)), jobs, workers=self.workers, should_stop=self.should_stop
+        )  # fmt: skip
         for number, (job, done) in enumerate(zip(jobs, results, strict=True), 1):
             if done.reason != "changed":
                 journal.add(done)
@@ -179,13 +189,17 @@ class _Run:
                 journal.known[done.key] = done
             self.progress(number, len(jobs), job.entry.name)
 
-    def _work(self, job: Job) -> Processed:
+    def _work(self, job: Job, known: Processed | None) -> Processed:
         data = job.read()
         if isinstance(data, str):
             return Processed(job.key, job.sha256, reason="changed", message=data)
-        return process(
+        aside = self.earlier.set_aside_mask(job.mask, known)
+        done = process(
             data, key=job.key, source_sha256=job.sha256, target=job.target, mask=job.mask, settings=self.settings, upscaler=self.upscaler
         )
+        if aside is not None:
+            self.earlier.bring_back_mask(aside, job.mask, known, done)
+        return done
 
     def _near_duplicates(self, jobs: Sequence[Job], journal: Journal) -> dict[str, str]:
         """Key of each near duplicate -> name of the picture that stays: the largest, with a caption, not JPEG, the first."""
@@ -222,10 +236,8 @@ class _Run:
         )
         return Row(item, done.mask_sha256, done.bytes, entry.name, job.sha256, done.format, caption.origin, done.steps)
 
-    def write(
-        self, rows: list[Row], captioned: Sequence[Captioned], found: Found, ours: set[str], seconds: float
-    ) -> tuple[Dataset, Report]:
-        """Manifest, report and HTML page; then remove what earlier runs left, and open the result."""
+    def write(self, rows: list[Row], captioned: Sequence[Captioned]) -> Dataset:
+        """Write the manifest, and open the result."""
         settings = self.settings
         self.rejected.sort(key=lambda rejection: sources.natural_key(rejection.source))
         final = [replace(row.item, caption=caption.final) for row, caption in zip(rows, captioned, strict=True)]
@@ -239,15 +251,13 @@ class _Run:
             "rejected": [rejection.to_json() for rejection in self.rejected],
         }
         write_manifest(self.folder, header, rows)
-        remove_stale(self.folder, rows, ours)
-        dataset = open_dataset(self.folder)
-        report = self._report(dataset, rows, captioned, found, seconds)
-        write_page(self.folder, dataset, report)
-        return dataset, report
+        return open_dataset(self.folder)
 
-    def _report(self, dataset: Dataset, rows: list[Row], captioned: Sequence[Captioned], found: Found, seconds: float) -> Report:
-        warnings = [*found.warnings, *warnings_for(dataset, rows, captioned, self.settings), *foreign_pictures(self.folder, rows)]
-        return Report(
+    def report(self, dataset: Dataset, rows: list[Row], captioned: Sequence[Captioned], found: Found, seconds: float) -> Report:
+        """The report, written as a page, too."""
+        warnings = [*found.warnings, *self.earlier.notes, *warnings_for(dataset, rows, captioned, self.settings)]
+        warnings += foreign_pictures(self.folder, rows)
+        report = Report(
             name=dataset.name, path=str(self.folder), hash=dataset.hash, trigger=dataset.trigger,
             class_description=dataset.class_description, resolution=dataset.resolution, kept=len(rows),
             regularisation=sum(item.is_regularisation for item in dataset.items), reused=self.reused,
@@ -259,6 +269,8 @@ class _Run:
             tags=tag_frequency(item.caption for item in dataset.items if not item.is_regularisation),
             warnings=tuple(warnings), seconds=seconds,
         )  # fmt: skip
+        write_page(self.folder, dataset, report)
+        return report
 
 
 def _find(source: Source, folder: Path, settings: PrepareSettings, inside: Sequence[Path], what: str = "source") -> Found:

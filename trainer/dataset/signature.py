@@ -61,6 +61,15 @@ class NearDuplicates:
         return None
 
 
+def alike(a: str | None, b: str | None, distance: int) -> bool:
+    """Whether two signatures are those of one picture, within ``distance`` bits of the hash."""
+    if not a or not b:
+        return False
+    finder = NearDuplicates(distance)
+    finder.add("a", a)
+    return finder.add("b", b) is not None
+
+
 def _close(a: bytes, b: bytes) -> bool:
     difference = np.frombuffer(a, np.uint8).astype(np.int16) - np.frombuffer(b, np.uint8)
     return float(np.abs(difference).mean()) <= COLOUR_LIMIT

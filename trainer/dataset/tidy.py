@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .dataset import MASKS, REGULARISATION, ROWS, Row, caption_file
+from .dataset import MASKS, REGULARISATION, Row, caption_file
 from .decode import EXTENSIONS
 
 _FOLDERS = ("", REGULARISATION, MASKS, f"{MASKS}/{REGULARISATION}")
@@ -21,25 +20,20 @@ def remove_partials(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def files_of_ours(folder: Path) -> set[str]:
-    """The names (without folder) of the pictures and masks that the last finished run wrote."""
-    try:
-        with (folder / ROWS).open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        return {name.rsplit("/", 1)[-1] for row in rows for name in (row["file"], row["mask"]) if name}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return set()
+def stale_files(folder: Path, rows: Sequence[Row], ours: set[str]) -> dict[str, Path]:
+    """Pictures, captions and masks that are not in the manifest any more, by name below ``folder``.
 
-
-def remove_stale(folder: Path, rows: Sequence[Row], ours: set[str]) -> None:
-    """Remove pictures, captions and masks that are not in the manifest any more. ``ours``: names that earlier runs wrote."""
+    ``ours``: names that earlier runs wrote.
+    """
     wanted = _wanted(rows)
     ours = ours | {caption_file(name) for name in ours}
+    found: dict[str, Path] = {}
     for name in _FOLDERS:
         for path in _files(folder / name):
             relative = f"{name}/{path.name}" if name else path.name
             if path.name in ours and relative not in wanted:
-                path.unlink(missing_ok=True)
+                found[relative] = path
+    return found
 
 
 def foreign_pictures(folder: Path, rows: Sequence[Row]) -> list[str]:
