@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,75 @@ DIFFUSERS_KEY = "lora_adapter_metadata"  # JSON: {"unet.lora_alpha": 16, "unet.a
 _COMPONENT = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
 
 
-def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], folder: Path) -> tuple[tuple[LoraModule, ...], str]:
-    """``modules`` with the alpha that a PEFT configuration states, and where it was found (empty: nowhere, scale 1)."""
+def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], path: Path, form: str) -> tuple[tuple[LoraModule, ...], str]:
+    """``modules`` of the file ``path`` with the alpha that a PEFT configuration states, and where it was found (empty: nowhere, scale 1).
+
+    The adapter_config.json beside it belongs to files that PEFT wrote: with its key names (``form`` is peft) or its file name. Raises
+    UserError for a configuration that makes no sense.
+    """
     if any(module.alpha is not None for module in modules):
         return modules, ""
     if DIFFUSERS_KEY in metadata:
         table = _json_object(metadata[DIFFUSERS_KEY])
         if table:
-            parts = {name: _part(table, f"{prefix}.") for name, prefix in _COMPONENT.items()}
+            parts = {name: _scale(_part(table, f"{prefix}."), "its adapter metadata") for name, prefix in _COMPONENT.items()}
             return tuple(_with_alpha(module, parts[module.component]) for module in modules), "diffusers' adapter metadata"
-    config = folder / "adapter_config.json"
-    if config.is_file():
+    config = path.parent / "adapter_config.json"
+    if (form == "peft" or path.stem == "adapter_model") and config.is_file():
         table = _json_object(config.read_text(encoding="utf-8", errors="replace"))
         if not table:
             raise UserError(f"{config} is not a JSON object.", "Without it the LoRA's scale is unknown; export it again.", kind="lora")
-        return tuple(_with_alpha(module, table) for module in modules), "adapter_config.json"
+        scale = _scale(table, str(config))
+        return tuple(_with_alpha(module, scale) for module in modules), "adapter_config.json"
     return modules, ""
 
 
-def _with_alpha(module: LoraModule, config: Mapping[str, Any]) -> LoraModule:
-    alpha, rank = config.get("lora_alpha", config.get("alpha")), module.rank
+@dataclass(frozen=True)
+class _Scale:
+    """What a configuration says of alpha: for all layers, by the end of a layer's name, and whether it is divided by the rank's root."""
+
+    alpha: float | None
+    patterns: Mapping[str, float]
+    rank_stabilised: bool
+
+
+def _scale(config: Mapping[str, Any], source: str) -> _Scale:
+    name = "lora_alpha" if "lora_alpha" in config else "alpha"
+    alpha, patterns, root = config.get(name), config.get("alpha_pattern") or {}, config.get("use_rslora") or False
+    if alpha is not None and _number(alpha) is None:
+        raise _senseless(source, name, alpha)
+    if not isinstance(patterns, dict) or any(_number(value) is None for value in patterns.values()):
+        raise _senseless(source, "alpha_pattern", patterns)
+    if not isinstance(root, bool):
+        raise _senseless(source, "use_rslora", root)
+    return _Scale(_number(alpha), {str(pattern): _number(value) or 0.0 for pattern, value in patterns.items()}, root)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number of more than 308 digits
+        return None
+
+
+def _senseless(source: str, name: str, value: object) -> UserError:
+    return UserError(
+        f"{source} says {name} = {str(value)[:80]}, which makes no sense.",
+        "Without it the LoRA's scale is unknown; correct it, or export the LoRA again.",
+        kind="lora",
+    )
+
+
+def _with_alpha(module: LoraModule, scale: _Scale) -> LoraModule:
+    alpha, rank = scale.alpha, module.rank
     if alpha is None or not rank:
         return module
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if module.name == pattern or re.fullmatch(rf".*\.?{re.escape(str(pattern))}", module.name):
+    for pattern, value in scale.patterns.items():
+        if module.name == pattern or re.fullmatch(rf".*\.?{re.escape(pattern)}", module.name):
             alpha = value
-    value = float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
+    value = alpha * (math.sqrt(rank) if scale.rank_stabilised else 1.0)
     return replace(module, alpha=torch.tensor(value, dtype=torch.float32))
 
 
@@ -55,6 +98,6 @@ def _part(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
         return {}
     return data if isinstance(data, dict) else {}

@@ -48,7 +48,7 @@ def scan_lora(path: Path, layout: UNetLayout | None = None) -> LoraWeights:
     if folding.stated(metadata):
         modules = folding.unfold(modules, metadata.pop(folding.KEY))
     else:
-        modules, source = adapter_config.with_alphas(modules, metadata, raw.path.parent)
+        modules, source = adapter_config.with_alphas(modules, metadata, raw.path, weights.format)
         if source:
             notes.append(f"the scale comes from {source}")
     weights = replace(weights, modules=modules, family=family, family_reason=reason, metadata=metadata, layout=layout, notes=tuple(notes))

@@ -182,6 +182,44 @@ def test_scale_in_diffusers_adapter_metadata_is_used(tmp_path: Path) -> None:
     assert set(scales.values()) == {2.0}
 
 
+@pytest.mark.parametrize(
+    ("naming", "name", "scale"),
+    [("kohya", "x", 1.0), ("diffusers", "x", 1.0), ("diffusers-peft", "x", 4.0), ("diffusers", "adapter_model", 4.0)],
+)
+def test_adapter_config_is_for_files_of_peft_only(tmp_path: Path, naming: str, name: str, scale: float) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 16, "r": 4}), encoding="utf-8")
+    pairs = attention_pairs(small_layers())
+    weights = read_lora(written(tmp_path / f"{name}.safetensors", keys_in(naming, pairs)))
+    assert {module.scale for module in weights} == {scale}
+    assert any("adapter_config.json" in note for note in weights.notes) == (scale != 1.0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"lora_alpha": "x"}, {"lora_alpha": [1]}, {"lora_alpha": True}, {"lora_alpha": float("nan")}, {"lora_alpha": 10**400},
+        {"lora_alpha": 8, "alpha_pattern": ["a"]}, {"lora_alpha": 8, "alpha_pattern": {"to_q": "q"}}, {"lora_alpha": 8, "use_rslora": "no"},
+    ],
+)  # fmt: skip
+def test_a_configuration_that_makes_no_sense_is_refused_in_words(tmp_path: Path, config: dict[str, object]) -> None:
+    pairs = keys_in("diffusers-peft", attention_pairs(small_layers()))
+    path = written(tmp_path / "x.safetensors", pairs)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=r"adapter_config\.json says .*which makes no sense"):
+        read_lora(path)
+    (tmp_path / "adapter_config.json").unlink()
+    written(path, pairs, {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in config.items()})})
+    with pytest.raises(UserError, match=r"adapter metadata says .*which makes no sense"):
+        read_lora(path)
+
+
+def test_a_number_of_thousands_of_digits_makes_no_configuration(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.safetensors", keys_in("diffusers-peft", attention_pairs(small_layers())))
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": ' + "1" * 5000 + "}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"adapter_config\.json is not a JSON object"):
+        read_lora(path)
+
+
 # --- LyCORIS' own modules write the file and say what the weight change is -----------------------------------------------------
 
 
