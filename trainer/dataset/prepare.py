@@ -77,9 +77,9 @@ def prepare(
     with locked(folder):
         try:
             remove_partials(folder)
-            found = _find(source, folder, settings, inside)
+            found = _find(source, folder, settings, inside).cleaned()
             if regularisation is not None:
-                extra = _find(regularisation, folder, settings, inside, "regularisation")
+                extra = _find(regularisation, folder, settings, inside, "regularisation").cleaned()
                 found.entries += [_as_regularisation(entry) for entry in extra.entries]
                 found.warnings += extra.warnings
                 found.rejected += extra.rejected

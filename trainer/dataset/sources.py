@@ -6,13 +6,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from ..errors import UserError
 from .decode import EXTENSIONS
+from .names import readable
 from .sidecars import CaptionIndex
 
 MAX_FILE_BYTES = 1 << 30
@@ -54,6 +55,18 @@ class Found:
     entries: list[Entry]
     warnings: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str, str]] = field(default_factory=list)  # name, reason, message
+
+    def cleaned(self) -> Found:
+        """The same with every text as UTF-8 can hold it; the paths stay as the system gave them."""
+        entries = [
+            replace(
+                entry, name=readable(entry.name), instance=readable(entry.instance),
+                caption=None if entry.caption is None else readable(entry.caption),
+            )
+            for entry in self.entries
+        ]  # fmt: skip
+        rejected = [(readable(name), reason, readable(message)) for name, reason, message in self.rejected]
+        return Found(entries, [readable(text) for text in self.warnings], rejected)
 
 
 def from_images(images: Sequence[SourceImage]) -> Found:

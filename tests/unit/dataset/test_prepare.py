@@ -446,3 +446,28 @@ def test_unicode_names_survive(tmp_path: Path) -> None:
     dataset = prepare(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="ミク", resolution=64)).dataset
     assert dataset.name == "ミク" and len(image_bytes(dataset)) == 3
     assert io.BytesIO(image_bytes(dataset)[0]).read(4) == b"\x89PNG"
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="these systems have no such names")
+def test_names_that_are_not_utf_8_do_not_end_the_run(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in" / os.fsdecode(b"10_\x83e\x83X girl"), 3)
+    (source / "0.png").rename(source / os.fsdecode(b"\x83e\x83X\x83g.png"))
+    (source / "1.png").rename(source / os.fsdecode(b"\x83f.png"))
+    (source / os.fsdecode(b"\x83e\x83X\x83g.txt")).write_text("smile", encoding="utf-8")
+    (source / os.fsdecode(b"\x83lost.txt")).write_text("lost", encoding="utf-8")
+    (source / os.fsdecode(b"\x83cut.png")).write_bytes(b"")
+    for _ in range(2):
+        result = prepare(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="mk01", resolution=64))
+    folder = "10_\ufffde\ufffdX girl"
+    assert {row["source"] for row in result.dataset.rows()} == {f"{folder}/{n}.png" for n in ("\ufffde\ufffdX\ufffdg", "\ufffdf", "2")}
+    assert sorted(item.caption for item in result.dataset.items) == ["mk01, smile"] + ["mk01, \ufffde\ufffdX girl"] * 2
+    assert [rejection.source for rejection in result.rejected] == [f"{folder}/\ufffdcut.png"]
+    assert any("example \ufffdlost.txt" in warning for warning in result.report.warnings)
+
+
+def test_half_characters_in_captions_do_not_end_the_run(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", 2)
+    (source / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a girl \\ud83d"}\n', encoding="utf-8")
+    assert prepare(source, tmp_path / "out", SETTINGS).dataset.items[0].caption == "mk01, a girl ?"
+    batch = [SourceImage(drawing(0), "a\ud83d", "smile \ud83d"), SourceImage(drawing(1), "b")]
+    assert prepare(batch, tmp_path / "batch", SETTINGS).dataset.items[0].caption == "mk01, smile ?"
