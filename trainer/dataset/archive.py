@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -13,12 +14,15 @@ from typing import IO
 from ..errors import UserError
 from ..files import safe_name
 from .decode import EXTENSIONS
+from .names import readable
+from .sources import is_passed_over
 
 MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 1 << 30
 MAX_TOTAL_BYTES = 500 << 30
 KEEP_FREE_BYTES = 1 << 30
 _TEXT = {".txt", ".caption", ".json", ".jsonl", ".csv", ".tags", ".tag", ".cap", ".text"}
+_FOLDS_CASE = sys.platform in ("win32", "darwin")  # A.png and a.png are one file there
 _SUFFIXES = (".zip", ".cbz", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
@@ -48,12 +52,13 @@ def unpack(path: Path, folder: Path) -> Unpacked:
     root = folder / safe_name(path.name.split(".")[0] or path.stem)
     root.mkdir(parents=True)
     result = Unpacked(root)
+    names = _Names(root)
     budget = min(MAX_TOTAL_BYTES, shutil.disk_usage(folder).free - KEEP_FREE_BYTES)
     try:
         for number, (name, stream, problem) in enumerate(_members(path)):
             if number >= MAX_MEMBERS:
                 raise UserError(f"{path.name} has more than {MAX_MEMBERS} members.", "Split it.", kind="dataset")
-            target = None if problem else _target(root, name)
+            target = None if problem else names.target(name)
             if problem or target is None:
                 result.rejected.append((name, "unsafe path" if not problem else "unreadable", problem or "its path leaves the archive"))
                 continue
@@ -106,16 +111,57 @@ def _members(path: Path) -> Iterator[tuple[str, IO[bytes] | None, str]]:
 
 
 def _matters(name: str) -> bool:
-    return PurePosixPath(name.replace("\\", "/")).suffix.lower() in EXTENSIONS | _TEXT
+    parts = _parts(name)
+    if any(is_passed_over(part) for part in parts if part != ".."):
+        return False
+    return bool(parts) and PurePosixPath(parts[-1]).suffix.lower() in EXTENSIONS | _TEXT
 
 
-def _target(root: Path, name: str) -> Path | None:
-    """Where a member goes: None when its name would leave ``root``."""
-    parts = name.replace("\\", "/").split("/")
-    if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\x00" in name:
-        return None
-    clean = [safe_name(part, limit=200) for part in parts if part not in ("", ".")]
-    return root.joinpath(*clean) if clean else None
+def _parts(name: str) -> list[str]:
+    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+
+
+class _Names:
+    """Where members go. Two names that become the same when they are cleaned get numbers: a picture and its text the same one."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._given: dict[tuple[str, ...], str] = {}
+        self._taken: set[tuple[Path, str]] = set()
+
+    def target(self, name: str) -> Path | None:
+        """The member's path: None when its name would leave the archive."""
+        parts = _parts(name)
+        if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\x00" in name:
+            return None
+        folder = self._root
+        for depth in range(1, len(parts)):
+            folder /= self._unique(folder, tuple(parts[:depth]))
+        stem, suffix = _split(parts[-1])
+        return folder / (self._unique(folder, (*parts[:-1], stem)) + suffix)
+
+    def _unique(self, folder: Path, original: tuple[str, ...]) -> str:
+        if original not in self._given:
+            clean = safe_name(readable(original[-1]), limit=200)
+            name, number = clean, 1
+            while (folder, _folded(name)) in self._taken:
+                number += 1
+                name = f"{clean}_{number}"
+            self._taken.add((folder, _folded(name)))
+            self._given[original] = name
+        return self._given[original]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The stem and the extensions that matter: ``a.png.txt`` is the text of ``a.png``."""
+    stem, suffix = name, ""
+    while (last := PurePosixPath(stem).suffix) and last.lower() in EXTENSIONS | _TEXT:
+        stem, suffix = stem.removesuffix(last), last + suffix
+    return stem, suffix
+
+
+def _folded(name: str) -> str:
+    return name.lower() if _FOLDS_CASE else name
 
 
 def _copy(stream: IO[bytes], target: Path, limit: int) -> int:

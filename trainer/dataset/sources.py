@@ -116,6 +116,11 @@ def _leads_below(path: Path, roots: Sequence[Path]) -> bool:
     return any(root in real.parents for root in roots)
 
 
+def is_passed_over(name: str) -> bool:
+    """Whether a folder or file of this name is not looked at: hidden, or a system's own."""
+    return name.startswith(".") or name.lower() in _SKIP_FOLDERS
+
+
 def natural_key(text: str) -> list[tuple[int, int, str]]:
     """Sort key that puts ``2.png`` before ``10.png``, the same on every system."""
     return [(0, int(part), part) if part.isdigit() and part.isascii() else (1, 0, part) for part in re.split(r"(\d+)", text.casefold())]
@@ -156,7 +161,7 @@ def _walk(root: Path, skip: set[Path]) -> Iterator[Path]:
         names[:] = sorted(
             name
             for name in names
-            if not name.startswith(".") and name.lower() not in _SKIP_FOLDERS and (here / name).resolve() not in skip
+            if not is_passed_over(name) and (here / name).resolve() not in skip
         )
         if (here / "manifest.jsonl").is_file() and (here / "masks").is_dir():
             names[:] = [name for name in names if name != "masks"]  # a dataset of ours as source

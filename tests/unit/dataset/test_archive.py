@@ -121,3 +121,40 @@ def test_damaged_member_does_not_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(bytes(data))
     result = prepare(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
     assert result.kept == 1 and result.rejected[0].source == "0.png"
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    return path
+
+
+def sources_and_captions(source: Path, out: Path) -> dict[str, str]:
+    dataset = prepare(source, out, SETTINGS).dataset
+    return {row["source"]: row["caption"] for row in dataset.rows()}
+
+
+def test_long_names_keep_their_extension_and_their_caption(tmp_path: Path) -> None:
+    long = "初音ミク" * 20
+    members = {f"{long}.png": png(1), f"{long}.caption": b"miku", "x" * 205 + ".png": png(2), "x" * 205 + ".png.txt": b"ex"}
+    made = zipped(tmp_path / "a.zip", members)
+    assert sorted(sources_and_captions(made, tmp_path / "out").values()) == ["mk01, ex", "mk01, miku"]
+
+
+def test_names_that_become_the_same_are_numbered_with_their_captions(tmp_path: Path) -> None:
+    members = {
+        "what?.png": png(1), "what*.txt": b"second", "what*.png": png(2), "what?.txt": b"first",
+        "a?/b.png": png(3), "a*/b.png": png(4), "a*/b.txt": b"fourth", "a*/metadata.jsonl": b"{}",
+        "what_.jpg": png(5), "what_.caption": b"fifth",
+    }  # fmt: skip
+    assert sources_and_captions(zipped(tmp_path / "a.zip", members), tmp_path / "out") == {
+        "what_.png": "mk01, first", "what__2.png": "mk01, second", "what__3.jpg": "mk01, fifth",
+        "a_/b.png": "mk01 girl", "a__2/b.png": "mk01, fourth",
+    }  # fmt: skip
+
+
+def test_hidden_members_are_passed_over_as_in_a_folder(tmp_path: Path) -> None:
+    members = {"./ok.png": png(1), ".thumbs/t.png": png(2), "a/._p.png": b"junk", "__MACOSX/a/q.png": png(3), ".png": png(4)}
+    result = prepare(zipped(tmp_path / "a.zip", members), tmp_path / "out", SETTINGS)
+    assert ([row["source"] for row in result.dataset.rows()], result.rejected) == (["ok.png"], ())
