@@ -68,23 +68,46 @@ def rank_of(algorithm: str, tensors: Mapping[str, torch.Tensor]) -> int | None:
 
 def shape_problem(algorithm: str, tensors: Mapping[str, torch.Tensor]) -> str:
     """What is wrong with the shapes of one module's tensors; empty when they fit each other."""
-    if algorithm == "lora":
-        up, down = tensors["lora_up.weight"], tensors["lora_down.weight"]
-        if up.ndim not in (2, 4) or down.ndim not in (2, 4):
-            return f"lora_up {list(up.shape)} and lora_down {list(down.shape)} are no matrices"
-        mid = tensors.get("lora_mid.weight")
-        if mid is not None:
-            fits = mid.ndim == 4 and up.shape[1] == mid.shape[0] and down.shape[0] == mid.shape[1]
-            between = f"lora_up {list(up.shape)} and lora_down {list(down.shape)}"
-            return "" if fits else f"lora_mid {list(mid.shape)} does not fit between {between}"
-        if up.shape[1] != down.shape[0] or (up.ndim == 4 and tuple(up.shape[2:]) != (1, 1)):
-            return f"lora_up {list(up.shape)} and lora_down {list(down.shape)} cannot be multiplied"
-    if algorithm in ("loha", "lokr"):
-        try:
-            delta_shape(algorithm, tensors)
-        except (RuntimeError, ValueError, IndexError) as error:
-            return str(error).splitlines()[0]
+    if algorithm == "lora" and (problem := _lora_problem(tensors)):
+        return problem
+    if algorithm in PASSED_THROUGH or (algorithm in ("full", "norm") and "dora_scale" not in tensors):
+        return ""
+    summands = {name: tensor for name, tensor in tensors.items() if name != "dora_scale"}
+    try:
+        change = delta_shape(algorithm, summands)
+    except (RuntimeError, ValueError, IndexError) as error:
+        return str(error).splitlines()[0]
+    scale = tensors.get("dora_scale")
+    if scale is not None and not dora_scale_fits(tuple(scale.shape), change, flattened=True):
+        return f"dora_scale {list(scale.shape)} has neither a number for each output nor for each input of {list(change)}"
     return ""
+
+
+def _lora_problem(tensors: Mapping[str, torch.Tensor]) -> str:
+    up, down, mid = tensors["lora_up.weight"], tensors["lora_down.weight"], tensors.get("lora_mid.weight")
+    if up.ndim not in (2, 4) or down.ndim not in (2, 4):
+        return f"lora_up {list(up.shape)} and lora_down {list(down.shape)} are no matrices"
+    if mid is not None:
+        fits = mid.ndim == 4 and up.shape[1] == mid.shape[0] and down.shape[0] == mid.shape[1]
+        return "" if fits else f"lora_mid {list(mid.shape)} does not fit between lora_up {list(up.shape)} and lora_down {list(down.shape)}"
+    if up.shape[1] != down.shape[0] or (up.ndim == 4 and tuple(up.shape[2:]) != (1, 1)):
+        return f"lora_up {list(up.shape)} and lora_down {list(down.shape)} cannot be multiplied"
+    return ""
+
+
+def dora_scale_fits(scale: tuple[int, ...], weight: tuple[int, ...], *, flattened: bool = False) -> bool:
+    """Whether ``apply_dora`` can apply a ``dora_scale`` of this shape to a weight (out, in, ...) of that one.
+
+    ``flattened`` weights may be a convolution's as a matrix (LyCORIS' LoHa and LoKr), whose columns are inputs times places of the kernel.
+    """
+    count = math.prod(scale)
+    if not scale or not weight or not count:
+        return False
+    if count == weight[0] and scale[0] == weight[0]:
+        return True
+    if len(weight) < 2:
+        return False
+    return count == weight[1] or (flattened and len(weight) == 2 and len(scale) == 4 and weight[1] % count == 0)
 
 
 def delta_shape(algorithm: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, ...]:

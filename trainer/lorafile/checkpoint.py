@@ -137,6 +137,13 @@ def _check_size(header: container.Header, place: _Place, module: LoraModule) -> 
         raise UserError(
             f"The LoRA's {module.name} is {list(change)} and the checkpoint's {list(shape)}.", "They belong to other models.", kind="lora"
         )
+    scale = module.tensors.get("dora_scale")
+    if scale is not None and not algorithms.dora_scale_fits(tuple(scale.shape), (rows, *shape[1:])):
+        raise UserError(
+            f"The LoRA's {module.name} has a dora_scale {list(scale.shape)}, which does not fit the checkpoint's {list(shape)}.",
+            "They belong to other models.",
+            kind="lora",
+        )
 
 
 def _stripped(shape: Sequence[int]) -> tuple[int, ...]:

@@ -24,8 +24,10 @@ from .weights import LoraModule
 
 KEY = "animelora.folded_alpha"
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
+_DTYPES |= {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
+_BITS |= {torch.float8_e4m3fn: torch.int8, torch.float8_e5m2: torch.int8}
 LIMIT = 4_000_000  # characters of metadata for what was rounded away; programs read the whole header
 
 
@@ -80,9 +82,9 @@ def _fold_one(module: LoraModule, dtype: torch.dtype | None) -> tuple[LoraModule
         return cast, "", None
     for place in ("lora_down.weight", "lora_up.weight"):
         scaled, source = _times(tensors[place], scale), module.tensors[place]
-        if not torch.equal(tensors[place].to(source.dtype), source):
+        if not _same(tensors[place].to(source.dtype), source):
             source = tensors[place]  # the number type itself cannot hold the original; judge the scaling alone
-        if torch.equal(_times(scaled, 1 / scale, source.dtype), source) and bool(scaled.isfinite().all()):
+        if _same(_times(scaled, 1 / scale, source.dtype), source) and bool(scaled.double().isfinite().all()):
             return replace(cast, tensors={**tensors, place: scaled}), place, None
     place = "lora_down.weight"
     scaled, exact = _times(tensors[place], scale), tensors[place].double() * scale
@@ -130,6 +132,11 @@ def _record(module: LoraModule, place: str) -> list[Any]:
     if module.alpha is None:
         return [None, "", [], place]
     return [module.alpha.item(), _NAMES.get(module.alpha.dtype, "F32"), list(module.alpha.shape), place]
+
+
+def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether both hold the same numbers; torch compares none of 8 bits."""
+    return torch.equal(first.double(), second.double()) if first.dtype.itemsize == 1 else torch.equal(first, second)
 
 
 def _times(tensor: torch.Tensor, factor: float, dtype: torch.dtype | None = None) -> torch.Tensor:

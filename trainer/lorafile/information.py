@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from PIL import Image
 
@@ -123,10 +123,10 @@ def tag_counts(metadata: Mapping[str, str]) -> tuple[Counter[str], float]:
     for folder, counts in _table(metadata, "ss_tag_frequency").items():
         if not isinstance(counts, dict):
             continue
-        numbers = {str(tag).strip(): n for tag, n in counts.items() if isinstance(n, int)}
+        numbers = {str(tag).strip(): n for tag, n in counts.items() if _is_count(n)}
         directory = _table(metadata, "ss_dataset_dirs").get(folder)
         known = directory.get("img_count") if isinstance(directory, dict) else None
-        images += known if isinstance(known, int) else max(numbers.values(), default=0)
+        images += known if _is_count(known) else max(numbers.values(), default=0)
         tags.update(numbers)
     return tags, images
 
@@ -134,9 +134,14 @@ def tag_counts(metadata: Mapping[str, str]) -> tuple[Counter[str], float]:
 def _table(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     try:
         data = json.loads(metadata.get(key, "{}"))
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    """Whether a number in the metadata may be one of pictures; hundreds of digits are none."""
+    return isinstance(value, int) and 0 <= value < 1 << 53
 
 
 def _value(metadata: Mapping[str, str], key: str) -> str:

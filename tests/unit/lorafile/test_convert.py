@@ -30,6 +30,7 @@ from trainer.lorafile import (
     reduce_rank,
     write_lora,
 )  # fmt: skip
+from trainer.lorafile.algorithms import shape_problem
 
 from .helpers import lora_tensors, same_modules, sd15_layers, small_layers
 
@@ -54,6 +55,20 @@ def lora_file(path: Path, **options: object) -> Path:
 def through(source: Path, target: Path, form: str, dtype: torch.dtype | None = None) -> LoraWeights:
     write_lora(target, convert(read_lora(source), form, dtype))
     return read_lora(target)
+
+
+@pytest.mark.parametrize("form", ["diffusers", "peft"])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("alpha", [4.0, 2.0, -3.0])
+def test_8_bit_numbers_come_back_bit_for_bit(tmp_path: Path, form: str, dtype: torch.dtype, alpha: float) -> None:
+    source = lora_file(tmp_path / "a.safetensors", alpha=alpha, dtype=dtype)
+    middle = through(source, tmp_path / "b.safetensors", form)
+    assert (middle.format, middle.dtype) == (form, dtype)
+    through(tmp_path / "b.safetensors", tmp_path / "c.safetensors", "kohya")
+    before, after = load_file(source), load_file(tmp_path / "c.safetensors")
+    assert before.keys() == after.keys()
+    for key in before:
+        assert before[key].dtype == after[key].dtype and torch.equal(before[key].view(torch.uint8), after[key].view(torch.uint8)), key
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers", "peft", "comfyui"])
@@ -416,6 +431,27 @@ def test_merge_into_a_checkpoint_changes_these_weights_and_no_other(tmp_path: Pa
     from trainer.lorafile.container import read_header
 
     assert read_header(tmp_path / "out.safetensors").metadata["modelspec.merged_from"] == "Base, unnamed LoRA"
+
+
+def test_a_convolution_takes_dora_magnitudes_of_its_own_size_only(tmp_path: Path) -> None:
+    """LoHa of a convolution is a matrix (out, in * 9), from which alone the number of inputs is not known."""
+    torch.manual_seed(0)
+    before = small_checkpoint(tmp_path / "base.safetensors", torch.float32)
+    factors, name = loha(24, 144, 2), "down_blocks.0.resnets.0.conv1"
+    for inputs, fits in ((16, True), (48, False)):
+        tensors = {**factors, "dora_scale": torch.rand(1, inputs, 1, 1) + 0.5}
+        assert shape_problem("loha", tensors) == ""
+        parts = [(weights_of(LoraModule("unet", name, "loha", tensors)), 1.0)]
+        if not fits:
+            with pytest.raises(UserError, match=r"dora_scale \[1, 48, 1, 1\], which does not fit"):
+                merge_into_checkpoint(tmp_path / "base.safetensors", parts, tmp_path / "out.safetensors")
+            continue
+        merge_into_checkpoint(tmp_path / "base.safetensors", parts, tmp_path / "out.safetensors")
+        key = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
+        change = (factors["hada_w1_a"] @ factors["hada_w1_b"]) * (factors["hada_w2_a"] @ factors["hada_w2_b"])
+        total = before[key] + change.reshape(24, 16, 3, 3)
+        expected = total / total.square().sum((0, 2, 3), keepdim=True).sqrt() * tensors["dora_scale"]
+        assert torch.allclose(load_file(tmp_path / "out.safetensors")[key], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_openclip_joint_matrix_gets_each_third(tmp_path: Path) -> None:

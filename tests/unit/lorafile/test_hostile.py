@@ -16,7 +16,7 @@ from safetensors.torch import save, save_file
 
 from tests.hostile import Evil
 from trainer.errors import UserError
-from trainer.lorafile import inspect_lora, mismatch, read_lora
+from trainer.lorafile import card, inspect_lora, mismatch, read_lora
 
 from .helpers import lora_tensors, raw_safetensors, small_layers
 
@@ -190,6 +190,22 @@ def test_wrong_shapes_are_found(tmp_path: Path) -> None:
     assert "no matrices" in refused(tmp_path, tensors)
 
 
+@pytest.mark.parametrize("shape", [(7, 1), (1, 320), (321, 1), (), (0, 1)])
+def test_dora_magnitudes_of_another_size_are_found(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    tensors = lora_tensors(small_layers())
+    tensors[f"{PAIR}.dora_scale"] = torch.ones(shape)
+    message = refused(tmp_path, tensors)
+    assert "do not fit each other" in message and f"dora_scale {list(shape)}" in message and "[320, 768]" in message
+
+
+@pytest.mark.parametrize("shape", [(320, 1), (1, 768), (320,)])
+def test_dora_magnitudes_of_outputs_or_inputs_are_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    tensors = lora_tensors(small_layers())
+    tensors[f"{PAIR}.dora_scale"] = torch.ones(shape)
+    save_file(tensors, tmp_path / "x.safetensors")
+    assert read_lora(tmp_path / "x.safetensors").problems == ()
+
+
 def test_family_is_told_by_the_width_of_the_text(tmp_path: Path) -> None:
     for width, family in ((768, "sd1"), (1024, "sd2"), (2048, "sdxl")):
         path = tmp_path / f"{family}.safetensors"
@@ -218,3 +234,13 @@ def test_metadata_of_any_content_does_not_break_info(tmp_path: Path) -> None:
     info = inspect_lora(tmp_path / "x.safetensors")
     assert info.usable and info.thumbnail is None and info.trigger_words == ()
     json.dumps(info.to_json())
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_counts_of_hundreds_of_digits_are_no_counts(tmp_path: Path, digits: int) -> None:
+    huge = "1" * digits
+    for frequency, folders in ((f'{{"a": {{"ohwx": {huge}}}}}', "{}"), ('{"a": {"ohwx": 3}}', f'{{"a": {{"img_count": {huge}}}}}')):
+        path = tmp_path / "x.safetensors"
+        save_file(lora_tensors(small_layers()), path, {"ss_tag_frequency": frequency, "ss_dataset_dirs": folders})
+        assert inspect_lora(path).trigger_words == (("ohwx",) if "3" in frequency else ())
+        json.dumps(card(path).to_json())
