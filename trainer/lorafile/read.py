@@ -33,7 +33,24 @@ def read_lora(path: Path, layout: UNetLayout | None = None) -> LoraWeights:
 
 def scan_lora(path: Path, layout: UNetLayout | None = None) -> LoraWeights:
     """Like ``read_lora``, but faults inside the file are collected in ``fatal`` and ``problems`` instead of raised."""
-    raw = tensors.load(Path(path))
+    return _copied(_scan(tensors.load(Path(path)), layout))
+
+
+def _copied(weights: LoraWeights) -> LoraWeights:
+    """``weights`` with tensors of their own. Those of the file are parts of its map, and Windows lets nobody replace a file that is
+    mapped. Copied at the end, so that of a checkpoint that was taken for a LoRA nothing is."""
+    modules = tuple(
+        replace(
+            module,
+            tensors={name: tensor.clone() for name, tensor in module.tensors.items()},
+            alpha=None if module.alpha is None else module.alpha.clone(),
+        )
+        for module in weights.modules
+    )
+    return replace(weights, modules=modules, extra={key: tensor.clone() for key, tensor in weights.extra.items()})
+
+
+def _scan(raw: tensors.RawFile, layout: UNetLayout | None) -> LoraWeights:
     metadata = dict(raw.metadata)
     if raw.listed or cloneofsimo.is_listed(list(raw.tensors)):
         return _nameless(raw, layout)

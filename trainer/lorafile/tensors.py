@@ -22,7 +22,7 @@ _PICKLED = (".pt", ".bin", ".ckpt", ".pth")
 
 @dataclass(frozen=True)
 class RawFile:
-    """What a file holds: named tensors, or (cloneofsimo's .pt) a bare list of them."""
+    """What a file holds: named tensors, or (cloneofsimo's .pt) a bare list of them. A safetensors file is mapped while one lives."""
 
     path: Path
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)

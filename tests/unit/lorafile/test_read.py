@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from trainer.errors import UserError
 from trainer.lorafile import convert, inspect_lora, read_lora, scan_lora
@@ -400,6 +400,32 @@ def test_pt_with_named_tensors(tmp_path: Path) -> None:
     tensors = lora_tensors(small_layers())
     torch.save({"state_dict": tensors}, tmp_path / "x.pt")
     assert len(read_lora(tmp_path / "x.pt").modules) == len(small_layers())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not show which files a process has mapped")
+@pytest.mark.parametrize("kind", ["kohya", "peft", "embedding", "cloneofsimo"])
+def test_a_file_is_not_held_so_that_windows_lets_it_be_replaced(tmp_path: Path, kind: str) -> None:
+    """Windows refuses to replace a file that a process has mapped, and tensors of a mapped file keep it mapped."""
+
+    def mapped(path: Path) -> bool:
+        return str(path) in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+
+    metadata = None
+    if kind == "cloneofsimo":
+        metadata = {"unet": '["CrossAttention", "Attention", "GEGLU"]'}
+        tensors = {f"unet:{i // 2}:{'down' if i % 2 else 'up'}": tensor for i, tensor in enumerate(listed("middle")[1])}
+    elif kind == "peft":
+        tensors = keys_in("peft", attention_pairs(small_layers()))
+    else:
+        tensors = lora_tensors(small_layers())
+        tensors |= {"bundle_emb.ohwx.clip_l": torch.ones(2, 768)} if kind == "embedding" else {}
+    path = written(tmp_path / "x.safetensors", tensors, metadata)
+    held = load_file(path)
+    assert held and mapped(path), "safetensors maps nothing, so this tells nothing"
+    del held
+    assert not mapped(path)
+    weights = read_lora(path)
+    assert weights.modules and not mapped(path)
 
 
 def test_onetrainer_bundled_embeddings_are_kept_apart(tmp_path: Path) -> None:
