@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..files import safe_name
 from .decode import EXTENSIONS
 from .names import readable
-from .sources import is_passed_over
+from .walk import is_passed_over
 
 MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 1 << 30

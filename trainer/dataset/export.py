@@ -18,7 +18,7 @@ from .settings import bucket_sides, parse_settings
 
 Kind = Literal["kohya", "imagefolder"]
 KINDS: tuple[str, ...] = get_args(Kind)
-_MARKER = ".animelora-export"
+MARKER = ".animelora-export"
 
 
 def export_dataset(dataset: Dataset, kind: Kind, out: Path | None = None) -> Path:
@@ -121,10 +121,10 @@ def _toml(values: dict[str, Any]) -> Sequence[str]:
 
 def _make_room(folder: Path) -> None:
     if folder.exists():
-        if not (folder / _MARKER).is_file() and any(folder.iterdir()):
+        if not (folder / MARKER).is_file() and any(folder.iterdir()):
             raise UserError(
                 f"{folder} exists and is no earlier export.", "Choose another folder with --export-to, or remove it.", kind="dataset"
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    (folder / _MARKER).write_text("Written by AnimeLoRA; replaced by the next export.\n", encoding="utf-8")
+    (folder / MARKER).write_text("Written by AnimeLoRA; replaced by the next export.\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..files import atomic_path
 from .process import Processed
 
+JOURNAL = "journal.jsonl"
 WORK = ".prepare"  # hidden, so that no other tool takes it for pictures
 
 
@@ -22,7 +23,7 @@ class Journal:
     """Results by key, in ``.prepare/journal.jsonl``. The last line of a killed run may be cut off; it is ignored."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / WORK / "journal.jsonl"
+        self._path = folder / WORK / JOURNAL
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.known: dict[str, Processed] = {}
         if self._path.exists():

@@ -283,7 +283,7 @@ def _find(source: Source, folder: Path, settings: PrepareSettings, inside: Seque
         return sources.from_folder(source, extensions, skip=[folder], inside=inside)
     if source.is_file() and is_archive(source):
         unpacked = unpack(source, folder / WORK / f"unpacked-{what}")
-        found = sources.from_folder(unpacked.folder, extensions, skip=[folder])
+        found = sources.from_folder(unpacked.folder, extensions, read_ours=True)
         found.rejected += unpacked.rejected
         return found
     if source.suffix.lower() in EXTENSIONS:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -15,11 +14,11 @@ from ..errors import UserError
 from .decode import EXTENSIONS
 from .names import readable
 from .sidecars import CaptionIndex
+from .walk import walk
 
 MAX_FILE_BYTES = 1 << 30
 
 _KOHYA_FOLDER = re.compile(r"^(\d{1,5})_(.+)$")
-_SKIP_FOLDERS = {"__macosx", "$recycle.bin", "node_modules", "@eadir"}
 # pictures that this cannot read, and other things people expect to be read
 _OTHER_PICTURES = {".heic", ".heif", ".jxl", ".psd", ".svg", ".clip", ".kra", ".raw", ".cr2", ".nef", ".dng", ".mp4", ".webm", ".mkv"}
 _OTHER_PICTURES |= {".pdf", ".eps", ".ai", ".xcf", ".exr", ".hdr", ".zip", ".rar", ".7z", ".tar", ".cbz", ".parquet"}
@@ -84,16 +83,19 @@ def from_images(images: Sequence[SourceImage]) -> Found:
     return Found(entries)
 
 
-def from_folder(root: Path, extensions: Sequence[str], *, skip: Sequence[Path] = (), inside: Sequence[Path] = ()) -> Found:
+def from_folder(
+    root: Path, extensions: Sequence[str], *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), read_ours: bool = False
+) -> Found:
     """Every picture below ``root`` in natural order, with caption, kohya repeats and regularisation set.
 
     ``skip`` are folders that are not looked into (the dataset itself when it lies inside its source). With ``inside``, a link is
-    followed only to a file below one of these. Raises UserError when there is no picture at all.
+    followed only to what lies below one of these. Datasets and exports of this program below ``root`` are not read, and the warnings
+    name them, unless ``read_ours``. Raises UserError when there is no picture at all.
     """
-    files = list(_walk(root, {path.resolve() for path in skip}))
+    walked = walk(root, skip=skip, inside=inside, read_ours=read_ours)
     roots = [path.resolve() for path in inside]
-    out = {path for path in files if roots and path.is_symlink() and not _leads_below(path, roots)}
-    files = [path for path in files if path not in out]
+    out = {path for path in walked.files if roots and path.is_symlink() and not _leads_below(path, roots)}
+    files = [path for path in walked.files if path not in out]
     index = CaptionIndex(root, files, extensions)
     entries = [
         _entry(root, path, index)
@@ -101,10 +103,14 @@ def from_folder(root: Path, extensions: Sequence[str], *, skip: Sequence[Path] =
         if path.suffix.lower() in EXTENSIONS
     ]
     if not entries:
-        raise _nothing_found(root, files)
+        raise _nothing_found(root, files, walked.ours)
     found = Found(entries, warnings=index.warnings())
     found.warnings += _unread(files)
-    found.rejected += [(path.relative_to(root).as_posix(), "unsafe path", "a link that leads out of the folders") for path in sorted(out)]
+    if walked.ours:
+        names = ", ".join(path.relative_to(root).as_posix() for path in walked.ours[:5]) + (", …" if len(walked.ours) > 5 else "")
+        found.warnings.append(f"Not read, because AnimeLoRA wrote it: {names}. To use such a folder, give it as the source itself.")
+    rejected = [*walked.rejected, *((path, "unsafe path", "a link that leads out of the folders") for path in out)]
+    found.rejected += [(path.relative_to(root).as_posix(), reason, message) for path, reason, message in sorted(rejected)]
     return found
 
 
@@ -114,11 +120,6 @@ def _leads_below(path: Path, roots: Sequence[Path]) -> bool:
     except (OSError, RuntimeError):  # a loop of links
         return False
     return any(root in real.parents for root in roots)
-
-
-def is_passed_over(name: str) -> bool:
-    """Whether a folder or file of this name is not looked at: hidden, or a system's own."""
-    return name.startswith(".") or name.lower() in _SKIP_FOLDERS
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
@@ -155,23 +156,14 @@ def _is_regularisation(root: Path, relative: PurePosixPath) -> bool:
     return top in ("regularisation", "regularization")
 
 
-def _walk(root: Path, skip: set[Path]) -> Iterator[Path]:
-    for folder, names, files in os.walk(root):
-        here = Path(folder)
-        names[:] = sorted(
-            name
-            for name in names
-            if not is_passed_over(name) and (here / name).resolve() not in skip
-        )
-        if (here / "manifest.jsonl").is_file() and (here / "masks").is_dir():
-            names[:] = [name for name in names if name != "masks"]  # a dataset of ours as source
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield here / name
-
-
-def _nothing_found(root: Path, files: list[Path]) -> UserError:
+def _nothing_found(root: Path, files: list[Path], ours: Sequence[Path]) -> UserError:
     kinds = "PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF"
+    if ours:
+        return UserError(
+            f"No images found in {root}, apart from what AnimeLoRA wrote itself: {ours[0].relative_to(root).as_posix()}.",
+            "Choose the folder that holds your pictures; to use that folder again, give it as the source itself.",
+            kind="dataset",
+        )
     if not files:
         return UserError(f"The folder {root} is empty.", f"Put your pictures there ({kinds}).", kind="dataset")
     counts = Counter(path.suffix.lower() or "(no extension)" for path in files)
