@@ -18,6 +18,7 @@ from .captioning import Captioned, caption_all
 from .captions import tag_frequency
 from .dataset import REGULARISATION, Dataset, Item, Row, caption_file, dataset_hash, hashed_header, open_dataset, write_manifest
 from .decode import EXTENSIONS
+from .duplicates import without_duplicates
 from .earlier import Earlier
 from .jobs import Job, content_hash
 from .journal import WORK, Journal, locked
@@ -105,6 +106,7 @@ class _Run:
         self.workers = 0 if upscaler is not None else workers
         self.earlier = Earlier(folder)
         self.rejected: list[Rejection] = []
+        self.warnings: list[str] = []
         self.reused = 0
 
     def finish(self, found: Found, started: float) -> PrepareResult:
@@ -134,20 +136,16 @@ class _Run:
     def identify(self, entries: Sequence[Entry]) -> list[Job]:
         """Read every source once for its hash; exact duplicates go."""
         jobs: list[Job] = []
-        first: dict[str, str] = {}
         hashes = ordered_map(content_hash, entries, should_stop=self.should_stop)
         for number, (entry, (digest, problem)) in enumerate(zip(entries, hashes, strict=True), 1):
             self.progress(number, len(entries), "reading")
             if problem:
                 self.rejected.append(Rejection(entry.name, "unreadable", problem))
                 continue
-            job = Job(entry, digest, processing_key(digest, self.settings, entry.is_regularisation), self.folder)
-            if job.key in first:
-                self.rejected.append(Rejection(entry.name, "duplicate", f"the same file as {first[job.key]}"))
-                continue
-            first[job.key] = entry.name
-            jobs.append(job)
-        return jobs
+            jobs.append(Job(entry, digest, processing_key(digest, self.settings, entry.is_regularisation), self.folder))
+        kept, duplicates, self.warnings = without_duplicates(jobs)
+        self.rejected += duplicates
+        return kept
 
     def make(self, jobs: Sequence[Job], journal: Journal) -> list[tuple[Job, Processed]]:
         """Process what is new, drop near duplicates, and make the pictures that are missing."""
@@ -255,7 +253,7 @@ class _Run:
 
     def report(self, dataset: Dataset, rows: list[Row], captioned: Sequence[Captioned], found: Found, seconds: float) -> Report:
         """The report, written as a page, too."""
-        warnings = [*found.warnings, *self.earlier.notes, *warnings_for(dataset, rows, captioned, self.settings)]
+        warnings = [*found.warnings, *self.warnings, *self.earlier.notes, *warnings_for(dataset, rows, captioned, self.settings)]
         warnings += foreign_pictures(self.folder, rows)
         report = Report(
             name=dataset.name, path=str(self.folder), hash=dataset.hash, trigger=dataset.trigger,

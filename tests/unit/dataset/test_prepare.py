@@ -471,3 +471,26 @@ def test_half_characters_in_captions_do_not_end_the_run(tmp_path: Path) -> None:
     assert prepare(source, tmp_path / "out", SETTINGS).dataset.items[0].caption == "mk01, a girl ?"
     batch = [SourceImage(drawing(0), "a\ud83d", "smile \ud83d"), SourceImage(drawing(1), "b")]
     assert prepare(batch, tmp_path / "batch", SETTINGS).dataset.items[0].caption == "mk01, smile ?"
+
+
+def test_of_equal_files_the_one_with_a_caption_stays(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", 4)
+    for folder in ("10_a", "20_b", "30_c"):
+        (source / folder).mkdir()
+        shutil.copy(source / "0.png", source / folder / "x.png")
+    (source / "20_b" / "x.txt").write_text("red hair", encoding="utf-8")
+    (source / "30_c" / "x.txt").write_text("blue hair", encoding="utf-8")
+    (source / "0.png").unlink()
+    shutil.copy(source / "1.png", source / "1 copy.png")
+    result = prepare(source, tmp_path / "out", SETTINGS)
+    assert [(row["source"], row["caption"], row["repeats"]) for row in result.dataset.rows()] == [
+        ("1 copy.png", "mk01 girl", 1), ("2.png", "mk01 girl", 1), ("3.png", "mk01 girl", 1), ("20_b/x.png", "mk01, red hair", 20),
+    ]  # fmt: skip
+    assert {r.source: r.message for r in result.rejected} == {
+        "1.png": "the same file as 1 copy.png", "10_a/x.png": "the same file as 20_b/x.png", "30_c/x.png": "the same file as 20_b/x.png",
+    }  # fmt: skip
+    warnings = [text for text in result.report.warnings if "duplicate" in text]
+    assert warnings == [
+        "1 duplicate had another caption than the same file that stays, for example 30_c/x.png and 20_b/x.png.",
+        "2 duplicates had another number of repeats than the same file that stays, for example 10_a/x.png and 20_b/x.png.",
+    ]
