@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 # the formats the pack promises, and those Pillow reads safely beside them; never PostScript, WMF or video
 with suppress(ImportError):  # Pillow itself reads AVIF since 11.3
@@ -22,6 +22,13 @@ EXTENSIONS = frozenset(
         ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".ico", ".qoi",
     )
 )  # fmt: skip
+
+
+_ORIENTATION = 0x0112  # EXIF's tag, with its values (CIPA DC-008, 4.6.5.1.6)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 class Rejected(Exception):
@@ -66,15 +73,26 @@ def decode(image: Image.Image) -> Picture:
     try:
         image.load()
         name = image.format or "image"
-        turned = ImageOps.exif_transpose(image)
-        if image.getexif().get(0x0112, 1) != 1:
-            steps.append("exif orientation")
+        turned = _turned(image, steps)
         rgb, alpha = _split(turned, name, steps)
     except Rejected:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, EOFError, struct.error, ...
         raise Rejected("truncated", f"the picture is cut off or damaged: {error or type(error).__name__}") from None
     return Picture(rgb, alpha, name, steps)
+
+
+def _turned(image: Image.Image, steps: list[str]) -> Image.Image:
+    """The right way up. A broken EXIF block says nothing about the pixels: such a picture stays as it is."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # the parser raises SyntaxError, struct.error, ValueError, ...
+        steps.append("unreadable EXIF ignored")
+        return image
+    if orientation not in _TURNS:
+        return image
+    steps.append("exif orientation")
+    return image.transpose(_TURNS[orientation])
 
 
 def _split(image: Image.Image, file_format: str, steps: list[str]) -> tuple[Image.Image, Image.Image | None]:

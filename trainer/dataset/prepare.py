@@ -149,7 +149,8 @@ class _Run:
 
     def make(self, jobs: Sequence[Job], journal: Journal) -> list[tuple[Job, Processed]]:
         """Process what is new, drop near duplicates, and make the pictures that are missing."""
-        new = {job.key for job in jobs if job.key not in journal.known}
+        # what is cut off is tried again: it costs little, and an older version took broken EXIF for that
+        new = {job.key for job in jobs if job.key not in journal.known or journal.known[job.key].reason == "truncated"}
         self._process([job for job in jobs if job.key in new], journal)
         kept: list[Job] = []
         usable: list[Job] = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from tests.unit.dataset.pictures import BLUE, FILES, GREEN, RED, YELLOW, close, drawing, quarters
 from trainer.dataset.decode import Rejected, decode, open_image
@@ -144,3 +145,24 @@ def test_decompression_bomb_is_not_decoded(side: int) -> None:
     with pytest.raises(Rejected) as caught:
         open_image(data, 89)
     assert caught.value.reason == "bomb"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_broken_exif_does_not_cost_the_picture(kind: str) -> None:
+    buffer = io.BytesIO()
+    drawing(1).save(buffer, kind, exif=b"Exif\0\0garbagegarbage")
+    picture = decode(open_image(buffer.getvalue(), 89))
+    assert picture.rgb.size == drawing(1).size
+    if kind == "PNG":
+        assert (picture.rgb.tobytes(), picture.steps) == (drawing(1).tobytes(), ["unreadable EXIF ignored"])
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_orientation_equals_pillows(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    drawing(1, (90, 60)).save(buffer, "PNG", exif=exif)
+    with Image.open(buffer) as image:
+        expected = ImageOps.exif_transpose(image).tobytes()
+    assert decode(open_image(buffer.getvalue(), 89)).rgb.tobytes() == expected

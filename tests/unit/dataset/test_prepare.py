@@ -494,3 +494,12 @@ def test_of_equal_files_the_one_with_a_caption_stays(tmp_path: Path) -> None:
         "1 duplicate had another caption than the same file that stays, for example 30_c/x.png and 20_b/x.png.",
         "2 duplicates had another number of repeats than the same file that stays, for example 10_a/x.png and 20_b/x.png.",
     ]
+
+
+def test_picture_that_an_older_version_took_for_cut_off_is_tried_again(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in", 2)
+    folder = prepare(tmp_path / "in", tmp_path / "out", SETTINGS).dataset.path
+    lines = [json.loads(line) for line in (folder / ".prepare" / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines[0] |= {"reason": "truncated", "message": "not a TIFF file", "file": "", "sha256": ""}
+    (folder / ".prepare" / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert prepare(tmp_path / "in", tmp_path / "out", SETTINGS).kept == 2
