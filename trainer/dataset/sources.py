@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from .sidecars import CaptionIndex
 from .walk import walk
 
 MAX_FILE_BYTES = 1 << 30
+MANY_REPEATS = 200  # more is a year or a number of pictures rather than a choice
 
 _KOHYA_FOLDER = re.compile(r"^(\d{1,5})_(.+)$")
 # pictures that this cannot read, and other things people expect to be read
@@ -105,7 +107,7 @@ def from_folder(
     if not entries:
         raise _nothing_found(root, files, walked.ours)
     found = Found(entries, warnings=index.warnings())
-    found.warnings += _unread(files)
+    found.warnings += [*_unread(files), *_many_repeats(root, entries)]
     if walked.ours:
         names = ", ".join(path.relative_to(root).as_posix() for path in walked.ours[:5]) + (", …" if len(walked.ours) > 5 else "")
         found.warnings.append(f"Not read, because AnimeLoRA wrote it: {names}. To use such a folder, give it as the source itself.")
@@ -137,7 +139,7 @@ def _entry(root: Path, path: Path, index: CaptionIndex) -> Entry:
     relative = PurePosixPath(path.relative_to(root).as_posix())
     repeats, instance = 1, ""
     # the innermost folder of kohya's form counts; the source may be such a folder itself
-    for folder in [root.name, *relative.parts[:-1]]:
+    for folder in [_name(root), *relative.parts[:-1]]:
         parsed = kohya_folder(folder)
         if parsed:
             repeats, instance = parsed
@@ -146,6 +148,26 @@ def _entry(root: Path, path: Path, index: CaptionIndex) -> Entry:
         name=relative.as_posix(), path=path, caption=caption, caption_from=origin, repeats=repeats, instance=instance,
         is_regularisation=_is_regularisation(root, relative),
     )  # fmt: skip
+
+
+def _name(root: Path) -> str:
+    """The folder's name, also for ``.`` and ``..``; that of a link, not of what it leads to."""
+    return Path(os.path.abspath(root)).name
+
+
+def _many_repeats(root: Path, entries: Sequence[Entry]) -> list[str]:
+    """A warning for names such as ``2023_summer art``, which have kohya's form by chance."""
+    folders = {
+        folder: parsed[0]
+        for parts in {PurePosixPath(entry.name).parts[:-1] for entry in entries if entry.repeats > MANY_REPEATS}
+        for folder in (_name(root), *parts)
+        if (parsed := kohya_folder(folder)) and parsed[0] > MANY_REPEATS
+    }
+    return [
+        f"The folder {folder} has the form of kohya's names: each of its pictures counts {repeats} times. "
+        "Rename it if the number means something else."
+        for folder, repeats in folders.items()
+    ]
 
 
 def _is_regularisation(root: Path, relative: PurePosixPath) -> bool:

@@ -244,3 +244,20 @@ def test_linked_folders_are_read_once_and_never_in_circles(tmp_path: Path) -> No
     inside = from_folder(root, EXTENSIONS, inside=[root])
     assert [entry.name for entry in inside.entries] == ["0.png", "z/1.png"]
     assert {(name, reason) for name, reason, _ in inside.rejected} == {(n, "unsafe path") for n in ("more", "more too", "up")}
+
+
+def test_a_year_in_front_of_a_folders_name_is_named(tmp_path: Path) -> None:
+    folder_of(tmp_path / "2023_summer art", 2)
+    folder_of(tmp_path / "200_girl", 1, first=5)
+    result = found(tmp_path)
+    assert [entry.repeats for entry in result.entries] == [200, 2023, 2023]
+    (warning,) = result.warnings
+    assert "The folder 2023_summer art has the form of kohya's names: each of its pictures counts 2023 times." in warning
+    assert "2023 times" in found(tmp_path / "2023_summer art").warnings[0]
+
+
+def test_the_working_directory_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(tmp_path / "10_miku girl" / "sub", 1)
+    for folder, source in (("10_miku girl", "."), ("10_miku girl/sub", "..")):
+        monkeypatch.chdir(tmp_path / folder)
+        assert [(entry.repeats, entry.instance) for entry in found(Path(source)).entries] == [(10, "miku girl")]
