@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 from ..files import read_regular
 from .decode import EXTENSIONS
+from .encodings import decode_text
+from .report import plural
 
 MAX_CAPTION_BYTES = 1 << 20
 MAX_METADATA_BYTES = 512 << 20
@@ -31,6 +32,8 @@ class CaptionIndex:
         self._root = root
         self._extensions = tuple(extensions)
         self._problems: list[str] = []
+        self._unreadable: list[str] = []
+        self._guessed: dict[str, list[str]] = {}
         self._pictures = [path for path in files if path.suffix.lower() in EXTENSIONS]
         texts = [path for path in files if path.suffix.lower() in self._extensions]
         # the exact name first; then without regard to case, because A.TXT belongs to a.png on Windows
@@ -71,6 +74,11 @@ class CaptionIndex:
     def warnings(self) -> list[str]:
         """What was found but not used; call after ``find`` for every picture."""
         found = list(self._problems)
+        if self._unreadable:
+            found.append(f"{plural(len(self._unreadable), 'caption file')} cannot be read, for example {self._unreadable[0]}.")
+        for encoding, names in self._guessed.items():
+            verb = "is not UTF-8 and was" if len(names) == 1 else "are not UTF-8 and were"
+            found.append(f"{plural(len(names), 'caption file')} {verb} read as {encoding}, for example {names[0]}. Check the captions.")
         unused = sorted(set(self._texts.values()) - self._used)
         # a lone readme is no caption
         unused = [path for path in unused if path.stem.lower() not in ("readme", "license", "licence", "notes", "trigger", "classes")]
@@ -95,11 +103,11 @@ class CaptionIndex:
         try:
             data = read_regular(path, MAX_CAPTION_BYTES)
         except OSError as error:
-            self._problems.append(f"{path.name} cannot be read: {error.strerror}.")
+            self._unreadable.append(f"{path.name} ({error.strerror})")
             return ""
         text, guessed = decode_text(data)
         if guessed:
-            self._problems.append(f"{path.name} is not UTF-8; it was read as {guessed}. Check its caption.")
+            self._guessed.setdefault(guessed, []).append(path.name)
         return one_line(text)
 
     def _read_metadata(self, path: Path) -> None:
@@ -145,24 +153,6 @@ class CaptionIndex:
             short = stem.rsplit("/", 1)[-1]
             if short != stem:  # the bare name serves only while it is unambiguous
                 self._short[short] = "" if short in self._short and self._short[short] != text else text
-
-
-def decode_text(data: bytes) -> tuple[str, str]:
-    """(text, encoding guessed or "" when it is certain)."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace"), ""
-    try:
-        return data.decode("utf-8-sig"), ""
-    except UnicodeDecodeError:
-        pass
-    # accents stand alone between ASCII letters; the bytes of Chinese and Japanese come in runs
-    eastern = re.search(rb"[\x80-\xff]{3}", data) is not None
-    for encoding in ("cp932", "gb18030", "cp1252") if eastern else ("cp1252",):
-        try:
-            return data.decode(encoding), encoding
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1"), "latin-1"
 
 
 def one_line(text: str) -> str:
