@@ -179,8 +179,9 @@ class Earlier:
 
     def _note(self, kind: str, moved: Sequence[Path]) -> None:
         what = "caption" if kind == KEPT_CAPTIONS else "mask"
+        verb = "fits" if len(moved) == 1 else "fit"
         self.notes.append(
-            f"{plural(len(moved), what)} changed by hand fit no picture any more, for example {moved[0].name}: "
+            f"{plural(len(moved), what)} changed by hand {verb} no picture any more, for example {moved[0].name}: "
             f"moved to {self._folder / WORK / kind}."
         )
 
