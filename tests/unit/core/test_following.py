@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainer import child, events, following, launch
+from trainer import child, events, following, launch, resume
 from trainer.config import RunConfig
 from trainer.errors import Cancelled
 from trainer.runs import RunFolder
@@ -39,6 +39,7 @@ time.sleep({seconds})
 emit(events.Stopped(2, "where"))
 os._exit(3)
 """
+Follow = Callable[..., tuple[RunFolder, list[events.Event]]]
 ROOT = Path(launch.__file__).resolve().parents[1]
 
 
@@ -49,23 +50,26 @@ def configured(tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Pat
 
 
 @pytest.fixture
-def follow(configured: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[RunFolder, list[events.Event]]]:
+def follow(configured: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Follow:
     """Start a child that does as it is told, stop it once it trains, and return its folder and what was told."""
 
-    def stopped(then: str) -> tuple[RunFolder, list[events.Event]]:
+    def stopped(then: str, saved: int = 0) -> tuple[RunFolder, list[events.Event]]:
         program = tmp_path / "child.py"
         program.write_text(_CHILD.format(root=str(ROOT), then=then), encoding="utf-8")
         monkeypatch.setattr(launch, "command", lambda run: [sys.executable, str(program), str(run.path)])
         own = configured.model_copy(update={"output": configured.output.model_copy(update={"runs": str(tmp_path / "runs")})})
+        run = launch.prepare_run(own)
+        if saved:
+            resume.save(run.checkpoints, saved, {})
         told: list[events.Event] = []
         with pytest.raises(Cancelled):
             launch.train(own, on_event=told.append, should_stop=lambda: bool(told), poll_seconds=0.05)
-        return launch.prepare_run(own), told
+        return run, told
 
     return stopped
 
 
-def test_one_that_says_it_is_saving_is_waited_for(follow: Callable[[str], tuple[RunFolder, list[events.Event]]]) -> None:
+def test_one_that_says_it_is_saving_is_waited_for(follow: Follow) -> None:
     seconds = following._HEARD_SECONDS + 1
     run, told = follow(_SAVES.format(seconds=seconds))
     assert (run.path / "saved").is_file()
@@ -77,7 +81,7 @@ def test_one_that_says_it_is_saving_is_waited_for(follow: Callable[[str], tuple[
 
 
 def test_one_that_says_nothing_is_killed_and_the_user_learns_where_the_run_goes_on(
-    follow: Callable[[str], tuple[RunFolder, list[events.Event]]],
+    follow: Follow,
 ) -> None:
     run, told = follow("time.sleep(600)")
     warning, stopped = told[-2:]
@@ -86,9 +90,9 @@ def test_one_that_says_nothing_is_killed_and_the_user_learns_where_the_run_goes_
     assert not (run.path / "saved").exists()
 
 
-def test_saving_has_an_end_too(follow: Callable[[str], tuple[RunFolder, list[events.Event]]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_has_an_end_too(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "SAVING_SECONDS", following._HEARD_SECONDS + 0.5)
-    run, told = follow("from trainer import resume\nresume.save(run / 'checkpoints', 1, {})\n" + _SAVES.format(seconds=600))
+    run, told = follow(_SAVES.format(seconds=600), saved=1)
     warning, stopped = told[-2:]
     assert isinstance(warning, events.Warning_) and "from step 1" in warning.message
     assert isinstance(stopped, events.Stopped) and stopped.step == 1
