@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .devices import has_cudnn_attention
 from .errors import UserError
+from .hints import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ def choose_attention(asked: str, device: torch.device, dtype: torch.dtype) -> tu
         # "No module named 'xformers._C'" is an installation that is there and broken
         problem = "" if error.name == "xformers" else str(error)
     except Exception as error:  # whatever a kernel library may raise: it imports on machines where its first call fails
-        problem = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        problem = first_line(error)
     else:
         return "xformers", ""
     if asked == "xformers":

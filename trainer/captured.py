@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .casting import LowCopies
-from .hints import is_out_of_memory
+from .hints import first_line, is_out_of_memory
 
 Inputs = dict[str, Any]
 """Tensors on the device, None, or tables of such."""
@@ -116,7 +116,7 @@ class Captured:
             cause: BaseException = error
             while cause.__context__ is not None:  # the end of a recording fails because something in it did
                 cause = cause.__context__
-            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
+            reason = first_line(cause)
         self._give_up(reason)
 
     def _into_results(self, passed: Passed) -> Passed:

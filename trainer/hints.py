@@ -54,6 +54,11 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
     return before is not None and is_disk_full(before, folder)
 
 
+def first_line(error: BaseException) -> str:
+    """What ``error`` says, in a line of at most 200 characters; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` came from memory, the machine's or a GPU's, that did not suffice."""
     text = str(error).lower()

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import nn
 
+from .hints import first_line
 from .trial import agrees
 
 _ROWS, _CHANNELS = 64, 64  # of a tile
@@ -84,7 +85,7 @@ def works(device: torch.device, dtype: torch.dtype) -> str:
             if not agrees(ours, plain, [inputs], 0.02):
                 return "its results are not torch's"
     except Exception as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return first_line(error)
     return ""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from . import adapter, counters, events, objective
 from .engine import compile_blocks, not_compiled, undo_compile
 from .feed import Micro
-from .hints import is_out_of_memory
+from .hints import first_line, is_out_of_memory
 from .job import Job
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Passes:
         except Exception as error:  # a compiler can fail in any way, and in the backward pass too
             if is_out_of_memory(error):
                 raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            reason = first_line(error)
         self._compiled = False
         undo_compile(self._unet)
         if self._captured is not None:
