@@ -181,8 +181,10 @@ def opened(
 def in_new_tab(frontend: Frontend) -> Iterator[Frontend]:
     """The same frontend in a second tab of the same browser."""
     page = frontend.page.context.new_page()
-    page.goto(frontend.url)
-    page.wait_for_function(_READY, timeout=120_000)
-    page.wait_for_timeout(1500)
-    yield Frontend(page, frontend.url)
-    page.close()
+    try:
+        page.goto(frontend.url)
+        page.wait_for_function(_READY, timeout=120_000)
+        page.wait_for_timeout(1500)
+        yield Frontend(page, frontend.url)
+    finally:
+        page.close()  # in front of the first tab it would keep every later test of that from drawing

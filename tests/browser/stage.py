@@ -68,8 +68,10 @@ SMALL: dict[str, Any] = {
 
 
 def adapt(frontend: Frontend, **changes: Any) -> None:
-    """Choose the demo base and small values in the graph on the canvas; ``changes`` are further values, by widget or ``type.widget``."""
-    frontend.page.evaluate(_ADAPT, [DEMO_BASE, SMALL | {name.replace("__", "."): value for name, value in changes.items()}])
+    """Choose the demo base and small values in the graph on the canvas; ``changes`` go before those, by widget or ``type__widget``."""
+    wanted = {name.replace("__", "."): value for name, value in changes.items()}
+    small = {name: value for name, value in SMALL.items() if name.rpartition(".")[2] not in wanted}
+    frontend.page.evaluate(_ADAPT, [DEMO_BASE, small | wanted])
 
 
 def controlnet(path: Path) -> None:

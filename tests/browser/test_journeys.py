@@ -115,7 +115,7 @@ def test_the_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Fronte
         pytest.skip("the oldest and the newest way of drawing is enough for a whole training")
     name = f"journey_{look.slug}"
     frontend.load(frontend.template("animelora", "01_first_lora_from_a_folder"), name)
-    adapt(frontend, AnimeLoRA_TrainLora__name=name, epochs=80, checkpoint_every=2, validate_every=40)
+    adapt(frontend, AnimeLoRA_TrainLora__name=name, epochs=32, checkpoint_every=8, validate_every=40)
     kept = frontend.serialized()
     with in_new_tab(frontend) as other:
         frontend.run_command("Comfy.QueuePrompt")
