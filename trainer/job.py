@@ -19,9 +19,11 @@ from .child import Emitter
 from .continuing import lora_identity
 from .dataset import Dataset
 from .datasets import hold_out, open_datasets
+from .engine import channels_last
 from .errors import UserError
 from .families import Checkpoint, Family, Prediction, family_of, open_checkpoint
 from .hints import explain, memory_hint
+from .imports import import_models
 from .memory import is_settled, settled
 from .overrides import apply_override
 from .plan import TIGHT, Models, make_plan, require_memory, savings
@@ -98,10 +100,11 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     precision = devices.pick_precision(settings.training.precision, device)
     dtype = devices.torch_dtype(precision)
     uncached = any(missing_latents(cache, each) for each in (dataset, held_out))
-    unet = _read_unet(family, checkpoint, dtype, uncached)
+    unet = _read_unet(family, checkpoint, dtype, uncached, channels_last(settings.training.channels_last, device, dtype))
     attention, problem = choose_attention(settings.training.attention, device, dtype)
     if problem:
         emit(events.Warning_(f"xformers is installed but does not work here ({problem}); attention is torch's own."))
+    import_models()
     models = Models()
     plan = make_plan(settings, dataset, family, checkpoint, device, precision, attention, models=models)
     memory_with = _memory_with(settings, dataset, family, checkpoint, device, models)
@@ -143,8 +146,11 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     return job, start
 
 
-def _read_unet(family: Family, checkpoint: Checkpoint, dtype: torch.dtype, uncached: bool) -> Ahead[dict[str, torch.Tensor]] | None:
-    """Begin to read the UNet, which goes on while diffusers and peft are imported: one waits for the disk, the other for Python.
+def _read_unet(
+    family: Family, checkpoint: Checkpoint, dtype: torch.dtype, uncached: bool, last: bool
+) -> Ahead[dict[str, torch.Tensor]] | None:
+    """Begin to read the UNet, ``last``: with channels last, which goes on while diffusers and peft are imported: one waits for the disk
+    or copies, the other is Python.
 
     Not where pictures are ``uncached``, for which another model is loaded first, nor where memory is short.
     """
@@ -155,7 +161,7 @@ def _read_unet(family: Family, checkpoint: Checkpoint, dtype: torch.dtype, uncac
     numbers = sum(math.prod(shape) for shape in checkpoint.shapes.values())
     if psutil.virtual_memory().available < _PLENTY * numbers * dtype.itemsize:
         return None
-    return Ahead(partial(family.read_unet, checkpoint, dtype))
+    return Ahead(partial(family.read_unet, checkpoint, dtype, channels_last=last))
 
 
 def _require_same_inputs(run: RunFolder, settings: config.RunConfig, dataset: Dataset, cache: Cache) -> None:

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_PRELOADED = ("trainer.loop", "accelerate", "peft", "diffusers", "transformers", "matplotlib.pyplot", "psutil", "torch.optim.adamw")
+_PRELOADED = ("trainer.loop", "accelerate", "matplotlib.pyplot", "psutil", "torch.optim.adamw")
 
 
 @contextmanager
@@ -54,8 +54,11 @@ def serve(path: str) -> None:
     sys.path.insert(0, str(ROOT))
     for name in _PRELOADED:
         importlib.import_module(name)
+    from trainer.imports import import_models
+
+    import_models()
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel  # noqa: F401 (they are lazy: the use imports them)
-    from diffusers.loaders import single_file_model  # noqa: F401
+    from diffusers.loaders import single_file_model, single_file_utils  # noqa: F401
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the handlers below

@@ -90,8 +90,9 @@ class Family(Protocol):
         """What the checkpoint predicts, from its markers, metadata or configuration."""
         ...
 
-    def read_unet(self, checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """The UNet's tensors in ``dtype`` by their names in the file; imports no more than torch."""
+    def read_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
+        """The UNet's tensors in ``dtype`` by their names in the file, convolutions in the memory layout asked for; imports no more
+        than torch."""
         ...
 
     def load_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None) -> nn.Module:

@@ -54,26 +54,26 @@ class Checkpoint:
         with safe_open(str(self.path), framework="pt") as file:
             return dict(file.metadata() or {})
 
-    def tensors(self, wanted: Callable[[str], bool], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-        """The tensors whose names are ``wanted``, on the CPU, in the dtype of the file, or the floating ones in ``dtype``.
+    def tensors(
+        self, wanted: Callable[[str], bool], dtype: torch.dtype | None = None, *, channels_last: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """The tensors whose names are ``wanted``, on the CPU, in the dtype of the file, or the floating ones in ``dtype``;
+        ``channels_last``: those of convolutions in that memory layout.
 
-        Each is converted as it is read: a whole file in half precision beside its copy would take half as much memory again.
+        They are converted in portions, as they are read: a whole file in half precision beside its copy would take half as much memory
+        again.
         """
+        if self.path.suffix.lower() != ".safetensors":
+            return {key: _converted({key: value}, dtype, channels_last)[key] for key, value in self._ckpt_tensors.items() if wanted(key)}
+        from safetensors import safe_open
 
-        def converted(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
-
-        if self.path.suffix.lower() == ".safetensors":
-            from safetensors import safe_open
-
-            keys = [key for key in self.shapes if wanted(key)]
-            read: dict[str, torch.Tensor] = {}
-            for first in range(0, len(keys), _READ_AT_ONCE):
-                # the file is mapped while it is open, and what was read of it stays in this process's memory
-                with safe_open(str(self.path), framework="pt", device="cpu") as file:
-                    read |= {key: converted(file.get_tensor(key)) for key in keys[first : first + _READ_AT_ONCE]}
-            return read
-        return {key: converted(value) for key, value in self._ckpt_tensors.items() if wanted(key)}
+        keys = [key for key in self.shapes if wanted(key)]
+        read: dict[str, torch.Tensor] = {}
+        for first in range(0, len(keys), _READ_AT_ONCE):
+            # the file is mapped while it is open, and what was read of it stays in this process's memory
+            with safe_open(str(self.path), framework="pt", device="cpu") as file:
+                read |= _converted({key: file.get_tensor(key) for key in keys[first : first + _READ_AT_ONCE]}, dtype, channels_last)
+        return read
 
     def identity(self, cache_dir: Path | None = None) -> str:
         """SHA-256 that names this base: of the file's bytes, or of the folder's configuration and weight files.
@@ -145,6 +145,24 @@ def laid_out_as(checkpoint: Checkpoint, part: str, title: str) -> Iterator[None]
             f"Use a complete {title} checkpoint; if this one was downloaded or merged, do that again.",
             kind="checkpoint",
         ) from error
+
+
+def _converted(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None, channels_last: bool) -> dict[str, torch.Tensor]:
+    """The floating ones in ``dtype``, those of convolutions in the memory layout asked for; what is both already, as it is.
+
+    All are copied by one call: a thread that reads while another runs Python waits 5 ms for its turn after every call.
+    """
+    import torch
+
+    copies: dict[str, torch.Tensor] = {}
+    for key, tensor in tensors.items():
+        wanted = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+        layout = torch.channels_last if channels_last and tensor.dim() == 4 else torch.contiguous_format
+        if wanted != tensor.dtype or not tensor.is_contiguous(memory_format=layout):
+            copies[key] = torch.empty(tensor.shape, dtype=wanted, memory_format=layout)
+    if copies:
+        torch._foreach_copy_(list(copies.values()), [tensors[key] for key in copies])
+    return tensors | copies
 
 
 def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -50,15 +50,26 @@ class StableDiffusion:
         velocity = "v_pred" in checkpoint.shapes or stated in ("v", "v_prediction", "v-prediction")
         return Prediction("v_prediction" if velocity else "epsilon", "ztsnr" in checkpoint.shapes)
 
-    def read_unet(self, checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def read_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
         """All below ``model.diffusion_model.``."""
-        return _below(ldm.UNET, checkpoint, dtype)
+        return _below(ldm.UNET, checkpoint, dtype, channels_last=channels_last)
 
     def load_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None) -> nn.Module:
         """``diffusers.UNet2DConditionModel``, frozen, on the CPU."""
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-        return self._load(UNet2DConditionModel, checkpoint, "unet", ldm.UNET, dtype, read)
+        if checkpoint.kind == "folder":
+            return self._load(UNet2DConditionModel, checkpoint, "unet", ldm.UNET, dtype)
+        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+        unet = self.empty_unet(checkpoint)
+        read = self.read_unet(checkpoint, dtype) if read is None else read
+        with laid_out_as(checkpoint, "unet", self.title):
+            tensors = convert_ldm_unet_checkpoint(read, self.unet_config(checkpoint))
+            # from_single_file would copy every tensor into the memory layout that an empty model has
+            unet.load_state_dict(tensors, strict=False, assign=True)
+            _require_filled(unet)
+        return unet.eval().requires_grad_(False)
 
     def empty_unet(self, checkpoint: Checkpoint) -> nn.Module:
         """The UNet on the ``meta`` device."""
@@ -150,17 +161,14 @@ class StableDiffusion:
         width = int(unet.config.cross_attention_dim)  # type: ignore[union-attr,arg-type]
         return {"embeds": torch.empty(max_tokens + 2, width, device="meta")}
 
-    def _load(
-        self, cls: Any, checkpoint: Checkpoint, part: str, prefix: str, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None
-    ) -> nn.Module:
+    def _load(self, cls: Any, checkpoint: Checkpoint, part: str, prefix: str, dtype: torch.dtype) -> nn.Module:
         if checkpoint.kind == "folder":
             model = cls.from_pretrained(str(checkpoint.path), subfolder=part, torch_dtype=dtype, local_files_only=True)
         else:
-            tensors = _below(prefix, checkpoint, dtype) if read is None else read
+            tensors = _below(prefix, checkpoint, dtype)
             with laid_out_as(checkpoint, part, self.title), self._config_folder(checkpoint) as folder:
                 model = cls.from_single_file(tensors, config=folder, subfolder=part, torch_dtype=dtype, local_files_only=True)
-                if any(tensor.is_meta for tensor in model.state_dict().values()):
-                    raise NotImplementedError
+                _require_filled(model)
         frozen: nn.Module = model.eval().requires_grad_(False)
         return frozen
 
@@ -178,8 +186,13 @@ class StableDiffusion:
             yield name
 
 
-def _below(prefix: str, checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    return checkpoint.tensors(lambda key: key.startswith(prefix), dtype)
+def _require_filled(model: nn.Module) -> None:
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise NotImplementedError  # laid_out_as knows it
+
+
+def _below(prefix: str, checkpoint: Checkpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
+    return checkpoint.tensors(lambda key: key.startswith(prefix), dtype, channels_last=channels_last)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
@@ -69,18 +68,19 @@ def test_the_lora_modules_are_kohyas(
 
 
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
-def test_a_single_file_gives_the_unet_of_diffusers_conversion(tiny_checkpoints: dict[str, Path], name: str) -> None:
+def test_a_single_file_gives_the_unet_that_diffusers_loads_from_it(tiny_checkpoints: dict[str, Path], name: str, tmp_path: Path) -> None:
     size = {"sd2": TINY_SD2, "sdxl": TINY_SDXL}[name]
-    weights = load_file(str(tiny_checkpoints[name]))
     config: dict[str, Any] = {"block_out_channels": size.unet, "cross_attention_dim": size.context, "use_linear_projection": True}
     config["attention_head_dim"] = [max(1, width // 64) for width in size.unet]
     if name == "sdxl":
         kept = ("addition_embed_type", "addition_time_embed_dim", "down_block_types", "up_block_types", "transformer_layers_per_block")
         config |= {key: SDXL_UNET[key] for key in kept} | {"projection_class_embeddings_input_dim": 6 * 256 + size.second_width}
-    plain = UNet2DConditionModel(**config)
-    prefix = "model.diffusion_model."
-    plain.load_state_dict(convert_ldm_unet_checkpoint({k: v.float() for k, v in weights.items() if k.startswith(prefix)}, plain.config))
-    ours = family_named(name).load_unet(open_checkpoint(str(tiny_checkpoints[name])), torch.float32)
+    UNet2DConditionModel(**config).save_config(tmp_path / "unet")
+    plain = UNet2DConditionModel.from_single_file(
+        str(tiny_checkpoints[name]), config=str(tmp_path), subfolder="unet", torch_dtype=torch.float32, local_files_only=True
+    )
+    family, checkpoint = family_named(name), open_checkpoint(str(tiny_checkpoints[name]))
+    ours = family.load_unet(checkpoint, torch.float32)
     draw = torch.Generator().manual_seed(0)
     arguments: dict[str, Any] = {"encoder_hidden_states": torch.randn(2, 77, size.context, generator=draw)}
     if name == "sdxl":
@@ -94,6 +94,12 @@ def test_a_single_file_gives_the_unet_of_diffusers_conversion(tiny_checkpoints: 
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
     theirs = dict(plain.named_parameters())
     assert all(torch.equal(value, theirs[key]) for key, value in ours.named_parameters())
+    read = family.read_unet(checkpoint, torch.float32, channels_last=True)
+    laid_out = dict(family.load_unet(checkpoint, torch.float32, read).named_parameters())
+    assert laid_out.keys() == theirs.keys()
+    for key, value in laid_out.items():
+        assert torch.equal(value, theirs[key])
+        assert value.is_contiguous(memory_format=torch.channels_last if value.dim() == 4 else torch.contiguous_format), key
 
 
 def open_clip(w: dict[str, torch.Tensor], ids: torch.Tensor, layers: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,45 @@
+"""Importing diffusers and peft, and of what those import in turn only what training needs.
+
+Both, and transformers below them, import what they find installed for the sake of models and quantisers that nobody trains here:
+torchvision, SciPy and scikit-learn, other people's attention kernels, bitsandbytes, TensorFlow. That is a quarter of a training's start,
+more where files are slow to read, and an installation of one of them that does not fit its torch would end a training that has no use
+for it. All of them are optional there: what cannot be found is done without.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+NEEDLESS = (
+    *("torchvision", "torchaudio", "scipy", "sklearn", "kornia", "timm"),  # pictures and sound, losses of detectors
+    *("xformers", "flash_attn", "flash_attn_interface", "sageattention", "kernels"),  # attention; ours is chosen in attention.py
+    *("bitsandbytes", "torchao", "gguf", "optimum", "hqq", "aqlm"),  # quantised models; our optimisers import theirs themselves
+    *("tensorflow", "jax", "flax"),
+)
+
+
+def import_models() -> None:
+    """Import diffusers' UNet and peft without ``NEEDLESS``, for a process that does nothing but train.
+
+    They go on without those for as long as the process lives. In a process with other tenants, as ComfyUI's is, these would have to.
+    """
+    logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)  # it warns of what was hidden from it
+    with hidden(NEEDLESS):
+        import diffusers.models.unets.unet_2d_condition  # noqa: F401
+        import peft  # noqa: F401
+
+
+@contextmanager
+def hidden(packages: Sequence[str]) -> Iterator[None]:
+    """``packages`` that are not imported yet cannot be found for a while: ``find_spec`` gives None, importing raises ImportError."""
+    kept = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(kept))  # type: ignore[arg-type]  # None is Python's own sign for "not to be had"
+    try:
+        yield
+    finally:
+        for name in kept:
+            if sys.modules.get(name) is None:
+                sys.modules.pop(name, None)
