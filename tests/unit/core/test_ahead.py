@@ -53,10 +53,10 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     threads: list[str] = []
     tensors = Checkpoint.tensors
 
-    def noted(self: Checkpoint, wanted: Any, dtype: Any = None) -> Any:
+    def noted(self: Checkpoint, wanted: Any, *given: Any, **more: Any) -> Any:
         if wanted(f"{ldm.UNET}out.2.weight") and not wanted(f"{ldm.VAE}encoder.conv_in.weight"):
             threads.append(threading.current_thread().name)
-        return tensors(self, wanted, dtype)
+        return tensors(self, wanted, *given, **more)
 
     monkeypatch.setattr(Checkpoint, "tensors", noted)
     return threads
