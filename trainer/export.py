@@ -70,7 +70,7 @@ class Exporter:
         regular = [item for item in dataset.items if not item.is_regularisation]
         repeats = Counter(item.repeats for item in regular).most_common(1)
         optimizer = config.optimizer
-        lr = learning_rate(optimizer, self.family.name, config.network.rank)
+        lr = learning_rate(optimizer, self.family.learning_rate, config.network.rank)
         facts = lorafile.TrainingFacts(
             name=config.name,
             family=self.family.name,

@@ -73,7 +73,7 @@ class Learner:
             load_lora(self._network, Path(job.config.base.lora), network)
         self._pairs = list(adapter.pairs(self._network))
         self._parameters = adapter.parameters(self._network)
-        lr = learning_rate(optimizer, job.family.name, network.rank)
+        lr = learning_rate(optimizer, job.family.learning_rate, network.rank)
         self._optimizer = make_optimizer(self._pairs, optimizer, lr)
         self._schedule = make_schedule(self._optimizer, optimizer, job.plan.steps)
         if hasattr(self._optimizer, "train"):

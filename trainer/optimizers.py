@@ -14,9 +14,6 @@ from .adapter import Pair
 from .config import OptimizerSection
 from .errors import UserError
 
-# Rates that work for a LoRA of rank 16 at scale 1 with AdamW: kohya's documentation and the reference run for SD 1.x, the usual
-# halving for SDXL's larger UNet.
-_FAMILY_RATE = {"sd1": 1e-4, "sd2": 1e-4, "sdxl": 5e-5}
 # Lion's sign updates want a third to a tenth of Adam's rate (Chen et al. 2023, section 5); Prodigy finds its own, 1 is its multiplier.
 _OPTIMIZER_FACTOR = {"lion": 0.2, "schedule-free": 2.0}
 _REFERENCE_RANK = 16
@@ -30,8 +27,9 @@ OPTIMIZER_CLASS = {  # what metadata calls each
 }
 
 
-def learning_rate(settings: OptimizerSection, family: str, rank: int) -> float:
-    """The rate that ``settings`` name, or the preset for ``auto``: by family and optimiser, and lower for ranks above 16.
+def learning_rate(settings: OptimizerSection, usual: float, rank: int) -> float:
+    """The rate that ``settings`` name, or the preset for ``auto``: by the family's ``usual`` rate and the optimiser, and lower for
+    ranks above 16.
 
     With scale 1 the sum over more ranks moves the weights further, so the rate falls with the square root of the rank.
     """
@@ -39,7 +37,7 @@ def learning_rate(settings: OptimizerSection, family: str, rank: int) -> float:
         return settings.lr
     if settings.name == "prodigy":
         return 1.0
-    rate: float = _FAMILY_RATE.get(family, 1e-4) * _OPTIMIZER_FACTOR.get(settings.name, 1.0)
+    rate: float = usual * _OPTIMIZER_FACTOR.get(settings.name, 1.0)
     return rate * min(1.0, math.sqrt(_REFERENCE_RANK / rank))
 
 

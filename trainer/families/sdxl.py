@@ -29,6 +29,7 @@ class StableDiffusionXL(StableDiffusion):
     name = "sdxl"
     title = "SDXL"
     latent_scale = 0.13025  # scaling_factor of SDXL's VAE
+    learning_rate = 5e-5  # the usual halving for the larger UNet
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         """A UNet with a size embedding, and both text encoders. The refiner, which has only the second, is not of this family."""

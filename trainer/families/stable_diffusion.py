@@ -36,6 +36,7 @@ class StableDiffusion:
     name: str
     title: str
     latent_scale: float
+    learning_rate = 1e-4  # of kohya's documentation and the reference run
     heads: int | None = None
 
     def prediction(self, checkpoint: Checkpoint) -> Prediction:

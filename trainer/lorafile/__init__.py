@@ -6,16 +6,17 @@ from .card import Card, called_by, card
 from .checkpoint import merge_into_checkpoint
 from .convert import DTYPES, FORMATS, Converted, convert, to_comfyui, to_diffusers, to_kohya, to_peft, write_lora
 from .edit import FIELDS, edit_metadata, edited
-from .family import FAMILY_NAME, mismatch, stated_family
+from .family import mismatch, stated_family
 from .information import LoraInfo, describe, inspect_lora, trigger_words
 from .merge import common_dtype, merge
 from .metadata import SubsetFacts, TrainingFacts, build_metadata
+from .models import FAMILY_NAME, MODELS
 from .names import kohya_text_encoder_key, kohya_unet_key
 from .rank import RankReport, reduce_rank
 from .read import read_lora, scan_lora
 from .save import legacy_hash, save_lora, verify_lora
 from .sidecar import companions, split_words
-from .unet_names import LAYOUTS, UNetLayout, diffusers_to_ldm, ldm_to_diffusers
+from .unet_names import UNetLayout, diffusers_to_ldm, ldm_to_diffusers
 from .weights import LoraModule, LoraWeights
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
     "FAMILY_NAME",
     "FIELDS",
     "FORMATS",
-    "LAYOUTS",
+    "MODELS",
     "Card",
     "Converted",
     "LoraInfo",

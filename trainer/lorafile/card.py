@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .family import FAMILY_NAME
 from .information import LoraInfo, inspect_lora, tag_counts
+from .models import FAMILY_NAME
 from .sidecar import Notes, notes, preview
 from .thumbnail import to_data_url
 

@@ -12,7 +12,8 @@ import torch
 from ..errors import UserError
 from ..files import atomic_path
 from . import algorithms, container
-from .family import CONTEXT_FAMILY, mismatch
+from .family import mismatch
+from .models import reading
 from .unet_names import diffusers_to_ldm
 from .weights import LoraModule, LoraWeights
 
@@ -78,7 +79,7 @@ def _plan(header: container.Header, parts: Sequence[tuple[LoraWeights, float]]) 
             "Diffusers folders are not supported.",
             kind="checkpoint",
         )
-    model_family = CONTEXT_FAMILY.get(width)
+    model_family = reading(width)
     changes: dict[str, list[tuple[LoraModule, float, _Place]]] = {}
     missing: list[str] = []
     for weights, strength in parts:

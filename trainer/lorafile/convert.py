@@ -11,6 +11,7 @@ import torch
 from ..errors import UserError
 from ..files import atomic_path
 from . import folding
+from .models import MODELS
 from .read import scan_lora
 from .save import write_tensors
 from .unet_names import diffusers_to_ldm
@@ -18,8 +19,6 @@ from .weights import LoraModule, LoraWeights
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _PREFIX = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
-# ComfyUI names CLIP models by their size
-_COMFY_CLIP = {("sd1", "te1"): "clip_l", ("sd2", "te1"): "clip_h", ("sdxl", "te1"): "clip_l", ("sdxl", "te2"): "clip_g"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ def to_kohya(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converte
 def to_comfyui(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
     """ComfyUI's own naming (what its Save LoRA writes): ``diffusion_model.`` and LDM names, ``text_encoders.clip_l.…``. Any algorithm."""
     family, tensors = _family(weights), {}
+    clips = MODELS[family].clips if family in MODELS else {}
     for module in _cast(weights, dtype):
         if module.component == "unet":
             name = diffusers_to_ldm(module.name, weights.unet_layout)
@@ -54,8 +54,8 @@ def to_comfyui(weights: LoraWeights, dtype: torch.dtype | None = None) -> Conver
                     f"The UNet of family {family!r} has no layer {module.name}.", "Was the file made for another model?", kind="lora"
                 )
             key = f"diffusion_model.{name}"
-        elif (family, module.component) in _COMFY_CLIP:
-            key = f"text_encoders.{_COMFY_CLIP[family, module.component]}.transformer.{module.name}"
+        elif module.component in clips:
+            key = f"text_encoders.{clips[module.component]}.transformer.{module.name}"
         else:
             raise UserError(f"The model family {family!r} has no text encoder {module.component!r}.", "", kind="lora")
         tensors.update(_named(module, key))

@@ -6,21 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from .models import FAMILY_NAME, MODELS, reading
 from .weights import LoraModule
-
-# Width of the text that cross-attention reads: the input of attn2.to_k.
-CONTEXT_FAMILY = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-FAMILY_NAME = {
-    "sd1": "Stable Diffusion 1.x",
-    "sd2": "Stable Diffusion 2.x",
-    "sdxl": "Stable Diffusion XL",
-    "flux": "FLUX.1",
-    "sd3": "Stable Diffusion 3",
-    "cascade": "Stable Cascade",
-    "video": "a video model (Wan, Hunyuan, LTX)",
-    "dit": "a transformer (DiT) model",
-    "unknown": "an unknown model",
-}
 
 # Names that only occur in models without a UNet of ours.
 _FOREIGN = (
@@ -29,17 +16,6 @@ _FOREIGN = (
     (("lora_prior_unet", "lora_prior_te"), "cascade"),
     (("cross_attn_k", "cross_attn.k", "self_attn.q.lora", "txt_in_individual"), "video"),
     (("transformer.transformer_blocks", "lora_transformer_", "transformer.layers", "diffusion_model.layers"), "dit"),
-)
-
-
-# What ss_base_model_version (kohya) and modelspec.architecture contain.
-_STATED = (
-    ("sdxl", "sdxl"),
-    ("stable-diffusion-xl", "sdxl"),
-    ("sd_v2", "sd2"),
-    ("diffusion-v2", "sd2"),
-    ("sd_v1", "sd1"),
-    ("diffusion-v1", "sd1"),
 )
 
 
@@ -65,8 +41,8 @@ def context_width(modules: Iterable[LoraModule]) -> int | None:
 def family_of(modules: tuple[LoraModule, ...], metadata: Mapping[str, str]) -> tuple[str, str]:
     """The family (``sd1``, ``sd2``, ``sdxl``, ``unknown``) and how it is known."""
     width = context_width(modules)
-    if width in CONTEXT_FAMILY:
-        return CONTEXT_FAMILY[width], f"its cross-attention reads {width}-wide text"
+    if known := reading(width):
+        return known, f"its cross-attention reads {width}-wide text"
     stated = stated_family(metadata)
     if stated:
         detail = f" (its cross-attention reads {width}-wide text, which no released model does)" if width else ""
@@ -78,8 +54,9 @@ def family_of(modules: tuple[LoraModule, ...], metadata: Mapping[str, str]) -> t
         if "transformer_blocks" in parts and int(parts[parts.index("transformer_blocks") + 1]) > 0:
             return "sdxl", "its attention blocks hold several transformers"
     text_widths = {_inputs(m.algorithm, m.tensors) for m in modules if m.component == "te1" and m.name.endswith("_proj")}
-    if text_widths & {768, 1024}:
-        return ("sd1" if 768 in text_widths else "sd2"), "the width of its text encoder layers"
+    for model in MODELS.values():
+        if "te2" not in model.prefixes and model.text_width in text_widths:
+            return model.family, "the width of its text encoder layers"
     if any(module.component == "unet" and module.name.startswith(("down_blocks.3", "up_blocks.3")) for module in modules):
         return "sd1", "it adapts a fourth level of the UNet, which SDXL has not; SD 1.x and 2.x cannot be told apart by that"
     return "unknown", "nothing in the file tells"
@@ -88,7 +65,7 @@ def family_of(modules: tuple[LoraModule, ...], metadata: Mapping[str, str]) -> t
 def stated_family(metadata: Mapping[str, str]) -> str:
     """The family that the metadata states; empty when it states none that is known."""
     text = metadata.get("ss_base_model_version", "") + " " + metadata.get("modelspec.architecture", "")
-    return next((family for word, family in _STATED if word in text), "")
+    return next((model.family for model in MODELS.values() if any(word in text for word in model.stated)), "")
 
 
 def mismatch(family: str, model_family: str, width: int | None = None, model_width: int | None = None) -> str:

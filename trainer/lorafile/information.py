@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from PIL import Image
 
-from .family import FAMILY_NAME
+from .models import FAMILY_NAME
 from .read import scan_lora
 from .thumbnail import from_data_url
 from .weights import LoraWeights

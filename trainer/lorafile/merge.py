@@ -12,8 +12,9 @@ import torch
 
 from ..errors import UserError
 from . import algorithms
-from .family import FAMILY_NAME, mismatch
+from .family import mismatch
 from .information import trigger_words
+from .models import FAMILY_NAME
 from .rank import RankReport, check_has_rank, is_plain, reduced, reduced_metadata
 from .weights import LoraModule, LoraWeights
 

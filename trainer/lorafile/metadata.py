@@ -15,15 +15,8 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from .. import __version__
+from .models import MODELS
 from .thumbnail import to_data_url
-
-ARCHITECTURE = {
-    "sd1": "stable-diffusion-v1/lora",
-    "sd2": "stable-diffusion-v2-512/lora",
-    "sdxl": "stable-diffusion-xl-v1-base/lora",
-}
-_BASE_VERSION = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-_IMPLEMENTATION = {"sdxl": "https://github.com/Stability-AI/generative-models"}  # else diffusers; the spec names the key layout's origin
 
 
 @dataclass(frozen=True)
@@ -161,8 +154,9 @@ def _run(facts: TrainingFacts) -> dict[str, object]:
 
 
 def _base(facts: TrainingFacts) -> dict[str, object]:
+    model = MODELS.get(facts.family)
     values: dict[str, object] = {
-        "ss_base_model_version": _BASE_VERSION.get(facts.family, facts.family),
+        "ss_base_model_version": model.base_version if model else facts.family,
         "ss_v2": facts.family == "sd2",
         "ss_sd_model_name": facts.base_name or None,
         "ss_clip_skip": facts.clip_skip,
@@ -277,11 +271,12 @@ def _subset(subset: SubsetFacts) -> dict[str, object]:
 
 def _modelspec(facts: TrainingFacts) -> dict[str, str]:
     width, height = _resolution(facts)
+    model = MODELS.get(facts.family)
     moment = datetime.datetime.fromtimestamp(int(facts.finished_at or facts.started_at), tz=datetime.timezone.utc)
     values = {
         "sai_model_spec": "1.0.1",
         "architecture": _architecture(facts),
-        "implementation": _IMPLEMENTATION.get(facts.family, "diffusers"),
+        "implementation": model.implementation if model else "diffusers",
         "implementation_version": f"AnimeLoRA/{__version__}",
         "title": facts.title or facts.name,
         "resolution": f"{width}x{height}",
@@ -302,7 +297,8 @@ def _modelspec(facts: TrainingFacts) -> dict[str, str]:
 def _architecture(facts: TrainingFacts) -> str:
     if facts.family == "sd2" and facts.prediction_type.startswith("v"):
         return "stable-diffusion-v2-768-v/lora"
-    return ARCHITECTURE.get(facts.family, f"{facts.family}/lora")
+    model = MODELS.get(facts.family)
+    return model.architecture if model else f"{facts.family}/lora"
 
 
 def _resolution(facts: TrainingFacts) -> tuple[int, int]:

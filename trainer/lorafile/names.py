@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from ..errors import UserError
-from .unet_names import LAYOUTS, UNetLayout, diffusers_to_ldm
+from .models import MODELS
+from .unet_names import UNetLayout, diffusers_to_ldm
 
 # Every name of a module or list of modules in the UNets (diffusers and LDM) and CLIP text encoders of Stable Diffusion.
 _DIFFUSERS = (
@@ -20,13 +21,6 @@ _CLIP = (
 )
 _SEGMENTS = f"{_DIFFUSERS} {_LDM} {_CLIP}".split()
 _TOKEN = re.compile("(" + "|".join(sorted(_SEGMENTS, key=len, reverse=True)) + r"|\d+)(?:_|$)")
-
-# The prefix that kohya writes for each component.
-KOHYA_PREFIX = {
-    "sd1": {"unet": "lora_unet_", "te1": "lora_te_"},
-    "sd2": {"unet": "lora_unet_", "te1": "lora_te_"},
-    "sdxl": {"unet": "lora_unet_", "te1": "lora_te1_", "te2": "lora_te2_"},
-}
 
 
 def dotted(name: str) -> str | None:
@@ -47,14 +41,15 @@ def kohya_unet_key(family: str, module: str, layout: UNetLayout | None = None) -
     SD 1.x and 2.x keys keep diffusers' names, SDXL keys use the original LDM names, which every tool reads.
     Raises UserError for a family without kohya names here or a module that its UNet has not.
     """
-    if family not in KOHYA_PREFIX:
-        raise UserError(f"No kohya key names are known for the model family {family!r}.", f"Known: {', '.join(KOHYA_PREFIX)}.", kind="lora")
+    model = MODELS.get(family)
+    if model is None:
+        raise UserError(f"No kohya key names are known for the model family {family!r}.", f"Known: {', '.join(MODELS)}.", kind="lora")
     name: str | None = module
-    if family == "sdxl":
-        name = diffusers_to_ldm(module, layout or LAYOUTS[family])
+    if model.original_names:
+        name = diffusers_to_ldm(module, layout or model.layout)
     if not name:
         raise UserError(f"The UNet of family {family!r} has no module {module!r}.", "Was the file made for another model?", kind="lora")
-    return KOHYA_PREFIX[family]["unet"] + name.replace(".", "_")
+    return model.prefixes["unet"] + name.replace(".", "_")
 
 
 def kohya_text_encoder_key(family: str, component: str, module: str) -> str:
@@ -62,7 +57,7 @@ def kohya_text_encoder_key(family: str, component: str, module: str) -> str:
 
     transformers 5.6 and newer leave out ``text_model.`` for CLIPTextModel; it is put back, since every tool expects it.
     """
-    prefixes = KOHYA_PREFIX.get(family, {})
+    prefixes = MODELS[family].prefixes if family in MODELS else {}
     if component not in prefixes or component == "unet":
         raise UserError(f"The model family {family!r} has no text encoder {component!r}.", "", kind="lora")
     if not module.startswith(("text_model.", "text_projection")):

@@ -10,8 +10,9 @@ import torch
 
 from ..errors import UserError
 from . import adapter_config, algorithms, cloneofsimo, folding, keys, shapes, tensors
-from .family import FAMILY_NAME, context_width, family_of, foreign_family
-from .unet_names import LAYOUTS, UNetLayout
+from .family import context_width, family_of, foreign_family
+from .models import FAMILY_NAME, MODELS
+from .unet_names import UNetLayout
 from .weights import LoraModule, LoraWeights
 
 _EMBEDDING_PREFIX = "bundle_emb."  # OneTrainer's embeddings inside a LoRA file
@@ -54,11 +55,12 @@ def _scan(raw: tensors.RawFile, layout: UNetLayout | None) -> LoraWeights:
     metadata = dict(raw.metadata)
     if raw.listed or cloneofsimo.is_listed(list(raw.tensors)):
         return _nameless(raw, layout)
-    weights = _group(raw.tensors, layout or LAYOUTS["sd1"])
+    weights = _group(raw.tensors, layout or MODELS["sd1"].layout)
     modules = weights.modules
     family, reason = family_of(modules, metadata)
-    if layout is None and family == "sdxl" and weights.uses_ldm:  # names were read as SD 1.x' and have to be read as SDXL's
-        weights = _group(raw.tensors, LAYOUTS["sdxl"])
+    found = MODELS[family].layout if family in MODELS else UNetLayout()
+    if layout is None and found != MODELS["sd1"].layout and weights.uses_ldm:  # names were read as SD 1.x', and are SDXL's
+        weights = _group(raw.tensors, found)
         modules = weights.modules
         family, reason = family_of(modules, metadata)
     notes = list(weights.notes)
@@ -73,7 +75,7 @@ def _scan(raw: tensors.RawFile, layout: UNetLayout | None) -> LoraWeights:
 
 
 def _nameless(raw: tensors.RawFile, layout: UNetLayout | None) -> LoraWeights:
-    shape = layout or LAYOUTS["sd1"]
+    shape = layout or MODELS["sd1"].layout
     extra: dict[str, torch.Tensor] = {}
     if raw.listed:
         modules = cloneofsimo.read_list(raw.listed, shape)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from .algorithms import delta_shape
-from .family import CONTEXT_FAMILY
+from .models import MODELS
 from .weights import LoraModule
-
-_CHANNELS = {"sd1": (320, 640, 1280, 1280), "sd2": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
-_CONTEXT = {family: width for width, family in CONTEXT_FAMILY.items()}
 
 
 def expected(family: str, name: str) -> tuple[int, int] | None:
     """(outputs, inputs) of a transformer layer of the UNet by its diffusers name; None for layers that this does not know."""
-    channels, parts = _CHANNELS.get(family), name.split(".")
-    if channels is None or "attentions" not in parts:
+    model, parts = MODELS.get(family), name.split(".")
+    if model is None or "attentions" not in parts:
         return None
+    channels = model.channels
     if parts[0] == "mid_block":
         width = channels[-1]
     elif not parts[1].isdecimal() or int(parts[1]) >= len(channels):
@@ -22,7 +20,7 @@ def expected(family: str, name: str) -> tuple[int, int] | None:
     else:
         width = channels[int(parts[1])] if parts[0] == "down_blocks" else channels[-1 - int(parts[1])]
     if name.endswith((".attn2.to_k", ".attn2.to_v")):
-        return width, _CONTEXT[family]
+        return width, model.text_width
     if name.endswith(".ff.net.0.proj"):
         return 8 * width, width
     if name.endswith(".ff.net.2"):

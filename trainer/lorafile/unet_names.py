@@ -49,13 +49,6 @@ class UNetLayout:
     attention: tuple[bool, ...] = (True, True, True, False)
 
 
-LAYOUTS = {
-    "sd1": UNetLayout(),
-    "sd2": UNetLayout(),
-    "sdxl": UNetLayout(attention=(False, True, True)),
-}
-
-
 def is_ldm_name(name: str) -> bool:
     """Whether a dotted UNet module name is an LDM name."""
     return name.split(".", 1)[0] in _LDM_ROOTS

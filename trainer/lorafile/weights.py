@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import torch
 
 from . import algorithms
+from .models import MODELS
 from .names import kohya_text_encoder_key, kohya_unet_key
-from .unet_names import LAYOUTS, UNetLayout
+from .unet_names import UNetLayout
 
 _LARGEST_LAYER = 2**28  # entries, ten times those of SDXL's largest: a small file can name factors whose product fills any memory
 Component = str  # "unet", "te1" (the only or first text encoder), "te2" (SDXL's second)
@@ -101,7 +102,8 @@ class LoraWeights:
     @property
     def unet_layout(self) -> UNetLayout:
         """The layout that LDM names are made with."""
-        return self.layout or LAYOUTS.get(self.family, UNetLayout())
+        model = MODELS.get(self.family)
+        return self.layout or (model.layout if model else UNetLayout())
 
     @property
     def algorithm(self) -> str:

@@ -10,6 +10,7 @@ from tests.unit.core.test_config import MINIMAL
 from trainer import config, presets
 from trainer.cli import main
 from trainer.errors import UserError
+from trainer.families import family_named
 from trainer.optimizers import learning_rate
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "training.md"
@@ -38,7 +39,7 @@ def test_learning_rates_are_the_trainers_own(name: str) -> None:
     settings = config.parse({**MINIMAL, "preset": name})
     automatic = config.parse({**MINIMAL, "preset": name, "optimizer": {"lr": "auto"}}).optimizer
     family = {"sd15": "sd1", "sdxl": "sdxl"}[name.split("-")[1]]
-    assert settings.optimizer.lr == learning_rate(automatic, family, settings.network.rank)
+    assert settings.optimizer.lr == learning_rate(automatic, family_named(family).learning_rate, settings.network.rank)
     assert settings.network.alpha == settings.network.rank, "the automatic rates are for a scale of 1"
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.errors import UserError
-from trainer.lorafile import LAYOUTS, UNetLayout, diffusers_to_ldm, kohya_text_encoder_key, kohya_unet_key, ldm_to_diffusers
+from trainer.lorafile import MODELS, UNetLayout, diffusers_to_ldm, kohya_text_encoder_key, kohya_unet_key, ldm_to_diffusers
 from trainer.lorafile.names import dotted
 
 from .helpers import key_table, sd15_layers
@@ -55,8 +55,8 @@ def test_text_encoder_names_get_back_what_transformers_leaves_out() -> None:
     ],
 )
 def test_ldm_names_map_both_ways(family: str, ldm: str, diffusers: str) -> None:
-    assert ldm_to_diffusers(ldm, LAYOUTS[family]) == diffusers
-    assert diffusers_to_ldm(diffusers, LAYOUTS[family]) == ldm
+    assert ldm_to_diffusers(ldm, MODELS[family].layout) == diffusers
+    assert diffusers_to_ldm(diffusers, MODELS[family].layout) == ldm
 
 
 def test_sdxl_keys_use_ldm_names() -> None:

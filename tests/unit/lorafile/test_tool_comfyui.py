@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import ComfyUI
-from trainer.lorafile import LAYOUTS, LoraModule, LoraWeights, convert, diffusers_to_ldm, write_lora
+from trainer.lorafile import MODELS, LoraModule, LoraWeights, convert, diffusers_to_ldm, write_lora
 
 from .compat import record
 from .samples import Sizes, sample, sd15_sizes, sdxl_sizes
@@ -26,7 +26,7 @@ _CLIP = {("sd1", "te1"): "clip_l", ("sdxl", "te1"): "clip_l", ("sdxl", "te2"): "
 def comfy_key(family: str, component: str, name: str) -> str:
     """The layer's key in ComfyUI's models."""
     if component == "unet":
-        return f"diffusion_model.{diffusers_to_ldm(name, LAYOUTS[family])}.weight"
+        return f"diffusion_model.{diffusers_to_ldm(name, MODELS[family].layout)}.weight"
     return f"{_CLIP[family, component]}.transformer.{name}.weight"
 
 

@@ -11,8 +11,10 @@ import torch
 from trainer.adapter import Pair
 from trainer.config import OptimizerSection
 from trainer.errors import UserError
+from trainer.families import family_named
 from trainer.optimizers import learning_rate, make_optimizer, make_schedule, optimizer_arguments, rex
 
+SD1, SDXL = (family_named(name).learning_rate for name in ("sd1", "sdxl"))
 PACKAGES = {"lion": "lion_pytorch", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
 
 
@@ -109,12 +111,12 @@ def test_lora_plus_moves_up_by_its_multiple_for_the_same_gradient() -> None:
 
 def test_automatic_rates_fall_with_rank_and_know_the_optimizer() -> None:
     auto = settings(lr="auto")
-    assert learning_rate(auto, "sd1", 16) == 1e-4 == learning_rate(auto, "sd1", 4)
-    assert learning_rate(auto, "sd1", 64) == pytest.approx(5e-5)
-    assert learning_rate(auto, "sdxl", 16) < learning_rate(auto, "sd1", 16)
-    assert learning_rate(settings(lr="auto", name="prodigy"), "sd1", 64) == 1.0
-    assert learning_rate(settings(lr="auto", name="lion"), "sd1", 16) < 1e-4
-    assert learning_rate(settings(lr=3e-4), "sd1", 64) == 3e-4
+    assert learning_rate(auto, SD1, 16) == 1e-4 == learning_rate(auto, SD1, 4)
+    assert learning_rate(auto, SD1, 64) == pytest.approx(5e-5)
+    assert learning_rate(auto, SDXL, 16) < learning_rate(auto, SD1, 16)
+    assert learning_rate(settings(lr="auto", name="prodigy"), SD1, 64) == 1.0
+    assert learning_rate(settings(lr="auto", name="lion"), SD1, 16) < 1e-4
+    assert learning_rate(settings(lr=3e-4), SD1, 64) == 3e-4
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
