@@ -1,4 +1,4 @@
-"""Importing diffusers and peft, and of what those import in turn only what training needs.
+"""Importing diffusers and peft, and of what those import in turn only what training and its pictures need.
 
 Both, and transformers below them, import what they find installed for the sake of models and quantisers that nobody trains here:
 torchvision, SciPy and scikit-learn, other people's attention kernels, bitsandbytes, TensorFlow. That is a quarter of a training's start,
@@ -22,9 +22,9 @@ NEEDLESS = (
 
 
 def import_models() -> None:
-    """Import diffusers' UNet and peft without ``NEEDLESS``, for a process that does nothing but train.
+    """Import diffusers' UNet and peft without ``NEEDLESS``, for a process of the pack's own.
 
-    They go on without those for as long as the process lives. In a process with other tenants, as ComfyUI's is, these would have to.
+    They go on without those for as long as the process lives. In one with other tenants, as ComfyUI's is, these would have to, too.
     """
     logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)  # it warns of what was hidden from it
     with hidden(NEEDLESS):

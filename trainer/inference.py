@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .devices import pick_device
 from .errors import UserError
 from .families import Checkpoint, family_of, open_checkpoint
+from .imports import import_models
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -112,5 +113,6 @@ class Painter:
 
 
 def open_painter(reference: str, *, device: str = "auto", precision: str = "fp32") -> Painter:
-    """A painter for a checkpoint file, a diffusers folder or a hub id."""
+    """A painter for a checkpoint file, a diffusers folder or a hub id. For processes of the pack's own (see ``imports.import_models``)."""
+    import_models()
     return Painter(open_checkpoint(reference), device=device, precision=precision)
