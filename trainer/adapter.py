@@ -1,10 +1,12 @@
-"""LoRA on a UNet and on text encoders: peft puts the layers in, this names the modules and hands out the weights.
+"""LoRA on a UNet and on text encoders: puts the layers in (DoRA's are peft's), names the modules and hands out the weights.
 
 Each module has a pair of matrices; with DoRA also a magnitude, one number an output. Several models are given as one: see ``together``.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,61 +88,47 @@ def inject(
 ) -> None:
     """Wrap ``modules`` of ``unet`` with LoRA layers in fp32: down Kaiming-uniform from ``seed``, up zero, scale alpha / rank.
 
-    As in kohya's trainer and the LoRA paper (Hu et al. 2021, section 4.1), training starts at the base exactly. With ``rslora`` the
-    scale is alpha / sqrt(rank); ``dropout`` is the share of a module's inputs that LoRA does not see in a step.
+    As in kohya's trainer and the LoRA paper (Hu et al. 2021, section 4.1), training starts at the base exactly, which is frozen. With
+    ``rslora`` the scale is alpha / sqrt(rank); ``dropout`` is the share of a module's inputs that LoRA does not see in a step.
     """
     import torch
+
+    from .folded import with_lora
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if dora:
+            _decompose(unet, modules, r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora)
+        else:
+            wanted, scale = set(modules), alpha / (math.sqrt(rank) if rslora else rank)
+            for name in [name for name, _ in unet.named_modules() if name in wanted]:
+                parent, _, last = name.rpartition(".")
+                base = unet.get_submodule(name)
+                setattr(unet.get_submodule(parent), last, with_lora(base, rank, scale, dropout).to(_device(base)))
+    for name, parameter in unet.named_parameters():
+        if "lora_" not in name:
+            parameter.requires_grad_(False)
+
+
+def _decompose(unet: nn.Module, modules: Sequence[str], **options: Any) -> None:
+    """DoRA is peft's: its layers, with their own dtypes."""
     from peft import LoraConfig, inject_adapter_in_model
 
     from .packed_layers import unpacked_once
 
-    # DoRA's magnitudes are those of the weights themselves
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), unpacked_once(unet, described=not dora):
+    # the magnitudes are those of the weights themselves
+    with warnings.catch_warnings(), unpacked_once(unet):
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # meant: groups of modules with sizes of their own
-        torch.manual_seed(seed)
-        inject_adapter_in_model(
-            LoraConfig(
-                r=rank,
-                lora_alpha=alpha,
-                target_modules=list(modules),
-                init_lora_weights=True,
-                lora_dropout=dropout,
-                use_rslora=rslora,
-                use_dora=dora,
-            ),
-            unet,
-            adapter_name=_ADAPTER,
-        )
+        settings = LoraConfig(target_modules=list(modules), init_lora_weights=True, use_dora=True, **options)
+        inject_adapter_in_model(settings, unet, adapter_name=_ADAPTER)
     for pair in pairs(unet):
         for parameter in pair.tensors.values():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-    if not dora:
-        _compute_as_given(unet)
 
 
-def _compute_as_given(unet: nn.Module) -> None:
-    """Let LoRA compute in the dtype of its inputs, whatever its weights are kept in, and in few kernels (folded.py).
-
-    peft casts the inputs to the weights' fp32 instead, and autocast casts them back: two kernels a layer, and a second copy of every
-    input that the backward pass needs, for the same numbers. DoRA's own code needs peft's way.
-    """
-    from .casting import CastingConv2d, CastingLinear
-    from .folded import fold
-
-    classes = {"Linear": CastingLinear, "Conv2d": CastingConv2d}
-    for module in unet.modules():
-        if isinstance(getattr(module, "lora_A", None), _module_dict()):
-            module.cast_input_dtype_enabled = False  # type: ignore[assignment]
-            for layer in (module.lora_A[_ADAPTER], module.lora_B[_ADAPTER]):  # type: ignore[index]
-                layer.__class__ = classes.get(type(layer).__name__, type(layer))
-            fold(module)
-
-
-def _module_dict() -> type:
-    from torch import nn
-
-    return nn.ModuleDict
+def _device(layer: nn.Module) -> torch.device:
+    return next(itertools.chain(layer.parameters(), layer.buffers())).device
 
 
 def pairs(unet: nn.Module) -> Iterator[Pair]:
@@ -148,15 +136,13 @@ def pairs(unet: nn.Module) -> Iterator[Pair]:
     from torch import nn
 
     for name, module in unet.named_modules():
-        downs = getattr(module, "lora_A", None)
-        ups = getattr(module, "lora_B", None)
-        if isinstance(downs, nn.ModuleDict) and isinstance(ups, nn.ModuleDict) and _ADAPTER in downs:
-            magnitudes = getattr(module, "lora_magnitude_vector", None)
-            decomposed = isinstance(magnitudes, nn.ModuleDict) and _ADAPTER in magnitudes
-            magnitude = _weight(magnitudes[_ADAPTER]) if decomposed and magnitudes is not None else None
-            scales = getattr(module, "scaling", {})
-            scale = float(scales.get(_ADAPTER, 1.0))
-            yield Pair(_standard_name(name), _weight(downs[_ADAPTER]), _weight(ups[_ADAPTER]), magnitude, scale)
+        down, up = getattr(module, "lora_A", None), getattr(module, "lora_B", None)
+        if isinstance(down, nn.ModuleDict) and isinstance(up, nn.ModuleDict):  # peft's
+            magnitude = _weight(module.lora_magnitude_vector[_ADAPTER])
+            scale = float(module.scaling[_ADAPTER])
+            yield Pair(_standard_name(name), _weight(down[_ADAPTER]), _weight(up[_ADAPTER]), magnitude, scale)
+        elif isinstance(down, nn.Module) and isinstance(up, nn.Module):
+            yield Pair(_standard_name(name), _weight(down), _weight(up), scale=float(module.scale))
 
 
 def parameters(unet: nn.Module) -> list[torch.nn.Parameter]:

@@ -19,6 +19,7 @@ from .errors import Cancelled, UserError
 from .families import PLAIN_TEXT, Checkpoint, Family, TextSettings
 from .files import atomic_path
 from .hints import free_bytes, is_out_of_memory
+from .imports import import_text_models
 
 if TYPE_CHECKING:
     import torch
@@ -166,6 +167,7 @@ def fill_prompts(
         return 0
     import torch
 
+    import_text_models()
     encoder = family.load_text_encoder(checkpoint, torch.float32, device, cache.text)
     for start in range(0, len(missing), batch_size):
         if stop():

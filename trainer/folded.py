@@ -1,20 +1,20 @@
-"""LoRA on a frozen Linear in few kernels. Imports torch and peft: import this module late.
+"""LoRA beside a frozen layer, and in few kernels where the layer is a Linear. Imports torch: import this module late.
 
-peft computes ``base(x) + up(down(x)) * scale`` as written: on a fast GPU at batch 1 most of that is starting kernels, and every one of
-its parts is a node of autograd. Here the base, LoRA and both derivatives are one function: scale and sum are done by the matrix
-products that need them anyway (``addmm``).
+Written out, ``base(x) + up(down(x)) * scale`` is mostly starting kernels on a fast GPU at batch 1, and every one of its parts is a node of
+autograd. Here the base, LoRA and both derivatives are one function: scale and sum are done by the matrix products that need them anyway
+(``addmm``). The layers are ours and not peft's, which computes the same, because to import peft is to import most of transformers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora import layer as peft_layer
 from torch import nn
 
-from .casting import low, outside_autocast
+from .casting import CastingConv2d, CastingLinear, low, outside_autocast
 from .prepacked import MatrixProduct, PrepackedLinear, PrepackedPointwise
 
 # Numbers that the LoRA of one layer reads and writes. On two cores with AVX-512 BF16, with AMX and without, all its products took 0.08 ms
@@ -23,35 +23,97 @@ from .prepacked import MatrixProduct, PrepackedLinear, PrepackedPointwise
 _SMALL = 2**17
 
 
-class FoldedLinear(peft_layer.Linear):  # type: ignore[misc]
-    """peft's LoRA layer around a frozen Linear. What it does not fold (dropout, a base in fewer bits, LoRA switched off) peft computes."""
+class LoraLayer(nn.Module):
+    """A frozen layer, ``base_layer``, and LoRA beside it, whose matrices have the names that peft gives them: ``lora_A`` and ``lora_B``.
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    They are fp32, down Kaiming-uniform, up zero (Hu et al. 2021, section 4.1), and compute in the dtype of the input: see casting.py.
+    """
+
+    def __init__(self, base: Any, rank: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.base_layer, self.scale = base, scale
+        self.lora_A, self.lora_B = self._matrices(base, rank)
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))  # as LoRA's own code and kohya's trainer do
+        nn.init.zeros_(self.lora_B.weight)
+        self.lora_dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def _matrices(self, base: Any, rank: int) -> tuple[Any, Any]:
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> Any:
+        """The base's."""
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> Any:
+        """The base's."""
+        return self.base_layer.bias
+
+    @property
+    def drops(self) -> bool:
+        """Whether LoRA does not see all of an input now."""
+        return self.training and not isinstance(self.lora_dropout, nn.Identity)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the base makes of ``x``, and LoRA's part, in the base's dtype."""
+        result: torch.Tensor = self.base_layer(x)
+        part = self.lora_B(self.lora_A(self.lora_dropout(x)))
+        return torch.add(result, part * self.scale).to(result.dtype)
+
+
+class LoraLinear(LoraLayer):
+    """LoRA beside a Linear."""
+
+    def _matrices(self, base: Any, rank: int) -> tuple[Any, Any]:
+        return CastingLinear(base.in_features, rank, bias=False), CastingLinear(rank, base.out_features, bias=False)
+
+
+class LoraConv2d(LoraLayer):
+    """LoRA beside a convolution: down is a convolution of the base's kind, up one of single pixels."""
+
+    def _matrices(self, base: Any, rank: int) -> tuple[Any, Any]:
+        down = CastingConv2d(base.in_channels, rank, base.kernel_size, base.stride, base.padding, bias=False)
+        return down, CastingConv2d(rank, base.out_channels, 1, bias=False)
+
+
+class FoldedLinear(LoraLinear):
+    """LoRA and a Linear in one function, where nothing is dropped out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) to (..., out), in the dtype of ``x`` or of autocast."""
-        if args or kwargs or not _plain(self):
-            result: torch.Tensor = super().forward(x, *args, **kwargs)
-            return result
-        return _folded(x, [self])[0]
+        return super().forward(x) if self.drops else _folded(x, [self])[0]
 
 
-class FoldedPointwise(peft_layer.Conv2d):  # type: ignore[misc]
-    """peft's LoRA layer around a frozen 1 x 1 convolution, which is a matrix product where pictures lie channels last.
+class FoldedPointwise(LoraConv2d):
+    """The same for a 1 x 1 convolution, which is a matrix product where pictures lie channels last.
 
     On a CPU they are brought there: what it computes is channels last.
     """
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, in, height, width) to (batch, out, height, width), in the dtype of ``x`` or of autocast."""
         last = x.device.type == "cpu" or x.is_contiguous(memory_format=torch.channels_last)  # bringing it there is cheap on a CPU
-        if args or kwargs or not _plain(self) or not last:
-            result: torch.Tensor = super().forward(x, *args, **kwargs)
-            return result
+        if self.drops or not last:
+            return super().forward(x)
         return _folded(x.permute(0, 2, 3, 1), [self])[0].permute(0, 3, 1, 2)
+
+
+def with_lora(base: nn.Module, rank: int, scale: float, dropout: float) -> LoraLayer:
+    """``base`` with LoRA of its kind: folded where its weight lies as it was or in oneDNN's blocks, not in fewer bits."""
+    kind: type[LoraLayer]
+    if isinstance(base, nn.Linear):
+        kind = FoldedLinear if type(base) in (nn.Linear, PrepackedLinear) else LoraLinear
+    else:
+        assert isinstance(base, nn.Conv2d) and base.dilation == (1, 1) and base.groups == 1
+        product = type(base) in (nn.Conv2d, PrepackedPointwise) and _is_product(base)
+        kind = FoldedPointwise if product else LoraConv2d
+    return kind(base, rank, scale, dropout)
 
 
 def together(x: torch.Tensor, layers: Sequence[Any]) -> list[torch.Tensor]:
     """What each of ``layers``, with LoRA folded or without, makes of the same ``x`` (..., in)."""
-    if not all(isinstance(layer, FoldedLinear) and _plain(layer) for layer in layers):
+    if not all(isinstance(layer, FoldedLinear) and not layer.drops for layer in layers):
         return [layer(x) for layer in layers]
     return _folded(x, layers)
 
@@ -63,31 +125,11 @@ def _folded(x: torch.Tensor, layers: Sequence[Any]) -> list[torch.Tensor]:
     return list(results)
 
 
-def _plain(layer: Any) -> bool:
-    """Whether LoRA is switched on in ``layer``, alone, and drops nothing out."""
-    (name,) = layer.lora_A  # ``fold`` has seen to it
-    drops = layer.training and not isinstance(layer.lora_dropout[name], nn.Identity)
-    return not (drops or layer.disable_adapters or layer.merged) and layer.active_adapters == [name]
-
-
 def _parts(layer: Any) -> tuple[Any, torch.Tensor | None, torch.Tensor, torch.Tensor, float]:
     """Weight (out, in) or the layer that has it in blocks, bias, down (rank, in), up (out, rank), scale."""
-    base, (name,) = layer.base_layer, layer.lora_A
-    down, up = (low(kept.weight).flatten(1) for kept in (layer.lora_A[name], layer.lora_B[name]))
-    return base if isinstance(base, MatrixProduct) else low(base.weight).flatten(1), base.bias, down, up, layer.scaling[name]
-
-
-def fold(layer: Any) -> None:
-    """Make ``layer`` fold what it computes if it is peft's plain LoRA on a frozen Linear or 1 x 1 convolution; else leave it."""
-    if len(layer.lora_A) != 1 or getattr(layer, "lora_variant", None):
-        return
-    base, kind = layer.base_layer, None
-    if type(layer) is peft_layer.Linear and type(base) in (nn.Linear, PrepackedLinear):
-        kind = FoldedLinear
-    elif type(layer) is peft_layer.Conv2d and type(base) in (nn.Conv2d, PrepackedPointwise) and _is_product(base):
-        kind = FoldedPointwise
-    if kind is not None and not base.weight.requires_grad:  # asked last: a base in fewer bits would unpack it for the question
-        layer.__class__ = kind
+    base = layer.base_layer
+    down, up = (low(kept.weight).flatten(1) for kept in (layer.lora_A, layer.lora_B))
+    return base if isinstance(base, MatrixProduct) else low(base.weight).flatten(1), base.bias, down, up, layer.scale
 
 
 def _is_product(convolution: nn.Conv2d) -> bool:

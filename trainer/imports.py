@@ -1,9 +1,9 @@
-"""Importing diffusers and peft, and of what those import in turn only what training and its pictures need.
+"""Importing diffusers, and of what it imports in turn only what training needs.
 
-Both, and transformers below them, import what they find installed for the sake of models and quantisers that nobody trains here:
-torchvision, SciPy and scikit-learn, other people's attention kernels, bitsandbytes, TensorFlow. That is a quarter of a training's start,
-more where files are slow to read, and an installation of one of them that does not fit its torch would end a training that has no use
-for it. All of them are optional there: what cannot be found is done without.
+It and transformers import what they find installed for the sake of models and quantisers that nobody trains here: torchvision, SciPy and
+scikit-learn, other people's attention kernels, bitsandbytes, TensorFlow; and diffusers imports peft and transformers, which opens every
+one of its 3,400 files. Together that is most of a start where files are slow to read, and an installation of one of them that does not fit
+its torch would end a training that has no use for it. All of them are optional there: what cannot be found is done without.
 """
 
 from __future__ import annotations
@@ -21,15 +21,27 @@ NEEDLESS = (
 )
 
 
-def import_models() -> None:
-    """Import diffusers' UNet and peft without ``NEEDLESS``, for a process of the pack's own.
+_PIPELINES = ("transformers", "peft")  # what diffusers has pipelines from, and LoRA of its own; prompts are encoded without it
 
-    They go on without those for as long as the process lives. In one with other tenants, as ComfyUI's is, these would have to, too.
+
+def import_models(*, pipelines: bool = False) -> None:
+    """Import diffusers' UNet without ``NEEDLESS``, and unless its ``pipelines`` are wanted without peft and transformers, for a process
+    of the pack's own.
+
+    diffusers goes on without those for as long as the process lives. In one with other tenants, as ComfyUI's is, these would have to, too.
     """
     logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)  # it warns of what was hidden from it
-    with hidden(NEEDLESS):
+    with hidden(NEEDLESS if pipelines else (*NEEDLESS, *_PIPELINES)):
         import diffusers.models.unets.unet_2d_condition  # noqa: F401
-        import peft  # noqa: F401
+
+        if pipelines:
+            import peft  # noqa: F401
+
+
+def import_text_models() -> None:
+    """Import transformers' CLIP without ``NEEDLESS``, likewise."""
+    with hidden(NEEDLESS):
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer  # noqa: F401
 
 
 @contextmanager

@@ -114,5 +114,5 @@ class Painter:
 
 def open_painter(reference: str, *, device: str = "auto", precision: str = "fp32") -> Painter:
     """A painter for a checkpoint file, a diffusers folder or a hub id. For processes of the pack's own (see ``imports.import_models``)."""
-    import_models()
+    import_models(pipelines=True)
     return Painter(open_checkpoint(reference), device=device, precision=precision)

@@ -44,7 +44,6 @@ class _Packed:
 
     codes: torch.Tensor
     scales: torch.Tensor
-    described = False  # whether ``weight`` says no more than shape, dtype and device
     last: list[Any] | None = None  # where the layer that was unpacked last is kept with its weight
 
     def _store(self, layer: nn.Linear | nn.Conv2d, kind: str) -> None:
@@ -73,8 +72,6 @@ class _Packed:
     @property
     def weight(self) -> torch.Tensor:
         """The weight unpacked, in its shape and in the dtype that the layer had."""
-        if self.described:
-            return torch.empty((), dtype=self.dtype, device=self.codes.device).expand(self.shape)
         if self.last is None:
             return self.unpacked(self.codes, self.scales, self.dtype)
         if self.last[:1] != [self]:
@@ -88,17 +85,17 @@ class _Packed:
 
 
 @contextmanager
-def unpacked_once(model: nn.Module, *, described: bool) -> Iterator[None]:
-    """While LoRA goes into ``model``, whose layers peft asks one after the other, each a dozen times, for the dtype and device of their
-    ``weight``: a packed one is unpacked once, or with ``described`` not at all, and then what its ``weight`` holds means nothing."""
+def unpacked_once(model: nn.Module) -> Iterator[None]:
+    """While DoRA goes into ``model``, whose layers peft asks one after the other, each a dozen times, for their ``weight``: a packed one is
+    unpacked once."""
     layers, last = [module for module in model.modules() if isinstance(module, _Packed)], list[Any]()
     for layer in layers:
-        layer.described, layer.last = described, last
+        layer.last = last
     try:
         yield
     finally:
         for layer in layers:
-            layer.described, layer.last = False, None
+            layer.last = None
 
 
 class PackedLinear(_Packed, nn.Linear):  # type: ignore[override]

@@ -1,21 +1,23 @@
-"""LoRA on a Linear as one function: peft's numbers and gradients in fewer kernels, and peft's own code where nothing can be folded."""
+"""LoRA layers: peft's numbers and gradients, and on a Linear in fewer kernels."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft.tuners.lora import layer as peft_layer
+from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from trainer import adapter, folded, prepacked
+from trainer.casting import CastingConv2d, CastingLinear
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.folded import FoldedLinear, FoldedPointwise, fold, together
+from trainer.folded import FoldedLinear, FoldedPointwise, LoraConv2d, LoraLayer, LoraLinear, together
 from trainer.quantise import packed_layer
 
 RANK = 4
@@ -32,11 +34,17 @@ def lora(*, bias: bool = True, alpha: float = 6.0, dtype: torch.dtype = torch.fl
     return model
 
 
-def unfolded(model: Any) -> Any:
-    """The same, computed by peft."""
-    assert type(model[0]) is FoldedLinear
-    model[0].__class__ = peft_layer.Linear
-    return model
+def by_peft(model: Any, alpha: float = 6.0, dropout: float = 0.0, **more: Any) -> Any:
+    """The same with peft's layer in the place of ours, told not to cast what it is given."""
+    ours = model[0]
+    assert isinstance(ours, LoraLayer)
+    theirs: Any = nn.Sequential(ours.base_layer)
+    inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=alpha, lora_dropout=dropout, target_modules=["0"], **more), theirs)
+    theirs[0].cast_input_dtype_enabled = False
+    for matrix, kept in ((theirs[0].lora_A["default"], ours.lora_A), (theirs[0].lora_B["default"], ours.lora_B)):
+        matrix.__class__ = {nn.Linear: CastingLinear, nn.Conv2d: CastingConv2d}[type(matrix)]
+        matrix.weight = nn.Parameter(kept.weight.detach().clone())
+    return theirs
 
 
 def results(model: Any, inputs: torch.Tensor, *, autocast: bool = False, recompute: bool = False) -> tuple[torch.Tensor, Gradients]:
@@ -46,7 +54,7 @@ def results(model: Any, inputs: torch.Tensor, *, autocast: bool = False, recompu
         computed = checkpoint(model, given, use_reentrant=False) if recompute else model(given)
     assert isinstance(computed, torch.Tensor)
     (computed.float() * torch.linspace(-1, 1, computed.numel()).view(computed.shape)).sum().backward()
-    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    found = {name.replace(".default", ""): parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert given.grad is not None
     return computed.detach(), {**found, "x": given.grad}
 
@@ -67,7 +75,7 @@ def close(ours: tuple[torch.Tensor, Gradients], theirs: tuple[torch.Tensor, Grad
 def test_values_and_gradients_are_peft_s(shape: tuple[int, ...], bias: bool, alpha: float, recompute: bool) -> None:
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     ours = results(lora(bias=bias, alpha=alpha), inputs, recompute=recompute)
-    close(ours, results(unfolded(lora(bias=bias, alpha=alpha)), inputs), 1e-6)
+    close(ours, results(by_peft(lora(bias=bias, alpha=alpha), alpha), inputs), 1e-6)
 
 
 @pytest.mark.parametrize("small", [0, 2**17])
@@ -78,7 +86,7 @@ def test_in_half_precision_it_is_no_further_from_the_truth_than_peft(monkeypatch
     exact = lora()
     exact[0].base_layer.load_state_dict({name: value.float() for name, value in rounded[0].base_layer.state_dict().items()})
     truth = results(exact, inputs)
-    ours, theirs = results(rounded, inputs, autocast=True), results(unfolded(lora(dtype=torch.bfloat16)), inputs, autocast=True)
+    ours, theirs = results(rounded, inputs, autocast=True), results(by_peft(lora(dtype=torch.bfloat16)), inputs, autocast=True)
     assert ours[0].dtype == theirs[0].dtype == torch.bfloat16
     close(ours, theirs, 0.02)
     for name, gradient in truth[1].items():
@@ -132,7 +140,7 @@ class Counted(TorchDispatchMode):
 def test_it_starts_fewer_kernels_than_peft(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folded, "_SMALL", 0)  # as on a GPU
     counts = []
-    for model in (lora(dtype=torch.bfloat16), unfolded(lora(dtype=torch.bfloat16))):
+    for model in (lora(dtype=torch.bfloat16), by_peft(lora(dtype=torch.bfloat16))):
         inputs = torch.randn(3, 24, dtype=torch.bfloat16).requires_grad_()
         with Counted() as counted:
             with torch.autocast("cpu", torch.bfloat16):
@@ -145,7 +153,7 @@ def test_it_starts_fewer_kernels_than_peft(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_it_keeps_no_more_for_the_backward_pass_than_peft() -> None:
     kept = []
-    for model in (lora(), unfolded(lora())):
+    for model in (lora(), by_peft(lora())):
         weights = {id(parameter) for parameter in model.parameters()}
         sizes: dict[int, int] = {}
 
@@ -162,76 +170,92 @@ def test_it_keeps_no_more_for_the_backward_pass_than_peft() -> None:
     assert 0 < kept[0] <= kept[1]
 
 
-def test_what_cannot_be_folded_is_peft_s() -> None:
-    inputs = torch.randn(6, 24)
-    dropping, theirs = lora(dropout=0.5).train(), unfolded(lora(dropout=0.5).train())
-    torch.manual_seed(5)
-    ours = dropping(inputs)
-    torch.manual_seed(5)
-    assert torch.equal(ours, theirs(inputs))
-    close(results(dropping.eval(), inputs), results(unfolded(lora(dropout=0.5)).eval(), inputs), 1e-6)
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize(("kind", "ours"), [("dropout", FoldedLinear), ("int8", LoraLinear), ("3x3", LoraConv2d), ("3x3 bf16", LoraConv2d)])
+def test_what_cannot_be_folded_is_peft_s_too(kind: str, ours: type[LoraLayer], rslora: bool) -> None:
+    torch.manual_seed(0)
+    base: Any = nn.Conv2d(24, 40, 3, 2, padding=1) if kind.startswith("3x3") else nn.Linear(24, 40)
+    if kind == "int8":
+        base = packed_layer(base.requires_grad_(False), "int8")
+    dtype, dropout = (torch.bfloat16 if kind.endswith("bf16") else torch.float32), (0.5 if kind == "dropout" else 0.0)
+    model: Any = nn.Sequential(base.to(dtype))
+    adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1, dropout=dropout, rslora=rslora)
+    assert type(model[0]) is ours
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["0.lora_A.weight", "0.lora_B.weight"]
+    assert {parameter.dtype for parameter in adapter.parameters(model)} == {torch.float32}
+    for parameter in adapter.parameters(model):
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    theirs = by_peft(model, dropout=dropout, use_rslora=rslora)
+    inputs = torch.randn((2, 24, 7, 5) if kind.startswith("3x3") else (6, 24)).to(dtype)
+    found = []
+    for each in (model.train(), theirs.train()):
+        torch.manual_seed(5)
+        found.append(results(each, inputs))
+    close(found[0], found[1], 0.01 if dtype == torch.bfloat16 else 1e-6)
+    close(results(model.eval(), inputs), results(theirs.eval(), inputs), 0.01 if dtype == torch.bfloat16 else 1e-6)
 
-    assert type(lora(dora=True)[0]) is peft_layer.Linear
-    model = nn.Sequential(packed_layer(nn.Linear(24, 40).requires_grad_(False), "int8"))
-    adapter.inject(model, ["0"], rank=RANK, alpha=1.0, seed=1)
-    assert type(model[0]) is peft_layer.Linear
 
-    off = lora()
-    off[0].enable_adapters(False)
-    assert torch.equal(off(inputs), off[0].base_layer(inputs))
+@pytest.mark.parametrize("kind", ["linear", "3x3"])
+def test_it_begins_with_the_numbers_of_peft(kind: str) -> None:
+    begun = []
+    for way in ("ours", "peft"):
+        torch.manual_seed(3)
+        layer: Any = nn.Linear if kind == "linear" else partial(nn.Conv2d, kernel_size=3)
+        model: Any = nn.Sequential(layer(24, 40), layer(24, 16))
+        if way == "ours":
+            adapter.inject(model, ["1", "0"], rank=RANK, alpha=6.0, seed=1)
+        else:
+            torch.manual_seed(1)
+            inject_adapter_in_model(LoraConfig(r=RANK, target_modules=["1", "0"]), model)
+        begun.append([parameter for name, parameter in model.named_parameters() if "lora_" in name])
+    assert len(begun[0]) == 4 and all(torch.equal(mine, theirs) for mine, theirs in zip(*begun, strict=True))
 
 
-def test_a_trained_base_is_left_alone() -> None:
-    model = unfolded(lora())
-    model[0].base_layer.weight.requires_grad_(True)
-    fold(model[0])
-    assert type(model[0]) is peft_layer.Linear
+def test_doras_layers_are_peft_s() -> None:
+    model = lora(dora=True)
+    assert type(model[0]).__module__ == "peft.tuners.lora.layer"
+    assert [sorted(pair.tensors) for pair in adapter.pairs(model)] == [["0.down", "0.magnitude", "0.up"]]
 
 
 def test_all_linear_layers_of_a_unet_are_folded(tiny_checkpoint: Path) -> None:
     unet: Any = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.float32)
     adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear"), rank=RANK, alpha=4, seed=1)
-    kinds = [type(module).__name__ for module in unet.modules() if isinstance(module, peft_layer.LoraLayer)]
+    kinds = [type(module).__name__ for module in unet.modules() if isinstance(module, LoraLayer)]
     assert (kinds.count("FoldedLinear"), kinds.count("FoldedPointwise")) == (160, 32)
 
 
 def test_a_pointwise_convolution_of_pictures_that_are_channels_last_is_folded() -> None:
-    """Plane by plane it is computed by peft."""
-    found = []
-    for kind in (FoldedPointwise, peft_layer.Conv2d):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(24, 40, 1)).requires_grad_(False)
-        adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1)
-        for parameter in adapter.parameters(model):
-            parameter.data = 0.3 * torch.randn(parameter.shape)
-        assert type(model[0]) is FoldedPointwise
-        model[0].__class__ = kind
-        inputs = torch.randn((2, 24, 5, 3), generator=torch.Generator().manual_seed(2))
-        found.append((results(model, inputs.to(memory_format=torch.channels_last)), results(model, inputs)))
-    close(found[0][0], found[1][0], 1e-6)
-    close(found[0][1], found[1][1], 1e-6)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(24, 40, 1)).requires_grad_(False)
+    adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1)
+    for parameter in adapter.parameters(model):
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    assert type(model[0]) is FoldedPointwise
+    inputs = torch.randn((2, 24, 5, 3), generator=torch.Generator().manual_seed(2))
+    for given in (inputs.to(memory_format=torch.channels_last), inputs):
+        model.zero_grad()
+        close(results(model, given), results(by_peft(model), given), 1e-6)
 
 
-@pytest.mark.parametrize("switched_off", [False, True])
-def test_layers_with_the_same_input_are_computed_together(switched_off: bool) -> None:
+@pytest.mark.parametrize("drops", [False, True])
+def test_layers_with_the_same_input_are_computed_together(drops: bool) -> None:
     torch.manual_seed(0)
     model: Any = nn.ModuleList([nn.Linear(24, width, bias=width != 16) for width in (16, 40, 8)]).requires_grad_(False)
     adapter.inject(model, ["0", "1"], rank=RANK, alpha=6.0, seed=1)
-    adapter.inject(model, ["2"], rank=3, alpha=2.0, seed=1)
+    adapter.inject(model, ["2"], rank=3, alpha=2.0, seed=1, dropout=0.5 * drops)
     for parameter in adapter.parameters(model):
         parameter.data = 0.3 * torch.randn(parameter.shape)
-    if switched_off:
-        model[1].enable_adapters(False)
     inputs = torch.randn((2, 7, 24), generator=torch.Generator().manual_seed(2))
     found = []
     for way in (lambda x: together(x, list(model)), lambda x: [layer(x) for layer in model]):
         for parameter in model.parameters():
             parameter.grad = None
         given = inputs.clone().requires_grad_()
+        torch.manual_seed(5)
         computed = way(given)
         torch.stack([(each * torch.linspace(-1, 1, each.numel()).view(each.shape)).sum() for each in computed]).sum().backward()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         found.append([*(each.detach() for each in computed), given.grad, *gradients])
-    assert len(found[0]) == len(found[1]) == (8 if switched_off else 10)
+    assert len(found[0]) == len(found[1]) == 10
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)

@@ -10,24 +10,36 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.core.helpers import configuration, train_here
+from trainer import launch
 from trainer.imports import NEEDLESS, hidden
 
 ROOT = Path(__file__).resolve().parents[3]
-_IMPORTING = """
-import importlib.util, json, sys
+_TRAINING = """
 import trainer.loop
-from trainer.imports import NEEDLESS, import_models
+from trainer.imports import import_models, import_text_models
 import_models()
-from transformers import CLIPTextModel
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+import_text_models()
+import transformers.models.clip.modeling_clip
+"""
+_PAINTING = """
+from trainer.imports import import_models
+import_models(pipelines=True)
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+import peft
+"""
+_FOUND = """
+import importlib.util, json, sys
+from trainer.imports import NEEDLESS
 imported = [name for name in NEEDLESS if name in sys.modules]
 print(json.dumps([imported, [name for name in NEEDLESS if importlib.util.find_spec(name) is None]]))
 """
 
 
-def test_a_training_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+@pytest.mark.parametrize("importing", [_TRAINING, _PAINTING])
+def test_nothing_is_imported_that_is_not_needed(tmp_path: Path, importing: str) -> None:
     """Each is installed here, in a high version, and broken."""
     for name in NEEDLESS:
         package = tmp_path / name
@@ -38,12 +50,26 @@ def test_a_training_imports_nothing_that_it_does_not_need(tmp_path: Path) -> Non
         (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
         (described / "top_level.txt").write_text(name)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
-    done = subprocess.run([sys.executable, "-c", _IMPORTING], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run([sys.executable, "-c", importing + _FOUND], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     imported, lost = json.loads(done.stdout.splitlines()[-1])
     assert imported == []
     assert lost == [], "hidden for good"
     assert "torchvision" not in done.stderr, "a warning of what was hidden on purpose"
+
+
+def test_a_training_whose_prompts_are_cached_imports_neither_transformers_nor_peft(
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, object] = {"training.max_steps": 1, "sample.every_epochs": 1}
+    assert train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path, changes)).status == 0
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    done = launch.train(configuration(shallow_checkpoint, dataset_folder, tmp_path, {**changes, "training.seed": 7}))
+    log = (done.run_dir / "child.log").read_text(encoding="utf-8")
+    # a module that is refused has a line, too, but not the package that it would be in
+    imported = {line.rpartition("|")[2].strip() for line in log.splitlines() if line.startswith("import time:")}
+    assert {"torch", "diffusers", "trainer"} <= imported
+    assert sorted(imported & {"transformers", "peft", *NEEDLESS}) == []
 
 
 def test_what_is_imported_already_is_not_hidden() -> None:
