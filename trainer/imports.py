@@ -21,6 +21,7 @@ NEEDLESS = (
 )
 
 
+_lean: set[str] = set()  # packages that were imported without ``NEEDLESS``
 _PIPELINES = ("transformers", "peft")  # what diffusers has pipelines from, and LoRA of its own; prompts are encoded without it
 
 
@@ -31,17 +32,31 @@ def import_models(*, pipelines: bool = False) -> None:
     diffusers goes on without those for as long as the process lives. In one with other tenants, as ComfyUI's is, these would have to, too.
     """
     logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)  # it warns of what was hidden from it
-    with hidden(NEEDLESS if pipelines else (*NEEDLESS, *_PIPELINES)):
+    with _without("diffusers", NEEDLESS if pipelines else (*NEEDLESS, *_PIPELINES)):
         import diffusers.models.unets.unet_2d_condition  # noqa: F401
-
-        if pipelines:
-            import peft  # noqa: F401
+    if pipelines:
+        import_peft()
 
 
 def import_text_models() -> None:
     """Import transformers' CLIP without ``NEEDLESS``, likewise."""
-    with hidden(NEEDLESS):
+    with _without("transformers", NEEDLESS):
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer  # noqa: F401
+
+
+def import_peft() -> None:
+    """Import peft, whose DoRA is, without ``NEEDLESS``, likewise."""
+    with _without("transformers", NEEDLESS):
+        import peft  # noqa: F401
+
+
+@contextmanager
+def _without(package: str, packages: Sequence[str]) -> Iterator[None]:
+    """``hidden(packages)``, unless ``package`` was imported with them in sight: it remembers what it found, and would import it."""
+    if package not in sys.modules:
+        _lean.add(package)
+    with hidden(packages if package in _lean else ()):
+        yield
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from .engine import channels_last
 from .errors import UserError
 from .families import Checkpoint, Family, Prediction, family_of, open_checkpoint
 from .hints import explain, memory_hint
-from .imports import import_models, import_text_models
+from .imports import import_models, import_peft, import_text_models
 from .memory import is_settled, settled
 from .overrides import apply_override
 from .plan import TIGHT, Models, make_plan, require_memory, savings
@@ -105,8 +105,10 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     if problem:
         emit(events.Warning_(f"xformers is installed but does not work here ({problem}); attention is torch's own."))
     import_models()
-    if settings.network.text_encoder:
+    if uncached or settings.network.text_encoder:
         import_text_models()
+    if settings.network.dora:
+        import_peft()
     models = Models()
     plan = make_plan(settings, dataset, family, checkpoint, device, precision, attention, models=models)
     memory_with = _memory_with(settings, dataset, family, checkpoint, device, models)

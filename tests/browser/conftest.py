@@ -141,5 +141,5 @@ def front_end(version: str) -> Path:
 @pytest.fixture(scope="session")
 def frontend(look: Look, canvas_server: Server) -> Iterator[Frontend]:
     """The open frontend."""
-    with opened(canvas_server.url, width=1600, height=900, vue=look.vue, light=look.light) as page:
+    with opened(canvas_server.url, width=2400, height=1350, vue=look.vue, light=look.light) as page:
         yield page

@@ -17,11 +17,12 @@ from trainer.imports import NEEDLESS, hidden
 ROOT = Path(__file__).resolve().parents[3]
 _TRAINING = """
 import trainer.loop
-from trainer.imports import import_models, import_text_models
+from trainer.imports import import_models, import_peft, import_text_models
 import_models()
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 import_text_models()
+import_peft()
 import transformers.models.clip.modeling_clip
 """
 _PAINTING = """
