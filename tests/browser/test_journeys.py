@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +117,14 @@ def test_the_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Fronte
     frontend.load(frontend.template("animelora", "01_first_lora_from_a_folder"), name)
     adapt(frontend, AnimeLoRA_TrainLora__name=name, epochs=32, checkpoint_every=8, validate_every=40)
     kept = frontend.serialized()
-    with in_new_tab(frontend) as other:
-        frontend.run_command("Comfy.QueuePrompt")
-        wait_for(frontend, "panel.live && panel.chart.data[0].length >= 2")
-        seen = len(curve(frontend)[0])
-        wait_for(frontend, f"panel.chart.data[0].length > {seen}")  # it moves
+    frontend.run_command("Comfy.QueuePrompt")
+    wait_for(frontend, "panel.live && panel.chart.data[0].length >= 2")
+    seen = len(curve(frontend)[0])
+    wait_for(frontend, f"panel.chart.data[0].length > {seen}")  # it moves
+    with ExitStack() as tabs:
         with suspended(canvas_server):  # a fast machine would have trained to the end before the second tab is open
+            # opened before, it would save as the frontend's draft of this graph what the graph was then
+            other = tabs.enter_context(in_new_tab(frontend))
             other.load(kept, name)  # in mid-training
             wait_for(other, "panel.live && panel.chart.data[0].length > 2 && panel.chart.data[0][0] === 1 && !panel.stop.hidden")
             other.page.locator(".animelora-panel .stop").dispatch_event("click")
