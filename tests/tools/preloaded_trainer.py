@@ -54,12 +54,12 @@ def serve(path: str) -> None:
     sys.path.insert(0, str(ROOT))
     for name in _PRELOADED:
         importlib.import_module(name)
-    from trainer.imports import import_models
+    from trainer.imports import import_models, import_text_models
 
     import_models()
+    import_text_models()
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel  # noqa: F401 (they are lazy: the use imports them)
     from diffusers.loaders import single_file_model, single_file_utils  # noqa: F401
-    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the handlers below
     with socket.socket(socket.AF_UNIX) as listening:

@@ -64,7 +64,7 @@ class Checkpoint:
         again.
         """
         if self.path.suffix.lower() != ".safetensors":
-            return {key: _converted({key: value}, dtype, channels_last)[key] for key, value in self._ckpt_tensors.items() if wanted(key)}
+            return _converted({key: value for key, value in self._ckpt_tensors.items() if wanted(key)}, dtype, channels_last)
         from safetensors import safe_open
 
         keys = [key for key in self.shapes if wanted(key)]

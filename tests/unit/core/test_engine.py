@@ -22,6 +22,7 @@ from trainer.config import RunConfig
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.feed import Feed
+from trainer.folded import FoldedLinear, FoldedPointwise, LoraConv2d, LoraLinear
 from trainer.job import open_job
 from trainer.launch import prepare_run
 from trainer.learner import Learner
@@ -149,6 +150,8 @@ def test_lora_computes_in_the_dtype_of_its_input_with_the_numbers_of_pefts_own_c
         targets = FAMILY.lora_targets(unet, "all-linear+conv")
         if ours:
             adapter.inject(unet, targets, rank=4, alpha=4, seed=1)
+            for module in unet.modules():  # as written: folding rounds in other places, see test_folded.py
+                module.__class__ = {FoldedLinear: LoraLinear, FoldedPointwise: LoraConv2d}.get(type(module), type(module))
             trained = adapter.parameters(unet)
         else:
             torch.manual_seed(1)
@@ -165,7 +168,7 @@ def test_lora_computes_in_the_dtype_of_its_input_with_the_numbers_of_pefts_own_c
         loss.backward()
         results.append((float(loss.detach()), [parameter.grad for parameter in trained if parameter.grad is not None], trained))
     (loss, gradients, _), (expected, wanted, _) = results
-    assert loss == pytest.approx(expected, rel=4e-3)  # bf16 has steps of 8e-3
+    assert loss == pytest.approx(expected, rel=1e-3)
     assert all(gradient.dtype == torch.float32 for gradient in gradients)
     apart = sum(float((a - b).square().sum()) for a, b in zip(gradients, wanted, strict=True)) ** 0.5
     assert apart < 0.02 * sum(float(b.square().sum()) for b in wanted) ** 0.5  # bf16's own rounding

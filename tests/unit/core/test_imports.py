@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -73,13 +74,12 @@ def test_a_training_whose_prompts_are_cached_imports_neither_transformers_nor_pe
     assert sorted(imported & {"transformers", "peft", *NEEDLESS}) == []
 
 
-def test_what_is_imported_already_is_not_hidden() -> None:
-    import json as kept
-
-    with hidden(("json", "nowhere_to_be_found", "wave")):
-        assert sys.modules["json"] is kept
+def test_what_is_imported_already_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there_to_be_found.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with hidden(("json", "nowhere_to_be_found", "there_to_be_found")):
+        assert sys.modules["json"] is json
         with pytest.raises(ImportError):
-            import wave
-    import wave  # noqa: F401
-
+            importlib.import_module("there_to_be_found")
+    importlib.import_module("there_to_be_found")
     assert "nowhere_to_be_found" not in sys.modules
