@@ -42,7 +42,7 @@ class LoraLayer(nn.Module):
 
     @property
     def weight(self) -> Any:
-        """The base's."""
+        """The base's, for whoever takes this for the layer that it stands for, as peft's layers have it."""
         return self.base_layer.weight
 
     @property

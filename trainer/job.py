@@ -151,10 +151,9 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
 
 
 def _read_unet(
-    family: Family, checkpoint: Checkpoint, dtype: torch.dtype, uncached: bool, last: bool
+    family: Family, checkpoint: Checkpoint, dtype: torch.dtype, uncached: bool, channels_last: bool
 ) -> Ahead[dict[str, torch.Tensor]] | None:
-    """Begin to read the UNet, ``last``: with channels last, which goes on while diffusers and peft are imported: one waits for the disk
-    or copies, the other is Python.
+    """Begin to read the UNet, which goes on while diffusers is imported: one waits for the disk or copies, the other is Python.
 
     Not where pictures are ``uncached``, for which another model is loaded first, nor where memory is short.
     """
@@ -165,7 +164,7 @@ def _read_unet(
     numbers = sum(math.prod(shape) for shape in checkpoint.shapes.values())
     if psutil.virtual_memory().available < _PLENTY * numbers * dtype.itemsize:
         return None
-    return Ahead(partial(family.read_unet, checkpoint, dtype, channels_last=last))
+    return Ahead(partial(family.read_unet, checkpoint, dtype, channels_last=channels_last))
 
 
 def _require_same_inputs(run: RunFolder, settings: config.RunConfig, dataset: Dataset, cache: Cache) -> None:

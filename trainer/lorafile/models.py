@@ -92,6 +92,11 @@ FAMILY_NAME = {
 }
 
 
+def layout_of(family: str) -> UNetLayout:
+    """The layout of a family's UNet; SD 1.x' for one that has none here."""
+    return MODELS[family].layout if family in MODELS else UNetLayout()
+
+
 def reading(text_width: int | None) -> str | None:
     """The family whose cross-attention reads text of that width."""
     return next((model.family for model in MODELS.values() if model.text_width == text_width), None)

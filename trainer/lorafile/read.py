@@ -11,7 +11,7 @@ import torch
 from ..errors import UserError
 from . import adapter_config, algorithms, cloneofsimo, folding, keys, shapes, tensors
 from .family import context_width, family_of, foreign_family
-from .models import FAMILY_NAME, MODELS
+from .models import FAMILY_NAME, layout_of
 from .unet_names import UNetLayout
 from .weights import LoraModule, LoraWeights
 
@@ -55,11 +55,11 @@ def _scan(raw: tensors.RawFile, layout: UNetLayout | None) -> LoraWeights:
     metadata = dict(raw.metadata)
     if raw.listed or cloneofsimo.is_listed(list(raw.tensors)):
         return _nameless(raw, layout)
-    weights = _group(raw.tensors, layout or MODELS["sd1"].layout)
+    weights = _group(raw.tensors, layout or layout_of("sd1"))
     modules = weights.modules
     family, reason = family_of(modules, metadata)
-    found = MODELS[family].layout if family in MODELS else UNetLayout()
-    if layout is None and found != MODELS["sd1"].layout and weights.uses_ldm:  # names were read as SD 1.x', and are SDXL's
+    found = layout_of(family)
+    if layout is None and found != layout_of("sd1") and weights.uses_ldm:  # names were read as SD 1.x', and are SDXL's
         weights = _group(raw.tensors, found)
         modules = weights.modules
         family, reason = family_of(modules, metadata)
@@ -75,7 +75,7 @@ def _scan(raw: tensors.RawFile, layout: UNetLayout | None) -> LoraWeights:
 
 
 def _nameless(raw: tensors.RawFile, layout: UNetLayout | None) -> LoraWeights:
-    shape = layout or MODELS["sd1"].layout
+    shape = layout or layout_of("sd1")
     extra: dict[str, torch.Tensor] = {}
     if raw.listed:
         modules = cloneofsimo.read_list(raw.listed, shape)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from . import algorithms
-from .models import MODELS
+from .models import layout_of
 from .names import kohya_text_encoder_key, kohya_unet_key
 from .unet_names import UNetLayout
 
@@ -102,8 +102,7 @@ class LoraWeights:
     @property
     def unet_layout(self) -> UNetLayout:
         """The layout that LDM names are made with."""
-        model = MODELS.get(self.family)
-        return self.layout or (model.layout if model else UNetLayout())
+        return self.layout or layout_of(self.family)
 
     @property
     def algorithm(self) -> str:
