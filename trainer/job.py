@@ -38,7 +38,7 @@ _PLENTY = 3  # times what the checkpoint takes in memory
 
 @dataclass(frozen=True)
 class Job:
-    """One run. ``between_steps`` is held while weights and optimiser change, and while a state is written."""
+    """One run. ``between_steps`` is held while weights and optimiser change, and while a state or a LoRA is written."""
 
     run: RunFolder
     config: config.RunConfig

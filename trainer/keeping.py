@@ -98,8 +98,9 @@ class Keeper:
         return resume.state_folder(self.job.run.checkpoints, self.step) / name
 
     def _export(self, path: Path) -> None:
-        weights = self._learner.weights()
-        self._exporter.write(path, weights, step=self.step, loss=self._teller.average, thumbnail=thumbnail(self.job))
+        weights, image = self._learner.weights(), thumbnail(self.job)
+        with self.job.between_steps:  # a stop that comes now finds the file whole
+            self._exporter.write(path, weights, step=self.step, loss=self._teller.average, thumbnail=image)
 
 
 def _training_seconds(log_path: Path) -> float:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,11 @@ import pytest
 
 from tests.tools.processes import of_run
 from tests.unit.core.helpers import UNDISTURBED, configuration
-from trainer import events, launch, resume
+from trainer import events, following, launch, lorafile, resume
 from trainer.config import RunConfig
-from trainer.errors import UserError
+from trainer.errors import Cancelled, UserError
 from trainer.files import PARTIAL
+from trainer.runs import RunFolder
 
 pytestmark = pytest.mark.slow
 SETTINGS = UNDISTURBED
@@ -36,10 +38,11 @@ class SmallDisk:
     path: Path
 
     def fill(self, leave: int) -> None:
-        """Write a file that leaves ``leave`` bytes."""
-        free = os.statvfs(self.path).f_bavail * os.statvfs(self.path).f_frsize
+        """Make a file that leaves ``leave`` bytes, in no time, for a child may be writing meanwhile."""
         with (self.path / "ballast").open("ab") as file:
-            file.write(bytes(max(0, free - leave)))
+            while (free := os.statvfs(self.path).f_bavail * os.statvfs(self.path).f_frsize) > leave:
+                with suppress(OSError):  # the child was faster: what is free is asked again
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free - leave)
 
     def empty(self) -> None:
         """Make space again."""
@@ -159,29 +162,42 @@ def test_a_full_lora_folder_keeps_the_lora_in_the_run_and_what_was_published(
 posix = pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: POSIX signals")
 
 
-def kill_in_mid_write(config: RunConfig, folder: Path, pattern: str) -> None:
-    """Train until something that matches ``pattern`` is being written in ``folder``, and kill the child there."""
-    run, over = launch.prepare_run(config), threading.Event()
+@contextmanager
+def caught_in_mid_write(run: RunFolder, folder: Path, pattern: str, act: Callable[[list[psutil.Process]], bool]) -> Iterator[None]:
+    """Within it a run trains. While something that matches ``pattern`` is being written in ``folder``, ``act`` gets its processes.
+
+    ``act`` returns whether it caught them in time; if not, the next write is waited for.
+    """
+    over = threading.Event()
 
     def watch() -> None:
         victims: list[psutil.Process] = []
         while not over.is_set():
             victims = victims or of_run(run.path)
             while victims and not over.is_set():
-                if any(folder.glob(pattern)):
-                    for victim in victims:
-                        os.kill(victim.pid, signal.SIGKILL)
+                if any(folder.glob(pattern)) and act(victims):
                     return
             time.sleep(0.05)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with pytest.raises(UserError) as caught:
-            launch.train(config)
+        yield
     finally:
         over.set()
         watcher.join()
+
+
+def kill_in_mid_write(config: RunConfig, folder: Path, pattern: str) -> None:
+    """Train until something that matches ``pattern`` is being written in ``folder``, and kill the child there."""
+
+    def kill(victims: list[psutil.Process]) -> bool:
+        for victim in victims:
+            os.kill(victim.pid, signal.SIGKILL)
+        return True
+
+    with caught_in_mid_write(launch.prepare_run(config), folder, pattern, kill), pytest.raises(UserError) as caught:
+        launch.train(config)
     assert caught.value.kind == "child", caught.value
     assert any(folder.glob(pattern)), "the child was killed after it had finished writing"
 
@@ -205,6 +221,40 @@ def test_a_child_killed_in_mid_write_costs_at_most_that_file(
     assert plans == [resumed_at]
     assert result.lora.read_bytes() == expected
     assert not half_files(run.path)
+
+
+@posix
+def test_a_stop_while_a_lora_is_written_leaves_it_whole(
+    shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_HEARD_SECONDS", 60.0)  # it is held in mid-write for a while
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    run = launch.prepare_run(config)
+    written: list[Path] = []
+    held, told_to_stop = threading.Event(), threading.Event()
+
+    def hold(processes: list[psutil.Process]) -> bool:
+        for process in processes:
+            process.suspend()
+        written.extend(path.parent for path in run.checkpoints.glob(f"step-*/{PARTIAL}*.safetensors"))
+        if written:
+            held.set()
+            told_to_stop.wait(60)
+            time.sleep(0.5)  # by now its pipe is closed: it hears of the stop before it writes on
+        for process in processes:
+            process.resume()
+        return bool(written)
+
+    def should_stop() -> bool:
+        if held.is_set():
+            told_to_stop.set()
+        return held.is_set()
+
+    with caught_in_mid_write(run, run.checkpoints, f"step-*/{PARTIAL}*.safetensors", hold), pytest.raises(Cancelled):
+        launch.train(config, should_stop=should_stop)
+    assert not half_files(run.path)
+    lorafile.verify_lora(next(written[0].glob("*.safetensors")))
+    assert launch.train(config).lora.read_bytes() == expected
 
 
 @posix
