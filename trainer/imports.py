@@ -1,9 +1,10 @@
 """Importing diffusers, and of what it imports in turn only what training needs.
 
 It and transformers import what they find installed for the sake of models and quantisers that nobody trains here: torchvision, SciPy and
-scikit-learn, other people's attention kernels, bitsandbytes, TensorFlow; and diffusers imports peft and transformers, which opens every
-one of its 3,400 files. Together that is most of a start where files are slow to read, and an installation of one of them that does not fit
-its torch would end a training that has no use for it. All of them are optional there: what cannot be found is done without.
+scikit-learn, other people's attention kernels, bitsandbytes, TensorFlow; and diffusers imports peft and transformers, which opens 1,900 of
+its files. Together that is most of a start where files are slow to read (benchmarks/imports.py counts them), and an installation of one of
+them that does not fit its torch would end a training that has no use for it. All of them are optional there: what cannot be found is done
+without.
 """
 
 from __future__ import annotations

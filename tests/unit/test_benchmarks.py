@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fill, growth, limits, start, table
+from benchmarks import fill, growth, imports, limits, start, table
 from tests.tools.make_checkpoint import make_checkpoint
 from tests.tools.processes import living
 from trainer import events
@@ -142,3 +142,11 @@ def test_growth_prints_a_row_for_each_number_of_pictures(monkeypatch: pytest.Mon
     cells = [float(cell) for cell in pictures.strip("| ").split(" | ")]
     assert len(cells) == 6 and all(cell > 0 for cell in cells[2:])
     assert printed.splitlines()[-1].endswith("| 1.00 |")
+
+
+def test_an_import_is_counted_apart_from_what_comes_before(capsys: pytest.CaptureFixture[str]) -> None:
+    before, own = imports.measure("import wave")
+    assert before.modules > 500 and before.files > 500 and before.seconds > own.seconds > 0
+    assert 1 <= own.modules <= 10 and own.modules <= own.files
+    imports.print_row("lean", [own._replace(seconds=second) for second in (0.5, 9.0, 2.25)])
+    assert capsys.readouterr().out == f"| lean | 2.25 | {own.modules} | {own.files} |\n"
