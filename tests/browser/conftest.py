@@ -1,4 +1,7 @@
-"""A server and an open browser for each ComfyUI and each way of drawing nodes, shared by the tests of a session."""
+"""A server and an open browser for each ComfyUI and each way of drawing nodes, shared by this package's tests.
+
+After them they are closed: a page that is only open takes a tenth of a processor, and other tests come after.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ def looks() -> list[Look]:
     return [Look(newest), Look(newest, vue=True, light=True), Look(newest, front_end=NEWEST), *(Look(older) for older in _FOUND[1:])]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def servers(tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Path) -> Iterator[dict[str, Server]]:
     """Running servers by version; one at a time, the machine may be small."""
     running: dict[str, Server] = {}
@@ -73,7 +76,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Path) 
         server.stop()
 
 
-@pytest.fixture(scope="session", params=looks(), ids=lambda look: look.id)
+@pytest.fixture(scope="package", params=looks(), ids=lambda look: look.id)
 def look(request: pytest.FixtureRequest) -> Look:
     """Each way of looking in turn; a machine without ComfyUI or Chromium says so."""
     chosen: Look = request.param
@@ -93,7 +96,7 @@ def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def canvas_server(
     look: Look,
     servers: dict[str, Server],
@@ -138,7 +141,7 @@ def front_end(version: str) -> Path:
     return static
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def frontend(look: Look, canvas_server: Server) -> Iterator[Frontend]:
     """The open frontend."""
     with opened(canvas_server.url, width=2400, height=1350, vue=look.vue, light=look.light) as page:
