@@ -1,10 +1,11 @@
-"""All rows of the training speed table, one after the other, and the rows of ``step.py``: one command, most wanted rows first.
+"""All rows of the training speed table, the reference run and the rows of ``step.py``, one after the other: one command.
 
     python benchmarks/fill.py --kohya sd-scripts --kohya-python sd-scripts/venv/bin/python \\
         --diffusers diffusers --diffusers-python diffusers/venv/bin/python --folder /tmp/speed
 
-A trainer without a checkout is left out. With ``--minutes`` no row is begun, and none goes on, after that time. A row that fails says
-why and does not stop the others. What each printed is kept in ``--logs``; the last line names the rows that are still open.
+The most wanted rows come first. A trainer without a checkout is left out. With ``--minutes`` no row is begun, and none goes on, after that
+time. A row that fails says why and does not stop the others. What each printed is kept in ``--logs``; the last line names the rows that are
+still open.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PEERS = tuple(trainer for trainer in table.TRAINERS if trainer != "ours")
 
 
 class Row(NamedTuple):
-    """One command: its name, the trainer (or ``step``) and its options."""
+    """One command: its name, the trainer (or ``step`` or ``reference``, scripts of their own) and its options."""
 
     name: str
     trainer: str
@@ -47,12 +48,15 @@ def wanted(steps: int) -> list[Row]:
     rows = [row for pair in zip(by_trainer["ours"], by_trainer["kohya"], strict=True) for row in pair]
     single, eight, xl = works["sd1-b1"], works["sd1-b8"], works["sdxl-b1-checkpointing"]
     rows += [
+        Row("reference", "reference", ()),
         Row("ours-sd1-b32", "ours", (*eight, "--batch", "32")),  # the later one counts
         Row("ours-sd1-b8-compiled", "ours", (*eight, "--set", "training.compile=true", "--label", "compiled")),
         Row("ours-sdxl-8gb", "ours", (*xl, "--set", "training.memory=8gb", "--label", "8gb-preset")),
         Row("ours-sdxl-fast", "ours", (*(option for option in xl if option != "--checkpointing"), "--label", "fast")),
         Row("ours-sd1-b1-plain", "ours", (*single, "--set", "training.cuda_graphs=off", "--label", "no-graphs")),
         *by_trainer["diffusers"],
+        # as many pictures as the reference run sees, without its validation images
+        *(Row(f"{trainer}-sd1-b1-long", trainer, (*single, "--steps", "5000", "--label", "5000-steps")) for trainer in ("ours", "kohya")),
     ]
     each = (
         "training.fused=off", "training.batch_size=8,training.fused=off",
@@ -98,6 +102,8 @@ def main() -> int:
 
 def command(row: Row, chosen: argparse.Namespace) -> list[str]:
     """What measures a row."""
+    if row.trainer == "reference":
+        return [sys.executable, str(BENCHMARKS / "reference.py"), *row.options, "--folder", str(chosen.folder)]
     if row.trainer == "step":
         made = chosen.folder / f"random-sd1-v{VERSION}.safetensors"  # by the rows before it
         checkpoint = ["--checkpoint", str(made)] if made.is_file() else []

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import fill, growth, imports, limits, start, table
+from benchmarks import fill, growth, imports, limits, reference, start, table
 from tests.tools.make_checkpoint import make_checkpoint
 from tests.tools.processes import living
-from trainer import events
+from trainer import events, launch
+from trainer.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW: dict[str, Any] = {
@@ -47,7 +50,7 @@ def test_one_command_asks_for_every_row_that_the_table_wants_of_a_gpu() -> None:
     asked = set()
     for row in rows:
         options = dict(zip(row.options, row.options[1:], strict=False))
-        if row.trainer != "step" and "--label" not in options:
+        if row.trainer in table.TRAINERS and "--label" not in options:
             model, pixels, batch = options.get("--model", "sd1"), int(options["--resolution"]), int(options.get("--batch", "1"))
             shape = (model, pixels, batch, int(options["--rank"]), options["--precision"], "cuda", "--checkpointing" in row.options)
             asked.add((shape, row.trainer))
@@ -150,3 +153,38 @@ def test_an_import_is_counted_apart_from_what_comes_before(capsys: pytest.Captur
     assert 1 <= own.modules <= 10 and own.modules <= own.files
     imports.print_row("lean", [own._replace(seconds=second) for second in (0.5, 9.0, 2.25)])
     assert capsys.readouterr().out == f"| lean | 2.25 | {own.modules} | {own.files} |\n"
+
+
+def test_each_second_of_the_reference_run_has_one_part() -> None:
+    phases = ("caching latents", 12.0), ("caching prompts", 13.0), ("loading", 13.5), ("sampling", 14.0)
+    told: list[events.Event] = [events.Phase(name, time=moment) for name, moment in phases]
+    told += [events.Sample("a.png", "", 0, 0, 0, time=16.0), events.Phase("training", time=17.0)]
+    told += [events.Step(**_STEP | {"time": 20.0}), events.Checkpoint(1, "", "", time=20.25), events.Step(**_STEP | {"time": 22.0})]
+    told += [events.Phase("exporting", time=22.5), events.Done("", "", 2, 1.0, 1.0, time=23.0)]
+    expected = {"prepare": 4.0, "start": 1.5, "caching": 3.0, "training": 4.75, "validation": 2.5, "saving": 1.25}
+    assert reference.split(6.0, 10.0, told) == expected
+    assert sum(expected.values()) == 23.0 - 6.0
+
+
+def test_the_reference_run_is_the_pack_s_defaults_on_drawn_faces(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[RunConfig] = []
+
+    def train(settings: RunConfig, *, on_event: Callable[[events.Event], None]) -> None:
+        asked.append(settings)
+        on_event(events.Plan(3, {}, 5, 8, 2, 1, 1, "sd1", "cpu", "fp32", 1.0))
+        on_event(events.Step(**_STEP | {"time": time.time() + 2.0}))
+
+    monkeypatch.setattr(launch, "train", train)
+    reference.main(["--images", "3", "--pixels", "64", "--checkpoint", str(tiny_checkpoint), "--folder", str(tmp_path)])
+    (given,) = asked
+    assert (given.network.rank, given.optimizer.lr, given.training.epochs) == (16, 1e-4, 5)
+    assert (given.training.batch_size, given.training.gradient_accumulation, given.training.checkpoint_every) == (1, 2, 500)
+    assert given.sample.prompts == ("myAnimeStyleToken anime_face girl, high quality",) and given.sample.every_epochs == 1
+    assert Path(given.dataset.path).name == "myAnimeStyleToken_anime_face"
+    assert {path.name for path in tmp_path.iterdir()} == {"faces-3"} and len(list((tmp_path / "faces-3").iterdir())) == 3
+    heads, _, cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines())
+    row = dict(zip(heads, cells, strict=True))
+    assert (row["device"], row["images"], row["steps"]) == ("cpu, fp32", "3", "8")
+    assert float(row["images a second"]) == pytest.approx(15 / float(row["training"]), abs=0.5)
