@@ -130,8 +130,7 @@ class Trainer:
             time.sleep(_FAREWELL_SECONDS)  # the first process saves and leaves, and the launcher then ends the others
             os._exit(status)
         if keeper is not None:
-            with suppress(OSError):  # on a full disk; the parent waits longer for one that says so
-                job.emit(events.Phase(events.SAVING, keeper.step, job.plan.steps))
+            job.emit(events.Phase(events.SAVING, keeper.step, job.plan.steps))  # the parent waits longer for one that says so
         with job.between_steps:
             try:
                 if keeper is not None and keeper.saved_step < keeper.step:
