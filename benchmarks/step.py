@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--each", action="append", default=[], metavar="KEY=VALUE[,KEY=VALUE]", help="a further row with these as well")
     arguments = parser.parse_args()
     checkpoint = arguments.checkpoint or arguments.work / f"random-{arguments.model}.safetensors"
-    if not checkpoint.is_file():
+    if arguments.checkpoint is None and not checkpoint.is_file():
         make_checkpoint(checkpoint, arguments.model)
     common, failed = arguments.overrides, False
     for more in arguments.each or [""]:
