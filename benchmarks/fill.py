@@ -21,8 +21,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import table
-from tests.tools.make_checkpoint import VERSION
+from benchmarks import peers, table
 
 BENCHMARKS = Path(__file__).resolve().parent
 PEERS = tuple(trainer for trainer in table.TRAINERS if trainer != "ours")
@@ -105,7 +104,7 @@ def command(row: Row, chosen: argparse.Namespace) -> list[str]:
     if row.trainer == "reference":
         return [sys.executable, str(BENCHMARKS / "reference.py"), *row.options, "--folder", str(chosen.folder)]
     if row.trainer == "step":
-        made = chosen.folder / f"random-sd1-v{VERSION}.safetensors"  # by the rows before it
+        made = peers.checkpoint_path(chosen.folder, "sd1")  # by the rows before it
         checkpoint = ["--checkpoint", str(made)] if made.is_file() else []
         return [sys.executable, str(BENCHMARKS / "step.py"), *row.options, "--work", str(chosen.folder), *checkpoint]
     peer: list[str] = []

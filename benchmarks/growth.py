@@ -34,6 +34,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import table
 from tests.tools.make_checkpoint import make_checkpoint
 from trainer import config, devices, events, launch
 from trainer.dataset import PrepareSettings, prepare
@@ -89,24 +90,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="animelora-growth-") as temporary:
         folder = Path(temporary)
         checkpoint = make_checkpoint(folder / "tiny.safetensors", "tiny")
-        print("| Pictures | caching, ms a picture | start with full caches, s | step, ms | memory, empty caches, GB | full, GB |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        heads = ("Pictures", "caching, ms a picture", "start with full caches, s", "step, ms", "memory, empty caches, GB", "full, GB")
+        print(table.heading(heads))
         for count in numbers(chosen.images):
             place = folder / str(count)
             dataset = make_dataset(place, count)
             cold, warm = (run(checkpoint, dataset, place / "runs", seed, chosen.steps) for seed in (1, 2))
             cells = (f"{1000 * cold.caching:.1f}", f"{warm.start:.1f}", f"{1000 * warm.step:.0f}")
-            print("|", " | ".join([str(count), *cells, f"{cold.memory / 1e9:.2f}", f"{warm.memory / 1e9:.2f}"]), "|", flush=True)
+            print(table.line([str(count), *cells, f"{cold.memory / 1e9:.2f}", f"{warm.memory / 1e9:.2f}"]), flush=True)
         print()
-        print("| Processes | threads each | images a second | efficiency |")
-        print("| --- | --- | --- | --- |")
+        print(table.heading(("Processes", "threads each", "images a second", "efficiency")))
         dataset, first = make_dataset(folder / "shared", 64), 0.0
         for count in numbers(chosen.processes):
             seen = run(checkpoint, dataset, folder / "shared" / "runs", 1, chosen.steps, processes=count, batch=8)
             speed = 8 / seen.step
             first = first or speed
             threads = os.environ.get("OMP_NUM_THREADS") or devices.processor_threads(count)  # as the launcher decides
-            print(f"| {count} | {threads} | {speed:.2f} | {speed / first:.2f} |", flush=True)
+            print(table.line([str(count), str(threads), f"{speed:.2f}", f"{speed / first:.2f}"]), flush=True)
 
 
 def numbers(text: str) -> list[int]:

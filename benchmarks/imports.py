@@ -17,6 +17,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import table
+
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = {
     "whole": "import diffusers.models.unets.unet_2d_condition, peft",
@@ -55,8 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--times", type=int, default=3)
     times = parser.parse_args(arguments).times
     taken = [measure(statement) for _ in range(times + 1) for statement in WAYS.values()][len(WAYS) :]  # the first fill the system's cache
-    print("| imports | seconds | modules | files opened |")
-    print("| --- | --- | --- | --- |")
+    print(table.heading(("imports", "seconds", "modules", "files opened")))
     print_row("before", [before for before, _ in taken])
     for place, name in enumerate(WAYS):
         print_row(name, [cost for _, cost in taken[place :: len(WAYS)]])
@@ -65,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 def print_row(name: str, costs: list[Cost]) -> None:
     """A line of the table, of medians."""
     seconds, modules, files = (statistics.median(column) for column in zip(*costs, strict=True))
-    print(f"| {name} | {seconds:.2f} | {modules:.0f} | {files:.0f} |", flush=True)
+    print(table.line([name, f"{seconds:.2f}", f"{modules:.0f}", f"{files:.0f}"]), flush=True)
 
 
 def measure(statement: str) -> tuple[Cost, Cost]:

@@ -13,6 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import table
 from tests.tools.make_checkpoint import make_empty_checkpoint
 from trainer import config, memory
 from trainer.families import family_of, open_checkpoint
@@ -28,8 +29,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--fused", action="store_true", help="with fused blocks, as on a GPU with Triton")
     arguments = parser.parse_args()
-    print(f"| Model | `training.memory` | {' | '.join(PARTS)} | GB in all | what it fills in |")
-    print(f"| --- | --- | {' | '.join('---' for _ in PARTS)} | --- | --- |")
+    print(table.heading(("Model", "`training.memory`", *PARTS, "GB in all", "what it fills in")))
     with tempfile.TemporaryDirectory() as folder:
         for title, size, pixels in MODELS:
             header = str(make_empty_checkpoint(Path(folder) / f"{size}.safetensors", size))
@@ -52,7 +52,7 @@ def row(title: str, header: str, pixels: int, preset: str, batch: int, fused: bo
     needed = memory_of(settings, family, checkpoint, (pixels, pixels), torch.bfloat16, fused=fused)
     words = ", ".join(f"`{key.split('.')[1]} = {str(value).lower()}`" for key, value in filled.items() if value is not False)
     cells = [f"{needed[part]:.2f}" for part in PARTS]
-    return f"| {title} | `{preset}` | {' | '.join(cells)} | {sum(needed.values()):.1f} | {words or '–'} |"
+    return table.line([title, f"`{preset}`", *cells, f"{sum(needed.values()):.1f}", words or "–"])
 
 
 if __name__ == "__main__":

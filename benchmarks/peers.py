@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from tests.tools.make_checkpoint import VERSION, make_checkpoint
 from trainer import config, launch
 from trainer.dataset import PrepareSettings, export_dataset, open_dataset
 from trainer.dataset import prepare as prepare_dataset
@@ -39,6 +40,19 @@ class Prepared:
     checkpoint: Path
     dataset: Path
     folder: Path
+
+
+def checkpoint_path(folder: Path, model: str) -> Path:
+    """Where the random checkpoint of full size for ``model`` (``sd1``, ``sdxl``) is kept in ``folder``."""
+    return folder / f"random-{model}-v{VERSION}.safetensors"
+
+
+def checkpoint(folder: Path, model: str) -> Path:
+    """That checkpoint, made if ``folder`` does not have it."""
+    path = checkpoint_path(folder, model)
+    if not path.is_file():
+        make_checkpoint(path, {"sd1": "full", "sdxl": "full-sdxl"}[model])
+    return path
 
 
 def dataset(folder: Path, resolution: int, pictures: int) -> Path:

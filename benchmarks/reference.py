@@ -28,9 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import peers, table
 from demo.portraits import random_portrait
 from demo.render import render
-from tests.tools.make_checkpoint import VERSION, make_checkpoint
 from trainer import config, events, launch
 from trainer.dataset import PrepareSettings, prepare
 from trainer.dataset.settings import CleanSettings
@@ -41,8 +41,11 @@ PROMPT = "myAnimeStyleToken anime_face girl, high quality"
 FACE = 128  # pixels
 PARTS = ("prepare", "start", "caching", "training", "validation", "saving")
 _PHASES = {
-    **{"caching latents": "caching", "caching prompts": "caching"},
-    **{"validating": "validation", "sampling": "validation", "exporting": "saving"},
+    "caching latents": "caching",
+    "caching prompts": "caching",
+    "validating": "validation",
+    "sampling": "validation",
+    "exporting": "saving",
 }
 
 
@@ -57,18 +60,15 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="animelora-reference-") as temporary:
         kept = chosen.folder or Path(temporary)
-        checkpoint = chosen.checkpoint or kept / f"random-sd1-v{VERSION}.safetensors"
-        if not checkpoint.is_file():
-            make_checkpoint(checkpoint, "full")
+        checkpoint = chosen.checkpoint or peers.checkpoint(kept, "sd1")
         faces = draw(kept / f"faces-{chosen.images}", chosen.images)
         parts, told = run(checkpoint, faces, Path(temporary) / "work", chosen.pixels, chosen.overrides)
     plan = next(event for event in told if isinstance(event, events.Plan))
     memory = max(event.memory_gb for event in told if isinstance(event, events.Step))
     seen = plan.images * plan.epochs
-    print("|", " | ".join(("device", "images", "steps", *PARTS, "all", "images a second", "peak GB")), "|")
-    print("|", " | ".join(["---"] * (len(PARTS) + 6)), "|")
+    print(table.heading(("device", "images", "steps", *PARTS, "all", "images a second", "peak GB")))
     cells = [f"{plan.device}, {plan.precision}", str(plan.images), str(plan.steps), *(f"{parts[name]:.1f}" for name in PARTS)]
-    print("|", " | ".join([*cells, f"{sum(parts.values()):.1f}", f"{seen / parts['training']:.2f}", f"{memory:.2f}"]), "|")
+    print(table.line([*cells, f"{sum(parts.values()):.1f}", f"{seen / parts['training']:.2f}", f"{memory:.2f}"]))
 
 
 def draw(folder: Path, count: int) -> Path:

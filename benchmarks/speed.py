@@ -29,7 +29,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import limits, peers, table
-from tests.tools.make_checkpoint import VERSION, make_checkpoint
 
 RESULTS = Path(__file__).resolve().with_name("results")
 WARM_UP = 3  # steps that are not counted: allocation, kernel choice, first use of caches
@@ -90,10 +89,7 @@ def main() -> int:
 
 def measure(chosen: argparse.Namespace, work: Work, folder: Path) -> dict[str, Any]:
     """One row: prepare what all trainers share, run one of them, compare with the machine's limit."""
-    size = {"sd1": "full", "sdxl": "full-sdxl"}[work.model]
-    checkpoint = folder / f"random-{work.model}-v{VERSION}.safetensors"
-    if not checkpoint.is_file():
-        make_checkpoint(checkpoint, size)
+    checkpoint = peers.checkpoint(folder, work.model)
     dataset = peers.dataset(folder, work.resolution, PICTURES)
     flop = counted(checkpoint, work)
     rate = limits.matmul_rate(work.device, work.precision)

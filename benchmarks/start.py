@@ -25,6 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import table
 from trainer import config, events, launch
 
 PARTS = ("imports", "plan", "load", "step")
@@ -41,8 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="animelora-start-") as runs:
         starts = []
-        print("|", " | ".join(("start", *PARTS, "all")), "|")
-        print("|", " | ".join(["---"] * (len(PARTS) + 2)), "|")
+        print(table.heading(("start", *PARTS, "all")))
         for number in range(chosen.times + 1):
             parts = start(chosen, Path(runs), number)
             if number:  # the first fills the caches
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def print_row(name: str, parts: list[float]) -> None:
     """A line of the table; the last number is the sum."""
-    print("|", " | ".join([name, *(f"{seconds:.1f}" for seconds in (*parts, sum(parts)))]), "|", flush=True)
+    print(table.line([name, *(f"{seconds:.1f}" for seconds in (*parts, sum(parts)))]), flush=True)
 
 
 def start(chosen: argparse.Namespace, runs: Path, seed: int) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,21 @@ def shape_of(row: Mapping[str, Any]) -> Shape:
     )  # fmt: skip
 
 
+def line(cells: Iterable[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def heading(columns: Sequence[str]) -> str:
+    """Its first two lines."""
+    return f"{line(columns)}\n{line(['---'] * len(columns))}"
+
+
 def render(rows: Iterable[Mapping[str, Any]]) -> str:
     """Markdown: every wanted work with every trainer, measured or not, then all else that was measured."""
     measured = list(rows)
     shapes = [*WANTED, *(shape for row in measured if (shape := shape_of(row)) not in WANTED)]
-    lines = [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join('---' for _ in COLUMNS)} |"]
+    lines = [heading(COLUMNS)]
     for shape in dict.fromkeys(shapes):
         for trainer in TRAINERS:
             found = [row for row in measured if shape_of(row) == shape and row["trainer"] == trainer]
@@ -75,4 +85,4 @@ def _line(shape: Shape, row: Mapping[str, Any]) -> str:
         _work(shape), name, f"{row['images_per_second']:.3f}", f"{row['step_seconds']:.3f}", f"{row['first_step_seconds']:.0f} s",
         f"{row['total_seconds']:.0f} s", gpu, f"{row['rss_gb']:.2f}", f"{row['mfu']:.2f}", row["date"],
     ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+    return line(cells)
