@@ -31,7 +31,8 @@ if "--accelerate" in sys.argv:
 import torch
 
 told = {{"environment": dict(os.environ), "threads": torch.get_num_threads(), "parent": os.getppid(), "arguments": sys.argv[1:]}}
-print("told " + json.dumps(told))
+print(json.dumps(told))
+Path(__file__).with_name(f"told-{{os.getpid()}}.json").write_text(json.dumps(told))
 """
 
 
@@ -50,17 +51,21 @@ def written(tmp_path: Path, **changes: object) -> Path:
     return path
 
 
-def told_by(*command: object) -> list[dict[str, object]]:
-    """What each started process tells of itself."""
-    ran = subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True, text=True, timeout=300)
-    return [json.loads(line.removeprefix("told ")) for line in ran.stdout.splitlines() if line.startswith("told ")]
+def told_by(probe: Path, *command: object) -> list[dict[str, object]]:
+    """What each process that ``command`` starts with ``probe`` tells of itself: in files, for what two print at once comes in one line."""
+    subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True, timeout=300)
+    paths = list(probe.parent.glob("told-*.json"))
+    told = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    for path in paths:
+        path.unlink()
+    return told
 
 
 @pytest.mark.parametrize("use_cpu", ["true", "false"])
 def test_one_process_has_the_environment_that_accelerate_launch_makes(use_cpu: str, probe: Path, tmp_path: Path) -> None:
     config = written(tmp_path, use_cpu=use_cpu)
-    (theirs,) = told_by("-m", "accelerate.commands.launch", "--config_file", config, probe)
-    (ours,) = told_by(probe, "--accelerate", config)
+    (theirs,) = told_by(probe, "-m", "accelerate.commands.launch", "--config_file", config, probe)
+    (ours,) = told_by(probe, probe, "--accelerate", config)
     mine, expected = ours["environment"], theirs["environment"]
     assert isinstance(mine, dict)
     assert isinstance(expected, dict)
@@ -71,7 +76,7 @@ def test_one_process_has_the_environment_that_accelerate_launch_makes(use_cpu: s
 
 
 def test_several_processes_are_started_by_accelerate(probe: Path, tmp_path: Path) -> None:
-    told = told_by(probe, "--accelerate", written(tmp_path, kind="MULTI_GPU", processes=2))
+    told = told_by(probe, probe, "--accelerate", written(tmp_path, kind="MULTI_GPU", processes=2))
     ranks = [each["environment"]["RANK"] for each in told if isinstance(each["environment"], dict)]
     assert sorted(ranks) == ["0", "1"]
     assert [each["arguments"] for each in told] == [["of", "the run"]] * 2
