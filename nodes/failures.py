@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import comfy.model_management
 
 from ..trainer.errors import Cancelled, UserError
-from ..trainer.hints import about_the_disk
+from ..trainer.hints import about_the_file
 from .wording import on_the_canvas
 
 
@@ -27,7 +25,7 @@ def readable() -> Iterator[None]:
     except UserError as error:
         raise AnimeLoRAError(on_the_canvas(str(error))) from error
     except OSError as error:
-        told = about_the_disk(error, Path(os.path.dirname(str(error.filename or "")) or "."))
+        told = about_the_file(error)
         if told is None:
             raise
         raise AnimeLoRAError(on_the_canvas(str(told))) from error

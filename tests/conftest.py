@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ _TESTS = Path(__file__).resolve().parent
 _NO_COMFYUI = "no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON, or put one with its venv into ~/ComfyUI"
 _LONGEST = ("test_demo_figures.py",)
 _FULL_BYTES = 2_132_000_000  # what a complete full-size checkpoint exceeds
+_DISK_BYTES = 6_000_000_000  # a run with nothing cached held 5.0 GB at once
 
 
 @dataclass(frozen=True)
@@ -185,10 +187,15 @@ def what_it_shares(nodeid: str) -> str:
     return f"{folder} {running[1]}" if running and folder in ("contract", "server", "browser") else path
 
 
-def pytest_report_header() -> str:
-    """One line at the top: which ComfyUI the tests use."""
+def pytest_report_header() -> list[str]:
+    """At the top: which ComfyUI the tests use, and whether the disk is too full for them."""
     found = find_comfyui()
-    return f"ComfyUI: {found.version} in {found.path}" if found else f"ComfyUI: none, its tests are skipped ({_NO_COMFYUI})"
+    lines = [f"ComfyUI: {found.version} in {found.path}" if found else f"ComfyUI: none, its tests are skipped ({_NO_COMFYUI})"]
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < _DISK_BYTES:
+        told = f"{free / 1e9:.1f} GB are free in {tempfile.gettempdir()}, and files of the real size need {_DISK_BYTES / 1e9:.0f}"
+        lines.append(f"THE DISK IS NEARLY FULL, tests will fail for it: {told}")
+    return lines
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -6,12 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from . import __version__
 from .commands import demo, export, info, prepare, prune, sample, train
 from .errors import Cancelled, UserError
-from .hints import about_the_disk
+from .hints import about_the_file
 
 COMMANDS = (prepare, train, sample, export, info, prune, demo)
 
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"hint: {error.hint}", file=sys.stderr)
         return 1
     except OSError as error:
-        told = about_the_disk(error, Path(os.path.dirname(str(error.filename or "")) or "."))
+        told = about_the_file(error)
         if told is None:
             raise
         print(f"error: {told.message}\nhint: {told.hint}", file=sys.stderr)

@@ -35,7 +35,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}{path.suffix}")
     # With the mode of an ordinary file: the system takes the umask off it. To ask for the umask is to change it, for all threads.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        error.filename = str(path)  # nobody asked for the other
+        raise
     try:
         yield temporary
         with temporary.open("rb+") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 from .errors import UserError
 from .processes import current
 
+# a drive or folder that is not there, a file where a folder should be (or the other way round), too long a name
+_NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 _IN_USE = (32, 33, 1224)  # Windows' ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION and ERROR_USER_MAPPED_FILE
 _FULL_BYTES = 1 << 20  # with less than this free, a write that failed failed for lack of space
 
@@ -96,6 +99,14 @@ def about_the_disk(error: OSError, folder: Path) -> UserError | None:
             hint = "Make the folder writable, or choose another one."
         return UserError(message, hint, kind="permission")
     return None
+
+
+def about_the_file(error: OSError) -> UserError | None:
+    """What to tell of an ``error`` that names its file: about the disk, or that there is no such place; None for another failure."""
+    told = about_the_disk(error, Path(os.path.dirname(str(error.filename or "")) or "."))
+    if told is None and error.filename and error.errno in _NO_SUCH_PLACE:
+        told = UserError(f"{error.filename}: {error.strerror}.", "Check the path: every folder in it, and that no name is too long.")
+    return told
 
 
 def explain(error: BaseException, folder: Path) -> UserError:

@@ -18,6 +18,7 @@ from tests.unit.core.helpers import configuration, make_dataset, train_here
 from tests.unit.core.test_engine import same_training
 from trainer import adapter, onednn, plan, prepacked
 from trainer.dataset import open_dataset
+from trainer.devices import pick_precision
 from trainer.events import Plan
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
@@ -27,6 +28,9 @@ from trainer.prepacked import PrepackedConv2d, PrepackedLinear, PrepackedPointwi
 ONEDNN = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
 pytestmark = pytest.mark.skipif(not ONEDNN, reason="NOT CHECKED: layers are prepacked with oneDNN on x86")
 CPU = torch.device("cpu")
+BF16 = ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+_needs_bf16 = pytest.mark.skipif(not BF16, reason="NOT CHECKED: oneDNN takes bf16 weights on processors with AVX-512")
+DTYPES = [torch.float32, pytest.param(torch.bfloat16, marks=_needs_bf16)]
 SHAPES = ((1, 8, 2, 2), (1, 8, 16, 16), (3, 8, 16, 16), (1, 8, 14, 18), (2, 8, 5, 7), (1, 8, 16, 16), (1, 8, 2, 2))
 
 
@@ -36,9 +40,19 @@ def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_WORTH_GB", 1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_this_torch_has_the_operators(dtype: torch.dtype) -> None:
     assert works(dtype), "a torch that lost them would train as slowly as before, and nothing else here would say so"
+
+
+@pytest.mark.skipif(BF16, reason="NOT CHECKED: this processor has AVX-512")
+@pytest.mark.usefixtures("small_ones_too")
+def test_a_processor_without_avx512_trains_in_fp32_and_in_bf16_as_written_when_asked(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    assert not works(torch.bfloat16)
+    assert pick_precision("auto", CPU) == "fp32"
+    dataset, checkpoint = open_dataset(make_dataset(tmp_path, 2)), open_checkpoint(str(shallow_checkpoint))
+    config = configuration(shallow_checkpoint, dataset.path, tmp_path, {"training.precision": "bf16"})
+    assert not make_plan(config, dataset, FAMILY, checkpoint, CPU, "bf16").prepacked
 
 
 def convolution(stride: int = 1, *, bias: bool = True) -> torch.nn.Conv2d:
@@ -76,7 +90,7 @@ def test_the_weight_stays_what_it_was_and_is_held_in_blocks_alone() -> None:
     assert [tuple(parameter.shape) for parameter in packed.parameters()] == [(24,)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_weight_comes_back_from_every_kind_of_blocks(dtype: torch.dtype) -> None:
     kernel, matrix = torch.randn(24, 8, 3, 3).to(dtype), torch.randn(600, 24).to(dtype)
     blocks: onednn.Blocks
@@ -146,7 +160,7 @@ def test_a_layer_gives_up_when_every_call_wants_other_blocks(monkeypatch: pytest
     assert torch.equal(packed.weight, plain.weight)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("kind", "shapes"), [
     (PrepackedLinear, ((1, 24), (2, 9, 24), (4, 24), (2, 3, 5, 24))),
@@ -189,7 +203,7 @@ def test_one_shape_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not packed._gives_up
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_unet_with_lora_gives_the_same_gradients(shallow_checkpoint: Path, dtype: torch.dtype) -> None:
     gradients: list[list[torch.Tensor]] = []
     draw = torch.Generator().manual_seed(0)
@@ -216,7 +230,7 @@ def test_a_unet_with_lora_gives_the_same_gradients(shallow_checkpoint: Path, dty
 
 
 @pytest.mark.usefixtures("small_ones_too")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=_needs_bf16)])
 def test_a_run_trains_the_same_with_and_without(
     shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, precision: str
 ) -> None:

@@ -176,6 +176,20 @@ def test_export_never_overwrites_unasked(style: Path, tmp_path: Path, capsys: py
     assert "KEY=VALUE" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["a file/out.safetensors", f"{'n' * 300}.safetensors", "/proc/out.safetensors"])
+def test_a_place_that_no_file_can_be_written_to_is_named(
+    style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    if place.startswith("/proc") and not Path("/proc").is_dir():
+        pytest.skip("NOT CHECKED: there is no file system that refuses files")
+    (tmp_path / "a file").write_bytes(b"kept")
+    assert main(["export", str(style), str(tmp_path / place)]) == 1
+    told = capsys.readouterr().err
+    named = tmp_path / place
+    assert told.startswith(f"error: {named.parent if 'a file' in place else named}: ") and "hint: Check the path" in told
+    assert {path.name for path in tmp_path.iterdir()} == {"a file", style.name} and (tmp_path / "a file").read_bytes() == b"kept"
+
+
 @pytest.mark.parametrize(
     ("text", "path", "strength"),
     [
