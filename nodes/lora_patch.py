@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -145,15 +146,15 @@ def _check_fit(name: str, model: Any, clip: Any, reading: _Reading, made_for: st
 def _fits(key: Any, patch: Any, model: Any, clip: Any) -> bool:
     """Whether a patch has the shape of the weight that it changes: one that has not does nothing, and only ComfyUI's log says so."""
     name = getattr(patch, "name", "")
-    if not isinstance(key, str) or (name not in _TENSORS and not isinstance(patch, tuple)):
-        return True  # a part of a weight, or an algorithm that ComfyUI checks itself
+    if not isinstance(key, str) or (name not in (*_TENSORS, *_OTHER_FITS) and not isinstance(patch, tuple)):
+        return True  # a part of a weight, or an algorithm that is not known here
     weight = _weight(model.model if key.startswith("diffusion_model.") else clip.cond_stage_model, key)
     if weight is None:
         return False
     shape = tuple(weight.shape)
     if isinstance(patch, tuple):
         return tuple(patch[1][0].shape) == shape  # a plain difference, or a whole weight
-    return _adapter_fits(name, patch.weights, shape)
+    return _OTHER_FITS[name](patch.weights, shape) if name in _OTHER_FITS else _adapter_fits(name, patch.weights, shape)
 
 
 def _weight(root: Any, key: str) -> Any:
@@ -178,6 +179,22 @@ def _adapter_fits(name: str, weights: Sequence[Any], shape: tuple[int, ...]) -> 
         return False
     fits = change[0] == shape[0] and math.prod(change) == math.prod(shape)
     return fits and (scale is None or _scale_fits(tuple(scale.shape), shape))
+
+
+def _glora_fits(weights: Sequence[Any], shape: tuple[int, ...]) -> bool:
+    """GLoRA adds the product of its last two matrices, in LyCORIS' order or, as older files have them, the other way round."""
+    wanted = (shape[0], math.prod(shape[1:]))
+    sizes = [tuple(matrix.flatten(1).shape) for matrix in weights[2:4]]
+    return any(left[1] == right[0] and (left[0], right[1]) == wanted for left, right in permutations(sizes))
+
+
+def _rotation_fits(weights: Sequence[Any], shape: tuple[int, ...]) -> bool:
+    """OFT (blocks, size, size) and BOFT (stages, blocks, size, size) rotate the outputs block by block."""
+    blocks = weights[0].shape
+    return bool(blocks[-3] * blocks[-1] == shape[0])
+
+
+_OTHER_FITS = {"glora": _glora_fits, "oft": _rotation_fits, "boft": _rotation_fits}
 
 
 def _scale_fits(scale: tuple[int, ...], shape: tuple[int, ...]) -> bool:

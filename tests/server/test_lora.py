@@ -95,17 +95,22 @@ def test_a_lora_for_another_family_is_refused_by_name(server: Server, context: i
 def one_layer(kind: str, width: int, context: int) -> dict[str, np.ndarray[Any, Any]]:
     """Tensors of another algorithm than LoRA for the text keys of a cross-attention, made here without the pack's code."""
     key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
-    change = {
+    outputs = width * context // SIZE.text_width  # these two know nothing of a layer's inputs
+    kinds: dict[str, dict[str, tuple[int, ...]]] = {
         "lokr": {"lokr_w1": (4, 4), "lokr_w2": (width // 4, context // 4)},
         "lokr of four": {"lokr_w1_a": (4, 1), "lokr_w1_b": (1, 4), "lokr_w2_a": (width // 4, 2), "lokr_w2_b": (2, context // 4)},
         "diff": {"diff": (width, context)},
         "set_weight": {"set_weight": (width, context)},
         "dora": {"lora_up.weight": (width, 2), "lora_down.weight": (2, SIZE.text_width), "dora_scale": (1, context)},
-    }[kind]
-    return {f"{key}.{suffix}": np.full(shape, 0.1, np.float16) for suffix, shape in change.items()}
+        "glora": {"a1.weight": (context, 2), "a2.weight": (2, context), "b1.weight": (width, 2), "b2.weight": (2, context)},
+        "older glora": {"a1.weight": (2, context), "a2.weight": (context, 2), "b1.weight": (2, context), "b2.weight": (width, 2)},
+        "oft": {"oft_blocks": (4, outputs // 4, outputs // 4), "alpha": ()},
+        "boft": {"oft_blocks": (2, 4, outputs // 4, outputs // 4), "alpha": ()},
+    }
+    return {f"{key}.{suffix}": np.full(shape, 0.1, np.float16) for suffix, shape in kinds[kind].items()}
 
 
-@pytest.mark.parametrize("kind", ["lokr", "lokr of four", "diff", "set_weight", "dora"])
+@pytest.mark.parametrize("kind", ["lokr", "lokr of four", "diff", "set_weight", "dora", "glora", "older glora", "oft", "boft"])
 def test_a_file_of_any_algorithm_for_another_model_is_refused(server: Server, kind: str) -> None:
     """ComfyUI only logs that these have another shape, and paints as if they were not there."""
     path = loras(server) / f"{kind}.safetensors"
