@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import websocket
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 600
+_PATIENCE = 600  # seconds, for what a busy machine takes; nothing is measured by it
 _PACK = ("__init__.py", "nodes", "trainer", "demo", "web", "locales", "pyproject.toml")
 
 
@@ -38,6 +40,14 @@ class PromptRefused(Exception):
     def __init__(self, errors: dict[str, Any]) -> None:
         super().__init__(json.dumps(errors)[:2000])
         self.errors = errors
+
+
+def until(is_so: Callable[[], bool], what: str) -> None:
+    """Wait for it; fails with ``what`` where it never comes."""
+    end = time.monotonic() + _PATIENCE
+    while not is_so():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
 
 
 @dataclass

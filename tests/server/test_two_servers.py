@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import ComfyUI
-from tests.server.comfy_server import Server, start
+from tests.server.comfy_server import Server, start, until
 from tests.server.conftest import link, portrait
 from tests.server.graphs import Graph, node, prepare, train_settings
 from tests.tools.processes import living
@@ -73,14 +73,6 @@ def training(name: str, **changes: Any) -> dict[str, Any]:
 
 def graph(name: str, **changes: Any) -> Graph:
     return {"prep": prepare(FOLDER, trigger_word="my'Token\" 東 🎨"), "train": training(name, **changes)}
-
-
-def until(is_so: Callable[[], bool], what: str) -> None:
-    """Wait for it."""
-    end = time.monotonic() + SECONDS
-    while not is_so():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 def trainers_of(folder: Path) -> list[psutil.Process]:
