@@ -47,7 +47,7 @@ def test_this_torch_has_the_operators(dtype: torch.dtype) -> None:
 
 @pytest.mark.skipif(BF16, reason="NOT CHECKED: this processor has AVX-512")
 @pytest.mark.usefixtures("small_ones_too")
-def test_a_processor_without_avx512_trains_in_fp32_and_in_bf16_as_written_when_asked(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_processor_without_avx512_is_given_fp32_and_bf16_as_written_when_asked(shallow_checkpoint: Path, tmp_path: Path) -> None:
     assert not works(torch.bfloat16)
     assert pick_precision("auto", CPU) == "fp32"
     dataset, checkpoint = open_dataset(make_dataset(tmp_path, 2)), open_checkpoint(str(shallow_checkpoint))
