@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from ..trainer.files import atomic_path
+from ..trainer.image_file import load_image
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
@@ -38,8 +39,7 @@ def batch(pictures: Sequence[Image.Image]) -> torch.Tensor:
 
 def load_rgb(path: Path) -> Image.Image:
     """A picture that the pack wrote, fully read and closed."""
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
+    return load_image(path)
 
 
 def keep_graph(path: Path, graph: Mapping[str, Any]) -> None:
@@ -47,8 +47,7 @@ def keep_graph(path: Path, graph: Mapping[str, Any]) -> None:
     chunks = PngInfo()
     for name, value in graph.items():
         chunks.add_text(name, json.dumps(value))
-    with Image.open(path) as picture:
-        picture.load()
+    picture = load_image(path, None)
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=chunks)
 

@@ -16,6 +16,7 @@ from PIL import Image
 from server import PromptServer
 
 from ..trainer import events
+from ..trainer.image_file import load_image
 from .images import keep_graph
 from .wording import on_the_canvas
 
@@ -164,8 +165,7 @@ def duration(seconds: float) -> str:
 
 def _open(path: str) -> Image.Image | None:
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
+        return load_image(path)
     except OSError:
         log.debug("the sample %s could not be shown", path, exc_info=True)
         return None

@@ -7,7 +7,6 @@ a killed run leaves only whole files. A damaged file is rebuilt.
 from __future__ import annotations
 
 import hashlib
-import io
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -200,14 +199,14 @@ def load_pixels(folder: Path, item: Item) -> torch.Tensor:
     """The image, its file relative to the dataset's ``folder``, as fp32 (3, height, width) in -1..1."""
     import numpy as np
     import torch
-    from PIL import Image
+
+    from .image_file import load_image
 
     try:
         data = (folder / item.file).read_bytes()
         if hashlib.sha256(data).hexdigest() != item.sha256:  # else its latent would be kept under the name of another picture's
             raise OSError("it is not the file that its manifest names")
-        with Image.open(io.BytesIO(data)) as image:
-            array = np.asarray(image.convert("RGB"), dtype=np.float32)
+        array = np.asarray(load_image(data), dtype=np.float32)
     except OSError as error:
         raise UserError(
             f"The dataset image {item.file} cannot be read ({error}).",

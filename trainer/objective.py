@@ -176,6 +176,8 @@ def masks(dataset: Dataset, chosen: Sequence[tuple[int, bool]]) -> torch.Tensor 
     import torch
     from PIL import Image
 
+    from .image_file import load_image
+
     found = []
     for (index, flipped), item in zip(chosen, items, strict=True):
         size = (item.width // 8, item.height // 8)
@@ -183,8 +185,7 @@ def masks(dataset: Dataset, chosen: Sequence[tuple[int, bool]]) -> torch.Tensor 
             found.append(torch.ones(1, size[1], size[0]))
             continue
         try:
-            with Image.open(dataset.member(index).path / item.mask) as image:
-                small = image.convert("L").resize(size, Image.Resampling.BOX)
+            small = load_image(dataset.member(index).path / item.mask, "L").resize(size, Image.Resampling.BOX)
         except OSError as error:
             raise UserError(
                 f"The mask {item.mask} of the dataset cannot be read ({error}).",

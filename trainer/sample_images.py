@@ -11,6 +11,7 @@ from .devices import return_memory
 from .errors import Cancelled
 from .feed import Feed
 from .files import atomic_path
+from .image_file import load_image
 from .job import Job
 from .learner import Learner
 from .sampling import decode, sample_latents
@@ -46,13 +47,10 @@ def make_sample_images(job: Job, feed: Feed, learner: Learner, teller: Teller, e
 
 def thumbnail(job: Job) -> Any:
     """The newest image of the first prompt, a PIL image, or None without any."""
-    from PIL import Image
-
     newest = sorted(job.run.samples.glob("epoch-*-00.png"))
     if not newest:
         return None
-    with Image.open(newest[-1]) as image:
-        return image.convert("RGB")
+    return load_image(newest[-1])
 
 
 def _sample_latents(job: Job, feed: Feed, learner: Learner) -> list[torch.Tensor]:

@@ -38,10 +38,10 @@ class TensorBoard:
 
     def image(self, step: int, name: str, path: Path, caption: str) -> None:
         import numpy as np
-        from PIL import Image
 
-        with Image.open(path) as image:
-            self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        from .image_file import load_image
+
+        self._writer.add_image(name, np.asarray(load_image(path)), step, dataformats="HWC")
 
     def close(self) -> None:
         self._writer.close()

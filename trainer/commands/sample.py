@@ -49,10 +49,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Make the pictures; print where each is."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     from ..errors import UserError
     from ..files import atomic_path, safe_name
+    from ..image_file import load_image
     from ..inference import open_painter
     from ..lorafile import read_lora
 
@@ -64,9 +65,8 @@ def run(args: argparse.Namespace) -> int:
     source = None
     if args.image is not None:
         try:
-            with Image.open(args.image) as opened:
-                source = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            source = ImageOps.exif_transpose(load_image(args.image, None)).convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"{args.image} cannot be read as a picture ({error}).", "Give a PNG, JPEG or WebP file.") from error
     loras = [_lora(text) for text in args.lora]
     for lora in loras:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import io
 import threading
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-# the formats the pack promises, and those Pillow reads safely beside them; never PostScript, WMF or video
-with suppress(ImportError):  # Pillow itself reads AVIF since 11.3
-    import pillow_avif  # noqa: F401
-Image.init()
-_WANTED = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA", "JPEG2000", "ICO", "QOI")
-FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
+from ..image_file import identify
+
 EXTENSIONS = frozenset(
     (
         ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif",
@@ -52,7 +47,7 @@ class Picture:
 def open_image(data: bytes, max_megapixels: float) -> Image.Image:
     """Open without decoding the pixels. Raises Rejected for what is no image, and for decompression bombs."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = identify(data)
     except UnidentifiedImageError:
         raise Rejected("unreadable", _what_it_is(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from PIL import Image
-
 from ..errors import UserError
 from ..files import safe_name, write_atomic
+from ..image_file import load_image
 from .captions import instance_prompt
 from .dataset import Dataset, Item
 from .settings import bucket_sides, parse_settings
@@ -86,10 +85,9 @@ def _kohya_picture(dataset: Dataset, item: Item, place: Path) -> None:
     if mask is None:
         shutil.copyfile(dataset.image_path(item), place / name)
     else:
-        with Image.open(dataset.image_path(item)) as image, Image.open(mask) as alpha:
-            masked = image.convert("RGB")
-            masked.putalpha(alpha.convert("L"))
-            masked.save(place / name)
+        masked = load_image(dataset.image_path(item))
+        masked.putalpha(load_image(mask, "L"))
+        masked.save(place / name)
     if item.caption:  # kohya stops at an empty caption file
         write_atomic(place / f"{PurePosixPath(name).stem}.txt", item.caption + "\n")
 

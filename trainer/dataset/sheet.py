@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UserError
+from ..image_file import load_image
 from .dataset import Dataset, Item
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -96,8 +97,7 @@ def _shorten(text: str, width: int, size: int) -> str:
 
 
 def _paste(sheet: Image.Image, dataset: Dataset, item: Item, place: tuple[int, int], cell: int) -> None:
-    with Image.open(dataset.image_path(item)) as image:
-        picture = image.convert("RGB")
+    picture = load_image(dataset.image_path(item))
     scale = cell / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture = picture.resize(size, Image.Resampling.LANCZOS)

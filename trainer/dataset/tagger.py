@@ -21,6 +21,7 @@ from PIL import Image
 
 from ..errors import Cancelled, UserError
 from ..files import sha256_file, write_atomic
+from ..image_file import load_image
 from .journal import WORK
 from .settings import CaptionSettings, TaggerSettings
 
@@ -172,8 +173,7 @@ class _Cache:
 
 
 def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    return load_image(path)
 
 
 def _model_file(model: Path) -> Path:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from ..errors import UserError
+from ..image_file import load_image
 from . import container
 from .thumbnail import from_data_url, to_data_url
 
@@ -60,9 +59,8 @@ def _thumbnail(value: str) -> str:
             raise UserError("The thumbnail's data URL holds no picture.", "Give an image file instead.", kind="lora")
         return value
     try:
-        with Image.open(value) as image:
-            return to_data_url(image)
+        return to_data_url(load_image(value))
     except FileNotFoundError as error:
         raise UserError(f"There is no image {value}.", "Check the path of the thumbnail.", kind="lora") from error
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"The image {value} cannot be read: {error}.", "Choose a PNG, JPEG or WebP picture.", kind="lora") from error

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from ..image_file import load_image
 
 _PICTURES = tuple(f"{middle}{ending}" for middle in (".preview", "") for ending in (".png", ".jpg", ".jpeg", ".webp"))
 _NOTES = (".json", ".civitai.info")
@@ -41,14 +43,8 @@ def preview(path: Path) -> Image.Image | None:
         if found.name.endswith(_NOTES):
             continue
         try:
-            if found.stat().st_size > _MOST_PICTURE:
-                continue
-            with Image.open(found) as picture:
-                if picture.width * picture.height > _MOST_PIXELS:
-                    continue
-                picture.draft("RGB", (512, 512))  # JPEG decodes a large photo at the size that is needed
-                return picture.convert("RGB")
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return load_image(found, max_bytes=_MOST_PICTURE, max_pixels=_MOST_PIXELS, draft=(512, 512))
+        except OSError:
             continue
     return None
 

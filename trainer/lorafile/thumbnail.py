@@ -6,11 +6,13 @@ import base64
 import binascii
 import io
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from ..image_file import load_image
 
 SIDE = 256  # what model browsers show; about 15 KB as JPEG
 _MAX_URL = 20_000_000
-_MAX_PIXELS = 64_000_000
+_MAX_PIXELS = 4096 * 4096
 
 
 def to_data_url(image: Image.Image, side: int = SIDE) -> str:
@@ -28,9 +30,6 @@ def from_data_url(url: str) -> Image.Image | None:
     if not head.startswith("data:image/") or ";base64" not in head or len(url) > _MAX_URL:
         return None
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
-        if image.width * image.height > _MAX_PIXELS:
-            return None
-        return image.convert("RGB")
-    except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return load_image(base64.b64decode(data, validate=True), max_bytes=_MAX_URL, max_pixels=_MAX_PIXELS, draft=(2 * SIDE, 2 * SIDE))
+    except (binascii.Error, OSError, ValueError):
         return None
