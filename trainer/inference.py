@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .devices import pick_device
 from .errors import UserError
-from .families import Checkpoint, family_of, open_checkpoint
+from .families import Checkpoint, family_of, open_checkpoint, require_supported
 from .imports import import_models
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Painter:
         from .devices import torch_dtype
 
         family = family_of(checkpoint)
+        require_supported(family.prediction(checkpoint), checkpoint.name)
         self._device = pick_device(device)
         self._text_to_image: Any = family.pipeline(checkpoint, dtype=torch_dtype(precision)).to(self._device)
         self._image_to_image: Any = family.image_to_image(self._text_to_image)

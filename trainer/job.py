@@ -21,7 +21,7 @@ from .dataset import Dataset
 from .datasets import hold_out, open_datasets
 from .engine import channels_last
 from .errors import UserError
-from .families import Checkpoint, Family, Prediction, family_of, open_checkpoint
+from .families import Checkpoint, Family, Prediction, cautions, family_of, open_checkpoint
 from .hints import explain, memory_hint
 from .imports import import_models, import_peft, import_text_models
 from .memory import is_settled, settled
@@ -90,7 +90,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     checkpoint = open_checkpoint(settings.base.checkpoint)
     family = family_of(checkpoint)
     settings = _settled(settings, dataset, family, checkpoint, device)
-    prediction = objective.chosen_prediction(family.prediction(checkpoint), settings.objective)
+    prediction = objective.chosen_prediction(family.prediction(checkpoint), settings.objective, checkpoint.name)
     folder = cache_folder(settings)
     text = family.text_settings(settings.training.max_tokens, settings.training.clip_skip)
     cache = Cache(folder, checkpoint.identity(folder), text)
@@ -116,6 +116,8 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     require_memory(plan, usable, memory_with)
     if device.type == "cuda" and plan.memory_gb > usable:
         emit(events.Warning_(f"This run needs about {plan.memory_gb:.1f} GB, and the GPU has {usable:.1f} GB for it: {TIGHT}"))
+    for caution in cautions(checkpoint):
+        emit(events.Warning_(caution))
     warmup = settings.optimizer.warmup_steps
     if warmup >= plan.steps:
         emit(events.Warning_(f"The warm-up of {warmup} steps is as long as the run ({plan.steps} steps): the full rate is never reached."))

@@ -28,6 +28,7 @@ from .files import remove_partial, require_short_path, write_atomic
 from .following import Tail, end
 from .hints import about_the_disk
 from .job import settle
+from .objective import chosen_prediction
 from .prune import prune
 from .resume import newest_step, state_folder
 from .runs import RunFolder, RunResult, cache_folder, publish, read_samples, run_folder, run_identity
@@ -104,7 +105,7 @@ def prepare_run(config: RunConfig) -> RunFolder:
     dataset = open_datasets(config.dataset)
     hold_out(dataset, config.validation)
     checkpoint = open_checkpoint(config.base.checkpoint)
-    family_of(checkpoint)
+    chosen_prediction(family_of(checkpoint).prediction(checkpoint), config.objective, checkpoint.name)
     start = ""
     if config.base.lora:
         require_lora(Path(config.base.lora))

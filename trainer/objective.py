@@ -13,7 +13,7 @@ from .config import ObjectiveSection
 from .counters import derive_seed, generator
 from .dataset import Dataset, Item
 from .errors import UserError
-from .families import Framing, Prediction
+from .families import Framing, Prediction, require_supported
 from .noise import draw_noise, draw_timestep
 from .sampler import Slot
 
@@ -107,8 +107,9 @@ def framing(item: Item, flipped: bool = False) -> Framing:
     return Framing(item.original_size, (item.width, item.height), (top, left))
 
 
-def chosen_prediction(found: Prediction, settings: ObjectiveSection) -> Prediction:
-    """What the checkpoint says, unless ``settings`` know better. Raises UserError for a pair that cannot be trained."""
+def chosen_prediction(found: Prediction, settings: ObjectiveSection, name: str = "The checkpoint") -> Prediction:
+    """What the checkpoint ``name`` says, unless ``settings`` say otherwise. Raises UserError for what cannot be trained."""
+    require_supported(found, name, chosen=settings.prediction != "auto")
     kind = found.kind if settings.prediction == "auto" else settings.prediction.replace("-", "_")
     zero = found.zero_terminal_snr if settings.zero_terminal_snr == "auto" else settings.zero_terminal_snr == "on"
     if kind == "epsilon" and settings.zero_terminal_snr == "on":

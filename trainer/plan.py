@@ -109,7 +109,7 @@ def make_plan(
         family=family.name,
         device=device.type,
         precision=precision,
-        prediction=describe(chosen_prediction(family.prediction(checkpoint), config.objective)),
+        prediction=describe(chosen_prediction(family.prediction(checkpoint), config.objective, checkpoint.name)),
         memory_gb=round(sum(memory.values()), 2),
         memory={name: round(value, 3) for name, value in memory.items()},
         attention=attention,

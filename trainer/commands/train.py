@@ -102,7 +102,7 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     from ..datasets import hold_out, open_datasets
     from ..devices import pick_device, pick_precision, torch_dtype
     from ..events import encode
-    from ..families import family_of, open_checkpoint
+    from ..families import cautions, family_of, open_checkpoint
     from ..job import settle
     from ..plan import make_plan
 
@@ -116,6 +116,8 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     attention, _ = choose_attention(settings.training.attention, device, torch_dtype(precision))
     plan = make_plan(settings, dataset, family_of(checkpoint), checkpoint, device, precision, attention)
     plan = replace(plan, held_out=len(held_out.items))
+    for caution in cautions(checkpoint):
+        print(f"warning: {caution}", file=sys.stderr)
     if as_json:
         print(json.dumps({key: value for key, value in json.loads(encode(plan)).items() if key not in ("event", "time")}, indent=2))
     else:

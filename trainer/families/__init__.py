@@ -7,6 +7,7 @@ from contextlib import suppress
 from ..errors import UserError
 from .base import EPSILON, PLAIN_TEXT, Family, Framing, Prediction, TextEncoder, TextSettings
 from .checkpoint import Checkpoint, open_checkpoint
+from .markers import cautions, more_channels, read_json, require_known_parts, require_supported
 from .sd1 import FAMILY as SD1
 from .sd2 import FAMILY as SD2
 from .sdxl import FAMILY as SDXL
@@ -23,14 +24,17 @@ __all__ = [
     "Prediction",
     "TextEncoder",
     "TextSettings",
+    "cautions",
     "family_named",
     "family_of",
     "open_checkpoint",
+    "require_supported",
 ]
 
 
 def family_of(checkpoint: Checkpoint) -> Family:
     """The family that recognises ``checkpoint``. Raises UserError that says what the file looks like instead."""
+    require_known_parts(checkpoint)
     for family in FAMILIES:
         with suppress(KeyError, IndexError, StopIteration, ValueError, TypeError):  # tensors of shapes that no family has
             if family.recognises(checkpoint):
@@ -49,7 +53,7 @@ def family_named(name: str) -> Family:
 
 def _guess(checkpoint: Checkpoint) -> str:
     if checkpoint.kind == "folder":
-        return ""
+        return _guess_folder(checkpoint)
     names = list(checkpoint.shapes)
     if any(name.endswith((".lora_down.weight", ".lora_up.weight", ".lora_A.weight")) for name in names):
         return ": it is a LoRA file"
@@ -57,8 +61,9 @@ def _guess(checkpoint: Checkpoint) -> str:
         return ": it looks like Flux"
     if not any(name.startswith("model.diffusion_model.") for name in names):
         return ": it holds no UNet"
-    if checkpoint.shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))[1:2] != (4,):
-        return ": its UNet takes more than a picture, as inpainting checkpoints do"
+    stem = checkpoint.shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))
+    if len(stem) > 1 and stem[1] != 4:
+        return f": {more_channels(stem[1])}"
     if "model.diffusion_model.label_emb.0.0.weight" in checkpoint.shapes:
         return ": it looks like SDXL's refiner, or like SDXL without both of its text encoders"
     if any(name.startswith("cond_stage_model.model.") for name in names):
@@ -66,3 +71,13 @@ def _guess(checkpoint: Checkpoint) -> str:
     if not any(name.startswith("cond_stage_model.") for name in names):
         return ": it holds no text encoder"
     return ""
+
+
+def _guess_folder(checkpoint: Checkpoint) -> str:
+    parts = [part for part in ("text_encoder", "text_encoder_2") if (checkpoint.path / part).is_dir()]
+    if "addition_time_embed_dim" in (config := read_json(checkpoint.path / "unet" / "config.json")) and len(parts) == 1:
+        return f": it looks like SDXL's refiner, or like SDXL with only one of its text encoders ({parts[0]})"
+    if not parts:
+        return ": it holds no text encoder (text_encoder is missing)"
+    kind = config.get("addition_embed_type")
+    return f": its UNet has a further input (unet/config.json: addition_embed_type = {kind!r})" if kind is not None else ""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a checkpoint's UNet was trained to predict: ``kind`` is ``"epsilon"`` (the noise) or ``"v_prediction"``.
+    """What a checkpoint's UNet was trained to predict: ``kind`` is ``"epsilon"`` (the noise) or ``"v_prediction"``; a checkpoint may also
+    say something else, which is not supported.
 
     ``zero_terminal_snr``: the last timestep is pure noise (Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are
     Flawed", section 3.1).
@@ -24,6 +25,11 @@ class Prediction:
 
     kind: str = "epsilon"
     zero_terminal_snr: bool = False
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether it can be trained and sampled."""
+        return self.kind in ("epsilon", "v_prediction")
 
 
 EPSILON = Prediction()
@@ -88,7 +94,7 @@ class Family(Protocol):
         ...
 
     def prediction(self, checkpoint: Checkpoint) -> Prediction:
-        """What the checkpoint predicts, from its markers, metadata or configuration."""
+        """What the checkpoint predicts, from its markers, metadata or configuration; it may be something that is not supported."""
         ...
 
     def read_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:

@@ -8,7 +8,8 @@ from ..errors import UserError
 from . import clip, ldm
 from .base import PLAIN_TEXT, TextSettings
 from .checkpoint import Checkpoint
-from .stable_diffusion import StableDiffusion, read_json
+from .markers import read_json
+from .stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
     import torch

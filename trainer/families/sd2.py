@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from . import clip, ldm
 from .base import PLAIN_TEXT, Prediction, TextSettings
 from .checkpoint import Checkpoint
+from .markers import read_json, states_prediction
 from .sd1 import StableDiffusion1
-from .stable_diffusion import StableDiffusion, read_json
+from .stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +41,7 @@ class StableDiffusion2(StableDiffusion1):
     def prediction(self, checkpoint: Checkpoint) -> Prediction:
         """What the file says; else, as files of this family say nothing, by the spread of one bias vector."""
         stated = super().prediction(checkpoint)
-        said = "modelspec.prediction_type" in checkpoint.metadata if checkpoint.kind == "file" else True
-        if said or stated.kind != "epsilon" or _TELLTALE not in checkpoint.shapes:
+        if checkpoint.kind == "folder" or states_prediction(checkpoint) or _TELLTALE not in checkpoint.shapes:
             return stated
         bias = checkpoint.tensors(lambda key: key == _TELLTALE)[_TELLTALE]
         velocity = float(bias.float().std(unbiased=False)) > _TELLTALE_LIMIT

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from . import clip, ldm
 from .base import PLAIN_TEXT, Framing, TextSettings
 from .checkpoint import Checkpoint
-from .stable_diffusion import StableDiffusion, read_json
+from .markers import read_json
+from .stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
     import torch

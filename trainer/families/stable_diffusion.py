@@ -14,21 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from . import clip, ldm
+from . import clip, ldm, markers
 from .base import EPSILON, Framing, Prediction, TextSettings
 from .checkpoint import Checkpoint, laid_out_as
+from .markers import SCHEDULE, read_json
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-_SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-}
-
 
 class StableDiffusion:
     """The shared part of a family. ``heads`` is the number of attention heads of every level; None: 64 channels a head."""
@@ -40,16 +33,8 @@ class StableDiffusion:
     heads: int | None = None
 
     def prediction(self, checkpoint: Checkpoint) -> Prediction:
-        """From ``scheduler_config.json`` of a folder; from a file's ``v_pred`` and ``ztsnr`` tensors, which ComfyUI, Forge and
-        kohya's trainer read too, or its ``modelspec.prediction_type``; else epsilon."""
-        if checkpoint.kind == "folder":
-            path = checkpoint.path / "scheduler" / "scheduler_config.json"
-            config = read_json(path) if path.is_file() else {}
-            velocity = config.get("prediction_type") == "v_prediction"
-            return Prediction("v_prediction" if velocity else "epsilon", bool(config.get("rescale_betas_zero_snr")))
-        stated = checkpoint.metadata.get("modelspec.prediction_type", "").lower()
-        velocity = "v_pred" in checkpoint.shapes or stated in ("v", "v_prediction", "v-prediction")
-        return Prediction("v_prediction" if velocity else "epsilon", "ztsnr" in checkpoint.shapes)
+        """What the checkpoint says (see ``markers.prediction``), else epsilon."""
+        return markers.prediction(checkpoint)
 
     def read_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
         """All below ``model.diffusion_model.``."""
@@ -97,7 +82,7 @@ class StableDiffusion:
         """DDPM with Stable Diffusion's betas; timesteps are 0..999."""
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-        return DDPMScheduler(**_SCHEDULE, prediction_type=prediction.kind, rescale_betas_zero_snr=prediction.zero_terminal_snr)
+        return DDPMScheduler(**SCHEDULE, prediction_type=prediction.kind, rescale_betas_zero_snr=prediction.zero_terminal_snr)
 
     def sampler(self, prediction: Prediction = EPSILON) -> Any:
         """DPM++ 2M, which is close to converged at 20 steps. With zero terminal SNR the steps begin at the very last timestep."""
@@ -105,7 +90,7 @@ class StableDiffusion:
 
         zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if prediction.zero_terminal_snr else {}
         return DPMSolverMultistepScheduler(
-            **_SCHEDULE, prediction_type=prediction.kind, steps_offset=1, algorithm_type="dpmsolver++", solver_order=2, **zero
+            **SCHEDULE, prediction_type=prediction.kind, steps_offset=1, algorithm_type="dpmsolver++", solver_order=2, **zero
         )
 
     def lora_targets(self, unet: nn.Module, targets: str) -> list[str]:
@@ -195,11 +180,3 @@ def _require_filled(model: nn.Module) -> None:
 def _below(prefix: str, checkpoint: Checkpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
     return checkpoint.tensors(lambda key: key.startswith(prefix), dtype, channels_last=channels_last)
 
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A configuration of a diffusers folder. Raises UserError when it cannot be read."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}", "Copy the model folder again.", kind="checkpoint") from error
-    return data if isinstance(data, dict) else {}
