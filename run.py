@@ -33,6 +33,9 @@ class SetupError(Exception):
 
 def main() -> int:
     """Parse the command line, set the environment up, run the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # redirected on Windows, output has a code page that lacks most characters
     parser = argparse.ArgumentParser(prog="python run.py", description=(__doc__ or "").split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="demo|test")
     demo = commands.add_parser("demo", help="train a LoRA on drawn portraits with the embedded base model and show what it does")
@@ -115,7 +118,7 @@ def make_environment() -> None:
             f"This Python has no {' and no '.join(missing)} module. On Debian and Ubuntu: sudo apt install python3-venv. "
             "Elsewhere, use a Python from python.org."
         )
-    done = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise SetupError(f"The virtual environment could not be made:\n{(done.stdout + done.stderr).strip()}")
 
@@ -151,7 +154,7 @@ def test_requirements() -> list[str]:
         "data = tomllib.load(open('pyproject.toml', 'rb'))\n"
         "print(json.dumps(data['project']['optional-dependencies']['test']))\n"
     )
-    done = subprocess.run([str(PYTHON), "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([str(PYTHON), "-c", code], cwd=ROOT, capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise SetupError(f"pyproject.toml cannot be read:\n{done.stderr.strip()}")
     return [str(line) for line in json.loads(done.stdout)]
@@ -190,7 +193,7 @@ def has_nvidia_gpu() -> bool:
     if program is None:
         return False
     try:
-        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([program, "-L"], capture_output=True, text=True, errors="replace", timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and "GPU" in done.stdout

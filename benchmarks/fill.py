@@ -22,6 +22,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import peers, table
+from trainer.terminal import escape_unprintable
 
 BENCHMARKS = Path(__file__).resolve().parent
 PEERS = tuple(trainer for trainer in table.TRAINERS if trainer != "ours")
@@ -141,4 +142,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     sys.exit(main())

@@ -39,6 +39,7 @@ from tests.tools.make_checkpoint import make_checkpoint
 from trainer import config, devices, events, launch
 from trainer.dataset import PrepareSettings, prepare
 from trainer.dataset.settings import CleanSettings
+from trainer.terminal import escape_unprintable
 
 SIDE = 64
 WARM_UP = 5
@@ -174,4 +175,5 @@ def watched(seen: Seen) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     main()

@@ -20,6 +20,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
+from trainer.terminal import escape_unprintable
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = {
@@ -81,4 +82,5 @@ def measure(statement: str) -> tuple[Cost, Cost]:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     main()

@@ -18,6 +18,7 @@ from tests.tools.make_checkpoint import make_empty_checkpoint
 from trainer import config, memory
 from trainer.families import family_of, open_checkpoint
 from trainer.plan import memory_of
+from trainer.terminal import escape_unprintable
 
 MODELS = (("SD 1.5, 512 px", "full", 512), ("SDXL, 1024 px", "full-sdxl", 1024))
 PARTS = ("base", "lora", "optimizer", "activations", "overhead")
@@ -56,4 +57,5 @@ def row(title: str, header: str, pixels: int, preset: str, batch: int, fused: bo
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     main()

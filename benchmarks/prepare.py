@@ -38,6 +38,7 @@ from trainer.dataset.dataset import Item, Row, hashed_header, write_manifest
 from trainer.dataset.process import PNG_LEVEL
 from trainer.dataset.settings import CleanSettings, TrainingHints
 from trainer.devices import cores
+from trainer.terminal import escape_unprintable
 
 RESOLUTION = 512
 # the copies of a picture differ only in a byte behind its end, so near duplicates must stay; their hashes are made all the same
@@ -189,4 +190,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     main()

@@ -30,6 +30,7 @@ from demo.shapes import random_drawing
 from trainer.dataset.buckets import fit_to_square
 from trainer.dataset.focus import crop_offset, find_head
 from trainer.dataset.head_finder import CELL, CHANNELS, WINDOW, Network, cell_features, network, pyramid
+from trainer.terminal import escape_unprintable
 
 Box = tuple[float, float, float, float]
 UNITS = 3.4  # the window's side in half face widths; trainer.dataset.head_finder.HEAD follows from it
@@ -239,4 +240,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     main()

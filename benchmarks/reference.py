@@ -35,6 +35,7 @@ from trainer import config, events, launch
 from trainer.dataset import PrepareSettings, prepare
 from trainer.dataset.settings import CleanSettings
 from trainer.overrides import apply_override
+from trainer.terminal import escape_unprintable
 
 TRIGGER, CLASS = "myAnimeStyleToken", "anime_face"
 PROMPT = "myAnimeStyleToken anime_face girl, high quality"
@@ -121,4 +122,5 @@ def _part(event: events.Event) -> str:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     main()

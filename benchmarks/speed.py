@@ -29,6 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import limits, peers, table
+from trainer.terminal import escape_unprintable
 
 RESULTS = Path(__file__).resolve().with_name("results")
 WARM_UP = 3  # steps that are not counted: allocation, kernel choice, first use of caches
@@ -135,4 +136,5 @@ def counted(checkpoint: Path, work: Work) -> float:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     sys.exit(main())

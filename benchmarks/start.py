@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
 from trainer import config, events, launch
+from trainer.terminal import escape_unprintable
 
 PARTS = ("imports", "plan", "load", "step")
 
@@ -84,4 +85,5 @@ def split(began: float, told: list[events.Event]) -> list[float]:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     main()

@@ -39,6 +39,7 @@ from trainer.launch import prepare_run
 from trainer.learner import Learner
 from trainer.overrides import apply_override
 from trainer.processes import make_accelerator
+from trainer.terminal import escape_unprintable
 
 
 def main() -> None:
@@ -156,4 +157,5 @@ def _device_name(device: Any) -> str:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     main()

@@ -11,6 +11,7 @@ from . import __version__
 from .commands import demo, export, info, prepare, prune, sample, train
 from .errors import Cancelled, UserError
 from .hints import about_the_file
+from .terminal import escape_unprintable
 
 COMMANDS = (prepare, train, sample, export, info, prune, demo)
 
@@ -31,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 for success, 1 for an error told on stderr, 130 for a cancelled run."""
+    escape_unprintable()
     args = build_parser().parse_args(argv)
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notices are for programmers; errors still come through
         os.environ.setdefault(f"{library}_VERBOSITY", "error")

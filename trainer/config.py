@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from .errors import UserError
 from .overrides import apply_override
 from .presets import expanded
+from .text_file import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -50,7 +51,6 @@ _NUMBER = r"\d+(\.\d*)?([eE]-?\d+)?"
 # what a memory preset fills (see memory.py): only keys that were left unset
 PRESET_KEYS = ("training.gradient_checkpointing", "training.micro_batch_size", "training.base_precision", "optimizer.name")
 
-_MAX_TOML_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
 
 
 class _Section(BaseModel):
@@ -369,16 +369,11 @@ def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     says otherwise. Raises UserError for anything wrong.
     """
     try:
-        size = path.stat().st_size
-        if size > _MAX_TOML_BYTES:
-            raise UserError(f"{path} is {size} bytes long; a configuration is at most {_MAX_TOML_BYTES}.", kind="config")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, "configuration")
         data = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise UserError(f"The configuration {path} cannot be read: {error.strerror}.", "Check the path.", kind="config") from error
     except RecursionError as error:
         raise UserError(f"The configuration {path} is nested too deeply.", kind="config") from error
-    except ValueError as error:  # TOMLDecodeError, JSONDecodeError and UnicodeDecodeError are ValueErrors
+    except ValueError as error:  # TOMLDecodeError and JSONDecodeError are ValueErrors
         raise UserError(f"The configuration {path} is not valid: {error}", "Compare it with docs/training.md.", kind="config") from error
     if not isinstance(data, dict):
         raise UserError(f"The configuration {path} must be a table of keys.", kind="config")

@@ -26,6 +26,10 @@ def main() -> int:
     parser.add_argument("--watch-stdin", action="store_true", help="stop when standard input ends")
     parser.add_argument("--accelerate", type=Path, metavar="CONFIGURATION", help="a file of `accelerate config` to launch with")
     args = parser.parse_args()
+    from trainer.terminal import escape_unprintable
+
+    # our parent reads the output as UTF-8, and a portable Python ignores the PYTHONIOENCODING that says so
+    escape_unprintable(encoding="utf-8" if args.watch_stdin else None)
     if args.accelerate is not None:
         from trainer.accelerated import launched
 

@@ -32,6 +32,7 @@ from .objective import chosen_prediction
 from .prune import prune
 from .resume import newest_step, state_folder
 from .runs import RunFolder, RunResult, cache_folder, publish, read_samples, run_folder, run_identity
+from .text_file import read_text
 from .verdict import failure, hung, only_follows
 
 OnEvent = Callable[[events.Event], None]
@@ -151,11 +152,7 @@ def _processes(config: RunConfig) -> int:
 
 
 def _given_config(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"The accelerate configuration {path} cannot be read: {error}."
-        raise UserError(message, "Write one with: accelerate config", kind="config") from error
+    return read_text(path, "accelerate configuration")
 
 
 def _run_child(
@@ -267,7 +264,7 @@ def _environment(threads: int | None) -> dict[str, str]:
     """What the child's libraries read while they are loaded. ``threads``: of each process; None leaves that to the launcher."""
     settings = {
         "PYTHONUNBUFFERED": "1",
-        "PYTHONIOENCODING": "utf-8",
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
         "TOKENIZERS_PARALLELISM": "false",
         # Threads that wait for each other sleep, else they make two processes on the same cores slower than one after the other; with
         # GNU's OpenMP only after some microseconds, since between two operations that is all they wait, and waking takes a third of a step.

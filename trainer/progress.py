@@ -51,7 +51,7 @@ class TrainingProgress:
         elif isinstance(event, events.Checkpoint):
             self._print(f"checkpoint, step {event.step}: {event.lora}")
         elif isinstance(event, events.Warning_):
-            self._print(f"[yellow]warning:[/] {event.message}")
+            self._print(f"warning: {event.message}", style="yellow")
 
     def _step(self, event: events.Step) -> None:
         detail = (
@@ -60,8 +60,8 @@ class TrainingProgress:
         )
         self._progress.update(self._task, description="training", completed=event.step, total=event.steps, detail=detail)
 
-    def _print(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, soft_wrap=True)
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._progress.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)  # names may have square brackets
 
 
 def duration(seconds: float) -> str:

@@ -38,11 +38,11 @@ def run(args: argparse.Namespace) -> int:
     except UserError as error:
         if not args.json:
             raise
-        print(json.dumps({"path": str(args.file), "usable": False, "problems": [error.message]}, ensure_ascii=False, indent=2))
+        print(json.dumps({"path": str(args.file), "usable": False, "problems": [error.message]}, ensure_ascii=True, indent=2))
         return 1
     info = describe(args.file, weights)
     norms = _norms(weights) if info.usable else {}
-    print(json.dumps({**info.to_json(), "norms": norms}, ensure_ascii=False, indent=2) if args.json else _text(info, norms))
+    print(json.dumps({**info.to_json(), "norms": norms}, ensure_ascii=True, indent=2) if args.json else _text(info, norms))
     if not info.usable and not args.json:
         print(f"error: {args.file.name} cannot be used: {'; '.join(info.problems)}.", file=sys.stderr)
     return 0 if info.usable else 1

@@ -128,6 +128,7 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
 def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     training = settings.training
     passes = training.micro_batch_size or training.batch_size
@@ -138,7 +139,7 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
         "activations": f", {min(passes, training.batch_size)} at a time" + (", checkpointed" if training.gradient_checkpointing else "")
         + (", in CUDA graphs" if plan.cuda_graphs else "") + (", fused blocks" if plan.fused else ""),
     }
-    table = Table(title=f"Plan of {settings.name}", show_header=False)
+    table = Table(title=Text(f"Plan of {settings.name}"), show_header=False)
     rows = [
         ("base", f"{base} ({plan.family}, {plan.prediction})"),
         ("dataset", f"{dataset}: {plan.images} images, {sum(plan.buckets.values())} with repeats"),
@@ -154,7 +155,7 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
         *((f"  {name}", f"{value:.2f} GB{notes.get(name, '')}") for name, value in plan.memory.items()),
     ]
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     Console().print(table)
 
 

@@ -7,22 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..text_file import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_MAX_BYTES = 1 << 20
-
-
 def read_settings(path: Path) -> dict[str, Any]:
     """The table in a TOML file. Raises UserError."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{path} is too large for a settings file.", kind="config")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"The settings {path} cannot be read: {error.strerror}.", "Check the name.", kind="config") from error
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        return tomllib.loads(read_text(path, "settings file"))
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise UserError(f"The settings {path} are not valid TOML: {error}", "Compare them with docs/datasets.md.", kind="config") from error

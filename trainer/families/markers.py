@@ -148,7 +148,7 @@ def read_scheduler(checkpoint: Checkpoint) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A configuration of a diffusers folder. Raises UserError when it cannot be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}", "Copy the model folder again.", kind="checkpoint") from error
     return data if isinstance(data, dict) else {}

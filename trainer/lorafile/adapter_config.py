@@ -34,7 +34,7 @@ def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], pa
             return tuple(_with_alpha(module, parts[module.component]) for module in modules), "diffusers' adapter metadata"
     config = path.parent / "adapter_config.json"
     if (form == "peft" or path.stem == "adapter_model") and config.is_file():
-        table = _json_object(config.read_text(encoding="utf-8", errors="replace"))
+        table = _json_object(config.read_text(encoding="utf-8-sig", errors="replace"))
         if not table:
             raise UserError(f"{config} is not a JSON object.", "Without it the LoRA's scale is unknown; export it again.", kind="lora")
         scale = _scale(table, str(config))
