@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..trainer.saved_lora import require_undamaged
 from . import core
 from .comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
 from .failures import readable
@@ -102,6 +103,8 @@ class EpochCompare(io.ComfyNode):
             require(model=model, clip=clip, vae=vae)
             folder = chosen_run(run, lora)
             saved = wanted(saved_loras(folder), saved_steps)
+            for path in saved.values():
+                require_undamaged(path)
             first = next(iter(saved.values()))
             info = inspect(first)
             words = ", ".join(info.trigger_words) if add_trigger_words else ""

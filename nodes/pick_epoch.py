@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..trainer.errors import UserError
 from ..trainer.files import safe_name, sha256_file, write_atomic
+from ..trainer.saved_lora import require_undamaged
 from .failures import readable
 from .folders import loras_dir
 from .live import loras_changed, say
@@ -74,6 +75,7 @@ class PickEpoch(io.ComfyNode):
             saved = saved_loras(folder)
             number = step or max(wanted(saved, ""))
             path = wanted(saved, str(number))[number]
+            require_undamaged(path)
             lines = [f"{label} (picked)" if at == number else label for at, label in zip(saved, labels(folder, list(saved)), strict=True)]
             if save_as.strip():
                 path = keep(path, loras_dir() / f"{safe_name(save_as.strip().removesuffix('.safetensors'))}.safetensors")

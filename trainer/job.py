@@ -95,8 +95,6 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     text = family.text_settings(settings.training.max_tokens, settings.training.clip_skip)
     cache = Cache(folder, checkpoint.identity(folder), text)
     _require_same_inputs(run, settings, dataset, cache)
-    saved, values = resume.newest(run.checkpoints)
-    start = Start(saved.step, values) if saved is not None else Start()
     precision = devices.pick_precision(settings.training.precision, device)
     dtype = devices.torch_dtype(precision)
     uncached = any(missing_latents(cache, each) for each in (dataset, held_out))
@@ -121,6 +119,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     warmup = settings.optimizer.warmup_steps
     if warmup >= plan.steps:
         emit(events.Warning_(f"The warm-up of {warmup} steps is as long as the run ({plan.steps} steps): the full rate is never reached."))
+    start = _start(run, plan.steps, emit)
     plan = replace(plan, start_step=start.step, held_out=len(held_out.items))
     processes = current()
     images = settings.training.batch_size * settings.training.gradient_accumulation
@@ -167,6 +166,20 @@ def _read_unet(
     if psutil.virtual_memory().available < _PLENTY * numbers * dtype.itemsize:
         return None
     return Ahead(partial(family.read_unet, checkpoint, dtype, channels_last=channels_last))
+
+
+def _start(run: RunFolder, steps: int, emit: Emitter) -> Start:
+    """From the newest undamaged state of a run of ``steps``, else from the beginning; what was passed over is said."""
+    skipped: list[str] = []
+    saved, values = resume.newest(
+        run.checkpoints, run=run.identity, last_step=steps, skipped=lambda path, why: skipped.append(f"{path.name} ({why})")
+    )
+    start = Start(saved.step, values) if saved is not None else Start()
+    if skipped:
+        where = f"resumes at step {start.step}" if start.step else "starts from the beginning"
+        which = "this saved state is" if len(skipped) == 1 else "these saved states are"
+        emit(events.Warning_(f"The run {where}, because {which} not usable: {'; '.join(skipped)}."))
+    return start
 
 
 def _require_same_inputs(run: RunFolder, settings: config.RunConfig, dataset: Dataset, cache: Cache) -> None:

@@ -14,6 +14,7 @@ from .job import Job
 from .learner import Learner
 from .runs import loss_history, read_events, validation_history
 from .sample_images import thumbnail
+from .saved_lora import is_undamaged, write_record
 from .telling import Teller, not_finite
 
 
@@ -51,7 +52,7 @@ class Keeper:
         values = {**self._learner.state(), "average": self._teller.average}
         if not adapter.all_finite(values["lora"]):
             raise not_finite(self.job, f"The weights are no longer finite after step {self.step}")
-        self.saved_step = resume.save(self.job.run.checkpoints, self.step, values).step
+        self.saved_step = resume.save(self.job.run.checkpoints, self.step, values, run=self.job.run.identity).step
 
     def save_lora(self) -> None:
         """A LoRA file beside the state: an epoch that one likes can be used at once."""
@@ -66,11 +67,12 @@ class Keeper:
             # the first steps of a warm-up learn nothing yet; only the finished file has to be good
             self.job.emit(events.Warning_(f"No LoRA file was written at step {step}: {error.message}"))
             return
+        write_record(lora)
         self.job.emit(events.Checkpoint(step, str(lora.parent), str(lora)))
 
     def save_missing_lora(self) -> None:
-        """Write the LoRA file of the state that a run goes on from, if the run was stopped between the two."""
-        if self.step and self.is_due() and not self._checkpoint_lora().is_file():
+        """Write the LoRA file of the state that a run resumes from, if the run was stopped between the two or the file is damaged."""
+        if self.step and self.is_due() and not is_undamaged(self._checkpoint_lora()):
             self.save_lora()
 
     def finish(self) -> None:

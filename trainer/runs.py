@@ -21,6 +21,9 @@ from .config import RunConfig
 from .errors import UserError
 from .files import safe_name, sha256_file, write_atomic
 from .hints import about_the_disk
+from .records import sealed, unsealed
+
+_OLD_RESULT = ("lora_sha256", "steps", "loss", "seconds", "version")  # what a result held before it had a checksum
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class RunFolder:
 
     path: Path
     name: str
+
+    @property
+    def identity(self) -> str:
+        """The hash of all that determines the result, as the folder's name ends."""
+        return self.path.name.rsplit("-", 1)[-1]
 
     @property
     def config(self) -> Path:
@@ -103,12 +111,12 @@ class RunFolder:
     def write_result(self, *, steps: int, loss: float, seconds: float) -> None:
         """Mark the run complete; from then on it is found instead of repeated."""
         data = {"lora_sha256": sha256_file(self.lora), "steps": steps, "loss": loss, "seconds": seconds, "version": __version__}
-        write_atomic(self.result, json.dumps(data, indent=1))
+        write_atomic(self.result, sealed(data))
 
     def finished(self) -> RunResult | None:
         """The result of a complete and undamaged run, else None."""
         try:
-            data = json.loads(self.result.read_text(encoding="utf-8"))
+            data = unsealed(self.result.read_text(encoding="utf-8"), without=_OLD_RESULT)
             if sha256_file(self.lora) != data["lora_sha256"]:
                 return None
             return RunResult(

@@ -14,7 +14,7 @@ from .models import FAMILY_NAME, MODELS
 from .names import kohya_text_encoder_key, kohya_unet_key
 from .rank import RankReport, reduce_rank
 from .read import read_lora, scan_lora
-from .save import legacy_hash, save_lora, verify_lora
+from .save import legacy_hash, matches_own_hash, save_lora, verify_lora
 from .sidecar import companions, split_words
 from .unet_names import UNetLayout, diffusers_to_ldm, ldm_to_diffusers
 from .weights import LoraModule, LoraWeights
@@ -49,6 +49,7 @@ __all__ = [
     "kohya_unet_key",
     "ldm_to_diffusers",
     "legacy_hash",
+    "matches_own_hash",
     "merge",
     "merge_into_checkpoint",
     "mismatch",

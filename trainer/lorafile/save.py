@@ -55,6 +55,12 @@ def file_hashes(path: Path) -> tuple[str, str]:
     return digest.hexdigest(), legacy_hash(path)
 
 
+def matches_own_hash(path: Path) -> bool:
+    """Whether the tensor data is what ``sshs_model_hash`` in the metadata says; True where the metadata says none. Raises UserError."""
+    stated = container.read_header(path).metadata.get("sshs_model_hash")
+    return stated is None or stated == file_hashes(path)[0]
+
+
 def legacy_hash(path: Path) -> str:
     """A1111's short hash of a model file: the first eight digits of the SHA-256 of 64 KiB at 1 MiB."""
     with path.open("rb") as file:

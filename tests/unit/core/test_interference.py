@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from trainer.files import sha256_file
 from trainer.learner import Learner
 from trainer.loop import train_run
 from trainer.plan import make_plan
+from trainer.records import sealed, unsealed
 from trainer.runs import RunFolder, read_events
 
 pytestmark = pytest.mark.slow
@@ -224,10 +224,10 @@ def test_a_picture_that_was_replaced_by_another_of_its_size_is_named_and_not_cac
 
 
 def rewrite(state: Path, values: object) -> None:
-    """Put another state in place, with a checksum that is right."""
+    """Put another state in place, with checksums that are right."""
     torch.save(values, state / "state.pt")
-    record = json.loads((state / "state.json").read_text(encoding="utf-8"))
-    (state / "state.json").write_text(json.dumps({**record, "sha256": sha256_file(state / "state.pt")}), encoding="utf-8")
+    record = unsealed((state / "state.json").read_text(encoding="utf-8"))
+    (state / "state.json").write_text(sealed({**record, "sha256": sha256_file(state / "state.pt")}), encoding="utf-8")
 
 
 @pytest.fixture

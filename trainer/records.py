@@ -1,0 +1,40 @@
+"""JSON records with a checksum over what they say: one wrong bit in them must not be believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+_CHECKSUM = "checksum"
+
+
+def sealed(values: Mapping[str, Any]) -> str:
+    """``values`` (plain data) as JSON with a SHA-256 of themselves."""
+    return json.dumps({**values, _CHECKSUM: _digest(values)}, indent=1)
+
+
+def unsealed(text: str, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """The values of a record whose checksum holds.
+
+    ``without``: exactly the keys of the records that older versions wrote, without a checksum; one like that is given as it is.
+    Raises ValueError with the reason.
+    """
+    try:
+        values = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"it is no JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    if without and values.keys() == set(without):
+        return values
+    if values.pop(_CHECKSUM, None) != _digest(values):
+        raise ValueError("it does not match its checksum")
+    return values
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
