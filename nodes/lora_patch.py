@@ -86,7 +86,7 @@ class _Reading:
 def _best_reading(path: Path, targets: Mapping[str, Any]) -> _Reading:
     """The file as ComfyUI reads it; where it does not know all keys, in kohya's naming if it then knows more of them."""
     try:
-        tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+        tensors, metadata = _loaded(path)
         plain = _match(comfy.lora_convert.convert_lora(tensors), (), metadata, targets)
     except Exception:  # torch, safetensors and the file system each raise their own types; the reader below says it in words
         log.debug("ComfyUI cannot read %s", path, exc_info=True)
@@ -98,6 +98,16 @@ def _best_reading(path: Path, targets: Mapping[str, Any]) -> _Reading:
     except UserError:  # a kind of file that only ComfyUI knows
         return plain
     return translated if len(translated.unknown) < len(plain.unknown) else plain
+
+
+def _loaded(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
+    """Tensors and metadata as ComfyUI's loader gives them; of a PyTorch file only after its sizes were checked."""
+    from ..trainer.lorafile.tensors import PICKLED, load
+
+    if path.suffix.lower() in PICKLED:
+        return load(path).tensors, None
+    tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    return tensors, metadata
 
 
 def _translated(path: Path, targets: Mapping[str, Any]) -> _Reading:

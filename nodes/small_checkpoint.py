@@ -19,6 +19,7 @@ import folder_paths
 
 from ..trainer.errors import UserError
 from ..trainer.families import ldm
+from ..trainer.torch_files import check_torch_file
 from .schema import known
 
 _TEXT = "cond_stage_model.transformer.text_model."
@@ -34,6 +35,8 @@ class SmallSD15(comfy.supported_models.SD15):
 def load_small_checkpoint(path: Path) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE. Raises UserError when the file is damaged or of another family."""
     try:
+        if path.suffix.lower() not in (".safetensors", ".sft"):
+            check_torch_file(path)
         tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
     except Exception as error:  # torch, safetensors and the file system each raise their own types
         raise UserError(f"{path.name} cannot be read ({error}).", "Copy or download it again.", kind="checkpoint") from error

@@ -61,6 +61,9 @@ def weights(mark: Path) -> dict[str, Maker]:
     makers: dict[str, Maker] = {name: (lambda path, data=data: path.write_bytes(data) and None) for name, data in table.items()}  # type: ignore[misc]
     makers["new pickle.ckpt"] = lambda path: torch.save({"state_dict": {"a": torch.zeros(1), "b": evil}}, path)
     makers["new pickle.pt"] = lambda path: torch.save([torch.zeros(1), evil], path)
+    for ending in (".pt", ".ckpt"):
+        makers[f"claims a terabyte{ending}"] = lambda path: torch.save({"state_dict": {"a": torch.zeros(1).expand(1 << 38)}}, path)
+        makers[f"deflated{ending}"] = deflated
     makers["folder.safetensors"] = lambda path: path.mkdir()
     if os.name != "nt":
         makers["device.safetensors"] = lambda path: path.symlink_to("/dev/zero")
@@ -69,6 +72,16 @@ def weights(mark: Path) -> dict[str, Maker]:
         makers["loop.safetensors"] = lambda path: path.symlink_to(path)
         makers["secret.safetensors"] = lambda path: path.symlink_to("/etc/passwd")
     return makers
+
+
+def deflated(path: Path) -> None:
+    """A PyTorch archive of 200 KB whose data unpacks to 200 MB."""
+    held = io.BytesIO()
+    torch.save({"a": torch.zeros(4)}, held)
+    with zipfile.ZipFile(held) as small, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as large:
+        for name in small.namelist():
+            data = small.read(name).replace(b"K\x04", b"J" + (50_000_000).to_bytes(4, "little"))
+            large.writestr(name, bytes(200_000_000) if name.endswith("data/0") else data)
 
 
 def altered(whole: Path, target: Path, key: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:

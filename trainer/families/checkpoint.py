@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import sha256_file, write_atomic
+from ..torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
 
 if TYPE_CHECKING:
     import torch
@@ -98,9 +99,12 @@ class Checkpoint:
         import torch
 
         try:
+            check_torch_file(self.path)
             # only the zip layout can be mapped; files of torch before 1.6 are read whole
             data: Any = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(self.path))
         except Exception as error:
+            if isinstance(error, FalseTorchFile) and not isinstance(error, NotOnlyTensors):
+                raise UserError(f"{self.path.name} is damaged: {error}.", "Copy or download it again.", kind="checkpoint") from error
             raise UserError(
                 f"{self.path.name} was not loaded: a .ckpt file can run code when it is opened, and this one holds more than weights.",
                 "Use the .safetensors version of this checkpoint, or convert it with a tool you trust.",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..errors import UserError
 from . import algorithms
 from .models import layout_of
 from .names import kohya_text_encoder_key, kohya_unet_key
@@ -48,7 +49,14 @@ class LoraModule:
         return "dora_scale" in self.tensors
 
     def delta(self) -> torch.Tensor:
-        """The scaled weight change in fp32, ``(out, in[, kh, kw])``; for DoRA, the change before its normalisation."""
+        """The scaled weight change in fp32, ``(out, in[, kh, kw])``; for DoRA, the change before its normalisation.
+
+        Raises UserError for factors whose product is larger than any model's layer.
+        """
+        if self.algorithm not in algorithms.PASSED_THROUGH:
+            shape = algorithms.delta_shape(self.algorithm, self._summands)
+            if math.prod(shape) > _LARGEST_LAYER:
+                raise UserError(f"{self.name} would change {list(shape)} weights, more than any layer has.", "It is no LoRA.", kind="lora")
         return algorithms.unscaled_delta(self.algorithm, self._summands) * self.scale
 
     @property

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import sys
+import warnings
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +20,9 @@ from safetensors.torch import save, save_file
 
 from tests.hostile import Evil
 from trainer.errors import UserError
-from trainer.lorafile import card, inspect_lora, mismatch, read_lora
+from trainer.lorafile import card, inspect_lora, mismatch, read_lora, scan_lora
+from trainer.lorafile.rank import as_lora
+from trainer.lorafile.tensors import load
 
 from .helpers import lora_tensors, raw_safetensors, small_layers
 
@@ -244,3 +250,107 @@ def test_counts_of_hundreds_of_digits_are_no_counts(tmp_path: Path, digits: int)
         save_file(lora_tensors(small_layers()), path, {"ss_tag_frequency": frequency, "ss_dataset_dirs": folders})
         assert inspect_lora(path).trigger_words == (("ohwx",) if "3" in frequency else ())
         json.dumps(card(path).to_json())
+
+
+def memory_taken(refused: Callable[[], object]) -> int:
+    """How many bytes the process grew by at its peak while ``refused`` raised a UserError."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError):
+        refused()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def many(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {f"{PAIR}{number}.lora_up.weight": tensor for number in range(100)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system counts memory in another way")
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": torch.zeros(1).expand(1 << 29)},
+        {"a": torch.zeros(1).expand(1 << 38)},
+        {"state_dict": {"a": torch.zeros(2, 1).expand(2, 1 << 28)}},
+        [torch.zeros(1).expand(1 << 29)],
+        {"a": torch.nn.Parameter(torch.zeros(1).expand(1 << 29))},
+        {"a": torch.zeros(1).to(torch.float8_e4m3fn).expand(1 << 30)},
+        many(torch.zeros(5_000_000)),
+        {"a": torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (1 << 38,), check_invariants=True)},
+    ],
+    ids=["2 GB", "1 TB", "in a state_dict", "in a list", "a parameter", "8 bits", "one tensor a hundred times", "sparse"],
+)
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_tensors_larger_than_their_data_are_refused_before_they_are_copied(tmp_path: Path, content: object, zipped: bool) -> None:
+    torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    assert memory_taken(lambda: inspect_lora(tmp_path / "x.pt")) < 200_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system counts memory in another way")
+def test_a_deflated_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(4)}, tmp_path / "small.pt")
+    with zipfile.ZipFile(tmp_path / "small.pt") as small, zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as large:
+        for name in small.namelist():
+            if not name.endswith("data/0"):
+                large.writestr(name, small.read(name).replace(b"K\x04", b"J" + (75_000_000).to_bytes(4, "little")))
+                continue
+            with large.open(name, "w") as member:
+                for _ in range(300):
+                    member.write(bytes(1_000_000))
+    assert (tmp_path / "x.pt").stat().st_size < 1_000_000
+    assert memory_taken(lambda: inspect_lora(tmp_path / "x.pt")) < 200_000_000
+
+
+def rewritten(source: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes]], *more: tuple[str, bytes]) -> Path:
+    """A copy of a PyTorch archive with other parts."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of two parts with one name
+        for name, data in (*(change(name, old.read(name)) for name in old.namelist()), *more):
+            new.writestr(name, data)
+    return target
+
+
+def test_an_archive_whose_table_and_data_disagree_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(4)}, tmp_path / "a.pt")
+    claims = rewritten(tmp_path / "a.pt", tmp_path / "claims.pt", lambda n, d: (n, d.replace(b"K\x04t", b"J\x00\x00\x10\x00t")))
+    with pytest.raises(UserError, match="claims 4,194,304 bytes of data where it has 16"):
+        inspect_lora(claims)
+    lacks = rewritten(tmp_path / "a.pt", tmp_path / "lacks.pt", lambda n, d: (n.replace("data/0", "data/7"), d))
+    with pytest.raises(UserError, match="where it has none"):
+        inspect_lora(lacks)
+    twice = rewritten(tmp_path / "a.pt", tmp_path / "twice.pt", lambda n, d: (n, d), ("a/data/0", bytes(8)))
+    with pytest.raises(UserError, match="one name"):
+        inspect_lora(twice)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_views_parameters_and_shared_tensors_of_honest_files_are_read(tmp_path: Path, zipped: bool) -> None:
+    alpha, wide = torch.tensor(4.0), torch.randn(2, 640)
+    tensors = {f"{PAIR}.lora_up.weight": torch.nn.Parameter(torch.randn(2, 320).t()), f"{PAIR}.lora_down.weight": wide[:, 100:420]}
+    other = PAIR.replace("attn2_to_k", "attn1_to_q")
+    tensors |= {f"{other}.lora_up.weight": torch.randn(320, 2).half(), f"{other}.lora_down.weight": wide[:, 320:]}
+    tensors |= {f"{PAIR}.alpha": alpha, f"{other}.alpha": alpha}
+    torch.save({"state_dict": OrderedDict(tensors), "epoch": 3, "lr": 0.5}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    found = load(tmp_path / "x.pt").tensors
+    assert set(found) == set(tensors)
+    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+
+
+@pytest.mark.parametrize("cut", [1, 100, 400, 700])
+def test_a_torch_file_that_is_cut_off_is_an_error_in_words(tmp_path: Path, cut: int) -> None:
+    for zipped in (True, False):
+        torch.save({"a": torch.zeros(400)}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+        (tmp_path / "x.pt").write_bytes((tmp_path / "x.pt").read_bytes()[:-cut])
+        with pytest.raises(UserError, match=r"damaged|refused"):
+            inspect_lora(tmp_path / "x.pt")
+
+
+def test_factors_whose_product_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    tensors = {f"{PAIR}.hada_w{n}_{side}": torch.ones((1 << 20, 1) if side == "a" else (1, 1 << 20)) for n in "12" for side in "ab"}
+    save_file(tensors, tmp_path / "x.safetensors", {"ss_base_model_version": "sd_v1"})
+    (module,) = scan_lora(tmp_path / "x.safetensors").modules
+    with pytest.raises(UserError, match="more than any layer"):
+        module.delta()
+    with pytest.raises(UserError, match="more than any layer"):
+        as_lora(module, 4)
