@@ -76,6 +76,7 @@ class Captured:
     def forget(self) -> None:
         """Drop all recordings and their memory: something that they contain has changed."""
         self._recorded.clear()
+        self._results = [None] * len(self._parameters)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -101,6 +102,12 @@ class Captured:
             return loss.detach(), list(torch.autograd.grad(differentiated, self._leaves, allow_unused=True))
 
     def _capture(self, key: Any, inputs: Inputs, expected: list[torch.Tensor | None]) -> None:
+        # what failed is gone by the time its memory is given back: no local here refers to it, nor to an exception, whose trace would
+        if reason := self._recording_problem(key, inputs, expected):
+            self._give_up(reason)
+
+    def _recording_problem(self, key: Any, inputs: Inputs, expected: list[torch.Tensor | None]) -> str:
+        """Record a pass and keep it; else why it cannot be used, and nothing of it is kept."""
         places = _cloned(inputs)
         for index, gradient in enumerate(expected):
             if gradient is not None and self._results[index] is None:
@@ -110,14 +117,10 @@ class Captured:
             replay()
             if gradients_agree(passed[1], expected):
                 self._recorded[key] = ([tensor for _, tensor in _tensors(places)], replay, passed)
-                return
-            reason = "its gradients were not those of the pass as written"
+                return ""
+            return "its gradients were not those of the pass as written"
         except Exception as error:  # a driver or a kernel library can refuse in any way
-            cause: BaseException = error
-            while cause.__context__ is not None:  # the end of a recording fails because something in it did
-                cause = cause.__context__
-            reason = first_line(cause)
-        self._give_up(reason)
+            return _first_cause(error)
 
     def _into_results(self, passed: Passed) -> Passed:
         """A recording keeps the tensors that it gives: all give the same ones, or each set of shapes would hold gradients of its own."""
@@ -206,6 +209,13 @@ def gradients_agree(ours: Sequence[torch.Tensor | None], theirs: Sequence[torch.
             size = size + other.float().square().sum()
     # where fp16 overflows in both, the scaler leaves the step out
     return not bool(torch.isfinite(torch.as_tensor(size))) or bool(apart <= APART**2 * size)
+
+
+def _first_cause(error: BaseException) -> str:
+    """The end of a recording fails because something in it did: what that said."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return first_line(error)
 
 
 def _are_finite(gradients: Sequence[torch.Tensor | None]) -> bool:

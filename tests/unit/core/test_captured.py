@@ -6,6 +6,8 @@ was made with: what a recording sees and leaves is then the same.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -265,6 +267,44 @@ def test_of_a_recording_that_fails_the_first_cause_is_told() -> None:
     small = Small(record)
     assert small.gradient(torch.ones(1)) == 1
     assert small.warnings == ["operation not permitted when stream is capturing"]
+
+
+@pytest.mark.parametrize("fails", ["in the pass", "at the end of the recording", "by other gradients"])
+def test_of_a_recording_that_fails_nothing_is_left_when_its_memory_is_given_back(fails: str) -> None:
+    """Acted without a garbage collector, as a training process runs: what a trace refers to would stay."""
+    held = list[weakref.ref[torch.Tensor]]()
+    left: list[list[bool]] = []
+
+    def record(compute: Any) -> Any:
+        activations = torch.ones(1000)
+        held.append(weakref.ref(activations))
+        kept = compute()
+        held.extend(weakref.ref(gradient) for gradient in kept[1])
+        try:
+            if fails != "by other gradients":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        except torch.OutOfMemoryError:
+            if fails == "at the end of the recording":
+                raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904 - as torch does
+            raise
+        return lambda: kept[1][0].mul_(3 * activations[0]), kept
+
+    small = Small(record)
+    forget = small.passes.forget
+
+    def forgetting() -> None:
+        forget()
+        left.append([reference() is not None for reference in held])
+
+    small.passes.forget = forgetting  # type: ignore[method-assign]
+    gc.disable()
+    try:
+        assert small.gradient(torch.ones(2)) == 2
+    finally:
+        gc.enable()
+    assert left == [[False, False]]
+    assert len(small.warnings) == 1 and not small.passes.active
+    assert small.gradient(torch.ones(2)) == 2
 
 
 class Stream:
