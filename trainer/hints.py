@@ -21,7 +21,17 @@ _FULL_BYTES = 1 << 20  # with less than this free, a write that failed failed fo
 LOST = "lost"  # kind of the error of a process whose companion ended
 _LOST_SIGNS = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "NCCL error", "remote process exited")
 
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # CUDA's words, and those of torch on a CPU
+# What libraries say where memory did not suffice, in lower case, underscores as blanks. Not Triton's "out of resource: shared memory".
+_NO_MEMORY = (
+    "out of memory", "outofmemory", "errormemoryallocation",  # CUDA, HIP, MPS and XPU, and their error codes
+    "not enough memory", "can't allocate memory", "cannot allocate memory",  # torch on a CPU; the system
+    "alloc failed", "allocfailed", "allocation failed",  # cuBLAS, cuDNN, cuSOLVER, cuFFT, hipBLAS; MIOpen; cuDNN 9
+    "rocblas status memory error", "out of device memory", "out of host memory",  # rocBLAS; SYCL and Vulkan
+    "valid cudnn algorithm",  # torch, when every algorithm that it tried lacked memory
+    "invalid buffer size", "not enough gpu video memory",  # MPS; DirectML
+    "bad alloc", "bad allocation",  # C++
+    "paging file is too small", "os error 1455",  # Windows, when a file is mapped or memory reserved
+)  # fmt: skip
 _SMALLER = "prepare the dataset at a smaller resolution, and close other programs that use the same memory"
 _MEMORY_HINT = f"Set training.memory to auto, or turn on gradient checkpointing; micro-batches of 1; precision bf16; {_SMALLER}."
 
@@ -64,8 +74,9 @@ def first_line(error: BaseException) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` came from memory, the machine's or a GPU's, that did not suffice."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
+    text = f"{type(error).__name__}: {error}".lower().replace("_", " ")
+    no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    return no_memory or any(words in text for words in _NO_MEMORY)
 
 
 def lacks_space(folder: Path) -> bool:
