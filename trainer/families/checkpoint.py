@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..files import sha256_file, write_atomic
 from ..torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
+from . import quantised
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +41,16 @@ class Checkpoint:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor of a single file, without reading the tensors of a .safetensors file."""
-        if self.path.suffix.lower() == ".safetensors":
-            return _safetensors_shapes(self.path)
-        return {key: tuple(value.shape) for key, value in self._ckpt_tensors.items()}
+        """Shape of every tensor of a single file, without reading the tensors of a .safetensors file; scales of quantised weights are
+        not among them."""
+        return {key: shape for key, (shape, _) in self._header.items() if not quantised.is_companion(key)}
+
+    @cached_property
+    def scaled(self) -> dict[str, quantised.Scaled]:
+        """The quantised weights by key, which ``tensors`` gives as the numbers that they stand for. Raises UserError for a way of
+        quantising that is not known."""
+        dtypes = {key: dtype for key, (_, dtype) in self._header.items()}
+        return quantised.scaled_weights(self.name, dtypes, self.metadata, lambda key: self._read([key])[key])
 
     @cached_property
     def metadata(self) -> dict[str, str]:
@@ -58,22 +65,16 @@ class Checkpoint:
     def tensors(
         self, wanted: Callable[[str], bool], dtype: torch.dtype | None = None, *, channels_last: bool = False
     ) -> dict[str, torch.Tensor]:
-        """The tensors whose names are ``wanted``, on the CPU, in the dtype of the file, or the floating ones in ``dtype``;
-        ``channels_last``: those of convolutions in that memory layout.
+        """The tensors whose names are ``wanted``, on the CPU, in the dtype of the file (quantised ones in fp32), or the floating ones in
+        ``dtype``; ``channels_last``: those of convolutions in that memory layout.
 
         They are converted in portions, as they are read: a whole file in half precision beside its copy would take half as much memory
         again.
         """
-        if self.path.suffix.lower() != ".safetensors":
-            return _converted({key: value for key, value in self._ckpt_tensors.items() if wanted(key)}, dtype, channels_last)
-        from safetensors import safe_open
-
         keys = [key for key in self.shapes if wanted(key)]
         read: dict[str, torch.Tensor] = {}
         for first in range(0, len(keys), _READ_AT_ONCE):
-            # the file is mapped while it is open, and what was read of it stays in this process's memory
-            with safe_open(str(self.path), framework="pt", device="cpu") as file:
-                read |= _converted({key: file.get_tensor(key) for key in keys[first : first + _READ_AT_ONCE]}, dtype, channels_last)
+            read |= _converted(self._unscaled(keys[first : first + _READ_AT_ONCE]), dtype, channels_last)
         return read
 
     def identity(self, cache_dir: Path | None = None) -> str:
@@ -91,6 +92,30 @@ class Checkpoint:
             if part.is_file() and relative.parts[0] in ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler", "model_index.json"):
                 digest.update(f"{relative.as_posix()}\0{_cached_digest(part, cache_dir)}\n".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def _header(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of every tensor of a single file."""
+        if self.path.suffix.lower() == ".safetensors":
+            return _safetensors_header(self.path)
+        return {key: (tuple(value.shape), str(value.dtype)) for key, value in self._ckpt_tensors.items()}
+
+    def _unscaled(self, keys: Sequence[str]) -> dict[str, torch.Tensor]:
+        """These tensors, quantised weights as what they stand for."""
+        stored = {key: self.scaled[key] for key in keys if key in self.scaled}
+        read = self._read([*keys, *(each.scale for each in stored.values())])
+        scales = {key: read.pop(each.scale) for key, each in stored.items()}
+        return read | {key: quantised.dequantised(key, read[key], scales[key], each) for key, each in stored.items()}
+
+    def _read(self, keys: Sequence[str]) -> dict[str, torch.Tensor]:
+        """These tensors as they are stored."""
+        if self.path.suffix.lower() != ".safetensors":
+            return {key: self._ckpt_tensors[key] for key in keys}
+        from safetensors import safe_open
+
+        # the file is mapped while it is open, and what was read of it stays in this process's memory
+        with safe_open(str(self.path), framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in keys}
 
     @cached_property
     def _ckpt_tensors(self) -> Mapping[str, torch.Tensor]:
@@ -127,7 +152,7 @@ def open_checkpoint(reference: str) -> Checkpoint:
         if path.suffix.lower() not in (".safetensors", ".ckpt", ".pt", ".pth"):
             raise UserError(f"{path.name} is not a checkpoint file.", _FORMATS, kind="checkpoint")
         checkpoint = Checkpoint(path.resolve(), "file")
-        _ = checkpoint.shapes  # a broken file is refused here, before anything heavy
+        _ = checkpoint.scaled  # a broken file is refused here, before anything heavy
         return checkpoint
     if _HUB_ID.match(reference):
         return Checkpoint(_download(reference), "folder")
@@ -169,12 +194,13 @@ def _converted(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None, chan
     return tensors | copies
 
 
-def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def _safetensors_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            return {key: (tuple(each.get_shape()), str(each.get_dtype())) for key, each in slices.items()}
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path.name} is damaged or not a safetensors file ({error}).",
