@@ -17,6 +17,13 @@ def lora_card(name: str) -> dict[str, Any]:
     return {"name": name, **_card(str(path), states(path))}
 
 
+def unread_card(name: str) -> dict[str, Any]:
+    """The card of an entry that could not be read in time."""
+    from ..trainer.lorafile.card import unread
+
+    return {"name": name, **unread(Path(name), "The file could not be read in time. Is its disk slow, or is it no LoRA?").to_json()}
+
+
 def states(path: Path) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of a LoRA file and of what tells of it beside it: they change when one of them does."""
     from ..trainer.lorafile import companions

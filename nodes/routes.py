@@ -18,11 +18,13 @@ from ..trainer.files import resolve_below
 from ..trainer.resume import newest_step, state_folder
 from ..trainer.runs import RunFolder, read_events
 from . import places
+from .card_pool import CardPool
 from .folders import runs_dir
 from .live import FINISHED, RUNNING, viewable
-from .lora_cards import lora_card
+from .lora_cards import lora_card, unread_card
 
 _MOST_POINTS = 2000  # of a curve: more than the pixels that show it
+_CARDS = CardPool()
 _COLUMNS = ("step", "loss", "loss_average", "lr")
 
 
@@ -54,8 +56,11 @@ def register() -> None:
 
     @server.routes.get("/animelora/lora")
     async def lora(request: web.Request) -> web.Response:
+        name = request.query.get("name", "")
         try:
-            return web.json_response(await asyncio.to_thread(lora_card, request.query.get("name", "")))
+            return web.json_response(await _CARDS.read(lambda: lora_card(name)))
+        except TimeoutError:
+            return web.json_response(unread_card(name))
         except (UserError, OSError):
             return web.json_response({"error": "no such LoRA"}, status=404)
 

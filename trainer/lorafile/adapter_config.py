@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..errors import UserError
 from .weights import LoraModule
 
 DIFFUSERS_KEY = "lora_adapter_metadata"  # JSON: {"unet.lora_alpha": 16, "unet.alpha_pattern": {...}, ...}
+_LARGEST = 16 << 20  # bytes of a configuration
 _COMPONENT = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
 
 
@@ -34,6 +34,8 @@ def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], pa
             return tuple(_with_alpha(module, parts[module.component]) for module in modules), "diffusers' adapter metadata"
     config = path.parent / "adapter_config.json"
     if (form == "peft" or path.stem == "adapter_model") and config.is_file():
+        if config.stat().st_size > _LARGEST:
+            raise UserError(f"{config} is too large for a configuration.", "Without it the LoRA's scale is unknown.", kind="lora")
         table = _json_object(config.read_text(encoding="utf-8-sig", errors="replace"))
         if not table:
             raise UserError(f"{config} is not a JSON object.", "Without it the LoRA's scale is unknown; export it again.", kind="lora")
@@ -44,10 +46,11 @@ def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], pa
 
 @dataclass(frozen=True)
 class _Scale:
-    """What a configuration says of alpha: for all layers, by the end of a layer's name, and whether it is divided by the rank's root."""
+    """What a configuration says of alpha: for all layers, by the end of a layer's name (with the place of that pattern in their order), and
+    whether it is divided by the rank's root."""
 
     alpha: float | None
-    patterns: Mapping[str, float]
+    patterns: Mapping[str, tuple[int, float]]
     rank_stabilised: bool
 
 
@@ -60,7 +63,7 @@ def _scale(config: Mapping[str, Any], source: str) -> _Scale:
         raise _senseless(source, "alpha_pattern", patterns)
     if not isinstance(root, bool):
         raise _senseless(source, "use_rslora", root)
-    return _Scale(_number(alpha), {str(pattern): _number(value) or 0.0 for pattern, value in patterns.items()}, root)
+    return _Scale(_number(alpha), {str(name): (place, _number(value) or 0.0) for place, (name, value) in enumerate(patterns.items())}, root)
 
 
 def _number(value: Any) -> float | None:
@@ -84,9 +87,9 @@ def _with_alpha(module: LoraModule, scale: _Scale) -> LoraModule:
     alpha, rank = scale.alpha, module.rank
     if alpha is None or not rank:
         return module
-    for pattern, value in scale.patterns.items():
-        if module.name == pattern or re.fullmatch(rf".*\.?{re.escape(pattern)}", module.name):
-            alpha = value
+    # a pattern is the end of a name, and the last one that fits holds: each end of this name is looked up, however many patterns there are
+    ends = [module.name[start:] for start in range(len(module.name) + 1)]
+    _, alpha = max((scale.patterns[end] for end in ends if end in scale.patterns), default=(-1, alpha))
     value = alpha * (math.sqrt(rank) if scale.rank_stabilised else 1.0)
     return replace(module, alpha=torch.tensor(value, dtype=torch.float32))
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .information import LoraInfo, inspect_lora, tag_counts
+from .information import LoraInfo, inspect_lora
 from .models import FAMILY_NAME
 from .sidecar import Notes, notes, preview
 from .thumbnail import to_data_url
@@ -33,24 +32,24 @@ class Card:
     ``tags`` the most frequent ones of the captions with their counts; ``problem`` why a file cannot be used, empty if it can."""
 
     title: str
-    family: str
-    base: str
-    rank: int | None
-    alpha: float | None
-    algorithm: str
-    precision: str
-    layers: int
-    trigger_words: tuple[str, ...]
-    tags: tuple[tuple[str, int], ...]
-    training: Mapping[str, str]
-    description: str
-    author: str
-    licence: str
-    strength: float | None
-    thumbnail: str
-    size: int
-    modified: str
-    problem: str
+    family: str = ""
+    base: str = ""
+    rank: int | None = None
+    alpha: float | None = None
+    algorithm: str = ""
+    precision: str = ""
+    layers: int = 0
+    trigger_words: tuple[str, ...] = ()
+    tags: tuple[tuple[str, int], ...] = ()
+    training: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+    author: str = ""
+    licence: str = ""
+    strength: float | None = None
+    thumbnail: str = ""
+    size: int = 0
+    modified: str = ""
+    problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -81,7 +80,7 @@ def card(path: Path) -> Card:
         precision=info.dtype if info else "",
         layers=sum(info.targets.values()) if info else 0,
         trigger_words=tuple(_short(word) for word in words[:_MOST_WORDS]),
-        tags=tuple((_short(tag), count) for tag, count in _tags(metadata).most_common(_MOST_TAGS)),
+        tags=tuple((_short(tag), count) for tag, count in (info.tags if info else ())[:_MOST_TAGS]),
         training=training(metadata),
         description=(_value(metadata, "modelspec.description") or beside.description)[:_LONGEST_TEXT],
         author=_short(_value(metadata, "modelspec.author")),
@@ -92,6 +91,11 @@ def card(path: Path) -> Card:
         modified=datetime.datetime.fromtimestamp(status.st_mtime, tz=datetime.timezone.utc).date().isoformat(),
         problem=problem[:_LONGEST_TEXT],
     )
+
+
+def unread(path: Path, problem: str) -> Card:
+    """The card of a file that was not read, with the reason."""
+    return Card(_short(path.stem), problem=problem[:_LONGEST_TEXT])
 
 
 def called_by(info: LoraInfo) -> tuple[str, ...]:
@@ -140,10 +144,6 @@ def _words(info: LoraInfo | None, beside: Notes) -> tuple[str, ...]:
     found = info.trigger_words if info else ()
     stated = info is not None and bool(_value(info.metadata, "modelspec.trigger_phrase"))
     return found if stated else beside.trigger_words or found
-
-
-def _tags(metadata: Mapping[str, str]) -> Counter[str]:
-    return tag_counts(metadata)[0]
 
 
 def _value(metadata: Mapping[str, str], key: str) -> str:

@@ -49,7 +49,7 @@ def read_table(
     for key, tensor in tensors.items():
         name, _, rest = key.partition(":")
         index, _, direction = rest.partition(":")
-        if name in _COMPONENT and index.isdecimal() and direction in ("up", "down"):
+        if name in _COMPONENT and index.isdecimal() and len(index) < 7 and direction in ("up", "down"):
             pairs.setdefault(name, {}).setdefault(int(index), {})[direction] = tensor
         elif metadata.get(key) == EMBEDDING_FLAG:
             extra[key] = tensor

@@ -13,6 +13,7 @@ import base64
 import json
 import math
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,7 +57,8 @@ def fold(modules: tuple[LoraModule, ...], dtype: torch.dtype | None, limit: int 
                 lost[name] = text
         folded.append(changed)
         records[name] = _record(module, place)
-    common = max(records.values(), key=list(records.values()).count) if records else None
+    counts = Counter(map(str, records.values()))
+    common = max(records.values(), key=lambda record: counts[str(record)]) if records else None
     others = {name: record for name, record in records.items() if record != common}
     table = {"all": common, "but": others, **({"lost": lost} if lost else {})}
     return Folded(tuple(folded), json.dumps(table), tuple(errors), len(errors) - len(lost))

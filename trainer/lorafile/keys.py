@@ -21,6 +21,7 @@ class Key:
     ldm: bool = False  # the layer had its LDM name
 
 
+_LONGEST = 300  # characters; a number of thousands of digits in a name is no index of a layer
 _KOHYA = re.compile(r"(lora_unet|lora_te1|lora_te2|lora_te|lycoris)_([^.]+)\.(.+)")
 _KOHYA_COMPONENT = {"lora_unet": "unet", "lycoris": "unet", "lora_te": "te1", "lora_te1": "te1", "lora_te2": "te2"}
 
@@ -53,6 +54,8 @@ _SHORT_TEXT_ROOTS = ("encoder", "embeddings", "final_layer_norm")
 
 def parse(key: str, layout: UNetLayout) -> Key | None:
     """What ``key`` names; None when it is malformed or belongs to another kind of model."""
+    if len(key) > _LONGEST:
+        return None
     match = _KOHYA.fullmatch(key)
     if match:
         prefix, name, suffix = match.groups()

@@ -15,6 +15,7 @@ from .models import FAMILY_NAME, layout_of
 from .unet_names import UNetLayout
 from .weights import LoraModule, LoraWeights
 
+_LONGEST = 200  # characters of a name that are shown
 _EMBEDDING_PREFIX = "bundle_emb."  # OneTrainer's embeddings inside a LoRA file
 
 
@@ -202,5 +203,5 @@ def _is_zero(module: LoraModule) -> bool:
 
 
 def _some(items: Sequence[str], limit: int = 5) -> str:
-    listed = ", ".join(items[:limit])
+    listed = ", ".join(item if len(item) <= _LONGEST else f"{item[:_LONGEST]}…" for item in items[:limit])
     return listed if len(items) <= limit else f"{listed} and {len(items) - limit} more"

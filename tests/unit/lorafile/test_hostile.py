@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import sys
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -354,3 +356,68 @@ def test_factors_whose_product_no_memory_holds_are_refused(tmp_path: Path) -> No
         module.delta()
     with pytest.raises(UserError, match="more than any layer"):
         as_lora(module, 4)
+
+
+def test_tables_in_the_metadata_are_read_once_however_many_folders_they_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that reading takes is bounded by the characters that are parsed: those of the tables, and not those times the folders."""
+    names = [f"1_folder {number}" for number in range(2000)]
+    metadata = {
+        "ss_tag_frequency": json.dumps({name: {"ohwx": 2} for name in names}),
+        "ss_dataset_dirs": json.dumps({name: {"n_repeats": 1, "img_count": 2} for name in names}),
+    }
+    save_file(lora_tensors(small_layers()), tmp_path / "x.safetensors", metadata)
+    parsed: list[int] = []
+
+    def counting(text: Any, **options: Any) -> Any:
+        parsed.append(len(text))
+        return loads(text, **options)
+
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", counting)
+    found = card(tmp_path / "x.safetensors")
+    assert found.trigger_words == ("ohwx",) and found.tags == (("ohwx", 4000),)
+    assert sum(parsed) < 3 * sum(map(len, metadata.values()))
+
+
+def test_a_table_that_is_too_large_is_left_out_by_name(tmp_path: Path) -> None:
+    metadata = {"ss_tag_frequency": json.dumps({"a": {"x" * 9_000_000: 1}})}
+    save_file(lora_tensors(small_layers()), tmp_path / "x.safetensors", metadata)
+    info = inspect_lora(tmp_path / "x.safetensors")
+    assert info.usable and info.trigger_words == ()
+    assert "ss_tag_frequency is 9 MB and was not read" in info.notes
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"diffusion_model.input_blocks.{'1' * 5000}.1.proj_in.lora_up.weight",
+        f"lora_unet_down_blocks_{'1' * 5000}_attentions_0_proj_in.lora_up.weight",
+        f"unet:{'1' * 5000}:up",
+        "x" * 1_000_000,
+    ],
+    ids=["comfyui", "kohya", "cloneofsimo", "no name"],
+)
+def test_numbers_of_thousands_of_digits_in_a_key_are_no_layers(tmp_path: Path, key: str) -> None:
+    save_file({**lora_tensors(small_layers()), key: torch.ones(4, 4)}, tmp_path / "x.safetensors")
+    try:
+        info = inspect_lora(tmp_path / "x.safetensors")
+    except UserError as error:
+        assert len(error.message) < 6000
+    else:
+        assert info.unknown_keys == (key,)
+        assert len(card(tmp_path / "x.safetensors").problem) < 2000
+
+
+def test_alpha_patterns_fit_the_ends_of_names_and_the_last_one_holds(tmp_path: Path) -> None:
+    """As PEFT reads them: a regular expression at the end of the name."""
+    layers = ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q")
+    tensors = {}
+    for layer in layers:
+        tensors |= {f"unet.{layer}.lora_A.weight": torch.ones(4, 320), f"unet.{layer}.lora_B.weight": torch.ones(320, 4)}
+    patterns: dict[str, float] = {"to_q": 1.0, "attn2.to_q": 2.0, **{f"none {number}": 3.0 for number in range(100)}, "n2.to_q": 8.0}
+    config = {"unet.lora_alpha": 4.0, "unet.alpha_pattern": patterns}
+    save_file(tensors, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(config), "ss_base_model_version": "sd_v1"})
+    alphas = {module.name: float(module.alpha) for module in read_lora(tmp_path / "x.safetensors") if module.alpha is not None}
+    for layer in layers:
+        wanted = [value for pattern, value in patterns.items() if re.fullmatch(rf".*\.?{re.escape(pattern)}", layer)]
+        assert alphas[layer] == wanted[-1]

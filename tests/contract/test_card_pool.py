@@ -1,0 +1,41 @@
+"""Cards of LoRAs are read in threads of their own, and nobody waits for one that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+Helper = Callable[[str], ModuleType]
+
+
+def test_a_read_that_hangs_is_given_up_and_the_next_one_is_answered(helper: Helper) -> None:
+    release = threading.Event()
+
+    async def both() -> str:
+        pool = helper("card_pool").CardPool(seconds=0.05)
+        with pytest.raises(TimeoutError):
+            await pool.read(release.wait)
+        patient = helper("card_pool").CardPool(seconds=60)
+        hanging = asyncio.ensure_future(patient.read(release.wait))
+        name: str = await patient.read(lambda: threading.current_thread().name)
+        assert not hanging.done()
+        release.set()
+        await hanging
+        return name
+
+    try:
+        assert asyncio.run(both()).startswith("animelora-card")
+    finally:
+        release.set()
+
+
+def test_an_error_of_a_read_reaches_who_asked(helper: Helper) -> None:
+    def fail() -> None:
+        raise FileNotFoundError("gone")
+
+    with pytest.raises(FileNotFoundError, match="gone"):
+        asyncio.run(helper("card_pool").CardPool().read(fail))
