@@ -82,12 +82,21 @@ def tree_digest(folder: Path) -> str:
     if folder.is_file():  # an archive
         status = folder.stat()
         return f"{status.st_size} {status.st_mtime_ns}"
-    for path, below, names in os.walk(folder):
-        below.sort()
-        for name in sorted(names):
+    folders = [str(folder)]  # a list of its own: os.walk calls itself before Python 3.12, which ends in deep trees
+    while folders:
+        path = folders.pop()
+        try:
+            with os.scandir(path) as entries:
+                found = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.path) for entry in entries)
+        except OSError:  # no permission; preparing names it
+            continue
+        folders += [place for _, is_folder, place in reversed(found) if is_folder]
+        for name, is_folder, place in found:
+            if is_folder:
+                continue
             try:
-                status = os.stat(os.path.join(path, name))
-            except OSError:  # a link to nowhere; preparing tells about it
+                status = os.stat(place)
+            except OSError:  # a link to nowhere; preparing names it
                 continue
             digest.update(f"{path}/{name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .dataset import Dataset, Item
 from .errors import Cancelled, UserError
 from .families import PLAIN_TEXT, Checkpoint, Family, TextSettings
-from .files import atomic_path
+from .files import atomic_path, read_regular
 from .hints import free_bytes, is_out_of_memory
 from .imports import import_text_models
 
@@ -27,6 +27,7 @@ Progress = Callable[[int, int], None]
 _LATENT_VERSION = "1"
 _PROMPT_VERSION = "1"
 _MANY_GB = 1.0  # of captions
+_LARGEST_IMAGE = 1 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def load_pixels(folder: Path, item: Item) -> torch.Tensor:
     from .image_file import load_image
 
     try:
-        data = (folder / item.file).read_bytes()
+        data = read_regular(folder / item.file, _LARGEST_IMAGE)
         if hashlib.sha256(data).hexdigest() != item.sha256:  # else its latent would be kept under the name of another picture's
             raise OSError("it is not the file that its manifest names")
         array = np.asarray(load_image(data), dtype=np.float32)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import UserError
+from .files import expand_home
 from .overrides import apply_override
 from .presets import expanded
 from .text_file import read_text
@@ -439,7 +440,7 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> None:
     for table, key in places:
         value = table.get(key) if isinstance(table, dict) else None
         if isinstance(table, dict) and isinstance(value, str) and value and "\x00" not in value:
-            candidate = folder / Path(value).expanduser()
+            candidate = folder / expand_home(value)
             # a hub id looks like a relative path: it stays as it is when nothing lies there
             if key != "checkpoint" or candidate.exists():
                 table[key] = str(candidate)

@@ -149,17 +149,51 @@ def resolve_below(path: str | Path, roots: Sequence[Path], *, what: str = "path"
     raise UserError(f"The {what} {text!r} was not found.", f"Looked below: {listing}.", kind="path")
 
 
+def open_regular(path: str | Path) -> int:
+    """A file handle (as of ``os.open``) for reading a regular file, links followed; the caller closes it.
+
+    Raises OSError for a device, a pipe or a folder: they are not opened, because a pipe may wait for ever and a device may act on it.
+    """
+    _require_regular(os.stat(path))
+    # between the two the file may be replaced by a pipe: O_NONBLOCK opens that without waiting
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        _require_regular(os.fstat(handle))
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _require_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is a device, a pipe or a folder, not a file")
+
+
 def read_regular(path: Path, limit: int) -> bytes:
     """The bytes of a regular file, links followed.
 
     Raises OSError for a device or a pipe, which may never end, and for more than ``limit`` bytes.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is a device, a pipe or a folder, not a file")
-    if status.st_size > limit:
-        raise OSError(errno.EFBIG, f"the file is {status.st_size >> 20} MB long, more than {limit >> 20}")
-    return path.read_bytes()
+    with os.fdopen(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        data = b"" if size > limit else file.read(limit + 1)  # a file may grow while it is read
+    if size > limit or len(data) > limit:
+        raise OSError(errno.EFBIG, f"the file is {max(size, len(data)) >> 20} MB long, more than {limit >> 20}")
+    return data
+
+
+def expand_home(path: str) -> Path:
+    """``path`` with a leading ``~`` or ``~name`` replaced by that user's home folder. Raises UserError when there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        user = path.replace("\\", "/").split("/")[0]
+        raise UserError(
+            f"{path!r} names the home folder of a user that this machine does not have: {user}.",
+            f"Write the whole path, or ./{path} for a folder of that name.",
+            kind="path",
+        ) from error
 
 
 def sha256_file(path: Path) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from . import __version__, events
 from .config import RunConfig
 from .errors import UserError
-from .files import safe_name, sha256_file, write_atomic
+from .files import expand_home, safe_name, sha256_file, write_atomic
 from .hints import about_the_disk
 from .records import sealed, unsealed
 
@@ -148,13 +148,13 @@ def run_identity(config: RunConfig, dataset_hash: str, base_identity: str, lora_
 
 def run_folder(config: RunConfig, identity: str) -> RunFolder:
     """The folder of the run with this identity below ``output.runs``; not created."""
-    root = Path(config.output.runs).expanduser().resolve()
+    root = expand_home(config.output.runs).resolve()
     return RunFolder(root / f"{safe_name(config.name, limit=60)}-{identity}", config.name)
 
 
 def cache_folder(config: RunConfig) -> Path:
     """Where latents, prompts and checkpoint digests are cached, shared by all runs below ``output.runs``."""
-    return Path(config.output.runs).expanduser().resolve() / "_cache"
+    return expand_home(config.output.runs).resolve() / "_cache"
 
 
 def publish(run: RunFolder, folder: str) -> Path | None:
@@ -164,7 +164,7 @@ def publish(run: RunFolder, folder: str) -> Path | None:
     """
     if not folder:
         return None
-    target_folder = Path(folder).expanduser().resolve()
+    target_folder = expand_home(folder).resolve()
     data = run.lora.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     identity = run.path.name.rsplit("-", 1)[-1]

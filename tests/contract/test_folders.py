@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,3 +43,23 @@ def test_a_lora_is_known_by_its_name_through_a_link_and_where_it_lies(folders: M
 @pytest.mark.parametrize("place", ["models/loras/unlisted.safetensors", "output/mine.safetensors", "other disk/mine.safetensors"])
 def test_a_file_that_is_on_no_list_has_no_name(folders: ModuleType, tmp_path: Path, place: str) -> None:
     assert folders.listed_lora(tmp_path / place) == ""
+
+
+def test_the_digest_of_a_deep_tree_sees_its_deepest_file(folders: ModuleType, tmp_path: Path) -> None:
+    """Deeper than Python's functions may call themselves."""
+    if os.name == "nt":
+        pytest.skip("NOT CHECKED: paths of Windows are short")
+    top, depth = tmp_path / "top", 1200
+    top.mkdir()
+    for _ in range(depth):  # from the inside out, so that every path stays short
+        (tmp_path / "new").mkdir()
+        top.rename(tmp_path / "new" / "d")
+        (tmp_path / "new").rename(top)
+    before = folders.tree_digest(top)
+    (top / ("d/" * depth) / "a.txt").write_text("x", encoding="utf-8")
+    after = folders.tree_digest(top)
+    for _ in range(depth):  # and back: pytest could not remove it
+        (top / "d").rename(tmp_path / "new")
+        top.rmdir()
+        (tmp_path / "new").rename(top)
+    assert after != before and (top / "a.txt").is_file()

@@ -6,13 +6,14 @@ import shutil
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ..errors import UserError
+from ..errors import Cancelled, UserError
 from ..files import safe_name
+from . import tar
 from .decode import EXTENSIONS
 from .names import readable
 from .walk import is_passed_over
@@ -38,15 +39,20 @@ def is_archive(path: Path) -> bool:
     """By name, or by content when the name says nothing."""
     if path.suffix.lower() in EXTENSIONS:
         return False
-    return path.name.lower().endswith(_SUFFIXES) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    return path.name.lower().endswith(_SUFFIXES) or _is_zip(path) or tar.is_tar(path)
 
 
-def unpack(path: Path, folder: Path) -> Unpacked:
+def unpack(path: Path, folder: Path, *, should_stop: Callable[[], bool] | None = None) -> Unpacked:
     """Unpack pictures and captions below ``folder``, which is emptied first.
 
     Only regular files with names that stay inside are written; sizes are counted while writing, because headers lie.
-    Raises UserError when the archive as a whole cannot be used.
+    Raises UserError when the archive as a whole cannot be used, and Cancelled when ``should_stop`` returned True.
     """
+
+    def check() -> None:
+        if should_stop is not None and should_stop():
+            raise Cancelled("Unpacking the archive was stopped.")
+
     shutil.rmtree(folder, ignore_errors=True)
     # the archive's own name keeps its meaning: 10_trigger class.zip
     root = folder / safe_name(path.name.split(".")[0] or path.stem)
@@ -55,7 +61,7 @@ def unpack(path: Path, folder: Path) -> Unpacked:
     names = _Names(root)
     budget = min(MAX_TOTAL_BYTES, shutil.disk_usage(folder).free - KEEP_FREE_BYTES)
     try:
-        for number, (name, stream, problem) in enumerate(_members(path)):
+        for number, (name, stream, problem) in enumerate(_members(path, check)):
             if number >= MAX_MEMBERS:
                 raise UserError(f"{path.name} has more than {MAX_MEMBERS} members.", "Split it.", kind="dataset")
             target = None if problem else names.target(name)
@@ -65,8 +71,8 @@ def unpack(path: Path, folder: Path) -> Unpacked:
             assert stream is not None
             try:
                 with stream:
-                    written = _copy(stream, target, min(MAX_MEMBER_BYTES, budget))
-            except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+                    written = _copy(stream, target, min(MAX_MEMBER_BYTES, budget), check)
+            except _Damaged as error:
                 target.unlink(missing_ok=True)
                 result.rejected.append((name, "unreadable", f"damaged in the archive: {error}"))
                 continue
@@ -80,16 +86,17 @@ def unpack(path: Path, folder: Path) -> Unpacked:
                 result.rejected.append((name, "bomb", f"unpacks to more than {MAX_MEMBER_BYTES >> 20} MB"))
                 continue
             budget -= written
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"The archive {path} is damaged: {error}.", "Download or pack it again.", kind="dataset") from error
     return result
 
 
-def _members(path: Path) -> Iterator[tuple[str, IO[bytes] | None, str]]:
+def _members(path: Path, check: Callable[[], None]) -> Iterator[tuple[str, IO[bytes] | None, str]]:
     """(name, open stream, problem) of the members that matter."""
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
+                check()
                 if info.is_dir() or not _matters(info.filename):
                     continue
                 if info.flag_bits & 1:
@@ -98,16 +105,20 @@ def _members(path: Path) -> Iterator[tuple[str, IO[bytes] | None, str]]:
                     yield info.filename, None, "a link, not a file"
                     continue
                 try:
-                    yield info.filename, archive.open(info), ""
-                except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+                    stream = archive.open(info)
+                except Exception as error:  # BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error, ...
                     yield info.filename, None, f"damaged in the archive: {error}"
+                else:
+                    yield info.filename, stream, ""
         return
-    with tarfile.open(path, "r|*") as archive:
-        for member in archive:
-            if member.isdir() or not _matters(member.name):
-                continue
-            stream = archive.extractfile(member) if member.isreg() else None
-            yield member.name, stream, "" if stream is not None else "a link or device, not a file"
+    for member, content in tar.members(path, check):
+        if not member.isdir() and _matters(member.name):
+            yield member.name, content, "" if content is not None else "a link or device, not a file"
+
+
+def _is_zip(path: Path) -> bool:
+    """A tar archive whose last member is a zip archive ends like one, too."""
+    return zipfile.is_zipfile(path) and not tar.is_tar(path)
 
 
 def _matters(name: str) -> bool:
@@ -164,14 +175,35 @@ def _folded(name: str) -> str:
     return name.lower() if _FOLDS_CASE else name
 
 
-def _copy(stream: IO[bytes], target: Path, limit: int) -> int:
-    """Bytes written, or -1 when there are more than ``limit``."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+class _Damaged(Exception):
+    """A member's content cannot be read."""
+
+
+def _copy(stream: IO[bytes], target: Path, limit: int, check: Callable[[], None]) -> int:
+    """Bytes written, or -1 when there are more than ``limit``. Raises _Damaged; UserError when ``target`` cannot be written."""
     written = 0
-    with target.open("wb") as file:
-        while chunk := stream.read(1 << 20):
-            written += len(chunk)
-            if written > limit:
-                return -1
-            file.write(chunk)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            while chunk := _read(stream):
+                check()
+                written += len(chunk)
+                if written > limit:
+                    return -1
+                file.write(chunk)
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be written while the archive is unpacked: {error.strerror or error}.",
+            "Make room, or choose another output folder.",
+            kind="dataset",
+        ) from error
     return written
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    try:
+        return stream.read(1 << 20)
+    except (Cancelled, UserError):
+        raise
+    except Exception as error:  # zlib.error, LZMAError, ZstdError, BadZipFile, OSError, EOFError, ... share no base
+        raise _Damaged(str(error) or type(error).__name__) from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from ..files import write_atomic
 from .captions import edit_tags, instance_prompt, joined, plain_frequency, with_trigger
 from .dataset import caption_file, read_caption
@@ -131,5 +132,12 @@ def _write(folder: Path, file: str, prepared: str, earlier: Earlier, edit: Edit 
         return present
     final = edit.text if edit is not None else prepared
     if present != final:
-        write_atomic(path, final + "\n")
+        try:
+            write_atomic(path, final + "\n")
+        except OSError as error:  # a full disk, a folder of that name
+            raise UserError(
+                f"The caption {path} cannot be written: {error.strerror or error}.",
+                "Make room or remove what is in its place; what is done is kept.",
+                kind="dataset",
+            ) from error
     return final

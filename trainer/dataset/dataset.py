@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import UserError
-from ..files import atomic_path, read_regular, write_atomic
+from ..files import atomic_path, open_regular, read_regular, write_atomic
+from .rows import Header, parse_rows
 from .settings import TrainingHints
 
 SCHEMA = "animelora-dataset"
@@ -23,6 +24,7 @@ ROWS = "manifest.jsonl"
 REGULARISATION = "regularisation"
 MASKS = "masks"
 LARGEST_MASK = 1 << 28  # bytes
+LARGEST_MANIFEST = 4 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ class Dataset:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The manifest's lines, with sources and steps."""
-        with (self.path / ROWS).open(encoding="utf-8") as lines:
-            yield from (json.loads(line) for line in lines)
+        for line in read_regular(self.path / ROWS, LARGEST_MANIFEST).splitlines():
+            yield json.loads(line)
 
 
 def dataset_hash(rows: Iterable[tuple[Item, str]], header: dict[str, Any]) -> str:
@@ -145,27 +147,36 @@ def open_dataset(path: Path) -> Dataset:
     Raises UserError when ``path`` is no dataset, was written by a newer version, or lost files.
     """
     path = Path(path)
-    header = read_header(path)
+    raw = read_header(path)
     try:
-        training = TrainingHints.model_validate(header["training"])
-        items, masks = _read_items(path, header)
-        hashed = hashed_header(str(header["trigger"]), str(header["class"]), int(header["resolution"]), training)
+        header = Header.model_validate(raw)
+        items, masks = _read_items(path, header.rows_sha256)
+        hashed = hashed_header(header.trigger, header.class_description, header.resolution, header.training)
         return Dataset(
-            path=path, name=str(header["name"]), hash=dataset_hash(zip(items, masks, strict=True), hashed),
-            trigger=hashed["trigger"], class_description=hashed["class"], resolution=hashed["resolution"],
-            items=items, training=training, settings=dict(header.get("settings", {})),
+            path=path, name=header.name, hash=dataset_hash(zip(items, masks, strict=True), hashed),
+            trigger=header.trigger, class_description=header.class_description, resolution=header.resolution,
+            items=items, training=header.training, settings=header.settings,
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, IndexError, RecursionError, ValidationError) as error:
+    except ValidationError as error:
         raise UserError(
-            f"The manifest of the dataset {path} is damaged: {error!r}.", "Prepare the dataset again.", kind="dataset"
+            f"The manifest of the dataset {path} is damaged: {_explain(error)}.", "Prepare the dataset again.", kind="dataset"
         ) from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem, with its place: ``line 3, weight: Input should be a valid number``."""
+    problem = error.errors(include_url=False)[0]
+    place = [f"line {part + 1}" if isinstance(part, int) and not i else str(part) for i, part in enumerate(problem["loc"])]
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    more = error.error_count() - 1
+    return (f"{', '.join(place)}: " if place else "") + message + (f" (and {more} more)" if more else "")
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """``manifest.json``, checked for schema and version. Raises UserError."""
     file = path / HEADER
     try:
-        header = json.loads(file.read_bytes())
+        header = json.loads(read_regular(file, LARGEST_MANIFEST))
     except FileNotFoundError:
         raise UserError(
             f"{path} is not a prepared dataset: it has no {HEADER}.",
@@ -192,37 +203,41 @@ def caption_file(file: str) -> str:
     return file.removesuffix(".png") + ".txt"
 
 
-def _read_items(path: Path, header: dict[str, Any]) -> tuple[list[Item], list[str]]:
+def _read_items(path: Path, rows_sha256: str) -> tuple[list[Item], list[str]]:
     try:
-        data = (path / ROWS).read_bytes()
+        data = read_regular(path / ROWS, LARGEST_MANIFEST)
     except OSError as error:
         raise UserError(f"{path / ROWS} cannot be read: {error.strerror}.", "Prepare the dataset again.", kind="dataset") from error
-    if hashlib.sha256(data).hexdigest() != header["rows_sha256"]:
+    if hashlib.sha256(data).hexdigest() != rows_sha256:
         raise UserError(
             f"{path / ROWS} does not belong to {HEADER}: it was changed, or writing it was interrupted.",
             "Prepare the dataset again; finished pictures are reused. To change captions, edit the .txt files.",
             kind="dataset",
         )
-    present = _listing(path)
+    present, odd = _listing(path)
     items: list[Item] = []
     masks: list[str] = []
     missing: list[str] = []
     prefix = os.path.join(path, "")
-    for row in json.loads(b"[" + b",".join(data.splitlines()) + b"]"):
-        file, mask = safe_path(row["file"]), row["mask"] and safe_path(row["mask"])
-        missing += [name for name in (file, mask) if name and name not in present]
-        text_file = caption_file(file)
-        caption = read_caption(prefix + text_file) if text_file in present else row["caption"]
+    for row in parse_rows(data):
+        text_file = caption_file(row.file)
+        for name in (row.file, row.mask, text_file):
+            if name and name in odd:
+                raise UserError(
+                    f"{path / name} is a device, a pipe or a folder, not a file.",
+                    "Remove it and prepare the dataset again.",
+                    kind="dataset",
+                )
+        missing += [name for name in (row.file, row.mask) if name and name not in present]
+        caption = _own_caption(prefix + text_file) if text_file in present else row.caption
         item = Item(
-            file=file, sha256=row["sha256"], caption=caption, width=row["width"], height=row["height"],
-            original_size=(row["original_size"][0], row["original_size"][1]),
-            crop_top_left=(row["crop_top_left"][0], row["crop_top_left"][1]),
-            repeats=row["repeats"], mask=mask, is_regularisation=row["is_regularisation"], weight=row["weight"],
-            crop_right=row.get("crop_right"),
+            file=row.file, sha256=row.sha256, caption=caption, width=row.width, height=row.height,
+            original_size=row.original_size, crop_top_left=row.crop_top_left, repeats=row.repeats, mask=row.mask,
+            is_regularisation=row.is_regularisation, weight=row.weight, crop_right=row.crop_right,
         )  # fmt: skip
         items.append(item)
         # of the file as it is: a mask may be painted over by hand
-        masks.append(_mask_digest(path / mask) if mask in present else "")
+        masks.append(_mask_digest(path / row.mask) if row.mask and row.mask in present else "")
     if missing:
         raise UserError(
             f"The dataset {path} lost {len(missing)} file{'s' * (len(missing) > 1)}, for example {missing[0]}.",
@@ -230,6 +245,15 @@ def _read_items(path: Path, header: dict[str, Any]) -> tuple[list[Item], list[st
             kind="dataset",
         )
     return items, masks
+
+
+def _own_caption(path: str) -> str:
+    try:
+        return read_caption(path)
+    except OSError as error:
+        raise UserError(
+            f"The caption {path} cannot be read: {error.strerror}.", "Check its permissions, or remove it.", kind="dataset"
+        ) from error
 
 
 def _mask_digest(path: Path) -> str:
@@ -244,7 +268,7 @@ def _mask_digest(path: Path) -> str:
 def read_caption(path: str | Path) -> str:
     """A caption file of ours, as one line; whatever an editor made of it."""
     # the bare calls: 100,000 of them open in seconds
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    handle = open_regular(path)
     try:
         data = os.read(handle, 1 << 20)
     finally:
@@ -252,22 +276,18 @@ def read_caption(path: str | Path) -> str:
     return " ".join(data.decode("utf-8-sig", "replace").split())
 
 
-def _listing(path: Path) -> set[str]:
-    """All files of the dataset by name: one directory listing each, not one stat for each picture."""
-    names: set[str] = set()
+def _listing(path: Path) -> tuple[set[str], set[str]]:
+    """The dataset's files by name, and what is there but no file: one directory listing each, not one stat for each picture."""
+    files: set[str] = set()
+    odd: set[str] = set()
     for prefix in ("", f"{REGULARISATION}/", f"{MASKS}/", f"{MASKS}/{REGULARISATION}/"):
         try:
             with os.scandir(path / prefix) as entries:
-                names.update(prefix + entry.name for entry in entries)
+                for entry in entries:
+                    if entry.is_file():
+                        files.add(prefix + entry.name)
+                    elif os.path.exists(entry.path):  # not a link to nowhere
+                        odd.add(prefix + entry.name)
         except (FileNotFoundError, NotADirectoryError):
             continue
-    return names
-
-
-def safe_path(name: Any) -> str:
-    """A manifest may come from anyone: its paths must stay inside the dataset."""
-    if not isinstance(name, str) or "\\" in name or ":" in name or "\x00" in name:
-        raise ValueError(f"bad file name {name!r}")
-    if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"bad file name {name!r}")
-    return name
+    return files, odd

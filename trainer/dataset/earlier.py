@@ -7,12 +7,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from ..files import read_regular, replace, write_atomic
-from .dataset import LARGEST_MASK, MASKS, ROWS, caption_file, read_caption, safe_path
+from .dataset import LARGEST_MANIFEST, LARGEST_MASK, MASKS, ROWS, caption_file, read_caption
 from .journal import WORK
 from .report import plural
+from .rows import parse_row
 from .signature import alike
 
 if TYPE_CHECKING:
@@ -193,40 +196,33 @@ class Earlier:
 
 
 def _rows(folder: Path) -> Iterator[EarlierRow]:
-    try:
-        with (folder / ROWS).open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                row = _row(line)
-                if row is not None:
-                    yield row
-    except OSError:
-        return
-
-
-def _row(line: str) -> EarlierRow | None:
-    try:
-        row: dict[str, Any] = json.loads(line)
-        return EarlierRow(
-            file=safe_path(row["file"]), caption=str(row["caption"]), source=str(row.get("source", "")),
-            source_sha256=str(row.get("source_sha256", "")), sha256=str(row["sha256"]), mask=safe_path(row["mask"] or ""),
-            mask_sha256=str(row.get("mask_sha256", "")), is_regularisation=bool(row["is_regularisation"]),
+    for line in _lines(folder / ROWS):
+        try:
+            row = parse_row(line)
+        except ValidationError:
+            continue
+        yield EarlierRow(
+            file=row.file, caption=row.caption, source=row.source, source_sha256=row.source_sha256, sha256=row.sha256,
+            mask=row.mask or "", mask_sha256=row.mask_sha256, is_regularisation=row.is_regularisation,
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+
+
+def _lines(path: Path) -> list[bytes]:
+    """None where there is no such file, or a pipe in its place."""
+    try:
+        return read_regular(path, LARGEST_MANIFEST).splitlines()
+    except OSError:
+        return []
 
 
 def _read_written(path: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    record = json.loads(line)
-                    found[str(record["file"])] = {str(digest) for digest in record["sha256"]}
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    continue
-    except OSError:
-        pass
+    for line in _lines(path):
+        try:
+            record = json.loads(line)
+            found[str(record["file"])] = {str(digest) for digest in record["sha256"]}
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
     return found
 
 

@@ -12,10 +12,11 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
-from ..files import atomic_path
+from ..files import atomic_path, read_regular
 from .process import Processed
 
 JOURNAL = "journal.jsonl"
+_LARGEST = 4 << 30  # bytes
 WORK = ".prepare"  # hidden, so that no other tool takes it for pictures
 
 
@@ -26,12 +27,11 @@ class Journal:
         self._path = folder / WORK / JOURNAL
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.known: dict[str, Processed] = {}
-        if self._path.exists():
-            with self._path.open(encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    record = _parse(line)
-                    if record is not None:
-                        self.known[record.key] = record
+        if os.path.lexists(self._path):
+            for line in _read(self._path).splitlines():
+                record = _parse(line)
+                if record is not None:
+                    self.known[record.key] = record
         self._file: IO[str] = self._path.open("a", encoding="utf-8")
         if self._path.stat().st_size and not _ends_with_newline(self._path):
             self._file.write("\n")
@@ -74,7 +74,14 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _parse(line: str) -> Processed | None:
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path, _LARGEST)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.", "Remove it and prepare the dataset again.", kind="dataset") from error
+
+
+def _parse(line: bytes) -> Processed | None:
     try:
         data: Any = json.loads(line)
         return Processed.from_json(data)

@@ -78,9 +78,9 @@ def prepare(
     with locked(folder):
         try:
             remove_partials(folder)
-            found = _find(source, folder, settings, inside).cleaned()
+            found = _find(source, folder, settings, inside, should_stop).cleaned()
             if regularisation is not None:
-                extra = _find(regularisation, folder, settings, inside, "regularisation").cleaned()
+                extra = _find(regularisation, folder, settings, inside, should_stop, "regularisation").cleaned()
                 found.entries += [_as_regularisation(entry) for entry in extra.entries]
                 found.warnings += extra.warnings
                 found.rejected += extra.rejected
@@ -272,7 +272,10 @@ class _Run:
         return report
 
 
-def _find(source: Source, folder: Path, settings: PrepareSettings, inside: Sequence[Path], what: str = "source") -> Found:
+def _find(
+    source: Source, folder: Path, settings: PrepareSettings, inside: Sequence[Path], should_stop: Callable[[], bool] | None,
+    what: str = "source",
+) -> Found:  # fmt: skip
     if not isinstance(source, Path):
         return sources.from_images(source)
     if not source.exists():
@@ -281,7 +284,7 @@ def _find(source: Source, folder: Path, settings: PrepareSettings, inside: Seque
     if source.is_dir():
         return sources.from_folder(source, extensions, skip=[folder], inside=inside)
     if source.is_file() and is_archive(source):
-        unpacked = unpack(source, folder / WORK / f"unpacked-{what}")
+        unpacked = unpack(source, folder / WORK / f"unpacked-{what}", should_stop=should_stop)
         found = sources.from_folder(unpacked.folder, extensions, read_ours=True)
         found.rejected += unpacked.rejected
         return found

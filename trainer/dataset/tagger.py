@@ -8,6 +8,7 @@ a white-padded square (448 pixels, read from the model); output one probability 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -20,13 +21,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import Cancelled, UserError
-from ..files import sha256_file, write_atomic
+from ..files import read_regular, sha256_file, write_atomic
 from ..image_file import load_image
 from .journal import WORK
 from .settings import CaptionSettings, TaggerSettings
 
 GENERAL, CHARACTER, RATING = 0, 4, 9
 BATCH = 8
+_LARGEST_LIST, _LARGEST_CACHE = 64 << 20, 4 << 30  # bytes
 _KEEP_ABOVE = 0.05  # cached, so that another threshold needs no second look at the pictures
 
 
@@ -157,7 +159,7 @@ class _Cache:
         self._path, self._model = path, model
         self.known: dict[str, list[Tag]] = {}
         try:
-            data = json.loads(path.read_bytes())
+            data = json.loads(read_regular(path, _LARGEST_CACHE))
             if data["model"] == model:
                 self.known = {digest: [Tag(*row) for row in rows] for digest, rows in data["tags"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -190,8 +192,8 @@ def _model_file(model: Path) -> Path:
 
 def _read_tags(path: Path) -> tuple[list[str], list[int]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+        text = read_regular(path, _LARGEST_LIST).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         return [row["name"] for row in rows], [int(row["category"]) for row in rows]
     except FileNotFoundError:
         raise UserError(f"{path} is missing.", "Put the selected_tags.csv of the same download beside the model.", kind="tagger") from None

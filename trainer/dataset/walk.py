@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,12 +48,17 @@ def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), 
     passed = {path.resolve() for path in skip}
     roots = [path.resolve() for path in inside]
     seen: set[Path] = set()
-    folders, links = [root], list[Path]()
+    # each with its real path: to ask the system for it costs a look at every folder above, which deep trees pay for
+    folders, links = [(root, here)], list[Path]()
     while folders or links:
         linked = not folders
-        folder = links.pop(0) if linked else folders.pop()
+        if linked:
+            folder = links.pop(0)
+        else:
+            folder, real = folders.pop()
         try:
-            real = folder.resolve()
+            if linked:
+                real = folder.resolve()
             if real in passed or real in seen:
                 continue
             if linked and (real in above or real in folder.parent.resolve().parents):
@@ -73,7 +80,7 @@ def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), 
             continue
         masks = (folder / ROWS).is_file()  # a dataset of ours as source: its masks are no pictures
         found.files += [folder / name for name, kind in entries if kind == "file"]
-        folders += [folder / name for name, kind in reversed(entries) if kind == "folder" and not (masks and name == MASKS)]
+        folders += [(folder / name, real / name) for name, kind in reversed(entries) if kind == "folder" and not (masks and name == MASKS)]
         links += [folder / name for name, kind in entries if kind == "link"]
     return found
 
@@ -109,5 +116,6 @@ def _entries(folder: Path) -> list[tuple[str, str]]:
 
 
 def _is_link(entry: os.DirEntry[str]) -> bool:
-    is_junction = getattr(entry, "is_junction", None)  # since Python 3.12
-    return entry.is_symlink() or bool(is_junction is not None and is_junction())
+    if sys.platform == "win32":
+        return entry.is_symlink() or entry.stat(follow_symlinks=False).st_reparse_tag == stat.IO_REPARSE_TAG_MOUNT_POINT  # a junction
+    return entry.is_symlink()

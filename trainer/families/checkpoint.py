@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import sha256_file, write_atomic
+from ..files import expand_home, sha256_file, write_atomic
 from ..torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
 from . import quantised
 
@@ -143,7 +143,7 @@ def open_checkpoint(reference: str) -> Checkpoint:
     """The checkpoint that ``reference`` names. Raises UserError when there is none or it cannot be read."""
     if "\x00" in reference or not reference.strip():
         raise UserError("No base checkpoint was given.", _FORMATS, kind="checkpoint")
-    path = Path(reference).expanduser()
+    path = expand_home(reference)
     if path.is_dir():
         if not (path / "unet" / "config.json").is_file():
             raise UserError(f"The folder {path} is not a diffusers model: unet/config.json is missing.", _FORMATS, kind="checkpoint")

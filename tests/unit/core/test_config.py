@@ -272,3 +272,9 @@ def test_a_polynomial_schedule_needs_a_rate_above_its_last() -> None:
     assert config.parse({**MINIMAL, "optimizer": {"schedule": "polynomial"}}).optimizer.lr == 1e-4
     with pytest.raises(UserError, match="must be above"):
         config.parse({**MINIMAL, "optimizer": {"schedule": "polynomial", "lr": 1e-7}})
+
+
+@pytest.mark.parametrize("key", ["base.checkpoint", "dataset.path", "output.runs", "output.publish"])
+def test_a_home_folder_of_nobody_is_a_clear_error(key: str) -> None:
+    with pytest.raises(UserError, match="nosuchuser"):
+        config.absolute(config.parse(with_value(key, "~nosuchuser/x")))

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 from trainer import hints
 from trainer.errors import UserError
-from trainer.files import atomic_path, read_regular, require_short_path, resolve_below, safe_name, sha256_file, write_atomic
+from trainer.files import (
+    atomic_path,
+    expand_home,
+    read_regular,
+    require_short_path,
+    resolve_below,
+    safe_name,
+    sha256_file,
+    write_atomic,
+)
 
 # learn.microsoft.com, "Naming Files, Paths, and Namespaces"
 WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"COM{n}" for n in "123456789¹²³"), *(f"LPT{n}" for n in "123456789¹²³")}
@@ -152,6 +161,23 @@ def test_what_may_never_end_is_not_read(tmp_path: Path) -> None:
             read_regular(tmp_path / name, 10)
     (tmp_path / "link").symlink_to(tmp_path / "large")
     assert read_regular(tmp_path / "link", 11) == bytes(11)
+
+
+def test_file_that_becomes_a_pipe_after_the_check_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("NOT CHECKED: no pipes on this system")
+    (tmp_path / "file").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe")
+    status = os.stat(tmp_path / "file")
+    monkeypatch.setattr(os, "stat", lambda *_, **__: status)
+    with pytest.raises(OSError, match="device"):
+        read_regular(tmp_path / "pipe", 10)
+
+
+def test_a_home_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nosuchuser"):
+        expand_home("~nosuchuser/pictures")
+    assert expand_home("~/x") == Path.home() / "x" and expand_home("a~b/~c") == Path("a~b/~c")
 
 
 def test_letters_of_every_script_survive() -> None:

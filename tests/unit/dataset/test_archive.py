@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 import subprocess
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.dataset import PrepareSettings, archive, prepare
-from trainer.errors import UserError
+from trainer.errors import Cancelled, UserError
 
 SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)
 
@@ -158,3 +160,117 @@ def test_hidden_members_are_passed_over_as_in_a_folder(tmp_path: Path) -> None:
     members = {"./ok.png": png(1), ".thumbs/t.png": png(2), "a/._p.png": b"junk", "__MACOSX/a/q.png": png(3), ".png": png(4)}
     result = prepare(zipped(tmp_path / "a.zip", members), tmp_path / "out", SETTINGS)
     assert ([row["source"] for row in result.dataset.rows()], result.rejected) == (["ok.png"], ())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_member_of_each_compression_is_left_out_by_name(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as file:
+        file.writestr("0.png", png(0))
+        file.writestr("1.png", png(1))
+        size = file.getinfo("0.png").compress_size
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[60 : 35 + size] = bytes(b ^ 0xFF for b in data[60 : 35 + size])  # the compressed bytes, not the headers
+    (tmp_path / "a.zip").write_bytes(bytes(data))
+    result = prepare(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
+    assert result.kept == 1
+    assert [(r.source, r.reason) for r in result.rejected] == [("0.png", "unreadable")]
+    assert "damaged in the archive" in result.rejected[0].message
+
+
+def raw_tar(path: Path, *members: tuple[str, bytes, bytes]) -> Path:
+    """A gzipped tar of (name, type, content), with headers that the standard library would not write."""
+    with tarfile.open(path, "w:gz", format=tarfile.USTAR_FORMAT, compresslevel=1) as file:
+        for name, kind, data in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.size = kind, len(data)
+            # addfile keeps the type and writes the content as it is
+            file.fileobj.write(info.tobuf(tarfile.USTAR_FORMAT))  # type: ignore[union-attr]
+            file.fileobj.write(data + bytes(-len(data) % 512))  # type: ignore[union-attr]
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_headers_of_a_tar_do_not_fill_the_memory(tmp_path: Path, kind: bytes, named: bool) -> None:
+    made = raw_tar(
+        tmp_path / "a.tar.gz", ("0.png", tarfile.REGTYPE, png(0)), ("x", kind, bytes(48 << 20)), ("1.png", tarfile.REGTYPE, png(1))
+    )
+    if not named:  # by content alone; the long header comes first
+        made = raw_tar(tmp_path / "a", ("x", kind, bytes(48 << 20)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="longer than 1 MB" if named else "neither a folder nor"):
+            prepare(made, tmp_path / "out", SETTINGS)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 24 << 20  # half of what the header claims
+
+
+def test_global_headers_of_a_tar_do_not_add_up(tmp_path: Path) -> None:
+    def comment(number: int) -> bytes:
+        body = f" key{number}=".encode() + b"x" * 600_000 + b"\n"
+        return str(len(body) + 6).encode() + body
+
+    made = raw_tar(tmp_path / "a.tar.gz", ("0.png", tarfile.REGTYPE, png(0)), *(("g", tarfile.XGLTYPE, comment(n)) for n in range(4)),
+                   ("1.png", tarfile.REGTYPE, png(1)))  # fmt: skip
+    with pytest.raises(UserError, match="longer than 1 MB"):
+        prepare(made, tmp_path / "out", SETTINGS)
+
+
+def test_files_behind_a_damaged_header_of_a_tar_are_not_lost_silently(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for number in range(3):
+            info = tarfile.TarInfo(f"{number}.png")
+            info.size = len(png(number))
+            file.addfile(info, io.BytesIO(png(number)))
+        second = file.getmember("1.png").offset
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[second + 100] ^= 1
+    (tmp_path / "a.tar").write_bytes(bytes(data))
+    with pytest.raises(UserError, match="damaged"):
+        prepare(tmp_path / "a.tar", tmp_path / "out", SETTINGS)
+
+
+def test_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path) -> None:
+    inner = zipped(tmp_path / "inner.zip", {"9.png": png(9)}).read_bytes()
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for name, data in (("0.png", png(0)), ("readme.txt", inner)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    assert [row["source"] for row in prepare(tmp_path / "a.tar", tmp_path / "out", SETTINGS).dataset.rows()] == ["0.png"]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar"])
+def test_unpacking_can_be_cancelled(tmp_path: Path, name: str) -> None:
+    """In the middle of one large member that is not even wanted, too."""
+    folder_of(tmp_path / "in", 1)
+    (tmp_path / "in" / ("2.bmp" if name == "a.zip" else "2.mp4")).write_bytes(bytes(8 << 20))
+    made = Path(shutil.make_archive(str(tmp_path / "a"), name.removeprefix("a."), tmp_path / "in"))
+    asked = 0
+
+    def stop_later() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= 6
+
+    with pytest.raises(Cancelled):
+        archive.unpack(made, tmp_path / "out", should_stop=stop_later)
+    assert asked == 6
+
+
+def test_full_disk_while_unpacking_is_not_called_a_damaged_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = zipped(tmp_path / "a.zip", {"0.png": png(0)})
+    real = Path.open
+
+    def full(self: Path, mode: str = "r", *rest: object, **more: object) -> object:
+        if mode == "wb" and self.name == "0.png":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, mode, *rest, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match="No space left"):
+        prepare(made, tmp_path / "out", SETTINGS)

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.unit.dataset.pictures import folder_of
 from trainer.dataset import Dataset, PrepareSettings, TrainingHints, contact_sheet, open_dataset, prepare
 from trainer.dataset.dataset import Item, Row, dataset_hash, hashed_header, write_manifest
+from trainer.dataset.rows import ManifestRow, parse_row
 from trainer.dataset.sheet import wrap
 from trainer.errors import UserError
 
@@ -75,6 +76,86 @@ def test_row_without_a_field_is_an_error_for_people(folder: Path) -> None:
     del rows[0]["sha256"]
     rewrite(folder, rows)
     with pytest.raises(UserError, match="sha256"):
+        open_dataset(folder)
+
+
+BAD_FIELDS = {
+    "weight": ["x", -1, None, 1e9, True], "repeats": [0, -3, 1.5, "2", None, 10**12], "sha256": [["a"], "short", 7, None, "../" * 20],
+    "width": [0, "64", None, 10**9], "height": [-1, [64]], "original_size": [[1], "ab", [1, 2, 3], None, {"0": 1}],
+    "crop_top_left": [[-1, 0], [0], None], "caption": [None, 5, ["a"]], "is_regularisation": ["yes", 1, None],
+    "mask": [7, "../m.png", ""], "crop_right": ["x", -1], "steps": ["crop", [1]], "source": [None, 4], "bytes": [-1, "many"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in BAD_FIELDS.items() for value in values])
+def test_fields_of_the_wrong_type_are_named_with_their_line(folder: Path, key: str, value: object) -> None:
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    rewrite(folder, [rows[0], {**rows[1], key: value}, *rows[2:]])
+    with pytest.raises(UserError, match=f"damaged: line 2, {key}"):
+        open_dataset(folder)
+    # and preparing again is the way out, as the message says
+    prepare(folder.parent / "in", folder.parent, PrepareSettings(trigger="mk01", resolution=64))
+    assert len(open_dataset(folder).items) == 3
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("trigger", None), ("class", 3), ("resolution", "64"), ("resolution", 0), ("training", []), ("training", {"flip": "perhaps"}),
+    ("rows_sha256", ["a"]), ("name", {}), ("settings", [1]),
+])  # fmt: skip
+def test_header_fields_of_the_wrong_type_are_named(folder: Path, key: str, value: object) -> None:
+    header = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "manifest.json").write_text(json.dumps({**header, key: value}), encoding="utf-8")
+    with pytest.raises(UserError, match=f"damaged: {key}"):
+        open_dataset(folder)
+
+
+def test_half_a_character_in_a_manifest_is_an_error_for_people(folder: Path) -> None:
+    data = (folder / "manifest.jsonl").read_bytes().replace(b'"caption": "mk01', b'"caption": "\\ud800', 1)
+    rewritten = [json.loads(line) for line in data.splitlines()]
+    rewrite(folder, rewritten)
+    with pytest.raises(UserError, match="damaged"):
+        open_dataset(folder)
+
+
+def test_rows_are_checked_by_one_model_that_knows_every_field() -> None:
+    item = Item(file="a.png", sha256="0" * 64, caption="a", width=64, height=64, original_size=(1, 2), crop_top_left=(0, 0))
+    written = Row(item).to_json()
+    assert set(ManifestRow.model_fields) == set(written)
+    assert parse_row(json.dumps(written)).model_dump() == written
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="NOT CHECKED: no pipes on this system")
+@pytest.mark.parametrize("suffix", ["png", "txt", "manifest.json", "manifest.jsonl", "journal", "captions.jsonl", "a folder"])
+def test_pipe_in_place_of_a_file_is_refused_without_waiting(folder: Path, suffix: str) -> None:
+    """A test that fails here hangs until its timeout."""
+    places = {
+        "manifest.json": folder / "manifest.json", "manifest.jsonl": folder / "manifest.jsonl",
+        "journal": folder / ".prepare" / "journal.jsonl", "captions.jsonl": folder / ".prepare" / "captions.jsonl",
+    }  # fmt: skip
+    path = places.get(suffix) or next(iter(folder.glob("0-*.txt" if suffix == "a folder" else f"0-*.{suffix}")))
+    path.unlink()
+    if suffix == "a folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    if ".prepare" not in str(path):
+        with pytest.raises(UserError, match="device, a pipe or a folder"):
+            open_dataset(folder)
+    else:
+        assert len(open_dataset(folder).items) == 3
+    try:
+        prepare(folder.parent / "in", folder.parent, PrepareSettings(trigger="mk01", resolution=64))
+    except UserError as error:
+        assert "cannot be read" in str(error) or "cannot be written" in str(error)
+
+
+def test_link_to_a_device_is_no_caption(folder: Path) -> None:
+    if not os.path.exists("/dev/zero"):
+        pytest.skip("NOT CHECKED: no devices on this system")
+    path = next(folder.glob("0-*.txt"))
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="device, a pipe or a folder"):
         open_dataset(folder)
 
 

@@ -261,3 +261,21 @@ def test_the_working_directory_has_its_name(tmp_path: Path, monkeypatch: pytest.
     for folder, source in (("10_miku girl", "."), ("10_miku girl/sub", "..")):
         monkeypatch.chdir(tmp_path / folder)
         assert [(entry.repeats, entry.instance) for entry in found(Path(source)).entries] == [(10, "miku girl")]
+
+
+def test_deep_folders_do_not_cost_the_square_of_their_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "in"
+    for _ in range(300):
+        folder /= "d"
+    folder_of(folder, 1)
+    asked = 0
+    real = Path.resolve
+
+    def counted(self: Path, strict: bool = False) -> Path:
+        nonlocal asked
+        asked += 1
+        return real(self, strict)
+
+    monkeypatch.setattr(Path, "resolve", counted)
+    assert [entry.name for entry in from_folder(tmp_path / "in", (".txt",)).entries] == ["d/" * 300 + "0.png"]
+    assert asked < 20, "each looks at every folder above"

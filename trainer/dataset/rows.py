@@ -1,0 +1,82 @@
+"""What a manifest may say: it can come from anyone, so that every field is checked for its type and range when it is read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from .settings import TrainingHints
+
+MAX_SIDE = 1 << 20  # pixels
+MAX_REPEATS = 10**10  # kohya's five digits times the setting's limit
+
+
+def safe_path(name: str) -> str:
+    """A path below the dataset's folder, with forward slashes. Raises ValueError for one that leads out of it."""
+    if not isinstance(name, str) or not name or "\\" in name or ":" in name or "\x00" in name:
+        raise ValueError(f"bad file name {name!r}")
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"bad file name {name!r}")
+    return name
+
+
+Path = Annotated[str, AfterValidator(safe_path)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+Offset = Annotated[int, Field(ge=0, le=MAX_SIDE)]
+
+
+class _Checked(BaseModel):
+    # unknown keys are those of a newer version
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class ManifestRow(_Checked):
+    """One line of ``manifest.jsonl``; the fields are those of ``Item`` and ``Row`` in dataset.py, where they are described."""
+
+    file: Path
+    sha256: Sha256
+    caption: str
+    width: Side
+    height: Side
+    original_size: tuple[Side, Side]
+    crop_top_left: tuple[Offset, Offset]
+    repeats: Annotated[int, Field(ge=1, le=MAX_REPEATS)]
+    mask: Path | None
+    is_regularisation: bool
+    weight: Annotated[float, Field(ge=0, le=100)]
+    crop_right: Offset | None = None
+    mask_sha256: str = ""
+    bytes: Annotated[int, Field(ge=0)] = 0
+    source: str = ""
+    source_sha256: str = ""
+    source_format: str = ""
+    caption_from: str = ""
+    steps: tuple[str, ...] = ()
+
+
+class Header(_Checked):
+    """``manifest.json`` as far as it is read."""
+
+    name: str
+    trigger: str
+    class_description: str = Field(alias="class")
+    resolution: Annotated[int, Field(ge=1, le=MAX_SIDE)]
+    training: TrainingHints
+    rows_sha256: Sha256
+    settings: dict[str, Any] = {}
+
+
+_ROW = TypeAdapter(ManifestRow)
+_ROWS = TypeAdapter(list[ManifestRow])
+
+
+def parse_rows(data: bytes) -> list[ManifestRow]:
+    """The rows of a whole ``manifest.jsonl``. Raises pydantic's ValidationError, whose places begin with the row's number from 0."""
+    return _ROWS.validate_json(b"[" + b",".join(data.splitlines()) + b"]")
+
+
+def parse_row(line: str | bytes) -> ManifestRow:
+    """One row. Raises pydantic's ValidationError."""
+    return _ROW.validate_json(line)
