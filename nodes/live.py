@@ -100,6 +100,8 @@ class TrainingView:
         if isinstance(event, events.Plan):
             self._steps, self._step = max(1, event.steps), event.start_step
             text = f"{event.images} images, {event.steps} steps on {event.device} ({event.precision})"
+            if event.regularisation:
+                text += f"\n{on_the_canvas(event.regularisation)}"
         elif isinstance(event, events.Phase):
             text = event.phase if not event.total else f"{event.phase} {event.done}/{event.total}"
         elif isinstance(event, events.Step):

@@ -58,6 +58,7 @@ TRAIN_OPTIONS: Places = {
     "dora": "network.dora",
     "prediction": "objective.prediction",
     "zero_terminal_snr": "objective.zero_terminal_snr",
+    "balance_regularisation": "dataset.balance_regularisation",
 }
 NETWORK_OPTIONS: Places = {
     "continue_from": "base.lora",

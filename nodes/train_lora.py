@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 from comfy import cli_args
 from comfy_api.latest import io
 
-from ..trainer import presets
+from ..trainer import events, presets
 from ..trainer.config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
 from ..trainer.files import safe_name, sha256_file
+from ..trainer.runs import read_events
 from . import places
 from .failures import readable
 from .folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
@@ -20,6 +22,7 @@ from .live import TrainingView, duration, say
 from .prompts import lines
 from .schema import field, number, result, schema, setting
 from .types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
+from .wording import on_the_canvas
 
 
 class TrainLora(io.ComfyNode):
@@ -283,4 +286,13 @@ def _free_memory() -> None:
 
 def _summary(run: Any) -> str:
     how = "found a finished run" if run.reused else f"trained in {duration(run.seconds)}"
-    return f"{how}: {run.steps} steps, loss {run.loss:.4f}\n{run.lora.name}"
+    said = f"{how}: {run.steps} steps, loss {run.loss:.4f}\n{run.lora.name}"
+    return "\n".join([said, *_remarks(run.run_dir)])
+
+
+def _remarks(run_dir: Path) -> list[str]:
+    """What the run said about itself that its user should know, each once, in the words of the canvas."""
+    told = read_events(run_dir / "events.jsonl")
+    remarks = [event.regularisation for event in told if isinstance(event, events.Plan) and event.regularisation]
+    remarks += [f"Warning: {event.message}" for event in told if isinstance(event, events.Warning_)]
+    return list(dict.fromkeys(on_the_canvas(remark) for remark in remarks))

@@ -191,6 +191,14 @@ class TrainOptionsNode(io.ComfyNode):
                     default="auto",
                 ),
                 earlier(),
+                # added later: at the end, so that graphs saved before them still load
+                setting(
+                    io.Boolean,
+                    "balance_regularisation",
+                    "Shows as many regularisation images as others in an epoch, as kohya's trainer does. "
+                    "Off, each is shown as often as its folder says.",
+                    default=True,
+                ),
             ],
             [result(TRAIN_OPTIONS, "options", "For the options input of Train LoRA.")],
             search=["optimizer", "min snr", "noise offset", "huber", "timesteps", "prodigy", "dora", "locon", "v-prediction"],

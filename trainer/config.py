@@ -77,6 +77,7 @@ class DatasetSection(MoreDataset):
     """The prepared dataset (a folder that ``prepare`` wrote), and further ones to train together with it."""
 
     more: tuple[MoreDataset, ...] = ()
+    balance_regularisation: bool = True  # an epoch shows as many regularisation images as others, as kohya's trainer does
 
 
 class NetworkSection(_Section):
@@ -346,6 +347,8 @@ class RunConfig(_Section):
         """The part that determines the result, as plain JSON data: everything but paths, output places and who shares the work."""
         # which datasets, and how often each, is in the datasets' common hash; a memory preset is what it fills in
         data = self.model_dump(mode="json", exclude={"output": True, "base": True, "dataset": True, "training": {"memory", "processes"}})
+        if not self.dataset.balance_regularisation:
+            data["dataset"] = {"balance_regularisation": False}
         return dict(data)
 
     def to_data(self) -> dict[str, Any]:

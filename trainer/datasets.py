@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
-from .config import DatasetSection, ValidationSection
+from .config import DatasetSection, RunConfig, ValidationSection
 from .dataset import Dataset, open_dataset
+from .dataset.balance import balanced, count_regularisation, regularisation_shown
 from .dataset.combine import Share, combine, select
 from .errors import UserError
 
@@ -15,6 +17,27 @@ def open_datasets(section: DatasetSection) -> Dataset:
     """Everything that ``section`` names, as one dataset. Raises UserError as ``open_dataset`` does."""
     first = Share(open_dataset(Path(section.path)), section.repeats, section.loss_weight)
     return combine([first, *(Share(open_dataset(Path(more.path)), more.repeats, more.loss_weight) for more in section.more)])
+
+
+class Opened(NamedTuple):
+    """What a run trains on, what it holds out for validation, and a sentence about the regularisation images (empty without any)."""
+
+    training: Dataset
+    held_out: Dataset
+    regularisation: str
+
+
+def open_training(config: RunConfig) -> Opened:
+    """The datasets of ``config`` as its run uses them: regularisation images are in balance with the others unless it says otherwise."""
+    present, held_out = hold_out(open_datasets(config.dataset), config.validation)
+    training = balanced(present) if config.dataset.balance_regularisation else present
+    shown, of = regularisation_shown(training), sum(item.repeats for item in training.items)
+    if not shown:
+        return Opened(training, held_out, "")
+    text = f"{shown} of the {of} images that an epoch shows are regularisation images ({shown / of:.0%})"
+    if unused := count_regularisation(present) - count_regularisation(training):
+        text += f"; {unused} more are not used, as no more are needed for balance (dataset.balance_regularisation = false uses all)"
+    return Opened(training, held_out, text)
 
 
 def hold_out(dataset: Dataset, section: ValidationSection) -> tuple[Dataset, Dataset]:

@@ -44,6 +44,7 @@ class Plan(Event):
     prepacked: bool = False  # layers of the base on a CPU, see prepacked.py
     cuda_graphs: bool = False  # passes are recorded and replayed, see captured.py
     fused: bool = False  # blocks of the UNet, see fused.py
+    regularisation: str = ""  # a sentence about the share of regularisation images; empty without any
 
 
 SAVING = "saving"  # the phase of a child that was asked to stop

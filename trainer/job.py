@@ -18,7 +18,7 @@ from .cache import Cache, missing_latents
 from .child import Emitter
 from .continuing import lora_identity
 from .dataset import Dataset
-from .datasets import hold_out, open_datasets
+from .datasets import open_datasets, open_training
 from .engine import channels_last
 from .errors import UserError
 from .families import Checkpoint, Family, Prediction, cautions, family_of, open_checkpoint
@@ -86,7 +86,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     """Open everything a run needs but the models. Raises UserError for what cannot be trained, or not with the memory there is."""
     devices.use_own_gpu()
     device = devices.pick_device(settings.training.device)
-    dataset, held_out = hold_out(open_datasets(settings.dataset), settings.validation)
+    dataset, held_out, regularisation = open_training(settings)
     checkpoint = open_checkpoint(settings.base.checkpoint)
     family = family_of(checkpoint)
     settings = _settled(settings, dataset, family, checkpoint, device)
@@ -120,7 +120,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     if warmup >= plan.steps:
         emit(events.Warning_(f"The warm-up of {warmup} steps is as long as the run ({plan.steps} steps): the full rate is never reached."))
     start = _start(run, plan.steps, emit)
-    plan = replace(plan, start_step=start.step, held_out=len(held_out.items))
+    plan = replace(plan, start_step=start.step, held_out=len(held_out.items), regularisation=regularisation)
     processes = current()
     images = settings.training.batch_size * settings.training.gradient_accumulation
     if processes.world > images:

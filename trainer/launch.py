@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from . import devices, events, lorafile
 from .config import RunConfig, absolute
 from .continuing import lora_identity, require_lora
-from .datasets import hold_out, open_datasets
+from .datasets import open_training
 from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
 from .files import remove_partial, require_short_path, write_atomic
@@ -103,8 +103,7 @@ def train(
 def prepare_run(config: RunConfig) -> RunFolder:
     """The run folder of ``config`` (not created). Opens dataset and checkpoint, so that bad input fails before any child."""
     config = settle(config)
-    dataset = open_datasets(config.dataset)
-    hold_out(dataset, config.validation)
+    dataset = open_training(config).training
     checkpoint = open_checkpoint(config.base.checkpoint)
     chosen_prediction(family_of(checkpoint).prediction(checkpoint), config.objective, checkpoint.name)
     start = ""

@@ -39,6 +39,8 @@ class TrainingProgress:
                 f"{event.images} images, {event.steps} steps ({event.epochs} epochs), {event.trainable_parameters:,} parameters in "
                 f"{event.modules} modules, {event.device} {event.precision}, about {event.memory_gb:.1f} GB"
             )
+            if event.regularisation:
+                self._print(event.regularisation)
         elif isinstance(event, events.Phase):
             self._progress.update(self._task, description=event.phase, completed=event.done, total=event.total or None, detail="")
         elif isinstance(event, events.Step):

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     from ..attention import choose_attention
     from ..continuing import require_lora
-    from ..datasets import hold_out, open_datasets
+    from ..datasets import open_training
     from ..devices import pick_device, pick_precision, torch_dtype
     from ..events import encode
     from ..families import cautions, family_of, open_checkpoint
@@ -107,7 +107,7 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     from ..plan import make_plan
 
     settings = settle(settings)
-    dataset, held_out = hold_out(open_datasets(settings.dataset), settings.validation)
+    dataset, held_out, regularisation = open_training(settings)
     checkpoint = open_checkpoint(settings.base.checkpoint)
     if settings.base.lora:
         require_lora(Path(settings.base.lora))
@@ -115,7 +115,7 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     precision = pick_precision(settings.training.precision, device)
     attention, _ = choose_attention(settings.training.attention, device, torch_dtype(precision))
     plan = make_plan(settings, dataset, family_of(checkpoint), checkpoint, device, precision, attention)
-    plan = replace(plan, held_out=len(held_out.items))
+    plan = replace(plan, held_out=len(held_out.items), regularisation=regularisation)
     for caution in cautions(checkpoint):
         print(f"warning: {caution}", file=sys.stderr)
     if as_json:
@@ -143,6 +143,7 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
     rows = [
         ("base", f"{base} ({plan.family}, {plan.prediction})"),
         ("dataset", f"{dataset}: {plan.images} images, {sum(plan.buckets.values())} with repeats"),
+        *([("regularisation", plan.regularisation)] if plan.regularisation else []),
         *([("validation", f"{plan.held_out} more images, not trained on")] if plan.held_out else []),
         ("buckets", ", ".join(f"{size}: {count}" for size, count in plan.buckets.items())),
         ("steps", f"{plan.steps} = {plan.epochs} epochs × {plan.steps_per_epoch}"),

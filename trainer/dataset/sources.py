@@ -98,6 +98,7 @@ def from_folder(
     roots = [path.resolve() for path in inside]
     out = {path for path in walked.files if roots and path.is_symlink() and not _leads_below(path, roots)}
     files = [path for path in walked.files if path not in out]
+    files, left_out = _without_zero_repeats(root, files)
     index = CaptionIndex(root, files, extensions)
     entries = [
         _entry(root, path, index)
@@ -105,8 +106,8 @@ def from_folder(
         if path.suffix.lower() in EXTENSIONS
     ]
     if not entries:
-        raise _nothing_found(root, files, walked.ours)
-    found = Found(entries, warnings=index.warnings())
+        raise _nothing_found(root, files, walked.ours, left_out)
+    found = Found(entries, warnings=[*index.warnings(), *left_out])
     found.warnings += [*_unread(files), *_many_repeats(root, entries)]
     if walked.ours:
         names = ", ".join(path.relative_to(root).as_posix() for path in walked.ours[:5]) + (", …" if len(walked.ours) > 5 else "")
@@ -130,9 +131,9 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
 
 
 def kohya_folder(name: str) -> tuple[int, str] | None:
-    """(repeats, "trigger class") of a folder named ``10_trigger class``, else None."""
+    """(repeats, "trigger class") of a folder named ``10_trigger class``, else None. With 0 repeats its images are left out."""
     match = _KOHYA_FOLDER.match(name)
-    return (max(1, int(match[1])), match[2].strip()) if match else None
+    return (int(match[1]), match[2].strip()) if match else None
 
 
 def _entry(root: Path, path: Path, index: CaptionIndex) -> Entry:
@@ -142,7 +143,7 @@ def _entry(root: Path, path: Path, index: CaptionIndex) -> Entry:
     for folder in [_name(root), *relative.parts[:-1]]:
         parsed = kohya_folder(folder)
         if parsed:
-            repeats, instance = parsed
+            repeats, instance = max(1, parsed[0]), parsed[1]
     caption, origin = index.find(path)
     return Entry(
         name=relative.as_posix(), path=path, caption=caption, caption_from=origin, repeats=repeats, instance=instance,
@@ -153,6 +154,24 @@ def _entry(root: Path, path: Path, index: CaptionIndex) -> Entry:
 def _name(root: Path) -> str:
     """The folder's name, also for ``.`` and ``..``; that of a link, not of what it leads to."""
     return Path(os.path.abspath(root)).name
+
+
+def _without_zero_repeats(root: Path, files: list[Path]) -> tuple[list[Path], list[str]]:
+    """``files`` without those in folders such as ``0_rest``, which kohya's trainer leaves out, and a sentence about each such folder."""
+    left_out: Counter[str] = Counter()
+    kept = []
+    for path in files:
+        parts = PurePosixPath(path.relative_to(root).as_posix()).parts[:-1]
+        zero = next(("/".join(parts[: depth + 1]) for depth, part in enumerate(parts) if (kohya_folder(part) or (1,))[0] == 0), "")
+        if not zero:
+            kept.append(path)
+        elif path.suffix.lower() in EXTENSIONS:
+            left_out[zero] += 1
+    return kept, [
+        f"The folder {folder} is left out with its {count} image{'s' * (count > 1)}: its name says 0 repeats. "
+        "Rename it if the number means something else."
+        for folder, count in left_out.items()
+    ]
 
 
 def _many_repeats(root: Path, entries: Sequence[Entry]) -> list[str]:
@@ -178,7 +197,9 @@ def _is_regularisation(root: Path, relative: PurePosixPath) -> bool:
     return top in ("regularisation", "regularization")
 
 
-def _nothing_found(root: Path, files: list[Path], ours: Sequence[Path]) -> UserError:
+def _nothing_found(root: Path, files: list[Path], ours: Sequence[Path], left_out: Sequence[str]) -> UserError:
+    if left_out:
+        return UserError(f"No images are left in {root}. {left_out[0]}", "Name the folder 1_… to use its images.", kind="dataset")
     kinds = "PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF"
     if ours:
         return UserError(

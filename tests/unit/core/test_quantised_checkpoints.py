@@ -140,7 +140,7 @@ def test_unknown_quantisation_is_refused_before_anything_is_loaded(
         open_checkpoint(str(written(tmp_path / "odd.safetensors", {**exact, **more})))
 
 
-@pytest.mark.parametrize("shape", [(7,), (64, 3, 1), (64, 0, 1), (32, 2, 1)])
+@pytest.mark.parametrize("shape", [(7,), (64, 3, 1), (64, 0, 1), (16, 2, 1)])
 def test_a_scale_that_does_not_fit_is_named(exact: dict[str, torch.Tensor], tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = written(tmp_path / "odd.safetensors", {**exact, f"{QUERY}.scale_weight": torch.ones(shape)})
     with pytest.raises(UserError, match="to_q"):

@@ -1,0 +1,125 @@
+"""Regularisation images are shown as often as the others, by kohya's rule, and the share is said."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.core.helpers import configuration, make_pictures
+from trainer.cli import main
+from trainer.config import RunConfig
+from trainer.dataset import Dataset, Item, PrepareSettings, prepare
+from trainer.dataset.balance import balanced
+from trainer.datasets import open_training
+from trainer.errors import UserError
+from trainer.launch import prepare_run
+
+
+def made(training: list[int], regularisation: list[int]) -> Dataset:
+    """A dataset of images with these repeats."""
+    both = [(repeats, False) for repeats in training] + [(repeats, True) for repeats in regularisation]
+    items = [
+        Item(f"{index}.png", f"{index}", "", 64, 64, (64, 64), (0, 0), repeats=repeats, is_regularisation=regular)
+        for index, (repeats, regular) in enumerate(both)
+    ]
+    return Dataset(Path("x"), "x", "h", "", "", 64, items)
+
+
+def shown(dataset: Dataset, *, regularisation: bool) -> int:
+    return sum(item.repeats for item in dataset.items if item.is_regularisation == regularisation)
+
+
+def step_by_step(training: list[int], regularisation: list[int]) -> dict[int, int]:
+    """kohya's loop, one image after the other: repeats of each regularisation image that is used."""
+    wanted, count, used = sum(training), 0, {}
+    for turn, index in enumerate(itertools.cycle(range(len(regularisation)))):
+        if count >= wanted:
+            return used
+        more = regularisation[index] if turn < len(regularisation) else 1
+        used[index] = used.get(index, 0) + more
+        count += more
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("training", "regularisation", "expected"),
+    [
+        ([10] * 3, [1] * 60, (30, 30)),  # what kohya's trainer shows
+        ([1] * 400, [1] * 50, (400, 400)),
+        ([1] * 5, [3] * 4, (5, 6)),  # an image is not shown for a part of its repeats
+        ([1] * 4, [], (4, 0)),
+    ],
+)
+def test_an_epoch_shows_what_kohya_s_does(training: list[int], regularisation: list[int], expected: tuple[int, int]) -> None:
+    result = balanced(made(training, regularisation))
+    assert (shown(result, regularisation=False), shown(result, regularisation=True)) == expected
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.lists(st.integers(1, 12), min_size=1, max_size=12))
+def test_every_image_is_shown_as_often_as_in_kohya_s_loop(training: list[int], regularisation: list[int]) -> None:
+    result = balanced(made(training, regularisation))
+    found = {int(item.sha256) - len(training): item.repeats for item in result.items if item.is_regularisation}
+    assert found == step_by_step(training, regularisation)
+    assert [item.repeats for item in result.items if not item.is_regularisation] == training
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images, ten times each, and 40 regularisation images."""
+    root = tmp_path_factory.mktemp("balance")
+    settings = PrepareSettings(trigger="me", resolution=64, repeats=10)
+    return prepare(
+        make_pictures(root / "in", 3), root / "out", settings, regularisation=make_pictures(root / "reg", 40, seed=9)
+    ).dataset.path
+
+
+def run(prepared: Path, checkpoint: Path, tmp_path: Path, **changes: object) -> RunConfig:
+    return configuration(checkpoint, prepared, tmp_path / "runs", changes)
+
+
+def test_a_run_says_the_share_and_what_is_not_used(
+    prepared: Path, shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run(prepared, shallow_checkpoint, tmp_path)
+    opened = open_training(config)
+    assert shown(opened.training, regularisation=True) == 30
+    assert opened.regularisation.startswith("30 of the 60 images that an epoch shows are regularisation images (50%); 10 more are not used")
+    (tmp_path / "run.json").write_text(config.to_json(), encoding="utf-8")
+    assert main(["train", str(tmp_path / "run.json"), "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (sum(plan["buckets"].values()), plan["regularisation"]) == (60, opened.regularisation)
+
+
+def test_balance_can_be_switched_off_and_is_another_run(prepared: Path, shallow_checkpoint: Path, tmp_path: Path) -> None:
+    on = run(prepared, shallow_checkpoint, tmp_path)
+    off = run(prepared, shallow_checkpoint, tmp_path, **{"dataset.balance_regularisation": False})
+    opened = open_training(off)
+    assert (shown(opened.training, regularisation=False), shown(opened.training, regularisation=True)) == (30, 40)
+    assert opened.regularisation == "40 of the 70 images that an epoch shows are regularisation images (57%)"
+    assert prepare_run(on).path != prepare_run(off).path
+
+
+def test_images_held_out_for_validation_do_not_count(prepared: Path, shallow_checkpoint: Path, tmp_path: Path) -> None:
+    opened = open_training(run(prepared, shallow_checkpoint, tmp_path, **{"validation.share": 0.34}))
+    assert (len(opened.held_out.items), shown(opened.training, regularisation=True)) == (1, 20)
+
+
+def test_a_folder_of_zero_repeats_is_left_out_by_name(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "in" / "2_me girl", 2)
+    make_pictures(tmp_path / "in" / "0_rest", 3, seed=1)
+    result = prepare(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="me", resolution=64))
+    assert [item.repeats for item in result.dataset.items] == [2, 2]
+    assert any("0_rest is left out with its 3 images" in warning for warning in result.report.warnings)
+    with pytest.raises(UserError, match="0_rest is left out"):
+        make_pictures(tmp_path / "only" / "0_rest", 1)
+        prepare(tmp_path / "only", tmp_path / "out2", PrepareSettings(trigger="me", resolution=64))
+
+
+def test_a_folder_that_is_itself_chosen_counts_once(tmp_path: Path) -> None:
+    result = prepare(make_pictures(tmp_path / "0_me", 2), tmp_path / "out", PrepareSettings(trigger="me", resolution=64))
+    assert [item.repeats for item in result.dataset.items] == [1, 1]
