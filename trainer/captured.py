@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from .casting import LowCopies
 from .hints import first_line, is_out_of_memory
+from .trial import gradients_agree, weights_that_count
 
+Result = TypeVar("Result")
 Inputs = dict[str, Any]
 """Tensors on the device, None, or tables of such."""
 Passed = tuple[torch.Tensor, list["torch.Tensor | None"]]
@@ -22,16 +24,14 @@ Passed = tuple[torch.Tensor, list["torch.Tensor | None"]]
 Recorder = Callable[[Callable[[], Passed]], tuple[Callable[[], None], Passed]]
 """Runs what it is given, and returns what repeats it into the same tensors, and these."""
 
-APART = 0.1  # of the gradients' size: what bf16 rounds is a few hundredths, a block left out much more
-
 
 class Captured:
     """``run`` adds a pass's gradients to those of ``parameters``.
 
     ``compute`` gives, from inputs, the loss and what is differentiated in its place (fp16 scales it); it must read nothing back from the
-    device and draw nothing. The first pass of each set of shapes is computed as written, and its recording is compared with it. When
-    recording fails, or the gradients differ, ``failed`` is told why and everything is computed as written from then on. ``copies``: of
-    weights; passes compute with them and leave gradients in their dtype.
+    device and draw nothing. The first pass of each set of shapes is computed as written, and its recording is compared with it, once more
+    with weights of which none is next to zero. When recording fails, or the gradients differ, ``failed`` is told why and everything is
+    computed as written from then on. ``copies``: of weights; passes compute with them and leave gradients in their dtype.
     """
 
     def __init__(
@@ -52,8 +52,7 @@ class Captured:
 
     def run(self, inputs: Inputs, *, as_written: bool = False) -> torch.Tensor:
         """The loss, a tensor that the next call may overwrite; ``as_written``: without recordings."""
-        if self._copies is not None:
-            self._copies.refresh()
+        self._refresh()
         if as_written or not self.active:
             loss, gradients = self._in_the_room_there_is(inputs)
             self._add(gradients)
@@ -72,6 +71,10 @@ class Captured:
             self._capture(key, inputs, gradients)
         self._add(gradients)
         return loss
+
+    def _refresh(self) -> None:
+        if self._copies is not None:
+            self._copies.refresh()
 
     def forget(self) -> None:
         """Drop all recordings and their memory: something that they contain has changed."""
@@ -113,14 +116,30 @@ class Captured:
             if gradient is not None and self._results[index] is None:
                 self._results[index] = torch.empty_like(gradient)
         try:
+            wanted = self._with_weights_that_count(lambda: self._passed(inputs)[1])  # before there is a recording, which keeps its memory
             replay, passed = self._record(lambda: self._into_results(self._passed(places)))
             replay()
-            if gradients_agree(passed[1], expected):
+            same = gradients_agree(passed[1], expected)
+            if same and wanted is not None:
+                self._with_weights_that_count(replay)
+                same = gradients_agree(passed[1], wanted)
+            if same:
                 self._recorded[key] = ([tensor for _, tensor in _tensors(places)], replay, passed)
                 return ""
             return "its gradients were not those of the pass as written"
         except Exception as error:  # a driver or a kernel library can refuse in any way
             return _first_cause(error)
+
+    def _with_weights_that_count(self, compute: Callable[[], Result]) -> Result | None:
+        """What ``compute`` gives while no weight is next to zero; None where that is so anyway."""
+        try:
+            with weights_that_count(self._parameters) as changed:
+                if not changed:
+                    return None
+                self._refresh()
+                return compute()
+        finally:
+            self._refresh()
 
     def _into_results(self, passed: Passed) -> Passed:
         """A recording keeps the tensors that it gives: all give the same ones, or each set of shapes would hold gradients of its own."""
@@ -195,20 +214,6 @@ def _each(operation: Callable[..., Any], mine: Sequence[torch.Tensor], other: Se
     for group in alike, [pair for pair in pairs if pair[0].stride() != pair[1].stride()]:
         if group:
             operation([pair[0] for pair in group], [pair[1] for pair in group])
-
-
-def gradients_agree(ours: Sequence[torch.Tensor | None], theirs: Sequence[torch.Tensor | None]) -> bool:
-    """Whether the same gradients are there, and differ in sum by less than ``APART`` of their size. Waits for the device."""
-    apart: torch.Tensor | float = 0.0
-    size: torch.Tensor | float = 0.0
-    for one, other in zip(ours, theirs, strict=True):
-        if (one is None) != (other is None):
-            return False
-        if one is not None and other is not None:
-            apart = apart + (one.float() - other.float()).square().sum()
-            size = size + other.float().square().sum()
-    # where fp16 overflows in both, the scaler leaves the step out
-    return not bool(torch.isfinite(torch.as_tensor(size))) or bool(apart <= APART**2 * size)
 
 
 def _first_cause(error: BaseException) -> str:

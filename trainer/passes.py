@@ -74,21 +74,33 @@ class Passes:
     def _same_without_compiler(self, micro_batches: Sequence[Micro]) -> bool:
         """Whether the gradients that are there are also those of blocks as they were written, within what bf16 rounds; they stay.
 
-        A compiler can be wrong without failing. Asked for each new shape, for which it compiles anew; dropout draws other numbers
-        in compiled blocks, so with it nothing can be compared.
+        A compiler can be wrong without failing. Asked for each new shape, for which it compiles anew, with the weights as they are and
+        with weights of which none is next to zero; dropout draws other numbers in compiled blocks, so with it nothing can be compared.
         """
-        from .captured import gradients_agree
+        from .trial import gradients_agree, weights_that_count
 
-        compiled = [parameter.grad for parameter in self._parameters]
-        if self._captured is not None:  # the next pass writes where these are
-            compiled = [None if gradient is None else gradient.clone() for gradient in compiled]
+        compiled = self._taken()
+        same = gradients_agree(compiled, self._plain(micro_batches))
+        if same:
+            with weights_that_count(self._parameters) as changed:
+                if changed:
+                    self._clear()
+                    self._passed(micro_batches)
+                    same = gradients_agree(self._taken(), self._plain(micro_batches))
+        for parameter, gradient in zip(self._parameters, compiled, strict=True):
+            parameter.grad = gradient
+        return same
+
+    def _plain(self, micro_batches: Sequence[Micro]) -> list[torch.Tensor | None]:
         self._clear()
         with not_compiled(self._unet):
             self._passed(micro_batches, as_written=True)
-        plain = [parameter.grad for parameter in self._parameters]
-        for parameter, gradient in zip(self._parameters, compiled, strict=True):
-            parameter.grad = gradient
-        return gradients_agree(compiled, plain)
+        return [parameter.grad for parameter in self._parameters]
+
+    def _taken(self) -> list[torch.Tensor | None]:
+        """The gradients that are there; copies where the next pass writes to their places."""
+        gradients = [parameter.grad for parameter in self._parameters]
+        return gradients if self._captured is None else [None if gradient is None else gradient.clone() for gradient in gradients]
 
     def _passed(self, micro_batches: Sequence[Micro], *, as_written: bool = False) -> torch.Tensor:
         import torch

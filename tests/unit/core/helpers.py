@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from PIL import Image
 
 from trainer import config, engine, events
 from trainer.dataset import PrepareSettings, prepare
+from trainer.folded import LoraLayer
 from trainer.launch import prepare_run
 from trainer.loop import train_run
 from trainer.runs import RunFolder, read_events
@@ -103,6 +105,32 @@ def lose_a_gradient(unet: Any) -> None:
     def wrong(*arguments: Any, **named: Any) -> torch.Tensor:
         result: torch.Tensor = type(block).forward(block, *arguments, **named)
         result.register_hook(torch.zeros_like)
+        return result
+
+    block._compiled_call_impl = wrong
+
+
+class _Detached(torch.nn.Module):
+    """Stands where a LoRA layer's dropout stands."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.detach()
+
+
+def lose_the_input_gradient(unet: Any) -> None:
+    """In place of ``compile_blocks``: nothing goes back through the last transformer block's LoRA to the layers before.
+
+    While LoRA's up is zero, that is as it should be.
+    """
+    block: Any = [each for each in engine.blocks(unet) if isinstance(each, BasicTransformerBlock)][-1]
+
+    def wrong(*arguments: Any, **named: Any) -> torch.Tensor:
+        layers: list[Any] = [module for module in block.modules() if isinstance(module, LoraLayer)]
+        for layer in layers:
+            layer.lora_dropout = _Detached()
+        result: torch.Tensor = type(block).forward(block, *arguments, **named)
+        for layer in layers:
+            layer.lora_dropout = torch.nn.Identity()
         return result
 
     block._compiled_call_impl = wrong

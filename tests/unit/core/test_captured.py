@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 
 from tests.unit.core.helpers import Trained, configuration, lose_a_gradient, make_dataset, make_pictures, train_here
 from tests.unit.core.test_engine import learning, same_training
-from trainer import adapter, captured, engine, events, plan
+from trainer import adapter, captured, engine, events, folded, plan
 from trainer.captured import Passed
 from trainer.config import RunConfig
 from trainer.dataset import PrepareSettings, prepare
@@ -163,6 +163,53 @@ def test_a_recording_that_computes_something_else_is_not_used(
                 gradient.zero_()
 
         return wrong, passed
+
+    monkeypatch.setattr(recorder, "__call__", lose)
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    same_training(as_written(), recording)
+    (warning,) = warnings(recording)
+    assert "its gradients were not those of the pass as written" in warning
+
+
+def test_a_recording_without_one_of_its_gradients_is_not_used(
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest that counts, of dozens: in the norm of all of them it is lost."""
+
+    def lose(self: Repeating, compute: Callable[[], Passed]) -> Any:
+        replay, passed = Repeating.__call__(self, compute)
+
+        def wrong() -> None:
+            replay()
+            there = [gradient for gradient in passed[1] if gradient is not None and bool(gradient.any())]
+            min(there, key=lambda gradient: float(gradient.norm())).zero_()
+
+        return wrong, passed
+
+    monkeypatch.setattr(recorder, "__call__", lose)
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    same_training(as_written(), recording)
+    (warning,) = warnings(recording)
+    assert "its gradients were not those of the pass as written" in warning
+
+
+def test_a_recording_in_which_nothing_goes_back_through_lora_is_not_used(
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start LoRA's up is zero, and nothing should."""
+
+    add = folded._add_product
+
+    def add_in_forward(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *scale: float) -> torch.Tensor:
+        return add(total, left, right, *scale) if scale else total
+
+    def lose(self: Repeating, compute: Callable[[], Passed]) -> Any:
+        def without() -> Passed:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(folded, "_add_product", add_in_forward)
+                return compute()
+
+        return Repeating.__call__(self, without)
 
     monkeypatch.setattr(recorder, "__call__", lose)
     recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))

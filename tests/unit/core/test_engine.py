@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
@@ -14,7 +15,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.unit.core.helpers import Trained, configuration, lose_a_gradient, make_dataset, train_here
+from tests.unit.core.helpers import Trained, configuration, lose_a_gradient, lose_the_input_gradient, make_dataset, train_here
 from trainer import adapter, engine, events
 from trainer.cache import encode_latents
 from trainer.child import Emitter
@@ -215,10 +216,11 @@ def test_a_compiler_that_fails_turns_itself_off_with_a_warning(
     assert len(warnings) == 1 and "no C++ compiler" in warnings[0]
 
 
+@pytest.mark.parametrize("lose", [lose_a_gradient, lose_the_input_gradient])
 def test_a_compiler_that_computes_something_else_turns_itself_off_with_a_warning(
-    shallow_checkpoint: Path, four: Path, plain: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, four: Path, plain: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Any], None]
 ) -> None:
-    monkeypatch.setattr("trainer.passes.compile_blocks", lose_a_gradient)
+    monkeypatch.setattr("trainer.passes.compile_blocks", lose)
     wrong = train_here(configuration(shallow_checkpoint, four, tmp_path, {"training.compile": True}))
     same_training(plain, wrong)
     warnings = [event.message for event in wrong.told if isinstance(event, events.Warning_)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from trainer.trial import agrees
+from trainer.trial import agrees, gradients_agree, weights_that_count
 
 ONE, OTHER = (torch.randn(3, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
 
@@ -66,3 +66,59 @@ def test_it_works_where_nothing_is_derived() -> None:
 def test_a_way_that_does_not_use_an_input_does_not_agree() -> None:
     ones = torch.ones(3, 4)
     assert not agrees(lambda one, other: one * 1.0, product, [ONE, ones], 0.02)
+
+
+def gradients() -> list[torch.Tensor | None]:
+    """Of 192 weights, a hundred times apart in size, and of one that takes no part."""
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(8, 4, generator=generator) * 10 ** (-2 * number / 191) for number in range(192)] + [None]
+
+
+def test_gradients_that_are_rounded_agree() -> None:
+    mine, theirs = gradients(), gradients()
+    assert gradients_agree(mine, theirs)
+    assert gradients_agree([None if each is None else each.bfloat16() for each in mine], theirs)
+    noise = torch.Generator().manual_seed(3)
+    assert gradients_agree([None if each is None else each * (1 + 0.08 * torch.randn(8, 4, generator=noise)) for each in mine], theirs)
+
+
+@pytest.mark.parametrize("place", [0, 95, 191])
+@pytest.mark.parametrize("change", [torch.zeros_like, torch.neg, lambda each: each.flip(0), lambda each: 1.5 * each, lambda each: each / 0])
+def test_one_gradient_of_many_that_is_wrong_is_found(place: int, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    mine, theirs = gradients(), gradients()
+    one = mine[place]
+    assert one is not None
+    mine[place] = change(one)
+    assert not gradients_agree(mine, theirs)
+
+
+def test_a_gradient_is_there_in_both_or_in_none() -> None:
+    mine, theirs = gradients(), gradients()
+    assert not gradients_agree([*mine[:-1], torch.zeros(2)], theirs)
+    assert not gradients_agree(mine, [None, *theirs[1:]])
+    assert gradients_agree([None], [None])
+
+
+def test_what_rounding_leaves_of_a_gradient_that_is_nearly_zero_is_no_difference() -> None:
+    theirs = [*gradients(), torch.full((4,), 1e-9)]
+    assert gradients_agree([*theirs[:-1], torch.zeros(4)], theirs)
+    assert gradients_agree([torch.zeros(3)], [torch.zeros(3)])
+
+
+def test_where_both_overflow_nothing_is_compared() -> None:
+    assert gradients_agree([torch.ones(2)], [torch.tensor([1.0, float("inf")])])
+
+
+def test_weights_next_to_zero_count_for_a_while_and_are_the_same_afterwards_to_the_bit() -> None:
+    random = torch.Generator().manual_seed(4)
+    down, nothing, small = torch.randn(4, 64, generator=random) / 8, -torch.zeros(32, 4), torch.randn(32, 4, generator=random) * 1e-4
+    parameters = [torch.nn.Parameter(each.clone()) for each in (down, nothing, small)]
+    with weights_that_count(parameters) as changed:
+        assert changed and torch.equal(parameters[0], down)
+        for parameter in parameters[1:]:
+            assert 0.1 < float(parameter.detach().square().mean().sqrt()) * 2 < 0.5
+            assert int(torch.linalg.matrix_rank(parameter.detach())) == 4
+    for parameter, before in zip(parameters, (down, nothing, small), strict=True):
+        assert torch.equal(parameter.detach().view(torch.int32), before.view(torch.int32))
+    with weights_that_count(parameters[:1]) as changed:
+        assert not changed
