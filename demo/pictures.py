@@ -87,8 +87,8 @@ def start_module(module: str, *arguments: object, stdin: int | None = None) -> s
 
 def save_array(path: Path, values: NDArray[np.generic]) -> None:
     """Write a ``.npy`` file that nobody sees half of."""
-    with atomic_path(path) as part:
-        np.save(part, values)
+    with atomic_path(path) as part, part.open("wb") as file:  # given a path, numpy appends .npy to it
+        np.save(file, values)
 
 
 def portrait_pictures(folder: Path, style: str, count: int, size: int, report: Report) -> Pictures:

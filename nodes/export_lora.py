@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..trainer.errors import UserError
 from ..trainer.files import safe_name, sha256_file
+from . import written
 from .failures import readable
 from .folders import exports_dir, lora_names
 from .images import to_pil
@@ -22,6 +23,7 @@ from .wording import on_the_canvas
 
 FORMATS = ("kohya", "diffusers", "peft", "comfyui")
 AS_IT_IS = "as it is"
+_NODE = "ExportLora"
 DTYPES = (AS_IT_IS, "fp16", "bf16", "fp32")
 
 
@@ -32,7 +34,7 @@ class ExportLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs, outputs and help."""
         return schema(
-            "ExportLora",
+            _NODE,
             "Export LoRA",
             "Writes a LoRA for another program into output/animelora/exports: in the names that it reads, "
             "with a smaller rank if you like, and with title, author and trigger words inside.",
@@ -103,9 +105,9 @@ class ExportLora(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, **_: Any) -> str:
-        """Changes when the chosen file is replaced."""
-        return state_of(lora_name)
+    def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, file_name: str | None = None, **_: Any) -> str:
+        """Changes when the chosen file is replaced, and when the exported one is deleted."""
+        return state_of(lora_name) + written.mark(_NODE, file_name)
 
     @classmethod
     def execute(
@@ -135,6 +137,7 @@ class ExportLora(io.ComfyNode):
                 raise UserError("The export would replace the file that it is made from.", "Choose another file name.", kind="lora")
             changes = {key: text.strip() for key, text in texts.items() if text.strip()}
             report = export(source, target, format, dtype, rank, changes, thumbnail)
+            written.remember(_NODE, file_name, target)
             info = inspect(target)
             handle = Lora(str(target), sha256_file(target), tuple(info.trigger_words))
             return io.NodeOutput(handle, report, ui=ui.PreviewText(report))

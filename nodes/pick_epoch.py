@@ -8,8 +8,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.errors import UserError
-from ..trainer.files import safe_name, sha256_file, write_atomic
+from ..trainer.files import safe_name, sha256_file
+from ..trainer.publish import put, remove_left_over
 from ..trainer.saved_lora import require_undamaged
+from . import written
 from .failures import readable
 from .folders import loras_dir
 from .live import loras_changed, say
@@ -17,6 +19,8 @@ from .load_lora import inspect
 from .saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
 from .schema import field, result, schema
 from .types import LORA, Lora
+
+_NODE = "PickEpoch"
 
 
 class PickEpoch(io.ComfyNode):
@@ -26,7 +30,7 @@ class PickEpoch(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs, outputs and help."""
         return schema(
-            "PickEpoch",
+            _NODE,
             "Pick Epoch",
             "Takes the LoRA as it was at one saved step of a training run, as Epoch Compare shows them, "
             "and puts it among your LoRAs if you give it a name.",
@@ -63,9 +67,9 @@ class PickEpoch(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, run: str = FROM_INPUT, **_: Any) -> str:
-        """Changes when the chosen run has saved more."""
-        return run_state(run)
+    def fingerprint_inputs(cls, run: str = FROM_INPUT, save_as: str | None = None, **_: Any) -> str:
+        """Changes when the chosen run has saved more, and when the file that was saved is deleted."""
+        return run_state(run) + written.mark(_NODE, save_as)
 
     @classmethod
     def execute(cls, run: str, step: int, save_as: str, lora: Any = None) -> io.NodeOutput:
@@ -79,6 +83,7 @@ class PickEpoch(io.ComfyNode):
             lines = [f"{label} (picked)" if at == number else label for at, label in zip(saved, labels(folder, list(saved)), strict=True)]
             if save_as.strip():
                 path = keep(path, loras_dir() / f"{safe_name(save_as.strip().removesuffix('.safetensors'))}.safetensors")
+                written.remember(_NODE, save_as, path)
                 loras_changed()
                 lines.append(f"saved as {path.name}")
             report = "\n".join(lines)
@@ -88,8 +93,7 @@ class PickEpoch(io.ComfyNode):
 
 def keep(source: Path, target: Path) -> Path:
     """Copy a LoRA to ``target`` and return that. Raises UserError instead of replacing another LoRA."""
-    if target.exists() and sha256_file(target) != sha256_file(source):
+    remove_left_over(target.parent)
+    if put(source.read_bytes(), [target]) is None:
         raise UserError(f"models/loras already holds another {target.name}.", "Choose another name.", kind="output")
-    if not target.exists():
-        write_atomic(target, source.read_bytes())
     return target

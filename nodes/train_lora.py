@@ -14,7 +14,7 @@ from ..trainer import events, presets
 from ..trainer.config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
 from ..trainer.files import safe_name, sha256_file
 from ..trainer.runs import read_events
-from . import places
+from . import places, written
 from .failures import readable
 from .folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
 from .images import batch, load_rgb
@@ -24,6 +24,8 @@ from .schema import field, number, result, schema, setting
 from .types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
 from .wording import on_the_canvas
 
+_NODE = "TrainLora"
+
 
 class TrainLora(io.ComfyNode):
     """Schema and call of Train LoRA."""
@@ -32,7 +34,7 @@ class TrainLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs, outputs and help; the defaults are the reference run's."""
         return schema(
-            "TrainLora",
+            _NODE,
             "Train LoRA",
             "Trains a LoRA on your dataset and puts the finished file in models/loras. "
             "A run that is already finished is found again and not repeated; a cancelled one goes on where it stopped.",
@@ -211,10 +213,11 @@ class TrainLora(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str = "", **_: Any) -> str:
-        """Changes when the checkpoint file is replaced. A finished run is found by the launcher, whatever this says."""
+    def fingerprint_inputs(cls, checkpoint: str = "", name: str | None = None, **_: Any) -> str:
+        """Changes when the checkpoint file is replaced, or the finished LoRA deleted. A finished run is found by the launcher, whatever
+        this says, and its LoRA published again."""
         status = checkpoint_path(checkpoint).stat()
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return f"{status.st_size} {status.st_mtime_ns} {written.mark(_NODE, name)}"
 
     @classmethod
     def execute(cls, dataset: Any, options: TrainOptions | None = None, **widgets: Any) -> io.NodeOutput:
@@ -225,6 +228,7 @@ class TrainLora(io.ComfyNode):
             config = run_config(prepared.section(), widgets, as_options(options, TrainOptions))
             _require_family(widgets.get("preset", presets.NONE), config)
             run = _train(config, node_id, _graph(cls.hidden))
+            written.remember(_NODE, widgets["name"], run.lora)
             say(node_id, _summary(run))
             lora = Lora(str(run.lora), sha256_file(run.lora), prepared.trigger_words(), str(run.run_dir))
             curve = load_rgb(run.loss_curve)

@@ -48,12 +48,14 @@ class Plan(Event):
 
 
 SAVING = "saving"  # the phase of a child that was asked to stop
+WAITING = "waiting for another process that trains the same run"
 
 
 @dataclass(frozen=True)
 class Phase(Event):
     """A stage began or moved on: ``loading``, ``caching latents``, ``caching prompts``, ``training``, ``validating``, ``sampling``,
-    ``exporting``, and ``saving`` (SAVING): asked to stop, the child writes the state that the run will go on from."""
+    ``exporting``, and ``saving`` (SAVING): asked to stop, the child writes the state that the run will go on from. WAITING comes from the
+    parent."""
 
     name: ClassVar[str] = "phase"
     phase: str

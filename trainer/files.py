@@ -10,11 +10,14 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
+
+from filelock import FileLock
 
 from .errors import UserError
 
@@ -30,10 +33,11 @@ _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]+')
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
 
-    On an exception the temporary file is removed and ``path`` is left as it was.
+    On an exception the temporary file is removed and ``path`` is left as it was. A killed process leaves it, so it has no name that a
+    menu of models or a reader of images would take for a whole file: it ends in ``.tmp``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}{path.suffix}")
+    temporary = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}{path.suffix}.tmp")
     # With the mode of an ordinary file: the system takes the umask off it. To ask for the umask is to change it, for all threads.
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -61,6 +65,26 @@ def replace(source: Path, target: Path) -> None:
                 time.sleep(0.05)
                 continue
             raise
+
+
+def move_new(source: Path, target: Path) -> None:
+    """Move a file within one file system to a name that is free, in one step. Raises FileExistsError, and OSError (EXDEV) across two."""
+    if sys.platform == "win32":
+        os.rename(source, target)  # fails where ``target`` is there
+        return
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.EXDEV, errno.ENOENT):
+            raise
+        # a file system without hard links, as exFAT. Of the processes of this machine one moves at a time.
+        lock = Path(tempfile.gettempdir()) / f"animelora-move-{os.getuid()}.lock"
+        with FileLock(str(lock)):
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+            os.replace(source, target)
+        return
+    source.unlink()
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -67,7 +67,8 @@ class Keeper:
             # the first steps of a warm-up learn nothing yet; only the finished file has to be good
             self.job.emit(events.Warning_(f"No LoRA file was written at step {step}: {error.message}"))
             return
-        write_record(lora)
+        with self.job.between_steps:
+            write_record(lora)
         self.job.emit(events.Checkpoint(step, str(lora.parent), str(lora)))
 
     def save_missing_lora(self) -> None:

@@ -16,8 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from . import devices, events, lorafile
 from .config import RunConfig, absolute
 from .continuing import lora_identity, require_lora
@@ -28,10 +26,12 @@ from .files import remove_partial, require_short_path, write_atomic
 from .following import Tail, end
 from .hints import about_the_disk
 from .job import settle
+from .locks import locked
 from .objective import chosen_prediction
 from .prune import prune
+from .publish import publish, restore
 from .resume import newest_step, state_folder
-from .runs import RunFolder, RunResult, cache_folder, publish, read_samples, run_folder, run_identity
+from .runs import RunFolder, RunResult, cache_folder, read_samples, run_folder, run_identity
 from .text_file import read_text
 from .verdict import failure, hung, only_follows
 
@@ -78,10 +78,10 @@ def train(
     tell, stop = on_event or (lambda event: None), should_stop or (lambda: False)
     with _told_of_the_disk(Path(config.output.runs)):
         run = prepare_run(config)
-    with _told_of_the_disk(run.path), _only_one(run, stop, poll_seconds):
-        done = run.finished()
+    with _told_of_the_disk(run.path), _only_one(run, tell, stop, poll_seconds):
+        done = run.finished() or _restored(run, config, tell)
         if done is not None:
-            return _published(run, config, done)
+            return _published(run, config, done, tell)
         write_inputs(run, config, accelerate_config)
         if before_start is not None:
             before_start()
@@ -95,7 +95,7 @@ def train(
                 f"Look at {run.log}; start again to resume.",
                 kind="internal",
             )
-        result = _published(run, config, replace(fresh, reused=False))
+        result = _published(run, config, replace(fresh, reused=False), tell)
     _prune_old(run, config)
     return result
 
@@ -238,24 +238,27 @@ def _prune_old(run: RunFolder, config: RunConfig) -> None:
             prune(run.path.parent, days=days, finished_days=days, dry_run=False)
 
 
-def _published(run: RunFolder, config: RunConfig, result: RunResult) -> RunResult:
+def _restored(run: RunFolder, config: RunConfig, tell: OnEvent) -> RunResult | None:
+    """A finished run whose own LoRA is lost or damaged, and whose published one is not."""
+    found = restore(run, config.output.publish)
+    if found is None:
+        return None
+    tell(events.Warning_(f"The LoRA in the run folder was missing or damaged: it was copied back from {found}."))
+    return run.finished()
+
+
+def _published(run: RunFolder, config: RunConfig, result: RunResult, tell: OnEvent) -> RunResult:
     place = publish(run, config.output.publish)
+    if place is not None and place.name != run.lora.name:
+        tell(events.Warning_(f"{place.parent} holds another {run.lora.name}, which stays: the new LoRA is saved as {place.name}."))
     return replace(result, lora=place or run.lora, samples=read_samples(run.events))
 
 
 @contextmanager
-def _only_one(run: RunFolder, stop: ShouldStop, poll_seconds: float) -> Iterator[None]:
+def _only_one(run: RunFolder, tell: OnEvent, stop: ShouldStop, poll_seconds: float) -> Iterator[None]:
     """A lock on the run folder: a second process that wants the same run waits, then finds it finished."""
     run.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(run.path / ".lock"))
-    while True:
-        try:
-            held = lock.acquire(timeout=poll_seconds)
-            break
-        except Timeout:
-            if stop():
-                raise Cancelled from None
-    with held:
+    with locked(run.path / ".lock", stop, poll_seconds, waiting=lambda: tell(events.Phase(events.WAITING))):
         yield
 
 

@@ -18,9 +18,7 @@ from typing import Any
 
 from . import __version__, events
 from .config import RunConfig
-from .errors import UserError
 from .files import expand_home, safe_name, sha256_file, write_atomic
-from .hints import about_the_disk
 from .records import sealed, unsealed
 
 _OLD_RESULT = ("lora_sha256", "steps", "loss", "seconds", "version")  # what a result held before it had a checksum
@@ -113,6 +111,13 @@ class RunFolder:
         data = {"lora_sha256": sha256_file(self.lora), "steps": steps, "loss": loss, "seconds": seconds, "version": __version__}
         write_atomic(self.result, sealed(data))
 
+    def lora_digest(self) -> str:
+        """The SHA-256 of the LoRA that the run finished with; empty where it did not finish or its result is damaged."""
+        try:
+            return str(unsealed(self.result.read_text(encoding="utf-8"), without=_OLD_RESULT)["lora_sha256"])
+        except (OSError, ValueError, KeyError):
+            return ""
+
     def finished(self) -> RunResult | None:
         """The result of a complete and undamaged run, else None."""
         try:
@@ -155,41 +160,6 @@ def run_folder(config: RunConfig, identity: str) -> RunFolder:
 def cache_folder(config: RunConfig) -> Path:
     """Where latents, prompts and checkpoint digests are cached, shared by all runs below ``output.runs``."""
     return expand_home(config.output.runs).resolve() / "_cache"
-
-
-def publish(run: RunFolder, folder: str) -> Path | None:
-    """Copy the finished LoRA to ``folder`` and return its place; None when nothing is published.
-
-    A different file of the same name is never overwritten: the new one then gets the run's identity in its name.
-    """
-    if not folder:
-        return None
-    target_folder = expand_home(folder).resolve()
-    data = run.lora.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    identity = run.path.name.rsplit("-", 1)[-1]
-    for name in (run.lora.name, f"{run.lora.stem}-{identity}.safetensors"):
-        target = target_folder / name
-        if target.exists() and sha256_file(target) != digest:
-            continue
-        if not target.exists():
-            _copy(data, target, run)
-        return target
-    raise UserError(
-        f"{target_folder} already holds other files named {run.lora.name} and {run.lora.stem}-{identity}.safetensors.",
-        f"Rename one of them; the new LoRA is kept in {run.lora}.",
-        kind="output",
-    )
-
-
-def _copy(data: bytes, target: Path, run: RunFolder) -> None:
-    try:
-        write_atomic(target, data)
-    except OSError as error:
-        told = about_the_disk(error, target.parent)
-        if told is None:
-            raise
-        raise UserError(told.message, f"{told.hint} The new LoRA is whole in {run.lora}.", kind=told.kind) from error
 
 
 def read_samples(path: Path) -> tuple[SampleImage, ...]:

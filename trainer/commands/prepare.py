@@ -137,10 +137,12 @@ def _pairs(replace: list[str] | None) -> dict[str, str] | None:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
-    """A progress bar on stderr, so that stdout has only the report."""
+def _progress(*, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar on stderr, so that stdout has only the report; without a terminal only that another process is waited for."""
+    from ..dataset.prepare import WAITING
+
     if quiet or not sys.stderr.isatty():
-        yield None
+        yield lambda done, total, text: print(text, file=sys.stderr) if text == WAITING else None
         return
     from rich.console import Console
     from rich.markup import escape

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
+from .. import locks
 from ..errors import UserError
 from ..files import atomic_path, read_regular
 from .process import Processed
@@ -60,17 +59,11 @@ class Journal:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the dataset for one writer; the system releases the lock even when the process is killed."""
+def locked(folder: Path, should_stop: Callable[[], bool], waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the dataset for one writer; others wait, and then find what it made. Raises Cancelled when ``should_stop`` returned True."""
     path = folder / WORK / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        held = FileLock(str(path)).acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"Another run is preparing {folder} right now.", "Wait until it is done, or choose another folder.", kind="dataset"
-        ) from None
-    with held:
+    with locks.locked(path, should_stop, waiting=waiting):
         yield
 
 

@@ -33,6 +33,7 @@ from .tidy import foreign_pictures, remove_partials, stale_files
 
 Progress = Callable[[int, int, str], None]
 Source = Path | Sequence[SourceImage]
+WAITING = "waiting for another process that prepares the same dataset"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def prepare(
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
         raise UserError(f"The folder {folder} cannot be made: {cause}.", "Choose another place.", kind="dataset") from error
-    with locked(folder):
+    tell, stop = progress or _silent, should_stop or (lambda: False)
+    with locked(folder, stop, lambda: tell(0, 1, WAITING)):
         try:
             remove_partials(folder)
             found = _find(source, folder, settings, inside, should_stop).cleaned()
@@ -84,7 +86,7 @@ def prepare(
                 found.entries += [_as_regularisation(entry) for entry in extra.entries]
                 found.warnings += extra.warnings
                 found.rejected += extra.rejected
-            return _Run(folder, settings, upscaler, progress or _silent, should_stop, workers).finish(found, started)
+            return _Run(folder, settings, upscaler, tell, should_stop, workers).finish(found, started)
         finally:
             for unpacked in (folder / WORK).glob("unpacked-*"):
                 shutil.rmtree(unpacked, ignore_errors=True)

@@ -10,6 +10,10 @@ const PHASES = {
   training: { en: "training", vi: "đang huấn luyện", ja: "学習中", zh: "正在训练" },
   sampling: { en: "painting test pictures", vi: "đang vẽ ảnh thử", ja: "試し描き中", zh: "正在绘制验证图" },
   saving: { en: "saving the state", vi: "đang lưu trạng thái", ja: "状態を保存中", zh: "正在保存状态" },
+  "waiting for another process that trains the same run": {
+    en: "waiting for another process that trains the same run", vi: "đang chờ một tiến trình khác huấn luyện cùng lượt này",
+    ja: "同じ学習を行っている別のプロセスを待っています", zh: "正在等待另一个进程完成同一训练",
+  },
   exporting: { en: "writing the LoRA", vi: "đang ghi LoRA", ja: "LoRAを書き出し中", zh: "正在写出 LoRA" },
 };
 

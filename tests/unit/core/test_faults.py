@@ -213,7 +213,7 @@ def test_a_child_killed_in_mid_write_costs_at_most_that_file(
         kill_in_mid_write(config, run.checkpoints, f"{PARTIAL}{4:06d}-*")
         resumed_at = 2
     else:
-        kill_in_mid_write(config, run.path, f"{PARTIAL}*.safetensors")
+        kill_in_mid_write(config, run.path, f"{PARTIAL}*.safetensors.tmp")
         resumed_at = STEPS
     assert not run.lora.exists()
     plans: list[int] = []
@@ -236,7 +236,7 @@ def test_a_stop_while_a_lora_is_written_leaves_it_whole(
     def hold(processes: list[psutil.Process]) -> bool:
         for process in processes:
             process.suspend()
-        written.extend(path.parent for path in run.checkpoints.glob(f"step-*/{PARTIAL}*.safetensors"))
+        written.extend(path.parent for path in run.checkpoints.glob(f"step-*/{PARTIAL}*.safetensors.tmp"))
         if written:
             held.set()
             told_to_stop.wait(60)
@@ -250,7 +250,7 @@ def test_a_stop_while_a_lora_is_written_leaves_it_whole(
             told_to_stop.set()
         return held.is_set()
 
-    with caught_in_mid_write(run, run.checkpoints, f"step-*/{PARTIAL}*.safetensors", hold), pytest.raises(Cancelled):
+    with caught_in_mid_write(run, run.checkpoints, f"step-*/{PARTIAL}*.safetensors.tmp", hold), pytest.raises(Cancelled):
         launch.train(config, should_stop=should_stop)
     assert not half_files(run.path)
     lorafile.verify_lora(next(written[0].glob("*.safetensors")))

@@ -15,7 +15,8 @@ from tests.unit.core.helpers import configuration, make_dataset, train_here
 from trainer import events, resume
 from trainer.errors import UserError
 from trainer.launch import prepare_run
-from trainer.runs import RunFolder, loss_history, publish, read_samples
+from trainer.publish import publish
+from trainer.runs import RunFolder, loss_history, read_samples
 
 
 def step(number: int, loss: float) -> events.Step:

@@ -10,11 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from tests.unit.dataset.pictures import FILES, drawing, folder_of
@@ -29,6 +32,7 @@ from trainer.dataset import (
     open_dataset,
     prepare,
 )
+from trainer.dataset.prepare import WAITING
 from trainer.errors import Cancelled, UserError
 
 ROOT = Path(__file__).parents[3]
@@ -268,12 +272,42 @@ def test_killed_run_resumes(tmp_path: Path) -> None:
     assert clean.hash == result.dataset.hash
 
 
-def test_second_writer_is_refused(tmp_path: Path) -> None:
-    from trainer.dataset.journal import locked
+def test_a_second_writer_waits_and_finds_what_the_first_one_made(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in", 2)
+    waits, told = threading.Event(), []
 
+    def progress(done: int, total: int, text: str) -> None:
+        told.append(text)
+        if text == WAITING:
+            waits.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(str(dataset_lock(tmp_path / "out" / "mk01_girl"))):
+            second = pool.submit(prepare, tmp_path / "in", tmp_path / "out", SETTINGS, progress=progress)
+            assert waits.wait(60)
+            assert told == [WAITING]
+        assert second.result(60).kept == 2
+    assert prepare(tmp_path / "in", tmp_path / "out", SETTINGS).reused == 2
+
+
+def test_a_writer_that_waits_hears_cancel(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 1)
-    with locked(tmp_path / "out" / "mk01_girl"), pytest.raises(UserError, match="Another run is preparing"):
-        prepare(tmp_path / "in", tmp_path / "out", SETTINGS)
+    told: list[str] = []
+    with FileLock(str(dataset_lock(tmp_path / "out" / "mk01_girl"))), pytest.raises(Cancelled):
+        prepare(
+            tmp_path / "in",
+            tmp_path / "out",
+            SETTINGS,
+            progress=lambda done, total, text: told.append(text),
+            should_stop=lambda: told == [WAITING],
+        )
+    assert not (tmp_path / "out" / "mk01_girl" / "manifest.json").exists()
+
+
+def dataset_lock(folder: Path) -> Path:
+    """The lock file of a dataset's folder, which is made for it."""
+    (folder / ".prepare").mkdir(parents=True, exist_ok=True)
+    return folder / ".prepare" / "lock"
 
 
 def test_buckets_keep_aspect_ratios(tmp_path: Path) -> None:

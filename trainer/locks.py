@@ -1,0 +1,32 @@
+"""Locks between processes, as files that the system releases even when their holder is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .errors import Cancelled
+
+
+@contextmanager
+def locked(path: Path, should_stop: Callable[[], bool], poll_seconds: float = 0.2, *, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock ``path``. While another process holds it, wait and poll ``should_stop``; ``waiting`` is called once before.
+
+    Raises Cancelled when ``should_stop`` returned True.
+    """
+    lock, waited = FileLock(str(path)), False
+    while True:
+        try:
+            held = lock.acquire(timeout=poll_seconds if waited else 0)
+            break
+        except Timeout:
+            if not waited:
+                waiting()
+            waited = True
+            if should_stop():
+                raise Cancelled from None
+    with held:
+        yield
