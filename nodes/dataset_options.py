@@ -8,6 +8,7 @@ from typing import Any, get_args
 from comfy_api.latest import io
 
 from ..trainer.dataset import settings as choices
+from ..trainer.errors import UserError
 from .failures import readable
 from .folders import model_files, source_folder, source_folders, tree_digest
 from .prompts import lines
@@ -71,7 +72,13 @@ class DatasetOptionsNode(io.ComfyNode):
                     default="",
                     multiline=True,
                 ),
-                field(io.String, "remove_tags", "Tags to leave out of every caption, separated by commas.", default=""),
+                field(
+                    io.String,
+                    "remove_tags",
+                    "Tags to leave out of every caption, separated by commas. "
+                    "A star stands for anything: *_hair removes blonde_hair and long_hair.",
+                    default="",
+                ),
                 field(
                     io.String, "first_tags", "Tags that stand first after the trigger word where present, separated by commas.", default=""
                 ),
@@ -168,6 +175,33 @@ class DatasetOptionsNode(io.ComfyNode):
                     max=100.0,
                     step=0.05,
                 ),
+                field(
+                    io.Combo,
+                    "trigger_position",
+                    "Where the trigger word stands: in front of every caption, or where the caption has it and in front only of the "
+                    "others.",
+                    options=list(get_args(choices.TriggerPosition)),
+                    default="front",
+                    optional=True,
+                    advanced=True,
+                ),
+                field(
+                    io.Combo,
+                    "tag_separator",
+                    "What stands between the tags of a caption. auto recognises lists with spaces, as image boards write them.",
+                    options=list(get_args(choices.TagSeparator)),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                ),
+                field(
+                    io.Boolean,
+                    "wildcards",
+                    "Choose one of several lines of a caption, and one of the words in braces, each time an image is shown.",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                ),
             ],
             [result(DATASET_OPTIONS, "options", "For the options input of Dataset Prep.")],
             search=["tagger", "wd14", "captions", "regularization", "buckets", "tags"],
@@ -196,6 +230,9 @@ def as_settings(widgets: dict[str, Any]) -> dict[str, Any]:
         "remove": _tags(widgets["remove_tags"]),
         "first": _tags(widgets["first_tags"]),
         "order": widgets["tag_order"],
+        # workflows saved before these widgets were there do not have them
+        "trigger_position": widgets.get("trigger_position", "front"),
+        "separator": widgets.get("tag_separator", "auto"),
     }
     data: dict[str, Any] = {
         "captions": captions,
@@ -205,6 +242,7 @@ def as_settings(widgets: dict[str, Any]) -> dict[str, Any]:
             "caption_dropout": widgets["caption_dropout"],
             "tag_dropout": widgets["tag_dropout"],
             "flip": widgets["mirror"],
+            "wildcards": widgets.get("wildcards", False),
         },
         "alpha": widgets["transparency"],
         "background": widgets["background"],
@@ -240,5 +278,12 @@ def _tags(text: str) -> list[str]:
 
 
 def _renames(text: str) -> dict[str, str]:
-    pairs = (line.partition("=") for line in lines(text) if "=" in line)
-    return {old.strip(): new.strip() for old, _, new in pairs if old.strip()}
+    """``old = new`` by line. UserError for a line without one."""
+    pairs: dict[str, str] = {}
+    for line in lines(text):
+        # with spaces first: =_= is a tag
+        old, equals, new = line.partition(" = ") if " = " in line else line.partition("=")
+        if not equals or not old.strip():
+            raise UserError(f"{line!r} in replace_tags has no old tag = new tag.", "Write one pair in each line: grey hair = gray hair")
+        pairs[old.strip()] = new.strip()
+    return pairs

@@ -119,6 +119,8 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     warmup = settings.optimizer.warmup_steps
     if warmup >= plan.steps:
         emit(events.Warning_(f"The warm-up of {warmup} steps is as long as the run ({plan.steps} steps): the full rate is never reached."))
+    for note in dataset.notes:
+        emit(events.Warning_(note))
     start = _start(run, plan.steps, emit)
     plan = replace(plan, start_step=start.step, held_out=len(held_out.items), regularisation=regularisation)
     processes = current()

@@ -18,8 +18,8 @@ examples:
   python -m trainer prepare pictures/ --out datasets --trigger mk01 --tagger models/wd-tagger --export kohya
 
 SOURCE is a folder (sub-folders are read, kohya's 10_name folders count as repeats), a zip or tar archive, or one picture. It is never
-changed. Captions come from .txt or .caption files, metadata.jsonl, metadata.csv or kohya's metadata JSON. Running the same command
-again does only what is new. docs/datasets.md describes every setting.
+changed. Captions come from .txt or .caption files, JSON files (gallery-dl, waifuc, Hydrus), metadata.jsonl or .csv, captions.json or
+kohya's metadata JSON. Running the same command again does only what is new. docs/datasets.md describes every setting.
 """
 
 
@@ -51,8 +51,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     captions.add_argument("--tagger", metavar="MODEL", help="WD-tagger .onnx with its selected_tags.csv beside it, or their folder")
     captions.add_argument("--threshold", type=float, metavar="P", help="smallest probability of a tag (0.35)")
-    captions.add_argument("--remove", action="append", metavar="TAG", help="leave a tag out; may be repeated")
+    captions.add_argument("--remove", action="append", metavar="TAG", help="leave a tag out, * for anything; may be repeated")
     captions.add_argument("--replace", action="append", metavar="TAG=TAG", help="write another tag; may be repeated")
+    captions.add_argument("--separator", choices=("auto", "comma", "space"), help="what stands between tags (auto)")
+    captions.add_argument(
+        "--trigger-position", choices=("front", "keep"), help="keep: where the caption has it, in front only where it has none (front)"
+    )
+    captions.add_argument(
+        "--wildcards", action="store_true", help="one of {a|b} and one of several lines is chosen each time, as by kohya's enable_wildcard"
+    )
     captions.add_argument("--shuffle", action="store_true", help="the trainer shuffles tags after the kept ones")
     captions.add_argument("--keep-tokens", type=int, metavar="N", help="tags in front that are never shuffled or dropped (1)")
     captions.add_argument("--caption-dropout", type=float, metavar="P", help="share of steps without a caption (0)")
@@ -111,7 +118,9 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "repeats": args.repeats, "alpha": args.alpha, "background": args.background,
         "regularisation_weight": args.regularisation_weight, "buckets.step": args.bucket_step,
         "buckets.no_upscale": args.no_upscale or None, "captions.source": args.captions, "captions.remove": args.remove,
-        "captions.replace": _pairs(args.replace), "tagger.threshold": args.threshold,
+        "captions.replace": _pairs(args.replace), "captions.separator": args.separator,
+        "captions.trigger_position": args.trigger_position, "training.wildcards": args.wildcards or None,
+        "tagger.threshold": args.threshold,
         "training.shuffle_caption": args.shuffle or None, "training.keep_tokens": args.keep_tokens,
         "training.caption_dropout": args.caption_dropout,
     }  # fmt: skip

@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .dataset import Dataset, Row
+from ..prompt_syntax import EMPHASIS
+from .caption_text import guessed_note
+from .captions import WILDCARD, instance_prompt
+from .dataset import Dataset, Row, caption_file
 from .report import plural
 from .settings import PrepareSettings
 
@@ -24,18 +27,57 @@ def warnings_for(dataset: Dataset, rows: Sequence[Row], captioned: Sequence[Capt
         found.append(f"Only {plural(len(instances), 'picture')}: a LoRA needs about 10 to 50 varied ones.")
     origins = Counter(caption.origin for caption, row in zip(captioned, rows, strict=True) if not row.item.is_regularisation)
     fallback = origins["instance prompt"]
-    if settings.captions.source in ("sidecar", "sidecar+tags") and fallback:
-        found.append(f"{plural(fallback, 'picture')} had no caption of their own and got the instance prompt.")
-    elif settings.captions.source == "auto" and fallback and fallback < len(instances):
-        found.append(f"{plural(fallback, 'picture')} of {len(instances)} had no caption and got the instance prompt.")
+    if settings.captions.source != "instance" and fallback:
+        asked = settings.captions.source in ("sidecar", "sidecar+tags")
+        found.append(_fallback(fallback, len(instances), asked, instance_prompt(settings.trigger, settings.class_description)))
+    if origins["folder name"] and settings.class_description:
+        found.append(
+            f"{plural(origins['folder name'], 'image')} had no caption and got the name of their folder, not the class "
+            f"{settings.class_description!r}. For the class, let captions come from the instance prompt."
+        )
     if origins["edited by hand"]:
         found.append(
             f"{plural(origins['edited by hand'], 'caption')} edited by hand in the dataset's folder and kept; delete the .txt file to undo."
         )
+    guessed: dict[str, list[str]] = {}
+    for caption, row in zip(captioned, rows, strict=True):
+        if caption.encoding:
+            guessed.setdefault(caption.encoding, []).append(caption_file(row.item.file))
+    found += [guessed_note(encoding, names) for encoding, names in guessed.items()]
     empty = sum(not item.caption for item in instances)
     if empty:
         found.append(f"{plural(empty, 'picture')} with an empty caption.")
+    found += _syntax([item.caption for item in dataset.items], settings)
     found += _sizes(rows, settings)
+    return found
+
+
+def _fallback(count: int, of: int, asked: bool, prompt: str) -> str:
+    got = f"the instance prompt {prompt!r}" if prompt else "an empty one"
+    if count == of and of > 1:
+        return (
+            f"No image has a caption: all {of} got {got}. Captions are read from text files of the images' names, "
+            "metadata.jsonl, and the JSON files of gallery-dl, waifuc, Hydrus and kohya; a tagger can write them, too."
+        )
+    own = " of their own" if asked else ""
+    return f"{plural(count, 'image')} of {of} had no caption{own} and got {got}."
+
+
+def _syntax(captions: Sequence[str], settings: PrepareSettings) -> list[str]:
+    """What kohya's reader gives a meaning that these settings do not."""
+    found = []
+    wildcards = [caption for caption in captions if WILDCARD.search(caption)]
+    if wildcards and not settings.training.wildcards:
+        found.append(
+            f"{plural(len(wildcards), 'caption')} with choices in braces, for example {wildcards[0][:60]!r}: trained as written. "
+            "To have one chosen each time, as by kohya's enable_wildcard, set training.wildcards."
+        )
+    emphasised = [caption for caption in captions if EMPHASIS.search(caption)]
+    if emphasised:
+        found.append(
+            f"{plural(len(emphasised), 'caption')} with emphasis such as (word:1.2), for example {emphasised[0][:60]!r}: trained as "
+            "written, because brackets are text in captions."
+        )
     return found
 
 

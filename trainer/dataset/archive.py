@@ -16,13 +16,14 @@ from ..files import safe_name
 from . import tar
 from .decode import EXTENSIONS
 from .names import readable
+from .sidecars import DATA, LOOKS_LIKE_CAPTIONS
 from .walk import is_passed_over
 
 MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 1 << 30
 MAX_TOTAL_BYTES = 500 << 30
 KEEP_FREE_BYTES = 1 << 30
-_TEXT = {".txt", ".caption", ".json", ".jsonl", ".csv", ".tags", ".tag", ".cap", ".text"}
+_TEXT = {".json", ".jsonl", ".csv", ".toml"} | LOOKS_LIKE_CAPTIONS | DATA
 _FOLDS_CASE = sys.platform in ("win32", "darwin")  # A.png and a.png are one file there
 _SUFFIXES = (".zip", ".cbz", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 

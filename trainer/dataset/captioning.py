@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..files import write_atomic
-from .captions import edit_tags, instance_prompt, joined, plain_frequency, with_trigger
-from .dataset import caption_file, read_caption
+from .caption_text import one_line, read_caption_text
+from .captions import instance_prompt, joined, plain_frequency, sections, split_tags, with_trigger
+from .dataset import caption_file
 from .earlier import Earlier, Edit
 from .pool import ordered_map
 from .report import plural
 from .settings import PrepareSettings
+from .tag_rules import TagRules
 
 if TYPE_CHECKING:
     from .jobs import Job
@@ -23,15 +26,20 @@ if TYPE_CHECKING:
 
 
 WRITERS = 8
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """``prepared`` is what the settings give; ``final`` differs when somebody edited the file by hand since."""
+    """``prepared`` is what the settings give; ``final`` differs when somebody edited the file by hand since.
+
+    ``encoding`` is the one in which an edited file was read when it is not UTF-8.
+    """
 
     prepared: str
     final: str
     origin: str
+    encoding: str = ""
 
 
 def caption_all(
@@ -46,24 +54,29 @@ def caption_all(
     """Make and write all captions; files that are right already are left alone. ``edits``: see ``Earlier.edits``."""
     tags = _tags(kept, folder, settings, progress, should_stop)
     raw = [_raw(job, tags.get(job.key), settings) for job, _ in kept]
+    rules = TagRules(settings.captions, settings.training.keep_tokens_separator)
     frequency: Counter[str] | None = None
     if settings.captions.order == "frequency":
         frequency = plain_frequency(text for text, _ in raw)
     prepared = {
-        caption_file(job.target.relative_to(folder).as_posix()): _finished(text, job, settings, frequency)
+        caption_file(job.target.relative_to(folder).as_posix()): _finished(text, job, settings, rules, frequency)
         for (job, _), (text, _) in zip(kept, raw, strict=True)
     }
+    earlier.notes += rules.unmatched()
     earlier.will_write(prepared)
 
     def finish(one: tuple[tuple[str, str], tuple[str, str]]) -> Captioned:
         (file, caption), (_, origin) = one
-        final = _write(folder, file, caption, earlier, edits.get(file))
-        return Captioned(caption, final, origin if final == caption else "edited by hand")
+        final, encoding = _write(folder, file, caption, earlier, edits.get(file))
+        edited = final != caption
+        if not settings.training.wildcards:
+            final = one_line(final)
+        return Captioned(caption, final, "edited by hand" if edited else origin, encoding)
 
     # many at a time, because each waits for the disk
     done = list(ordered_map(finish, zip(prepared.items(), raw, strict=True), workers=WRITERS, should_stop=should_stop))
     finals = dict(zip(prepared, (one.final for one in done), strict=True))
-    carried = {file: edit for file, edit in edits.items() if finals.get(file) == edit.text}
+    carried = {file: edit for file, edit in edits.items() if finals.get(file) in (edit.text, one_line(edit.text))}
     earlier.carried |= {edit.file for edit in carried.values()}
     unsure = [file for file, edit in carried.items() if not edit.sure]
     if unsure:
@@ -79,26 +92,32 @@ def _raw(job: Job, tags: str | None, settings: PrepareSettings) -> tuple[str, st
     entry, source = job.entry, settings.captions.source
     own = entry.caption if source in ("auto", "sidecar", "sidecar+tags") else None
     if source == "sidecar+tags" and own and tags:
-        return joined(own, tags), f"{entry.caption_from} and tagger"
+        return "\n".join(joined(line, tags) for line in own.split("\n")), f"{entry.caption_from} and tagger"
     if own:
         return own, entry.caption_from
     if tags:
         return tags, "tagger"
     if entry.is_regularisation:
         return entry.instance or settings.class_description, "class"
-    if entry.instance and not settings.class_description:
+    if entry.instance and source != "instance":
         return entry.instance, "folder name"
     return instance_prompt(settings.trigger, settings.class_description), "instance prompt"
 
 
-def _finished(text: str, job: Job, settings: PrepareSettings, frequency: Counter[str] | None) -> str:
-    rules = settings.captions
-    edited = edit_tags(text, rules, frequency)
+def _finished(text: str, job: Job, settings: PrepareSettings, rules: TagRules, frequency: Counter[str] | None) -> str:
+    captions, separator = settings.captions, settings.training.keep_tokens_separator
+    edited = rules.edit(_CONTROL.sub("", text), frequency)
     if job.entry.is_regularisation:
         return edited  # the class as the model knows it, without the new word
-    if rules.prefix or rules.suffix:
-        edited = joined(rules.prefix, edited, rules.suffix)
-    return with_trigger(edited, settings.trigger)
+    if captions.prefix or captions.suffix:
+        prefix, suffix = split_tags(captions.prefix), split_tags(captions.suffix)
+
+        def add(parts: list[list[str]]) -> list[list[str]]:
+            parts = [[*prefix, *parts[0]], *parts[1:]]
+            return [*parts[:-1], [*parts[-1], *suffix]]
+
+        edited = sections(edited, add, separator)
+    return with_trigger(edited, settings.trigger, captions.trigger_position, separator)
 
 
 def _tags(
@@ -121,17 +140,22 @@ def _tags(
     )
 
 
-def _write(folder: Path, file: str, prepared: str, earlier: Earlier, edit: Edit | None) -> str:
-    """Write the caption unless the user changed the file: the caption that is in it then."""
+def _write(folder: Path, file: str, prepared: str, earlier: Earlier, edit: Edit | None) -> tuple[str, str]:
+    """Write the caption unless the user changed the file. (the caption that is in it then, encoding if it had to be guessed)."""
     path = folder / file
+    present: str | None
     try:
-        present: str | None = read_caption(path)
-    except OSError:
-        present = None
+        present, guessed = read_caption_text(path)
+    except FileNotFoundError:
+        present, guessed = None, ""
+    except OSError as error:
+        raise UserError(
+            f"The caption {path} cannot be read ({error.strerror or error}).", "Check its permissions, or delete it.", kind="dataset"
+        ) from error
     if present is not None and not earlier.wrote(file, present):
-        return present
+        return present, guessed
     final = edit.text if edit is not None else prepared
-    if present != final:
+    if present != final or guessed:
         try:
             write_atomic(path, final + "\n")
         except OSError as error:  # a full disk, a folder of that name
@@ -140,4 +164,4 @@ def _write(folder: Path, file: str, prepared: str, earlier: Earlier, edit: Edit 
                 "Make room or remove what is in its place; what is done is kept.",
                 kind="dataset",
             ) from error
-    return final
+    return final, ""

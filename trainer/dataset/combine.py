@@ -72,6 +72,7 @@ def combine(shares: Sequence[Share]) -> Dataset:
         resolution=max(part.resolution for part in parts),
         items=items,
         training=first.training,
+        notes=tuple(note for part in parts for note in part.notes),
         parts=parts,
         owners=tuple(owners),
     )

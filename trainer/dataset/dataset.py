@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import UserError
-from ..files import atomic_path, open_regular, read_regular, write_atomic
+from ..files import atomic_path, read_regular, write_atomic
+from .caption_text import guessed_note, read_caption_text
 from .rows import Header, parse_rows
 from .settings import TrainingHints
 
@@ -77,6 +78,7 @@ class Dataset:
     items: Sequence[Item] = field(repr=False)
     training: TrainingHints = field(default_factory=TrainingHints)
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()  # what a user should know about how it was read
 
     @property
     def members(self) -> tuple[Dataset, ...]:
@@ -124,9 +126,11 @@ def dataset_hash(rows: Iterable[tuple[Item, str]], header: dict[str, Any]) -> st
 
 def hashed_header(trigger: str, class_description: str, resolution: int, training: TrainingHints) -> dict[str, Any]:
     """The part of the header that a trainer sees."""
-    return {
-        "trigger": trigger, "class": class_description, "resolution": resolution, "training": training.model_dump(mode="json")
-    }  # fmt: skip
+    hints = training.model_dump(mode="json")
+    for name in ("wildcards", "keep_tokens_separator"):  # came later: a dataset that does without keeps its hash
+        if hints[name] == TrainingHints.model_fields[name].default:
+            del hints[name]
+    return {"trigger": trigger, "class": class_description, "resolution": resolution, "training": hints}
 
 
 def write_manifest(folder: Path, header: dict[str, Any], rows: Sequence[Row]) -> None:
@@ -150,12 +154,12 @@ def open_dataset(path: Path) -> Dataset:
     raw = read_header(path)
     try:
         header = Header.model_validate(raw)
-        items, masks = _read_items(path, header.rows_sha256)
+        items, masks, notes = _read_items(path, header.rows_sha256, lines=header.training.wildcards)
         hashed = hashed_header(header.trigger, header.class_description, header.resolution, header.training)
         return Dataset(
             path=path, name=header.name, hash=dataset_hash(zip(items, masks, strict=True), hashed),
             trigger=header.trigger, class_description=header.class_description, resolution=header.resolution,
-            items=items, training=header.training, settings=header.settings,
+            items=items, training=header.training, settings=header.settings, notes=notes,
         )  # fmt: skip
     except ValidationError as error:
         raise UserError(
@@ -203,7 +207,7 @@ def caption_file(file: str) -> str:
     return file.removesuffix(".png") + ".txt"
 
 
-def _read_items(path: Path, rows_sha256: str) -> tuple[list[Item], list[str]]:
+def _read_items(path: Path, rows_sha256: str, *, lines: bool) -> tuple[list[Item], list[str], tuple[str, ...]]:
     try:
         data = read_regular(path / ROWS, LARGEST_MANIFEST)
     except OSError as error:
@@ -218,6 +222,7 @@ def _read_items(path: Path, rows_sha256: str) -> tuple[list[Item], list[str]]:
     items: list[Item] = []
     masks: list[str] = []
     missing: list[str] = []
+    guessed: dict[str, list[str]] = {}
     prefix = os.path.join(path, "")
     for row in parse_rows(data):
         text_file = caption_file(row.file)
@@ -229,7 +234,9 @@ def _read_items(path: Path, rows_sha256: str) -> tuple[list[Item], list[str]]:
                     kind="dataset",
                 )
         missing += [name for name in (row.file, row.mask) if name and name not in present]
-        caption = _own_caption(prefix + text_file) if text_file in present else row.caption
+        caption = row.caption
+        if text_file in present:
+            caption = _own_caption(prefix + text_file, lines=lines, guessed=guessed)
         item = Item(
             file=row.file, sha256=row.sha256, caption=caption, width=row.width, height=row.height,
             original_size=row.original_size, crop_top_left=row.crop_top_left, repeats=row.repeats, mask=row.mask,
@@ -244,16 +251,7 @@ def _read_items(path: Path, rows_sha256: str) -> tuple[list[Item], list[str]]:
             "Prepare the dataset again: missing pictures are made from their sources.",
             kind="dataset",
         )
-    return items, masks
-
-
-def _own_caption(path: str) -> str:
-    try:
-        return read_caption(path)
-    except OSError as error:
-        raise UserError(
-            f"The caption {path} cannot be read: {error.strerror}.", "Check its permissions, or remove it.", kind="dataset"
-        ) from error
+    return items, masks, tuple(guessed_note(encoding, names) for encoding, names in guessed.items())
 
 
 def _mask_digest(path: Path) -> str:
@@ -265,15 +263,19 @@ def _mask_digest(path: Path) -> str:
         ) from error
 
 
-def read_caption(path: str | Path) -> str:
-    """A caption file of ours, as one line; whatever an editor made of it."""
-    # the bare calls: 100,000 of them open in seconds
-    handle = open_regular(path)
+def _own_caption(path: str, *, lines: bool, guessed: dict[str, list[str]]) -> str:
+    """A caption file of ours, whatever an editor made of it, read as one beside a source image is. ``lines``: several stay apart."""
     try:
-        data = os.read(handle, 1 << 20)
-    finally:
-        os.close(handle)
-    return " ".join(data.decode("utf-8-sig", "replace").split())
+        text, encoding = read_caption_text(path)
+    except OSError as error:
+        raise UserError(
+            f"The caption {path} cannot be read ({error.strerror or error}).",
+            "Save it as a text file, or delete it and prepare the dataset again.",
+            kind="dataset",
+        ) from error
+    if encoding:
+        guessed.setdefault(encoding, []).append(os.path.basename(path))
+    return text if lines else text.replace("\n", ", ")
 
 
 def _listing(path: Path) -> tuple[set[str], set[str]]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from ..files import read_regular, replace, write_atomic
-from .dataset import LARGEST_MANIFEST, LARGEST_MASK, MASKS, ROWS, caption_file, read_caption
+from .caption_text import read_caption_text, tidy_lines
+from .dataset import LARGEST_MANIFEST, LARGEST_MASK, MASKS, ROWS, caption_file
 from .journal import WORK
 from .report import plural
 from .rows import parse_row
@@ -228,7 +229,7 @@ def _read_written(path: Path) -> dict[str, set[str]]:
 
 def _caption(path: Path) -> str | None:
     try:
-        return read_caption(path)
+        return read_caption_text(path)[0]
     except OSError:
         return None
 
@@ -242,7 +243,7 @@ def _bytes(path: Path) -> bytes | None:
 
 def _digest(caption: str) -> str:
     """Short: it tells the few captions of one file apart."""
-    return _sha256(" ".join(caption.split()).encode("utf-8", "replace"))[:16]
+    return _sha256(tidy_lines(caption).encode("utf-8", "replace"))[:16]
 
 
 def _sha256(data: bytes) -> str:

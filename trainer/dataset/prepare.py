@@ -267,7 +267,9 @@ class _Run:
             source_sizes=dict(Counter(f"{r.item.original_size[0]}x{r.item.original_size[1]}" for r in rows).most_common()),
             formats=dict(Counter(row.source_format for row in rows).most_common()),
             captions_from=dict(Counter(caption.origin for caption in captioned).most_common()),
-            tags=tag_frequency(item.caption for item in dataset.items if not item.is_regularisation),
+            tags=tag_frequency(
+                (item.caption for item in dataset.items if not item.is_regularisation), dataset.training.keep_tokens_separator
+            ),
             warnings=tuple(warnings), seconds=seconds,
         )  # fmt: skip
         write_page(self.folder, dataset, report)
@@ -282,16 +284,16 @@ def _find(
         return sources.from_images(source)
     if not source.exists():
         raise UserError(f"The {what} {source} does not exist.", "Check the name; give a folder, a zip or tar archive.", kind="dataset")
-    extensions = settings.captions.extensions
+    captions, lines = settings.captions, settings.training.wildcards
     if source.is_dir():
-        return sources.from_folder(source, extensions, skip=[folder], inside=inside)
+        return sources.from_folder(source, captions, lines=lines, skip=[folder], inside=inside)
     if source.is_file() and is_archive(source):
         unpacked = unpack(source, folder / WORK / f"unpacked-{what}", should_stop=should_stop)
-        found = sources.from_folder(unpacked.folder, extensions, read_ours=True)
+        found = sources.from_folder(unpacked.folder, captions, lines=lines, read_ours=True)
         found.rejected += unpacked.rejected
         return found
     if source.suffix.lower() in EXTENSIONS:
-        return sources.from_file(source, extensions)
+        return sources.from_file(source, captions, lines=lines)
     raise UserError(f"{source} is neither a folder nor a zip or tar archive.", "Give the folder that holds the pictures.", kind="dataset")
 
 

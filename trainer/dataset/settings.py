@@ -17,6 +17,8 @@ Resample = Literal["lanczos", "bicubic", "bilinear", "area", "nearest"]
 AlphaMode = Literal["background", "mask"]
 CaptionSource = Literal["auto", "instance", "sidecar", "tags", "sidecar+tags"]
 TagOrder = Literal["keep", "alphabetical", "frequency"]
+TagSeparator = Literal["auto", "comma", "space"]
+TriggerPosition = Literal["front", "keep"]
 
 
 class _Part(BaseModel):
@@ -52,7 +54,9 @@ class CaptionSettings(_Part):
     remove: tuple[str, ...] = ()
     first: tuple[str, ...] = ()  # these tags, where present, directly after the trigger word
     order: TagOrder = "keep"
-    underscores: bool = False  # True keeps long_hair, False writes long hair, in tags that the tagger makes
+    underscores: bool = False  # True keeps long_hair, False writes long hair, in tags of the tagger and of image boards
+    separator: TagSeparator = "auto"  # what stands between tags; auto finds image boards' spaces
+    trigger_position: TriggerPosition = "front"  # keep: where the caption has it, in front only where it has none
 
     @field_validator("extensions")
     @classmethod
@@ -79,6 +83,16 @@ class TrainingHints(_Part):
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of steps that see an empty caption
     tag_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of tags left out
     flip: bool = False
+    wildcards: bool = False  # one of {a|b} and one of several lines is chosen each time, as by kohya's enable_wildcard
+    keep_tokens_separator: Annotated[str, Field(max_length=20)] = "|||"  # tags before the first and behind the second one stay in place
+
+    @field_validator("keep_tokens_separator")
+    @classmethod
+    def _no_tag_separator(cls, value: str) -> str:
+        value = value.strip()
+        if "," in value or "{" in value or "}" in value:
+            raise ValueError("must not contain a comma or braces, which have a meaning in captions already")
+        return value
 
 
 class PrepareSettings(_Part):

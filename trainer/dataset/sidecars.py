@@ -1,194 +1,224 @@
-"""Captions that lie beside pictures: text files, Hugging Face metadata, kohya's metadata JSON."""
+"""The caption of every image of a folder: from a text file beside it, its own JSON file, or a table of captions."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..files import read_regular
+from .booru import caption_of_json, spaced, split_spaced
+from .caption_tables import CaptionTables, folded
+from .caption_text import MAX_CAPTION_BYTES, guessed_note, one_line, read_caption_text
+from .dataset import HEADER, ROWS
 from .decode import EXTENSIONS
 from .encodings import decode_text
 from .report import plural
+from .settings import CaptionSettings
 
-MAX_CAPTION_BYTES = 1 << 20
-MAX_METADATA_BYTES = 512 << 20
-TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "tags", "tag_string", "description", "additional_feature")
-_LOOKS_LIKE_CAPTIONS = {".tags", ".tag", ".text", ".caption", ".cap", ".captions", ".txt", ".wd14", ".booru", ".prompt", ".md", ".rtf"}
+META = "_meta.json"  # waifuc's .NAME_meta.json
+_LARGEST_JSON = 16 << 20  # bytes, of one image's file
+LOOKS_LIKE_CAPTIONS = {".tags", ".tag", ".text", ".caption", ".cap", ".captions", ".txt", ".wd14", ".booru", ".prompt", ".md", ".rtf"}
+DATA = {".xml", ".yaml", ".yml", ".xmp"}
+_NO_CAPTIONS = ("readme", "license", "licence", "notes", "trigger", "classes")  # a lone text file of such a name is none
 
 
 class CaptionIndex:
-    """Knows the caption of every picture of a folder.
+    """Knows the caption of every image of a folder.
 
-    Order: a text file beside the picture, then ``metadata.jsonl``/``metadata.csv`` of the nearest folder above, then
-    kohya's metadata JSON. What is there but fits no picture becomes a warning: captions are never ignored silently.
+    Order: a text file beside the image, its own JSON file, a table that names it (``CaptionTables``). What is there but is not used
+    becomes a warning: captions are never ignored silently. ``lines``: several lines of a file stay apart, as variants.
     """
 
-    def __init__(self, root: Path, files: Sequence[Path], extensions: Sequence[str]) -> None:
+    def __init__(self, root: Path, files: Sequence[Path], settings: CaptionSettings, *, lines: bool = False) -> None:
         self._root = root
-        self._extensions = tuple(extensions)
-        self._problems: list[str] = []
+        self._settings = settings
+        self._lines = lines
+        self._files = list(files)
+        images = [path for path in files if path.suffix.lower() in EXTENSIONS]
+        self._exact = {_composed(path.with_suffix("")) for path in images} | {_composed(path) for path in images}
+        self._stems = {folded(path.with_suffix("")) for path in images} | {folded(path) for path in images}
+        self._texts = _by_name(path for path in files if path.suffix.lower() in settings.extensions)
+        self._json = _by_name(path for path in files if self._is_own_json(path))
+        self._tables = CaptionTables(root, lines=lines)
+        own = {path for found in self._json.values() for path in found}
+        for path in files:
+            is_manifest = path.name in (HEADER, ROWS) and (path.parent / HEADER).is_file() and (path.parent / ROWS).is_file()
+            if path not in own and not is_manifest and path.suffix.lower() in (".json", ".jsonl", ".csv"):
+                self._tables.read(path)
+        self._used: set[Path] = set()
         self._unreadable: list[str] = []
         self._guessed: dict[str, list[str]] = {}
-        self._pictures = [path for path in files if path.suffix.lower() in EXTENSIONS]
-        texts = [path for path in files if path.suffix.lower() in self._extensions]
-        # the exact name first; then without regard to case, because A.TXT belongs to a.png on Windows
-        self._texts = {_folded(path): path for path in texts} | {path.as_posix(): path for path in texts}
-        self._all = list(files)
-        self._used: set[Path] = set()
-        self._metadata: dict[str, str] = {}
-        self._kohya: dict[str, str] = {}
-        self._short: dict[str, str] = {}
-        for path in files:
-            if path.name.lower() in ("metadata.jsonl", "metadata.csv"):
-                self._read_metadata(path)
-            elif path.suffix.lower() == ".json":
-                self._read_kohya(path)
-        self._metadata_used = 0
+        self._noted: dict[str, list[str]] = {}  # what was read in a special way -> names
 
-    def find(self, picture: Path) -> tuple[str | None, str]:
+    def find(self, image: Path) -> tuple[str | None, str]:
         """(caption, where from) or (None, "")."""
-        for extension in self._extensions:
-            for candidate in (picture.with_suffix(extension), picture.with_name(picture.name + extension)):
-                text_file = self._texts.get(candidate.as_posix()) or self._texts.get(_folded(candidate))
-                if text_file is not None:
-                    self._used.add(text_file)
-                    text = self._read_text(text_file)
-                    if text:
-                        return text, text_file.suffix.lower()
-        key = _folded(picture)
-        if key in self._metadata:
-            self._metadata_used += 1
-            return self._metadata[key], "metadata"
-        relative = picture.relative_to(self._root).with_suffix("").as_posix().casefold()
-        stem = picture.stem.casefold()
-        listed = self._kohya.get(relative) or self._kohya.get(stem) or self._short.get(stem)
-        if listed:
-            return listed, "kohya metadata"
-        return None, ""
+        for extension in self._settings.extensions:
+            for candidate in (image.with_suffix(extension), image.with_name(image.name + extension)):
+                text_file = self._match(self._texts, candidate)
+                if text_file is None:
+                    continue
+                self._used.add(text_file)
+                if text := self._read_text(text_file):
+                    return text, text_file.suffix.lower()
+        # a.json (kohya, Hydrus), a.png.json (gallery-dl, Hydrus), .a_meta.json (waifuc)
+        names = (image.with_suffix(".json"), image.with_name(image.name + ".json"))
+        names += tuple(image.with_name(f"{dot}{image.stem}{META}") for dot in (".", ""))
+        for candidate in names:
+            json_file = self._match(self._json, candidate)
+            if json_file is not None and (text := self._read_json(json_file)):
+                self._used.add(json_file)
+                return text, "JSON file"
+        listed = self._tables.find(image)
+        if listed is None:
+            return None, ""
+        text, origin, tags = listed
+        return self._separated(text, image.name, tags=tags), origin
 
     def warnings(self) -> list[str]:
-        """What was found but not used; call after ``find`` for every picture."""
-        found = list(self._problems)
+        """What was found but not used, and what was read in a special way; call after ``find`` for every image."""
+        found = self._tables.warnings()
         if self._unreadable:
             found.append(f"{plural(len(self._unreadable), 'caption file')} cannot be read, for example {self._unreadable[0]}.")
-        for encoding, names in self._guessed.items():
-            verb = "is not UTF-8 and was" if len(names) == 1 else "are not UTF-8 and were"
-            found.append(f"{plural(len(names), 'caption file')} {verb} read as {encoding}, for example {names[0]}. Check the captions.")
-        unused = sorted(set(self._texts.values()) - self._used)
-        # a lone readme is no caption
-        unused = [path for path in unused if path.stem.lower() not in ("readme", "license", "licence", "notes", "trigger", "classes")]
-        if unused:
+        found += [guessed_note(encoding, names) for encoding, names in self._guessed.items()]
+        for note, names in self._noted.items():
+            found.append(f"{plural(len(names), 'caption')}, for example of {names[0]}: {note}")
+        return found + self._unused_texts() + self._unread_files()
+
+    def _unused_texts(self) -> list[str]:
+        unused = sorted({path for paths in self._texts.values() for path in paths} - self._used)
+        beside = [path for path in unused if self._names_an_image(path)]
+        alone = [path for path in unused if path not in beside and path.stem.lower() not in _NO_CAPTIONS]
+        found = []
+        if beside:
+            verb = "was" if len(beside) == 1 else "were"
             found.append(
-                f"{len(unused)} caption file{'s' * (len(unused) > 1)} without a picture of the same name, for example {unused[0].name}."
+                f"{plural(len(beside), 'caption file')} {verb} not read, because the image has another one, for example {beside[0].name}."
             )
-        if self._metadata and self._metadata_used < len(self._metadata):
-            count = len(self._metadata) - self._metadata_used
-            found.append(f"{count} rows of metadata.jsonl or metadata.csv name no picture that needed them.")
-        stems = {_folded(path.with_suffix("")) for path in self._pictures}
+        if alone:
+            found.append(f"{plural(len(alone), 'caption file')} without an image of the same name, for example {alone[0].name}.")
+        return found
+
+    def _unread_files(self) -> list[str]:
+        found = []
         others = Counter(
             path.suffix.lower()
-            for path in self._all
-            if path.suffix.lower() in _LOOKS_LIKE_CAPTIONS - set(self._extensions) and _folded(path.with_suffix("")) in stems
+            for path in self._files
+            if path.suffix.lower() in LOOKS_LIKE_CAPTIONS - set(self._settings.extensions) and self._names_an_image(path)
         )
         for suffix, count in others.most_common():
-            found.append(f"{count} {suffix} files beside pictures were not read; add {suffix} to the caption extensions to use them.")
+            found.append(f"{count} {suffix} files beside images were not read; add {suffix} to the caption extensions to use them.")
+        read = {folded(_image_stem(path)) for path in self._used}  # nobody misses the JSON file of an image with a text file
+        own = [path for paths in self._json.values() for path in paths if folded(_image_stem(path)) not in read]
+        data = [path for path in self._files if path.suffix.lower() in DATA and self._names_an_image(path)]
+        unread = sorted({*self._tables.unknown, *own, *data})
+        if unread:
+            example = unread[0].relative_to(self._root).as_posix()
+            found.append(
+                f"{plural(len(unread), 'file')} of data without captions that are understood, for example {example}: not read. "
+                "Captions may be in text files beside the images, in metadata.jsonl, or in the JSON files of gallery-dl, waifuc, Hydrus "
+                "and kohya."
+            )
+        for path in self._files:
+            if path.suffix.lower() == ".toml" and _is_dataset_config(path):
+                found.append(
+                    f"{path.name} is a configuration of kohya's trainer and was not read: its num_repeats, class_tokens and other settings "
+                    "do not count here. Name the folders 10_name for repeats, and set the rest in the dataset settings."
+                )
         return found
+
+    def _names_an_image(self, path: Path) -> bool:
+        return folded(path.with_suffix("")) in self._stems
+
+    def _is_own_json(self, path: Path) -> bool:
+        return path.suffix.lower() == ".json" and (self._names_an_image(path) or folded(_image_stem(path)) in self._stems)
+
+    def _match(self, by_name: dict[str, list[Path]], candidate: Path) -> Path | None:
+        """The file of the candidate's name; one whose name is exactly another image's is that image's (X.PNG beside x.png and x.txt)."""
+        found = by_name.get(folded(candidate), ())
+        wanted = _composed(_image_stem(candidate))
+        for path in found:
+            if _composed(_image_stem(path)) == wanted:
+                return path
+        return next((path for path in found if _composed(_image_stem(path)) not in self._exact), None)
 
     def _read_text(self, path: Path) -> str:
         try:
-            data = read_regular(path, MAX_CAPTION_BYTES)
+            text, guessed = read_caption_text(path)
         except OSError as error:
             self._unreadable.append(f"{path.name} ({error.strerror})")
             return ""
-        text, guessed = decode_text(data)
         if guessed:
             self._guessed.setdefault(guessed, []).append(path.name)
-        return one_line(text)
-
-    def _read_metadata(self, path: Path) -> None:
-        try:
-            rows = list(_rows(path))
-        except (OSError, ValueError, csv.Error) as error:
-            self._problems.append(f"{path.relative_to(self._root).as_posix()} cannot be read: {error}")
-            return
-        without_text = 0
-        for row in rows:
-            name = row.get("file_name") or row.get("file") or row.get("image") or row.get("filename")
-            text = _text_of(row)
-            if not isinstance(name, str) or "\x00" in name or text is None:
-                without_text += 1
-            else:
-                self._metadata[_folded(path.parent / name)] = text
-        if without_text:
-            self._problems.append(
-                f"{without_text} rows of {path.name} have no file_name or no caption column (looked for {', '.join(TEXT_COLUMNS)})."
+        if not text:
+            self._note("the caption file is empty.", path.name)
+        if "\n" in text and not self._lines:
+            self._note(
+                "its lines were joined with commas. If each line is a caption of its own, set training.wildcards: then one of them is "
+                "chosen each time.",
+                path.name,
             )
+            text = one_line(text)
+        return self._separated(text, path.name)
 
-    def _read_kohya(self, path: Path) -> None:
-        """kohya's ``meta_cap.json``: picture key (path or stem) -> {"caption": …, "tags": …}."""
+    def _read_json(self, path: Path) -> str:
         try:
-            data = json.loads(decode_text(read_regular(path, MAX_METADATA_BYTES))[0])
-        except (OSError, ValueError, RecursionError):
-            return
-        if not isinstance(data, dict):
-            return
-        for key, value in data.items():
-            if not isinstance(value, dict):
+            parts = caption_of_json(json.loads(decode_text(read_regular(path, _LARGEST_JSON))[0]))
+        except (OSError, ValueError, RecursionError) as error:
+            self._unreadable.append(f"{path.name} ({getattr(error, 'strerror', None) or error})")
+            self._used.add(path)
+            return ""
+        return ", ".join(part if self._settings.underscores else spaced(part) for part in parts)
+
+    def _separated(self, text: str, name: str, *, tags: bool = False) -> str:
+        """``text`` with commas between tags that had spaces between them."""
+        chosen = self._settings.separator
+        if chosen == "comma":
+            return text
+        lines = []
+        for line in text.split("\n"):
+            parts = line.split() if chosen == "space" else split_spaced(line, tags=tags)
+            if parts is None:
+                lines.append(line)
                 continue
-            # kohya joins caption and tags in this order (FineTuningDataset)
-            parts = [value[k] for k in ("caption", "tags") if isinstance(value.get(k), str) and value[k].strip()]
-            if not parts:
-                continue
-            text = one_line(", ".join(parts))
-            name = str(key).replace("\\", "/").casefold()
-            suffix = "." + name.rsplit(".", 1)[-1]
-            stem = name.removesuffix(suffix) if suffix in EXTENSIONS else name
-            root = self._root.resolve().as_posix().casefold() + "/"
-            self._kohya[stem.removeprefix(root)] = text
-            short = stem.rsplit("/", 1)[-1]
-            if short != stem:  # the bare name serves only while it is unambiguous
-                self._short[short] = "" if short in self._short and self._short[short] != text else text
+            if chosen == "auto":
+                self._note('read as tags separated by spaces. If it is a sentence, set captions.separator to "comma".', name)
+            lines.append(", ".join(part if self._settings.underscores else spaced(part) for part in parts))
+        return "\n".join(lines)
+
+    def _note(self, note: str, name: str) -> None:
+        names = self._noted.setdefault(note, [])
+        if not names or names[-1] != name:
+            names.append(name)
 
 
-def one_line(text: str) -> str:
-    """Lines joined with commas (a tag on each line is common), spaces tidied."""
-    lines = (" ".join(line.replace("\x00", "").split()).strip(" ,") for line in text.splitlines())
-    return ", ".join(line for line in lines if line)
+def belongs_to(path: Path, image: Path) -> bool:
+    """Whether ``path`` is the image, or is named like a caption file of it."""
+    return path == image or folded(image.with_suffix("")) == folded(_image_stem(path)) or folded(image) == folded(path.with_suffix(""))
 
 
-def _text_of(row: dict[str, Any]) -> str | None:
-    for column in TEXT_COLUMNS:
-        value = row.get(column)
-        if isinstance(value, str) and value.strip():
-            return one_line(value)
-        if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
-            return one_line(", ".join(value))
-    others = [
-        value for key, value in row.items() if key not in ("file_name", "file", "image", "filename") and isinstance(value, str) and value
-    ]
-    return one_line(others[0]) if len(others) == 1 else None
+def _image_stem(path: Path) -> Path:
+    """The path that a caption file and its image share: without extension, and without waifuc's mark."""
+    if path.name.lower().endswith(META):
+        return path.with_name(path.name[: -len(META)].removeprefix("."))
+    return path.with_suffix("")
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    text, _ = decode_text(read_regular(path, MAX_METADATA_BYTES))
-    if path.suffix.lower() == ".csv":
-        yield from (dict(row) for row in csv.DictReader(io.StringIO(text, newline="")))
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"line {number} is not JSON: {error}") from error
-        if isinstance(row, dict):
-            yield row
+def _by_name(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(paths):
+        found.setdefault(folded(path), []).append(path)
+    return found
 
 
-def _folded(path: Path) -> str:
-    return path.as_posix().casefold()
+def _composed(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.as_posix())
+
+
+def _is_dataset_config(path: Path) -> bool:
+    try:
+        return b"[[datasets" in read_regular(path, MAX_CAPTION_BYTES)
+    except OSError:
+        return False

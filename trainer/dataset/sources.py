@@ -14,7 +14,8 @@ from PIL import Image
 from ..errors import UserError
 from .decode import EXTENSIONS
 from .names import readable
-from .sidecars import CaptionIndex
+from .settings import CaptionSettings
+from .sidecars import CaptionIndex, belongs_to
 from .walk import walk
 
 MAX_FILE_BYTES = 1 << 30
@@ -86,20 +87,27 @@ def from_images(images: Sequence[SourceImage]) -> Found:
 
 
 def from_folder(
-    root: Path, extensions: Sequence[str], *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), read_ours: bool = False
+    root: Path,
+    captions: CaptionSettings,
+    *,
+    lines: bool = False,
+    skip: Sequence[Path] = (),
+    inside: Sequence[Path] = (),
+    read_ours: bool = False,
 ) -> Found:
     """Every picture below ``root`` in natural order, with caption, kohya repeats and regularisation set.
 
-    ``skip`` are folders that are not looked into (the dataset itself when it lies inside its source). With ``inside``, a link is
-    followed only to what lies below one of these. Datasets and exports of this program below ``root`` are not read, and the warnings
-    name them, unless ``read_ours``. Raises UserError when there is no picture at all.
+    ``captions`` and ``lines`` say how captions are read (``CaptionIndex``). ``skip`` are folders that are not looked into (the dataset
+    itself when it lies inside its source). With ``inside``, a link is followed only to what lies below one of these. Datasets and
+    exports of this program below ``root`` are not read, and the warnings name them, unless ``read_ours``. Raises UserError when there
+    is no picture at all.
     """
     walked = walk(root, skip=skip, inside=inside, read_ours=read_ours)
     roots = [path.resolve() for path in inside]
     out = {path for path in walked.files if roots and path.is_symlink() and not _leads_below(path, roots)}
     files = [path for path in walked.files if path not in out]
     files, left_out = _without_zero_repeats(root, files)
-    index = CaptionIndex(root, files, extensions)
+    index = CaptionIndex(root, files, captions, lines=lines)
     entries = [
         _entry(root, path, index)
         for path in sorted(files, key=lambda path: natural_key(path.relative_to(root).as_posix()))
@@ -227,8 +235,9 @@ def _unread(files: list[Path]) -> list[str]:
     return [f"Not read: {listing}. Convert pictures to PNG or JPEG, unpack archives."]
 
 
-def from_file(path: Path, extensions: Sequence[str]) -> Found:
-    """A single picture with the captions that lie beside it."""
-    files = [file for file in path.parent.iterdir() if file == path or (file.stem == path.stem and file.suffix.lower() in extensions)]
-    index = CaptionIndex(path.parent, files, extensions)
-    return Found([_entry(path.parent, path, index)])
+def from_file(path: Path, captions: CaptionSettings, *, lines: bool = False) -> Found:
+    """A single image with the captions that lie beside it."""
+    suffixes = {*captions.extensions, ".json"}
+    files = [file for file in path.parent.iterdir() if file == path or (file.suffix.lower() in suffixes and belongs_to(file, path))]
+    index = CaptionIndex(path.parent, files, captions, lines=lines)
+    return Found([_entry(path.parent, path, index)], index.warnings())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,10 @@ from PIL import Image
 from ..errors import Cancelled, UserError
 from ..files import read_regular, sha256_file, write_atomic
 from ..image_file import load_image
+from .booru import spaced
 from .journal import WORK
 from .settings import CaptionSettings, TaggerSettings
+from .tag_rules import TagPatterns
 
 GENERAL, CHARACTER, RATING = 0, 4, 9
 BATCH = 8
@@ -102,7 +103,7 @@ def model_input(picture: Image.Image, side: int) -> npt.NDArray[np.float32]:
 
 def choose(tags: Sequence[Tag], settings: TaggerSettings, *, underscores: bool) -> list[str]:
     """Names of the tags over their thresholds: ratings, characters, then general ones, most probable first."""
-    banned = {_plain(tag) for tag in settings.blacklist}
+    banned = TagPatterns(settings.blacklist)
     picked: list[str] = []
     ratings = [tag for tag in tags if tag.category == RATING]
     if settings.ratings and ratings:
@@ -110,12 +111,7 @@ def choose(tags: Sequence[Tag], settings: TaggerSettings, *, underscores: bool) 
     if settings.characters:
         picked += [tag.name for tag in tags if tag.category == CHARACTER and tag.score >= settings.character_threshold]
     picked += [tag.name for tag in tags if tag.category == GENERAL and tag.score >= settings.threshold]
-    return [name if underscores else spaced(name) for name in picked if _plain(name) not in banned]
-
-
-def spaced(name: str) -> str:
-    """``long_hair`` -> ``long hair``; faces such as ``>_<`` and ``o_o`` keep their underscore."""
-    return name.replace("_", " ") if re.search(r"[^\W\d_]{2}", name) else name
+    return [name if underscores else spaced(name) for name in picked if banned.match(name) is None]
 
 
 def tag_pictures(
@@ -214,8 +210,3 @@ def _session(path: Path) -> Any:
         return onnxruntime.InferenceSession(str(path), providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no base that is documented
         raise UserError(f"The tagger {path.name} cannot be loaded: {error}", "Download it again.", kind="tagger") from error
-
-
-def _plain(tag: str) -> str:
-    return tag.casefold().replace("_", " ").strip()
-

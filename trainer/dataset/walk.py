@@ -22,8 +22,9 @@ _LARGEST_HEADER = 256 << 20  # bytes
 
 
 def is_passed_over(name: str) -> bool:
-    """Whether a folder or file of this name is not looked at: hidden, or a system's own."""
-    return name.startswith(".") or name.lower() in _SKIP_FOLDERS
+    """Whether a folder or file of this name is not looked at: hidden (but waifuc's ``.NAME_meta.json``), or a system's own."""
+    hidden = name.startswith(".") and (name.startswith("._") or not name.endswith("_meta.json"))
+    return hidden or name.lower() in _SKIP_FOLDERS
 
 
 @dataclass
@@ -102,7 +103,7 @@ def _entries(folder: Path) -> list[tuple[str, str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith("."):
+            if name.startswith(".") and is_passed_over(name):
                 continue
             try:
                 is_folder = entry.is_dir()
@@ -110,7 +111,7 @@ def _entries(folder: Path) -> list[tuple[str, str]]:
                 is_folder = False
             if not is_folder:
                 found.append((name, "file"))
-            elif not is_passed_over(name):
+            elif not (name.startswith(".") or is_passed_over(name)):
                 found.append((name, "link" if _is_link(entry) else "folder"))
     return sorted(found)
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.dataset.pictures import folder_of
 from trainer.dataset.encodings import decode_text
+from trainer.dataset.settings import CaptionSettings
 from trainer.dataset.sources import from_folder
 
 TEXTS = {
@@ -42,7 +43,7 @@ def test_guesses_are_one_warning_for_each_encoding(tmp_path: Path) -> None:
     for number, (text, encoding) in enumerate([("café", "cp1252"), ("über", "cp1252"), ("naïve", "cp1252"), ("소녀, 긴 머리", "cp949")]):
         (tmp_path / f"{number}.txt").write_bytes(text.encode(encoding))
     (tmp_path / "4.txt").write_bytes(b"x" * (2 << 20))
-    assert from_folder(tmp_path, (".txt",)).warnings == [
+    assert from_folder(tmp_path, CaptionSettings()).warnings == [
         "1 caption file cannot be read, for example 4.txt (the file is 2 MB long, more than 1).",
         "3 caption files are not UTF-8 and were read as cp1252, for example 0.txt. Check the captions.",
         "1 caption file is not UTF-8 and was read as cp949, for example 3.txt. Check the captions.",

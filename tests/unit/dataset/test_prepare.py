@@ -418,7 +418,7 @@ def test_report_warns_about_what_beginners_miss(tmp_path: Path) -> None:
     drawing(5, (400, 100)).save(source / "wide.png")
     (source / "0.txt").write_text("smile", encoding="utf-8")
     warnings = " ".join(prepare(source, tmp_path / "out", PrepareSettings(resolution=256)).report.warnings)
-    parts = ("no trigger word", "Only 3 pictures", "2 pictures of 3 had no caption", "Mixed aspect ratios: 1 picture", "more than twice")
+    parts = ("no trigger word", "Only 3 pictures", "2 images of 3 had no caption", "Mixed aspect ratios: 1 picture", "more than twice")
     for part in parts:
         assert part in warnings, part
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from tests.unit.dataset.pictures import drawing, folder_of
-from trainer.dataset import PrepareSettings, prepare
+from trainer.dataset import CaptionSettings, PrepareSettings, prepare
 from trainer.dataset.export import export_dataset
 from trainer.dataset.sources import Entry, Found, SourceImage, from_folder, from_images, natural_key
 from trainer.errors import UserError
 
-EXTENSIONS = (".txt", ".caption")
+CAPTIONS = CaptionSettings()
 
 
 def found(root: Path) -> Found:
-    return from_folder(root, EXTENSIONS)
+    return from_folder(root, CAPTIONS)
 
 
 def captions(root: Path) -> dict[str, str | None]:
@@ -125,8 +125,8 @@ def test_caption_files_that_fit_no_picture_are_reported(tmp_path: Path) -> None:
     (tmp_path / "picture1.txt").write_text("lost", encoding="utf-8")
     (tmp_path / "0.tags").write_text("unread", encoding="utf-8")
     warnings = " ".join(found(tmp_path).warnings)
-    assert "1 caption file without a picture of the same name, for example picture1.txt" in warnings
-    assert "1 .tags files beside pictures were not read" in warnings
+    assert "1 caption file without an image of the same name, for example picture1.txt" in warnings
+    assert "1 .tags files beside images were not read" in warnings
 
 
 def test_damaged_metadata_is_reported_and_not_fatal(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_names_of_an_image_batch_become_unique() -> None:
 
 
 def names(root: Path, *inside: Path) -> list[str]:
-    return [entry.name for entry in from_folder(root, EXTENSIONS, inside=inside).entries]
+    return [entry.name for entry in from_folder(root, CAPTIONS, inside=inside).entries]
 
 
 def test_what_this_program_wrote_below_the_source_is_not_read(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_linked_folders_are_read_once_and_never_in_circles(tmp_path: Path) -> No
     assert names(root) == ["0.png", "more/deep/2.png", "z/1.png"]
     assert found(root).rejected == [("up", "unsafe path", "a link to a folder that it lies in")]
     assert names(root, tmp_path / "other") == ["0.png", "more/deep/2.png", "z/1.png"]
-    inside = from_folder(root, EXTENSIONS, inside=[root])
+    inside = from_folder(root, CAPTIONS, inside=[root])
     assert [entry.name for entry in inside.entries] == ["0.png", "z/1.png"]
     assert {(name, reason) for name, reason, _ in inside.rejected} == {(n, "unsafe path") for n in ("more", "more too", "up")}
 

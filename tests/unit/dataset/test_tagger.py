@@ -13,7 +13,8 @@ from PIL import Image
 
 from tests.unit.dataset.pictures import drawing
 from trainer.dataset import CaptionSettings, PrepareSettings, TaggerSettings, prepare
-from trainer.dataset.tagger import Tag, Tagger, choose, model_input, spaced
+from trainer.dataset.booru import spaced
+from trainer.dataset.tagger import Tag, Tagger, choose, model_input
 from trainer.errors import UserError
 
 onnx = pytest.importorskip("onnx")

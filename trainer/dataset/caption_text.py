@@ -1,0 +1,52 @@
+"""Caption files as text: the one reader for those beside source images and those of a prepared dataset."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..files import open_regular
+from .encodings import decode_text
+from .report import plural
+
+MAX_CAPTION_BYTES = 1 << 20
+_UNUSUAL = re.compile(rb"[^\x09\x0a\x0d\x20-\x7e]")
+
+
+def read_caption_text(path: str | Path) -> tuple[str, str]:
+    """(lines of the file, encoding guessed or "" when it is certain). Each line is tidied, empty ones are dropped.
+
+    Raises OSError for what cannot be read, is no regular file or is longer than ``MAX_CAPTION_BYTES``.
+    """
+    handle = open_regular(path)  # the bare calls: 100,000 of them open in seconds
+    try:
+        size = os.fstat(handle).st_size
+        if size > MAX_CAPTION_BYTES:
+            raise OSError(errno.EFBIG, f"the file is {size >> 20} MB long, more than {MAX_CAPTION_BYTES >> 20}")
+        data = os.read(handle, MAX_CAPTION_BYTES)
+    finally:
+        os.close(handle)
+    if _UNUSUAL.search(data) is None:
+        return tidy_lines(data.decode("ascii")), ""
+    text, guessed = decode_text(data)
+    return tidy_lines(text), guessed
+
+
+def tidy_lines(text: str) -> str:
+    """``text`` with tidied spaces, without empty lines."""
+    lines = (" ".join(line.replace("\x00", "").split()).strip(" ,") for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def one_line(text: str) -> str:
+    """Lines joined with commas (a tag on each line is common), spaces tidied."""
+    return tidy_lines(text).replace("\n", ", ")
+
+
+def guessed_note(encoding: str, names: Sequence[str]) -> str:
+    """What a user should know about caption files that are not UTF-8."""
+    verb = "is not UTF-8 and was" if len(names) == 1 else "are not UTF-8 and were"
+    return f"{plural(len(names), 'caption file')} {verb} read as {encoding}, for example {names[0]}. Check the captions."
