@@ -19,6 +19,7 @@ from .families import PLAIN_TEXT, Checkpoint, Family, TextSettings
 from .files import atomic_path, read_regular
 from .hints import free_bytes, is_out_of_memory
 from .imports import import_text_models
+from .weighted_prompts import encode_keys
 
 if TYPE_CHECKING:
     import torch
@@ -173,7 +174,7 @@ def fill_prompts(
         if stop():
             raise Cancelled
         batch = missing[start : start + batch_size]
-        encoded = encoder.encode(batch)
+        encoded = encode_keys(encoder, batch)
         if start == 0:
             _require_room(cache, len(missing), sum(tensor.nbytes for tensor in encoded[0].values()), warn)
         for prompt, condition in zip(batch, encoded, strict=True):

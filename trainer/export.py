@@ -15,10 +15,12 @@ from . import lorafile
 from .adapter import TEXT_COMPONENTS
 from .config import RunConfig
 from .dataset import Dataset, Item
+from .dataset.captions import tags_of
 from .dataset.combine import trigger_phrase
 from .events import Plan
 from .families import EPSILON, Checkpoint, Family, Prediction
 from .optimizers import OPTIMIZER_CLASS, learning_rate, optimizer_arguments, text_learning_rate
+from .prompt_syntax import unescape
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +117,7 @@ class Exporter:
             images_seen=sum(item.repeats for item in regular),
             resolution=dataset.resolution,
             buckets=self.plan.buckets,
-            tag_frequency={dataset.name: _tag_frequency(regular)},
+            tag_frequency={dataset.name: _tag_frequency(regular, dataset.training.keep_tokens_separator)},
             trigger=dataset.trigger,
             class_description=dataset.class_description,
             shuffle_caption=dataset.training.shuffle_caption,
@@ -171,7 +173,7 @@ def _subsets(dataset: Dataset) -> tuple[lorafile.SubsetFacts, ...]:
                 image_count=len(regular),
                 images_seen=sum(item.repeats for item in regular),
                 repeats=repeats[0][0] if repeats else 1,
-                tag_frequency=_tag_frequency(regular),
+                tag_frequency=_tag_frequency(regular, hints.keep_tokens_separator),
                 class_tokens=trigger_phrase(member),
                 regularisation_count=len(own) - len(regular),
                 loss_weight=weights[0][0] if weights else 1.0,
@@ -185,8 +187,8 @@ def _subsets(dataset: Dataset) -> tuple[lorafile.SubsetFacts, ...]:
     return tuple(told)
 
 
-def _tag_frequency(items: Iterable[Item]) -> dict[str, int]:
-    tags = Counter(tag.strip() for item in items for tag in item.caption.split(",") if tag.strip())
+def _tag_frequency(items: Iterable[Item], separator: str) -> dict[str, int]:
+    tags = Counter(unescape(tag) for item in items for tag in tags_of(item.caption, separator))
     return dict(tags.most_common())
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import events, objective, sampler
 from .cache import fill_latents, fill_prompts
-from .captions import all_captions, caption_at, changes_captions, cut_captions
+from .captions import all_captions, caption_at, changes_captions, cut_captions, fixed_caption
 from .devices import return_memory
 from .errors import UserError
 from .job import Job
 from .processes import shares
+from .weighted_prompts import prompt_key, prompt_text
 
 if TYPE_CHECKING:
     import torch
@@ -52,9 +53,10 @@ class Feed:
     def fill_caches(self) -> None:
         """Encode what is not in the caches yet: every picture, and every prompt that training and sampling will ask for."""
         job, config = self.job, self.job.config
-        prompts = list(config.sample.prompts) if config.sample.every_epochs else []
-        prompts += [config.sample.negative] if prompts else []
-        prompts += [item.caption for item in job.held_out.items]
+        prompts = [prompt_key(prompt) for prompt in config.sample.prompts] if config.sample.every_epochs else []
+        prompts += [prompt_key(config.sample.negative)] if prompts else []
+        held_out = job.held_out
+        prompts += [fixed_caption(item, held_out.member(index).training) for index, item in enumerate(held_out.items)]
         seed, dataset = config.training.seed, job.dataset
         if config.network.text_encoder:  # they are encoded when they are needed, with the weights of the moment
             prompts = []
@@ -81,8 +83,13 @@ class Feed:
     def warn_of_cut_captions(self) -> None:
         """Say once which caption is longer than what is read of it."""
         job, limit = self.job, self.job.config.training.max_tokens
-        named = [(f"The caption of {item.file}", item.caption) for dataset in (job.dataset, job.held_out) for item in dataset.items]
-        named += [("A validation prompt", prompt) for prompt in job.config.sample.prompts]
+        named = [
+            (f"The caption of {item.file}", fixed_caption(replace(item, caption=line), dataset.member(index).training))
+            for dataset in (job.dataset, job.held_out)
+            for index, item in enumerate(dataset.items)
+            for line in item.caption.split("\n")
+        ]
+        named += [("A validation prompt", prompt_text(prompt)) for prompt in job.config.sample.prompts]
         if warning := cut_captions(named, limit, lambda: job.family.token_counter(job.checkpoint)):
             job.emit(events.Warning_(warning))
 

@@ -16,6 +16,7 @@ from .job import Job
 from .learner import Learner
 from .sampling import decode, sample_latents
 from .telling import Teller
+from .weighted_prompts import prompt_key
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,8 @@ def _sample_latents(job: Job, feed: Feed, learner: Learner) -> list[torch.Tensor
     sample, model = job.config.sample, learner.model
 
     def condition(prompt: str) -> dict[str, torch.Tensor]:
-        return learner.prompt(prompt) or feed.repairing(partial(job.cache.prompt, prompt))
+        key = prompt_key(prompt)
+        return learner.prompt(key) or feed.repairing(partial(job.cache.prompt, key))
 
     width, height = (side // 8 * 8 for side in (sample.width or job.dataset.resolution, sample.height or job.dataset.resolution))
     negative = condition(sample.negative)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import adapter, counters
 from .config import NetworkSection, RunConfig
 from .families import Family, TextEncoder
+from .weighted_prompts import is_weighted, prompt_text, weigh
 
 if TYPE_CHECKING:
     import torch
@@ -53,10 +54,12 @@ class TrainedText:
             return self._encoder.conditions(tokens)
 
     def prompt(self, prompt: str, autocast: AbstractContextManager[Any]) -> dict[str, torch.Tensor]:
-        """The conditioning of ``prompt`` in fp32 on the CPU, as the cache gives it, with the weights as they are now."""
+        """The conditioning of ``prompt`` (a ``prompt_key``) in fp32 on the CPU, as the cache gives it, with the weights as they are now."""
+        texts = [prompt_text(prompt[1:]), ""] if is_weighted(prompt) else [prompt]
         with autocast:
-            row = self.conditions([self.tokens(prompt)], learning=False)[0]
-        return {name: tensor.float().cpu() for name, tensor in row.items()}
+            conditions = self.conditions([self.tokens(text) for text in texts], learning=False)
+        rows = [{name: tensor.float().cpu() for name, tensor in row.items()} for row in conditions]
+        return weigh(self._encoder, prompt[1:], *rows) if is_weighted(prompt) else rows[0]
 
 
 def load_trained_text(job: Job) -> TrainedText:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from . import counters, events, objective
+from .captions import fixed_caption
 from .errors import Cancelled
 from .feed import Feed
 from .job import Job
@@ -76,6 +77,7 @@ def _build(probes: list[_Probe], job: Job, learner: Learner) -> objective.MicroB
 
     section, latents, noises = job.config.validation, [], []
     items = [job.held_out.items[probe.item] for probe in probes]
+    captions = [fixed_caption(item, job.held_out.member(probe.item).training) for probe, item in zip(probes, items, strict=True)]
     for probe, item in zip(probes, items, strict=True):
         mean, _ = job.cache.latent(item)
         draw = counters.generator(section.seed, "validation", int(item.sha256[:15], 16), probe.level)
@@ -88,7 +90,7 @@ def _build(probes: list[_Probe], job: Job, learner: Learner) -> objective.MicroB
         noise=noise,
         mixed=noise,
         timesteps=torch.tensor(levels),
-        conditions=[(learner.tokenize or job.cache.prompt)(item.caption) for item in items],
+        conditions=[(learner.tokenize or job.cache.prompt)(caption) for caption in captions],
         weights=torch.ones(len(probes)),
         masks=objective.masks(job.held_out, [(probe.item, False) for probe in probes]),
         framings=[objective.framing(item) for item in items],

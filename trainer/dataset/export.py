@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
+from ..captions import fixed_caption
 from ..errors import UserError
 from ..files import safe_name, write_atomic
 from ..image_file import load_image
+from ..prompt_syntax import unescape
 from .captions import instance_prompt
 from .dataset import Dataset, Item
-from .settings import bucket_sides, parse_settings
+from .settings import TrainingHints, bucket_sides, parse_settings
 
 Kind = Literal["kohya", "imagefolder"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -56,6 +58,10 @@ def _kohya(dataset: Dataset, folder: Path) -> None:
             "shuffle_caption": hints.shuffle_caption, "keep_tokens": hints.keep_tokens, "flip_aug": hints.flip,
             "caption_dropout_rate": hints.caption_dropout, "caption_tag_dropout_rate": hints.tag_dropout,
         }  # fmt: skip
+        if hints.keep_tokens_separator and any(hints.keep_tokens_separator in item.caption for item in items):
+            subset["keep_tokens_separator"] = hints.keep_tokens_separator
+        if hints.wildcards:
+            subset["enable_wildcard"] = True
         if not tokens:
             del subset["class_tokens"]
         if regularisation:
@@ -88,8 +94,14 @@ def _kohya_picture(dataset: Dataset, item: Item, place: Path) -> None:
         masked = load_image(dataset.image_path(item))
         masked.putalpha(load_image(mask, "L"))
         masked.save(place / name)
-    if item.caption:  # kohya stops at an empty caption file
-        write_atomic(place / f"{PurePosixPath(name).stem}.txt", item.caption + "\n")
+    if caption := _kohya_caption(item, dataset.training):  # kohya stops at an empty caption file
+        write_atomic(place / f"{PurePosixPath(name).stem}.txt", caption + "\n")
+
+
+def _kohya_caption(item: Item, hints: TrainingHints) -> str:
+    """The caption as kohya's trainer is to read it: it takes backslashes for text, and removes separators only where it moves tags."""
+    moves = hints.shuffle_caption or hints.tag_dropout
+    return fixed_caption(item, hints) if not hints.wildcards and not moves else unescape(item.caption)
 
 
 def _imagefolder(dataset: Dataset, folder: Path) -> None:
@@ -100,7 +112,7 @@ def _imagefolder(dataset: Dataset, folder: Path) -> None:
         if item.is_regularisation:
             continue
         shutil.copyfile(dataset.image_path(item), place / PurePosixPath(item.file).name)
-        row = {"file_name": PurePosixPath(item.file).name, "text": item.caption, "repeats": item.repeats}
+        row = {"file_name": PurePosixPath(item.file).name, "text": fixed_caption(item, dataset.training), "repeats": item.repeats}
         rows.append(json.dumps(row, ensure_ascii=False))
     write_atomic(place / "metadata.jsonl", "\n".join(rows) + "\n")
 

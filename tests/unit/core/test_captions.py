@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.captions import all_captions, caption_at
+from trainer.captions import all_captions, caption_at, fixed_caption
 from trainer.dataset import Item, TrainingHints
 
 TAGS = ["trigger", "1girl", "solo", "long hair", "smile", "sky", "hat", "tree", "cat", "night"]
@@ -79,3 +79,44 @@ def test_a_caption_is_a_function_of_seed_epoch_and_position() -> None:
 
 def test_the_prompts_to_encode_are_distinct_and_hold_the_empty_one() -> None:
     assert all_captions(["b", "a", "b", ""]) == ["", "b", "a"]
+
+
+def chosen(caption: str, hints: TrainingHints, count: int = 400) -> Counter[str]:
+    """How often each prompt comes from ``caption``."""
+    return Counter(caption_at(item(caption), hints, seed=3, epoch=0, position=position) for position in range(count))
+
+
+def test_a_line_and_a_part_of_each_choice_are_drawn_evenly() -> None:
+    seen = chosen("{a|b} x, {c|d|e}\nsecond {{line}}", TrainingHints(wildcards=True), 6000)
+    first = {f"{head} x, {tail}" for head in "ab" for tail in "cde"}
+    assert set(seen) == {*first, "second {line}"}
+    # binomial(6000, 1/12) and (6000, 1/2), five standard deviations
+    assert all(abs(seen[text] - 500) < 5 * 21.5 for text in first)
+    assert abs(seen["second {line}"] - 3000) < 5 * 38.8
+
+
+def test_without_wildcards_braces_are_text() -> None:
+    assert chosen("{a|b} x", TrainingHints()) == {"{a|b} x": 400}
+    assert chosen("{a|b} x", TrainingHints(shuffle_caption=True)) == {"{a|b} x": 400}
+
+
+def test_tags_around_the_separators_stay_in_place_and_the_separators_go() -> None:
+    caption = "trigger, 1girl ||| a, b, c ||| sketch"
+    assert chosen(caption, TrainingHints()) == {"trigger, 1girl, a, b, c, sketch": 400}
+    seen = chosen(caption, TrainingHints(shuffle_caption=True, keep_tokens=0))
+    assert {text.split(", ")[0:2] == ["trigger", "1girl"] and text.endswith(", sketch") for text in seen} == {True}
+    assert {tuple(sorted(text.split(", ")[2:-1])) for text in seen} == {("a", "b", "c")} and len(seen) == 6
+    dropped = chosen("trigger ||| a", TrainingHints(tag_dropout=0.5))
+    assert set(dropped) == {"trigger", "trigger, a"}
+    assert chosen("a || b", TrainingHints(keep_tokens_separator="||")) == {"a, b": 400}
+    assert chosen("a ||| b", TrainingHints(keep_tokens_separator="")) == {"a ||| b": 400}
+
+
+def test_backslashes_before_brackets_are_not_trained() -> None:
+    for hints in (TrainingHints(), TrainingHints(shuffle_caption=True)):
+        assert chosen(r"saber \(fate\)", hints) == {"saber (fate)": 400}
+
+
+def test_where_nothing_is_drawn_the_first_of_each_choice_stands() -> None:
+    hints = TrainingHints(wildcards=True, shuffle_caption=True, caption_dropout=0.9)
+    assert fixed_caption(item("{a|b}, c ||| d\ne"), hints) == "a, c, d"
