@@ -14,10 +14,12 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events. ``time`` is seconds since the epoch."""
+    """Base of all events. ``time`` is seconds since the epoch; ``clock`` is seconds of a clock that nobody sets, which is the same for all
+    processes of a machine until it is switched off, and 0 in logs of earlier versions."""
 
     name: ClassVar[str] = ""
-    time: float = field(default_factory=time.time, kw_only=True)
+    time: float = field(default_factory=lambda: time.time(), kw_only=True)
+    clock: float = field(default_factory=lambda: time.monotonic(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ def decode(line: str) -> Event | None:
     if cls is None:
         return None
     values: dict[str, Any] = {f.name: _number(data[f.name], f.type) for f in fields(cls) if f.name in data}
+    values.setdefault("clock", 0.0)
     try:
         return cls(**values)
     except TypeError:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,12 +24,10 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-_DAY = 86_400
-
 
 @dataclass(frozen=True)
 class Exporter:
-    """Writes LoRA files of one run. ``started_at`` is a day: see ``training_day``."""
+    """Writes LoRA files of one run. ``started_at`` is a day: see ``run_times.start_day``."""
 
     config: RunConfig
     dataset: Dataset
@@ -225,12 +221,3 @@ def _scalar(value: float) -> torch.Tensor:
 
     half = torch.tensor(value, dtype=torch.float16)
     return half if float(half) == value else torch.tensor(value, dtype=torch.float32)
-
-
-def training_day() -> float:
-    """Midnight UTC of today (or of SOURCE_DATE_EPOCH, reproducible-builds.org), in seconds since 1970.
-
-    The file says on which day it was trained, not at which second, so that two runs of one configuration are the same bytes.
-    """
-    now = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
-    return now // _DAY * _DAY

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 from . import adapter, events, resume
 from .curve import draw_loss_curve
 from .errors import UserError
-from .export import Exporter, training_day
+from .export import Exporter
 from .files import safe_name
 from .job import Job
 from .learner import Learner
-from .runs import loss_history, read_events, validation_history
+from .run_times import start_day, training_seconds
+from .runs import loss_history, validation_history
 from .sample_images import thumbnail
 from .saved_lora import is_undamaged, write_record
 from .telling import Teller, not_finite
@@ -25,7 +25,14 @@ class Keeper:
         self.job, self._learner, self._teller = job, learner, teller
         self.saved_step = learner.step
         self._exporter = Exporter(
-            job.config, job.dataset, job.family, job.checkpoint, job.cache.identity, job.plan, training_day(), job.prediction
+            job.config,
+            job.dataset,
+            job.family,
+            job.checkpoint,
+            job.cache.identity,
+            job.plan,
+            start_day(job.run, record=job.writes),
+            job.prediction,
         )
 
     @property
@@ -92,7 +99,7 @@ class Keeper:
             validation=validation_history(job.run.events),
         )
         self._teller.trackers.close()
-        seconds, steps, loss = _training_seconds(job.run.events), self.step, self._teller.average
+        seconds, steps, loss = training_seconds(job.run.events), self.step, self._teller.average
         job.run.write_result(steps=steps, loss=loss, seconds=seconds)
         job.emit(events.Done(str(job.run.lora), str(job.run.loss_curve), steps, seconds, loss))
 
@@ -104,13 +111,3 @@ class Keeper:
         weights, image = self._learner.weights(), thumbnail(self.job)
         with self.job.between_steps:  # a stop that comes now finds the file whole
             self._exporter.write(path, weights, step=self.step, loss=self._teller.average, thumbnail=image)
-
-
-def _training_seconds(log_path: Path) -> float:
-    """Seconds that all starts of a run took together, from the times in its event log."""
-    log = read_events(log_path)
-    # a start begins with the event before its plan: the time since the last start ended is nobody's
-    starts = {index - 1 for index, event in enumerate(log) if isinstance(event, events.Plan)}
-    pairs = enumerate(pairwise(log), start=1)
-    # a clock that was set back makes a step of time negative
-    return round(sum(max(0.0, later.time - earlier.time) for index, (earlier, later) in pairs if index not in starts), 3)

@@ -2,7 +2,7 @@
 
 <runs>/<name>-<identity>/
     config.json         the configuration that made it        events.jsonl   the event stream
-    dataset.json        hash and name of the dataset          child.log      what the child printed
+    started.json        the day of its first start            child.log      what the child printed
     samples/            validation images                     checkpoints/   states to resume from
     tensorboard/        scalars                               loss_curve.png
     <name>.safetensors  the LoRA                              result.json    written last: the run is complete
@@ -70,6 +70,11 @@ class RunFolder:
     def events(self) -> Path:
         """The event stream, appended to by each start."""
         return self.path / "events.jsonl"
+
+    @property
+    def started(self) -> Path:
+        """The day of the first start."""
+        return self.path / "started.json"
 
     @property
     def log(self) -> Path:

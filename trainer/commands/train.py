@@ -119,7 +119,8 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     for caution in cautions(checkpoint):
         print(f"warning: {caution}", file=sys.stderr)
     if as_json:
-        print(json.dumps({key: value for key, value in json.loads(encode(plan)).items() if key not in ("event", "time")}, indent=2))
+        shown = {key: value for key, value in json.loads(encode(plan)).items() if key not in ("event", "time", "clock")}
+        print(json.dumps(shown, indent=2))
     else:
         _print_plan(plan, settings, dataset.name, checkpoint.name)
     return 0
