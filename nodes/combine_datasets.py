@@ -55,7 +55,10 @@ class CombineDatasets(io.ComfyNode):
             )
             together = hashlib.sha256(json.dumps([[part.hash, part.repeats, part.loss_weight] for part in parts]).encode())
             count = sum(part.count for part in parts)
-            return io.NodeOutput(replace(parts[0], hash=together.hexdigest(), count=count, more=parts[1:]))
+            first = parts[0]
+            return io.NodeOutput(
+                replace(first, hash=together.hexdigest(), count=count, more=parts[1:], own_hash=first.hash, own_count=first.count)
+            )
 
 
 def _scaled(dataset: Dataset, repeats: int, weight: float) -> tuple[Dataset, ...]:

@@ -202,7 +202,7 @@ class _Progress:
 
 
 def _target(trigger_word: str | None, class_description: str | None) -> Path | None:
-    """The folder of the prepared dataset; None where another node says its name, which is known only when that has run."""
+    """The name of the prepared dataset's folder; None where another node says it, which is known only when that has run."""
     if trigger_word is None or class_description is None:
         return None
     return datasets.dataset_folder(

@@ -29,13 +29,20 @@ class _Seen:
 _SEEN: dict[Path, _Seen] = {}  # only of this process: where it has prepared nothing, ComfyUI keeps no result either
 
 
-def mark(folder: Path | None) -> str:
-    """Stays as it is until ``folder`` differs from what the last ``remember`` saw; of all folders where None stands for any of them."""
-    if folder is None:
-        return "".join(mark(each) for each in sorted(_SEEN))
-    seen = _SEEN.get(folder)
-    if seen is None:
-        return ""
+def mark(name: Path | None) -> str:
+    """Stays as it is until a dataset of this ``name`` differs from what the last ``remember`` saw; None stands for any name.
+
+    Other preparations of a name have a number behind it, and only preparing finds out which one a node's is.
+    """
+    return "".join(
+        _mark(folder)
+        for folder in sorted(_SEEN)
+        if name is None or folder == name or (folder.parent == name.parent and folder.name.startswith(f"{name.name}-"))
+    )
+
+
+def _mark(folder: Path) -> str:
+    seen = _SEEN[folder]
     now = _state(folder)
     # with the mark before, as the same can happen twice: deleted, prepared again, deleted
     seen.given = seen.mark if now == seen.state else hashlib.sha256(f"{seen.mark} {now}".encode()).hexdigest()

@@ -14,7 +14,8 @@ from ..trainer.errors import UserError
 class Dataset:
     """A prepared dataset. ``hash`` covers pixels, captions and training hints; ``count`` is its number of images.
 
-    ``more`` are datasets to train together with it, each with ``repeats`` and ``loss_weight`` of its own; hash and count are then of all.
+    ``more`` are datasets to train together with it, each with ``repeats`` and ``loss_weight`` of its own; hash and count are then of all,
+    and ``own_hash`` and ``own_count`` of the first one alone.
     """
 
     path: str
@@ -25,19 +26,25 @@ class Dataset:
     repeats: int = 1
     loss_weight: float = 1.0
     more: tuple[Dataset, ...] = ()
+    own_hash: str = ""
+    own_count: int = 0
 
     def parts(self) -> tuple[Dataset, ...]:
         """Itself, alone, and those to train together with it."""
-        return (replace(self, more=()), *self.more)
+        if not self.more:
+            return (self,)
+        return (replace(self, hash=self.own_hash, count=self.own_count, more=(), own_hash="", own_count=0), *self.more)
 
     def trigger_words(self) -> tuple[str, ...]:
         """The trigger words of all of them, each once."""
         return tuple(dict.fromkeys(part.trigger for part in self.parts() if part.trigger))
 
     def section(self) -> dict[str, Any]:
-        """The run configuration's section about it."""
-        own = {"path": self.path, "repeats": self.repeats, "loss_weight": self.loss_weight}
-        return {**own, "more": [part.section() for part in self.more]} if self.more else own
+        """The run configuration's section about it; the hash makes training refuse whatever lies at ``path`` by then."""
+        first, *more = (
+            {"path": part.path, "repeats": part.repeats, "loss_weight": part.loss_weight, "hash": part.hash} for part in self.parts()
+        )
+        return {**first, "more": more} if more else first
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ class MoreDataset(_Section):
     path: str = Field(description="folder with the dataset's manifest")
     repeats: Annotated[int, Field(ge=1, le=100_000)] = 1  # multiplies the pictures' own repeats: how often an epoch shows them
     loss_weight: Annotated[float, Field(ge=0, le=100)] = 1.0  # multiplies the pictures' own weights: how much each counts
+    hash: Annotated[str, Field(pattern=r"^([0-9a-f]{16,64})?$")] = ""  # of the dataset that is meant, or its beginning; another is refused
 
 
 class DatasetSection(MoreDataset):

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from .config import DatasetSection, RunConfig, ValidationSection
+from .config import DatasetSection, MoreDataset, RunConfig, ValidationSection
 from .dataset import Dataset, open_dataset
 from .dataset.balance import balanced, count_regularisation, regularisation_shown
 from .dataset.combine import Share, combine, select
@@ -15,8 +15,19 @@ from .errors import UserError
 
 def open_datasets(section: DatasetSection) -> Dataset:
     """Everything that ``section`` names, as one dataset. Raises UserError as ``open_dataset`` does."""
-    first = Share(open_dataset(Path(section.path)), section.repeats, section.loss_weight)
-    return combine([first, *(Share(open_dataset(Path(more.path)), more.repeats, more.loss_weight) for more in section.more)])
+    return combine([_share(section), *(_share(more) for more in section.more)])
+
+
+def _share(section: MoreDataset) -> Share:
+    dataset = open_dataset(Path(section.path))
+    if not dataset.hash.startswith(section.hash):
+        raise UserError(
+            f"The dataset in {section.path} is not the one that was chosen: its hash is {dataset.hash[:16]}, not {section.hash[:16]}.",
+            "Another preparation wrote to this folder, or its files were edited since. Queue Dataset Prep again; "
+            "in a configuration file, correct dataset.hash or leave it out.",
+            kind="dataset",
+        )
+    return Share(dataset, section.repeats, section.loss_weight)
 
 
 class Opened(NamedTuple):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.server.comfy_server import PromptFailed, Server
 from tests.server.conftest import TINY
 from tests.server.graphs import node, prepare, train_settings
+from tests.unit.dataset.pictures import folder_of
+from trainer.dataset import open_dataset
+from trainer.files import sha256_file
 
 
 def test_three_datasets_train_one_lora_with_their_repeats_and_weights(server: Server) -> None:
@@ -31,8 +35,25 @@ def test_three_datasets_train_one_lora_with_their_repeats_and_weights(server: Se
     parts = [dataset, *dataset["more"]]
     assert [(part["repeats"], part["loss_weight"]) for part in parts] == [(6, 1.0), (3, 0.5), (4, 1.0)]
     assert [part["path"].rsplit("_", 1)[0].split("datasets")[1][1:] for part in parts] == ["styleWord", "heroWord", "thingWord"]
+    assert [part["hash"] for part in parts] == [open_dataset(Path(part["path"])).hash for part in parts]
     words = str(outputs["show"])
     assert all(word in words for word in ("styleWord", "heroWord", "thingWord"))
+
+
+def test_two_sources_with_one_trigger_word_and_class_are_trained_as_two(server: Server) -> None:
+    folders = {}
+    for number, name in enumerate(("one", "two")):
+        folders[name] = server.base / "input" / f"same_{name}"
+        folder_of(folders[name], 4 + number, first=100 * number)
+    graph = {name: prepare(folder=folder.name, trigger_word="sameWord") for name, folder in folders.items()}
+    graph["both"] = node("AnimeLoRA_CombineDatasets", first=["one", 0], second=["two", 0])
+    graph["train"] = node("AnimeLoRA_TrainLora", dataset=["both", 0], checkpoint=TINY, **train_settings(name="two_as_one", max_steps=1))
+    server.run(graph)
+    (config,) = (server.base / "output" / "animelora" / "runs").glob("two_as_one-*/config.json")
+    dataset = json.loads(config.read_text(encoding="utf-8"))["dataset"]
+    parts = [open_dataset(Path(part["path"])) for part in (dataset, *dataset["more"])]
+    prepared = [{row["source_sha256"] for row in part.rows()} for part in parts]
+    assert prepared == [{sha256_file(path) for path in folder.iterdir()} for folder in folders.values()]
 
 
 def test_what_is_no_dataset_is_named(server: Server) -> None:

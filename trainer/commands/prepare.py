@@ -66,6 +66,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     other = parser.add_argument_group("other")
     other.add_argument("--regularisation", type=Path, metavar="SOURCE", help="a second set, trained without the trigger word")
     other.add_argument("--regularisation-weight", type=float, metavar="W", help="its weight in the loss (1)")
+    other.add_argument(
+        "--replace-other", action="store_true", help="write over a dataset of this name that has another source or other settings"
+    )
     other.add_argument("--settings", type=Path, metavar="FILE.toml", help="settings from a file; options win over it")
     other.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="any setting: clean.min_side=256")
     other.add_argument("--export", choices=("kohya", "imagefolder"), help="also write the dataset for another trainer")
@@ -84,8 +87,9 @@ def run(args: argparse.Namespace) -> int:
     settings = parse_settings(_settings(args))
     with _progress(quiet=args.json) as progress:
         result = prepare(
-            args.source, args.out, settings, regularisation=args.regularisation, progress=progress, workers=args.workers or None
-        )
+            args.source, args.out, settings, regularisation=args.regularisation, progress=progress, workers=args.workers or None,
+            replace_other=args.replace_other,
+        )  # fmt: skip
     report = result.report.to_json()
     if args.export:
         report["export"] = str(export_dataset(result.dataset, args.export, args.export_to))

@@ -35,7 +35,7 @@ def export_dataset(dataset: Dataset, kind: Kind, out: Path | None = None) -> Pat
     writers: dict[str, Callable[[Dataset, Path], None]] = {"kohya": _kohya, "imagefolder": _imagefolder}
     if kind not in writers:
         raise UserError(f"There is no export named {kind!r}.", f"Choose one of: {', '.join(KINDS)}.", kind="dataset")
-    folder = out if out is not None else dataset.path.parent / f"{dataset.name}-{kind}"
+    folder = out if out is not None else dataset.path.parent / f"{dataset.path.name}-{kind}"
     _make_room(folder)
     writers[kind](dataset, folder)
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,29 +9,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import require_short_path
 from . import sources
 from .advice import warnings_for
-from .archive import is_archive, unpack
 from .captioning import Captioned, caption_all
 from .captions import tag_frequency
-from .dataset import REGULARISATION, Dataset, Item, Row, caption_file, dataset_hash, hashed_header, open_dataset, write_manifest
-from .decode import EXTENSIONS
+from .dataset import Dataset, Item, Row, caption_file, dataset_hash, hashed_header, open_dataset, write_manifest
 from .duplicates import without_duplicates
 from .earlier import Earlier
-from .jobs import Job, content_hash
-from .journal import WORK, Journal, locked
+from .gather import Hashed, Progress, Source, gathered
+from .jobs import Job
+from .journal import Journal
 from .page import write_page
 from .pool import ordered_map
+from .preparation import own_folder
 from .process import Processed, Upscaler, process, processing_key
 from .report import Rejection, Report, plural
-from .settings import PrepareSettings, dataset_folder
+from .settings import PrepareSettings, dataset_folder_name
 from .signature import NearDuplicates
-from .sources import Entry, Found, SourceImage
-from .tidy import foreign_pictures, remove_partials, stale_files
+from .sources import Found
+from .tidy import foreign_pictures, stale_files
 
-Progress = Callable[[int, int, str], None]
-Source = Path | Sequence[SourceImage]
 WAITING = "waiting for another process that prepares the same dataset"
 
 
@@ -58,9 +54,12 @@ def prepare(
     should_stop: Callable[[], bool] | None = None,
     workers: int | None = None,
     inside: Sequence[Path] = (),
+    replace_other: bool = False,
 ) -> PrepareResult:
     """Write ``out_root/<trigger>_<class>/`` and return it opened.
 
+    A preparation of another source or with other settings that has this name already keeps it, and this one gets a number behind the
+    name (see ``preparation.py``); with ``replace_other`` it is written over. The same preparation finds its folder again.
     ``source``: a folder, a zip or tar archive, one picture, or the pictures of an IMAGE batch; it is never changed.
     ``regularisation``: a second set, trained with ``settings.regularisation_weight`` and without the trigger word.
     ``upscaler``: makes small pictures larger (RGB to RGB); it is called in the calling thread.
@@ -68,28 +67,18 @@ def prepare(
     Pictures that are done already are reused. Raises UserError, and Cancelled when ``should_stop`` returned True.
     """
     started = time.monotonic()
-    folder = dataset_folder(Path(out_root), settings)
-    try:
-        _check_places(source, folder)
-        require_short_path(folder / REGULARISATION / f"{'x' * 71}.png")  # the longest name that a Job gives
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        cause = getattr(error, "strerror", None) or error
-        raise UserError(f"The folder {folder} cannot be made: {cause}.", "Choose another place.", kind="dataset") from error
-    tell, stop = progress or _silent, should_stop or (lambda: False)
-    with locked(folder, stop, lambda: tell(0, 1, WAITING)):
-        try:
-            remove_partials(folder)
-            found = _find(source, folder, settings, inside, should_stop).cleaned()
-            if regularisation is not None:
-                extra = _find(regularisation, folder, settings, inside, should_stop, "regularisation").cleaned()
-                found.entries += [_as_regularisation(entry) for entry in extra.entries]
-                found.warnings += extra.warnings
-                found.rejected += extra.rejected
-            return _Run(folder, settings, upscaler, tell, should_stop, workers).finish(found, started)
-        finally:
-            for unpacked in (folder / WORK).glob("unpacked-*"):
-                shutil.rmtree(unpacked, ignore_errors=True)
+    out_root, tell, stop = Path(out_root), progress or _silent, should_stop or (lambda: False)
+
+    def waiting() -> None:
+        tell(0, 1, WAITING)
+
+    with (
+        gathered(source, regularisation, out_root, settings, inside, tell, stop, waiting) as found,
+        own_folder(out_root, source, found.preparation, stop, waiting, replace_other=replace_other) as (folder, warnings),
+    ):
+        run = _Run(folder, settings, upscaler, tell, should_stop, workers)
+        run.warnings += warnings
+        return run.finish(found.found, found.hashed, started)
 
 
 class _Run:
@@ -111,9 +100,9 @@ class _Run:
         self.warnings: list[str] = []
         self.reused = 0
 
-    def finish(self, found: Found, started: float) -> PrepareResult:
+    def finish(self, found: Found, hashed: Sequence[Hashed], started: float) -> PrepareResult:
         self.rejected += [Rejection(*row) for row in found.rejected]
-        jobs = self.identify(found.entries)
+        jobs = self.identify(hashed)
         journal = Journal(self.folder)
         ours = self.earlier.names() | journal.files()
         try:
@@ -135,18 +124,17 @@ class _Run:
             journal.close()
         return PrepareResult(dataset, report, len(rows), tuple(self.rejected), self.reused)
 
-    def identify(self, entries: Sequence[Entry]) -> list[Job]:
-        """Read every source once for its hash; exact duplicates go."""
+    def identify(self, hashed: Sequence[Hashed]) -> list[Job]:
+        """A job for each source that can be read; exact duplicates go."""
         jobs: list[Job] = []
-        hashes = ordered_map(content_hash, entries, should_stop=self.should_stop)
-        for number, (entry, (digest, problem)) in enumerate(zip(entries, hashes, strict=True), 1):
-            self.progress(number, len(entries), "reading")
+        for entry, digest, problem in hashed:
             if problem:
                 self.rejected.append(Rejection(entry.name, "unreadable", problem))
                 continue
             jobs.append(Job(entry, digest, processing_key(digest, self.settings, entry.is_regularisation), self.folder))
-        kept, duplicates, self.warnings = without_duplicates(jobs)
+        kept, duplicates, warnings = without_duplicates(jobs)
         self.rejected += duplicates
+        self.warnings += warnings
         return kept
 
     def make(self, jobs: Sequence[Job], journal: Journal) -> list[tuple[Job, Processed]]:
@@ -245,7 +233,7 @@ class _Run:
         hashed = hashed_header(settings.trigger, settings.class_description, settings.resolution, settings.training)
         digest = dataset_hash(zip(final, [row.mask_sha256 for row in rows], strict=True), hashed)
         header = {
-            "name": self.folder.name,
+            "name": dataset_folder_name(settings),
             "hash": digest,
             **hashed,
             "settings": settings.model_dump(mode="json"),
@@ -274,38 +262,6 @@ class _Run:
         )  # fmt: skip
         write_page(self.folder, dataset, report)
         return report
-
-
-def _find(
-    source: Source, folder: Path, settings: PrepareSettings, inside: Sequence[Path], should_stop: Callable[[], bool] | None,
-    what: str = "source",
-) -> Found:  # fmt: skip
-    if not isinstance(source, Path):
-        return sources.from_images(source)
-    if not source.exists():
-        raise UserError(f"The {what} {source} does not exist.", "Check the name; give a folder, a zip or tar archive.", kind="dataset")
-    captions, lines = settings.captions, settings.training.wildcards
-    if source.is_dir():
-        return sources.from_folder(source, captions, lines=lines, skip=[folder], inside=inside)
-    if source.is_file() and is_archive(source):
-        unpacked = unpack(source, folder / WORK / f"unpacked-{what}", should_stop=should_stop)
-        found = sources.from_folder(unpacked.folder, captions, lines=lines, read_ours=True)
-        found.rejected += unpacked.rejected
-        return found
-    if source.suffix.lower() in EXTENSIONS:
-        return sources.from_file(source, captions, lines=lines)
-    raise UserError(f"{source} is neither a folder nor a zip or tar archive.", "Give the folder that holds the pictures.", kind="dataset")
-
-
-def _check_places(source: Source, folder: Path) -> None:
-    if isinstance(source, Path) and source.exists() and source.resolve() == folder.resolve():
-        raise UserError(
-            f"{source} is the folder that the dataset would be written to.", "Choose another output folder or trigger word.", kind="dataset"
-        )
-
-
-def _as_regularisation(entry: Entry) -> Entry:
-    return replace(entry, name=f"{REGULARISATION}/{entry.name}", is_regularisation=True)
 
 
 def _nothing_left(rejected: Sequence[Rejection]) -> UserError:

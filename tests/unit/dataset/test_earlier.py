@@ -102,7 +102,7 @@ def test_other_sources_of_the_same_names_do_not_get_the_captions(tmp_path: Path)
         (tmp_path / "b" / f"{50 + number}.png").rename(tmp_path / "b" / f"{number}.png")
     first = prepare(tmp_path / "a", tmp_path / "out", SETTINGS).dataset
     caption_path(first, "0.png").write_text(MINE, encoding="utf-8")
-    second = prepare(tmp_path / "b", tmp_path / "out", SETTINGS)
+    second = prepare(tmp_path / "b", tmp_path / "out", SETTINGS, replace_other=True)
     assert set(captions(second.dataset).values()) == {"mk01 girl"}
     assert list(kept(second.dataset).values()) == [MINE]
 
@@ -128,10 +128,11 @@ def test_captions_of_a_stopped_run_are_not_taken_for_edits(tmp_path: Path, monke
 
     monkeypatch.setattr("trainer.dataset.captioning.write_atomic", counting)
     with pytest.raises(Cancelled):
-        prepare(source, tmp_path / "out", changed(captions=CaptionSettings(suffix="B")), should_stop=lambda: len(written) >= 10)
+        settings = changed(captions=CaptionSettings(suffix="B"))
+        prepare(source, tmp_path / "out", settings, replace_other=True, should_stop=lambda: len(written) >= 10)
     monkeypatch.undo()
     assert any(path.read_text(encoding="utf-8") == "mk01 girl, B\n" for path in first.path.glob("*.txt"))
-    last = prepare(source, tmp_path / "out", changed(captions=CaptionSettings(suffix="C")))
+    last = prepare(source, tmp_path / "out", changed(captions=CaptionSettings(suffix="C")), replace_other=True)
     assert captions(last.dataset) == {f"{i}.png": MINE if i == 1 else "mk01 girl, C" for i in range(60)}
     assert last.report.captions_from == {"instance prompt": 59, "edited by hand": 1}
 

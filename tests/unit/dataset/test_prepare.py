@@ -285,7 +285,7 @@ def test_a_second_writer_waits_and_finds_what_the_first_one_made(tmp_path: Path)
         with FileLock(str(dataset_lock(tmp_path / "out" / "mk01_girl"))):
             second = pool.submit(prepare, tmp_path / "in", tmp_path / "out", SETTINGS, progress=progress)
             assert waits.wait(60)
-            assert told == [WAITING]
+            assert told[-1] == WAITING
         assert second.result(60).kept == 2
     assert prepare(tmp_path / "in", tmp_path / "out", SETTINGS).reused == 2
 
@@ -299,7 +299,7 @@ def test_a_writer_that_waits_hears_cancel(tmp_path: Path) -> None:
             tmp_path / "out",
             SETTINGS,
             progress=lambda done, total, text: told.append(text),
-            should_stop=lambda: told == [WAITING],
+            should_stop=lambda: told[-1:] == [WAITING],
         )
     assert not (tmp_path / "out" / "mk01_girl" / "manifest.json").exists()
 
