@@ -9,7 +9,7 @@ from pathlib import Path
 import folder_paths
 
 from ..trainer.errors import UserError
-from ..trainer.files import resolve_below
+from ..trainer.files import file_stamp, resolve_below
 
 DEMO_BASE = "AnimeLoRA demo base (embedded)"
 REGISTERED = "animelora_datasets"  # the key under which people register dataset folders in extra_model_paths.yaml
@@ -77,11 +77,10 @@ def source_folder(name: str) -> Path:
 
 
 def tree_digest(folder: Path) -> str:
-    """Changes when a file below ``folder`` comes, goes, or gets another size or time."""
+    """Changes when a file below ``folder`` comes, goes, or is written or replaced."""
     digest = hashlib.sha256()
     if folder.is_file():  # an archive
-        status = folder.stat()
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return file_stamp(folder)
     folders = [str(folder)]  # a list of its own: os.walk calls itself before Python 3.12, which ends in deep trees
     while folders:
         path = folders.pop()
@@ -95,10 +94,10 @@ def tree_digest(folder: Path) -> str:
             if is_folder:
                 continue
             try:
-                status = os.stat(place)
+                stamp = file_stamp(place)
             except OSError:  # a link to nowhere; preparing names it
                 continue
-            digest.update(f"{path}/{name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{path}/{name} {stamp}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..trainer.files import file_stamp
 from .folders import lora_path
 
 _KEPT = 256  # cards in memory, about 20 KB each with their pictures
@@ -24,15 +25,15 @@ def unread_card(name: str) -> dict[str, Any]:
     return {"name": name, **unread(Path(name), "The file could not be read in time. Is its disk slow, or is it no LoRA?").to_json()}
 
 
-def states(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of a LoRA file and of what tells of it beside it: they change when one of them does."""
+def states(path: Path) -> tuple[tuple[str, str], ...]:
+    """Names and stamps of a LoRA file and of what tells of it beside it: they change when one of them does."""
     from ..trainer.lorafile import companions
 
-    return tuple((each.name, status.st_size, status.st_mtime_ns) for each in (path, *companions(path)) for status in [each.stat()])
+    return tuple((each.name, file_stamp(each)) for each in (path, *companions(path)))
 
 
 @lru_cache(maxsize=_KEPT)
-def _card(path: str, _states: tuple[tuple[str, int, int], ...]) -> dict[str, Any]:
+def _card(path: str, _states: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     from ..trainer.lorafile import card
 
     return card(Path(path)).to_json()

@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.errors import UserError
+from ..trainer.files import file_stamp
 from . import places
 from .failures import readable
 from .folders import lora_names, lora_path
@@ -112,8 +113,7 @@ class NetworkOptionsNode(io.ComfyNode):
         """Changes when the LoRA to go on from is replaced."""
         if continue_from == NOTHING:
             return ""
-        status = lora_path(continue_from).stat()
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return file_stamp(lora_path(continue_from))
 
     @classmethod
     def execute(cls, options: Any = None, lora: Any = None, continue_from: str = NOTHING, **widgets: Any) -> io.NodeOutput:

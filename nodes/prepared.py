@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..trainer.dataset.dataset import HEADER, MASKS, REGULARISATION, ROWS
+from ..trainer.files import file_stamp
 
 _FOLDERS = ("", REGULARISATION, MASKS, f"{MASKS}/{REGULARISATION}")
 _KINDS = (".png", ".txt")
@@ -56,16 +57,17 @@ def remember(folder: Path) -> None:
 
 
 def _state(folder: Path) -> str:
-    """Names, sizes and times of pictures, captions, masks and manifest; ``missing`` where the dataset is gone."""
+    """Names and stamps of pictures, captions, masks and manifest; ``missing`` where the dataset is gone."""
     if not (folder / HEADER).is_file():
         return "missing"
     digest = hashlib.sha256()
     for below in _FOLDERS:
         try:
             with os.scandir(folder / below) as entries:
-                found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(_KINDS) or entry.name in (HEADER, ROWS)]
+                wanted = [entry for entry in entries if entry.name.endswith(_KINDS) or entry.name in (HEADER, ROWS)]
+                found = [(entry.name, file_stamp(entry.path)) for entry in wanted]
         except (FileNotFoundError, NotADirectoryError):
             continue
-        for name, status in sorted(found, key=lambda pair: pair[0]):
-            digest.update(f"{below}/{name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        for name, stamp in sorted(found):
+            digest.update(f"{below}/{name} {stamp}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

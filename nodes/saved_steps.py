@@ -7,7 +7,7 @@ from typing import Any
 
 from ..trainer import events
 from ..trainer.errors import UserError
-from ..trainer.files import resolve_below
+from ..trainer.files import file_stamp, resolve_below
 from ..trainer.runs import read_events
 from .folders import runs_dir
 from .prompts import numbers
@@ -36,7 +36,7 @@ def run_state(name: str) -> str:
     """Changes when a run of the menu has saved more; empty for a run that comes through the socket."""
     if name == FROM_INPUT:
         return ""
-    return " ".join(f"{path.name} {path.stat().st_mtime_ns}" for path in saved_loras(_run_path(name)).values())
+    return " ".join(f"{path.name} {file_stamp(path)}" for path in saved_loras(_run_path(name)).values())
 
 
 def chosen_run(name: str, connected: Any) -> Path:

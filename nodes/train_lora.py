@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..trainer import events, presets
 from ..trainer.config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
-from ..trainer.files import safe_name, sha256_file
+from ..trainer.files import file_stamp, safe_name, sha256_file
 from ..trainer.runs import read_events
 from . import places, written
 from .failures import readable
@@ -216,8 +216,7 @@ class TrainLora(io.ComfyNode):
     def fingerprint_inputs(cls, checkpoint: str = "", name: str | None = None, **_: Any) -> str:
         """Changes when the checkpoint file is replaced, or the finished LoRA deleted. A finished run is found by the launcher, whatever
         this says, and its LoRA published again."""
-        status = checkpoint_path(checkpoint).stat()
-        return f"{status.st_size} {status.st_mtime_ns} {written.mark(_NODE, name)}"
+        return f"{file_stamp(checkpoint_path(checkpoint))} {written.mark(_NODE, name)}"
 
     @classmethod
     def execute(cls, dataset: Any, options: TrainOptions | None = None, **widgets: Any) -> io.NodeOutput:

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import demo, export, info, prepare, prune, sample, train
+from .commands import check, demo, export, info, prepare, prune, sample, train
 from .errors import Cancelled, UserError
 from .hints import about_the_file
 from .terminal import escape_unprintable
 
-COMMANDS = (prepare, train, sample, export, info, prune, demo)
+COMMANDS = (prepare, train, sample, export, info, check, prune, demo)
 
 
 def build_parser() -> argparse.ArgumentParser:

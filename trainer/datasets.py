@@ -10,11 +10,15 @@ from .config import DatasetSection, MoreDataset, RunConfig, ValidationSection
 from .dataset import Dataset, open_dataset
 from .dataset.balance import balanced, count_regularisation, regularisation_shown
 from .dataset.combine import Share, combine, select
+from .dataset.contents import require_as_prepared
 from .errors import UserError
 
 
 def open_datasets(section: DatasetSection) -> Dataset:
-    """Everything that ``section`` names, as one dataset. Raises UserError as ``open_dataset`` does."""
+    """Everything that ``section`` names, as one dataset.
+
+    Raises UserError as ``open_dataset`` does, and for a dataset with another hash or with images that changed since.
+    """
     return combine([_share(section), *(_share(more) for more in section.more)])
 
 
@@ -27,6 +31,7 @@ def _share(section: MoreDataset) -> Share:
             "in a configuration file, correct dataset.hash or leave it out.",
             kind="dataset",
         )
+    require_as_prepared(dataset)
     return Share(dataset, section.repeats, section.loss_weight)
 
 

@@ -220,6 +220,15 @@ def expand_home(path: str) -> Path:
         ) from error
 
 
+def file_stamp(path: str | Path) -> str:
+    """Changes whenever ``path`` is written or replaced, even by a file of the same size and modification time.
+
+    That is so where the system counts changes of a file itself (``st_ctime``, not on Windows). Raises OSError.
+    """
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:

@@ -20,11 +20,12 @@ from .rows import parse_row
 from .signature import alike
 
 if TYPE_CHECKING:
+    from .contents import Contents
     from .jobs import Job
     from .process import Processed
 
 WRITTEN = "captions.jsonl"  # in WORK: what captions were written, kept before they are
-KEPT_CAPTIONS, KEPT_MASKS = "kept-captions", "kept-masks"
+KEPT_CAPTIONS, KEPT_MASKS, KEPT_IMAGES = "kept-captions", "kept-masks", "kept-images"
 _RETOUCHED = 64  # of 256 bits of the perceptual hash: half of what unrelated pictures differ in
 
 
@@ -67,6 +68,10 @@ class Earlier:
     def names(self) -> set[str]:
         """The names (without folder) of the pictures and masks that the last finished run wrote."""
         return {name.rsplit("/", 1)[-1] for row in self.rows.values() for name in (row.file, row.mask) if name}
+
+    def sha256(self, file: str) -> str:
+        """The content of an image of the last finished run; empty for another file."""
+        return self.rows[file].sha256 if file in self.rows else ""
 
     def wrote(self, file: str, caption: str) -> bool:
         """Whether a run of this program wrote this text into this caption file."""
@@ -134,6 +139,20 @@ class Earlier:
             return None
         return self._put_aside(path, KEPT_MASKS)
 
+    def set_aside_images(self, paths: Sequence[Path]) -> None:
+        """Move images away that somebody changed, before they are made again from their sources; with a warning."""
+        if not paths:
+            return
+        names = ", ".join(path.name for path in paths[:5]) + (", …" if len(paths) > 5 else "")
+        for path in paths:
+            self._put_aside(path, KEPT_IMAGES)
+        changed = plural(len(paths), "image")
+        verb = "was" if len(paths) == 1 else "were"
+        self.notes.append(
+            f"{changed} in the dataset's folder changed after preparing and {verb} made again from the source: {names}. What was there "
+            f"is in {self._folder / WORK / KEPT_IMAGES}. To train on it, change the source."
+        )
+
     def bring_back_mask(self, aside: Path, path: Path, known: Processed | None, done: Processed) -> None:
         """Undo ``set_aside_mask`` when the picture came out the same; otherwise the mask stays where it is, with a warning."""
         file = path.relative_to(self._folder / MASKS).as_posix()
@@ -147,7 +166,7 @@ class Earlier:
         else:
             self._note(KEPT_MASKS, [aside])
 
-    def remove(self, paths: Mapping[str, Path], known: Mapping[str, Processed]) -> None:
+    def remove(self, paths: Mapping[str, Path], known: Mapping[str, Processed], contents: Contents) -> None:
         """Remove files of ours (by name below the folder) that nobody changed; the others move to ``.prepare``, with a warning."""
         masks = {row.mask_sha256 for row in self.rows.values()} | {done.mask_sha256 for done in known.values()}
         aside: dict[str, list[Path]] = {}
@@ -157,9 +176,11 @@ class Earlier:
             elif file.endswith(".txt"):
                 text = _caption(path)
                 kind = "" if text is None or self.wrote(file, text) else KEPT_CAPTIONS
-            else:
-                data = _bytes(path) if file.startswith(f"{MASKS}/") else None
+            elif file.startswith(f"{MASKS}/"):
+                data = _bytes(path)
                 kind = "" if data is None or _sha256(data) in masks else KEPT_MASKS
+            else:
+                kind = "" if file not in self.rows or contents.is_as_prepared(file, self.rows[file].sha256) else KEPT_IMAGES
             if kind:
                 aside.setdefault(kind, []).append(self._put_aside(path, kind))
             else:
@@ -182,10 +203,10 @@ class Earlier:
         return target
 
     def _note(self, kind: str, moved: Sequence[Path]) -> None:
-        what = "caption" if kind == KEPT_CAPTIONS else "mask"
-        verb = "fits" if len(moved) == 1 else "fit"
+        what = {KEPT_CAPTIONS: "caption", KEPT_MASKS: "mask", KEPT_IMAGES: "image"}[kind]
+        verb = "belongs" if len(moved) == 1 else "belong"
         self.notes.append(
-            f"{plural(len(moved), what)} changed by hand {verb} no picture any more, for example {moved[0].name}: "
+            f"{plural(len(moved), what)} changed by hand {verb} to no source image any more, for example {moved[0].name}: "
             f"moved to {self._folder / WORK / kind}."
         )
 

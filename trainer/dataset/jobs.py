@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..files import read_regular, safe_name
+from .contents import Contents
 from .dataset import MASKS, REGULARISATION
 from .process import Processed
 from .sources import MAX_FILE_BYTES, Entry
@@ -40,12 +41,11 @@ class Job:
         """Where its mask goes."""
         return self.folder / MASKS / self.target.relative_to(self.folder)
 
-    def intact(self, done: Processed) -> bool:
-        """The result lies where it should, with the size it had when it was written."""
-        try:
-            return self.target.stat().st_size == done.bytes and (not done.mask or self.mask.is_file())
-        except OSError:
-            return False
+    def intact(self, done: Processed, contents: Contents) -> bool:
+        """The result lies where it should, with the content that was written."""
+        return contents.is_as_prepared(self.target.relative_to(self.folder).as_posix(), done.sha256) and (
+            not done.mask or self.mask.is_file()
+        )
 
     def worth(self, done: Processed) -> tuple[int, bool, bool]:
         """Sorts the better of two like pictures first: the larger, the one with a caption, the one that is no JPEG."""

@@ -29,7 +29,7 @@ from .settings import PrepareSettings, dataset_folder
 from .tidy import remove_partials
 
 RECORD = "preparation.json"  # in WORK
-WRITTEN = "captions.jsonl"  # in WORK: see earlier.py
+WRITTEN, TAGS = "captions.jsonl", "tags.json"  # in WORK: see earlier.py and tagger.py
 _BATCH = "images:"  # in front of the content hash that stands for an IMAGE batch
 
 
@@ -181,7 +181,7 @@ def _start_from(origin: Path, folder: Path) -> None:
 
     The journal comes last: until then the folder counts as new, and a killed process leaves nothing that is taken for a finished one.
     """
-    for name in (f"{WORK}/{WRITTEN}", ROWS):
+    for name in (f"{WORK}/{WRITTEN}", f"{WORK}/{TAGS}", ROWS):
         _copy(origin / name, folder / name)
     ours = _file_names(origin)
     for below in ("", REGULARISATION, MASKS, f"{MASKS}/{REGULARISATION}"):

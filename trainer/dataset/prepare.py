@@ -13,6 +13,7 @@ from . import sources
 from .advice import warnings_for
 from .captioning import Captioned, caption_all
 from .captions import tag_frequency
+from .contents import Contents
 from .dataset import Dataset, Item, Row, caption_file, dataset_hash, hashed_header, open_dataset, write_manifest
 from .duplicates import without_duplicates
 from .earlier import Earlier
@@ -96,6 +97,7 @@ class _Run:
         # an upscale model belongs to the thread that called us (torch's inference mode is a thread's own)
         self.workers = 0 if upscaler is not None else workers
         self.earlier = Earlier(folder)
+        self.contents = Contents(folder)
         self.rejected: list[Rejection] = []
         self.warnings: list[str] = []
         self.reused = 0
@@ -116,8 +118,9 @@ class _Run:
             rows = [self.row(job, done, caption) for (job, done), caption in zip(kept, captioned, strict=True)]
             self.progress(len(jobs), len(jobs), "writing the manifest")
             dataset = self.write(rows, captioned)
-            self.earlier.remove(stale_files(self.folder, rows, ours), journal.known)
+            self.earlier.remove(stale_files(self.folder, rows, ours), journal.known, self.contents)
             self.earlier.forget_all_but({caption_file(row.item.file): row.item.caption for row in rows})
+            self.contents.save(row.item.file for row in rows)
             report = self.report(dataset, rows, captioned, found, time.monotonic() - started)
             journal.compact({job.key for job in jobs})
         finally:
@@ -141,6 +144,7 @@ class _Run:
         """Process what is new, drop near duplicates, and make the pictures that are missing."""
         # what is cut off is tried again: it costs little, and an older version took broken EXIF for that
         new = {job.key for job in jobs if job.key not in journal.known or journal.known[job.key].reason == "truncated"}
+        self.earlier.set_aside_images([job.target for job in jobs if self._was_changed(job, journal)])
         self._process([job for job in jobs if job.key in new], journal)
         kept: list[Job] = []
         usable: list[Job] = []
@@ -156,7 +160,7 @@ class _Run:
                 self.rejected.append(Rejection(job.entry.name, "near duplicate", f"looks the same as {repeats[job.key]}"))
             else:
                 kept.append(job)
-        lost = [job for job in kept if not job.intact(journal.known[job.key])]
+        lost = [job for job in kept if not job.intact(journal.known[job.key], self.contents)]
         self._process(lost, journal)
         self.reused = len(kept) - len(new.union(job.key for job in lost) & {job.key for job in kept})
         failed = {job.key for job in lost if journal.known[job.key].reason}
@@ -165,6 +169,12 @@ class _Run:
                 done = journal.known[job.key]
                 self.rejected.append(Rejection(job.entry.name, done.reason, done.message))
         return [(job, journal.known[job.key]) for job in kept if job.key not in failed]
+
+    def _was_changed(self, job: Job, journal: Journal) -> bool:
+        """Whether somebody changed the image that is there."""
+        known, file = journal.known.get(job.key), job.target.relative_to(self.folder).as_posix()
+        sha256 = known.sha256 if known is not None else self.earlier.sha256(file)
+        return bool(sha256) and job.target.is_file() and not self.contents.is_as_prepared(file, sha256)
 
     def _process(self, jobs: Sequence[Job], journal: Journal) -> None:
         known = dict(journal.known)
@@ -186,6 +196,8 @@ class _Run:
         done = process(
             data, key=job.key, source_sha256=job.sha256, target=job.target, mask=job.mask, settings=self.settings, upscaler=self.upscaler
         )
+        if done.file:
+            self.contents.written(job.target.relative_to(self.folder).as_posix(), done.sha256)
         if aside is not None:
             self.earlier.bring_back_mask(aside, job.mask, known, done)
         return done

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import expand_home, sha256_file, write_atomic
+from ..files import expand_home, file_stamp, sha256_file, write_atomic
 from ..torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
 from . import quantised
 
@@ -77,20 +76,20 @@ class Checkpoint:
             read |= _converted(self._unscaled(keys[first : first + _READ_AT_ONCE]), dtype, channels_last)
         return read
 
-    def identity(self, cache_dir: Path | None = None) -> str:
+    def identity(self, cache_dir: Path | None = None, *, full: bool = False) -> str:
         """SHA-256 that names this base: of the file's bytes, or of the folder's configuration and weight files.
 
-        With ``cache_dir`` the digest of an unchanged file (same size and modification time) is remembered there.
+        With ``cache_dir`` the digest of an unchanged file (same size, times and inode) is remembered there; ``full`` reads it again.
         """
         if self.kind == "file":
-            return _cached_digest(self.path, cache_dir)
+            return _cached_digest(self.path, cache_dir, full)
         import hashlib
 
         digest = hashlib.sha256()
         for part in sorted(self.path.rglob("*")):
             relative = part.relative_to(self.path)
             if part.is_file() and relative.parts[0] in ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler", "model_index.json"):
-                digest.update(f"{relative.as_posix()}\0{_cached_digest(part, cache_dir)}\n".encode())
+                digest.update(f"{relative.as_posix()}\0{_cached_digest(part, cache_dir, full)}\n".encode())
         return digest.hexdigest()
 
     @cached_property
@@ -209,10 +208,10 @@ def _safetensors_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         ) from error
 
 
-def _cached_digest(path: Path, cache_dir: Path | None) -> str:
+def _cached_digest(path: Path, cache_dir: Path | None, full: bool) -> str:
     if cache_dir is None:
         return sha256_file(path)
-    status = os.stat(path)
+    stamp = file_stamp(path)
     record = cache_dir / "checkpoint-hashes.json"
     try:
         known = json.loads(record.read_text(encoding="utf-8"))
@@ -220,8 +219,8 @@ def _cached_digest(path: Path, cache_dir: Path | None) -> str:
             known = {}
     except (OSError, ValueError, RecursionError):
         known = {}
-    key = f"{path}|{status.st_size}|{status.st_mtime_ns}"
-    if isinstance(known.get(key), str):
+    key = f"{path}|{stamp}"
+    if not full and isinstance(known.get(key), str):
         return str(known[key])
     digest = sha256_file(path)
     fresh = {k: v for k, v in known.items() if not k.startswith(f"{path}|")} | {key: digest}

@@ -13,7 +13,7 @@ from tests.unit.core.helpers import configuration
 from trainer import __version__
 from trainer.cli import COMMANDS, main
 
-NAMES = ["prepare", "train", "sample", "export", "info", "prune", "demo"]
+NAMES = ["prepare", "train", "sample", "export", "info", "check", "prune", "demo"]
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -214,10 +214,19 @@ def test_a_picture_that_was_replaced_by_another_of_its_size_is_named_and_not_cac
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
     first, second = sorted(copied.glob("*.png"))[:2]
     shutil.copyfile(second, first)
-    error = error_of(train_here(configuration(shallow_checkpoint, copied, tmp_path / "runs", SETTINGS)))
-    assert error.kind == "dataset"
-    assert first.name in error.message
-    assert "Dataset Prep again" in error.hint
+    config = configuration(shallow_checkpoint, copied, tmp_path / "runs", SETTINGS)
+    run = tmp_path / "runs" / "started"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(config.to_json(), encoding="utf-8")
+    assert train_run(run, watch_stdin=False) == 1, "the child looks, too"
+    (told,) = (event for event in read_events(run / "events.jsonl") if isinstance(event, events.Error))
+    with pytest.raises(UserError) as caught:
+        launch.prepare_run(config)
+    for error in (told, caught.value):
+        assert error.kind == "dataset"
+        assert first.name in error.message
+        assert "Dataset Prep again" in error.hint
+    assert not list((tmp_path / "runs").rglob("latents/**/*.safetensors"))
 
 
 # files that lie
