@@ -17,12 +17,15 @@ from .dataset import Dataset, Item
 from .errors import Cancelled, UserError
 from .families import PLAIN_TEXT, Checkpoint, Family, TextSettings
 from .files import atomic_path, read_regular
+from .frozen_lora import merge_into
 from .hints import free_bytes, is_out_of_memory
 from .imports import import_text_models
 from .weighted_prompts import encode_keys
 
 if TYPE_CHECKING:
     import torch
+
+    from .lorafile import LoraModule
 
 Progress = Callable[[int, int], None]
 _LATENT_VERSION = "1"
@@ -33,11 +36,13 @@ _LARGEST_IMAGE = 1 << 30  # bytes
 
 @dataclass(frozen=True)
 class Cache:
-    """Cache files of one base checkpoint. ``identity`` is the checkpoint's, ``text`` how prompts are read."""
+    """Cache files of one base checkpoint. ``identity`` is the checkpoint's, ``text`` how prompts are read, ``text_lora`` the hash of a LoRA
+    file that changes the text encoder (empty: none does)."""
 
     folder: Path
     identity: str
     text: TextSettings = PLAIN_TEXT
+    text_lora: str = ""
 
     def latent_path(self, item: Item, flipped: bool = False) -> Path:
         """Where the latent of ``item``, or of its mirror image, lies."""
@@ -47,7 +52,8 @@ class Cache:
     def prompt_path(self, prompt: str) -> Path:
         """Where the conditioning of ``prompt`` lies."""
         settings = () if self.text == PLAIN_TEXT else (f"{self.text.max_tokens} tokens, clip skip {self.text.clip_skip}",)
-        key = _digest("prompt", _PROMPT_VERSION, self.identity, prompt, *settings)
+        changed = (f"LoRA {self.text_lora}",) if self.text_lora else ()
+        key = _digest("prompt", _PROMPT_VERSION, self.identity, prompt, *settings, *changed)
         return self.folder / "prompts" / key[:2] / f"{key}.safetensors"
 
     def latent(self, item: Item, flipped: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,10 +164,12 @@ def fill_prompts(
     batch_size: int = 16,
     *,
     warn: Callable[[str], None] | None = None,
+    frozen: Sequence[LoraModule] = (),
 ) -> int:
     """Encode the prompts that are missing; returns how many were. The text encoder (fp32) is loaded only when one is.
 
-    ``warn`` is told of many gigabytes. Raises UserError when they are more than the disk has left.
+    ``frozen``: layers of a LoRA that change it. ``warn`` is told of many gigabytes. Raises UserError when they are more than the disk has
+    left.
     """
     missing = [prompt for prompt in dict.fromkeys(prompts) if not cache.prompt_path(prompt).is_file()]
     if not missing:
@@ -170,6 +178,7 @@ def fill_prompts(
 
     import_text_models()
     encoder = family.load_text_encoder(checkpoint, torch.float32, device, cache.text)
+    merge_into(encoder.modules, frozen)
     for start in range(0, len(missing), batch_size):
         if stop():
             raise Cancelled

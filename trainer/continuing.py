@@ -33,8 +33,8 @@ def load_lora(model: nn.Module, path: Path, network: NetworkSection) -> None:
     """Put the file's weights into the LoRA layers of ``model`` (see ``adapter.together``), so that the file's effect is kept whatever its
     alpha.
 
-    The file must have the layers and ranks that ``network`` describes. Layers of a UNet or text encoder that is not trained are left
-    out; a text encoder that the file has nothing of starts from nothing. Raises UserError that names what differs.
+    The file must have the layers and ranks that ``network`` describes. Layers of a UNet or text encoder that is not trained stay as they
+    are (see ``frozen_lora``); a text encoder that the file has nothing of starts from nothing. Raises UserError that names what differs.
     """
     from .lorafile import read_lora
 

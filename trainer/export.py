@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from .dataset.captions import tags_of
 from .dataset.combine import trigger_phrase
 from .events import Plan
 from .families import EPSILON, Checkpoint, Family, Prediction
+from .frozen_lora import tensors_of
 from .optimizers import OPTIMIZER_CLASS, learning_rate, optimizer_arguments, text_learning_rate
 from .prompt_syntax import unescape
 
@@ -37,6 +38,7 @@ class Exporter:
     plan: Plan
     started_at: float
     prediction: Prediction = EPSILON
+    frozen: Sequence[lorafile.LoraModule] = ()  # layers of ``base.lora`` that are not trained
 
     def write(
         self, path: Path, weights: Mapping[str, torch.Tensor], *, step: int, loss: float, thumbnail: Image.Image | None = None
@@ -61,6 +63,7 @@ class Exporter:
                 rank, alpha = network.size_of(module, value.shape[2:])
                 # every tool scales by alpha / rank: rank-stabilised LoRA is written as the alpha that gives its scale
                 tensors[f"{key}.alpha"] = _scalar(alpha * math.sqrt(rank) if network.rslora else alpha)
+        tensors |= tensors_of(self.family.name, self.frozen)
         lorafile.save_lora(path, tensors, self._metadata(step, loss, thumbnail))
 
     def _metadata(self, step: int, loss: float, thumbnail: Image.Image | None) -> dict[str, str]:

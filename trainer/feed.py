@@ -77,7 +77,8 @@ class Feed:
         for dataset in (job.dataset, job.held_out):
             fill_latents(job.cache, dataset, *common, progress("caching latents"), job.stop.is_set)
         if prompts:
-            fill_prompts(job.cache, all_captions(prompts), *common, progress("caching prompts"), job.stop.is_set, warn=warn)
+            frozen = [module for module in job.frozen if module.component != "unet"]
+            fill_prompts(job.cache, all_captions(prompts), *common, progress("caching prompts"), job.stop.is_set, warn=warn, frozen=frozen)
         return_memory(job.device)
 
     def warn_of_cut_captions(self) -> None:

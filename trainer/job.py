@@ -22,6 +22,7 @@ from .datasets import open_datasets, open_training
 from .engine import channels_last
 from .errors import UserError
 from .families import Checkpoint, Family, Prediction, cautions, family_of, open_checkpoint
+from .frozen_lora import describe_frozen, frozen_modules
 from .hints import explain, memory_hint
 from .imports import import_models, import_peft, import_text_models
 from .memory import is_settled, settled
@@ -32,6 +33,8 @@ from .runs import RunFolder, cache_folder, run_identity
 
 if TYPE_CHECKING:
     import torch
+
+    from .lorafile import LoraModule
 
 _PLENTY = 3  # times what the checkpoint takes in memory
 
@@ -56,6 +59,7 @@ class Job:
     plan: events.Plan
     between_steps: threading.Lock
     processes: Processes
+    frozen: Sequence[LoraModule]  # layers of ``base.lora`` that act but are not trained
     unet: Ahead[dict[str, torch.Tensor]] | None  # what ``Family.read_unet`` gives, where it is being read already
 
     def explained(self, error: Exception) -> UserError:
@@ -93,8 +97,11 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     prediction = objective.chosen_prediction(family.prediction(checkpoint), settings.objective, checkpoint.name)
     folder = cache_folder(settings)
     text = family.text_settings(settings.training.max_tokens, settings.training.clip_skip)
-    cache = Cache(folder, checkpoint.identity(folder), text)
-    _require_same_inputs(run, settings, dataset, cache)
+    lora = lora_identity(Path(settings.base.lora)) if settings.base.lora else ""
+    frozen = frozen_modules(settings)
+    changes_text = any(module.component != "unet" for module in frozen)
+    cache = Cache(folder, checkpoint.identity(folder), text, lora if changes_text else "")
+    _require_same_inputs(run, settings, dataset, cache, lora)
     precision = devices.pick_precision(settings.training.precision, device)
     dtype = devices.torch_dtype(precision)
     uncached = any(missing_latents(cache, each) for each in (dataset, held_out))
@@ -114,8 +121,9 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     require_memory(plan, usable, memory_with)
     if device.type == "cuda" and plan.memory_gb > usable:
         emit(events.Warning_(f"This run needs about {plan.memory_gb:.1f} GB, and the GPU has {usable:.1f} GB for it: {TIGHT}"))
-    for caution in cautions(checkpoint):
-        emit(events.Warning_(caution))
+    for caution in [*cautions(checkpoint), describe_frozen(settings, frozen)]:
+        if caution:
+            emit(events.Warning_(caution))
     warmup = settings.optimizer.warmup_steps
     if warmup >= plan.steps:
         emit(events.Warning_(f"The warm-up of {warmup} steps is as long as the run ({plan.steps} steps): the full rate is never reached."))
@@ -148,6 +156,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
         plan=plan,
         between_steps=threading.Lock(),
         processes=processes,
+        frozen=frozen,
         unet=unet,
     )
     return job, start
@@ -184,9 +193,8 @@ def _start(run: RunFolder, steps: int, emit: Emitter) -> Start:
     return start
 
 
-def _require_same_inputs(run: RunFolder, settings: config.RunConfig, dataset: Dataset, cache: Cache) -> None:
+def _require_same_inputs(run: RunFolder, settings: config.RunConfig, dataset: Dataset, cache: Cache, start: str) -> None:
     """The parent named the folder after what it saw: a dataset or checkpoint that changed since must not be trained under that name."""
-    start = lora_identity(Path(settings.base.lora)) if settings.base.lora else ""
     if not run.path.name.endswith(f"-{run_identity(settings, dataset.hash, cache.identity, start)}"):
         raise UserError(
             "The dataset or the checkpoint changed while the run was starting.", "Start again: it is then another run.", kind="dataset"

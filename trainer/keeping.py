@@ -33,6 +33,7 @@ class Keeper:
             job.plan,
             start_day(job.run, record=job.writes),
             job.prediction,
+            job.frozen,
         )
 
     @property

@@ -16,6 +16,7 @@ from .ema import Ema
 from .engine import prepare_base
 from .errors import UserError
 from .feed import Micro
+from .frozen_lora import merge_into
 from .job import Job, Start
 from .norms import limit_norms, weight_norms
 from .optimizers import learning_rate, make_optimizer, make_schedule
@@ -51,6 +52,7 @@ class Learner:
         training, optimizer, network = job.config.training, job.config.optimizer, job.config.network
         self._accelerator = accelerator
         unet = job.family.load_unet(job.checkpoint, job.dtype, job.unet.take() if job.unet else None)
+        merge_into({"unet": unet}, [module for module in job.frozen if module.component == "unet"])
         prepare_base(
             unet,
             training,

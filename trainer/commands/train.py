@@ -103,6 +103,7 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     from ..devices import pick_device, pick_precision, torch_dtype
     from ..events import encode
     from ..families import cautions, family_of, open_checkpoint
+    from ..frozen_lora import describe_frozen, frozen_modules
     from ..job import settle
     from ..plan import make_plan
 
@@ -116,8 +117,9 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     attention, _ = choose_attention(settings.training.attention, device, torch_dtype(precision))
     plan = make_plan(settings, dataset, family_of(checkpoint), checkpoint, device, precision, attention)
     plan = replace(plan, held_out=len(held_out.items), regularisation=regularisation)
-    for caution in cautions(checkpoint):
-        print(f"warning: {caution}", file=sys.stderr)
+    for caution in [*cautions(checkpoint), describe_frozen(settings, frozen_modules(settings))]:
+        if caution:
+            print(f"warning: {caution}", file=sys.stderr)
     if as_json:
         shown = {key: value for key, value in json.loads(encode(plan)).items() if key not in ("event", "time", "clock")}
         print(json.dumps(shown, indent=2))

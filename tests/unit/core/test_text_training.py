@@ -374,21 +374,34 @@ def test_validation_images_are_painted_with_the_text_encoder_as_it_is_then(shall
     assert np.abs(pictures[0] - pictures[1]).max() > 20
 
 
-def test_training_goes_on_from_a_file_with_or_without_text_layers(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_training_goes_on_from_a_file_whose_parts_are_trained_or_frozen(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 6)
     still = {**QUICK, "training.max_steps": 1, "optimizer.lr": 1e-9, "optimizer.weight_decay": 0.0, "network.alpha": 3.0}
     source = train_here(configuration(shallow_checkpoint, folder, tmp_path / "a", QUICK)).run.lora
     deltas = {(module.component, module.name): module.delta() for module in read_lora(source)}
-    for text in (True, False):
-        changes = {**still, "network.text_encoder": text, "base.lora": str(source)}
+    losses: list[float] = []
+    for unet, text in ((True, True), (True, False), (False, True)):
+        changes = {**still, "network.unet": unet, "network.text_encoder": text, "base.lora": str(source)}
         again = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", changes))
         assert again.status == 0, again.told[-1]
         found = {(module.component, module.name): module.delta() for module in read_lora(again.run.lora)}
-        assert set(found) == {key for key in deltas if text or key[0] == "unet"}
+        assert set(found) == set(deltas)
         for key, delta in found.items():
-            assert float((delta - deltas[key]).norm()) <= 3e-3 * float(deltas[key].norm()) + 1e-6
-        if not text:
-            source = again.run.lora
+            frozen = not (unet if key[0] == "unet" else text)  # then it is to the bit as it was
+            assert float((delta - deltas[key]).norm()) <= (0 if frozen else 3e-3 * float(deltas[key].norm()) + 1e-6)
+        told = [event.message for event in again.told if isinstance(event, events.Warning_)]
+        assert any("also changes the text encoder" in message for message in told) == (not text)
+        assert any("also changes the UNet" in message for message in told) == (not unet)
+        losses.append(again.steps[0].loss)
+    # frozen layers act as trained ones do, which are computed in another way: merged into the weights
+    assert losses == pytest.approx(losses[:1] * 3, rel=1e-4)
+
+
+def test_a_text_encoder_without_layers_in_the_file_starts_from_nothing(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path, 6)
+    still = {**QUICK, "training.max_steps": 1, "optimizer.lr": 1e-9}
+    changes = {**QUICK, "network.text_encoder": False}
+    source = train_here(configuration(shallow_checkpoint, folder, tmp_path / "a", changes)).run.lora
     fresh = train_here(configuration(shallow_checkpoint, folder, tmp_path / "c", {**still, "base.lora": str(source)}))
     assert fresh.status == 0, fresh.told[-1]
     assert {module.component for module in read_lora(fresh.run.lora)} == {"unet", "te1"}
