@@ -109,6 +109,37 @@ def use_own_gpu() -> None:
         torch.cuda.set_device(int(rank))
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor``, made on the CPU just now, on ``device``; the copy to a GPU waits for nothing, which takes page-locked memory."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class Arriving:
+    """Numbers on their way from ``device`` to the CPU, behind what the device still has to do. ``arrived`` never waits, ``values`` does.
+
+    To read a tensor itself would wait for all that was started since, too.
+    """
+
+    def __init__(self, numbers: torch.Tensor, device: torch.device) -> None:
+        import torch
+
+        self._numbers = numbers.detach().to("cpu", non_blocking=True)  # torch makes the copy page-locked
+        self._event: Any = None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def arrived(self) -> bool:
+        """Whether ``values`` would not wait."""
+        return self._event is None or bool(self._event.query())
+
+    def values(self) -> list[float]:
+        """The numbers."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [float(number) for number in self._numbers.tolist()]
+
+
 class Queue:
     """Keeps the processor at most two steps ahead of a GPU: enough for the GPU never to wait, and few enough that what is told of speed and
     progress is the GPU's, and that a stop need not wait for long."""

@@ -1,4 +1,4 @@
-"""What a run tells of its steps: events and trackers. Numbers stay on the device for a while, because reading one waits for the GPU."""
+"""What a run tells of its steps: events and trackers. Numbers are told when they have come from the GPU, and none is waited for."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .trackers import Trackers
 if TYPE_CHECKING:
     import torch
 
-_FLUSH_SECONDS = 0.5  # losses stay on the device for this long at most
+_FLUSH_SECONDS = 0.5  # between two looks at what has come
 
 
 @dataclass(frozen=True)
 class _Untold:
     step: int
     epoch: int
-    measured: Measured
-    weight_norms: torch.Tensor | None
+    lr: float
+    numbers: devices.Arriving  # loss, gradient norm, and mean and largest of the weight norms where they were measured
     images_per_second: float
 
 
@@ -50,25 +50,32 @@ class Teller:
 
     def note(self, step: int, epoch: int, measured: Measured, weight_norms: torch.Tensor | None, images_per_second: float) -> None:
         """Remember a step; ``weight_norms`` (modules,) are those after it. The caller holds ``between_steps``."""
-        self._untold.append(_Untold(step, epoch, measured, weight_norms, images_per_second))
+        import torch
+
+        norms = [] if weight_norms is None else [weight_norms.mean(), weight_norms.max()]
+        numbers = torch.stack([number.detach().float().reshape(()) for number in (measured.loss, measured.grad_norm, *norms)])
+        arriving = devices.Arriving(numbers, self.job.device)
+        self._untold.append(_Untold(step, epoch, measured.lr, arriving, images_per_second))
 
     def tell(self) -> None:
-        """Tell the steps that were noted, unless that was done a moment ago."""
+        """Tell the steps that were noted and whose numbers are there, unless that was done a moment ago: nothing waits for the GPU."""
         now = time.monotonic()
         if now - self._flushed_at > _FLUSH_SECONDS or self.job.device.type == "cpu":
             with self.job.between_steps:
-                self.flush()
+                done = next((place for place, each in enumerate(self._untold) if not each.numbers.arrived()), len(self._untold))
+                self._tell(done)
             self._flushed_at = now
 
     def flush(self) -> None:
-        """Tell the steps that were noted. The caller holds ``between_steps``. Raises UserError at the first loss that is not finite."""
-        import torch
+        """Tell all steps that were noted. The caller holds ``between_steps``. Raises UserError at the first loss that is not finite."""
+        self._tell(len(self._untold))
 
-        untold, self._untold = self._untold, []
+    def _tell(self, count: int) -> None:
+        untold, self._untold = self._untold[:count], self._untold[count:]
         plan, memory = self.job.plan, devices.peak_memory_gb(self.job.device)
         for each in untold:
-            step, lr = each.step, each.measured.lr
-            loss, norm = float(each.measured.loss), float(each.measured.grad_norm)
+            step, lr = each.step, each.lr
+            loss, norm, *norms = each.numbers.values()
             if not math.isfinite(loss):
                 raise not_finite(self.job, f"The loss became {loss} at step {step}")
             self.average = loss if step == 1 else 0.95 * self.average + 0.05 * loss
@@ -76,9 +83,8 @@ class Teller:
             eta = (plan.steps - step) * self._images_per_step() / max(rate, 1e-9)
             told = events.Step(step, plan.steps, each.epoch + 1, loss, self.average, lr, norm, rate, eta, memory)
             scalars = {"loss": loss, "loss/average": self.average, "lr": lr, "grad_norm": norm}
-            norms = each.weight_norms
-            if norms is not None:
-                mean, largest = torch.stack([norms.mean(), norms.max()]).tolist()
+            if norms:
+                mean, largest = norms
                 told = replace(told, weight_norm=mean, weight_norm_max=largest)
                 scalars |= {"weight_norm": mean, "weight_norm/max": largest}
             self.job.emit(told)

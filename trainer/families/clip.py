@@ -69,7 +69,8 @@ class ClipText:
         """
         import torch
 
-        ids = torch.stack([row[self.component] for row in tokens]).to(self.model.device)
+        # moved one by one: what torch.stack makes on the CPU is not page-locked, so that copying it would wait for the GPU
+        ids = torch.stack([row[self.component].to(self.model.device, non_blocking=True) for row in tokens])
         chunks = ids.shape[1]
         skip = self.settings.clip_skip or 1
         output = self.model(ids.flatten(0, 1), output_hidden_states=skip > 1 or not self.normed)

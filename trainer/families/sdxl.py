@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..devices import to_device
 from . import clip, ldm
 from .base import PLAIN_TEXT, Framing, TextSettings
 from .checkpoint import Checkpoint
@@ -84,7 +85,7 @@ class StableDiffusionXL(StableDiffusion):
         numbers = torch.tensor(rows, dtype=torch.float32)
         inputs["added_cond_kwargs"] = {
             "text_embeds": torch.stack(pooled),
-            "time_ids": numbers.to(device=device, non_blocking=True),
+            "time_ids": to_device(numbers, device),
         }
         return inputs
 
