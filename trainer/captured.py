@@ -116,7 +116,7 @@ class Captured:
             if gradient is not None and self._results[index] is None:
                 self._results[index] = torch.empty_like(gradient)
         try:
-            wanted = self._with_weights_that_count(lambda: self._passed(inputs)[1])  # before there is a recording, which keeps its memory
+            wanted = self._with_weights_that_count(lambda: _on_cpu(self._passed(inputs)[1]))  # before a recording keeps its memory
             replay, passed = self._record(lambda: self._into_results(self._passed(places)))
             replay()
             same = gradients_agree(passed[1], expected)
@@ -214,6 +214,10 @@ def _each(operation: Callable[..., Any], mine: Sequence[torch.Tensor], other: Se
     for group in alike, [pair for pair in pairs if pair[0].stride() != pair[1].stride()]:
         if group:
             operation([pair[0] for pair in group], [pair[1] for pair in group])
+
+
+def _on_cpu(gradients: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    return [None if gradient is None else gradient.cpu() for gradient in gradients]
 
 
 def _first_cause(error: BaseException) -> str:

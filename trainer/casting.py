@@ -20,6 +20,12 @@ def outside_autocast(inputs: torch.Tensor, compute: Callable[[torch.Tensor], tor
         return compute(inputs.to(torch.get_autocast_dtype(kind)))
 
 
+def computed_in(inputs: torch.Tensor) -> torch.dtype:
+    """The dtype in which a product of ``inputs`` is computed: autocast's within it, else theirs."""
+    kind = inputs.device.type
+    return torch.get_autocast_dtype(kind) if not inputs.is_meta and torch.is_autocast_enabled(kind) else inputs.dtype
+
+
 def low(weight: torch.Tensor) -> torch.Tensor:
     """The copy of ``weight`` in the dtype that is computed in, where there is one; else itself."""
     copy: torch.Tensor = getattr(weight, _COPY, weight)
@@ -59,11 +65,15 @@ class LowCopies:
 
 
 class CastingLinear(nn.Linear):
-    """A Linear whose weight is cast to the dtype of the input; its gradient arrives in the weight's own."""
+    """A Linear whose weight is cast to the dtype that is computed in; its gradient arrives in the weight's own.
+
+    To that of the input would be once up and once down again, where autocast has an input in fp32 (behind a norm) and the weight is a low
+    copy.
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in) to (..., out)."""
-        return functional.linear(input, low(self.weight).to(input.dtype))
+        return functional.linear(input, low(self.weight).to(computed_in(input)))
 
 
 class CastingConv2d(nn.Conv2d):
@@ -71,5 +81,5 @@ class CastingConv2d(nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(batch, in, h, w) to (batch, out, h', w')."""
-        weight = low(self.weight).to(input.dtype)
+        weight = low(self.weight).to(computed_in(input))
         return functional.conv2d(input, weight, None, self.stride, self.padding, self.dilation, self.groups)

@@ -98,6 +98,12 @@ def make_plan(
     prepacked = _WORTH_GB <= more <= _ROOM * usable_memory_gb(device) - sum(memory.values())
     if prepacked:
         memory["base"] += more
+    second = _recorded_gradients_gb(config, trainable, dtype)
+    # beside a recording of one size, the first pass of another is computed as it is written
+    beside = memory["activations"] if len(buckets) > 1 else 0.0
+    cuda_graphs = _captures(config, device, sum(memory.values()) + second + beside)
+    if cuda_graphs:
+        memory["lora"] += second
     return events.Plan(
         images=len(dataset.items),
         buckets=dict(sorted(buckets.items())),
@@ -114,8 +120,7 @@ def make_plan(
         memory={name: round(value, 3) for name, value in memory.items()},
         attention=attention,
         prepacked=prepacked,
-        # beside a recording of one size, the first pass of another is computed as it is written
-        cuda_graphs=_captures(config, device, sum(memory.values()) + (memory["activations"] if len(buckets) > 1 else 0.0)),
+        cuda_graphs=cuda_graphs,
         fused=fused,
     )
 
@@ -130,6 +135,14 @@ def _captures(config: RunConfig, device: torch.device, needed_gb: float) -> bool
         return False
     room = min(usable_memory_gb(device), SIZES.get(config.training.memory, math.inf))
     return setting == "on" or needed_gb <= _ROOM * room
+
+
+def _recorded_gradients_gb(config: RunConfig, trainable: int, dtype: torch.dtype) -> float:
+    """What CUDA graphs take beside a pass as written: the gradients that all recordings give, and those that a new one is compared with.
+
+    Both in the dtype that the passes compute with; DoRA's are fp32.
+    """
+    return 2 * trainable * (4 if config.network.dora else dtype.itemsize) / 1e9
 
 
 def _prepacked_gb(config: RunConfig, unet: nn.Module, buckets: int, device: torch.device, dtype: torch.dtype) -> float:

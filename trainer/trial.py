@@ -36,8 +36,9 @@ def gradients_agree(ours: Sequence[torch.Tensor | None], theirs: Sequence[torch.
         if (one is None) != (other is None):
             return False
         if one is not None and other is not None:
-            apart.append(torch.linalg.vector_norm(one.float() - other.float()))
-            sizes.append(torch.linalg.vector_norm(other.float()))
+            other = other.to(one.device, torch.float32)
+            apart.append(torch.linalg.vector_norm(one.float() - other))
+            sizes.append(torch.linalg.vector_norm(other))
     if not sizes:
         return True
     differences, norms = torch.stack(apart), torch.stack(sizes)

@@ -23,8 +23,9 @@ from tests.unit.core.test_engine import learning, same_training
 from trainer import adapter, captured, engine, events, folded, plan
 from trainer.captured import Passed
 from trainer.config import RunConfig
-from trainer.dataset import PrepareSettings, prepare
+from trainer.dataset import PrepareSettings, open_dataset, prepare
 from trainer.dataset.settings import BucketSettings
+from trainer.families import family_of, open_checkpoint
 
 CHANGES: dict[str, Any] = {"training.batch_size": 2, "training.gradient_accumulation": 2, "training.epochs": 3, "optimizer.lr": 1e-2}
 AsWritten = Callable[..., Trained]
@@ -415,6 +416,23 @@ def test_a_plan_records_where_there_is_room(monkeypatch: pytest.MonkeyPatch, cha
     assert plan._captures(settings, torch.device("cuda"), 5.0) is expected
     assert plan._captures(settings, torch.device("cpu"), 5.0) is False
     assert plan._captures(settings, torch.device("cuda"), 50.0) is (changes.get("training.cuda_graphs") == "on" and expected)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_plan_counts_the_gradients_that_recordings_keep_and_are_compared_with(
+    shallow_checkpoint: Path, five: Path, monkeypatch: pytest.MonkeyPatch, dora: bool
+) -> None:
+    monkeypatch.setattr(plan, "usable_memory_gb", lambda device: 80.0)
+    checkpoint, made = open_checkpoint(str(shallow_checkpoint)), {}
+    for way in ("off", "on"):
+        chosen = {"training.cuda_graphs": way, "training.device": "cuda", "network.dora": dora, "network.rank": 256}
+        settings = configuration(shallow_checkpoint, five, Path("runs"), chosen)
+        rest = (open_dataset(five), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16")
+        made[way] = plan.make_plan(settings, *rest, trial=False)
+    assert made["on"].cuda_graphs and not made["off"].cuda_graphs
+    more = made["on"].memory["lora"] - made["off"].memory["lora"]
+    assert more == pytest.approx(2 * made["on"].trainable_parameters * (4 if dora else 2) / 1e9, abs=1.1e-3)
+    assert more > 0.003
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from trainer import adapter, folded, prepacked
-from trainer.casting import CastingConv2d, CastingLinear
+from trainer.casting import CastingConv2d, CastingLinear, LowCopies
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.folded import FoldedLinear, FoldedPointwise, LoraConv2d, LoraLayer, LoraLinear, together
@@ -259,3 +259,40 @@ def test_layers_with_the_same_input_are_computed_together(drops: bool) -> None:
     assert len(found[0]) == len(found[1]) == 10
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+class WeightCasts(TorchDispatchMode):
+    """Counts the casts of tensors that have the shape of one of ``weights``."""
+
+    def __init__(self, weights: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.shapes, self.count = {weight.shape for weight in weights}, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._to_copy.default and args[0].shape in self.shapes
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("base", ["int8 linear", "fp8 linear", "int8 convolution", "convolution"])
+def test_low_copies_of_weights_are_used_as_they_are_behind_a_norm(base: str) -> None:
+    """A norm gives fp32 under autocast: there the copies were cast up, and by autocast down again."""
+    torch.manual_seed(0)
+    kind, _, layer = base.rpartition(" ")
+    plain = nn.Linear(24, 40) if layer == "linear" else nn.Conv2d(24, 40, 3, padding=1)
+    model = nn.Sequential(packed_layer(plain, kind) if kind else plain).requires_grad_(False)
+    adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1)
+    parameters = adapter.parameters(model)
+    for parameter in parameters:
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    inputs = torch.randn(7, 24) if layer == "linear" else torch.randn(2, 24, 6, 5)
+    expected, gradients = results(model, inputs, autocast=True)
+    copies, casts = LowCopies(model, torch.bfloat16), WeightCasts(parameters)
+    with casts, copies, torch.autocast("cpu", torch.bfloat16):
+        found = model(inputs)
+    assert casts.count == 0
+    assert torch.equal(found, expected)
+    weighted = (found.float() * torch.linspace(-1, 1, found.numel()).view(found.shape)).sum()
+    low = torch.autograd.grad(weighted, [copies.of(parameter) for parameter in parameters])
+    for one, parameter in zip(low, parameters, strict=True):
+        name = next(name for name, other in model.named_parameters() if other is parameter)
+        assert one.dtype == torch.bfloat16 and torch.equal(one.float(), gradients[name])
