@@ -20,6 +20,7 @@ from .errors import UserError
 from .files import expand_home
 from .overrides import apply_override
 from .presets import expanded
+from .sample_prompts import read_prompt
 from .text_file import read_text
 
 if sys.version_info >= (3, 11):
@@ -274,6 +275,13 @@ class SampleSection(_Section):
     @classmethod
     def _one_prompt_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("prompts")
+    @classmethod
+    def _flags_have_values(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for prompt in value:
+            read_prompt(prompt)
+        return value
 
     @field_validator("width", "height")
     @classmethod

@@ -15,6 +15,7 @@ from .devices import return_memory
 from .errors import UserError
 from .job import Job
 from .processes import shares
+from .sample_prompts import read_prompt
 from .weighted_prompts import prompt_key, prompt_text
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ class Feed:
     def fill_caches(self) -> None:
         """Encode what is not in the caches yet: every picture, and every prompt that training and sampling will ask for."""
         job, config = self.job, self.job.config
-        prompts = [prompt_key(prompt) for prompt in config.sample.prompts] if config.sample.every_epochs else []
-        prompts += [prompt_key(config.sample.negative)] if prompts else []
+        asked = [read_prompt(prompt) for prompt in config.sample.prompts] if config.sample.every_epochs else []
+        prompts = [prompt_key(prompt.text) for prompt in asked]
+        prompts += [prompt_key(config.sample.negative if prompt.negative is None else prompt.negative) for prompt in asked]
         held_out = job.held_out
         prompts += [fixed_caption(item, held_out.member(index).training) for index, item in enumerate(held_out.items)]
         seed, dataset = config.training.seed, job.dataset
@@ -90,9 +92,15 @@ class Feed:
             for index, item in enumerate(dataset.items)
             for line in item.caption.split("\n")
         ]
-        named += [("A validation prompt", prompt_text(prompt)) for prompt in job.config.sample.prompts]
+        asked = [read_prompt(prompt) for prompt in job.config.sample.prompts]
+        named += [("A validation prompt", prompt_text(prompt.text)) for prompt in asked]
         if warning := cut_captions(named, limit, lambda: job.family.token_counter(job.checkpoint)):
             job.emit(events.Warning_(warning))
+
+    def warn_of_prompt_flags(self) -> None:
+        """Say what of the flags in validation prompts was changed or has no effect."""
+        for note in dict.fromkeys(note for prompt in self.job.config.sample.prompts for note in read_prompt(prompt).notes):
+            self.job.emit(events.Warning_(f"In a validation prompt: {note}"))
 
     def repairing(self, read: Callable[[], T]) -> T:
         """What ``read`` gives; a cache file that it finds damaged is made anew."""

@@ -88,6 +88,7 @@ class Trainer:
         feed = Feed(job)
         if job.writes:
             feed.warn_of_cut_captions()
+            feed.warn_of_prompt_flags()
             feed.fill_caches()
         accelerator.wait_for_everyone()
         job.emit(events.Phase("loading"))

@@ -14,6 +14,7 @@ from .files import atomic_path
 from .image_file import load_image
 from .job import Job
 from .learner import Learner
+from .sample_prompts import SamplePrompt, read_prompt
 from .sampling import decode, sample_latents
 from .telling import Teller
 from .weighted_prompts import prompt_key
@@ -40,7 +41,7 @@ def make_sample_images(job: Job, feed: Feed, learner: Learner, teller: Teller, e
         path = _path(job, epoch, index)
         with atomic_path(path) as temporary:
             decode(vae, latent).save(temporary, format="PNG")
-        job.emit(events.Sample(str(path), sample.prompts[index], epoch, step, index))
+        job.emit(events.Sample(str(path), read_prompt(sample.prompts[index]).text, epoch, step, index))
         teller.trackers.image(step, f"samples/{index}", path, sample.prompts[index])
     del vae
     return_memory(job.device)
@@ -62,21 +63,22 @@ def _sample_latents(job: Job, feed: Feed, learner: Learner) -> list[torch.Tensor
         return learner.prompt(key) or feed.repairing(partial(job.cache.prompt, key))
 
     width, height = (side // 8 * 8 for side in (sample.width or job.dataset.resolution, sample.height or job.dataset.resolution))
-    negative = condition(sample.negative)
     model.eval()
     latents = []
-    for index, prompt in enumerate(sample.prompts):
+    for index, line in enumerate(sample.prompts):
+        prompt = read_prompt(line)
+        negative = sample.negative if prompt.negative is None else prompt.negative
         job.emit(events.Phase("sampling", index, len(sample.prompts)))
         result = sample_latents(
             model,
             job.family,
-            condition(prompt),
-            negative,
-            width=width,
-            height=height,
-            steps=sample.steps,
-            guidance=sample.guidance,
-            generator=counters.generator(sample.seed, "sample", index),
+            condition(prompt.text),
+            condition(negative),
+            width=prompt.width or width,
+            height=prompt.height or height,
+            steps=prompt.steps or sample.steps,
+            guidance=sample.guidance if prompt.guidance is None else prompt.guidance,
+            generator=_generator(prompt, sample.seed, index),
             prediction=job.prediction,
             device=job.device,
             dtype=job.dtype,
@@ -87,6 +89,15 @@ def _sample_latents(job: Job, feed: Feed, learner: Learner) -> list[torch.Tensor
         latents.append(result.cpu())
     model.train()
     return latents
+
+
+def _generator(prompt: SamplePrompt, seed: int, index: int) -> torch.Generator:
+    """The noise's: from the prompt's own seed as in ``python -m trainer sample``, else from the seed of all and the place in the list."""
+    import torch
+
+    if prompt.seed is None:
+        return counters.generator(seed, "sample", index)
+    return torch.Generator().manual_seed(prompt.seed)
 
 
 def _path(job: Job, epoch: int, index: int) -> Path:

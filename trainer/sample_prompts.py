@@ -1,0 +1,96 @@
+"""Validation prompts with settings of their own, in the form that kohya's trainer reads: ``a cat --n blurry --w 768 --h 512 --s 30``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+# what ``--x value`` sets, and what the value is; meanings are kohya's
+_FLAGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
+    "n": ("negative", str.strip, "text"),
+    "w": ("width", int, "a whole number of pixels"),
+    "h": ("height", int, "a whole number of pixels"),
+    "d": ("seed", int, "a whole number"),
+    "s": ("steps", int, "a whole number"),
+    "l": ("guidance", float, "a number"),
+}
+_WITHOUT_EFFECT = {
+    "g": "the embedded guidance of other models; --l is the scale here",
+    "ss": "the sampler, which is always DPM++ 2M here",
+    "cn": "a ControlNet's image",
+    "ctr": "the guidance of other models",
+    "rcfg": "the guidance of other models",
+    "fs": "the flow shift of other models",
+    "am": "a multiplier of the LoRA",
+}
+_FLAG = re.compile(r"([A-Za-z]{1,4})(?:\s+(.*))?$", re.DOTALL)
+_SMALLEST, _LARGEST = 64, 8192  # pixels
+_MOST_STEPS = 1000
+_LARGEST_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class SamplePrompt:
+    """One prompt and the settings that it brings along; None: those of all. ``notes`` are sentences about flags that were changed or
+    have no effect."""
+
+    text: str
+    negative: str | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_prompt(line: str) -> SamplePrompt:
+    """The prompt and the flags of ``line``. Raises ValueError for a flag whose value is no number.
+
+    As in kohya's trainer a flag begins with a space and two dashes, and its value ends where the next one begins. Dashes that begin no flag
+    stay in the text.
+    """
+    text, values, notes = "", {}, []
+    place = ""  # the flag that text belongs to; empty: the prompt
+    for number, part in enumerate(line.split(" --")):
+        match = _FLAG.match(part) if number else None
+        name = match[1].lower() if match else ""
+        if match and name in _FLAGS:
+            key, convert, kind = _FLAGS[name]
+            values[key] = _converted(name, (match[2] or "").strip(), convert, kind)
+            place = name
+        elif match and name in _WITHOUT_EFFECT:
+            notes.append(f"--{name} has no effect: it is {_WITHOUT_EFFECT[name]}.")
+            place = name
+        elif place in ("", "n"):
+            more = part if not number else f" --{part}"
+            if match and number:
+                notes.append(f"--{name} is no flag that is known here, and is read as text.")
+            if place:
+                values["negative"] += more
+            else:
+                text += more
+        else:
+            notes.append(f"--{part[:40]} after --{place} is not understood and left out.")
+    changed = {key: limited for key, value in values.items() if (limited := _limited(key, value)) != value}
+    notes += [f"The {key} {values[key]} was changed to {value}." for key, value in changed.items()]
+    return SamplePrompt(text.strip(), **{**values, **changed}, notes=tuple(notes))
+
+
+def _converted(name: str, value: str, convert: Callable[[str], Any], kind: str) -> Any:
+    try:
+        result = convert(value)
+        if name == "n" or 0 <= result <= _LARGEST_SEED:  # false for nan
+            return result
+    except ValueError:
+        pass
+    raise ValueError(f"--{name} {value[:40]!r} in a prompt: {kind} must follow")
+
+
+def _limited(key: str, value: Any) -> Any:
+    """``value`` as kohya's trainer takes it: sizes in multiples of 8 from 64 on, 1 to 1000 steps."""
+    if key in ("width", "height"):
+        return min(_LARGEST, max(_SMALLEST, value - value % 8))
+    return min(_MOST_STEPS, max(1, value)) if key == "steps" else value
