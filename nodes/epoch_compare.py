@@ -11,7 +11,7 @@ from . import core
 from .comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
 from .failures import readable
 from .load_lora import inspect, made_for
-from .prompts import lines, numbers, with_trigger_words
+from .prompts import for_prompt, lines, numbers, with_trigger_words
 from .saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
 from .schema import field, result, schema
 from .sockets import require
@@ -107,7 +107,7 @@ class EpochCompare(io.ComfyNode):
                 require_undamaged(path)
             first = next(iter(saved.values()))
             info = inspect(first)
-            words = ", ".join(info.trigger_words) if add_trigger_words else ""
+            words = for_prompt(info.trigger_words) if add_trigger_words else ""
             texts = list(dict.fromkeys(with_trigger_words(line, words) for line in lines(prompts))) or [words]
             strengths = numbers(lora_strengths, what="lora_strengths", low=-10, high=10)
             rows = [[Setting(first, 0.0, guidance) for _ in strengths]]

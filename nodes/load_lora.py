@@ -15,6 +15,7 @@ from .folders import listed_lora, lora_names, lora_path
 from .live import say, show_lora
 from .lora_cards import states
 from .lora_patch import patch
+from .prompts import for_prompt
 from .schema import field, result, schema
 from .sockets import require
 from .types import LORA, as_lora
@@ -99,7 +100,7 @@ class LoadLora(io.ComfyNode):
             if patched.unknown:
                 log.warning("%s: these keys were not used: %s", path.name, ", ".join(patched.unknown))
             log.info("%s: %s", path.name, patched.summary())
-            return io.NodeOutput(patched.model, patched.clip, ", ".join(info.trigger_words))
+            return io.NodeOutput(patched.model, patched.clip, for_prompt(info.trigger_words))
 
 
 def state_of(name: str) -> str:

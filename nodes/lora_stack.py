@@ -15,6 +15,7 @@ from .load_lora import inspect, made_for
 from .lora_cards import states
 from .lora_patch import patch
 from .lora_rows import read_rows
+from .prompts import for_prompt
 from .schema import field, result, schema
 from .sockets import require
 
@@ -88,4 +89,4 @@ class LoraStack(io.ComfyNode):
                 if patched.unknown:
                     log.warning("%s: these keys were not used: %s", path.name, ", ".join(patched.unknown))
             say(cls.hidden.unique_id, "\n".join(told) or "no LoRA is on")
-            return io.NodeOutput(model, clip, ", ".join(dict.fromkeys(words)))
+            return io.NodeOutput(model, clip, for_prompt(words))

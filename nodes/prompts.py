@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from ..trainer.errors import UserError
+from ..trainer.prompt_syntax import escape, has_word
 
 
 def with_trigger_words(prompt: str, trigger_words: str | None) -> str:
     """``prompt`` with those of the comma-separated ``trigger_words`` in front that it does not contain yet.
 
-    Upper and lower case count as the same, as they do for CLIP. A word inside another word does not count.
+    Upper and lower case count as the same, as they do for CLIP. A word inside another word does not count. Brackets of what is put in
+    get backslashes, because ComfyUI reads bare ones as emphasis.
     """
     missing: list[str] = []
     for word in (part.strip() for part in (trigger_words or "").split(",")):
-        if word and not _contains(prompt, word) and not any(_contains(other, word) for other in missing):
-            missing.append(word)
+        if word and not has_word(prompt, word) and not any(has_word(other, word) for other in missing):
+            missing.append(escape(word))
     return ", ".join([*missing, prompt]) if prompt.strip() else ", ".join(missing)
+
+
+def for_prompt(trigger_words: Iterable[str]) -> str:
+    """Trigger words for a prompt: separated by commas, with backslashes before their brackets."""
+    return ", ".join(dict.fromkeys(escape(word) for word in trigger_words))
 
 
 def lines(text: str) -> list[str]:
@@ -44,7 +52,3 @@ def numbers(text: str, *, what: str, low: float, high: float) -> list[float]:
     if not values:
         raise UserError(f"{what} is empty.", "Write at least one number.")
     return values
-
-
-def _contains(text: str, word: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None

@@ -13,7 +13,7 @@ from .failures import readable
 from .folders import lora_names
 from .images import to_pil
 from .load_lora import FROM_INPUT, chosen_lora, inspect, made_for, state_of
-from .prompts import lines, numbers, with_trigger_words
+from .prompts import for_prompt, lines, numbers, with_trigger_words
 from .schema import field, result, schema
 from .sockets import allow, require
 from .types import LORA
@@ -118,7 +118,7 @@ class StyleCompare(io.ComfyNode):
             allow(image=image)
             path = chosen_lora(lora_name, lora)
             info = inspect(path)
-            words = ", ".join(info.trigger_words) if add_trigger_words else ""
+            words = for_prompt(info.trigger_words) if add_trigger_words else ""
             texts = [with_trigger_words(line, words) for line in lines(prompts)] or [words]
             strengths = [0.0, *(s for s in numbers(lora_strengths, what="lora_strengths", low=-10, high=10) if s)]
             guides = numbers(guidances, what="guidances", low=0, high=100)

@@ -39,7 +39,7 @@ def shelf(canvas_server: Server, frontend: Frontend) -> Path:
         path = attention_lora(folder / f"{name}.safetensors", context=SIZE.text_width)
         save_file(load_file(path), path, metadata)
     portrait(300, 5).save(folder / "sub" / "chibi.preview.png")
-    (folder / "sub" / "chibi.json").write_text('{"activation text": "chibi, big head"}', encoding="utf-8")
+    (folder / "sub" / "chibi.json").write_text('{"activation text": "chibi, big head, orb (toy)"}', encoding="utf-8")
     frontend.page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=frontend.url)
     frontend.page.evaluate("async () => await window.app.refreshComboInNodes()")
     return folder
@@ -129,6 +129,10 @@ def test_the_card_shows_a_lora_and_hands_out_its_trigger_words(frontend: Fronten
     pick(frontend, "sub/chibi.safetensors")
     frontend.page.get_by_text("big head", exact=True).wait_for(timeout=30_000)
     assert card.locator("img").count() == 1
+    for label in ("orb (toy)", "all"):
+        card.locator(".chip", has=frontend.page.get_by_text(label, exact=True)).locator(".insert").click()
+        assert r"orb \(toy\)" in sorted(texts(frontend))[1]
+    assert sorted(texts(frontend)) == ["blurry", r"chibi, big head, orb \(toy\), myRetro girl, a portrait"]
     pick(frontend, "plain.safetensors")
     frontend.page.get_by_text("names no trigger words").wait_for(timeout=30_000)
     assert "rank 2, alpha 1" in card.inner_text()
@@ -180,7 +184,7 @@ def test_several_loras_are_chosen_ordered_and_switched_in_one_node(
     assert frontend.page.locator(".animelora-popup").count() == 0
 
     outputs = canvas_server.run(frontend.prompt())
-    assert [entry["text"] for entry in outputs.values() if "text" in entry] == [["chibi, big head, myRetro girl"]]
+    assert [entry["text"] for entry in outputs.values() if "text" in entry] == [[r"chibi, big head, orb \(toy\), myRetro girl"]]
 
     assert ours(frontend.problems[before:]) == []
     kept = frontend.serialized()

@@ -25,7 +25,10 @@ Helper = Callable[[str], ModuleType]
         ("girl", None, "girl"),
         ("", "myToken", "myToken"),
         ("(myToken:1.2) girl", "myToken", "(myToken:1.2) girl"),
-        ("girl", "c++ (style)", "c++ (style), girl"),
+        ("girl", "c++ (style)", r"c++ \(style\), girl"),
+        (r"girl, c++ \(style\)", "c++ (style)", r"girl, c++ \(style\)"),
+        ("girl", r"saber \(fate\)", r"saber \(fate\), girl"),  # from Load LoRA: once is enough
+        ("a jazz singer", "zz", "zz, a jazz singer"),
     ],
 )
 def test_trigger_words_stand_in_front_exactly_once(helper: Helper, prompt: str, words: str | None, expected: str) -> None:

@@ -76,6 +76,13 @@ def test_trigger_words_come_from_the_file_and_keys_are_counted(server: Server) -
     assert ("load", "9 of 9 keys used") in server.texts
 
 
+def test_brackets_of_trigger_words_reach_clip_as_brackets(server: Server) -> None:
+    path = attention_lora(loras(server) / "brackets.safetensors", context=SIZE.text_width)
+    save_file(load_file(path), path, {"modelspec.trigger_phrase": "saber (fate), blue hair"})
+    outputs = server.run(load_lora("brackets.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
+    assert outputs["show"]["text"] == [r"saber \(fate\), blue hair"]
+
+
 def test_unknown_keys_are_listed_and_the_rest_is_used(server: Server) -> None:
     path = attention_lora(loras(server) / "partly.safetensors", context=SIZE.text_width)
     save_file(load_file(path) | {"some_other_layer.lora_up.weight": np.ones((4, 2), np.float16)}, path)

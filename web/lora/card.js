@@ -2,7 +2,8 @@
 
 import { element, toClipboard } from "../panel/dom.js";
 import { loraCard } from "./data.js";
-import { insertText } from "./insert.js";
+import { insertWords } from "./insert.js";
+import { forPrompt } from "./prompt_words.js";
 import { words } from "./words.js";
 
 const PRECISION = { float16: "fp16", bfloat16: "bf16", float32: "fp32" };
@@ -71,18 +72,19 @@ export function cardParts(card, node) {
 function triggers(card, node, say) {
   const known = card.trigger_words.length > 0;
   const shown = known ? card.trigger_words : card.tags.map(([tag]) => tag).slice(0, 8);
-  const chips = shown.map((word) => chip(word, node, say));
-  if (known && shown.length > 1) chips.push(chip(shown.join(", "), node, say, say.all));
+  const chips = shown.map((word) => chip([word], node, say));
+  if (known && shown.length > 1) chips.push(chip(shown, node, say, say.all));
   const label = known ? say.triggers : shown.length ? say.frequent : say.noTriggers;
   return element("div", { class: "triggers" }, element("span", { class: "label" }, label), ...chips);
 }
 
-function chip(text, node, say, label = text) {
+function chip(words, node, say, label = words[0]) {
+  const text = words.map(forPrompt).join(", ");
   const copy = element("button", { type: "button", class: "copy", title: say.copyTip }, label);
   copy.addEventListener("click", () => toClipboard(text, copy, say.copied));
   const insert = element("button", { type: "button", class: "insert", title: say.insertTip, "aria-label": `${say.insertTip} ${label}` }, "+");
   insert.addEventListener("click", () => {
-    const done = insertText(node, text);
+    const done = insertWords(node, words);
     insert.textContent = done ? "✓" : "–";
     insert.title = done ? say.inserted(done) : say.noTarget;
     setTimeout(() => {

@@ -2,17 +2,19 @@
 
 import { app } from "../../../scripts/app.js";
 import { linksFrom, noteChange } from "../panel/graph.js";
+import { withWords } from "./prompt_words.js";
 
 const FURTHEST = 6; // nodes between the LoRA and the prompt
 
-// Adds `text` in front of the prompt unless it is there; the title of the node that has it now, "" when there is none.
-export function insertText(node, text) {
+// Adds those of `words` in front of the prompt that are not in it; the title of the node that has them now, "" when there is none.
+export function insertWords(node, words) {
   const found = target(node);
   if (!found) return "";
   const [place, widget] = found;
   const before = String(widget.value ?? "");
-  if (!before.toLowerCase().includes(text.toLowerCase())) {
-    widget.value = before.trim() ? `${text}, ${before}` : text;
+  const after = withWords(before, words);
+  if (after !== before) {
+    widget.value = after;
     widget.callback?.(widget.value);
     noteChange();
     app.canvas?.setDirty?.(true, true);
