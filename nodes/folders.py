@@ -134,6 +134,16 @@ def demo_base_path() -> Path:
     return Path(__file__).resolve().parent.parent / "demo" / "base" / "animelora-base.safetensors"
 
 
+def vae_names() -> list[str]:
+    """ComfyUI's VAE list."""
+    return list(folder_paths.get_filename_list("vae"))
+
+
+def vae_path(name: str) -> Path:
+    """The file behind an entry of the VAE menu."""
+    return _listed("vae", name, "VAE")
+
+
 def lora_names() -> list[str]:
     """ComfyUI's LoRA list."""
     return list(folder_paths.get_filename_list("loras"))

@@ -59,6 +59,7 @@ TRAIN_OPTIONS: Places = {
     "prediction": "objective.prediction",
     "zero_terminal_snr": "objective.zero_terminal_snr",
     "balance_regularisation": "dataset.balance_regularisation",
+    "vae": "base.vae",
 }
 NETWORK_OPTIONS: Places = {
     "continue_from": "base.lora",

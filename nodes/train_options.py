@@ -9,9 +9,12 @@ from comfy_api.latest import io
 from ..trainer import config as choices
 from . import places
 from .failures import readable
+from .folders import vae_names, vae_path
 from .options import earlier, extended
 from .schema import number, result, schema, setting
 from .types import TRAIN_OPTIONS
+
+OWN_VAE = "(the checkpoint's own)"
 
 
 class TrainOptionsNode(io.ComfyNode):
@@ -199,13 +202,30 @@ class TrainOptionsNode(io.ComfyNode):
                     "Off, each is shown as often as its folder says.",
                     default=True,
                 ),
+                setting(
+                    io.Combo,
+                    "vae",
+                    "A VAE of your own in place of the checkpoint's, for a checkpoint without one or with a poor one.",
+                    options=[OWN_VAE, *vae_names()],
+                    default=OWN_VAE,
+                ),
             ],
             [result(TRAIN_OPTIONS, "options", "For the options input of Train LoRA.")],
             search=["optimizer", "min snr", "noise offset", "huber", "timesteps", "prodigy", "dora", "locon", "v-prediction"],
         )
 
     @classmethod
+    def fingerprint_inputs(cls, vae: str = OWN_VAE, **_: Any) -> str:
+        """Changes when the VAE is replaced."""
+        if vae == OWN_VAE:
+            return ""
+        status = vae_path(vae).stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    @classmethod
     def execute(cls, options: Any = None, **widgets: Any) -> io.NodeOutput:
         """The options as plain data; Train LoRA validates them with its own."""
         with readable():
+            if "vae" in widgets:
+                widgets["vae"] = "" if widgets["vae"] == OWN_VAE else str(vae_path(widgets["vae"]))
             return extended(options, places.sections(places.TRAIN_OPTIONS, widgets))

@@ -48,7 +48,7 @@ Attention = Literal["auto", "sdpa", "xformers"]
 # a part of diffusers' UNet: down_blocks.1, mid_block, up_blocks.0.attentions.2
 BlockName = Annotated[str, Field(pattern=r"^(down_blocks\.\d+|mid_block|up_blocks\.\d+)(\.(attentions|resnets)\.\d+)?$")]
 
-_PATHS = (("base", "checkpoint"), ("base", "lora"), ("dataset", "path"), ("output", "runs"), ("output", "publish"))
+_PATHS = (("base", "checkpoint"), ("base", "lora"), ("base", "vae"), ("dataset", "path"), ("output", "runs"), ("output", "publish"))
 _NUMBER = r"\d+(\.\d*)?([eE]-?\d+)?"
 # what a memory preset fills (see memory.py): only keys that were left unset
 PRESET_KEYS = ("training.gradient_checkpointing", "training.micro_batch_size", "training.base_precision", "optimizer.name")
@@ -63,6 +63,7 @@ class BaseModelSection(_Section):
     """The checkpoint that the LoRA is trained on."""
 
     lora: str = Field(default="", description="a LoRA file to go on from, of any tool; empty: from nothing")
+    vae: str = Field(default="", description="a VAE in place of the checkpoint's own: a file or a diffusers folder; empty: its own")
     checkpoint: str = Field(description="single-file .safetensors, diffusers folder, or a hub id when online")
 
 

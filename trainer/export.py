@@ -127,6 +127,7 @@ class Exporter:
             subsets=_subsets(dataset) if len(dataset.members) > 1 else (),
             thumbnail=thumbnail,
             extra={
+                **({"ss_vae_name": self.checkpoint.vae.name} if self.checkpoint.vae else {}),
                 **({"ss_zero_terminal_snr": "True"} if self.prediction.zero_terminal_snr else {}),
                 **_objective_facts(config, dataset),
             },

@@ -91,7 +91,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     devices.use_own_gpu()
     device = devices.pick_device(settings.training.device)
     dataset, held_out, regularisation = open_training(settings)
-    checkpoint = open_checkpoint(settings.base.checkpoint)
+    checkpoint = open_checkpoint(settings.base.checkpoint, settings.base.vae)
     family = family_of(checkpoint)
     settings = _settled(settings, dataset, family, checkpoint, device)
     prediction = objective.chosen_prediction(family.prediction(checkpoint), settings.objective, checkpoint.name)
@@ -205,7 +205,7 @@ def settle(settings: config.RunConfig) -> config.RunConfig:
     """``settings`` with its memory preset filled in, so that they say all that determines the run. Raises UserError for bad input."""
     if is_settled(settings):
         return settings
-    dataset, checkpoint = open_datasets(settings.dataset), open_checkpoint(settings.base.checkpoint)
+    dataset, checkpoint = open_datasets(settings.dataset), open_checkpoint(settings.base.checkpoint, settings.base.vae)
     return _settled(settings, dataset, family_of(checkpoint), checkpoint, devices.pick_device(settings.training.device))
 
 

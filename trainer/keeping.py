@@ -29,7 +29,7 @@ class Keeper:
             job.dataset,
             job.family,
             job.checkpoint,
-            job.cache.identity,
+            job.checkpoint.own_identity(job.cache.folder),
             job.plan,
             start_day(job.run, record=job.writes),
             job.prediction,

@@ -104,7 +104,7 @@ def prepare_run(config: RunConfig) -> RunFolder:
     """The run folder of ``config`` (not created). Opens dataset and checkpoint, so that bad input fails before any child."""
     config = settle(config)
     dataset = open_training(config).training
-    checkpoint = open_checkpoint(config.base.checkpoint)
+    checkpoint = open_checkpoint(config.base.checkpoint, config.base.vae)
     chosen_prediction(family_of(checkpoint).prediction(checkpoint), config.objective, checkpoint.name)
     start = ""
     if config.base.lora:

@@ -40,7 +40,7 @@ OPTIONS = {"ANIMELORA_DATASET_OPTIONS", "ANIMELORA_TRAIN_OPTIONS"}  # plain data
 SOCKETS = {"MODEL", "CLIP", "VAE", "IMAGE", "CONTROL_NET", "UPSCALE_MODEL", "STRING", "DATASET", "LORA"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 # widgets whose empty or zero value stands for another default of the configuration
-SHOWN_OTHERWISE = {"name", "checkpoint", "validation_prompts", "continue_from", "block_ranks", "block_alphas", "text_encoder_lr"}
+SHOWN_OTHERWISE = {"name", "checkpoint", "validation_prompts", "continue_from", "vae", "block_ranks", "block_alphas", "text_encoder_lr"}
 
 ZERO_IS_AUTO = {"learning_rate", "text_encoder_lr"}
 

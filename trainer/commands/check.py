@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     settings = load(args.place)
     datasets = [settings.dataset, *settings.dataset.more]
     fine = all([_is_as_prepared(Path(each.path)) for each in datasets])
-    checkpoint, cache = open_checkpoint(settings.base.checkpoint), cache_folder(settings)
+    checkpoint, cache = open_checkpoint(settings.base.checkpoint, settings.base.vae), cache_folder(settings)
     remembered, identity = checkpoint.identity(cache), checkpoint.identity(cache, full=True)
     if remembered != identity:
         print(f"{checkpoint.path}: the content is another than the one remembered. Runs with it are new runs from now on.")

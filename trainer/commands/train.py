@@ -109,7 +109,7 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
 
     settings = settle(settings)
     dataset, held_out, regularisation = open_training(settings)
-    checkpoint = open_checkpoint(settings.base.checkpoint)
+    checkpoint = open_checkpoint(settings.base.checkpoint, settings.base.vae)
     if settings.base.lora:
         require_lora(Path(settings.base.lora))
     device = pick_device(settings.training.device)

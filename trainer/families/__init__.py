@@ -8,6 +8,7 @@ from ..errors import UserError
 from .base import EPSILON, PLAIN_TEXT, Family, Framing, Prediction, TextEncoder, TextSettings
 from .checkpoint import Checkpoint, open_checkpoint
 from .markers import cautions, more_channels, read_json, require_known_parts, require_supported
+from .parts import require_parts
 from .sd1 import FAMILY as SD1
 from .sd2 import FAMILY as SD2
 from .sdxl import FAMILY as SDXL
@@ -36,9 +37,12 @@ def family_of(checkpoint: Checkpoint) -> Family:
     """The family that recognises ``checkpoint``. Raises UserError that says what the file looks like instead."""
     require_known_parts(checkpoint)
     for family in FAMILIES:
+        recognised = False
         with suppress(KeyError, IndexError, StopIteration, ValueError, TypeError):  # tensors of shapes that no family has
-            if family.recognises(checkpoint):
-                return family
+            recognised = family.recognises(checkpoint)
+        if recognised:
+            require_parts(checkpoint, family.text_encoders)
+            return family
     raise UserError(
         f"{checkpoint.name} is not a checkpoint that this version can train on{_guess(checkpoint)}.",
         "Supported: " + ", ".join(family.title for family in FAMILIES) + ".",

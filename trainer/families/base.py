@@ -87,6 +87,7 @@ class Family(Protocol):
     name: str
     title: str
     latent_scale: float
+    text_encoders: tuple[str, ...]  # their folders in a diffusers model
     learning_rate: float  # that works for a LoRA of rank 16 at scale 1 with AdamW
 
     def recognises(self, checkpoint: Checkpoint) -> bool:

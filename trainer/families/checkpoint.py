@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ from . import quantised
 
 if TYPE_CHECKING:
     import torch
+
+    from .vae import Vae
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 # what reading widths from shapes and filling a model raise; NotImplementedError: weights that were never filled in
@@ -32,6 +34,7 @@ class Checkpoint:
 
     path: Path
     kind: str
+    vae: Vae | None = None  # in place of its own
 
     @property
     def name(self) -> str:
@@ -77,26 +80,35 @@ class Checkpoint:
         return read
 
     def identity(self, cache_dir: Path | None = None, *, full: bool = False) -> str:
+        """``own_identity`` with that of the VAE that is used in place of its own, if one is."""
+        own = self.own_identity(cache_dir, full=full)
+        if self.vae is None:
+            return own
+        import hashlib
+
+        return hashlib.sha256(f"{own} with the VAE {self.vae.identity(cache_dir, full=full)}".encode()).hexdigest()
+
+    def own_identity(self, cache_dir: Path | None = None, *, full: bool = False) -> str:
         """SHA-256 that names this base: of the file's bytes, or of the folder's configuration and weight files.
 
         With ``cache_dir`` the digest of an unchanged file (same size, times and inode) is remembered there; ``full`` reads it again.
         """
         if self.kind == "file":
-            return _cached_digest(self.path, cache_dir, full)
+            return cached_digest(self.path, cache_dir, full)
         import hashlib
 
         digest = hashlib.sha256()
         for part in sorted(self.path.rglob("*")):
             relative = part.relative_to(self.path)
             if part.is_file() and relative.parts[0] in ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler", "model_index.json"):
-                digest.update(f"{relative.as_posix()}\0{_cached_digest(part, cache_dir, full)}\n".encode())
+                digest.update(f"{relative.as_posix()}\0{cached_digest(part, cache_dir, full)}\n".encode())
         return digest.hexdigest()
 
     @cached_property
     def _header(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of every tensor of a single file."""
         if self.path.suffix.lower() == ".safetensors":
-            return _safetensors_header(self.path)
+            return safetensors_header(self.path)
         return {key: (tuple(value.shape), str(value.dtype)) for key, value in self._ckpt_tensors.items()}
 
     def _unscaled(self, keys: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -138,8 +150,18 @@ class Checkpoint:
         return {key: value for key, value in data.items() if isinstance(value, torch.Tensor)}
 
 
-def open_checkpoint(reference: str) -> Checkpoint:
-    """The checkpoint that ``reference`` names. Raises UserError when there is none or it cannot be read."""
+def open_checkpoint(reference: str, vae: str = "") -> Checkpoint:
+    """The checkpoint that ``reference`` names, with the VAE that ``vae`` names, if it does. Raises UserError when there is none or it
+    cannot be read."""
+    checkpoint = _open(reference)
+    if not vae:
+        return checkpoint
+    from .vae import open_vae
+
+    return replace(checkpoint, vae=open_vae(vae))
+
+
+def _open(reference: str) -> Checkpoint:
     if "\x00" in reference or not reference.strip():
         raise UserError("No base checkpoint was given.", _FORMATS, kind="checkpoint")
     path = expand_home(reference)
@@ -150,12 +172,27 @@ def open_checkpoint(reference: str) -> Checkpoint:
     if path.is_file():
         if path.suffix.lower() not in (".safetensors", ".ckpt", ".pt", ".pth"):
             raise UserError(f"{path.name} is not a checkpoint file.", _FORMATS, kind="checkpoint")
+        from .parts import require_no_pointer
+
+        require_no_pointer(path)
         checkpoint = Checkpoint(path.resolve(), "file")
         _ = checkpoint.scaled  # a broken file is refused here, before anything heavy
         return checkpoint
     if _HUB_ID.match(reference):
         return Checkpoint(_download(reference), "folder")
     raise UserError(f"The base checkpoint {reference!r} was not found.", _FORMATS, kind="checkpoint")
+
+
+def from_folder(cls: Any, path: Path, **options: Any) -> Any:
+    """A model of diffusers or transformers from ``path``, never from the hub. Raises NotImplementedError where weights are missing, which
+    both would leave random with no more than a line in a log."""
+    try:
+        model, report = cls.from_pretrained(str(path), local_files_only=True, output_loading_info=True, **options)
+    except OSError as error:
+        raise ValueError(str(error)) from error
+    if any(not key.endswith("position_ids") for key in report["missing_keys"]):
+        raise NotImplementedError
+    return model
 
 
 @contextmanager
@@ -193,7 +230,7 @@ def _converted(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None, chan
     return tensors | copies
 
 
-def _safetensors_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def safetensors_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -208,7 +245,7 @@ def _safetensors_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         ) from error
 
 
-def _cached_digest(path: Path, cache_dir: Path | None, full: bool) -> str:
+def cached_digest(path: Path, cache_dir: Path | None, full: bool) -> str:
     if cache_dir is None:
         return sha256_file(path)
     stamp = file_stamp(path)
@@ -232,10 +269,13 @@ def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["model_index.json", "*/config.json", "scheduler/*", "tokenizer*/*", "*/*.safetensors"]
-    unused = ["safety_checker/*", "*.fp16.*", "*.non_ema.*"]  # gigabytes that training never opens
+    variants = ["*.fp16.*", "*.non_ema.*"]  # gigabytes that training does not open where there are plain ones
     try:
         # the person at the terminal names the model and means its newest revision; only safetensors and JSON are fetched
-        return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=unused))  # nosec B615
+        folder = Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["safety_checker/*", *variants]))  # nosec B615
+        if not any((folder / "unet").glob("*.safetensors")):  # some models have nothing but a variant
+            folder = Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["safety_checker/*"]))  # nosec B615
+        return folder
     except Exception as error:  # network, authorisation and naming errors come in many types; the cause is shown
         cause = (str(error).splitlines() or [""])[0][:200]
         raise UserError(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from . import ldm
 from .base import PLAIN_TEXT, TextEncoder, TextSettings, tokenizer_folder
-from .checkpoint import Checkpoint, laid_out_as
+from .checkpoint import Checkpoint, from_folder, laid_out_as
+from .parts import weights_variant
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +146,10 @@ def lora_targets(model: Any, targets: str) -> list[str]:
 
 def load_folder(cls: Any, checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> Any:
     """The text model in the subfolder ``part`` of a diffusers folder."""
-    return cls.from_pretrained(checkpoint.path / part, dtype=dtype, local_files_only=True).eval().requires_grad_(False)
+    folder = checkpoint.path / part
+    with laid_out_as(checkpoint, part, "Stable Diffusion"):
+        model = from_folder(cls, folder, dtype=dtype, variant=weights_variant(folder))
+    return model.eval().requires_grad_(False)
 
 
 def empty_folder(cls: Any, checkpoint: Checkpoint, part: str) -> Any:

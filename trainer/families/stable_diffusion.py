@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from . import clip, ldm, markers
 from .base import EPSILON, Framing, Prediction, TextSettings
-from .checkpoint import Checkpoint, laid_out_as
+from .checkpoint import Checkpoint, from_folder, laid_out_as
 from .markers import SCHEDULE, read_json
+from .parts import weights_variant
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ class StableDiffusion:
     name: str
     title: str
     latent_scale: float
+    text_encoders: tuple[str, ...] = ("text_encoder",)
     learning_rate = 1e-4  # of kohya's documentation and the reference run
     heads: int | None = None
 
@@ -67,7 +69,9 @@ class StableDiffusion:
         return unet.requires_grad_(False)
 
     def load_vae(self, checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
-        """``diffusers.AutoencoderKL``, frozen, on the CPU."""
+        """``diffusers.AutoencoderKL``, frozen, on the CPU: the one that was chosen, else the checkpoint's own."""
+        if checkpoint.vae is not None:
+            return checkpoint.vae.load(dtype, self.latent_scale)
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         return self._load(AutoencoderKL, checkpoint, "vae", ldm.VAE, dtype)
@@ -149,7 +153,9 @@ class StableDiffusion:
 
     def _load(self, cls: Any, checkpoint: Checkpoint, part: str, prefix: str, dtype: torch.dtype) -> nn.Module:
         if checkpoint.kind == "folder":
-            model = cls.from_pretrained(str(checkpoint.path), subfolder=part, torch_dtype=dtype, local_files_only=True)
+            options = {"subfolder": part, "torch_dtype": dtype, "variant": weights_variant(checkpoint.path / part)}
+            with laid_out_as(checkpoint, part, self.title):
+                model = from_folder(cls, checkpoint.path, **options)
         else:
             tensors = _below(prefix, checkpoint, dtype)
             with laid_out_as(checkpoint, part, self.title), self._config_folder(checkpoint) as folder:
@@ -162,13 +168,10 @@ class StableDiffusion:
     def _config_folder(self, checkpoint: Checkpoint) -> Iterator[str]:
         """A temporary diffusers folder of configurations: what ``from_single_file`` needs to stay off the network."""
         with tempfile.TemporaryDirectory(prefix="animelora-") as name:
-            for part, config in (
-                ("unet", self.unet_config(checkpoint)),
-                ("vae", ldm.vae_config(checkpoint.shapes, scaling_factor=self.latent_scale)),
-            ):
-                folder = Path(name) / part
-                folder.mkdir()
-                (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            folder = Path(name) / "vae"
+            folder.mkdir()
+            config = ldm.vae_config(checkpoint.shapes, scaling_factor=self.latent_scale)
+            (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
             yield name
 
 
