@@ -1,4 +1,4 @@
-"""LoRA on a UNet and on text encoders: puts the layers in (DoRA's are peft's), names the modules and hands out the weights.
+"""LoRA on a UNet and on text encoders: puts the layers in (folded.py, dora.py), names the modules and hands out the weights.
 
 Each module has a pair of matrices; with DoRA also a magnitude, one number an output. Several models are given as one: see ``together``.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_ADAPTER = "default"
 TEXT_COMPONENTS = ("te1.", "te2.")  # how names of text-encoder modules begin
 
 
@@ -93,38 +91,20 @@ def inject(
     """
     import torch
 
+    from .dora import with_dora
     from .folded import with_lora
 
+    wrap: Any = with_dora if dora else with_lora
+    wanted, scale = set(modules), alpha / (math.sqrt(rank) if rslora else rank)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if dora:
-            _decompose(unet, modules, r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora)
-        else:
-            wanted, scale = set(modules), alpha / (math.sqrt(rank) if rslora else rank)
-            for name in [name for name, _ in unet.named_modules() if name in wanted]:
-                parent, _, last = name.rpartition(".")
-                base = unet.get_submodule(name)
-                setattr(unet.get_submodule(parent), last, with_lora(base, rank, scale, dropout).to(_device(base)))
+        for name in [name for name, _ in unet.named_modules() if name in wanted]:
+            parent, _, last = name.rpartition(".")
+            base = unet.get_submodule(name)
+            setattr(unet.get_submodule(parent), last, wrap(base, rank, scale, dropout).to(_device(base)))
     for name, parameter in unet.named_parameters():
         if "lora_" not in name:
             parameter.requires_grad_(False)
-
-
-def _decompose(unet: nn.Module, modules: Sequence[str], **options: Any) -> None:
-    """DoRA is peft's: its layers, with their own dtypes."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    from .packed_layers import unpacked_once
-
-    # the magnitudes are those of the weights themselves
-    with warnings.catch_warnings(), unpacked_once(unet):
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # meant: groups of modules with sizes of their own
-        settings = LoraConfig(target_modules=list(modules), init_lora_weights=True, use_dora=True, **options)
-        inject_adapter_in_model(settings, unet, adapter_name=_ADAPTER)
-    for pair in pairs(unet):
-        for parameter in pair.tensors.values():
-            parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
 
 
 def _device(layer: nn.Module) -> torch.device:
@@ -133,16 +113,12 @@ def _device(layer: nn.Module) -> torch.device:
 
 def pairs(unet: nn.Module) -> Iterator[Pair]:
     """The LoRA matrices in module order."""
-    from torch import nn
+    from .folded import LoraLayer
 
     for name, module in unet.named_modules():
-        down, up = getattr(module, "lora_A", None), getattr(module, "lora_B", None)
-        if isinstance(down, nn.ModuleDict) and isinstance(up, nn.ModuleDict):  # peft's
-            magnitude = _weight(module.lora_magnitude_vector[_ADAPTER])
-            scale = float(module.scaling[_ADAPTER])
-            yield Pair(_standard_name(name), _weight(down[_ADAPTER]), _weight(up[_ADAPTER]), magnitude, scale)
-        elif isinstance(down, nn.Module) and isinstance(up, nn.Module):
-            yield Pair(_standard_name(name), _weight(down), _weight(up), scale=float(module.scale))
+        if isinstance(module, LoraLayer):
+            magnitude = getattr(module, "lora_magnitude", None)
+            yield Pair(_standard_name(name), module.lora_A.weight, module.lora_B.weight, magnitude, float(module.scale))
 
 
 def parameters(unet: nn.Module) -> list[torch.nn.Parameter]:
@@ -180,11 +156,3 @@ def _standard_name(name: str) -> str:
     if f"{component}." in TEXT_COMPONENTS and not inside.startswith("text_model."):  # transformers 5.6 dropped it
         return f"{component}.text_model.{inside}"
     return name
-
-
-def _weight(layer: nn.Module) -> torch.nn.Parameter:
-    from torch import nn
-
-    weight = layer.weight
-    assert isinstance(weight, nn.Parameter)
-    return weight

@@ -56,7 +56,8 @@ class Exporter:
             key = _kohya_key(self.family.name, module)
             if side == "magnitude":  # one number an output, with as many axes as the weight, as LyCORIS writes it
                 axes = weights[f"{module}.down"].ndim
-                tensors[f"{key}.dora_scale"] = value.reshape(-1, *[1] * (axes - 1)).to(torch.float16)
+                # fp32: fp16 would round it by 0.02 %, and with it the whole weight, of which LoRA changes a few percent
+                tensors[f"{key}.dora_scale"] = value.float().reshape(-1, *[1] * (axes - 1))
                 continue
             tensors[f"{key}.lora_{side}.weight"] = value.to(torch.float16)
             if side == "down":

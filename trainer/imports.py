@@ -46,7 +46,7 @@ def import_text_models() -> None:
 
 
 def import_peft() -> None:
-    """Import peft, whose DoRA is, without ``NEEDLESS``, likewise."""
+    """Import peft, with which diffusers' pipelines use LoRA files, without ``NEEDLESS``, likewise."""
     with _without("transformers", NEEDLESS):
         import peft  # noqa: F401
 

@@ -24,7 +24,7 @@ from .errors import UserError
 from .families import Checkpoint, Family, Prediction, cautions, family_of, open_checkpoint
 from .frozen_lora import describe_frozen, frozen_modules
 from .hints import explain, memory_hint
-from .imports import import_models, import_peft, import_text_models
+from .imports import import_models, import_text_models
 from .memory import is_settled, settled
 from .overrides import apply_override
 from .plan import TIGHT, Models, make_plan, require_memory, savings
@@ -112,8 +112,6 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     import_models()
     if uncached or settings.network.text_encoder:
         import_text_models()
-    if settings.network.dora:
-        import_peft()
     models = Models()
     plan = make_plan(settings, dataset, family, checkpoint, device, precision, attention, models=models)
     memory_with = _memory_with(settings, dataset, family, checkpoint, device, models)

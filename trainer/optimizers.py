@@ -51,7 +51,8 @@ def text_learning_rate(settings: OptimizerSection, lr: float) -> float:
 def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float) -> Any:
     """The optimiser over both matrices of every pair; the text encoders' have a rate of their own.
 
-    With LoRA+ (Hayou et al. 2024) ``up`` has ``lora_plus_ratio`` times the rate.
+    With LoRA+ (Hayou et al. 2024) ``up`` has ``lora_plus_ratio`` times the rate. DoRA's magnitudes have no weight decay: it would draw them
+    to zero, and they begin with the norms of the base's weights and stay near those.
     """
     import torch
 
@@ -61,10 +62,12 @@ def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float)
         if not part:
             continue
         if settings.lora_plus_ratio == 1:
-            groups.append({"params": [parameter for pair in part for parameter in pair.tensors.values()], "lr": rate})
-            continue
-        groups.append({"params": [p for pair in part for p in pair.tensors.values() if p is not pair.up], "lr": rate})
-        groups.append({"params": [pair.up for pair in part], "lr": rate * settings.lora_plus_ratio})
+            groups.append({"params": [matrix for pair in part for matrix in (pair.down, pair.up)], "lr": rate})
+        else:
+            groups.append({"params": [pair.down for pair in part], "lr": rate})
+            groups.append({"params": [pair.up for pair in part], "lr": rate * settings.lora_plus_ratio})
+        if magnitudes := [pair.magnitude for pair in part if pair.magnitude is not None]:
+            groups.append({"params": magnitudes, "lr": rate, "weight_decay": 0.0})
     arguments = optimizer_arguments(settings)
     if settings.name == "adamw":
         try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,7 +43,6 @@ class _Packed:
 
     codes: torch.Tensor
     scales: torch.Tensor
-    last: list[Any] | None = None  # where the layer that was unpacked last is kept with its weight
 
     def _store(self, layer: nn.Linear | nn.Conv2d, kind: str) -> None:
         assert isinstance(self, nn.Module)
@@ -72,30 +70,11 @@ class _Packed:
     @property
     def weight(self) -> torch.Tensor:
         """The weight unpacked, in its shape and in the dtype that the layer had."""
-        if self.last is None:
-            return self.unpacked(self.codes, self.scales, self.dtype)
-        if self.last[:1] != [self]:
-            self.last[:] = [self, self.unpacked(self.codes, self.scales, self.dtype)]
-        weight: torch.Tensor = self.last[1]
-        return weight
+        return self.unpacked(self.codes, self.scales, self.dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """What the layer computes, (..., in) to (..., out) or (batch, in, h, w) to (batch, out, h', w')."""
         return outside_autocast(input, lambda inputs: _Frozen.apply(inputs, self.codes, self.scales, self))  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def unpacked_once(model: nn.Module) -> Iterator[None]:
-    """While DoRA goes into ``model``, whose layers peft asks one after the other, each a dozen times, for their ``weight``: a packed one is
-    unpacked once."""
-    layers, last = [module for module in model.modules() if isinstance(module, _Packed)], list[Any]()
-    for layer in layers:
-        layer.last = last
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.last = None
 
 
 class PackedLinear(_Packed, nn.Linear):  # type: ignore[override]

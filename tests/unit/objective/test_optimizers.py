@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -160,3 +161,24 @@ def test_rex_stays_above_linear_and_ends_at_zero() -> None:
 def test_schedule_free_takes_no_schedule() -> None:
     with pytest.raises(ValueError, match="use schedule constant"):
         settings(name="schedule-free", schedule="cosine")
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "prodigy", "schedule-free"])
+@pytest.mark.parametrize("lora_plus_ratio", [1.0, 4.0])
+def test_magnitudes_have_no_weight_decay_and_matrices_have(name: str, lora_plus_ratio: float) -> None:
+    """Where the loss asks for nothing, only weight decay moves a parameter."""
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    one = replace(pair(), magnitude=torch.nn.Parameter(torch.full((6,), 3.0)))
+    assert one.magnitude is not None
+    ratio = 1.0 if name == "prodigy" else lora_plus_ratio
+    optimizer = make_optimizer([one], settings(name=name, weight_decay=0.1, lora_plus_ratio=ratio), 0.5)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    before = one.down.detach().norm()
+    for _ in range(3):
+        for parameter in one.tensors.values():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    assert torch.equal(one.magnitude, torch.full((6,), 3.0))
+    assert name == "prodigy" or float(one.down.detach().norm()) < float(before)  # Prodigy's rate is nearly zero without gradients
