@@ -95,6 +95,14 @@ class ExportLora(io.ComfyNode):
                 ),
                 field(LORA, "lora", "A LoRA fresh from Train LoRA. It wins over the list.", optional=True),
                 field(io.Image, "thumbnail", "A picture for model browsers to show.", optional=True),
+                field(
+                    io.Model,
+                    "model",
+                    "For DoRA in the comfyui format: the model that the LoRA will be used on. ComfyUI's own loader then gives "
+                    "exactly what was trained, on this model.",
+                    optional=True,
+                ),
+                field(io.Clip, "clip", "The text encoder that belongs to the model input, if the DoRA changes it too.", optional=True),
             ],
             [
                 result(LORA, "lora", "The exported LoRA."),
@@ -125,18 +133,20 @@ class ExportLora(io.ComfyNode):
         licence: str,
         lora: Any = None,
         thumbnail: torch.Tensor | None = None,
+        model: Any = None,
+        clip: Any = None,
     ) -> io.NodeOutput:
         """Write the file."""
         texts = {"title": title, "author": author, "description": description, "trigger": trigger_words, "tags": tags, "licence": licence}
         with readable():
-            allow(thumbnail=thumbnail)
+            allow(thumbnail=thumbnail, model=model, clip=clip)
             source = chosen_lora(lora_name, lora)
             name = safe_name(file_name.strip().removesuffix(".safetensors") or source.stem)
             target = exports_dir() / f"{name}.safetensors"
             if target.exists() and target.resolve() == source.resolve():
                 raise UserError("The export would replace the file that it is made from.", "Choose another file name.", kind="lora")
             changes = {key: text.strip() for key, text in texts.items() if text.strip()}
-            report = export(source, target, format, dtype, rank, changes, thumbnail)
+            report = export(source, target, format, dtype, rank, changes, thumbnail, model, clip)
             written.remember(_NODE, file_name, target)
             info = inspect(target)
             handle = Lora(str(target), sha256_file(target), tuple(info.trigger_words))
@@ -144,7 +154,15 @@ class ExportLora(io.ComfyNode):
 
 
 def export(
-    source: Path, target: Path, format: str, dtype: str, rank: int, changes: Mapping[str, str], thumbnail: torch.Tensor | None
+    source: Path,
+    target: Path,
+    format: str,
+    dtype: str,
+    rank: int,
+    changes: Mapping[str, str],
+    thumbnail: torch.Tensor | None,
+    model: Any = None,
+    clip: Any = None,
 ) -> str:
     """Convert ``source`` into ``target`` and say what was done. Imported late: it reads files with torch."""
     from dataclasses import replace
@@ -162,6 +180,9 @@ def export(
         described["thumbnail"] = to_data_url(to_pil(thumbnail[0]))
     if described:
         weights = replace(weights, metadata=lorafile.edited(weights.metadata, described))
+    if model is not None:
+        weights, told = _for_model(weights, format, model, clip)
+        said.append(told)
     converted = lorafile.convert(weights, format, None if dtype == AS_IT_IS else lorafile.DTYPES[dtype])
     lorafile.write_lora(target, converted)
     info = lorafile.inspect_lora(target)
@@ -172,3 +193,16 @@ def export(
         *(f"Warning: {problem}" for problem in weights.problems),
     ]
     return on_the_canvas("\n".join(said))
+
+
+def _for_model(weights: Any, format: str, model: Any, clip: Any) -> tuple[Any, str]:
+    """``weights`` whose DoRA is for ComfyUI's own loader and ``model``, and a line that says so or why it is not."""
+    from ..trainer.lorafile.dora import by_output, for_comfyui
+    from .original_weights import original_weights
+
+    if format != "comfyui":
+        return weights, "The model input was not used: it is for the comfyui format."
+    if not any(by_output(module) for module in weights):
+        return weights, "The model input was not used: the LoRA is no DoRA."
+    changed = for_comfyui(weights, original_weights(weights, model, clip), "the model that it was exported with")
+    return changed, "Its DoRA is for ComfyUI's own loader and the connected model. Keep the original for every other use."

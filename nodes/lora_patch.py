@@ -17,6 +17,7 @@ import comfy.utils
 import torch
 
 from ..trainer.errors import UserError
+from .mended_adapters import mended
 from .schema import known
 
 log = logging.getLogger("animelora")
@@ -49,7 +50,8 @@ class Patched:
 
 
 def patch(model: Any, clip: Any, path: Path, strength_model: float, strength_clip: float, *, made_for: str = "") -> Patched:
-    """Clones of ``model`` and ``clip`` with the LoRA at ``path`` on them: the same patches as core's LoraLoader makes.
+    """Clones of ``model`` and ``clip`` with the LoRA at ``path`` on them: the same patches as core's LoraLoader makes, but for DoRA and
+    LoKr in Tucker form, of which core's give other weights or none (``mended_adapters``).
 
     ``made_for`` names the kind of model that the file was made for, where that is known, for the error. Raises UserError when the file
     cannot be read, when none of its keys belongs to this model, or when their shapes do not fit.
@@ -60,8 +62,12 @@ def patch(model: Any, clip: Any, path: Path, strength_model: float, strength_cli
     _check_fit(path.name, model, clip, reading, made_for)
     if strength_model == 0 and strength_clip == 0:
         return Patched(model, clip, reading.used, reading.total, reading.unknown)
-    extra = known(comfy.sd.load_lora_for_models, {"lora_metadata": reading.metadata})
-    new_model, new_clip = comfy.sd.load_lora_for_models(model, clip, reading.taken, strength_model, strength_clip, **extra)
+    new_model, new_clip = model.clone(), clip.clone()
+    new_model.add_patches(reading.patches, strength_model)
+    new_clip.add_patches(reading.patches, strength_clip)
+    if reading.metadata and known(comfy.sd.load_lora_for_models, {"lora_metadata": None}):
+        for patcher in (new_model, new_clip.patcher):
+            patcher.set_attachments("lora_metadata", reading.metadata)
     return Patched(new_model, new_clip, reading.used, reading.total, reading.unknown)
 
 
@@ -121,7 +127,7 @@ def _translated(path: Path, targets: Mapping[str, Any]) -> _Reading:
 def _match(mapped: Mapping[str, Any], unknown: tuple[str, ...], metadata: dict[str, str] | None, targets: Mapping[str, Any]) -> _Reading:
     # copied out of the file, which the readers map: Windows lets nobody replace a file that is mapped, and patches stay in ComfyUI's cache
     tensors = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in mapped.items()}
-    patches = comfy.lora.load_lora(tensors, targets, False)
+    patches = mended(comfy.lora.load_lora(tensors, targets, False), metadata)
     keys = _taken(tensors, patches)
     rest = {key for key in tensors if key not in keys}
     return _Reading({key: value for key, value in tensors.items() if key in keys}, patches, tuple(sorted(rest | set(unknown))), metadata)
@@ -209,6 +215,8 @@ _OTHER_FITS = {"glora": _glora_fits, "oft": _rotation_fits, "boft": _rotation_fi
 
 def _scale_fits(scale: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """Whether DoRA's magnitudes are one for each output or each input: ComfyUI divides them by a norm of that shape."""
+    if scale == shape[:1]:
+        return True  # a row of numbers, one for each output
     axis = 0 if scale[:1] == shape[:1] else 1
     norm = tuple(size if index == axis else 1 for index, size in enumerate(shape))
     try:

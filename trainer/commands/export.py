@@ -51,6 +51,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--merge", nargs="+", default=[], metavar="FILE:STRENGTH",
         help="merge these LoRAs; the input takes part with strength 1 unless it is among them",
     )  # fmt: skip
+    parser.add_argument(
+        "--base", type=Path, metavar="CKPT",
+        help="with --format comfyui, for DoRA: the checkpoint that it is for, with which ComfyUI's own loader then gives what was trained",
+    )  # fmt: skip
     parser.add_argument("--into-checkpoint", type=Path, metavar="CKPT", help="merge into this checkpoint; output is the new checkpoint")
     group = parser.add_argument_group("metadata (everything else is kept; an empty text removes an entry)")
     for name in _TEXTS:
@@ -65,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     from .. import lorafile
 
     _check_output(args)
+    if args.base and args.format != "comfyui":
+        raise UserError("--base is for ComfyUI alone.", "Add --format comfyui, or leave --base out.", kind="lora")
     if args.into_checkpoint:
         _check_checkpoint_options(args)
     parts = _parts(args)
@@ -83,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         weights, report = lorafile.reduce_rank(weights, args.rank)
     if report:
         print(report)
+    if args.base:
+        weights = _for_base(weights, args.base)
     converted = lorafile.convert(_described(weights, args), args.format, dtype)
     lorafile.write_lora(args.output, converted)
     for note in converted.notes:
@@ -110,6 +118,16 @@ def _read(path: Path, *, several: bool) -> LoraWeights:
 
     weights = read_lora(path)
     return replace(weights, problems=tuple(f"{path.name}: {problem}" for problem in weights.problems)) if several else weights
+
+
+def _for_base(weights: LoraWeights, base: Path) -> LoraWeights:
+    """``weights`` whose DoRA is for ComfyUI's own loader and ``base``."""
+    from ..lorafile.checkpoint import original_weights
+    from ..lorafile.dora import by_output, for_comfyui
+
+    if not any(by_output(module) for module in weights):
+        raise UserError("--base is for DoRA, and this LoRA is none.", "Leave --base out.", kind="lora")
+    return for_comfyui(weights, original_weights(base, weights), base.name)
 
 
 def _warn(loras: Iterable[LoraWeights]) -> None:

@@ -144,7 +144,7 @@ def unscaled_delta(algorithm: str, tensors: Mapping[str, torch.Tensor]) -> torch
             second = t["lokr_w2_a"] @ t["lokr_w2_b"]
         if second.ndim == 4:
             first = first[:, :, None, None]
-        return torch.kron(first, second)
+        return torch.kron(first, second.contiguous())  # einsum leaves a view that kron cannot reshape
     if algorithm == "full":
         return t["diff"]
     if algorithm == "norm":
@@ -165,17 +165,17 @@ def product_norm(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     return ((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt()
 
 
-def apply_dora(weight: torch.Tensor, delta: torch.Tensor, dora_scale: torch.Tensor) -> torch.Tensor:
+def apply_dora(weight: torch.Tensor, delta: torch.Tensor, dora_scale: torch.Tensor, *, of_base: bool = False) -> torch.Tensor:
     """DoRA: ``weight + delta`` with the norm of each output (or, in older files, input) channel set to ``dora_scale``. fp32.
 
     The norm is that of the sum, as in the paper and LyCORIS. ``dora_scale`` has one entry per output channel (first axis) or per
-    input channel (second axis). An output-axis scale in ComfyUI divides by the norm of the original weight instead.
+    input channel (second axis). ``of_base``: an output-axis scale is one for the norm of ``weight`` alone (see ``dora.py``).
     """
     total = weight.float() + delta.reshape(weight.shape)
     scale = dora_scale.float()
     on_output = scale.shape[0] == weight.shape[0] and scale.numel() == weight.shape[0]
     axes = [axis for axis in range(weight.ndim) if axis != (0 if on_output else 1)]
-    norm = total.pow(2).sum(dim=axes, keepdim=True).sqrt() + torch.finfo(torch.float32).eps
+    norm = (weight.float() if of_base and on_output else total).pow(2).sum(dim=axes, keepdim=True).sqrt() + torch.finfo(torch.float32).eps
     shape = [1] * weight.ndim
     shape[0 if on_output else 1] = -1
     return total * (scale.reshape(shape) / norm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 
 from ..errors import UserError
 from ..files import atomic_path
-from . import algorithms, container
+from . import algorithms, container, dora
 from .family import mismatch
 from .models import reading
 from .unet_names import diffusers_to_ldm
@@ -33,6 +33,16 @@ class _Place:
 
     key: str
     part: int | None = None
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a LoRA does to a place; ``of_base``: its DoRA has magnitudes for the norm of the unchanged weight."""
+
+    module: LoraModule
+    strength: float
+    place: _Place
+    of_base: bool
 
 
 def merge_into_checkpoint(checkpoint: Path, parts: Sequence[tuple[LoraWeights, float]], target: Path) -> int:
@@ -68,7 +78,7 @@ def merge_into_checkpoint(checkpoint: Path, parts: Sequence[tuple[LoraWeights, f
     return len(changes)
 
 
-def _plan(header: container.Header, parts: Sequence[tuple[LoraWeights, float]]) -> dict[str, list[tuple[LoraModule, float, _Place]]]:
+def _plan(header: container.Header, parts: Sequence[tuple[LoraWeights, float]]) -> dict[str, list[_Change]]:
     """checkpoint key -> what is merged into it; everything is checked before a byte is written."""
     width = next(
         (s[1] for k, (_, s, _) in header.tensors.items() if k.startswith(_UNET) and k.endswith("attn2.to_k.weight") and len(s) > 1), None
@@ -80,7 +90,7 @@ def _plan(header: container.Header, parts: Sequence[tuple[LoraWeights, float]]) 
             kind="checkpoint",
         )
     model_family = reading(width)
-    changes: dict[str, list[tuple[LoraModule, float, _Place]]] = {}
+    changes: dict[str, list[_Change]] = {}
     missing: list[str] = []
     for weights, strength in parts:
         if weights.context_width not in (None, width):
@@ -95,7 +105,7 @@ def _plan(header: container.Header, parts: Sequence[tuple[LoraWeights, float]]) 
                 missing.append(f"{module.component} {module.name}")
                 continue
             _check_size(header, place, module)
-            changes.setdefault(place.key, []).append((module, strength, place))
+            changes.setdefault(place.key, []).append(_Change(module, strength, place, dora.is_of_base(weights.metadata)))
     if missing:
         raise UserError(
             f"The checkpoint lacks {len(missing)} layers that the LoRA changes, for example {', '.join(missing[:3])}.",
@@ -161,14 +171,38 @@ def _same_count(shape: Sequence[int], rows: int, change: Sequence[int]) -> bool:
     return rows == change[0] and own == other
 
 
-def _merged(weight: torch.Tensor, layers: Sequence[tuple[LoraModule, float, _Place]]) -> torch.Tensor:
-    for module, strength, place in layers:
-        rows = weight.shape[0] // 3
-        view = weight if place.part is None else weight[place.part * rows : (place.part + 1) * rows]
+def original_weights(checkpoint: Path, weights: LoraWeights) -> Callable[[LoraModule], torch.Tensor]:
+    """What gives the weight in ``checkpoint`` (.safetensors, original layout) that a module of ``weights`` changes, in fp32.
+
+    Raises UserError when the LoRA was made for another model or a layer is missing, before anything is read.
+    """
+    header = container.read_header(checkpoint)
+    _plan(header, [(weights, 1.0)])
+
+    def weight(module: LoraModule) -> torch.Tensor:
+        place = _place(header.tensors, weights, module)
+        assert place is not None
+        dtype, shape, (begin, end) = header.tensors[place.key]
+        with checkpoint.open("rb") as file:
+            file.seek(header.data_start + begin)
+            data = bytearray(file.read(end - begin))
+        return _part(torch.frombuffer(data, dtype=_TORCH[dtype]).reshape(shape).float(), place)
+
+    return weight
+
+
+def _part(weight: torch.Tensor, place: _Place) -> torch.Tensor:
+    rows = weight.shape[0] // 3
+    return weight if place.part is None else weight[place.part * rows : (place.part + 1) * rows]
+
+
+def _merged(weight: torch.Tensor, layers: Sequence[_Change]) -> torch.Tensor:
+    for change in layers:
+        module, view = change.module, _part(weight, change.place)
         delta = module.delta().reshape(view.shape)
         if module.is_dora:
-            delta = algorithms.apply_dora(view, delta, module.tensors["dora_scale"]) - view
-        view += strength * delta
+            delta = algorithms.apply_dora(view, delta, module.tensors["dora_scale"], of_base=change.of_base) - view
+        view += change.strength * delta
     return weight
 
 

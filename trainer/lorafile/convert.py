@@ -10,7 +10,7 @@ import torch
 
 from ..errors import UserError
 from ..files import atomic_path
-from . import folding
+from . import dora, folding
 from .models import MODELS
 from .read import scan_lora
 from .save import write_tensors
@@ -59,18 +59,18 @@ def to_comfyui(weights: LoraWeights, dtype: torch.dtype | None = None) -> Conver
         else:
             raise UserError(f"The model family {family!r} has no text encoder {module.component!r}.", "", kind="lora")
         tensors.update(_named(module, key))
-    return Converted("comfyui", tensors, dict(weights.metadata), _dropped(weights))
+    return Converted("comfyui", tensors, dict(weights.metadata), (*_dropped(weights), *_dora_in_comfyui(weights)))
 
 
 def to_diffusers(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
     """What diffusers' training scripts save (``unet.….lora.down.weight``). Plain LoRA only; alpha is folded into a matrix."""
-    _need_plain(weights, "diffusers", dora=False)
+    _need_plain(weights, "diffusers", decomposed=False)
     return _folded(weights, dtype, "diffusers", _diffusers_key)
 
 
 def to_peft(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
     """PEFT's naming as diffusers saves it today (``unet.….lora_A.weight``). LoRA and DoRA with a scale for each output."""
-    _need_plain(weights, "peft", dora=True)
+    _need_plain(weights, "peft", decomposed=True)
     return _folded(weights, dtype, "peft", _peft_key)
 
 
@@ -135,8 +135,14 @@ def _magnitude_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return (tensor.numel(),) if tensor.ndim == 2 else (1, tensor.numel(), *[1] * (tensor.ndim - 2))
 
 
-def _need_plain(weights: LoraWeights, form: str, *, dora: bool) -> None:
+def _need_plain(weights: LoraWeights, form: str, *, decomposed: bool) -> None:
     _family(weights)
+    if decomposed and dora.is_of_base(weights.metadata):
+        raise UserError(
+            "This DoRA was exported for ComfyUI's own loader and one base model; other programs would read it wrongly.",
+            "Convert the LoRA that it was made from.",
+            kind="lora",
+        )
     for module in weights:
         if module.algorithm != "lora" or "lora_mid.weight" in module.tensors:
             kind = "LoRA in Tucker form" if module.algorithm == "lora" else module.algorithm
@@ -147,7 +153,7 @@ def _need_plain(weights: LoraWeights, form: str, *, dora: bool) -> None:
             )
         if not module.is_dora:
             continue
-        if not dora:
+        if not decomposed:
             raise UserError(f"The {form} format holds no DoRA.", "Choose --format peft, kohya or comfyui.", kind="lora")
         scale, outputs = module.tensors["dora_scale"], module.tensors["lora_up.weight"].shape[0]
         if scale.shape[0] != outputs or scale.numel() != outputs:
@@ -161,7 +167,7 @@ def _cast(weights: LoraWeights, dtype: torch.dtype | None) -> tuple[LoraModule, 
         return weights.modules
     result = []
     for module in weights:
-        tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in module.tensors.items()}
+        tensors = {name: narrowed(name, tensor, dtype) for name, tensor in module.tensors.items()}
         if not all(bool(tensor.float().isfinite().all()) for tensor in tensors.values()):
             raise UserError(f"The weights of {module.name} are too large for {dtype}.", "Choose --dtype bf16 or fp32.", kind="lora")
         alpha = module.alpha
@@ -170,6 +176,21 @@ def _cast(weights: LoraWeights, dtype: torch.dtype | None) -> tuple[LoraModule, 
             alpha = smaller if bool(smaller.double() == alpha.double()) else alpha.to(torch.float32)
         result.append(replace(module, tensors=tensors, alpha=alpha))
     return tuple(result)
+
+
+def narrowed(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``tensor`` in ``dtype``, but DoRA's magnitudes never in fewer bits than they have: rounding one rounds a whole row of the weight."""
+    keeps = not tensor.is_floating_point() or (name == "dora_scale" and dtype.itemsize < tensor.dtype.itemsize)
+    return tensor if keeps else tensor.to(dtype)
+
+
+def _dora_in_comfyui(weights: LoraWeights) -> tuple[str, ...]:
+    if dora.is_of_base(weights.metadata) or not any(dora.by_output(module) for module in weights):
+        return ()
+    return (
+        "ComfyUI's own loader gives a few percent less or more of this DoRA's effect than was trained; Load LoRA gives what was trained, "
+        "and so does an export with the model that it will be used on (the model and clip inputs, or --base)",
+    )
 
 
 def _named(module: LoraModule, key: str) -> dict[str, torch.Tensor]:

@@ -78,7 +78,7 @@ def unfold(modules: tuple[LoraModule, ...], text: str) -> tuple[LoraModule, ...]
 def _fold_one(module: LoraModule, dtype: torch.dtype | None) -> tuple[LoraModule, str, float | None]:
     """The module, the name of the matrix that took the scale, and the relative error where it was rounded."""
     scale = module.scale
-    tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in module.tensors.items()}
+    tensors = {name: tensor if name == "dora_scale" else tensor.to(dtype or tensor.dtype) for name, tensor in module.tensors.items()}
     cast = replace(module, tensors=tensors, alpha=None)
     if scale == 1.0 or module.algorithm != "lora":
         return cast, "", None

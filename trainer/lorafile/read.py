@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from . import adapter_config, algorithms, cloneofsimo, folding, keys, shapes, tensors
+from . import adapter_config, algorithms, cloneofsimo, dora, folding, keys, shapes, tensors
 from .family import context_width, family_of, foreign_family
 from .models import FAMILY_NAME, layout_of
 from .unet_names import UNetLayout
@@ -170,6 +170,9 @@ def _judge(weights: LoraWeights, all_keys: list[str]) -> LoraWeights:
         fatal.append("all its weights are zero, so it does nothing")
     elif dead:
         notes.append(f"{dead} of {len(sound)} layers are zero and do nothing")
+    if dora.is_of_base(weights.metadata):
+        base = weights.metadata.get(dora.BASE_KEY) or "one base model"
+        notes.append(f"its DoRA is for ComfyUI's own loader and {base}: other programs read it wrongly")
     passed = sorted({module.algorithm for module in sound if module.algorithm in algorithms.PASSED_THROUGH})
     if passed:
         problems.append(f"the algorithm {', '.join(passed)} can be renamed here, but not merged or reduced")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from trainer.cli import main
 from trainer.errors import UserError
 from trainer.lorafile import (
     LoraModule,
@@ -507,3 +508,33 @@ def test_full_size_file_converts(tmp_path: Path) -> None:
     save_file(lora_tensors(sd15_layers(), rank=2), tmp_path / "a.safetensors", METADATA)
     for form in ("comfyui", "diffusers", "peft"):
         assert len(through(tmp_path / "a.safetensors", tmp_path / f"{form}.safetensors", form).modules) == 192
+
+
+def test_dora_for_comfyui_and_one_base_gives_the_trained_weight_by_comfyui_s_formula(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """m* (W + D) / (||W|| + eps), as ComfyUI computes it, is m (W + D) / ||W + D||, as it was trained; a merge knows the difference."""
+    key, name = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight", "mid_block_attentions_0_transformer_blocks_0"
+    weight = load_file(tiny_checkpoint)[key].double()
+    draw = torch.Generator().manual_seed(0)
+    up, down = torch.randn(weight.shape[0], 2, generator=draw), torch.randn(2, weight.shape[1], generator=draw) * 0.1
+    magnitude = weight.norm(dim=1, keepdim=True).float() * 1.1
+    prefix = f"lora_unet_{name}_attn1_to_q"
+    tensors = {f"{prefix}.lora_up.weight": up, f"{prefix}.lora_down.weight": down, f"{prefix}.alpha": torch.tensor(2.0)}
+    save_file({**tensors, f"{prefix}.dora_scale": magnitude}, tmp_path / "dora.safetensors", {"ss_base_model_version": "sd_v1"})
+    out = tmp_path / "out.safetensors"
+    command = ["export", str(tmp_path / "dora.safetensors"), str(out), "--format", "comfyui", "--dtype", "fp16", "--overwrite"]
+    assert main([*command, "--base", str(tiny_checkpoint)]) == 0
+    moved = read_lora(out)
+    (module,) = moved.modules
+    scale = module.tensors["dora_scale"]
+    assert scale.dtype == torch.float32, "rounded, it would round the whole weight"
+    whole = weight + module.delta().double()
+    wanted = magnitude.double() * whole / whole.norm(dim=1, keepdim=True)
+    in_comfyui = scale.double() * whole / (weight.norm(dim=1, keepdim=True) + torch.finfo(torch.float32).eps)
+    torch.testing.assert_close(in_comfyui, wanted, rtol=1e-3, atol=1e-5)  # D itself was rounded to fp16
+    for source in (tmp_path / "dora.safetensors", out):
+        merge_into_checkpoint(tiny_checkpoint, [(read_lora(source), 1.0)], tmp_path / "merged.safetensors")
+        torch.testing.assert_close(load_file(tmp_path / "merged.safetensors")[key].double(), wanted, rtol=2e-3, atol=1e-4)
+    with pytest.raises(UserError, match="exported for ComfyUI's own loader"):
+        convert(moved, "peft")
+    assert any("ComfyUI's own loader" in note for note in moved.notes)
+    assert main(["export", str(tmp_path / "dora.safetensors"), str(out), "--base", str(tiny_checkpoint), "--overwrite"]) == 1

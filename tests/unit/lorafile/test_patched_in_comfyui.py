@@ -1,0 +1,151 @@
+"""What Load LoRA puts on a model of a real ComfyUI is what was trained, also where core's loader makes something else of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import ComfyUI
+from tests.server.conftest import comfyuis
+from trainer.lorafile import LoraModule
+from trainer.lorafile.dora import BASE_KEY, KEY, OF_BASE, for_comfyui
+from trainer.lorafile.read import read_lora
+
+ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = Path(__file__).parent / "programs" / "patch_in_comfyui.py"
+LINEAR, CONVOLUTION = "middle_block.1.transformer_blocks.0.attn1.to_q", "middle_block.0.in_layers.2"
+KEYS = [f"diffusion_model.{name}.weight" for name in (LINEAR, CONVOLUTION)]
+PREFIX = [f"lora_unet_{name.replace('.', '_')}" for name in (LINEAR, CONVOLUTION)]
+
+pytestmark = pytest.mark.comfyui
+
+
+@pytest.fixture(scope="module", params=comfyuis() or [None], ids=[each.version for each in comfyuis()] or ["none"])
+def place(request: pytest.FixtureRequest) -> ComfyUI:
+    """Each ComfyUI that there is."""
+    found: ComfyUI = request.param
+    return found
+
+
+def run(place: ComfyUI, folder: Path, checkpoint: Path, loras: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The program's report of each LoRA."""
+    (folder / "base").mkdir(exist_ok=True)
+    (folder / "jobs.json").write_text(json.dumps({"checkpoint": str(checkpoint), "loras": loras}), encoding="utf-8")
+    command = [str(place.python), str(PROGRAM), str(place.path), str(ROOT), str(folder / "base"), str(folder / "jobs.json")]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, done.stderr[-4000:]
+    told: list[dict[str, Any]] = json.loads(lines[-1].removeprefix("RESULT "))["loras"]
+    return told
+
+
+def sizes(checkpoint: Path) -> list[tuple[int, ...]]:
+    weights = load_file(checkpoint)
+    return [tuple(weights[f"model.{key}"].shape) for key in KEYS]
+
+
+def random(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def decomposed(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """DoRA of rank 2 and scale 2 on a Linear and a convolution, with magnitudes beside the norms of the base."""
+    base, tensors = load_file(checkpoint), {}
+    for number, (key, prefix) in enumerate(zip(KEYS, PREFIX, strict=True)):
+        weight = base[f"model.{key}"].float()
+        tail = (1, 1) if weight.ndim == 4 else ()
+        size = float(weight.flatten(1).norm(dim=1).mean()) / weight[0].numel() ** 0.5
+        tensors[f"{prefix}.lora_up.weight"] = random(weight.shape[0], 2, *tail, seed=number) * size
+        tensors[f"{prefix}.lora_down.weight"] = random(2, *weight.shape[1:], seed=10 + number) * 0.3
+        tensors[f"{prefix}.alpha"] = torch.tensor(4.0)
+        norms = weight.flatten(1).norm(dim=1) * (1 + 0.1 * random(weight.shape[0], seed=20 + number))
+        tensors[f"{prefix}.dora_scale"] = norms.reshape(-1, *[1] * (weight.ndim - 1))
+    return tensors
+
+
+def trained(tensors: dict[str, torch.Tensor], prefix: str, weight: torch.Tensor) -> torch.Tensor:
+    """m (W + D) / ||W + D|| in double precision: equation 5 of the paper."""
+    up, down = (tensors[f"{prefix}.lora_{side}.weight"].double().flatten(1) for side in ("up", "down"))
+    whole = weight.double().flatten(1) + 2.0 * (up @ down)
+    scale = tensors[f"{prefix}.dora_scale"].double().reshape(-1, 1)
+    return (scale * whole / whole.norm(dim=1, keepdim=True)).reshape(weight.shape)
+
+
+def _number(module: LoraModule) -> int:
+    """Which of ``KEYS`` a module changes."""
+    return 0 if module.name.endswith("attn1.to_q") else 1
+
+
+def test_dora_is_the_trained_weight_in_load_lora_and_after_an_export_for_comfyui_in_cores_loader(
+    place: ComfyUI, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    tensors = decomposed(tiny_checkpoint)
+    save_file(tensors, tmp_path / "dora.safetensors", {"ss_base_model_version": "sd_v1"})
+    base = load_file(tiny_checkpoint)
+    weights = read_lora(tmp_path / "dora.safetensors")
+    moved = for_comfyui(weights, lambda module: base[f"model.{KEYS[_number(module)]}"], "tiny")
+    assert moved.metadata[KEY] == OF_BASE and moved.metadata[BASE_KEY] == "tiny"
+    exported = dict(tensors)
+    for module in moved:
+        exported[f"{PREFIX[_number(module)]}.dora_scale"] = module.tensors["dora_scale"]
+    save_file(exported, tmp_path / "exported.safetensors", {"ss_base_model_version": "sd_v1", KEY: OF_BASE})
+    jobs = [
+        {"lora": str(tmp_path / f"{name}.safetensors"), "result": str(tmp_path / f"{name} {s}.out"), "strength": s, "layers": KEYS}
+        for name in ("dora", "exported")
+        for s in (1.0, 0.5)
+    ]
+    assert [told.get("unknown") for told in run(place, tmp_path, tiny_checkpoint, jobs)] == [[]] * 4
+    for job in jobs:
+        results = load_file(job["result"])
+        for key, prefix in zip(KEYS, PREFIX, strict=True):
+            start = results[f"base {key}"].double()
+            wanted = start + job["strength"] * (trained(tensors, prefix, start) - start)
+            effect = float((wanted - start).norm())
+            assert float((results[f"ours {key}"].double() - wanted).norm()) < 1e-4 * effect, (job["lora"], key)
+            apart = float((results[f"core {key}"].double() - wanted).norm()) / effect
+            if "exported" in job["lora"]:
+                assert apart < 1e-4, key
+            else:
+                assert apart > 0.01, "core's loader computes what was trained: say so in the documentation"
+
+
+def test_lokr_in_tucker_form_is_applied_by_its_formula(place: ComfyUI, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    _, (out, into, *_) = sizes(tiny_checkpoint)
+    prefix, key = PREFIX[1], KEYS[1]
+    tensors = {
+        f"{prefix}.lokr_w1": random(4, 2, seed=1),
+        f"{prefix}.lokr_t2": random(3, 3, 3, 3, seed=2) * 0.1,
+        f"{prefix}.lokr_w2_a": random(3, out // 4, seed=3),
+        f"{prefix}.lokr_w2_b": random(3, into // 2, seed=4),
+        f"{prefix}.alpha": torch.tensor(6.0),
+    }
+    save_file(tensors, tmp_path / "plain.safetensors", {"ss_base_model_version": "sd_v1"})
+    scale = load_file(tiny_checkpoint)[f"model.{key}"].float().flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    save_file({**tensors, f"{prefix}.dora_scale": scale}, tmp_path / "decomposed.safetensors", {"ss_base_model_version": "sd_v1"})
+    jobs = [
+        {"lora": str(tmp_path / f"{name}.safetensors"), "result": str(tmp_path / f"{name}.out"), "layers": [key]}
+        for name in ("plain", "decomposed")
+    ]
+    assert [told.get("unknown") for told in run(place, tmp_path, tiny_checkpoint, jobs)] == [[], []]
+    second = torch.zeros(out // 4, into // 2, 3, 3, dtype=torch.float64)
+    for p in range(3):
+        for q in range(3):
+            outer = tensors[f"{prefix}.lokr_w2_a"][p].double()[:, None] * tensors[f"{prefix}.lokr_w2_b"][q].double()[None, :]
+            second += outer[:, :, None, None] * tensors[f"{prefix}.lokr_t2"][p, q].double()
+    first = tensors[f"{prefix}.lokr_w1"].double()
+    rows = [torch.cat([first[i, j] * second for j in range(2)], 1) for i in range(4)]
+    change = 6.0 / 3 * torch.cat(rows)
+    plain, with_scale = (load_file(str(job["result"])) for job in jobs)
+    start = plain[f"base {key}"].double()
+    torch.testing.assert_close(plain[f"ours {key}"].double() - start, change, rtol=1e-4, atol=1e-4)
+    whole = start + change
+    wanted = scale.double() * whole / whole.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(with_scale[f"ours {key}"].double(), wanted, rtol=1e-4, atol=1e-4)
