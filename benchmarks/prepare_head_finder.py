@@ -28,7 +28,7 @@ from demo.portraits import STYLES, random_portrait
 from demo.render import render
 from demo.shapes import random_drawing
 from trainer.dataset.buckets import fit_to_square
-from trainer.dataset.focus import crop_offset, find_head
+from trainer.dataset.focus import content_box, crop_offset, find_head
 from trainer.dataset.head_finder import CELL, CHANNELS, WINDOW, Network, cell_features, network, pyramid
 from trainer.terminal import escape_unprintable
 
@@ -189,7 +189,7 @@ def train(styles: tuple[str, ...], path: Path, scenes: int, hidden: int) -> None
 def measure(weights: Network, count: int) -> None:
     """How often the square crop keeps the whole head, beside a centre crop and the best that any crop could do."""
     for style in STYLES:
-        whole = {"face": 0, "centre": 0, "upper": 0}
+        whole = {"face": 0, "centre": 0, "top": 0}
         possible = found = 0
         for seed in range(TEST_SEED, TEST_SEED + count):
             one = scene(seed, (style,))
@@ -201,11 +201,12 @@ def measure(weights: Network, count: int) -> None:
             possible += 1
             focus = find_head(one.image, weights=weights)
             found += focus is not None
+            content = content_box(one.image)
             spare = (chosen.resized[0] - 256, chosen.resized[1] - 256)
             offsets = {
-                "face": crop_offset(one.image.size, chosen.resized, chosen.target, focus),
+                "face": crop_offset(one.image.size, chosen.resized, chosen.target, focus, content),
                 "centre": (spare[0] // 2, spare[1] // 2),
-                "upper": crop_offset(one.image.size, chosen.resized, chosen.target, None),
+                "top": crop_offset(one.image.size, chosen.resized, chosen.target, None, content),
             }
             for name, (left, top) in offsets.items():
                 inside = left - 1 <= head[0] and head[2] <= left + 257 and top - 1 <= head[1] and head[3] <= top + 257

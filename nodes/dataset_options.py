@@ -155,7 +155,7 @@ class DatasetOptionsNode(io.ComfyNode):
                 field(
                     io.Combo,
                     "face_detector",
-                    "A face detector of your own (an .onnx file in models/face_detectors) for the face crop.",
+                    "A face detector of your own (an .onnx file in models/face_detectors) for the crop modes face and buckets.",
                     options=[NONE, *model_files(FACE_MODELS, "face_detectors")],
                     default=NONE,
                 ),

@@ -24,7 +24,7 @@ from .sockets import allow
 from .types import DATASET, DATASET_OPTIONS, Dataset, DatasetOptions, as_options
 
 FROM_INPUT = "(images input)"
-CROP_MODES = ("centre", "face", "buckets")
+CROP_MODES = ("centre", "face", "buckets", "top")  # new ones go last: saved workflows keep what they say
 CAPTION_SOURCES = ("auto", "sidecar", "instance")
 
 
@@ -71,10 +71,10 @@ class DatasetPrep(io.ComfyNode):
                 field(
                     io.Combo,
                     "crop_mode",
-                    "How pictures that are not square are fitted: a square around the centre, a square around the face, "
-                    "or nearly their own shape (buckets).",
+                    "How images that are not square are fitted: nearly their own shape (buckets), a square from the top, a square around "
+                    "the face where one is found for sure (else from the top), or a square around the centre, which cuts heads off.",
                     options=list(CROP_MODES),
-                    default=CROP_MODES[0],
+                    default="buckets",
                 ),
                 field(
                     io.Int,
@@ -159,7 +159,8 @@ class DatasetPrep(io.ComfyNode):
                     "trigger": trigger_word,
                     "class_description": class_description,
                     "resolution": resolution,
-                    "crop": "face" if crop_mode == "face" else "centre",
+                    "shape": "buckets" if crop_mode == "buckets" else "square",
+                    "crop": _crop(crop_mode, has_detector="face_model" in extra),
                     "buckets": rules if crop_mode == "buckets" else None,
                     "repeats": repeats,
                     "captions": {**extra.get("captions", {}), **captions_from},
@@ -181,6 +182,11 @@ class DatasetPrep(io.ComfyNode):
             handle = Dataset(str(made.path), made.hash, made.trigger, made.class_description, len(made.items))
             report = done.report.text()
             return io.NodeOutput(handle, from_pil(datasets.contact_sheet(made)), report, ui=ui.PreviewText(report))
+
+
+def _crop(mode: str, *, has_detector: bool) -> str:
+    """The setting ``crop``: what a bucket leaves out is little, and a detector of the user's chooses it where there is one."""
+    return ("face" if has_detector else "top") if mode == "buckets" else mode
 
 
 class _Progress:

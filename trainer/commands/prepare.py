@@ -36,12 +36,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--out", type=Path, default=Path("datasets"), metavar="DIR", help="the dataset's folder is made here (datasets)")
     parser.add_argument("--trigger", metavar="WORD", help="a rare word that will call the style or character")
     parser.add_argument("--class", dest="class_description", metavar="TEXT", help="what the pictures show, e.g. 'anime face'")
-    parser.add_argument("--resolution", type=int, metavar="N", help="side in pixels, or the area's root with --buckets (512)")
+    parser.add_argument("--resolution", type=int, metavar="N", help="side in pixels, or the area's root in buckets (512)")
     sizes = parser.add_argument_group("sizes")
-    sizes.add_argument("--buckets", action="store_true", help="keep aspect ratios, by kohya's bucket rules")
+    shape = sizes.add_mutually_exclusive_group()
+    shape.add_argument("--buckets", action="store_true", help="keep aspect ratios, by kohya's rules (default for what is not square)")
+    shape.add_argument("--square", action="store_true", help="cut every picture to a square")
     sizes.add_argument("--bucket-step", type=int, metavar="N", help="sides are multiples of this (64)")
     sizes.add_argument("--no-upscale", action="store_true", help="with --buckets: small pictures keep their size")
-    sizes.add_argument("--crop", choices=("centre", "face", "none"), help="what stays when the shape differs (centre)")
+    sizes.add_argument("--crop", choices=("top", "face", "centre", "none"), help="what stays when the shape differs (top)")
     sizes.add_argument("--repeats", type=int, metavar="N", help="how often an epoch shows each picture (1)")
     sizes.add_argument("--alpha", choices=("background", "mask"), help="transparent parts: onto the background, or also out of the loss")
     sizes.add_argument("--background", metavar="COLOUR", help="#rrggbb or a name (white)")
@@ -115,6 +117,11 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     data = read_settings(args.settings) if args.settings else {}
     if args.buckets or args.bucket_step or args.no_upscale:
         data["buckets"] = data.get("buckets") or {}
+        if args.buckets:
+            data["shape"] = "buckets"
+    if args.square:
+        data["shape"] = "square"
+        data.pop("buckets", None)
     if args.tagger:
         data["tagger"] = {**(data.get("tagger") or {}), "model": args.tagger}
     given = {

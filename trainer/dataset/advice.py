@@ -10,11 +10,14 @@ from ..prompt_syntax import EMPHASIS
 from .caption_text import guessed_note
 from .captions import WILDCARD, instance_prompt
 from .dataset import Dataset, Row, caption_file
+from .process import BELOW_BORDER
 from .report import plural
-from .settings import PrepareSettings
+from .settings import PrepareSettings, bucket_rules
 
 if TYPE_CHECKING:
     from .captioning import Captioned
+
+_TOP = 0.02  # of the height: less is rounding
 
 
 def warnings_for(dataset: Dataset, rows: Sequence[Row], captioned: Sequence[Captioned], settings: PrepareSettings) -> list[str]:
@@ -25,6 +28,7 @@ def warnings_for(dataset: Dataset, rows: Sequence[Row], captioned: Sequence[Capt
         found.append("There is no trigger word: the LoRA will change every picture. Choose a rare word such as 'mystyle1'.")
     if len(instances) < 5:
         found.append(f"Only {plural(len(instances), 'picture')}: a LoRA needs about 10 to 50 varied ones.")
+    found += _cut_tops(rows)
     origins = Counter(caption.origin for caption, row in zip(captioned, rows, strict=True) if not row.item.is_regularisation)
     fallback = origins["instance prompt"]
     if settings.captions.source != "instance" and fallback:
@@ -84,12 +88,36 @@ def _syntax(captions: Sequence[str], settings: PrepareSettings) -> list[str]:
 def _sizes(rows: Sequence[Row], settings: PrepareSettings) -> list[str]:
     found: list[str] = []
     sizes = [row.item.original_size for row in rows]
-    aspects = [width / height for width, height in sizes]
-    if settings.buckets is None and settings.crop != "none" and aspects and max(aspects) / min(aspects) > 1.5:
-        cut = sum(max(a, 1 / a) > 1.25 for a in aspects)
-        found.append(f"Mixed aspect ratios: {plural(cut, 'picture')} lose a fifth or more to the square crop. Consider buckets.")
+    cut = sum(max(width / height, height / width) > 1.25 for width, height in sizes) if settings.crop != "none" else 0
+    if cut and bucket_rules(settings) is None:
+        lose = "loses" if cut == 1 else "lose"
+        found.append(f"{plural(cut, 'image')} of {len(rows)} {lose} a fifth or more to the square crop. Buckets keep nearly all of it.")
     small = sum(min(size) * 2 < settings.resolution for size in sizes)
     if small and not (settings.buckets and settings.buckets.no_upscale):
         advice = "" if settings.upscaler else " An upscale model may do better."
-        found.append(f"{plural(small, 'picture')} grew to more than twice their size.{advice}")
+        verb = "was" if small == 1 else "were"
+        found.append(f"{plural(small, 'image')} {verb} enlarged more than 2×.{advice}")
     return found
+
+
+def _cut_tops(rows: Sequence[Row]) -> list[str]:
+    """How many images lost their top, where heads are; an empty border does not count."""
+    cut = [(share, row) for row in rows if (share := _cut_top(row)) > _TOP and not any(BELOW_BORDER in step for step in row.steps)]
+    if not cut:
+        return []
+    share, worst = max(cut, key=lambda pair: pair[0])
+    advice = 'Buckets, or crop = "top" ("top" in Dataset Prep), keep it.'
+    with_head = sum(any(step.startswith("crop face") for step in row.steps) for _, row in cut)
+    if with_head:
+        advice = f"In {with_head} of them a head was found and kept: look at the contact sheet." + f" {advice}" * (with_head < len(cut))
+    return [
+        f"The top is cut off in {plural(len(cut), 'image')} of {len(rows)}, most ({share:.0%} of the height) in {worst.source}: "
+        f"heads may be missing. {advice}"
+    ]
+
+
+def _cut_top(row: Row) -> float:
+    """The share of the image's height that the crop leaves out above."""
+    item = row.item
+    scaled = item.original_size[1] * max(item.width / item.original_size[0], item.height / item.original_size[1])
+    return item.crop_top_left[0] / scaled

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .settings import PrepareSettings, bucket_sides
+from .settings import PrepareSettings, bucket_rules, bucket_sides
 
 Size = tuple[int, int]
 
@@ -58,10 +58,14 @@ def fit_to_square(image: Size, side: int) -> Fit:
 def fit(image: Size, settings: PrepareSettings) -> Fit:
     """The size that the settings give an image."""
     side = settings.resolution
-    if settings.buckets is None:
+    rules = bucket_rules(settings)
+    if rules is None:
         return fit_to_square(image, side)
     low, high = bucket_sides(settings)
-    return fit_to_bucket(image, (side, side), low, high, settings.buckets.step, settings.buckets.no_upscale)
+    chosen = fit_to_bucket(image, (side, side), low, high, rules.step, rules.no_upscale)
+    if settings.shape == "auto" and chosen.target[0] == chosen.target[1] and not rules.no_upscale:
+        return fit_to_square(image, side)  # of the resolution itself, which need not be a multiple of the step
+    return chosen
 
 
 def _fit_without_upscaling(image: Size, area: int, step: int) -> Fit:

@@ -15,7 +15,7 @@ from ..image_file import load_image
 from ..prompt_syntax import unescape
 from .captions import instance_prompt
 from .dataset import Dataset, Item
-from .settings import TrainingHints, bucket_sides, parse_settings
+from .settings import TrainingHints, bucket_rules, bucket_sides, parse_settings
 
 Kind = Literal["kohya", "imagefolder"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -70,11 +70,14 @@ def _kohya(dataset: Dataset, folder: Path) -> None:
             subset["alpha_mask"] = True
         subsets.append(subset)
     low, high = bucket_sides(settings)
-    rules: dict[str, Any] = {"resolution": dataset.resolution, "enable_bucket": settings.buckets is not None}
-    if settings.buckets is not None:
+    buckets = bucket_rules(settings)
+    if settings.shape == "auto" and all(item.width == item.height for item in dataset.items):
+        buckets = None
+    rules: dict[str, Any] = {"resolution": dataset.resolution, "enable_bucket": buckets is not None}
+    if buckets is not None:
         rules |= {
             "min_bucket_reso": low, "max_bucket_reso": high,
-            "bucket_reso_steps": settings.buckets.step, "bucket_no_upscale": settings.buckets.no_upscale,
+            "bucket_reso_steps": buckets.step, "bucket_no_upscale": buckets.no_upscale,
         }  # fmt: skip
     lines = ["# For kohya's trainers: --dataset_config dataset.toml"]
     if any(item.is_regularisation for item in dataset.items):

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..files import write_atomic
 from .buckets import Fit, Size, fit
 from .decode import Picture, Rejected, decode, open_image
-from .focus import crop_offset, find_head
+from .focus import content_box, crop_offset, find_head
 from .settings import PrepareSettings
 from .signature import signature
 
@@ -32,6 +32,7 @@ FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 
+BELOW_BORDER = "top, below an empty border"
 Upscaler = Callable[[Image.Image], Image.Image]
 
 
@@ -73,6 +74,10 @@ def processing_key(source_sha256: str, settings: PrepareSettings, is_regularisat
         mode="json",
         include={"resolution", "crop", "resample", "alpha", "background", "upscaler", "face_model", "buckets"},
     )
+    if settings.shape == "auto" or (settings.shape == "buckets" and settings.buckets is None):
+        relevant["shape"] = settings.shape
+    if settings.crop == "face":
+        relevant["without a face"] = "top"
     relevant["min_side"] = settings.clean.min_side
     relevant["max_megapixels"] = settings.clean.max_megapixels
     text = json.dumps([PIPELINE_VERSION, source_sha256, is_regularisation, relevant], sort_keys=True)
@@ -196,12 +201,15 @@ def _padded(
 def _offset(image: Image.Image, chosen: Fit, settings: PrepareSettings) -> tuple[int, int, str]:
     """(left, top) of the target in the scaled picture, and how it was found."""
     spare = (chosen.resized[0] - chosen.target[0], chosen.resized[1] - chosen.target[1])
-    if settings.crop != "face" or spare == (0, 0):
+    if settings.crop in ("centre", "none") or spare == (0, 0):
         return spare[0] // 2, spare[1] // 2, "centre"
-    heads = find_head(image, settings.face_model)
-    left, top = crop_offset(image.size, chosen.resized, chosen.target, heads)
-    how = f"face ({heads.method}, confidence {heads.confidence:.2f})" if heads is not None else "upper centre, no face found"
-    return left, top, how
+    heads = find_head(image, settings.face_model) if settings.crop == "face" else None
+    content = content_box(image) if heads is None else None
+    left, top = crop_offset(image.size, chosen.resized, chosen.target, heads, content)
+    if heads is not None:
+        return left, top, f"face ({heads.method}, confidence {heads.confidence:.2f})"
+    how = BELOW_BORDER if top else "top"
+    return left, top, f"{how}, no face found" if settings.crop == "face" else how
 
 
 def _box_in_source(image: Size, chosen: Fit, left: int, top: int) -> tuple[float, float, float, float]:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..errors import UserError
 
-Crop = Literal["centre", "face", "none"]
+Shape = Literal["auto", "square", "buckets"]
+Crop = Literal["top", "face", "centre", "none"]
 Resample = Literal["lanczos", "bicubic", "bilinear", "area", "nearest"]
 AlphaMode = Literal["background", "mask"]
 CaptionSource = Literal["auto", "instance", "sidecar", "tags", "sidecar+tags"]
@@ -101,7 +102,8 @@ class PrepareSettings(_Part):
     trigger: Annotated[str, Field(max_length=100)] = ""
     class_description: Annotated[str, Field(max_length=200)] = ""
     resolution: Annotated[int, Field(ge=16, le=4096, multiple_of=8)] = 512
-    crop: Crop = "centre"
+    shape: Shape = "auto"  # buckets for images that are not square; what ``buckets`` says decides where this is not given
+    crop: Crop = "top"  # what stays of an image that is larger than its square or bucket
     repeats: Annotated[int, Field(ge=1, le=100_000)] = 1  # times the number in front of a kohya folder's name
     resample: Resample = "lanczos"
     alpha: AlphaMode = "background"
@@ -138,15 +140,33 @@ class PrepareSettings(_Part):
             raise ValueError(f"{value!r} is not a colour; write #rrggbb or a name such as white") from error
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _shape_of_buckets(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "shape" not in data and "buckets" in data:  # as settings were written before there was a shape
+            return {**data, "shape": "square" if data["buckets"] is None else "buckets"}
+        return data
+
     @model_validator(mode="after")
     def _buckets_fit(self) -> PrepareSettings:
-        if self.buckets is not None:
+        if self.shape == "square" and self.buckets is not None:
+            raise ValueError('shape = "square" has no buckets; leave out one of the two')
+        if self.shape == "buckets" or self.buckets is not None:
             low, high = bucket_sides(self)
             if not low <= self.resolution <= high:
                 raise ValueError(f"bucket sides {low} to {high} must include the resolution {self.resolution}")
         if self.captions.source in ("tags", "sidecar+tags") and self.tagger is None:
             raise ValueError(f'captions.source = "{self.captions.source}" needs a tagger model')
         return self
+
+
+def bucket_rules(settings: PrepareSettings) -> BucketSettings | None:
+    """The rules by which images that are not square get their size; None where every image becomes a square."""
+    if settings.shape == "square":
+        return None
+    low, high = bucket_sides(settings)
+    # below the smallest bucket only squares are left
+    return (settings.buckets or BucketSettings()) if low <= settings.resolution <= high else None
 
 
 def bucket_sides(settings: PrepareSettings) -> tuple[int, int]:

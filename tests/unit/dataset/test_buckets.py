@@ -43,7 +43,37 @@ def test_a_bucket_never_exceeds_what_it_is_cut_from(width: int, height: int, res
 
 @given(st.integers(16, 5000), st.integers(16, 5000), st.sampled_from([64, 512, 1024]))
 def test_square_is_covered_exactly_on_the_shorter_side(width: int, height: int, side: int) -> None:
-    got = fit((width, height), PrepareSettings(resolution=side))
+    got = fit((width, height), PrepareSettings(resolution=side, shape="square"))
     assert got.target == (side, side)
     assert min(got.resized) == side
     assert abs(got.resized[0] / got.resized[1] / (width / height) - 1) < 0.51 / side + 1e-9
+
+
+@given(st.integers(16, 5000), st.integers(16, 5000), st.sampled_from([64, 200, 512, 1000, 1024]))
+def test_only_what_is_not_square_gets_a_bucket_by_default(width: int, height: int, side: int) -> None:
+    """A multiple of the step or not: squares are of the resolution, the others what the bucket rules give."""
+    got = fit((width, height), PrepareSettings(resolution=side))
+    buckets = fit((width, height), PrepareSettings(resolution=side, shape="buckets"))
+    if buckets.target[0] == buckets.target[1]:
+        assert got == fit((width, height), PrepareSettings(resolution=side, shape="square"))
+    else:
+        assert got == buckets
+    if abs(width / height - 1) < 0.05:
+        assert got.target == (side, side)
+    if max(width / height, height / width) > 1.4 and side > 64:
+        assert (got.target[0] > got.target[1]) == (width > height)
+
+
+@pytest.mark.parametrize(("data", "shape"), [
+    ({}, "auto"), ({"buckets": None}, "square"), ({"buckets": {}}, "buckets"), ({"shape": "square"}, "square"),
+    ({"shape": "auto", "buckets": {"step": 32}}, "auto"), ({"shape": "auto", "buckets": None}, "auto"),
+])  # fmt: skip
+def test_settings_without_a_shape_mean_what_they_meant(data: dict[str, Any], shape: str) -> None:
+    settings = PrepareSettings.model_validate(data)
+    assert settings.shape == shape
+    assert PrepareSettings.model_validate(settings.model_dump(mode="json")) == settings
+
+
+def test_a_square_has_no_buckets() -> None:
+    with pytest.raises(ValueError, match="leave out one"):
+        PrepareSettings.model_validate({"shape": "square", "buckets": {}})

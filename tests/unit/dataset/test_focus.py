@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from demo.geometry import ANIME, REALISTIC, build
 from demo.portraits import random_portrait
 from demo.render import render
+from tests.unit.dataset.pictures import drawing
 from trainer.dataset import PrepareSettings, prepare
-from trainer.dataset.focus import Focus, crop_offset, find_head
+from trainer.dataset.focus import Focus, content_box, crop_offset, find_head
 from trainer.dataset.head_finder import cell_features, find_heads
 
 Box = tuple[float, float, float, float]
@@ -54,11 +57,14 @@ def test_head_is_whole_where_a_centre_crop_cuts_it(tmp_path: Path, style: str, s
         image.save(tmp_path / "in" / f"{seed}.png")
     kept = {}
     for crop in ("face", "centre"):
-        settings = PrepareSettings.model_validate({"trigger": "t", "resolution": 200, "crop": crop, "clean": {"near_duplicates": False}})
-        dataset = prepare(tmp_path / "in", tmp_path / crop, settings).dataset
+        rules = PrepareSettings.model_validate(
+            {"trigger": "t", "resolution": 200, "shape": "square", "crop": crop, "clean": {"near_duplicates": False}}
+        )
+        dataset = prepare(tmp_path / "in", tmp_path / crop, rules).dataset
         kept[crop] = [item.crop_top_left for item in dataset.items]
         steps = [row["steps"] for row in dataset.rows()]
-        assert all(any(step.startswith(f"crop {crop}") for step in row) for row in steps), steps
+        found = "crop face", "crop top, no face found", "crop top, below an empty border, no face found"
+        assert all(any(step.startswith(found if crop == "face" else "crop centre") for step in row) for row in steps), steps
     for index, seed in enumerate(range(SEED, SEED + 3)):
         _, head = scene(seed, style, size, place)
         assert inside(head, kept["face"][index]), f"portrait {seed} was cut"
@@ -80,9 +86,72 @@ def test_two_heads_are_both_kept_when_they_fit() -> None:
     assert wide <= min(first[0], second[0]) and max(first[2], second[2]) <= wide + 400
 
 
-def test_without_a_head_the_upper_middle_stays() -> None:
+def test_without_a_head_the_top_stays() -> None:
     assert find_head(Image.new("RGB", (300, 600), (40, 90, 160))) is None
-    assert crop_offset((300, 600), (300, 600), (300, 300), None) == (0, 60)
+    assert crop_offset((300, 600), (300, 600), (300, 300), None) == (0, 0)
+    assert crop_offset((600, 300), (600, 300), (300, 300), None) == (150, 0)
+
+
+def backdrop(kind: str, size: tuple[int, int]) -> Image.Image:
+    """Something empty: one colour, or shaded along one side."""
+    if kind == "plain":
+        return Image.new("RGB", size, (230, 225, 240))
+    along = np.linspace(40, 220, size[1])[:, None] if kind == "shaded down" else np.linspace(40, 220, size[0])[None, :]
+    return Image.fromarray(np.broadcast_to(along[..., None], (size[1], size[0], 3)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["plain", "shaded down", "shaded across"])
+@pytest.mark.parametrize(("size", "place"), [((200, 600), (0, 380)), ((200, 600), (0, 130)), ((700, 200), (470, 0)), ((700, 200), (20, 0))])
+def test_what_lies_on_an_empty_canvas_is_kept_whole(kind: str, size: tuple[int, int], place: tuple[int, int]) -> None:
+    canvas = backdrop(kind, size)
+    canvas.paste(drawing(3, (190, 190)), place)
+    left, top = crop_offset(size, size, (200, 200), None, content_box(canvas))
+    assert left <= place[0] and place[0] + 190 <= left + 200 and top <= place[1] and place[1] + 190 <= top + 200
+
+
+def test_content_that_is_larger_than_the_window_is_kept_from_its_top() -> None:
+    canvas = backdrop("plain", (200, 900))
+    canvas.paste(drawing(3, (200, 500)), (0, 250))
+    left, top = crop_offset(canvas.size, canvas.size, (200, 200), None, content_box(canvas))
+    assert left == 0 and 230 <= top <= 250
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(9, 300), st.integers(9, 300))
+@settings(max_examples=25, deadline=None)
+def test_nothing_drawn_lies_outside_of_the_content(seed: int, width: int, height: int) -> None:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    assert content_box(Image.fromarray(noise)) == pytest.approx((0, 0, width, height))
+    assert content_box(backdrop("plain", (width, height))) == pytest.approx((0, 0, width, height)), "nothing to go by: all of it"
+
+
+def drawings_in_a_folder(folder: Path) -> Path:
+    folder.mkdir()
+    drawing(1, (100, 300)).save(folder / "tall.png")
+    drawing(2, (110, 160)).save(folder / "less.png")
+    drawing(3, (300, 100)).save(folder / "wide.png")
+    drawing(4, (100, 100)).save(folder / "square.png")
+    return folder
+
+
+@pytest.mark.parametrize(("data", "count"), [
+    ({"shape": "square", "crop": "centre"}, 2), ({"shape": "square"}, 0), ({}, 0), ({"shape": "square", "crop": "none"}, 0),
+])  # fmt: skip
+def test_images_whose_top_is_cut_are_counted(tmp_path: Path, data: dict[str, str], count: int) -> None:
+    source = drawings_in_a_folder(tmp_path / "in")
+    rules = PrepareSettings.model_validate({"trigger": "t", "resolution": 128, **data})
+    said = [text for text in prepare(source, tmp_path / "out", rules).report.warnings if "top is cut" in text]
+    assert [text.split(": heads")[0] for text in said] == ["The top is cut off in 2 images of 4, most (33% of the height) in tall.png"][
+        : count // 2
+    ]
+
+
+def test_by_default_no_image_loses_more_than_its_bucket_asks(tmp_path: Path) -> None:
+    source = drawings_in_a_folder(tmp_path / "in")
+    dataset = prepare(source, tmp_path / "out", PrepareSettings(trigger="t", resolution=256)).dataset
+    sizes = {row["source"]: (row["width"], row["height"], row["crop_top_left"][0]) for row in dataset.rows()}
+    assert all(top == 0 for _, _, top in sizes.values())
+    assert sizes["square.png"][:2] == (256, 256)
+    assert all(sizes[name][0] < sizes[name][1] for name in ("tall.png", "less.png")) and sizes["wide.png"][0] > sizes["wide.png"][1]
 
 
 @pytest.mark.parametrize("box", [(-50.0, -80.0, 100.0, 90.0), (250.0, 500.0, 380.0, 700.0), (0.0, 0.0, 300.0, 600.0)])
