@@ -6,7 +6,7 @@ import shutil
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -43,8 +43,10 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(_SUFFIXES) or _is_zip(path) or tar.is_tar(path)
 
 
-def unpack(path: Path, folder: Path, *, should_stop: Callable[[], bool] | None = None) -> Unpacked:
-    """Unpack pictures and captions below ``folder``, which is emptied first.
+def unpack(
+    path: Path, folder: Path, *, captions: Sequence[str] = (), should_stop: Callable[[], bool] | None = None
+) -> Unpacked:
+    """Unpack pictures and captions below ``folder``, which is emptied first. ``captions``: extensions of captions beside the usual ones.
 
     Only regular files with names that stay inside are written; sizes are counted while writing, because headers lie.
     Raises UserError when the archive as a whole cannot be used, and Cancelled when ``should_stop`` returned True.
@@ -59,10 +61,11 @@ def unpack(path: Path, folder: Path, *, should_stop: Callable[[], bool] | None =
     root = folder / safe_name(path.name.split(".")[0] or path.stem)
     root.mkdir(parents=True)
     result = Unpacked(root)
-    names = _Names(root)
+    wanted = EXTENSIONS | _TEXT | set(captions)
+    names = _Names(root, wanted)
     budget = min(MAX_TOTAL_BYTES, shutil.disk_usage(folder).free - KEEP_FREE_BYTES)
     try:
-        for number, (name, stream, problem) in enumerate(_members(path, check)):
+        for number, (name, stream, problem) in enumerate(_members(path, wanted, check)):
             if number >= MAX_MEMBERS:
                 raise UserError(f"{path.name} has more than {MAX_MEMBERS} members.", "Split it.", kind="dataset")
             target = None if problem else names.target(name)
@@ -92,13 +95,13 @@ def unpack(path: Path, folder: Path, *, should_stop: Callable[[], bool] | None =
     return result
 
 
-def _members(path: Path, check: Callable[[], None]) -> Iterator[tuple[str, IO[bytes] | None, str]]:
+def _members(path: Path, wanted: Set[str], check: Callable[[], None]) -> Iterator[tuple[str, IO[bytes] | None, str]]:
     """(name, open stream, problem) of the members that matter."""
     if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 check()
-                if info.is_dir() or not _matters(info.filename):
+                if info.is_dir() or not _matters(info.filename, wanted):
                     continue
                 if info.flag_bits & 1:
                     raise UserError(f"{path.name} is protected by a password.", "Unpack it and give the folder.", kind="dataset")
@@ -113,7 +116,7 @@ def _members(path: Path, check: Callable[[], None]) -> Iterator[tuple[str, IO[by
                     yield info.filename, stream, ""
         return
     for member, content in tar.members(path, check):
-        if not member.isdir() and _matters(member.name):
+        if not member.isdir() and _matters(member.name, wanted):
             yield member.name, content, "" if content is not None else "a link or device, not a file"
 
 
@@ -122,11 +125,11 @@ def _is_zip(path: Path) -> bool:
     return zipfile.is_zipfile(path) and not tar.is_tar(path)
 
 
-def _matters(name: str) -> bool:
+def _matters(name: str, wanted: Set[str]) -> bool:
     parts = _parts(name)
     if any(is_passed_over(part) for part in parts if part != ".."):
         return False
-    return bool(parts) and PurePosixPath(parts[-1]).suffix.lower() in EXTENSIONS | _TEXT
+    return bool(parts) and PurePosixPath(parts[-1]).suffix.lower() in wanted
 
 
 def _parts(name: str) -> list[str]:
@@ -136,8 +139,9 @@ def _parts(name: str) -> list[str]:
 class _Names:
     """Where members go. Two names that become the same when they are cleaned get numbers: a picture and its text the same one."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, wanted: Set[str]) -> None:
         self._root = root
+        self._wanted = wanted
         self._given: dict[tuple[str, ...], str] = {}
         self._taken: set[tuple[Path, str]] = set()
 
@@ -149,7 +153,7 @@ class _Names:
         folder = self._root
         for depth in range(1, len(parts)):
             folder /= self._unique(folder, tuple(parts[:depth]))
-        stem, suffix = _split(parts[-1])
+        stem, suffix = _split(parts[-1], self._wanted)
         return folder / (self._unique(folder, (*parts[:-1], stem)) + suffix)
 
     def _unique(self, folder: Path, original: tuple[str, ...]) -> str:
@@ -164,10 +168,10 @@ class _Names:
         return self._given[original]
 
 
-def _split(name: str) -> tuple[str, str]:
+def _split(name: str, wanted: Set[str]) -> tuple[str, str]:
     """The stem and the extensions that matter: ``a.png.txt`` is the text of ``a.png``."""
     stem, suffix = name, ""
-    while (last := PurePosixPath(stem).suffix) and last.lower() in EXTENSIONS | _TEXT:
+    while (last := PurePosixPath(stem).suffix) and last.lower() in wanted:
         stem, suffix = stem.removesuffix(last), last + suffix
     return stem, suffix
 

@@ -117,7 +117,7 @@ def _find(
         skip = [folder for folder in written if folder.resolve() != source.resolve()]
         return sources.from_folder(source, captions, lines=lines, skip=skip, inside=inside)
     if source.is_file() and is_archive(source):
-        unpacked = unpack(source, unpack_to / f"unpacked-{what}", should_stop=should_stop)
+        unpacked = unpack(source, unpack_to / f"unpacked-{what}", captions=captions.extensions, should_stop=should_stop)
         found = sources.from_folder(unpacked.folder, captions, lines=lines, read_ours=True)
         found.rejected += unpacked.rejected
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -265,3 +266,14 @@ def test_new_hints_at_their_defaults_leave_a_datasets_hash(tmp_path: Path) -> No
     assert header["training"] == {
         "shuffle_caption": False, "keep_tokens": 1, "caption_dropout": 0.0, "tag_dropout": 0.0, "flip": False
     }  # fmt: skip
+
+
+def test_an_archive_brings_every_kind_of_caption(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "set", 3)
+    write(folder / ".0_meta.json", {"tags": {"waifuc": 1.0}})
+    write(folder / "1.png.json", ["hydrus"])
+    write(folder / "2.mine", "own ending")
+    shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
+    settings = PrepareSettings(trigger="tok", resolution=64, captions=CaptionSettings(extensions=(".mine",)))
+    made = prepare(tmp_path / "packed.zip", tmp_path / "out", settings).dataset
+    assert sorted(item.caption for item in made.items) == ["tok, hydrus", "tok, own ending", "tok, waifuc"]
