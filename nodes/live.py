@@ -16,6 +16,7 @@ from PIL import Image
 from server import PromptServer
 
 from ..trainer import events
+from ..trainer.dataset.names import readable
 from ..trainer.image_file import load_image
 from .images import keep_graph
 from .wording import on_the_canvas
@@ -37,7 +38,7 @@ def say(node_id: str | None, text: str) -> None:
     """Show ``text`` in the node."""
     server = getattr(PromptServer, "instance", None)
     if node_id is not None and server is not None:
-        server.send_progress_text(text, node_id)
+        server.send_progress_text(readable(text), node_id)  # names of files need not be text
 
 
 def show_lora(node_id: str | None, name: str) -> None:
@@ -113,7 +114,7 @@ class TrainingView:
         elif isinstance(event, events.Sample):
             preview = _open(event.path)
         elif isinstance(event, events.Warning_):
-            log.warning("training: %s", event.message)
+            log.warning("training: %s", readable(event.message))
         elif isinstance(event, events.Done):
             self._step = self._steps
         self._show(text, preview)

@@ -1,4 +1,7 @@
-"""Values of menus, held against their menu: ComfyUI 0.3.64 takes whatever a program sends, later versions refuse it themselves."""
+"""What a program sends to a node, looked at before the node is called.
+
+ComfyUI 0.3.64 takes whatever value for a menu, later versions refuse it themselves; none looks at what a text holds.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from comfy_api.latest import io
 
 from ..trainer.errors import UserError
 from .failures import readable
+from .texts import require_text
 
 
 def with_menus_checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """``node``, whose call refuses a value that is not in its menu."""
+    """``node``, whose call refuses a value that is not in its menu, and a text that no file can hold."""
     honest = node.execute.__func__
     if hasattr(honest, "__wrapped__"):
         return node
@@ -21,6 +25,7 @@ def with_menus_checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     @functools.wraps(honest)
     def execute(cls: Any, *arguments: Any, **values: Any) -> io.NodeOutput:
         with readable():
+            require_text(values)
             require_listed(cls.define_schema().inputs, values)
         return honest(cls, *arguments, **values)
 

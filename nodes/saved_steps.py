@@ -8,6 +8,7 @@ from typing import Any
 from ..trainer import events
 from ..trainer.errors import UserError
 from ..trainer.files import file_stamp, resolve_below
+from ..trainer.resume import state_folders
 from ..trainer.runs import read_events
 from .folders import runs_dir
 from .prompts import numbers
@@ -19,7 +20,7 @@ FROM_INPUT = "(lora input)"
 def saved_loras(run: Path) -> dict[int, Path]:
     """The LoRA files that a run kept beside its states, by step."""
     found: dict[int, Path] = {}
-    for folder in run.glob("checkpoints/step-*"):
+    for folder in state_folders(run / "checkpoints"):
         number = folder.name.removeprefix("step-")
         files = sorted(folder.glob(f"*-{number}.safetensors"))
         if number.isdigit() and files:

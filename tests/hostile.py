@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -90,6 +91,16 @@ def altered(whole: Path, target: Path, key: str, change: Callable[[torch.Tensor]
     tensors[key] = change(tensors[key]).contiguous()
     save_file(tensors, target)
     return target
+
+
+def eps() -> bytes:
+    """An image for which Pillow, left to itself, starts Ghostscript."""
+    return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n9 9 lineto stroke showpage\n%%EOF\n"
+
+
+def data_url(data: bytes, kind: str = "png") -> str:
+    """``data`` as LoRA files hold their thumbnails."""
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
 def vast_picture() -> bytes:

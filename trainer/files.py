@@ -88,9 +88,12 @@ def move_new(source: Path, target: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write ``data`` (text as UTF-8, newlines unchanged) to ``path`` so that a reader never sees half of it."""
+    r"""Write ``data`` (text as UTF-8, newlines unchanged) to ``path`` so that a reader never sees half of it.
+
+    Half a character (a lone surrogate, as names of files and JSON may hold them) is written as ``\ud800``, which JSON reads as the same.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        temporary.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
 
 
 def remove_partial(*folders: Path) -> None:
@@ -207,6 +210,25 @@ def read_regular(path: Path, limit: int) -> bytes:
     return data
 
 
+def is_link(path: Path) -> bool:
+    """Whether ``path`` is a symbolic link or a junction."""
+    if sys.platform == "win32" and path.exists():
+        return path.is_symlink() or path.lstat().st_reparse_tag == stat.IO_REPARSE_TAG_MOUNT_POINT
+    return path.is_symlink()
+
+
+def require_own_file(path: Path) -> None:
+    """Refuse ``path``, to which is appended, where something else than a file of our own stands: a link would lead the writing elsewhere,
+    a pipe would never take it. Raises UserError."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return
+    if is_link(path) or not stat.S_ISREG(status.st_mode):
+        what = "a link" if is_link(path) else "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise UserError(f"{path} is {what}, not a file.", "Remove it, and start again.", kind="path")
+
+
 def expand_home(path: str) -> Path:
     """``path`` with a leading ``~`` or ``~name`` replaced by that user's home folder. Raises UserError when there is no such user."""
     try:
@@ -230,8 +252,8 @@ def file_stamp(path: str | Path) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    """The SHA-256 of a regular file's bytes, in hex. Raises OSError for a device or a pipe, too."""
+    with os.fdopen(open_regular(path), "rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)

@@ -22,7 +22,7 @@ from .continuing import lora_identity, require_lora
 from .datasets import open_training
 from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
-from .files import remove_partial, require_short_path, write_atomic
+from .files import remove_partial, require_own_file, require_short_path, write_atomic
 from .following import Tail, end
 from .hints import about_the_disk
 from .job import settle
@@ -30,7 +30,7 @@ from .locks import locked
 from .objective import chosen_prediction
 from .prune import prune
 from .publish import publish, restore
-from .resume import newest_step, state_folder
+from .resume import newest_step, state_folder, state_folders
 from .runs import RunFolder, RunResult, cache_folder, read_samples, run_folder, run_identity
 from .text_file import read_text
 from .verdict import failure, hung, only_follows
@@ -128,7 +128,9 @@ def command(run: RunFolder) -> list[str]:
 def write_inputs(run: RunFolder, config: RunConfig, accelerate_config: Path | None = None) -> None:
     """Make the run folder with the two files that the child is started with. Raises UserError for a configuration that is no text."""
     run.path.mkdir(parents=True, exist_ok=True)
-    remove_partial(run.path, run.checkpoints, run.samples, *run.checkpoints.glob("step-*"))
+    for path in (run.events, run.log):
+        require_own_file(path)
+    remove_partial(run.path, run.checkpoints, run.samples, *state_folders(run.checkpoints))
     write_atomic(run.config, config.to_json())
     text = _accelerate_config(config) if accelerate_config is None else _given_config(accelerate_config)
     write_atomic(run.path / "accelerate.yaml", text)

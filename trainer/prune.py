@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import UserError
-from .resume import STATE_FILES
+from .resume import STATE_FILES, state_folders
 from .runs import RunFolder
 
 _DAY = 86_400
@@ -74,7 +74,7 @@ def _is_older(file: Path, days: float) -> bool:
 @contextmanager
 def _spare_states(folder: Path, finished_days: float) -> Iterator[list[Path]]:
     """The state files of a run that finished so many days ago and that nobody is training, nor can begin to inside the block."""
-    states = [path for name in STATE_FILES for path in folder.glob(f"checkpoints/step-*/{name}") if path.is_file()]
+    states = [path / name for name in STATE_FILES for path in state_folders(folder / "checkpoints") if (path / name).is_file()]
     lora = next((file for file in folder.glob("*.safetensors")), None)
     if (
         not states

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import PARTIAL, replace, sha256_file, write_atomic
+from .files import PARTIAL, is_link, read_regular, replace, sha256_file, write_atomic
 from .records import sealed, unsealed
 
 _STATE = "state.pt"
 _RECORD = "state.json"
 _OLD_RECORD = ("step", "sha256")  # what a record held before it had a checksum of itself
 STATE_FILES = (_STATE, _RECORD)
+_MAX_RECORD = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Saved:
 def state_folder(folder: Path, step: int) -> Path:
     """Where the state after ``step`` lies."""
     return folder / f"step-{step:06d}"
+
+
+def state_folders(folder: Path) -> list[Path]:
+    """The folders of states. One that is a link is not ours: what lies behind it is neither read nor deleted."""
+    return [path for path in folder.glob("step-*") if not is_link(path)]
 
 
 def save(folder: Path, step: int, values: Mapping[str, Any], *, run: str = "") -> Saved:
@@ -53,7 +59,9 @@ def save(folder: Path, step: int, values: Mapping[str, Any], *, run: str = "") -
             file.flush()
             os.fsync(file.fileno())
         write_atomic(partial / _RECORD, sealed({"step": step, "run": run, "sha256": sha256_file(partial / _STATE)}))
-        if final.exists():
+        if is_link(final) or final.is_file():
+            final.unlink()
+        elif final.exists():
             shutil.rmtree(final)
         replace(partial, final)
     finally:
@@ -73,6 +81,8 @@ def newest(
         if not any((path / name).exists() for name in STATE_FILES):  # pruned; a LoRA may still lie in it
             continue
         try:
+            if is_link(path):
+                raise ValueError("it is a link")
             return _read(path, run, last_step)
         except Exception as error:  # a damaged or foreign file makes torch raise anything, and an earlier state may be whole
             if skipped is not None:
@@ -86,7 +96,7 @@ def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str,
 
     step = _number(path)
     try:
-        record = unsealed((path / _RECORD).read_text(encoding="utf-8"), without=_OLD_RECORD)
+        record = unsealed(read_regular(path / _RECORD, _MAX_RECORD).decode(), without=_OLD_RECORD)
     except (OSError, ValueError) as error:
         raise ValueError(f"its {_RECORD} cannot be trusted: {error}") from error
     if record.get("step") != step:
@@ -109,13 +119,13 @@ def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str,
 
 def newest_step(folder: Path) -> int:
     """The step of the newest state, without reading it; 0 without any."""
-    return max((_number(path.parent) for path in folder.glob(f"step-*/{_STATE}")), default=0)
+    return max((_number(path) for path in state_folders(folder) if (path / _STATE).exists()), default=0)
 
 
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the ``keep`` newest states (0 keeps all). The LoRA files beside them stay."""
-    old = sorted(folder.glob(f"step-*/{_STATE}"), key=lambda path: _number(path.parent), reverse=True)[keep:] if keep else []
-    for path in old:
+    states = [path / _STATE for path in state_folders(folder) if (path / _STATE).exists()]
+    for path in sorted(states, key=lambda path: _number(path.parent), reverse=True)[keep:] if keep else []:
         with suppress(OSError):  # one that another program has open can stay for now
             path.with_name(_RECORD).unlink(missing_ok=True)
             path.unlink()

@@ -18,9 +18,10 @@ from typing import Any
 
 from . import __version__, events
 from .config import RunConfig
-from .files import expand_home, safe_name, sha256_file, write_atomic
+from .files import expand_home, read_regular, safe_name, sha256_file, write_atomic
 from .records import sealed, unsealed
 
+_MAX_RECORD, _MAX_LOG = 1 << 20, 1 << 31  # bytes
 _OLD_RESULT = ("lora_sha256", "steps", "loss", "seconds", "version")  # what a result held before it had a checksum
 
 
@@ -119,14 +120,17 @@ class RunFolder:
     def lora_digest(self) -> str:
         """The SHA-256 of the LoRA that the run finished with; empty where it did not finish or its result is damaged."""
         try:
-            return str(unsealed(self.result.read_text(encoding="utf-8"), without=_OLD_RESULT)["lora_sha256"])
+            return str(unsealed(self._read_result(), without=_OLD_RESULT)["lora_sha256"])
         except (OSError, ValueError, KeyError):
             return ""
+
+    def _read_result(self) -> str:
+        return read_regular(self.result, _MAX_RECORD).decode("utf-8")
 
     def finished(self) -> RunResult | None:
         """The result of a complete and undamaged run, else None."""
         try:
-            data = unsealed(self.result.read_text(encoding="utf-8"), without=_OLD_RESULT)
+            data = unsealed(self._read_result(), without=_OLD_RESULT)
             if sha256_file(self.lora) != data["lora_sha256"]:
                 return None
             return RunResult(
@@ -177,9 +181,9 @@ def read_samples(path: Path) -> tuple[SampleImage, ...]:
 
 
 def read_events(path: Path) -> list[events.Event]:
-    """All events of a log; lines that are not events are skipped. Empty when there is no log."""
+    """All events of a log; lines that are not events are skipped. Empty when there is no log, or something else in its place."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_regular(path, _MAX_LOG).decode("utf-8", "replace").splitlines()
     except OSError:
         return []
     return [event for line in lines if (event := events.decode(line)) is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 import subprocess
@@ -24,12 +23,7 @@ from trainer.lorafile.edit import edited
 from trainer.lorafile.thumbnail import from_data_url
 
 ROOT = Path(__file__).resolve().parents[3]
-EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n9 9 lineto stroke showpage\n%%EOF\n"
-
-
-def data_url(data: bytes, kind: str = "png") -> str:
-    """The bytes as other programs put them into modelspec.thumbnail."""
-    return f"data:image/{kind};base64," + base64.b64encode(data).decode()
+EPS = hostile.eps()
 
 
 def lora_file(path: Path, metadata: dict[str, str] | None = None) -> Path:
@@ -39,12 +33,12 @@ def lora_file(path: Path, metadata: dict[str, str] | None = None) -> Path:
 
 
 def _thumbnail(folder: Path) -> None:
-    found = card(lora_file(folder / "a.safetensors", {"modelspec.thumbnail": data_url(EPS)}))
+    found = card(lora_file(folder / "a.safetensors", {"modelspec.thumbnail": hostile.data_url(EPS)}))
     assert (found.thumbnail, found.problem) == ("", "")
 
 
 def _information(folder: Path) -> None:
-    assert inspect_lora(lora_file(folder / "a.safetensors", {"modelspec.thumbnail": data_url(EPS, "eps")})).thumbnail is None
+    assert inspect_lora(lora_file(folder / "a.safetensors", {"modelspec.thumbnail": hostile.data_url(EPS, "eps")})).thumbnail is None
 
 
 def _preview(folder: Path) -> None:
@@ -118,14 +112,14 @@ def test_pixels_and_bytes_are_limited_before_anything_is_decoded(tmp_path: Path,
         load_image(path, max_bytes=1000)
     with pytest.raises(OSError, match="more than"):
         load_image(vast, max_bytes=1000)
-    assert from_data_url(data_url(vast)) is None
-    assert from_data_url(data_url(encoded((4097, 4096)))) is None
+    assert from_data_url(hostile.data_url(vast)) is None
+    assert from_data_url(hostile.data_url(encoded((4097, 4096)))) is None
 
 
 def test_vast_images_make_no_thumbnail(tmp_path: Path) -> None:
     vast = hostile.vast_picture()
     (tmp_path / "a.preview.png").write_bytes(vast)
-    assert card(lora_file(tmp_path / "a.safetensors", {"modelspec.thumbnail": data_url(vast)})).thumbnail == ""
+    assert card(lora_file(tmp_path / "a.safetensors", {"modelspec.thumbnail": hostile.data_url(vast)})).thumbnail == ""
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
