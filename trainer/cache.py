@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .dataset import Dataset, Item
+from .disk_errors import free_bytes
 from .errors import Cancelled, UserError
 from .families import PLAIN_TEXT, Checkpoint, Family, TextSettings
 from .files import atomic_path, read_regular
 from .frozen_lora import merge_into
-from .hints import free_bytes, is_out_of_memory
+from .hints import is_out_of_memory
 from .imports import import_text_models
 from .weighted_prompts import encode_keys
 

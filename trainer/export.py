@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,11 @@ class Exporter:
     started_at: float
     prediction: Prediction = EPSILON
     frozen: Sequence[lorafile.LoraModule] = ()  # layers of ``base.lora`` that are not trained
+
+    @cached_property
+    def base_legacy_hash(self) -> str:
+        """A1111's short hash of the checkpoint. Ask for it while the checkpoint is there."""
+        return lorafile.legacy_hash(self.checkpoint.path) if self.checkpoint.kind == "file" else ""
 
     def write(
         self, path: Path, weights: Mapping[str, torch.Tensor], *, step: int, loss: float, thumbnail: Image.Image | None = None
@@ -80,7 +86,7 @@ class Exporter:
             alpha=config.network.alpha,
             base_name=self.checkpoint.name,
             base_hash=self.base_identity if self.checkpoint.kind == "file" else "",
-            base_legacy_hash=lorafile.legacy_hash(self.checkpoint.path) if self.checkpoint.kind == "file" else "",
+            base_legacy_hash=self.base_legacy_hash,
             prediction_type=self.prediction.kind,
             targets=config.network.targets,
             network_dropout=config.network.dropout or None,

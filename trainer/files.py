@@ -14,7 +14,7 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
 from filelock import FileLock
@@ -49,6 +49,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         replace(temporary, path)
+    except Exception as error:
+        if getattr(error, "filename", None) in (None, str(temporary)):  # libraries' own errors have none, too
+            with suppress(AttributeError):
+                error.filename = str(path)  # type: ignore[attr-defined]
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .disk_errors import about_the_disk
 from .errors import UserError
 from .processes import current
 
 # a drive or folder that is not there, a file where a folder should be (or the other way round), too long a name
 _NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
-_IN_USE = (32, 33, 1224)  # Windows' ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION and ERROR_USER_MAPPED_FILE
-_FULL_BYTES = 1 << 20  # with less than this free, a write that failed failed for lack of space
-
 
 LOST = "lost"  # kind of the error of a process whose companion ended
 _LOST_SIGNS = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "NCCL error", "remote process exited")
@@ -45,28 +41,6 @@ def memory_hint(needed: float, savings: Sequence[tuple[str, float]]) -> str:
     return f"What helps most: {change} (about {less:.1f} GB instead of {needed:.1f} GB).{then} Or {_SMALLER}."
 
 
-def disk_full(folder: Path) -> UserError:
-    """What to tell when the file system of ``folder`` has no room left."""
-    free = free_bytes(folder)
-    return UserError(
-        f"The disk is full: {folder} has {free / 2**20:.1f} MB left.",
-        "Free some space there and start again: what was finished is kept, and a run resumes from its last checkpoint.",
-        kind="disk",
-    )
-
-
-def is_disk_full(error: BaseException, folder: Path) -> bool:
-    """Whether ``error`` came from a full disk; torch and safetensors raise errors of their own for a write that failed in ``folder``."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows knows no quota error
-    text = str(error).lower()
-    if "no space left" in text or "os error 28" in text or ("write" in text and lacks_space(folder)):
-        return True
-    # torch.save ends in "unexpected pos": what it was handling then is the system's error
-    before = error.__cause__ or error.__context__
-    return before is not None and is_disk_full(before, folder)
-
-
 def first_line(error: BaseException) -> str:
     """What ``error`` says, in a line of at most 200 characters; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -79,42 +53,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return no_memory or any(words in text for words in _NO_MEMORY)
 
 
-def lacks_space(folder: Path) -> bool:
-    """Whether the file system of ``folder`` is as good as full."""
-    return free_bytes(folder) < _FULL_BYTES
-
-
-def not_writable(error: BaseException) -> bool:
-    """Whether ``error`` came from a folder that must not be written to, or a file system that cannot be."""
-    return isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS)
-
-
-def free_bytes(folder: Path) -> int:
-    """What the file system of ``folder``, which need not exist yet, has left."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def about_the_disk(error: OSError, folder: Path) -> UserError | None:
-    """What to tell of a write into ``folder`` that failed because there is no room or no permission; None for another failure."""
-    if is_disk_full(error, folder):
-        return disk_full(folder)
-    if not_writable(error):
-        message = f"{error.filename or folder} cannot be written: {error.strerror}."
-        if getattr(error, "winerror", None) in _IN_USE:
-            hint = "Another program has it open, or a virus scanner or a sync client looks at it: close that, and start again."
-        elif sys.platform == "win32":
-            hint = "Make the folder writable, close what has the file open, or choose another folder."
-        else:
-            hint = "Make the folder writable, or choose another one."
-        return UserError(message, hint, kind="permission")
-    return None
-
-
 def about_the_file(error: OSError) -> UserError | None:
     """What to tell of an ``error`` that names its file: about the disk, or that there is no such place; None for another failure."""
-    told = about_the_disk(error, Path(os.path.dirname(str(error.filename or "")) or "."))
+    told = about_the_disk(error, Path(os.path.dirname(str(error.filename or "")) or os.curdir))
     if told is None and error.filename and error.errno in _NO_SUCH_PLACE:
         told = UserError(f"{error.filename}: {error.strerror}.", "Check the path: every folder in it, and that no name is too long.")
     return told
@@ -128,8 +69,8 @@ def explain(error: BaseException, folder: Path) -> UserError:
     first = text.splitlines()[0] if text else type(error).__name__
     if is_out_of_memory(error):
         return UserError(f"Out of memory: {first}", _MEMORY_HINT, kind="memory")
-    if is_disk_full(error, folder):
-        return disk_full(folder)
+    if not isinstance(error, OSError) and (told := about_the_disk(error, folder)) is not None:
+        return told
     if current().world > 1 and any(sign in text for sign in _LOST_SIGNS):
         return UserError(f"Another process of this run was lost: {first}", "child.log in the run folder says which, and why.", kind=LOST)
     if isinstance(error, OSError) and (told := about_the_disk(error, folder)) is not None:

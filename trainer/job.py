@@ -60,17 +60,36 @@ class Job:
     between_steps: threading.Lock
     processes: Processes
     frozen: Sequence[LoraModule]  # layers of ``base.lora`` that act but are not trained
+    checkpoint_mark: list[tuple[int, int]]  # of its files when the run began
     unet: Ahead[dict[str, torch.Tensor]] | None  # what ``Family.read_unet`` gives, where it is being read already
 
     def explained(self, error: Exception) -> UserError:
         """``error`` for the user; when memory ran out, with the setting that would help this run most."""
         failure = explain(error, self.run.path)
+        if failure.kind == "internal" and not all(file.exists() for file in _files(self.checkpoint).values()):
+            try:
+                self.require_checkpoint()
+            except UserError as gone:
+                return gone
         if failure.kind != "memory" or isinstance(error, UserError):
             return failure
         memory_with = _memory_with(self.config, self.dataset, self.family, self.checkpoint, self.device, Models())
         with suppress(Exception):  # the general hint is better than none
             failure.hint = memory_hint(self.plan.memory_gb, savings(self.plan, memory_with))
         return failure
+
+    def require_checkpoint(self) -> None:
+        """Refuse to read from a checkpoint, or its VAE, that was deleted, moved or replaced since the run began. Raises UserError."""
+        files = _files(self.checkpoint)
+        gone = next((what for what, file in files.items() if not file.exists()), "")
+        if gone:
+            raise UserError(f"{gone} was deleted or moved while the run needed it.", "Put it back, and start again.", kind="checkpoint")
+        if _mark(self.checkpoint) != self.checkpoint_mark and self.checkpoint.identity(self.cache.folder) != self.cache.identity:
+            raise UserError(
+                f"{' or '.join(files)} was replaced by another while the run needed it.",
+                "Put the first one back, and start again.",
+                kind="checkpoint",
+            )
 
     @property
     def writes(self) -> bool:
@@ -92,6 +111,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     device = devices.pick_device(settings.training.device)
     dataset, held_out, regularisation = open_training(settings)
     checkpoint = open_checkpoint(settings.base.checkpoint, settings.base.vae)
+    mark = _mark(checkpoint)
     family = family_of(checkpoint)
     settings = _settled(settings, dataset, family, checkpoint, device)
     prediction = objective.chosen_prediction(family.prediction(checkpoint), settings.objective, checkpoint.name)
@@ -155,6 +175,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
         between_steps=threading.Lock(),
         processes=processes,
         frozen=frozen,
+        checkpoint_mark=mark,
         unet=unet,
     )
     return job, start
@@ -189,6 +210,24 @@ def _start(run: RunFolder, steps: int, emit: Emitter) -> Start:
         which = "this saved state is" if len(skipped) == 1 else "these saved states are"
         emit(events.Warning_(f"The run {where}, because {which} not usable: {'; '.join(skipped)}."))
     return start
+
+
+def _files(checkpoint: Checkpoint) -> dict[str, Path]:
+    """The files that stand for a checkpoint and its VAE, by what they are called in messages."""
+    files = {f"The checkpoint {checkpoint.path}": checkpoint.path if checkpoint.kind == "file" else checkpoint.path / "model_index.json"}
+    if (vae := checkpoint.vae) is not None:
+        files[f"The VAE {vae.path}"] = vae.path / "config.json" if vae.folder else vae.path
+    return files
+
+
+def _mark(checkpoint: Checkpoint) -> list[tuple[int, int]]:
+    """Sizes and times of the files of a checkpoint; fewer where one is not there."""
+    marks = []
+    for file in _files(checkpoint).values():
+        with suppress(OSError):
+            status = file.stat()
+            marks.append((status.st_size, status.st_mtime_ns))
+    return marks
 
 
 def _require_same_inputs(run: RunFolder, settings: config.RunConfig, dataset: Dataset, cache: Cache, start: str) -> None:

@@ -35,6 +35,8 @@ class Keeper:
             job.prediction,
             job.frozen,
         )
+        if job.writes:
+            _ = self._exporter.base_legacy_hash  # later the checkpoint may be gone, and it is needed for nothing else
 
     @property
     def step(self) -> int:

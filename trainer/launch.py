@@ -20,11 +20,11 @@ from . import devices, events, lorafile
 from .config import RunConfig, absolute
 from .continuing import lora_identity, require_lora
 from .datasets import open_training
+from .disk_errors import about_the_disk, from_exit_status
 from .errors import Cancelled, UserError
 from .families import family_of, open_checkpoint
 from .files import remove_partial, require_own_file, require_short_path, write_atomic
 from .following import Tail, end
-from .hints import about_the_disk
 from .job import settle
 from .locks import locked
 from .objective import chosen_prediction
@@ -212,7 +212,9 @@ def _run_child(
     if stopping and not isinstance(last, events.Stopped | events.Done | events.Error):
         kept = newest_step(run.checkpoints)
         goes_on = f"from step {kept}" if kept else "from the start"
-        tell(events.Warning_(f"The training child did not save its state in time and was killed; queued again, the run goes on {goes_on}."))
+        untold = from_exit_status(child.returncode, run.path)
+        why = "The training child did not save its state in time and was killed" if untold is None else untold.message.removesuffix(".")
+        tell(events.Warning_(f"{why}; queued again, the run goes on {goes_on}."))
         tell(events.Stopped(kept, str(state_folder(run.checkpoints, kept)) if kept else ""))
     if stopping or isinstance(last, events.Stopped):
         raise Cancelled

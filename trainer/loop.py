@@ -15,6 +15,7 @@ from pathlib import Path
 from . import config, events
 from .child import Emitter, Silent, watch_parent
 from .devices import Queue
+from .disk_errors import exit_status
 from .errors import Cancelled
 from .feed import Feed, Portion
 from .hints import explain
@@ -64,10 +65,15 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
         failure = explain(error, folder) if trainer is None else trainer.job.explained(error)
         with suppress(OSError):  # the log is on the disk that may be full
             traceback.print_exc()
+        if trainer is not None and failure.kind == "checkpoint":
+            failure.hint = f"{failure.hint} {trainer.save_step()}"
         if not first:
             time.sleep(_FAREWELL_SECONDS)  # most often the first process fails of the same and tells it
             emit = Emitter(run.events)
-        emit(events.Error(failure.kind, failure.message, failure.hint))
+        try:
+            emit(events.Error(failure.kind, failure.message, failure.hint))
+        except OSError as unsaid:  # then the exit status tells the parent why
+            return exit_status(error, unsaid) or FAILED
         return FAILED
 
 
@@ -139,11 +145,19 @@ class Trainer:
                 step = self._start.step if keeper is None else keeper.saved_step
                 job.emit(events.Stopped(step, str(state_folder(job.run.checkpoints, step)) if step else ""))
             except Exception as error:  # nothing may keep a child alive that was told to stop
-                failure = explain(error, job.run.path)
+                failure, status = explain(error, job.run.path), exit_status(error) or FAILED
                 job.emit(events.Error(failure.kind, failure.message, failure.hint))
-                status = FAILED
             finally:
                 os._exit(status)
+
+    def save_step(self) -> str:
+        """Save the last complete step of a run that fails for a reason outside of it; where the run then resumes, in words."""
+        keeper = self._keeper
+        if keeper is not None and self.job.writes and keeper.saved_step < keeper.step:
+            with suppress(Exception), self.job.between_steps:  # the failure is what matters
+                keeper.save_now()
+        step = self._start.step if keeper is None else keeper.saved_step
+        return f"The run resumes at step {step}." if step else ""
 
 
 def _look_for_garbage() -> None:

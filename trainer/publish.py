@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .disk_errors import about_the_disk
 from .errors import UserError
 from .files import PARTIAL, expand_home, move_new, remove_partial, sha256_file, write_atomic
-from .hints import about_the_disk
 from .runs import RunFolder
 
 _OURS = f"{PARTIAL}lora-"  # in a folder of LoRAs: locked while it is written, so that what a killed process left can be told

@@ -34,6 +34,7 @@ def make_sample_images(job: Job, feed: Feed, learner: Learner, teller: Teller, e
         return
     import torch
 
+    job.require_checkpoint()  # before minutes are spent on what could not be decoded
     with learner.averaged():
         latents = _sample_latents(job, feed, learner)
     vae: Any = job.family.load_vae(job.checkpoint, torch.float32).to(job.device)

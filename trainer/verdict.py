@@ -7,11 +7,13 @@ import signal
 from pathlib import Path
 
 from . import events
+from .disk_errors import file_too_large, from_exit_status, probe
 from .errors import UserError
-from .hints import LOST, disk_full, lacks_space
+from .hints import LOST
 from .runs import RunFolder
 
 _TAIL_LINES = 15
+_TOO_LARGE = getattr(signal, "SIGXFSZ", None)  # Python ignores it, not every library
 
 
 def hung(run: RunFolder, last: events.Event | None, silent: float) -> UserError:
@@ -36,8 +38,11 @@ def failure(run: RunFolder, status: int, last: events.Event | None, log_start: i
     if isinstance(last, events.Error) and last.kind != LOST:
         shown = "" if last.kind not in ("internal",) else f"\nThe child's last lines:\n{lines}"
         return UserError(f"Training failed: {last.message}{shown}", last.hint, kind=last.kind)
-    if lacks_space(run.path):  # then the child could not even log its error
-        return disk_full(run.path)
+    if _TOO_LARGE is not None and status == -_TOO_LARGE:
+        return file_too_large(run.path)
+    # a child that cannot write could not even log its error; of several processes the status is their launcher's
+    if (untold := from_exit_status(status, run.path) or probe(run.path)) is not None:
+        return untold
     cause = _lost_process(run.log, log_start) or (f"killed by {_signal(-status)}" if status < 0 else f"exit status {status}")
     if status == 137 or "SIGKILL" in cause or "SIGKILL" in lines:  # the lines of a launcher that was given
         hint = "The system killed it, most often because memory ran out: try gradient checkpointing, a smaller resolution or bf16."

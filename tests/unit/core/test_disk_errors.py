@@ -1,0 +1,259 @@
+"""Disks that take no more for another reason than that they are full, really caused: what is said, and what is kept."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.unit.core.helpers import UNDISTURBED, configuration, train_here
+from tests.unit.core.test_faults import half_files, when
+from trainer import events, launch
+from trainer.disk_errors import about_the_disk, exit_status, from_exit_status
+from trainer.errors import UserError
+from trainer.learner import Learner
+
+pytestmark = pytest.mark.slow
+# A library that makes writes below a folder fail with the error of a number, from the moment on at which a file is there
+_SHIM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+ssize_t write(int file, const void *data, size_t size) {
+    static ssize_t (*real)(int, const void *, size_t);
+    char link[64], path[4096];
+    if (!real) real = dlsym(RTLD_NEXT, "write");
+    const char *folder = getenv("FAIL_FOLDER"), *trigger = getenv("FAIL_TRIGGER"), *number = getenv("FAIL_ERRNO");
+    if (folder && trigger && number && access(trigger, F_OK) == 0) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+        ssize_t length = readlink(link, path, sizeof path - 1);
+        if (length > 0 && !strncmp(path, folder, strlen(folder))) { errno = atoi(number); return -1; }
+    }
+    return real(file, data, size);
+}
+"""
+
+
+def at(step: int, act: Callable[[], object]) -> Callable[[events.Event], None]:
+    """Do ``act`` when a step has been done."""
+    return when(lambda event: isinstance(event, events.Step) and event.step == step, lambda: (act(), None)[1])
+
+
+def resumed_at(told: list[events.Event]) -> list[int]:
+    return [event.start_step for event in told if isinstance(event, events.Plan)]
+
+
+def mounted(folder: Path, *arguments: str) -> Path:
+    """Mount something at ``folder``, which is made; the test is skipped where that cannot be done."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("NOT CHECKED: a disk can be mounted only on Linux and as root")
+    folder.mkdir()
+    done = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"NOT CHECKED: {' '.join(arguments)} cannot be mounted here ({done.stderr.strip()})")
+    return folder
+
+
+@pytest.fixture
+def few_files(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for megabytes, and for 200 files."""
+    folder = mounted(tmp_path / "few", "-t", "tmpfs", "-o", "size=64m,nr_inodes=200", "tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Iterator[Path]:
+    """An ext4 file system of its own, which can be made to fail as one on a broken drive does."""
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    if shutil.which("mkfs.ext4") is None or subprocess.run(["mkfs.ext4", "-q", image], check=False).returncode:
+        pytest.skip("NOT CHECKED: no ext4 file system can be made here")
+    folder = mounted(tmp_path / "drive", "-o", "loop", str(image))
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def failing_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], Callable[[], None]]:
+    """Arrange that children's writes below a folder fail with an error, once the function that is given back was called."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("NOT CHECKED: there is no C compiler to make writes fail with")
+    (tmp_path / "shim.c").write_text(_SHIM, encoding="utf-8")
+    library, trigger = tmp_path / "shim.so", tmp_path / "now"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, tmp_path / "shim.c", "-ldl"], check=True)
+
+    def arrange(folder: Path, number: int) -> Callable[[], None]:
+        for name, value in {"LD_PRELOAD": library, "FAIL_FOLDER": folder, "FAIL_TRIGGER": trigger, "FAIL_ERRNO": number}.items():
+            monkeypatch.setenv(name, str(value))
+        return trigger.touch
+
+    return arrange
+
+
+@pytest.mark.usefixtures("quick_children")
+def test_a_disk_without_room_for_another_file_says_so_and_not_that_it_is_full(
+    few_files: Path, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
+) -> None:
+    def use_up() -> None:
+        with suppress(OSError):
+            for number in range(1000):
+                (few_files / f"small {number}").touch()
+
+    config = configuration(shallow_checkpoint, dataset_folder, few_files, UNDISTURBED)
+    with pytest.raises(UserError) as caught:
+        launch.train(config, on_event=at(3, use_up))
+    assert caught.value.kind == "disk"
+    assert "no room for another file" in caught.value.message
+    assert str(few_files) in caught.value.message
+    assert "full" not in caught.value.message
+    assert not half_files(few_files)
+    for path in few_files.glob("small *"):
+        path.unlink()
+    told: list[events.Event] = []
+    assert launch.train(config, on_event=told.append).lora.read_bytes() == expected
+    assert resumed_at(told) == [2]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EDQUOT, "quota"), (errno.ENOSPC, "takes no more data, although"), (errno.EIO, "reports an error")],
+    ids=["quota", "no space but free space is shown", "input/output error"],
+)
+def test_a_child_that_cannot_even_log_its_error_is_understood(
+    number: int,
+    words: str,
+    failing_writes: Callable[[Path, int], Callable[[], None]],
+    shallow_checkpoint: Path,
+    dataset_folder: Path,
+    expected: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = tmp_path / "runs"
+    fail = failing_writes(runs, number)
+    if number == errno.ENOSPC and shutil.disk_usage(tmp_path).free < 3 << 30:
+        pytest.skip("NOT CHECKED: the disk has no 3 GB free")
+    config = configuration(shallow_checkpoint, dataset_folder, runs, UNDISTURBED)
+    with pytest.raises(UserError) as caught:
+        launch.train(config, on_event=at(3, fail))
+    assert caught.value.kind == "disk"
+    assert words in caught.value.message
+    assert str(runs) in caught.value.message
+    assert "start again" in caught.value.hint
+    assert "Traceback" not in str(caught.value)
+    monkeypatch.delenv("LD_PRELOAD")
+    told: list[events.Event] = []
+    assert launch.train(config, on_event=told.append).lora.read_bytes() == expected
+    assert resumed_at(told)[0] >= 2
+
+
+@pytest.mark.usefixtures("quick_children")
+def test_a_drive_that_becomes_read_only_in_mid_run_is_named(drive: Path, shallow_checkpoint: Path, dataset_folder: Path) -> None:
+    config = configuration(shallow_checkpoint, dataset_folder, drive / "runs", UNDISTURBED)
+    # what the kernel does when it finds an ext4 file system damaged
+    with pytest.raises(UserError) as caught:
+        launch.train(config, on_event=at(3, lambda: subprocess.run(["mount", "-o", "remount,abort", drive], check=False)))
+    assert (caught.value.kind, "read-only" in caught.value.hint.lower()) == ("permission", True), caught.value
+    assert str(drive) in caught.value.message
+    assert "start again" in caught.value.hint
+
+
+@pytest.mark.parametrize("limit", [100_000, 4_000], ids=["of states", "of the log"])
+def test_a_limit_on_the_size_of_files_is_named(
+    limit: int, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+) -> None:
+    if sys.platform == "win32":
+        pytest.skip("NOT CHECKED: Windows limits no files")
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, UNDISTURBED)
+    try:
+        with pytest.raises(UserError) as caught:  # as ulimit -f does it where ComfyUI is started
+            launch.train(config, before_start=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1])))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.kind == "disk"
+    assert f"larger than {limit / 1e6:.1f} MB (ulimit -f)" in caught.value.message
+    assert str(tmp_path) in caught.value.message
+    assert "ulimit -f unlimited" in caught.value.hint
+    assert "Traceback" not in str(caught.value)
+    assert launch.train(config).lora.read_bytes() == expected
+
+
+@pytest.mark.parametrize("what", ["deleted", "replaced"])
+def test_a_checkpoint_that_goes_in_mid_run_is_named_and_no_step_is_lost(
+    what: str, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples: dict[str, object] = {"sample.every_epochs": 1, "sample.prompts": ["a girl"], "sample.steps": 1}
+    settings = {**UNDISTURBED, **samples, "training.epochs": 2, "training.max_steps": 8, "training.checkpoint_every": 4}
+    whole = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path / "whole", settings))
+    assert whole.status == 0
+    checkpoint, aside = tmp_path / "mine.safetensors", tmp_path / "aside.safetensors"
+    shutil.copyfile(shallow_checkpoint, checkpoint)
+    apply = Learner.apply
+    acts = {
+        5: lambda: (checkpoint.rename(aside), what == "replaced" and checkpoint.write_bytes(bytes(aside.stat().st_size))),
+        7: lambda: os.utime(checkpoint),  # the same file with another date
+    }
+
+    def applied(self: Learner) -> None:
+        apply(self)
+        acts.pop(self.step, lambda: None)()
+
+    monkeypatch.setattr(Learner, "apply", applied)
+    config = configuration(checkpoint, dataset_folder, tmp_path / "runs", {**settings, "name": "style"})
+    failed = train_here(config)
+    error = failed.told[-1]
+    assert isinstance(error, events.Error)
+    assert error.kind == "checkpoint"
+    assert str(checkpoint) in error.message
+    assert f"was {what}" in error.message
+    assert "Put " in error.hint
+    assert "resumes at step 6" in error.hint
+    aside.rename(checkpoint)
+    again = train_here(config)
+    assert again.status == 0
+    assert resumed_at(again.told) == [0, 6]
+    tensors = [lora.read_bytes()[8 + int.from_bytes(lora.read_bytes()[:8], "little") :] for lora in (again.run.lora, whole.run.lora)]
+    assert tensors[0] == tensors[1]
+
+
+def test_a_run_without_samples_ends_well_without_its_checkpoint(
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "mine.safetensors"
+    shutil.copyfile(shallow_checkpoint, checkpoint)
+    apply = Learner.apply
+
+    def applied(self: Learner) -> None:
+        apply(self)
+        checkpoint.unlink(missing_ok=True)
+
+    monkeypatch.setattr(Learner, "apply", applied)
+    trained = train_here(configuration(checkpoint, dataset_folder, tmp_path / "runs", {**UNDISTURBED, "training.max_steps": 2}))
+    assert trained.status == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES])
+def test_an_exit_status_tells_the_parent_what_the_child_could_not(number: int, tmp_path: Path) -> None:
+    error = OSError(number, os.strerror(number))
+    told, meant = from_exit_status(exit_status(ValueError(), error) or 0, tmp_path), about_the_disk(error, tmp_path)
+    assert told is not None and meant is not None
+    assert told.message.split(" free")[0][:40] == meant.message.split(" free")[0][:40]
+    assert exit_status(ValueError(), OSError(errno.ENOENT, "")) is None
+    assert all(from_exit_status(status, tmp_path) is None for status in (0, 1, 2, 3, 120, 126, 137, -9, -15))
