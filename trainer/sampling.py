@@ -32,17 +32,24 @@ def sample_latents(
     device: torch.device,
     dtype: torch.dtype,
     prediction: Prediction = EPSILON,
+    start: torch.Tensor | None = None,
+    strength: float = 1.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> torch.Tensor | None:
-    """Latents (1, 4, height/8, width/8) in fp32, or None when ``stop`` said so.
+    """Latents (1, 4, height/8, width/8) in fp32, or None when ``stop`` said so. With ``start``, an image's latents, these are changed
+    as far as ``strength`` (above 0, up to 1) says, see ``noise_for``.
 
     Noise comes from ``generator`` on the CPU, so that the same seed gives the same picture on every device.
     """
     import torch
 
-    scheduler = family.sampler(prediction)
-    scheduler.set_timesteps(steps)
-    latents: torch.Tensor = torch.randn((1, 4, height // 8, width // 8), generator=generator) * scheduler.init_noise_sigma
+    noise = torch.randn((1, 4, height // 8, width // 8), generator=generator)
+    scheduler = family.sampler(prediction, karras=start is not None)
+    if start is None:
+        scheduler.set_timesteps(steps)
+        latents = noise * scheduler.init_noise_sigma
+    else:
+        latents = noise_for(scheduler, start.float().cpu(), noise, steps, strength)
     latents = latents.to(device)
     guided = guidance > 1
     conditions = [negative, condition] if guided else [condition]
@@ -61,6 +68,21 @@ def sample_latents(
                 predicted = without + guidance * (with_prompt - without)
             latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
     return latents
+
+
+def noise_for(scheduler: Any, start: torch.Tensor, noise: torch.Tensor, steps: int, strength: float) -> torch.Tensor:
+    """``start`` with the ``noise`` that ``strength`` means, and ``scheduler`` set to what follows: all ``steps`` of them.
+
+    This is ComfyUI's meaning of denoise: the noise levels are the last ``steps`` of ``steps / strength`` ones. diffusers' pipelines take
+    the last ``steps * strength`` of ``steps``, so that a low strength is a few coarse steps.
+    """
+    whole = max(steps, int(steps / strength))
+    scheduler.set_timesteps(whole)
+    scheduler.timesteps, scheduler.sigmas = scheduler.timesteps[-steps:], scheduler.sigmas[-steps - 1 :]
+    scheduler.num_inference_steps = steps
+    scheduler.set_begin_index(0)
+    noisy: torch.Tensor = scheduler.add_noise(start, noise, scheduler.timesteps[:1])
+    return noisy
 
 
 def decode(vae: Any, latents: torch.Tensor) -> Image.Image:

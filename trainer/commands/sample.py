@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from .strength import parse_strength
 
 if TYPE_CHECKING:
     from ..inference import LoraUse
+    from ..sample_prompts import SamplePrompt
 
 _EXAMPLES = """\
   python -m trainer sample --base v1-5.safetensors --lora my_style.safetensors \\
@@ -31,16 +33,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--base", required=True, metavar="CHECKPOINT", help=".safetensors file, diffusers folder or hub id")
     parser.add_argument("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="LoRA file; may be given several times")
-    parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times")
+    more = "may be given several times; kohya's flags (--w 768 --d 7 and so on) are read"
+    parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help=more)
     parser.add_argument("--negative", default="", metavar="TEXT", help="what the picture should not show")
     parser.add_argument("--image", type=Path, metavar="FILE", help="start from this picture instead of noise")
-    parser.add_argument("--strength", type=float, default=0.65, help="with --image: 0 keeps the picture, 1 ignores it (0.65)")
+    parser.add_argument("--strength", type=float, default=0.65, help="with --image: 0 keeps it, 1 ignores it, as on the canvas (0.65)")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (20)")
     parser.add_argument("--guidance", type=float, default=7.5, help="classifier-free guidance (7.5)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the first picture (42); the next ones count up")
     parser.add_argument("--count", type=int, default=1, help="pictures per prompt (1)")
     parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (512)")
     parser.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (512)")
+    parser.add_argument("--vae", default="", metavar="FILE", help="a VAE in place of the checkpoint's own")
+    parser.add_argument(
+        "--clip-skip", type=int, metavar="N", help="layer of the text encoder from the end, 0 the model's own (as the LoRA was trained)"
+    )
+    parser.add_argument(
+        "--prediction",
+        choices=("auto", "epsilon", "v-prediction"),
+        default="auto",
+        help="what the checkpoint predicts (what it says, else what the LoRA was trained for)",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder for the pictures (pictures)")
@@ -52,10 +65,12 @@ def run(args: argparse.Namespace) -> int:
     from PIL import ImageOps
 
     from ..errors import UserError
+    from ..families import family_of, open_checkpoint
     from ..files import atomic_path, safe_name
     from ..image_file import load_image
     from ..inference import open_painter
     from ..lorafile import read_lora
+    from ..trained_with import choose
 
     for name in ("width", "height"):
         if getattr(args, name) <= 0 or getattr(args, name) % 8:
@@ -69,23 +84,45 @@ def run(args: argparse.Namespace) -> int:
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"{args.image} cannot be read as a picture ({error}).", "Give a PNG, JPEG or WebP file.") from error
     loras = [_lora(text) for text in args.lora]
-    for lora in loras:
-        read_lora(lora.path)  # refuses in words, before a checkpoint is loaded, what diffusers would stumble over
-    painter = open_painter(args.base, device=args.device, precision=args.precision)
+    # also refuses in words, before a checkpoint is loaded, what diffusers would stumble over
+    stated = [(lora.path, read_lora(lora.path).metadata) for lora in loras]
+    prompts = [_prompt(text) for text in args.prompt]
+    checkpoint = open_checkpoint(args.base, args.vae)
+    chosen = choose(family_of(checkpoint), checkpoint, stated, clip_skip=args.clip_skip, prediction=args.prediction)
+    for remark in [*chosen.remarks, *dict.fromkeys(note for prompt in prompts for note in prompt.notes)]:
+        print(f"note: {remark}", file=sys.stderr)
+    options: dict[str, Any] = {"prediction": chosen.prediction, "text": chosen.text}
+    painter = open_painter(args.base, device=args.device, precision=args.precision, vae=args.vae, **options)
     painter.use(loras)
-    common: dict[str, Any] = {"negative": args.negative, "steps": args.steps, "guidance": args.guidance}
-    for number, prompt in enumerate(args.prompt):
+    for number, prompt in enumerate(prompts):
         for offset in range(args.count):
-            seed = args.seed + offset
-            if source is None:
-                picture = painter.paint(prompt, width=args.width, height=args.height, seed=seed, **common)
-            else:
-                picture = painter.repaint(source, prompt, strength=args.strength, seed=seed, **common)
-            path = args.out / f"{number:02d}-{safe_name(prompt, limit=60)}-{seed}.png"
+            seed = (args.seed if prompt.seed is None else prompt.seed) + offset
+            picture = painter.sample(
+                prompt.text,
+                negative=args.negative if prompt.negative is None else prompt.negative,
+                width=prompt.width or args.width,
+                height=prompt.height or args.height,
+                steps=prompt.steps or args.steps,
+                guidance=args.guidance if prompt.guidance is None else prompt.guidance,
+                seed=seed,
+                image=source,
+                strength=args.strength,
+            )
+            path = args.out / f"{number:02d}-{safe_name(prompt.text, limit=60)}-{seed}.png"
             with atomic_path(path) as temporary:
                 picture.save(temporary, format="PNG")
             print(path)
     return 0
+
+
+def _prompt(text: str) -> SamplePrompt:
+    from ..errors import UserError
+    from ..sample_prompts import read_prompt
+
+    try:
+        return read_prompt(text)
+    except ValueError as error:
+        raise UserError(f"{error}.", "Flags are those of kohya's trainer: --n --w --h --s --l --d.", kind="config") from error
 
 
 def _lora(text: str) -> LoraUse:

@@ -137,8 +137,8 @@ class Family(Protocol):
         """diffusers' DDPM scheduler with the family's training betas."""
         ...
 
-    def sampler(self, prediction: Prediction = EPSILON) -> Any:
-        """diffusers' scheduler for validation images."""
+    def sampler(self, prediction: Prediction = EPSILON, *, karras: bool = False) -> Any:
+        """diffusers' scheduler for validation images; ``karras``: with Karras' noise levels."""
         ...
 
     def lora_targets(self, unet: nn.Module, targets: str) -> list[str]:
@@ -159,8 +159,13 @@ class Family(Protocol):
         """A conditioning of the right shapes on the ``meta`` device, for planning."""
         ...
 
-    def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype) -> Any:
-        """A diffusers text-to-image pipeline with everything loaded, for the command line's ``sample``."""
+    def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
+        """A diffusers text-to-image pipeline with everything loaded, for the command line's ``sample``. Raises UserError for ``settings``
+        that the text encoder does not allow."""
+        ...
+
+    def encoder_of(self, pipeline: Any, settings: TextSettings) -> TextEncoder:
+        """The text encoder (or encoders) of ``pipeline``, with whatever LoRA is in them."""
         ...
 
     def image_to_image(self, pipeline: Any) -> Any:

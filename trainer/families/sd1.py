@@ -67,12 +67,16 @@ class StableDiffusion1(StableDiffusion):
             return clip.ClipText(None, clip.empty_folder(CLIPTextModel, checkpoint, "text_encoder"), settings)
         return clip.ClipText(None, clip.empty_openai(checkpoint, _text_prefix(checkpoint.shapes), family="SD 1.x"), settings)
 
-    def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype) -> Any:
+    def encoder_of(self, pipeline: Any, settings: TextSettings) -> clip.ClipText:
+        """The pipeline's text model with its tokenizer."""
+        return clip.ClipText(pipeline.tokenizer, pipeline.text_encoder, settings)
+
+    def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
         """``StableDiffusionPipeline`` without a safety checker, as ComfyUI has none."""
         import torch
         from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-        text = self.load_text_encoder(checkpoint, dtype, torch.device("cpu"))
+        text = self.load_text_encoder(checkpoint, dtype, torch.device("cpu"), settings)
         return StableDiffusionPipeline(
             vae=self.load_vae(checkpoint, torch.float32),
             text_encoder=text.model,

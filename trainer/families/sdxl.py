@@ -98,12 +98,16 @@ class StableDiffusionXL(StableDiffusion):
         width = int(config.projection_class_embeddings_input_dim) - _TIME_IDS * int(config.addition_time_embed_dim)
         return {**super().empty_condition(unet, max_tokens), "pooled": torch.empty(width, device="meta")}
 
-    def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype) -> Any:
+    def encoder_of(self, pipeline: Any, settings: TextSettings) -> DualClipText:
+        """Both text models of the pipeline with their tokenizers."""
+        return _dual((pipeline.tokenizer, pipeline.tokenizer_2), (pipeline.text_encoder, pipeline.text_encoder_2), settings)
+
+    def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
         """``StableDiffusionXLPipeline``; empty negative prompts are encoded, not zeroed, as in ComfyUI and in training."""
         import torch
         from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
-        text = self.load_text_encoder(checkpoint, dtype, torch.device("cpu"))
+        text = self.load_text_encoder(checkpoint, dtype, torch.device("cpu"), settings)
         return StableDiffusionXLPipeline(
             vae=self.load_vae(checkpoint, torch.float32),
             text_encoder=text.first.model,

@@ -88,13 +88,20 @@ class StableDiffusion:
 
         return DDPMScheduler(**SCHEDULE, prediction_type=prediction.kind, rescale_betas_zero_snr=prediction.zero_terminal_snr)
 
-    def sampler(self, prediction: Prediction = EPSILON) -> Any:
-        """DPM++ 2M, which is close to converged at 20 steps. With zero terminal SNR the steps begin at the very last timestep."""
+    def sampler(self, prediction: Prediction = EPSILON, *, karras: bool = False) -> Any:
+        """DPM++ 2M, which is close to converged at 20 steps. With zero terminal SNR the steps begin at the very last timestep. ``karras``:
+        the noise levels are those of Karras et al. 2022 (equation 5), else evenly spread timesteps."""
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
         zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if prediction.zero_terminal_snr else {}
         return DPMSolverMultistepScheduler(
-            **SCHEDULE, prediction_type=prediction.kind, steps_offset=1, algorithm_type="dpmsolver++", solver_order=2, **zero
+            **SCHEDULE,
+            prediction_type=prediction.kind,
+            steps_offset=1,
+            algorithm_type="dpmsolver++",
+            solver_order=2,
+            use_karras_sigmas=karras,
+            **zero,
         )
 
     def lora_targets(self, unet: nn.Module, targets: str) -> list[str]:
