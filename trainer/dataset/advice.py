@@ -10,7 +10,7 @@ from ..prompt_syntax import EMPHASIS
 from .caption_text import guessed_note
 from .captions import WILDCARD, instance_prompt
 from .dataset import Dataset, Row, caption_file
-from .process import BELOW_BORDER
+from .process import BELOW_BORDER, MASK_NOT_USED
 from .report import plural
 from .settings import PrepareSettings, bucket_rules
 
@@ -29,6 +29,7 @@ def warnings_for(dataset: Dataset, rows: Sequence[Row], captioned: Sequence[Capt
     if len(instances) < 5:
         found.append(f"Only {plural(len(instances), 'picture')}: a LoRA needs about 10 to 50 varied ones.")
     found += _cut_tops(rows)
+    found += _unused_masks(rows)
     origins = Counter(caption.origin for caption, row in zip(captioned, rows, strict=True) if not row.item.is_regularisation)
     fallback = origins["instance prompt"]
     if settings.captions.source != "instance" and fallback:
@@ -113,6 +114,14 @@ def _cut_tops(rows: Sequence[Row]) -> list[str]:
     return [
         f"The top is cut off in {plural(len(cut), 'image')} of {len(rows)}, most ({share:.0%} of the height) in {worst.source}: "
         f"heads may be missing. {advice}"
+    ]
+
+
+def _unused_masks(rows: Sequence[Row]) -> list[str]:
+    unused = [(row.source, step) for row in rows for step in row.steps if step.startswith(MASK_NOT_USED)]
+    return [
+        f"{plural(len(unused), 'mask')} not used: the whole image is trained. For example that of {source}: {step.partition(': ')[2]}."
+        for source, step in unused[:1]
     ]
 
 

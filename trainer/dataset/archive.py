@@ -23,6 +23,7 @@ MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 1 << 30
 MAX_TOTAL_BYTES = 500 << 30
 KEEP_FREE_BYTES = 1 << 30
+_MOST_NAMED = 10_000  # members that are not read
 _TEXT = {".json", ".jsonl", ".csv", ".toml"} | LOOKS_LIKE_CAPTIONS | DATA
 _FOLDS_CASE = sys.platform in ("win32", "darwin")  # A.png and a.png are one file there
 _SUFFIXES = (".zip", ".cbz", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -30,10 +31,11 @@ _SUFFIXES = (".zip", ".cbz", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".t
 
 @dataclass
 class Unpacked:
-    """Where the members lie, and which were refused: (name, reason, message)."""
+    """Where the members lie, which were refused: (name, reason, message), and ``others``: those that are neither image nor caption."""
 
     folder: Path
     rejected: list[tuple[str, str, str]] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
 
 def is_archive(path: Path) -> bool:
@@ -65,7 +67,7 @@ def unpack(
     names = _Names(root, wanted)
     budget = min(MAX_TOTAL_BYTES, shutil.disk_usage(folder).free - KEEP_FREE_BYTES)
     try:
-        for number, (name, stream, problem) in enumerate(_members(path, wanted, check)):
+        for number, (name, stream, problem) in enumerate(_members(path, wanted, check, result.others)):
             if number >= MAX_MEMBERS:
                 raise UserError(f"{path.name} has more than {MAX_MEMBERS} members.", "Split it.", kind="dataset")
             target = None if problem else names.target(name)
@@ -95,13 +97,15 @@ def unpack(
     return result
 
 
-def _members(path: Path, wanted: Set[str], check: Callable[[], None]) -> Iterator[tuple[str, IO[bytes] | None, str]]:
-    """(name, open stream, problem) of the members that matter."""
+def _members(
+    path: Path, wanted: Set[str], check: Callable[[], None], others: list[str]
+) -> Iterator[tuple[str, IO[bytes] | None, str]]:
+    """(name, open stream, problem) of the members that matter; the names of the ``others`` that are not hidden."""
     if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 check()
-                if info.is_dir() or not _matters(info.filename, wanted):
+                if info.is_dir() or not _matters(info.filename, wanted, others):
                     continue
                 if info.flag_bits & 1:
                     raise UserError(f"{path.name} is protected by a password.", "Unpack it and give the folder.", kind="dataset")
@@ -116,7 +120,7 @@ def _members(path: Path, wanted: Set[str], check: Callable[[], None]) -> Iterato
                     yield info.filename, stream, ""
         return
     for member, content in tar.members(path, check):
-        if not member.isdir() and _matters(member.name, wanted):
+        if not member.isdir() and _matters(member.name, wanted, others):
             yield member.name, content, "" if content is not None else "a link or device, not a file"
 
 
@@ -125,11 +129,15 @@ def _is_zip(path: Path) -> bool:
     return zipfile.is_zipfile(path) and not tar.is_tar(path)
 
 
-def _matters(name: str, wanted: Set[str]) -> bool:
+def _matters(name: str, wanted: Set[str], others: list[str]) -> bool:
     parts = _parts(name)
-    if any(is_passed_over(part) for part in parts if part != ".."):
+    if not parts or any(is_passed_over(part) for part in parts if part != ".."):
         return False
-    return bool(parts) and PurePosixPath(parts[-1]).suffix.lower() in wanted
+    if PurePosixPath(parts[-1]).suffix.lower() in wanted:
+        return True
+    if len(others) < _MOST_NAMED:
+        others.append(readable(name))
+    return False
 
 
 def _parts(name: str) -> list[str]:

@@ -56,7 +56,11 @@ def open_image(data: bytes, max_megapixels: float) -> Image.Image:
         raise Rejected("unreadable", f"the file is damaged: {error or type(error).__name__}") from None
     megapixels = image.width * image.height / 1e6
     if megapixels > max_megapixels:
-        raise Rejected("bomb", f"{image.width}x{image.height} is {megapixels:.0f} megapixels, more than {max_megapixels:g}")
+        raise Rejected(
+            "too large",
+            f"{image.width}x{image.height} is {megapixels:.0f} megapixels, more than {max_megapixels:g}: make it smaller, or raise "
+            "clean.max_megapixels (to 178 at most)",
+        )
     return image
 
 

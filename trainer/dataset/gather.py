@@ -120,6 +120,7 @@ def _find(
         unpacked = unpack(source, unpack_to / f"unpacked-{what}", captions=captions.extensions, should_stop=should_stop)
         found = sources.from_folder(unpacked.folder, captions, lines=lines, read_ours=True)
         found.rejected += unpacked.rejected
+        found.warnings += sources.unread(unpacked.others, captions.extensions)
         return found
     if source.suffix.lower() in EXTENSIONS:
         return sources.from_file(source, captions, lines=lines)

@@ -51,6 +51,10 @@ class Job:
         """Sorts the better of two like pictures first: the larger, the one with a caption, the one that is no JPEG."""
         return -done.original[0] * done.original[1], self.entry.caption is None, done.format == "JPEG"
 
+    def read_mask(self) -> bytes | str | None:
+        """The bytes of the mask that lies beside the source; a text when it cannot be read."""
+        return None if self.entry.mask is None else mask_bytes(self.entry.mask)
+
     def read(self) -> bytes | Image.Image | str:
         """The file's bytes or the graph's picture; a text when it cannot be read or is another one than before."""
         if self.entry.path is None:
@@ -60,6 +64,14 @@ class Job:
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         return data if hashlib.sha256(data).hexdigest() == self.sha256 else "changed while it was being prepared; run again"
+
+
+def mask_bytes(path: Path) -> bytes | str:
+    """The file's bytes, or why it cannot be read."""
+    try:
+        return read_regular(path, MAX_FILE_BYTES)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def content_hash(entry: Entry) -> tuple[str, str]:

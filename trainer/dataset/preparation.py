@@ -138,8 +138,20 @@ def own_folder(
         with locked(folder, should_stop, waiting):
             if not replace_other and _choose_folder(out_root, mine) != folder:
                 continue  # another process took it in the meantime
-            yield folder, _begin(folder, out_root, mine)
+            try:
+                yield folder, _begin(folder, out_root, mine)
+            except UserError:
+                _remove_empty(folder)
+                raise
             return
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folder of a preparation that failed before it made anything; only our notes are in it then."""
+    work = folder / WORK
+    if [path for path in folder.iterdir() if path != work] or [path for path in work.glob("*") if path.is_dir() and any(path.iterdir())]:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_folder(folder: Path, source: object) -> None:

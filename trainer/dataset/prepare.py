@@ -18,7 +18,7 @@ from .dataset import Dataset, Item, Row, caption_file, dataset_hash, hashed_head
 from .duplicates import without_duplicates
 from .earlier import Earlier
 from .gather import Hashed, Progress, Source, gathered
-from .jobs import Job
+from .jobs import Job, mask_bytes
 from .journal import Journal
 from .page import write_page
 from .pool import ordered_map
@@ -134,7 +134,9 @@ class _Run:
             if problem:
                 self.rejected.append(Rejection(entry.name, "unreadable", problem))
                 continue
-            jobs.append(Job(entry, digest, processing_key(digest, self.settings, entry.is_regularisation), self.folder))
+            mask = b"" if entry.mask is None else mask_bytes(entry.mask)
+            key = processing_key(digest, self.settings, entry.is_regularisation, mask if isinstance(mask, bytes) else b"")
+            jobs.append(Job(entry, digest, key, self.folder))
         kept, duplicates, warnings = without_duplicates(jobs)
         self.rejected += duplicates
         self.warnings += warnings
@@ -194,8 +196,9 @@ class _Run:
             return Processed(job.key, job.sha256, reason="changed", message=data)
         aside = self.earlier.set_aside_mask(job.mask, known)
         done = process(
-            data, key=job.key, source_sha256=job.sha256, target=job.target, mask=job.mask, settings=self.settings, upscaler=self.upscaler
-        )
+            data, key=job.key, source_sha256=job.sha256, target=job.target, mask=job.mask, settings=self.settings,
+            upscaler=self.upscaler, source_mask=job.read_mask(),
+        )  # fmt: skip
         if done.file:
             self.contents.written(job.target.relative_to(self.folder).as_posix(), done.sha256)
         if aside is not None:

@@ -10,15 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageColor
+from PIL import Image, ImageChops, ImageColor
 
 from ..errors import UserError
 from ..files import write_atomic
 from .buckets import Fit, Size, fit
 from .decode import Picture, Rejected, decode, open_image
 from .focus import content_box, crop_offset, find_head
-from .settings import PrepareSettings
+from .settings import CleanSettings, PrepareSettings
 from .signature import signature
+from .source_masks import UnusableMask, load_mask
+from .useless import refuse_useless
 
 # raise when the same source and settings give other pixels than before: cached results are then made again
 PIPELINE_VERSION = 1
@@ -33,6 +35,7 @@ FILTERS = {
 }
 
 BELOW_BORDER = "top, below an empty border"
+MASK_NOT_USED = "mask not used"
 Upscaler = Callable[[Image.Image], Image.Image]
 
 
@@ -68,8 +71,8 @@ class Processed:
         return cls(**{**data, **pairs, "steps": tuple(data["steps"])})
 
 
-def processing_key(source_sha256: str, settings: PrepareSettings, is_regularisation: bool) -> str:
-    """Content address of a result: the source's bytes and every setting that changes pixels or the decision to keep them."""
+def processing_key(source_sha256: str, settings: PrepareSettings, is_regularisation: bool, source_mask: bytes = b"") -> str:
+    """Content address of a result: the bytes of source and mask, and every setting that changes pixels or the decision to keep them."""
     relevant = settings.model_dump(
         mode="json",
         include={"resolution", "crop", "resample", "alpha", "background", "upscaler", "face_model", "buckets"},
@@ -80,6 +83,10 @@ def processing_key(source_sha256: str, settings: PrepareSettings, is_regularisat
         relevant["without a face"] = "top"
     relevant["min_side"] = settings.clean.min_side
     relevant["max_megapixels"] = settings.clean.max_megapixels
+    if source_mask:
+        relevant["mask"] = hashlib.sha256(source_mask).hexdigest()
+    if settings.clean.max_aspect != CleanSettings().max_aspect:
+        relevant["max_aspect"] = settings.clean.max_aspect
     text = json.dumps([PIPELINE_VERSION, source_sha256, is_regularisation, relevant], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -93,9 +100,11 @@ def process(
     mask: Path,
     settings: PrepareSettings,
     upscaler: Upscaler | None,
+    source_mask: bytes | str | None = None,
 ) -> Processed:
     """Decode, check, crop, resize and write ``target`` (and ``mask``). ``data``: the file's bytes, or a picture of an IMAGE batch.
 
+    ``source_mask``: the bytes of a mask that lies beside the source, or why it cannot be read.
     A picture that cannot be used is a result, too: its ``reason`` is set.
     """
     found: dict[str, Any] = {"key": key, "source_sha256": source_sha256}
@@ -107,7 +116,8 @@ def process(
         if min(picture.rgb.size) < settings.clean.min_side:
             raise Rejected("too small", f"{_size(picture.rgb.size)} is smaller than {settings.clean.min_side} pixels")
         found["signature"] = signature(picture.rgb)
-        result = _finish(picture, settings, upscaler)
+        refuse_useless(picture, settings)
+        result = _finish(picture, _mask(picture, source_mask, settings), settings, upscaler)
     except Rejected as rejection:
         return Processed(**found, reason=rejection.reason, message=str(rejection))
     except MemoryError:
@@ -146,7 +156,24 @@ class _Result:
     steps: list[str]
 
 
-def _finish(picture: Picture, settings: PrepareSettings, upscaler: Upscaler | None) -> _Result:
+def _mask(picture: Picture, data: bytes | str | None, settings: PrepareSettings) -> Image.Image | None:
+    """The mask beside the source; one that cannot be used is named in the steps."""
+    if data is None:
+        return None
+    try:
+        if isinstance(data, str):
+            raise UnusableMask(data)
+        mask = load_mask(data, picture.rgb.size, settings.clean.max_megapixels)
+    except UnusableMask as problem:
+        picture.steps.append(f"{MASK_NOT_USED}: it {problem}")
+        return None
+    if mask.getextrema()[1] == 0:
+        raise Rejected("mask", "its mask is all black, so that nothing of it would be trained")
+    picture.steps.append("mask of its own")
+    return mask
+
+
+def _finish(picture: Picture, mask: Image.Image | None, settings: PrepareSettings, upscaler: Upscaler | None) -> _Result:
     steps = list(picture.steps)
     image, alpha = picture.rgb, picture.alpha
     if alpha is not None:
@@ -154,6 +181,8 @@ def _finish(picture: Picture, settings: PrepareSettings, upscaler: Upscaler | No
         steps.append(f"alpha onto {settings.background}" + (" and kept as mask" if settings.alpha == "mask" else ""))
     if settings.alpha != "mask":
         alpha = None
+    if mask is not None:
+        alpha = mask if alpha is None else ImageChops.multiply(alpha, mask)
     chosen = fit(image.size, settings)
     if min(chosen.target) < 8:
         raise Rejected("too small", f"{_size(image.size)} is smaller than one bucket step")

@@ -40,6 +40,7 @@ class CleanSettings(_Part):
 
     min_side: Annotated[int, Field(ge=1, le=8192)] = 64  # pixels of the shorter side
     max_megapixels: Annotated[float, Field(gt=0, le=178)] = 89.0  # Pillow's own limit for a decompression bomb
+    max_aspect: Annotated[float, Field(ge=1)] = 10.0  # longer side over shorter one: hardly anything of a strip is left after the crop
     near_duplicates: bool = True
     near_distance: Annotated[int, Field(ge=0, le=64)] = 12  # of 256 bits of the perceptual hash
 

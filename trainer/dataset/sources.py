@@ -15,16 +15,17 @@ from ..errors import UserError
 from .decode import EXTENSIONS
 from .names import readable
 from .settings import CaptionSettings
-from .sidecars import CaptionIndex, belongs_to
+from .sidecars import LOOKS_LIKE_CAPTIONS, CaptionIndex, belongs_to
+from .source_masks import find_masks
 from .walk import walk
 
 MAX_FILE_BYTES = 1 << 30
 MANY_REPEATS = 200  # more is a year or a number of pictures rather than a choice
 
 _KOHYA_FOLDER = re.compile(r"^(\d{1,5})_(.+)$")
-# pictures that this cannot read, and other things people expect to be read
-_OTHER_PICTURES = {".heic", ".heif", ".jxl", ".psd", ".svg", ".clip", ".kra", ".raw", ".cr2", ".nef", ".dng", ".mp4", ".webm", ".mkv"}
-_OTHER_PICTURES |= {".pdf", ".eps", ".ai", ".xcf", ".exr", ".hdr", ".zip", ".rar", ".7z", ".tar", ".cbz", ".parquet"}
+# beside the captions: what other programs leave beside images, and nobody takes for one
+_NOTES = {"readme", "license", "licence", "copying", "notes"}
+_NO_IMAGES = {".json", ".jsonl", ".csv", ".toml", ".yaml", ".yml", ".npz", ".safetensors", ".db", ".ini", ".log", ".html", ".py", ".url"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Entry:
     repeats: int = 1
     instance: str = ""  # "trigger class" of a kohya folder
     is_regularisation: bool = False
+    mask: Path | None = None  # that lies beside it
 
 
 @dataclass
@@ -107,20 +109,22 @@ def from_folder(
     out = {path for path in walked.files if roots and path.is_symlink() and not _leads_below(path, roots)}
     files = [path for path in walked.files if path not in out]
     files, left_out = _without_zero_repeats(root, files)
-    index = CaptionIndex(root, files, captions, lines=lines)
+    masks = find_masks(files)
+    no_images = {*masks.of.values(), *(path for path, _ in masks.others)}
+    index = CaptionIndex(root, [path for path in files if path not in no_images], captions, lines=lines)
     entries = [
-        _entry(root, path, index)
-        for path in sorted(files, key=lambda path: natural_key(path.relative_to(root).as_posix()))
-        if path.suffix.lower() in EXTENSIONS
+        _entry(root, path, index, masks.of.get(path))
+        for path in sorted(masks.images, key=lambda path: natural_key(path.relative_to(root).as_posix()))
     ]
     if not entries:
         raise _nothing_found(root, files, walked.ours, left_out)
     found = Found(entries, warnings=[*index.warnings(), *left_out])
-    found.warnings += [*_unread(files), *_many_repeats(root, entries)]
+    found.warnings += [*unread([path.relative_to(root).as_posix() for path in files], captions.extensions), *_many_repeats(root, entries)]
     if walked.ours:
         names = ", ".join(path.relative_to(root).as_posix() for path in walked.ours[:5]) + (", …" if len(walked.ours) > 5 else "")
         found.warnings.append(f"Not read, because AnimeLoRA wrote it: {names}. To use such a folder, give it as the source itself.")
     rejected = [*walked.rejected, *((path, "unsafe path", "a link that leads out of the folders") for path in out)]
+    rejected += [(path, "mask", reason) for path, reason in masks.others]
     found.rejected += [(path.relative_to(root).as_posix(), reason, message) for path, reason, message in sorted(rejected)]
     return found
 
@@ -144,7 +148,7 @@ def kohya_folder(name: str) -> tuple[int, str] | None:
     return (int(match[1]), match[2].strip()) if match else None
 
 
-def _entry(root: Path, path: Path, index: CaptionIndex) -> Entry:
+def _entry(root: Path, path: Path, index: CaptionIndex, mask: Path | None = None) -> Entry:
     relative = PurePosixPath(path.relative_to(root).as_posix())
     repeats, instance = 1, ""
     # the innermost folder of kohya's form counts; the source may be such a folder itself
@@ -155,7 +159,7 @@ def _entry(root: Path, path: Path, index: CaptionIndex) -> Entry:
     caption, origin = index.find(path)
     return Entry(
         name=relative.as_posix(), path=path, caption=caption, caption_from=origin, repeats=repeats, instance=instance,
-        is_regularisation=_is_regularisation(root, relative),
+        is_regularisation=_is_regularisation(root, relative), mask=mask,
     )  # fmt: skip
 
 
@@ -227,12 +231,15 @@ def _nothing_found(root: Path, files: list[Path], ours: Sequence[Path], left_out
     return UserError(f"No images found in {root}: looked for {kinds} in it and its sub-folders; found {listing}.", hint, kind="dataset")
 
 
-def _unread(files: list[Path]) -> list[str]:
-    counts = Counter(path.suffix.lower() for path in files if path.suffix.lower() in _OTHER_PICTURES)
-    if not counts:
+def unread(names: Sequence[str], extensions: Sequence[str]) -> list[str]:
+    """A warning that lists what is there besides images and captions, by kind and with a name. ``extensions``: those of captions."""
+    known = EXTENSIONS | _NO_IMAGES | LOOKS_LIKE_CAPTIONS | set(extensions)
+    others = [name for name in names if (path := PurePosixPath(name)).suffix.lower() not in known and path.stem.lower() not in _NOTES]
+    if not others:
         return []
-    listing = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
-    return [f"Not read: {listing}. Convert pictures to PNG or JPEG, unpack archives."]
+    counts = Counter(PurePosixPath(name).suffix.lower() or "without an extension" for name in others)
+    listing = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(12)) + (", …" if len(counts) > 12 else "")
+    return [f"Not read: {listing}, for example {others[0]}. Save images as PNG or JPEG, videos as single frames, and unpack archives."]
 
 
 def from_file(path: Path, captions: CaptionSettings, *, lines: bool = False) -> Found:
@@ -240,4 +247,5 @@ def from_file(path: Path, captions: CaptionSettings, *, lines: bool = False) -> 
     suffixes = {*captions.extensions, ".json"}
     files = [file for file in path.parent.iterdir() if file == path or (file.suffix.lower() in suffixes and belongs_to(file, path))]
     index = CaptionIndex(path.parent, files, captions, lines=lines)
-    return Found([_entry(path.parent, path, index)], index.warnings())
+    mask = find_masks(list(path.parent.iterdir())).of.get(path)
+    return Found([_entry(path.parent, path, index, mask)], index.warnings())

