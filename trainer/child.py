@@ -27,8 +27,14 @@ class Emitter:
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            self._file.write(encode(event) + "\n")
-            self._file.flush()
+            if not self._file.closed:
+                self._file.write(encode(event) + "\n")
+                self._file.flush()
+
+    def close(self) -> None:
+        """Let go of the log: Windows lets nobody move or delete a folder in which a file is open."""
+        with self._lock:
+            self._file.close()
 
 
 def _end_line(path: Path) -> None:
@@ -47,6 +53,9 @@ class Silent(Emitter):
         pass
 
     def __call__(self, event: Event) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 

@@ -13,9 +13,10 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 from filelock import FileLock
 
@@ -27,6 +28,8 @@ _WINDOWS_PATH = 259  # characters of a path, MAX_PATH without its end mark
 _BUSY_SECONDS = 5.0
 PARTIAL = ".partial-"  # how every file and folder that is being written begins
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]+')
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -52,19 +55,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except Exception as error:
         if getattr(error, "filename", None) in (None, str(temporary)):  # libraries' own errors have none, too
             with suppress(AttributeError):
-                error.filename = str(path)  # type: ignore[attr-defined]
+                error.filename, error.filename2 = str(path), None  # type: ignore[attr-defined]
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        unlink_partial(temporary)
 
 
 def replace(source: Path, target: Path) -> None:
-    """``os.replace``. On Windows a virus scanner or a sync client that looks at a new file makes it fail: that is waited for."""
+    """``os.replace``, which waits on Windows for who has one of the files open."""
+    when_free(lambda: os.replace(source, target))
+
+
+def when_free(action: Callable[[], T]) -> T:
+    """What ``action`` on a file returns. On Windows a virus scanner or a sync client that looks at a file makes it fail for a moment.
+
+    That is waited for; PermissionError is raised where it takes longer than seconds.
+    """
     end = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
-            os.replace(source, target)
-            return
+            return action()
         except PermissionError:
             if sys.platform == "win32" and time.monotonic() < end:
                 time.sleep(0.05)
@@ -75,7 +85,7 @@ def replace(source: Path, target: Path) -> None:
 def move_new(source: Path, target: Path) -> None:
     """Move a file within one file system to a name that is free, in one step. Raises FileExistsError, and OSError (EXDEV) across two."""
     if sys.platform == "win32":
-        os.rename(source, target)  # fails where ``target`` is there
+        when_free(lambda: os.rename(source, target))  # fails where ``target`` is there
         return
     try:
         os.link(source, target)
@@ -107,7 +117,16 @@ def remove_partial(*folders: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            unlink_partial(path)
+
+
+def unlink_partial(path: Path) -> None:
+    """Delete a half-written file. One that another program has open stays on Windows until the next time; nothing fails for it."""
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError:
+        if sys.platform != "win32":
+            raise
 
 
 def safe_name(text: str, *, fallback: str = "untitled", limit: int = 100) -> str:
@@ -144,7 +163,8 @@ def _has_short_paths() -> bool:
     if sys.platform == "win32":
         import ctypes
 
-        return not ctypes.WinDLL("ntdll").RtlAreLongPathsEnabled()
+        enabled = getattr(ctypes.WinDLL("ntdll"), "RtlAreLongPathsEnabled", None)  # from Windows 10 1607 on
+        return enabled is None or not enabled()
     return False
 
 

@@ -75,6 +75,8 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
         except OSError as unsaid:  # then the exit status tells the parent why
             return exit_status(error, unsaid) or FAILED
         return FAILED
+    finally:
+        emit.close()
 
 
 class Trainer:

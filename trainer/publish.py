@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .disk_errors import about_the_disk
 from .errors import UserError
-from .files import PARTIAL, expand_home, move_new, remove_partial, sha256_file, write_atomic
+from .files import PARTIAL, expand_home, move_new, remove_partial, sha256_file, unlink_partial, when_free, write_atomic
 from .runs import RunFolder
 
 _OURS = f"{PARTIAL}lora-"  # in a folder of LoRAs: locked while it is written, so that what a killed process left can be told
@@ -108,7 +108,7 @@ def _targets(run: RunFolder, folder: Path) -> list[Path]:
 
 def _has(path: Path, digest: str) -> bool:
     try:
-        return path.is_file() and sha256_file(path) == digest
+        return path.is_file() and when_free(lambda: sha256_file(path)) == digest
     except OSError:  # it cannot be read, so it is somebody else's
         return False
 
@@ -147,7 +147,7 @@ def _staged(data: bytes, folder: Path, target: Path) -> Iterator[Path]:
         error.filename = str(target)  # nobody asked for the other
         raise
     finally:
-        path.unlink(missing_ok=True)
+        unlink_partial(path)
 
 
 def _lock(file: int) -> None:

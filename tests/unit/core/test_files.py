@@ -278,3 +278,13 @@ def test_a_file_that_is_in_use_is_not_called_a_folder_without_rights(tmp_path: P
     error.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
     told = hints.about_the_disk(error, tmp_path)
     assert told is not None and words in told.hint
+
+
+def test_a_file_that_cannot_be_put_in_its_place_is_named_and_not_the_temporary_one(tmp_path: Path) -> None:
+    """A folder of its name is in the way here; on Windows, a name that is too long while the temporary one is not."""
+    path = tmp_path / "result.json"
+    (path / "something").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"result\.json") as caught:
+        write_atomic(path, b"new")
+    assert (caught.value.filename, caught.value.filename2) == (str(path), None)
+    assert [each.name for each in tmp_path.iterdir()] == ["result.json"]
