@@ -80,9 +80,11 @@ def _draw_in_processes(file: Path, kind: str, count: int, size: int, workers: in
 
 
 def start_module(module: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[bytes]:
-    """A process that runs a module of the demo."""
-    command = [sys.executable, "-m", module, *(str(argument) for argument in arguments)]
-    return subprocess.Popen(command, cwd=Path(__file__).resolve().parents[1], stdin=stdin)
+    """A process that runs a module of the demo. Not with ``-m``: a portable Python does not look into the current folder."""
+    root = Path(__file__).resolve().parents[1]
+    code = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", code, str(root), module, *(str(argument) for argument in arguments)]
+    return subprocess.Popen(command, cwd=root, stdin=stdin)
 
 
 def save_array(path: Path, values: NDArray[np.generic]) -> None:

@@ -11,6 +11,7 @@ from . import __version__
 from .commands import check, demo, export, info, prepare, prune, sample, train
 from .errors import Cancelled, UserError
 from .hints import about_the_file
+from .started import as_typed, typed
 from .terminal import escape_unprintable
 
 COMMANDS = (prepare, train, sample, export, info, check, prune, demo)
@@ -19,9 +20,9 @@ COMMANDS = (prepare, train, sample, export, info, check, prune, demo)
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every sub-command."""
     parser = argparse.ArgumentParser(
-        prog="python -m trainer",
+        prog=as_typed(),
         description="AnimeLoRA: prepare a dataset, train a LoRA, sample from it, export it for other tools.",
-        epilog="Each command has its own help: python -m trainer train --help",
+        epilog=typed("Each command has its own help: python -m trainer train --help"),
     )
     parser.add_argument("--version", action="version", version=f"AnimeLoRA {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -41,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            print(f"hint: {typed(error.hint)}", file=sys.stderr)
         return 1
     except OSError as error:
         told = about_the_file(error)
         if told is None:
             raise
-        print(f"error: {told.message}\nhint: {told.hint}", file=sys.stderr)
+        print(f"error: {told.message}\nhint: {typed(told.hint)}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Cancelled):
         print("stopped; what was done so far is kept.", file=sys.stderr)

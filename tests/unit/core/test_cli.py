@@ -45,7 +45,8 @@ def test_the_main_help_names_every_command_and_the_version_is_told(capsys: pytes
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from trainer.cli import build_parser; build_parser(); print(sorted({'torch', 'diffusers', 'peft'} & set(sys.modules)))"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from trainer.cli import build_parser; build_parser(); "
+        "print(sorted({'torch', 'diffusers', 'peft'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

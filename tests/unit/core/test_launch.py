@@ -25,6 +25,7 @@ from trainer.errors import Cancelled, UserError
 from trainer.runs import RunFolder, RunResult, read_events
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[3]
 EPOCHS, IMAGES = 3, 6
 MODULES = 72  # of the shallow checkpoint
 STEPS = EPOCHS * IMAGES
@@ -199,7 +200,7 @@ def test_a_killed_child_is_a_clear_error_and_the_run_resumes_past_a_damaged_stat
 def command_line(config: RunConfig, path: Path) -> list[str]:
     """A process that trains ``config``."""
     path.write_text(config.to_json(), encoding="utf-8")
-    return [sys.executable, "-m", "trainer", "train", str(path), "--json"]
+    return [sys.executable, str(ROOT / "trainer"), "train", str(path), "--json"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

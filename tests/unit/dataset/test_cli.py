@@ -89,10 +89,10 @@ def test_empty_source_is_an_error_for_people(tmp_path: Path, capsys: pytest.Capt
 def test_runs_as_a_program_with_export_and_sheet(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 2)
     command = [
-        sys.executable, "-m", "trainer", "prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--trigger", "mk01",
-        "--resolution", "64", "--export", "imagefolder", "--sheet", str(tmp_path / "sheet.png"), "--json",
+        sys.executable, str(Path(__file__).parents[3] / "trainer"), "prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out"),
+        "--trigger", "mk01", "--resolution", "64", "--export", "imagefolder", "--sheet", str(tmp_path / "sheet.png"), "--json",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)
     assert (Path(report["export"]) / "train" / "metadata.jsonl").is_file()
     assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"

@@ -250,10 +250,10 @@ def test_stop_keeps_what_is_done(tmp_path: Path) -> None:
 
 def test_killed_run_resumes(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 40, (700, 700))
-    command = [sys.executable, "-m", "trainer", "prepare", "../in", "--out", "../out", "--trigger", "mk01", "--resolution", "1024"]
+    command = [sys.executable, str(ROOT / "trainer"), "prepare", "../in", "--out", "../out", "--trigger", "mk01", "--resolution", "1024"]
     work = tmp_path / "work"
     work.mkdir()
-    child = subprocess.Popen(command, cwd=work, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(command, cwd=work, stdout=subprocess.DEVNULL)
     out = tmp_path / "out" / "mk01"
     for _ in range(600):
         if len(list(out.glob("*.png"))) >= 3:
