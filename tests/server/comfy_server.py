@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,11 +178,12 @@ def start(
     front_end: Path | None = None,
     output: Path | None = None,
     children: Path | None = None,
+    flags: Sequence[str] = (),
 ) -> Server:
     """Start the ComfyUI in ``comfyui`` with ``base`` as its base directory and wait until it answers.
 
     ``output`` is the folder of its results where that is not ``base/output``, ``children`` the program that training children are
-    started with where that is not ``python``.
+    started with where that is not ``python``. ``flags`` are the interpreter's.
     """
     for folder in ("input", "output", "user", "models/checkpoints", "models/loras", "custom_nodes"):
         (base / folder).mkdir(parents=True, exist_ok=True)
@@ -197,7 +199,7 @@ def start(
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [
-                *(str(python), str(comfyui / "main.py"), "--cpu", "--port", str(port), "--base-directory", str(base)),
+                *(str(python), *flags, str(comfyui / "main.py"), "--cpu", "--port", str(port), "--base-directory", str(base)),
                 *("--disable-api-nodes", *extra),
             ],
             cwd=comfyui,
@@ -224,9 +226,9 @@ def install_pack(place: Path) -> None:
     """Put the checkout into custom_nodes: a link, or a copy where links are not allowed. One that is there from an earlier start stays."""
     if place.exists():
         return
-    try:
+    with suppress(OSError):
         place.symlink_to(ROOT, target_is_directory=True)
-    except OSError:
+    if not place.exists():  # Windows without developer mode; Wine only says that it made one
         place.mkdir()
         for name in _PACK:
             source = ROOT / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,7 +101,8 @@ def test_a_gpu_gets_a_cuda_build(calls: Calls, monkeypatch: pytest.MonkeyPatch) 
     run.install_torch(gpu=True)
     monkeypatch.setattr("run.os.name", "nt")
     run.install_torch(gpu=True)
-    assert calls == [("torch",), ("torch", "--index-url", run.CUDA_INDEX)]
+    cuda = ("torch", "--index-url", run.CUDA_INDEX)
+    assert calls == [cuda if sys.platform == "win32" else ("torch",), cuda]
 
 
 def test_without_a_gpu_linux_takes_the_cpu_index_and_pypi_when_that_is_down(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +125,7 @@ def test_windows_and_macos_take_the_cpu_build_from_pypi(calls: Calls, monkeypatc
     assert calls == [(run.CPU_TORCH,)]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this Python has no pip")
 def test_a_failing_pip_shows_its_last_lines_and_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "PYTHON", Path(sys.executable))
     with pytest.raises(run.SetupError) as caught:
@@ -163,6 +166,29 @@ def test_every_check_runs_and_one_failure_fails_all(monkeypatch: pytest.MonkeyPa
     assert any("typecheck.py" in part for part in ran[-2])
     assert ran[-1][-2:] == ["-k", "some"]
     assert "FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("gate", "windows"), [(0, 0), (0, 1), (0, run.NOT_RUN), (1, 0)])
+def test_what_is_best_effort_runs_behind_the_gate_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gate: int, windows: int
+) -> None:
+    ran: list[str] = []
+
+    def call(command: list[str], **_: object) -> int:
+        ran.append(" ".join(command))
+        return windows if "windows.py" in ran[-1] else gate
+
+    monkeypatch.setattr("run.subprocess.call", call)
+    monkeypatch.setattr(run, "install", lambda **_: None)
+    monkeypatch.setattr("sys.argv", ["run.py", "test"])
+    assert run.main() == gate
+    assert len(ran) == 3 and not any("windows.py" in command for command in ran)
+    monkeypatch.setattr("sys.argv", ["run.py", "test", "--all"])
+    assert run.main() == gate
+    assert "windows.py" in ran[-1] and len(ran) == 7
+    told = capsys.readouterr().out
+    assert "best effort" in told
+    assert ("NOT RUN" in told) == (windows == run.NOT_RUN)
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, None), (2, "2"), (64, "4"), (None, None)])

@@ -179,7 +179,8 @@ def test_an_archive_that_slips_and_bombs_gives_only_its_honest_member(tmp_path: 
     before = set(tmp_path.rglob("*"))
     assert main(["prepare", str(archive), "--out", str(tmp_path / "out"), "--trigger", "x", "--resolution", "64", "--json"]) == 0
     told = capsys.readouterr().out
-    for name in ("../escaped.png", "/tmp/escaped.png", "C:\\\\escaped.png", "link.png", "bomb.bmp"):
+    drive = "C:/escaped.png" if os.sep == "\\" else "C:\\\\escaped.png"  # zipfile makes one kind of separators
+    for name in ("../escaped.png", "/tmp/escaped.png", drive, "link.png", "bomb.bmp"):
         assert name in told
     new = set(tmp_path.rglob("*")) - before
     assert all(path.is_relative_to(tmp_path / "out") for path in new)
