@@ -89,19 +89,21 @@ class Painted:
 def dataset_source(count: int) -> list[Any]:
     """``count`` anime portraits with captions that describe everything but the style."""
     from trainer.dataset import SourceImage
+    from trainer.long_work import counted
 
     return [
         SourceImage(render(portrait, "anime", SIZE), f"portrait-{portrait.seed:03d}", caption(portrait, None))
-        for portrait in map(random_portrait, range(count))
+        for portrait in map(random_portrait, counted(range(count), "drawing portraits", count))
     ]
 
 
 def other_styles(count: int) -> list[Any]:
     """Portraits in the base's own styles with its own captions, trained without the trigger phrase: they keep those styles."""
     from trainer.dataset import SourceImage
+    from trainer.long_work import counted
 
     made = []
-    for i in range(count):
+    for i in counted(range(count), "drawing portraits in other styles", count):
         portrait, style = random_portrait(FIRST_OTHER_SEED + i), ("photo", "photo", "flat", "pencil")[i % 4]
         made.append(SourceImage(render(portrait, style, SIZE), f"{style}-{portrait.seed:03d}", caption(portrait, style)))
     return made
@@ -164,6 +166,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
     from trainer.dataset import PrepareSettings, TrainingHints, prepare
     from trainer.dataset.settings import CleanSettings
     from trainer.launch import train
+    from trainer.long_work import report
 
     tell(f"drawing {settings.pictures} anime portraits")
     prepared = prepare(
@@ -177,6 +180,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
             training=TrainingHints(shuffle_caption=True, keep_tokens=1),
         ),
         regularisation=other_styles(settings.others),
+        progress=lambda done, total, _: report("preparing images", done, total),
     )
     per_epoch = -(-prepared.kept // settings.batch)
     config = parse({
@@ -204,7 +208,9 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
 
 
 def paint(painter: Painter, lora: Any, settings: DemoSettings) -> Painted:
-    """Everything by the base alone, then everything with the LoRA: same prompts, same noise."""
+    """Everything by the base alone, then everything with the LoRA: same prompts, same noise. Reports each image (trainer.long_work)."""
+    from trainer.long_work import counted
+
     portraits = [random_portrait(settings.first + i) for i in range(settings.tests)]
     others = [random_portrait(number) for number in text_portraits(settings)]
     sources = [render(p, "photo", SIZE) for p in portraits]
@@ -213,15 +219,19 @@ def paint(painter: Painter, lora: Any, settings: DemoSettings) -> Painted:
     def repainted(strength: float) -> list[Image.Image]:
         pairs = zip(sources, portraits, strict=True)
         away: dict[str, Any] = {"negative": settings.negative, "guidance": settings.guidance, "strength": strength}
-        return [painter.repaint(s, prompt_for(p), **away, **options) for s, p in pairs]
+        images = counted(pairs, f"repainting portraits ({who} at strength {strength:g})", len(sources))
+        return [painter.repaint(s, prompt_for(p), **away, **options) for s, p in images]
 
     def from_text(prompts: list[str]) -> list[Image.Image]:
         size: dict[str, Any] = {"width": SIZE, "height": SIZE, "guidance": settings.text_guidance}
-        return [painter.paint(prompt, **size, **options) for prompt in prompts]
+        images = counted(prompts, f"painting portraits from text ({who})", len(prompts))
+        return [painter.paint(prompt, **size, **options) for prompt in images]
 
     with_trigger, without = [prompt_for(p) for p in others], [caption(p, "photo") for p in others]
+    who = "the base"
     painter.use([])
     base, base_text = repainted(STRENGTHS[0]), from_text(with_trigger + without)
+    who = "the LoRA"
     painter.use([lora])
     low, high, lora_text = repainted(STRENGTHS[0]), repainted(STRENGTHS[1]), from_text(with_trigger + without)
     truths = [render(p, "anime", SIZE) for p in portraits]

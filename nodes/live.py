@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from server import PromptServer
 from ..trainer import events
 from ..trainer.dataset.names import readable
 from ..trainer.image_file import load_image
+from ..trainer.long_work import share
 from .images import keep_graph
 from .wording import on_the_canvas
 
@@ -39,6 +40,19 @@ def say(node_id: str | None, text: str) -> None:
     server = getattr(PromptServer, "instance", None)
     if node_id is not None and server is not None:
         server.send_progress_text(readable(text), node_id)  # names of files need not be text
+
+
+def work_text(node_id: str | None) -> Callable[[str, int, int], None]:
+    """A listener of trainer.long_work that shows in the node what is done before the training process starts."""
+    spoke = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal spoke
+        if time.monotonic() - spoke >= _TEXT_EVERY:
+            spoke = time.monotonic()
+            say(node_id, f"{what}: {share(done, total)}")
+
+    return tell
 
 
 def show_lora(node_id: str | None, name: str) -> None:

@@ -11,6 +11,7 @@ from . import __version__
 from .commands import check, demo, export, info, prepare, prune, sample, train
 from .errors import Cancelled, UserError
 from .hints import about_the_file
+from .long_work import Lines, reported_to
 from .started import as_typed, typed
 from .terminal import escape_unprintable
 
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notices are for programmers; errors still come through
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
-        status: int = args.run(args)
+        with reported_to(Lines()):
+            status: int = args.run(args)
     except UserError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:

@@ -21,6 +21,7 @@ from typing import TypeVar
 from filelock import FileLock
 
 from .errors import UserError
+from .long_work import report
 
 # Windows refuses these as file names whatever their extension (learn.microsoft.com, "Naming Files"); it reads ¹, ² and ³ as digits.
 _RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³")}
@@ -279,7 +280,9 @@ def file_stamp(path: str | Path) -> str:
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a regular file's bytes, in hex. Raises OSError for a device or a pipe, too."""
     with os.fdopen(open_regular(path), "rb") as file:
-        digest = hashlib.sha256()
+        digest, done, size = hashlib.sha256(), 0, os.fstat(file.fileno()).st_size
         while chunk := file.read(1 << 20):
             digest.update(chunk)
+            done += len(chunk)
+            report(f"hashing {path.name}", done, size)
     return digest.hexdigest()

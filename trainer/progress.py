@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import events
+from .long_work import share
 
 
 class TrainingProgress:
@@ -54,6 +56,10 @@ class TrainingProgress:
             self._print(f"checkpoint, step {event.step}: {event.lora}")
         elif isinstance(event, events.Warning_):
             self._print(f"warning: {event.message}", style="yellow")
+
+    def work(self, what: str, done: int, total: int) -> None:
+        """Draw what is done before the training process starts (a listener of long_work)."""
+        self._progress.update(self._task, description=escape(what), detail=share(done, total))
 
     def _step(self, event: events.Step) -> None:
         detail = (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .families import EPSILON, Family, Framing, Prediction
 from .hints import is_out_of_memory
+from .long_work import counted
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ def sample_latents(
     whole = Framing(original=(width, height), target=(width, height))
     inputs = family.unet_inputs(conditions, [whole] * len(conditions), device, dtype)
     with torch.no_grad():
-        for timestep in scheduler.timesteps:
+        for timestep in counted(scheduler.timesteps, "sampling steps", len(scheduler.timesteps)):
             if stop():
                 return None
             scaled = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)

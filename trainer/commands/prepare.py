@@ -158,11 +158,18 @@ def _pairs(replace: list[str] | None) -> dict[str, str] | None:
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar on stderr, so that stdout has only the report; without a terminal only that another process is waited for."""
+    """A progress bar on stderr, so that stdout has only the report; without a terminal a line now and then."""
     from ..dataset.prepare import WAITING
+    from ..long_work import report
+
+    def tell(done: int, total: int, text: str) -> None:
+        if text == WAITING:
+            print(text, file=sys.stderr)
+        else:
+            report("preparing images", done, total)
 
     if quiet or not sys.stderr.isatty():
-        yield lambda done, total, text: print(text, file=sys.stderr) if text == WAITING else None
+        yield tell
         return
     from rich.console import Console
     from rich.markup import escape

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from ..files import atomic_path, safe_name
     from ..image_file import load_image
     from ..inference import open_painter
+    from ..long_work import report
     from ..lorafile import read_lora
     from ..trained_with import choose
 
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     painter.use(loras)
     for number, prompt in enumerate(prompts):
         for offset in range(args.count):
+            report("images", number * args.count + offset, len(prompts) * args.count)
             seed = (args.seed if prompt.seed is None else prompt.seed) + offset
             picture = painter.sample(
                 prompt.text,

@@ -84,9 +84,10 @@ def run(args: argparse.Namespace) -> int:
             settings, on_event=lambda event: print(encode(event), flush=True), accelerate_config=args.accelerate_config
         )
     else:
+        from ..long_work import reported_to
         from ..progress import TrainingProgress
 
-        with TrainingProgress() as progress:
+        with TrainingProgress() as progress, reported_to(progress.work):
             result = train(settings, on_event=progress.show, accelerate_config=args.accelerate_config)
     words = "found, already trained" if result.reused else f"trained in {result.seconds:.0f} s"
     print(

@@ -12,6 +12,7 @@ from ..captions import fixed_caption
 from ..errors import UserError
 from ..files import safe_name, write_atomic
 from ..image_file import load_image
+from ..long_work import counted, report
 from ..prompt_syntax import unescape
 from .captions import instance_prompt
 from .dataset import Dataset, Item
@@ -45,13 +46,16 @@ def _kohya(dataset: Dataset, folder: Path) -> None:
     settings = parse_settings(dataset.settings)
     prompt = instance_prompt(dataset.trigger, dataset.class_description)
     subsets: list[dict[str, Any]] = []
+    done = 0
     for (regularisation, repeats), items in _groups(dataset.items):
         tokens = dataset.class_description if regularisation else prompt
         name = f"{repeats}_{safe_name(tokens, fallback='pictures', limit=80)}"
         place = folder / ("reg" if regularisation else "img") / name
         place.mkdir(parents=True)
         for item in items:
+            report("exporting images", done, len(dataset.items))
             _kohya_picture(dataset, item, place)
+            done += 1
         hints = dataset.training
         subset: dict[str, Any] = {
             "image_dir": str(place.resolve()), "num_repeats": repeats, "class_tokens": tokens, "caption_extension": ".txt",
@@ -111,7 +115,7 @@ def _imagefolder(dataset: Dataset, folder: Path) -> None:
     place = folder / "train"
     place.mkdir(parents=True)
     rows = []
-    for item in dataset.items:
+    for item in counted(dataset.items, "exporting images", len(dataset.items)):
         if item.is_regularisation:
             continue
         shutil.copyfile(dataset.image_path(item), place / PurePosixPath(item.file).name)

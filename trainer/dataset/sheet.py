@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UserError
 from ..image_file import load_image
+from ..long_work import counted
 from .dataset import Dataset, Item
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -49,7 +50,7 @@ def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: 
     more = f", the first {len(items)} shown" if len(dataset.items) > len(items) else ""
     facts = f"{len(dataset.items)} pictures{more} · {dataset.resolution} px · {dataset.hash[:12]}"
     draw.text((GAP, GAP + size + 10), _shorten(facts, sheet.width - 2 * GAP, size), font=_font(facts, size), fill=FAINT)
-    for number, item in enumerate(items):
+    for number, item in enumerate(counted(items, "drawing the contact sheet", len(items))):
         x = GAP + number % columns * (cell + GAP)
         y = head + number // columns * (cell_height + GAP)
         _paste(sheet, dataset, item, (x, y), cell)

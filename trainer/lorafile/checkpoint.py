@@ -11,6 +11,7 @@ import torch
 
 from ..errors import UserError
 from ..files import atomic_path
+from ..long_work import counted
 from . import algorithms, container, dora
 from .family import mismatch
 from .models import reading
@@ -64,7 +65,7 @@ def merge_into_checkpoint(checkpoint: Path, parts: Sequence[tuple[LoraWeights, f
         container.rewrite_metadata(checkpoint, temporary, {**header.metadata, **_metadata(header.metadata, parts)})
         start = container.read_header(temporary).data_start
         with temporary.open("r+b") as file:
-            for key, layers in changes.items():
+            for key, layers in counted(changes.items(), f"merging into {target.name}", len(changes)):
                 dtype, shape, (begin, end) = header.tensors[key]
                 file.seek(start + begin)
                 data = bytearray(file.read(end - begin))

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 
 from ..errors import UserError
+from ..long_work import counted
 from . import algorithms
 from .family import mismatch
 from .information import trigger_words
@@ -41,7 +42,7 @@ def merge(parts: Sequence[tuple[LoraWeights, float]], rank: int | None = None) -
             grouped.setdefault((module.component, module.name), []).append((module, strength))
     for layer in grouped.values():
         _check(layer, rank)
-    sums = (_merge_layer(layer) for layer in grouped.values())
+    sums = (_merge_layer(layer) for layer in counted(grouped.values(), "merging layers", len(grouped)))
     modules, report = (tuple(sums), None) if rank is None else reduced(sums, rank)
     metadata = _metadata(parts, modules)
     if report and report.changed:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..errors import UserError
+from ..long_work import counted
 from .weights import LoraModule, LoraWeights
 
 _OVERSAMPLING = 16  # extra directions of the randomised SVD (Halko et al., arXiv 0909.4061)
@@ -40,7 +41,8 @@ def reduce_rank(weights: LoraWeights, rank: int) -> tuple[LoraWeights, RankRepor
     LoHa, LoKr, Tucker convolutions and full weights become plain LoRA. For DoRA the change before its normalisation is
     approximated. Raises UserError for what has no low-rank form (biases, normalisation weights, unknown algorithms).
     """
-    modules, report = reduced(weights, rank)
+    layers = counted(weights.modules, "lowering the rank", len(weights.modules))
+    modules, report = reduced(layers, rank)
     metadata = reduced_metadata(weights.metadata, weights.modules, modules) if report.changed else dict(weights.metadata)
     return replace(weights, modules=modules, metadata=metadata), report
 
