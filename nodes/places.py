@@ -119,6 +119,7 @@ NOT_ON_A_NODE: Mapping[str, str] = {  # no widget with that very meaning, and wh
     "dataset.path": "the dataset socket of Train LoRA carries it from Dataset Prep",
     "dataset.repeats": "Combine Datasets says it for each of its datasets, and the dataset socket carries it",
     "dataset.loss_weight": "Combine Datasets says it for each of its datasets, and the dataset socket carries it",
+    "dataset.hash": "the dataset socket of Train LoRA carries it from Dataset Prep",
     "dataset.more": "Combine Datasets makes the list, and the dataset socket carries it",
     "training.cuda_graphs": "auto turns itself off where it does not help or does not work; saying otherwise is for measuring",
     "training.fused": "auto turns itself off where its kernels do not work; saying otherwise is for measuring",
