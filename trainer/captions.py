@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Sequence
 
 from .counters import derive_seed
+from .dataset.caption_forms import chosen, fixed_caption, tag_sections
 from .dataset.dataset import Item
 from .dataset.settings import TrainingHints
 from .prompt_syntax import unescape
-
-_CHOICE = re.compile(r"\{([^}]+)\}")
 
 
 def caption_at(item: Item, hints: TrainingHints, *, seed: int, epoch: int, position: int) -> str:
@@ -26,42 +24,16 @@ def caption_at(item: Item, hints: TrainingHints, *, seed: int, epoch: int, posit
     rng = random.Random(derive_seed(seed, "caption", epoch, position))
     if rng.random() < hints.caption_dropout:
         return ""
-    caption = _chosen(item.caption, rng.choice) if hints.wildcards else item.caption
-    kept, rest, last = _sections(caption, hints)
+    caption = chosen(item.caption, rng.choice) if hints.wildcards else item.caption
+    kept, rest, last = tag_sections(caption, hints)
     if hints.shuffle_caption:
         rng.shuffle(rest)
     return unescape(", ".join(kept + [tag for tag in rest if rng.random() >= hints.tag_dropout] + last))
 
 
-def fixed_caption(item: Item, hints: TrainingHints) -> str:
-    """The caption where nothing is drawn: whole and in its order; with wildcards the first line, and the first of each choice."""
-    caption = _chosen(item.caption, lambda choices: choices[0]) if hints.wildcards else item.caption
-    if hints.keep_tokens_separator and hints.keep_tokens_separator in caption:
-        kept, rest, last = _sections(caption, hints)
-        caption = ", ".join(kept + rest + last)
-    return unescape(caption)
-
-
 def changes_captions(hints: TrainingHints) -> bool:
     """Whether a caption is not the same in every epoch."""
     return bool(hints.shuffle_caption or hints.caption_dropout or hints.tag_dropout or hints.wildcards)
-
-
-def _chosen(caption: str, choose: Callable[[Sequence[str]], str]) -> str:
-    """One line of ``caption`` with one part of each ``{a|b}``; ``{{`` and ``}}`` are braces."""
-    line = choose(caption.split("\n")) if "\n" in caption else caption
-    line = line.replace("{{", "\1").replace("}}", "\2")
-    return _CHOICE.sub(lambda match: choose(match[1].split("|")), line).replace("\1", "{").replace("\2", "}")
-
-
-def _sections(caption: str, hints: TrainingHints) -> tuple[list[str], list[str], list[str]]:
-    """The tags that stay in front, those that may move, and those that stay at the end."""
-    separator = hints.keep_tokens_separator
-    if separator and separator in caption:
-        parts = [[tag.strip() for tag in part.split(",") if tag.strip()] for part in caption.split(separator, 2)]
-        return parts[0], parts[1], parts[2] if len(parts) > 2 else []
-    tags = [tag.strip() for tag in caption.split(",")]
-    return tags[: hints.keep_tokens], tags[hints.keep_tokens :], []
 
 
 def all_captions(prompts: Sequence[str]) -> list[str]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import events, objective, sampler
 from .cache import fill_latents, fill_prompts
-from .captions import all_captions, caption_at, changes_captions, cut_captions, fixed_caption
+from .captions import all_captions, caption_at, changes_captions, cut_captions
+from .dataset.caption_forms import fixed_caption
 from .devices import return_memory
 from .errors import UserError
 from .job import Job

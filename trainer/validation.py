@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from . import counters, events, objective
-from .captions import fixed_caption
+from .dataset.caption_forms import fixed_caption
 from .errors import Cancelled
 from .feed import Feed
 from .job import Job

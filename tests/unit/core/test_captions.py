@@ -7,8 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.captions import all_captions, caption_at, fixed_caption
+from trainer.captions import all_captions, caption_at
 from trainer.dataset import Item, TrainingHints
+from trainer.dataset.caption_forms import fixed_caption
 
 TAGS = ["trigger", "1girl", "solo", "long hair", "smile", "sky", "hat", "tree", "cat", "night"]
 

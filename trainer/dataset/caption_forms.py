@@ -1,0 +1,38 @@
+"""Kohya's forms in captions: several lines, choices in braces, and separators around the tags that may move."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from ..prompt_syntax import unescape
+from .dataset import Item
+from .settings import TrainingHints
+
+_CHOICE = re.compile(r"\{([^}]+)\}")
+
+
+def fixed_caption(item: Item, hints: TrainingHints) -> str:
+    """The caption where nothing is drawn: whole and in its order; with wildcards the first line, and the first of each choice."""
+    caption = chosen(item.caption, lambda choices: choices[0]) if hints.wildcards else item.caption
+    if hints.keep_tokens_separator and hints.keep_tokens_separator in caption:
+        kept, rest, last = tag_sections(caption, hints)
+        caption = ", ".join(kept + rest + last)
+    return unescape(caption)
+
+
+def chosen(caption: str, choose: Callable[[Sequence[str]], str]) -> str:
+    """One line of ``caption`` with one part of each ``{a|b}``; ``{{`` and ``}}`` are braces."""
+    line = choose(caption.split("\n")) if "\n" in caption else caption
+    line = line.replace("{{", "\1").replace("}}", "\2")
+    return _CHOICE.sub(lambda match: choose(match[1].split("|")), line).replace("\1", "{").replace("\2", "}")
+
+
+def tag_sections(caption: str, hints: TrainingHints) -> tuple[list[str], list[str], list[str]]:
+    """The tags that stay in front, those that may move, and those that stay at the end."""
+    separator = hints.keep_tokens_separator
+    if separator and separator in caption:
+        parts = [[tag.strip() for tag in part.split(",") if tag.strip()] for part in caption.split(separator, 2)]
+        return parts[0], parts[1], parts[2] if len(parts) > 2 else []
+    tags = [tag.strip() for tag in caption.split(",")]
+    return tags[: hints.keep_tokens], tags[hints.keep_tokens :], []
