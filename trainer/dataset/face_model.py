@@ -88,10 +88,15 @@ def _input_size(shape: list[Any], image: tuple[int, int]) -> tuple[int, int]:
     return max(32, -(-round(image[0] * scale) // 32) * 32), max(32, -(-round(image[1] * scale) // 32) * 32)
 
 
-@lru_cache(maxsize=2)
-def _session(model: str) -> Any:
+def require_file(model: str) -> None:
+    """Raises UserError when there is no such file."""
     if not Path(model).is_file():
         raise UserError(f"The face model {model} does not exist.", "Give the .onnx file of a face or head detector.", kind="face model")
+
+
+@lru_cache(maxsize=2)
+def _session(model: str) -> Any:
+    require_file(model)
     try:
         import onnxruntime
     except ImportError as error:

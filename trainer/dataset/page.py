@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,12 +10,13 @@ from jinja2 import Environment
 
 from ..files import write_atomic
 from .dataset import Dataset
-from .report import Report
+from .report import Report, plural
 
 PAGE = "report.html"
 MAX_PICTURES = 1000  # a browser shows that many at once without trouble
 MAX_ROWS = 2000
 MAX_TAGS = 200
+SHOWN = 24  # rows of a table; the others unfold
 
 _TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -35,14 +37,16 @@ _TEMPLATE = """<!doctype html>
   .columns { display: flex; flex-wrap: wrap; gap: 1rem 4rem; }
   .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem; }
   figure { margin: 0; }
-  figure img { width: 100%; border-radius: .3rem; background: #8882; }
+  figure img { width: 100%; height: auto; border-radius: .3rem; background: #8882; }
   figcaption { font-size: .85rem; overflow-wrap: anywhere; }
+  details { max-width: 40rem; }
+  summary { cursor: pointer; color: #888; margin-top: .3rem; }
   figcaption small { color: #888; display: block; }
 </style>
 </head>
 <body>
 <h1>{{ report.name }}</h1>
-<p class="facts">{{ report.kept }} pictures kept, {{ report.rejected|length }} left out, {{ report.repeats_total }} an epoch with repeats
+<p class="facts">{{ images }} kept, {{ report.rejected|length }} left out{% for fact in report.facts() %}, {{ fact }}{% endfor %}
 {%- if report.regularisation %}, {{ report.regularisation }} for regularisation{% endif %}
 {%- if report.masks %}, {{ report.masks }} with a mask{% endif %}.
 Trigger word: {{ report.trigger or "none" }}. Class: {{ report.class_description or "none" }}. Resolution {{ report.resolution }}.<br>
@@ -52,18 +56,20 @@ Hash <code>{{ report.hash }}</code></p>
 {% endfor %}</ul></div>{% endif %}
 <div class="columns">
 {% for title, counts in tables %}{% if counts %}<section><h2>{{ title }}</h2><table>
-{% for name, count in counts %}<tr><td>{{ name }}</td><td class="n">{{ count }}</td></tr>
-{% endfor %}</table></section>{% endif %}{% endfor %}
+{% for name, count in counts[:shown] %}<tr><td>{{ name }}</td><td class="n">{{ count }}</td></tr>
+{% endfor %}</table>{% if counts|length > shown %}<details><summary>{{ counts|length - shown }} more</summary>
+<p>{% for name, count in counts[shown:most] %}{{ name }} ({{ count }}){{ ", " if not loop.last }}{% endfor %}
+{%- if counts|length > most %}, … and {{ counts|length - most }} more{% endif %}</p></details>{% endif %}</section>{% endif %}{% endfor %}
 </div>
 {% if report.rejected %}<h2>Left out</h2><table><tr><th>File</th><th>Reason</th><th></th></tr>
 {% for row in report.rejected[:rows] %}<tr><td>{{ row.source }}</td><td>{{ row.reason }}</td><td>{{ row.message }}</td></tr>
 {% endfor %}</table>
 {% if report.rejected|length > rows %}<p>… and {{ report.rejected|length - rows }} more in manifest.json.</p>{% endif %}{% endif %}
-<h2>Pictures</h2>
+<h2>Images</h2>
 <div class="sheet">
 {% for picture in pictures %}<figure><a href="{{ picture.url }}"><img loading="lazy" src="{{ picture.url }}" alt=""
  width="{{ picture.width }}" height="{{ picture.height }}"></a>
-<figcaption>{{ picture.caption }}<small>{{ picture.facts }}</small></figcaption></figure>
+<figcaption>{{ picture.caption }}<small>{{ picture.source }}</small><small>{{ picture.facts }}</small></figcaption></figure>
 {% endfor %}</div>
 {% if report.kept > pictures|length %}<p>… and {{ report.kept - pictures|length }} more.</p>{% endif %}
 </body>
@@ -71,28 +77,32 @@ Hash <code>{{ report.hash }}</code></p>
 """
 
 
-def write_page(folder: Path, dataset: Dataset, report: Report) -> Path:
-    """Write ``report.html``; everything that came from file names and captions is escaped."""
+def write_page(folder: Path, dataset: Dataset, report: Report, sources: Sequence[str]) -> Path:
+    """Write ``report.html``; ``sources``: the names of the items' sources. Everything that came from file names and captions is escaped."""
     pictures = [
         {
             "url": quote(item.file),
             "caption": item.caption,
+            "source": source,
             "width": item.width,
             "height": item.height,
             "facts": f"{item.original_size[0]}x{item.original_size[1]} to {item.width}x{item.height}"
             + (f", {item.repeats} repeats" if item.repeats > 1 else "")
             + (", regularisation" if item.is_regularisation else ""),
         }
-        for item in dataset.items[:MAX_PICTURES]
+        for item, source in zip(dataset.items[:MAX_PICTURES], sources, strict=False)
     ]
     tables = [
         ("Sizes", list(report.buckets.items())),
-        ("Source sizes", list(report.source_sizes.items())[:MAX_TAGS]),
+        ("Source sizes", list(report.source_sizes.items())),
         ("Formats", list(report.formats.items())),
         ("Captions from", list(report.captions_from.items())),
-        ("Tags", list(report.tags.items())[:MAX_TAGS]),
+        ("Tags", list(report.tags.items())),
     ]
     template = Environment(autoescape=True).from_string(_TEMPLATE)
+    text = template.render(
+        report=report, tables=tables, pictures=pictures, rows=MAX_ROWS, shown=SHOWN, most=MAX_TAGS, images=plural(report.kept, "image")
+    )
     path = folder / PAGE
-    write_atomic(path, template.render(report=report, tables=tables, pictures=pictures, rows=MAX_ROWS))
+    write_atomic(path, text)
     return path

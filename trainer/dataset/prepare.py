@@ -20,6 +20,7 @@ from .earlier import Earlier
 from .gather import Hashed, Progress, Source, gathered
 from .jobs import Job, mask_bytes
 from .journal import Journal
+from .models import check_models
 from .page import write_page
 from .pool import ordered_map
 from .preparation import own_folder
@@ -68,6 +69,7 @@ def prepare(
     Pictures that are done already are reused. Raises UserError, and Cancelled when ``should_stop`` returned True.
     """
     started = time.monotonic()
+    warnings = check_models(settings)
     out_root, tell, stop = Path(out_root), progress or _silent, should_stop or (lambda: False)
 
     def waiting() -> None:
@@ -75,10 +77,10 @@ def prepare(
 
     with (
         gathered(source, regularisation, out_root, settings, inside, tell, stop, waiting) as found,
-        own_folder(out_root, source, found.preparation, stop, waiting, replace_other=replace_other) as (folder, warnings),
+        own_folder(out_root, source, found.preparation, stop, waiting, replace_other=replace_other) as (folder, about_folder),
     ):
         run = _Run(folder, settings, upscaler, tell, should_stop, workers)
-        run.warnings += warnings
+        run.warnings += [*about_folder, *warnings]
         return run.finish(found.found, found.hashed, started)
 
 
@@ -275,7 +277,7 @@ class _Run:
             ),
             warnings=tuple(warnings), seconds=seconds,
         )  # fmt: skip
-        write_page(self.folder, dataset, report)
+        write_page(self.folder, dataset, report, [row.source for row in rows])
         return report
 
 

@@ -34,7 +34,7 @@ class Report:
     regularisation: int
     reused: int
     masks: int
-    repeats_total: int  # pictures an epoch shows, repeats counted
+    repeats_total: int  # images an epoch shows, repeats counted
     rejected: tuple[Rejection, ...] = ()
     buckets: dict[str, int] = field(default_factory=dict)
     source_sizes: dict[str, int] = field(default_factory=dict)  # "640x480" -> count
@@ -53,12 +53,21 @@ class Report:
         data["seconds"] = round(self.seconds, 3)
         return data
 
+    def facts(self) -> list[str]:
+        """Sentences about repeats and reuse, where there is something to say."""
+        found = []
+        if self.repeats_total != self.kept:
+            found.append(f"{plural(self.repeats_total, 'image')} an epoch, with repeats")
+        if self.reused:
+            found.append(f"{self.reused} unchanged since the last run")
+        return found
+
     def text(self) -> str:
         """A page of plain text."""
-        lines = [f"Dataset {self.name}", f"{plural(self.kept, 'picture')} in {self.path}"]
+        lines = [f"Dataset {self.name}", f"{plural(self.kept, 'image')} in {self.path}"]
         if self.regularisation:
             lines.append(f"{self.regularisation} of them for regularisation")
-        lines.append(f"{self.repeats_total} pictures an epoch with repeats; {self.reused} unchanged since the last run")
+        lines += self.facts()
         if self.masks:
             lines.append(f"{self.masks} with a loss mask")
         lines.append(f"Hash {self.hash[:16]}")
@@ -77,7 +86,7 @@ class Report:
 
 
 def plural(count: int, word: str) -> str:
-    """``1 picture``, ``2 pictures``."""
+    """``1 image``, ``2 images``."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 

@@ -174,6 +174,13 @@ def _open(path: Path) -> Image.Image:
     return load_image(path)
 
 
+def model_with_tags(model: Path) -> Path:
+    """The .onnx file that ``model`` (it, or its folder) names. Raises UserError when it or its list of tags is missing."""
+    file = _model_file(model)
+    _read_tags(file.parent / "selected_tags.csv")
+    return file
+
+
 def _model_file(model: Path) -> Path:
     if model.is_dir():
         files = sorted(model.glob("*.onnx"))

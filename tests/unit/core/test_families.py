@@ -200,7 +200,7 @@ def test_sdxl_is_told_source_cut_and_size_in_that_order_and_not_rounded(tmp_path
 
 def test_a_mirrored_picture_was_cut_at_the_other_side(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    Image.new("RGB", (101, 64)).save(tmp_path / "in" / "a.png")
+    Image.effect_noise((101, 64), 80).convert("RGB").save(tmp_path / "in" / "a.png")
     item = prepare(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="x", resolution=64)).dataset.items[0]
     assert framing(item).crop_top_left == (0, 18)
     assert framing(item, flipped=True).crop_top_left == (0, 101 - 64 - 18)

@@ -57,7 +57,7 @@ def test_settings_file_with_options_over_it(tmp_path: Path, capsys: pytest.Captu
     places = [str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--settings", str(tmp_path / "s.toml")]
     assert main(["prepare", *places, "--trigger", "new"]) == 0
     assert open_dataset(tmp_path / "out" / "new").items[0].caption == "new, best"
-    assert "1 picture in" in capsys.readouterr().out
+    assert "1 image in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

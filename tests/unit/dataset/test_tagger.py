@@ -104,8 +104,10 @@ def settings(model: Path, **captions: Any) -> PrepareSettings:
 def test_dataset_is_tagged_where_there_is_no_caption(tmp_path: Path) -> None:
     model = build(tmp_path / "model")
     (tmp_path / "in").mkdir()
-    plain((255, 0, 0)).save(tmp_path / "in" / "a.png")
-    plain((0, 0, 255)).save(tmp_path / "in" / "b.png")
+    for name, colour in (("a.png", (255, 0, 0)), ("b.png", (0, 0, 255))):
+        image = plain(colour)
+        image.paste((0, 0, 0), (0, 0, 8, 8))  # one colour alone would be left out as blank
+        image.save(tmp_path / "in" / name)
     (tmp_path / "in" / "b.txt").write_text("smile", encoding="utf-8")
     result = prepare(tmp_path / "in", tmp_path / "out", settings(model))
     assert [item.caption for item in result.dataset.items] == ["mk01, hatsune miku, red theme, >_<", "mk01, smile"]
