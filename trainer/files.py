@@ -180,7 +180,9 @@ def resolve_below(path: str | Path, roots: Sequence[Path], *, what: str = "path"
     real_roots = [root.resolve() for root in roots]
     asked = Path(text)
     candidates = [asked] if asked.is_absolute() else [root / asked for root in real_roots]
-    outside = False
+    outside = any(on_another_machine(candidate, real_roots) for candidate in candidates)
+    if outside:  # not even looked at
+        candidates = []
     for candidate in candidates:
         try:
             real = candidate.resolve()
@@ -221,6 +223,15 @@ def open_regular(path: str | Path) -> int:
 def _require_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is a device, a pipe or a folder, not a file")
+
+
+def on_another_machine(path: PurePath, roots: Sequence[PurePath]) -> bool:
+    r"""Whether ``path`` is a network drive (``\\server\share``) or device of Windows (``\\.\…``, ``\\?\…``) that none of ``roots`` lies on.
+
+    Windows sends the user's name and a hash of the password to a server that is only asked whether a file is there.
+    """
+    drive = path.drive.replace("/", "\\").lower()
+    return drive.startswith("\\\\") and drive not in [root.drive.replace("/", "\\").lower() for root in roots]
 
 
 def read_regular(path: Path, limit: int) -> bytes:

@@ -147,6 +147,7 @@ def test_growth_prints_a_row_for_each_number_of_pictures(monkeypatch: pytest.Mon
     assert printed.splitlines()[-1].endswith("| 1.00 |")
 
 
+@pytest.mark.skipif(bool(sys.flags.isolated), reason="a portable Python does not look into PYTHONPATH")
 def test_an_import_is_counted_apart_from_what_comes_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import stat
 import unicodedata
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -18,6 +19,7 @@ from trainer.errors import UserError
 from trainer.files import (
     atomic_path,
     expand_home,
+    on_another_machine,
     read_regular,
     require_short_path,
     resolve_below,
@@ -288,3 +290,24 @@ def test_a_file_that_cannot_be_put_in_its_place_is_named_and_not_the_temporary_o
         write_atomic(path, b"new")
     assert (caught.value.filename, caught.value.filename2) == (str(path), None)
     assert [each.name for each in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("path", ["\\\\evil\\share\\x", "//evil/share/x", "\\\\?\\UNC\\evil\\share\\x", "\\\\.\\pipe\\x", "//evil/share"])
+def test_a_network_drive_is_another_machine_unless_comfyui_lies_on_it(path: str) -> None:
+    local, remote = PureWindowsPath("C:\\ComfyUI\\input"), PureWindowsPath("\\\\NAS\\media\\ComfyUI")
+    assert on_another_machine(PureWindowsPath(path), [local, remote])
+    assert on_another_machine(local / path, [local])  # joined, it takes the place of what is before it
+    assert not on_another_machine(PureWindowsPath("//nas/MEDIA/ComfyUI/input"), [local, remote])
+    assert not on_another_machine(local / "cats", [local])
+
+
+@pytest.mark.skipif(os.name != "nt", reason="NOT CHECKED: only Windows asks other machines for a path")
+@pytest.mark.parametrize("path", ["\\\\evil\\share\\x", "//evil/share/x", "\\\\?\\UNC\\evil\\share\\x"])
+def test_another_machine_is_not_asked_for_a_file(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    for name in ("resolve", "exists"):
+        look: Any = getattr(Path, name)
+        monkeypatch.setattr(Path, name, lambda self, look=look, **named: asked.append(str(self)) or look(self, **named))
+    with pytest.raises(UserError, match="lies outside"):
+        resolve_below(path, [tmp_path])
+    assert asked and not [each for each in asked if "evil" in each]
