@@ -42,7 +42,17 @@ def load_small_checkpoint(path: Path) -> tuple[Any, Any, Any]:
         raise UserError(f"{path.name} cannot be read ({error}).", "Copy or download it again.", kind="checkpoint") from error
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     _check_family(path.name, shapes)
-    return _model(tensors), _clip(tensors, shapes), _vae(tensors, shapes)
+    model, clip, vae = _model(tensors), _clip(tensors, shapes), _vae(tensors, shapes)
+    # how ComfyUI gets another copy of a model that it may change: its own Train LoRA asks for one
+    for place, patcher in enumerate((model, clip.patcher, vae.patcher)):
+        patcher.cached_patcher_init = (_patchers, (path,), place)
+    return model, clip, vae
+
+
+def _patchers(path: Path, disable_dynamic: bool = False) -> tuple[Any, Any, Any]:
+    """The patchers of model, text encoder and VAE, loaded once more. They are never dynamic."""
+    model, clip, vae = load_small_checkpoint(path)
+    return model, clip.patcher, vae.patcher
 
 
 def _check_family(name: str, shapes: dict[str, tuple[int, ...]]) -> None:

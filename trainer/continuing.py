@@ -21,12 +21,19 @@ def lora_identity(path: Path) -> str:
 
 
 def require_lora(path: Path) -> None:
-    """Open the file before anything heavy. Raises UserError when it is missing, damaged or no LoRA."""
+    """Open the file before anything heavy. Raises UserError when it is missing, damaged or no LoRA, or changes what is not trained."""
     from .lorafile import read_lora
+    from .lorafile.biases import bias_of
+    from .lorafile.dora import is_of_base
 
     if not path.is_file():
         raise UserError(f"The LoRA to go on from was not found: {path}.", "Check base.lora, or leave it empty.", kind="lora")
-    read_lora(path)
+    weights = read_lora(path)
+    if is_of_base(weights.metadata):
+        raise _unfit(path, "its DoRA was exported for ComfyUI's own loader", "Give the LoRA that it was exported from.")
+    if changed := [module.name for module in weights if bias_of(module) is not None or module.algorithm in ("norm", "set")]:
+        hint = "Training here changes weights only. Merge the LoRA into the checkpoint (export --into-checkpoint) and train on that."
+        raise _unfit(path, f"it changes biases or normalisations of {len(changed)} layers, for example {changed[0]}", hint)
 
 
 def load_lora(model: nn.Module, path: Path, network: NetworkSection) -> None:

@@ -21,10 +21,13 @@ ALGORITHMS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         frozenset(),
         frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"}),
     ),
-    "full": (frozenset({"diff"}), frozenset({"diff_b"})),
-    "norm": (frozenset({"w_norm"}), frozenset({"b_norm"})),
+    "full": (frozenset({"diff"}), frozenset()),
+    "norm": (frozenset({"w_norm"}), frozenset()),
 }
-COMMON = frozenset({"dora_scale"})
+# What may stand beside any of them: DoRA's magnitudes, changes of the bias (alone they are the algorithm "bias"), and ComfyUI's shape to
+# which the layer is enlarged first.
+BIASES = frozenset({"diff_b", "b_norm"})
+COMMON = BIASES | {"dora_scale", "reshape_weight"}
 
 # Real algorithms that other programs read but whose weight change is not computed here: they pass through renaming unchanged.
 PASSED_THROUGH = {
@@ -32,6 +35,7 @@ PASSED_THROUGH = {
     "oft": ("oft_blocks", "oft_diag"),
     "boft": ("oft_blocks", "rescale"),
     "ia3": ("weight", "on_input"),
+    "set": ("set_weight",),  # ComfyUI: the weight itself, whatever the strength
 }
 _OWN = [must | may for must, may in ALGORITHMS.values()] + [frozenset(names) for names in PASSED_THROUGH.values()]
 SUFFIXES: frozenset[str] = COMMON.union({"alpha"}, *_OWN)
@@ -41,7 +45,7 @@ def algorithm_of(suffixes: frozenset[str]) -> str | None:
     """The algorithm that tensors with these names belong to (alpha and dora_scale apart); None when it is none of the known."""
     own = suffixes - COMMON - {"alpha"}
     if not own:
-        return None
+        return "bias" if suffixes & BIASES else None
     for name, (must, may) in ALGORITHMS.items():
         if must <= own <= must | may and (name != "lokr" or _lokr_complete(own)):
             return name
@@ -70,17 +74,29 @@ def shape_problem(algorithm: str, tensors: Mapping[str, torch.Tensor]) -> str:
     """What is wrong with the shapes of one module's tensors; empty when they fit each other."""
     if algorithm == "lora" and (problem := _lora_problem(tensors)):
         return problem
-    if algorithm in PASSED_THROUGH or (algorithm in ("full", "norm") and "dora_scale" not in tensors):
+    if problem := _bias_problem(tensors):
+        return problem
+    if algorithm in PASSED_THROUGH or algorithm == "bias" or (algorithm in ("full", "norm") and "dora_scale" not in tensors):
         return ""
     summands = {name: tensor for name, tensor in tensors.items() if name != "dora_scale"}
     try:
         change = delta_shape(algorithm, summands)
     except (RuntimeError, ValueError, IndexError) as error:
         return str(error).splitlines()[0]
+    bias = next((tensors[name] for name in BIASES if name in tensors), None)
+    if bias is not None and bias.numel() != change[0] and "reshape_weight" not in tensors:
+        return f"a change of the bias {list(bias.shape)} has not a number for each output of {list(change)}"
     scale = tensors.get("dora_scale")
     if scale is not None and not dora_scale_fits(tuple(scale.shape), change, flattened=True):
         return f"dora_scale {list(scale.shape)} has neither a number for each output nor for each input of {list(change)}"
     return ""
+
+
+def _bias_problem(tensors: Mapping[str, torch.Tensor]) -> str:
+    found = [name for name in sorted(BIASES) if name in tensors]
+    if len(found) > 1:
+        return "it has both diff_b and b_norm"
+    return f"{found[0]} {list(tensors[found[0]].shape)} is no row of numbers" if found and tensors[found[0]].ndim != 1 else ""
 
 
 def _lora_problem(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -117,7 +133,8 @@ def delta_shape(algorithm: str, tensors: Mapping[str, torch.Tensor]) -> tuple[in
 
 
 def unscaled_delta(algorithm: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The weight change in fp32 before alpha / rank and DoRA: ``(out, in)``, or ``(out, in, kh, kw)`` for a convolution.
+    """The weight change in fp32 before alpha / rank and DoRA: ``(out, in)``, or ``(out, in, kh, kw)`` for a convolution; ``(out,)`` where
+    the bias alone is changed.
 
     Raises UserError for an algorithm that changes the weight in another way than by addition.
     """
@@ -149,6 +166,8 @@ def unscaled_delta(algorithm: str, tensors: Mapping[str, torch.Tensor]) -> torch
         return t["diff"]
     if algorithm == "norm":
         return t["w_norm"]
+    if algorithm == "bias":
+        return next(t[name] for name in BIASES if name in t)
     raise UserError(
         f"The weight change of the algorithm {algorithm!r} is not computed by this program.",
         "Renaming between formats works; merging, rank reduction and merging into a checkpoint do not.",

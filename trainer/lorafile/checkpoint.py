@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..files import atomic_path
 from ..long_work import counted
 from . import algorithms, container, dora
+from .biases import bias_of, without_bias
 from .family import mismatch
 from .models import reading
 from .unet_names import diffusers_to_ldm
@@ -24,7 +25,9 @@ _TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 # where text encoders lie: transformers' layout (SD 1.x, SDXL's first) and OpenCLIP's (SD 2.x, SDXL's second)
 _CLIP = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
 _OPEN_CLIP = {"te1": "cond_stage_model.model.transformer.resblocks.", "te2": "conditioner.embedders.1.model.transformer.resblocks."}
-_OPEN_CLIP_LAYER = {"self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+_OPEN_CLIP_LAYER = {
+    "self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2",
+}  # fmt: skip
 _OPEN_CLIP_QKV = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
 
 
@@ -105,8 +108,18 @@ def _plan(header: container.Header, parts: Sequence[tuple[LoraWeights, float]]) 
             if place is None:
                 missing.append(f"{module.component} {module.name}")
                 continue
-            _check_size(header, place, module)
-            changes.setdefault(place.key, []).append(_Change(module, strength, place, dora.is_of_base(weights.metadata)))
+            if (bias := bias_of(module)) is not None:
+                beside = replace(place, key=place.key.removesuffix("weight") + "bias")
+                rows = header.tensors.get(beside.key, ("", (0,), (0, 0)))[1][0] // (1 if beside.part is None else 3)
+                if rows != len(bias):
+                    missing.append(f"{module.component} {module.name} (its bias)")
+                    continue
+                only = replace(module, algorithm="bias", tensors={"diff_b": bias}, alpha=None)
+                changes.setdefault(beside.key, []).append(_Change(only, strength, beside, False))
+            weight = without_bias(module)
+            if weight is not None:
+                _check_size(header, place, weight)
+                changes.setdefault(place.key, []).append(_Change(weight, strength, place, dora.is_of_base(weights.metadata)))
     if missing:
         raise UserError(
             f"The checkpoint lacks {len(missing)} layers that the LoRA changes, for example {', '.join(missing[:3])}.",
@@ -141,7 +154,7 @@ def _check_size(header: container.Header, place: _Place, module: LoraModule) -> 
     dtype, shape, _ = header.tensors[place.key]
     if dtype not in _TORCH:
         raise UserError(f"The checkpoint's {place.key} is stored as {dtype}.", "Use a checkpoint in fp16, bf16 or fp32.", kind="checkpoint")
-    if module.algorithm in algorithms.PASSED_THROUGH or "diff_b" in module.tensors or "b_norm" in module.tensors:
+    if module.algorithm in algorithms.PASSED_THROUGH or "reshape_weight" in module.tensors:
         raise UserError(f"{module.name} ({module.algorithm}) cannot be merged into a checkpoint here.", "", kind="lora")
     change = algorithms.delta_shape(module.algorithm, {k: v for k, v in module.tensors.items() if k != "dora_scale"})
     rows = shape[0] // 3 if place.part is not None else shape[0]

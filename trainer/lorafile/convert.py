@@ -11,6 +11,7 @@ import torch
 from ..errors import UserError
 from ..files import atomic_path
 from . import dora, folding
+from .biases import bias_of
 from .models import MODELS
 from .read import scan_lora
 from .save import write_tensors
@@ -144,6 +145,13 @@ def _need_plain(weights: LoraWeights, form: str, *, decomposed: bool) -> None:
             kind="lora",
         )
     for module in weights:
+        if bias_of(module) is not None or "reshape_weight" in module.tensors:
+            what = "a change of its bias" if bias_of(module) is not None else "another size of its layer"
+            raise UserError(
+                f"The {form} format holds changes of weights only, and {module.name} has {what}.",
+                "Choose --format kohya or comfyui, which hold it as it is.",
+                kind="lora",
+            )
         if module.algorithm != "lora" or "lora_mid.weight" in module.tensors:
             kind = "LoRA in Tucker form" if module.algorithm == "lora" else module.algorithm
             raise UserError(

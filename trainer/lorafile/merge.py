@@ -13,10 +13,11 @@ import torch
 from ..errors import UserError
 from ..long_work import counted
 from . import algorithms
+from .biases import bias_of, with_bias, without_bias
 from .family import mismatch
 from .information import trigger_words
 from .models import FAMILY_NAME
-from .rank import RankReport, check_has_rank, is_plain, reduced, reduced_metadata
+from .rank import RankReport, is_plain, reduced, reduced_metadata
 from .weights import LoraModule, LoraWeights
 
 _Part = tuple[LoraModule, float]  # with its strength
@@ -63,14 +64,19 @@ def common_dtype(parts: Sequence[LoraWeights]) -> torch.dtype | None:
 
 def _check(layer: Sequence[_Part], rank: int | None) -> None:
     """Raises UserError for a layer that cannot be summed."""
+    weights = _of_weights(layer)
     for module, _ in layer:
+        if "reshape_weight" in module.tensors:
+            raise UserError(f"{module.name} changes the layer's size, which cannot be merged.", "Load it by itself.", kind="lora")
         if module.is_dora:
             raise UserError(
                 f"{module.name} is DoRA, whose change depends on the model's weights: it cannot be merged with others.",
                 "Merge into a checkpoint instead (--into-checkpoint).",
                 kind="lora",
             )
-        if _are_whole(layer) or is_plain(module):
+        if module.algorithm in algorithms.PASSED_THROUGH:
+            raise UserError(f"{module.name} is {module.algorithm}, which cannot be merged.", "Load it by itself.", kind="lora")
+        if module.algorithm == "bias" or _are_whole(weights) or is_plain(module):
             continue
         if rank is None:
             raise UserError(
@@ -78,7 +84,11 @@ def _check(layer: Sequence[_Part], rank: int | None) -> None:
                 "Give the rank to approximate it with (--rank N).",
                 kind="lora",
             )
-        check_has_rank(module)
+
+
+def _of_weights(layer: Sequence[_Part]) -> list[_Part]:
+    """The parts as far as they change the weight."""
+    return [(weight, strength) for module, strength in layer if (weight := without_bias(module)) is not None]
 
 
 def _are_whole(layer: Sequence[_Part]) -> bool:
@@ -87,6 +97,16 @@ def _are_whole(layer: Sequence[_Part]) -> bool:
 
 
 def _merge_layer(layer: Sequence[_Part]) -> LoraModule:
+    changes = [(bias, strength) for module, strength in layer if (bias := bias_of(module)) is not None]
+    weights = _of_weights(layer)
+    merged = _merge_weights(weights) if weights else replace(layer[0][0], tensors={}, alpha=None)
+    if not changes:
+        return merged
+    _check_sizes(f"the bias of {merged.name}", [tuple(bias.shape) for bias, _ in changes])
+    return with_bias(merged, sum((bias * strength for bias, strength in changes), torch.zeros_like(changes[0][0])))
+
+
+def _merge_weights(layer: Sequence[_Part]) -> LoraModule:
     first = layer[0][0]
     if _are_whole(layer):
         return replace(first, tensors={name: _sum_of(name, layer) for name in {n for m, _ in layer for n in m.tensors}}, alpha=None)

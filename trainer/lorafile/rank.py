@@ -11,6 +11,8 @@ import torch
 
 from ..errors import UserError
 from ..long_work import counted
+from . import algorithms
+from .biases import bias_of
 from .weights import LoraModule, LoraWeights
 
 _OVERSAMPLING = 16  # extra directions of the randomised SVD (Halko et al., arXiv 0909.4061)
@@ -25,13 +27,15 @@ class RankReport:
     worst_error: float
     worst_layer: str
     changed: int  # layers
+    kept: int = 0  # layers that change a bias or a normalisation, which has no rank
 
     def __str__(self) -> str:
+        kept = f"; {self.kept} changes of biases and normalisations have no rank and stay" if self.kept else ""
         if not self.changed:
-            return f"no layer has a rank above {self.rank}: nothing changed"
+            return f"no layer has a rank above {self.rank}: nothing changed{kept}"
         return (
             f"{self.changed} layers reduced to rank {self.rank}; relative error of the weight change {self.error:.3%} "
-            f"(worst layer {self.worst_error:.3%}: {self.worst_layer})"
+            f"(worst layer {self.worst_error:.3%}: {self.worst_layer}){kept}"
         )
 
 
@@ -39,7 +43,7 @@ def reduce_rank(weights: LoraWeights, rank: int) -> tuple[LoraWeights, RankRepor
     """The best LoRA of at most ``rank`` for every layer, scale alpha / rank unchanged; layers of lower rank stay bit for bit.
 
     LoHa, LoKr, Tucker convolutions and full weights become plain LoRA. For DoRA the change before its normalisation is
-    approximated. Raises UserError for what has no low-rank form (biases, normalisation weights, unknown algorithms).
+    approximated. Changes of biases and normalisations have no rank and stay. Raises UserError for unknown algorithms.
     """
     layers = counted(weights.modules, "lowering the rank", len(weights.modules))
     modules, report = reduced(layers, rank)
@@ -51,8 +55,12 @@ def reduced(modules: Iterable[LoraModule], rank: int) -> tuple[tuple[LoraModule,
     """``reduce_rank`` for modules that may be made one by one: each is dropped before the next is asked for."""
     if rank < 1:
         raise UserError(f"The rank must be at least 1, not {rank}.", "", kind="lora")
-    result, lost, total, worst, changed = [], 0.0, 0.0, (0.0, ""), 0
+    result, lost, total, worst, changed, kept = [], 0.0, 0.0, (0.0, ""), 0, 0
     for module in modules:
+        kept += bias_of(module) is not None or not has_rank(module)
+        if not has_rank(module):
+            result.append(module)
+            continue
         new = as_lora(module, rank)
         error, norm = _difference(module, new)
         lost, total = lost + error**2, total + norm**2
@@ -60,7 +68,7 @@ def reduced(modules: Iterable[LoraModule], rank: int) -> tuple[tuple[LoraModule,
             changed += 1
             worst = max(worst, (error / norm if norm else 0.0, module.name))
         result.append(new)
-    return tuple(result), RankReport(rank, math.sqrt(lost / total) if total else 0.0, worst[0], worst[1], changed)
+    return tuple(result), RankReport(rank, math.sqrt(lost / total) if total else 0.0, worst[0], worst[1], changed, kept)
 
 
 def reduced_metadata(metadata: Mapping[str, str], before: Iterable[LoraModule], after: Sequence[LoraModule]) -> dict[str, str]:
@@ -81,26 +89,23 @@ def is_plain(module: LoraModule) -> bool:
     return module.algorithm == "lora" and "lora_mid.weight" not in module.tensors
 
 
-def check_has_rank(module: LoraModule) -> None:
-    """Raises UserError for a change of a bias or a normalisation."""
-    if module.algorithm == "norm" or "diff_b" in module.tensors or (module.algorithm == "full" and module.tensors["diff"].ndim < 2):
-        raise UserError(f"{module.name} changes a bias or a normalisation, which has no rank.", "Leave out --rank.", kind="lora")
+def has_rank(module: LoraModule) -> bool:
+    """Whether a layer's change is a matrix: that of a bias or a normalisation is none."""
+    return module.algorithm not in ("norm", "bias") and not (module.algorithm == "full" and module.tensors["diff"].ndim < 2)
 
 
 def as_lora(module: LoraModule, rank: int) -> LoraModule:
-    """``module`` as plain LoRA of at most ``rank``; itself when it is one already."""
+    """``module`` as plain LoRA of at most ``rank``; itself when it is one already, and when it has no rank."""
     plain = is_plain(module)
-    if plain and (module.rank or 0) <= rank:
+    if not has_rank(module) or (plain and (module.rank or 0) <= rank):
         return module
-    check_has_rank(module)
     if plain:
         up, down = _reduce_product(module.tensors["lora_up.weight"], module.tensors["lora_down.weight"], rank)
     else:
         up, down = _reduce_dense(replace(module, alpha=None).delta(), rank)
     dtype = next(iter(module.tensors.values())).dtype
     tensors = {"lora_up.weight": up.to(dtype), "lora_down.weight": down.to(dtype)}
-    if module.is_dora:
-        tensors["dora_scale"] = module.tensors["dora_scale"]
+    tensors |= {name: module.tensors[name] for name in algorithms.COMMON if name in module.tensors}
     alpha = module.scale * down.shape[0]
     return replace(module, algorithm="lora", tensors=tensors, alpha=_alpha(alpha, dtype))
 

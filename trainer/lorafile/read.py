@@ -173,6 +173,9 @@ def _judge(weights: LoraWeights, all_keys: list[str]) -> LoraWeights:
     if dora.is_of_base(weights.metadata):
         base = weights.metadata.get(dora.BASE_KEY) or "one base model"
         notes.append(f"its DoRA is for ComfyUI's own loader and {base}: other programs read it wrongly")
+    biases = sum(any(name in algorithms.BIASES for name in module.tensors) for module in sound)
+    if biases:
+        notes.append(f"{biases} of {len(sound)} layers have their biases changed")
     passed = sorted({module.algorithm for module in sound if module.algorithm in algorithms.PASSED_THROUGH})
     if passed:
         problems.append(f"the algorithm {', '.join(passed)} can be renamed here, but not merged or reduced")
@@ -202,7 +205,11 @@ def _is_zero(module: LoraModule) -> bool:
     """Whether a factor is zero altogether, so that the product is."""
     if module.is_dora or module.algorithm in algorithms.PASSED_THROUGH:
         return False
-    return any(not bool(tensor.any()) for name, tensor in module.tensors.items() if not name.startswith(("b_norm", "diff_b")))
+    biases, weights = [], []
+    for name, tensor in module.tensors.items():
+        if name != "reshape_weight":
+            (biases if name in algorithms.BIASES else weights).append(bool(tensor.any()))
+    return not all(weights or [False]) and not any(biases)
 
 
 def _some(items: Sequence[str], limit: int = 5) -> str:

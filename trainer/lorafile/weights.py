@@ -116,7 +116,7 @@ class LoraWeights:
     def algorithm(self) -> str:
         """The file's algorithm: ``lora``, ``locon`` (LoRA with 3x3 convolutions), ``dora``, ``loha``, …; mixes are joined with ``+``."""
         names = Counter(module.algorithm for module in self.modules)
-        words = [name for name, _ in names.most_common()]
+        words = [name for name, _ in names.most_common() if name != "bias"] or ["bias"] * bool(names)
         if "lora" in words and any(_is_convolution(module) for module in self.modules):
             words[words.index("lora")] = "locon"
         if any(module.is_dora for module in self.modules):

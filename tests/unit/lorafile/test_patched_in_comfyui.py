@@ -35,7 +35,7 @@ def place(request: pytest.FixtureRequest) -> ComfyUI:
 
 
 def run(place: ComfyUI, folder: Path, checkpoint: Path, loras: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The program's report of each LoRA."""
+    """The program's report of each LoRA; the model can be copied as core's Train LoRA copies it."""
     (folder / "base").mkdir(exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps({"checkpoint": str(checkpoint), "loras": loras}), encoding="utf-8")
     command = [str(place.python), str(PROGRAM), str(place.path), str(ROOT), str(folder / "base"), str(folder / "jobs.json")]
@@ -43,7 +43,9 @@ def run(place: ComfyUI, folder: Path, checkpoint: Path, loras: list[dict[str, An
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stderr[-4000:]
-    told: list[dict[str, Any]] = json.loads(lines[-1].removeprefix("RESULT "))["loras"]
+    report = json.loads(lines[-1].removeprefix("RESULT "))
+    assert report["apart"] == [True, True]
+    told: list[dict[str, Any]] = report["loras"]
     return told
 
 

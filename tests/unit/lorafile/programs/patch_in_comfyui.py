@@ -66,8 +66,13 @@ def main() -> None:
             results[f"core {key}"] = patched(core[1].patcher if text else core[0], key)
         save_file({key: tensor.clone() for key, tensor in results.items()}, job["result"])
         told.append({"used": ours.used, "total": ours.total, "unknown": list(ours.unknown)})
-    cached = getattr(model, "cached_patcher_init", None)
-    print("RESULT " + json.dumps({"loras": told, "clones": cached is not None}))
+    apart = []
+    for patcher in (model, clip.patcher):
+        try:  # what core's Train LoRA asks for
+            apart.append(patcher.clone(force_deepcopy=True).model is not patcher.model)
+        except TypeError:  # ComfyUI 0.3.64 has no such copies
+            apart.append(True)
+    print("RESULT " + json.dumps({"loras": told, "apart": apart}))
 
 
 main()
