@@ -50,7 +50,8 @@ def _draw(folder: Path, kind: str, count: int, size: int, report: Report) -> Pic
     with atomic_path(path) as unfinished:
         _draw_into(unfinished, kind, count, size)
     report(f"{path.name}: {count} pictures drawn")
-    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+    loaded: Pictures = np.load(path, mmap_mode="r")
+    return loaded
 
 
 def _draw_into(unfinished: Path, kind: str, count: int, size: int) -> None:

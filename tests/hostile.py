@@ -103,6 +103,21 @@ def data_url(data: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
+def lora_metadata() -> dict[str, dict[str, str]]:
+    """What it is -> metadata of a LoRA whose tensors are fine."""
+    folders, repeats = ({f"{number}_folder": of for number in range(4000)} for of in ({"tag": 1}, {"n_repeats": 1}))
+    return {
+        "EPS thumbnail": {"modelspec.thumbnail": data_url(eps())},
+        "EPS thumbnail that says so": {"modelspec.thumbnail": data_url(eps(), "x-eps")},
+        "vast thumbnail": {"modelspec.thumbnail": data_url(vast_picture())},
+        "thumbnail that is no image": {"modelspec.thumbnail": "data:image/png;base64," + "A" * 4000},
+        "many folders": {"ss_tag_frequency": json.dumps(folders), "ss_dataset_dirs": json.dumps(repeats)},
+        "deep": {"ss_tag_frequency": "[" * 50_000, "ss_dataset_dirs": '{"a":' * 5000},
+        "wrong types": {"ss_tag_frequency": '{"a": {"b": null}}', "ss_dataset_dirs": "[null]", "ss_network_args": "7"},
+        "half a character": {"modelspec.title": "half", "ss_tag_frequency": '{"\\ud800": {"\\udfff": 3}}'},
+    }
+
+
 def vast_picture() -> bytes:
     """A PNG of half a megabyte that has 60,000 x 60,000 black pixels."""
 

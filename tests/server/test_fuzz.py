@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from tests import hostile
 from tests.server.comfy_server import Server
 from tests.server.conftest import TINY
 from tests.server.graphs import Graph, defaults, loader, node
@@ -40,6 +42,7 @@ HOSTILE: st.SearchStrategy[Any] = st.one_of(
             *(None, True, [], {}, [[]], ["nowhere", 0], ["base", 99], {"__value__": ["a"]}),
             *(float("nan"), float("inf"), float("-inf"), 2**63, -(2**63), 10**400, -1, 0, 1e308),
             *(f"../../{MARK}", f"..\\..\\{MARK}", f"/tmp/{MARK}", f"{MARK}\x00.png", f"C:\\{MARK}", "~/", ".", "..", "/", "CON"),
+            *("half \ud800", "\udcff", f"~nosuchuser/{MARK}", '[{"name": null}]', "[" * 5000, "{a|b}|||c", "(a:1e400)", "--n --w 9e9"),
             *("", " ", "x" * 100_000, "🎨👩‍🎨" * 50, "\ud800", "\u202e", "{}", "%s%n", "$(touch x)", "a\nb", "1" * 5000),
         ]
     ),
@@ -134,6 +137,22 @@ def send_one(server: Server, described: dict[str, Any], kind: str, outcomes: lis
         assert error["exception_message"].strip()
         assert "Traceback" not in error["exception_message"]
     outcomes.append("error" if errors else "result")
+
+
+def test_cards_of_loras_that_mean_harm_are_small_and_without_their_images(server: Server) -> None:
+    folder = server.base / "models" / "loras" / "harm"
+    folder.mkdir()
+    try:
+        for name, metadata in hostile.lora_metadata().items():
+            save_file(lora_tensors(small_layers()), folder / f"{name}.safetensors", metadata)
+            (folder / f"{name}.preview.png").write_bytes(hostile.eps())
+            asked = {"name": str(Path("harm") / f"{name}.safetensors")}
+            answer = requests.get(f"{server.url}/animelora/lora", params=asked, timeout=30)
+            assert (answer.status_code, len(answer.content) < 20_000) == (200, True), name
+            assert (answer.json()["thumbnail"], answer.json()["problem"]) == ("", ""), name
+        assert not server.children()
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_values_from_nowhere_end_in_a_clear_error_or_a_result(server: Server) -> None:

@@ -115,6 +115,7 @@ def test_pictures_archives_and_links_that_mean_harm_are_left_out_by_name(server:
     portrait(90, 3).save(folder / "good.png")
     portrait(90, 7).save(secret)
     (folder / "vast.png").write_bytes(hostile.vast_picture())
+    (folder / "script.png").write_bytes(hostile.eps())
     (folder / "link.png").symlink_to(secret)
     (folder / "inside.png").symlink_to(server.base / "input" / "portraits" / "portrait 1.png")
     (folder / "zero.png").symlink_to("/dev/zero")
@@ -126,7 +127,7 @@ def test_pictures_archives_and_links_that_mean_harm_are_left_out_by_name(server:
     try:
         told = server.run({"prep": prepare("harm", trigger_word="harmless")})["prep"]["text"][0]
         assert "2 pictures" in told
-        for name in ("vast.png", "link.png", "zero.png", "pipe.png", "good.txt"):
+        for name in ("vast.png", "script.png", "link.png", "zero.png", "pipe.png", "good.txt"):
             assert name in told
         captions = [path.read_text(encoding="utf-8") for path in (server.base / "output" / "animelora" / "datasets").rglob("*.txt")]
         assert not any("secret" in caption for caption in captions)

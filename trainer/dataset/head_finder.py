@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +66,8 @@ def cell_features(image: Image.Image) -> Array:
     means = pixels.reshape(rows, CELL, columns, CELL, 3).mean(axis=(1, 3))
     red, green, blue = means[..., 0], means[..., 1], means[..., 2]
     colours = np.stack([means.mean(2) - 0.5, red - green, green - blue], axis=2)
-    return np.concatenate([cells, colours], axis=2).astype(np.float32)
+    features: Array = np.concatenate([cells, colours], axis=2).astype(np.float32)
+    return features
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Network:
 
     def scores(self, features: Array) -> Array:
         """(rows - WINDOW + 1, columns - WINDOW + 1) log-odds that a head fills the window at each cell."""
-        windows = np.lib.stride_tricks.sliding_window_view(features, (WINDOW, WINDOW), axis=(0, 1))
+        view: Any = np.lib.stride_tricks.sliding_window_view  # of several axes, which the types of numpy 2.2 do not know
+        windows = view(features, (WINDOW, WINDOW), axis=(0, 1))
         rows, columns = windows.shape[:2]
         flat = windows.transpose(0, 1, 3, 4, 2).reshape(rows * columns, -1)
         hidden = np.maximum(flat @ self.w1 + self.b1, 0)

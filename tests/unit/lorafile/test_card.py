@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests import hostile
 from trainer.lorafile import TrainingFacts, build_metadata, card
 
 from .helpers import lora_tensors, small_layers
@@ -121,6 +122,14 @@ def test_odd_metadata_makes_a_small_harmless_card(tmp_path: Path, metadata: dict
     assert len(json.dumps(found, allow_nan=False)) < 20_000
     assert not found["thumbnail"]
     assert "javascript" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("metadata", hostile.lora_metadata().values(), ids=list(hostile.lora_metadata()))
+def test_metadata_that_means_harm_makes_a_small_harmless_card(tmp_path: Path, metadata: dict[str, str]) -> None:
+    (tmp_path / "odd.preview.png").write_bytes(hostile.eps())
+    found = card(written(tmp_path / "odd.safetensors", metadata))
+    assert (found.thumbnail, found.problem) == ("", "")
+    assert len(json.dumps(found.to_json(), allow_nan=False)) < 20_000
 
 
 @pytest.mark.parametrize("content", [b"no picture", b"<svg onload='x'/>", b"GIF89a", b""])
