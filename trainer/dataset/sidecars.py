@@ -64,9 +64,8 @@ class CaptionIndex:
                 if text := self._read_text(text_file):
                     return text, text_file.suffix.lower()
         # a.json (kohya, Hydrus), a.png.json (gallery-dl, Hydrus), .a_meta.json (waifuc)
-        names = (image.with_suffix(".json"), image.with_name(image.name + ".json"))
-        names += tuple(image.with_name(f"{dot}{image.stem}{META}") for dot in (".", ""))
-        for candidate in names:
+        endings = (f"{image.stem}.json", f"{image.name}.json", f".{image.stem}{META}", f"{image.stem}{META}")
+        for candidate in (image.with_name(name) for name in endings):
             json_file = self._match(self._json, candidate)
             if json_file is not None and (text := self._read_json(json_file)):
                 self._used.add(json_file)

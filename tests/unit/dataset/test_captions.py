@@ -67,7 +67,7 @@ def test_trigger_with_brackets_is_found_with_and_without_backslashes() -> None:
     assert with_trigger("1girl, Saber (Fate)", r"saber \(fate\)") == r"saber \(fate\), 1girl"
 
 
-_TEXT = st.text(st.characters(exclude_characters="|{}\n\r", exclude_categories=("Cs",)), max_size=80)
+_TEXT = st.text(st.characters(exclude_characters="|{}\n\r", exclude_categories=["Cs"]), max_size=80)
 
 
 @given(_TEXT, st.text(alphabet="abcXYZ019_", min_size=1, max_size=8))

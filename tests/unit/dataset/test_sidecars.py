@@ -191,7 +191,7 @@ def test_names_of_kohyas_folders_win_over_the_class(tmp_path: Path) -> None:
     folder_of(tmp_path / "in" / "10_miku girl", 1)
     folder_of(tmp_path / "in" / "5_rin boy", 1, first=1)
     folder_of(tmp_path / "in" / "other", 1, first=2)
-    settings = {"trigger": "tok", "class_description": "anime_face", "resolution": 64}
+    settings: dict[str, Any] = {"trigger": "tok", "class_description": "anime_face", "resolution": 64}
     result = prepare(tmp_path / "in", tmp_path / "out", PrepareSettings(**settings))
     assert sorted(item.caption for item in result.dataset.items) == ["tok anime_face", "tok, miku girl", "tok, rin boy"]
     assert any("2 images had no caption and got the name of their folder, not the class 'anime_face'" in w for w in result.report.warnings)
