@@ -18,7 +18,7 @@ from .decode import EXTENSIONS
 from .jobs import content_hash
 from .journal import WORK, locked
 from .pool import ordered_map
-from .preparation import Preparation, batch, place_of, siblings
+from .preparation import Preparation, batch, can_be_made, place_of, siblings
 from .settings import PrepareSettings
 from .sources import Entry, Found, SourceImage
 
@@ -88,11 +88,13 @@ def _unpacking(
     out_root: Path, sources: Sequence[Source | None], should_stop: Callable[[], bool], waiting: Callable[[], None]
 ) -> Iterator[Path]:
     """A folder below ``out_root`` to unpack archives into, removed afterwards. Only archives make it; one process has it at a time."""
-    archives = [str(source.resolve()) for source in sources if isinstance(source, Path) and source.is_file()]
+    archives = [str(source.resolve()) for source in sources if isinstance(source, Path) and source.is_file() and is_archive(source)]
     folder = out_root / f"{WORK}-{hashlib.sha256(json.dumps(archives).encode()).hexdigest()[:12]}"
     if not archives:
         yield folder
         return
+    with can_be_made(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for left in out_root.glob(f"{WORK}-*"):  # by a process that was killed
         with suppress(Cancelled, OSError), locked(left, lambda: True, lambda: None):
             shutil.rmtree(left, ignore_errors=True)

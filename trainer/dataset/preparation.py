@@ -155,12 +155,19 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _make_folder(folder: Path, source: object) -> None:
-    try:
+    with can_be_made(folder):
         if isinstance(source, Path) and source.resolve() == folder.resolve():
             message = f"{source} is the folder that the dataset would be written to."
             raise UserError(message, "Choose another output folder or trigger word.", kind="dataset")
         require_short_path(folder / REGULARISATION / f"{'x' * 71}.png")  # the longest name that a Job gives
         folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def can_be_made(folder: Path) -> Iterator[None]:
+    """Raises UserError for a name that the system refuses, and where it may not be written."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
         raise UserError(f"The folder {folder} cannot be made: {cause}.", "Choose another place.", kind="dataset") from error
