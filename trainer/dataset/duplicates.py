@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .jobs import Job
 from .report import Rejection, plural
@@ -16,15 +17,41 @@ def without_duplicates(jobs: Sequence[Job]) -> tuple[list[Job], list[Rejection],
     best = {key: min(group, key=lambda job: job.entry.caption is None) for key, group in groups.items()}
     left_out = [job for job in jobs if job is not best[job.key]]
     rejected = [Rejection(job.entry.name, "duplicate", f"the same file as {best[job.key].entry.name}") for job in left_out]
+    warnings = _conflicts([(job, best[job.key]) for job in left_out])
+    return [job for job in jobs if job is best[job.key]], rejected, warnings
+
+
+def with_captions_of_repeats(jobs: Sequence[Job], repeats: Sequence[tuple[Job, Job]]) -> tuple[list[Job], list[str]]:
+    """(the jobs that stay, warnings): one without a caption gets that of a repeat. ``repeats``: (left out, the one that stays)."""
+    given: dict[str, Job] = {}
+    for left_out, stays in repeats:
+        if left_out.entry.caption and not stays.entry.caption:
+            given.setdefault(stays.key, left_out)
+    now = {key: _captioned(job, given[key]) if key in given else job for key, job in ((job.key, job) for job in jobs)}
+    warnings = _conflicts([(left_out, now.get(stays.key, stays)) for left_out, stays in repeats])
+    if given:
+        names = [f"{giver.entry.name} to {now[key].entry.name}" for key, giver in given.items() if key in now]
+        warnings.append(f"{plural(len(names), 'caption')} of a duplicate that was left out went to the image that stays: {_listed(names)}.")
+    return [now[job.key] for job in jobs], warnings
+
+
+def _captioned(job: Job, giver: Job) -> Job:
+    entry = replace(job.entry, caption=giver.entry.caption, caption_from=f"{giver.entry.caption_from} of a duplicate")
+    return replace(job, entry=entry)
+
+
+def _conflicts(pairs: Sequence[tuple[Job, Job]]) -> list[str]:
+    """What those that are left out said otherwise than those that stay, by name. ``pairs``: (left out, stays)."""
     warnings: list[str] = []
     for what, differs in (("caption", _other_caption), ("number of repeats", _other_repeats)):
-        others = [job for job in left_out if differs(job, best[job.key])]
-        if others:
-            warnings.append(
-                f"{plural(len(others), 'duplicate')} had another {what} than the same file that stays, for example "
-                f"{others[0].entry.name} and {best[others[0].key].entry.name}."
-            )
-    return [job for job in jobs if job is best[job.key]], rejected, warnings
+        names = [f"{job.entry.name} and {stays.entry.name}" for job, stays in pairs if differs(job, stays)]
+        if names:
+            warnings.append(f"{plural(len(names), 'duplicate')} had another {what} than the image that stays: {_listed(names)}.")
+    return warnings
+
+
+def _listed(names: Sequence[str]) -> str:
+    return "; ".join(names[:20]) + (f"; and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def _other_caption(job: Job, stays: Job) -> bool:

@@ -87,11 +87,14 @@ class Earlier:
         """After a finished run only its own captions matter."""
         self._save({file: {_digest(caption)} for file, caption in captions.items()})
 
-    def edits(self, jobs: Sequence[Job], known: Mapping[str, Processed]) -> dict[str, Edit]:
+    def edits(
+        self, jobs: Sequence[Job], known: Mapping[str, Processed], repeats: Mapping[str, Sequence[Job]] | None = None
+    ) -> dict[str, Edit]:
         """Caption file -> the text that a person wrote for this source when its picture had another name.
 
         The same content counts first, then the same name: when other sources of this folder stayed, or when the two look alike,
-        because ``1.png`` of another collection is another picture.
+        because ``1.png`` of another collection is another picture. ``repeats``: what was left out for a job, by the job's key; the text
+        of such an image goes to the one that stays, unless that has one of its own.
         """
         present = {(job.entry.is_regularisation, job.sha256) for job in jobs}
         by_content = {(row.is_regularisation, row.source_sha256): row for row in self.rows.values()}
@@ -102,6 +105,12 @@ class Earlier:
         found: dict[str, Edit] = {}
         for job in jobs:
             file = job.target.relative_to(self._folder).as_posix()
+            for left_out in (repeats or {}).get(job.key, ()):
+                row = by_content.get((left_out.entry.is_regularisation, left_out.sha256))
+                text = None if row is None else self._edited(caption_file(row.file))
+                if row is not None and text is not None and self._edited(caption_file(file)) is None:
+                    found[caption_file(file)] = Edit(caption_file(row.file), text, sure=True)
+                    break
             if file in self.rows:
                 continue
             row = by_content.get((job.entry.is_regularisation, job.sha256))

@@ -10,11 +10,12 @@ from jinja2 import Environment
 
 from ..files import write_atomic
 from .dataset import Dataset
-from .report import Report, plural
+from .report import DECIDE, Report, plural
 
 PAGE = "report.html"
 MAX_PICTURES = 1000  # a browser shows that many at once without trouble
 MAX_ROWS = 2000
+MAX_PAIRS = 300
 MAX_TAGS = 200
 SHOWN = 24  # rows of a table; the others unfold
 
@@ -35,6 +36,7 @@ _TEMPLATE = """<!doctype html>
   .facts { color: #888; }
   .warnings { border-left: .3rem solid #d80; padding: .1rem 1rem; background: #d801; }
   .columns { display: flex; flex-wrap: wrap; gap: 1rem 4rem; }
+  .pairs img { max-width: 16rem; max-height: 16rem; height: auto; border-radius: .3rem; }
   .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem; }
   figure { margin: 0; }
   figure img { width: 100%; height: auto; border-radius: .3rem; background: #8882; }
@@ -61,6 +63,11 @@ Hash <code>{{ report.hash }}</code></p>
 <p>{% for name, count in counts[shown:most] %}{{ name }} ({{ count }}){{ ", " if not loop.last }}{% endfor %}
 {%- if counts|length > most %}, … and {{ counts|length - most }} more{% endif %}</p></details>{% endif %}</section>{% endif %}{% endfor %}
 </div>
+{% if report.doubtful %}<h2>Alike, and kept</h2><p>{{ decide }}</p><table class="pairs">
+{% for doubt in report.doubtful[:pairs] %}<tr>{% for n in (0, 1) %}<td><a href="{{ doubt.files[n]|urlencode }}">
+<img loading="lazy" src="{{ doubt.files[n]|urlencode }}" alt=""></a><br>{{ doubt.sources[n] }}</td>{% endfor %}<td>{{ doubt.why }}</td></tr>
+{% endfor %}</table>
+{% if report.doubtful|length > pairs %}<p>… and {{ report.doubtful|length - pairs }} more pairs.</p>{% endif %}{% endif %}
 {% if report.rejected %}<h2>Left out</h2><table><tr><th>File</th><th>Reason</th><th></th></tr>
 {% for row in report.rejected[:rows] %}<tr><td>{{ row.source }}</td><td>{{ row.reason }}</td><td>{{ row.message }}</td></tr>
 {% endfor %}</table>
@@ -101,8 +108,9 @@ def write_page(folder: Path, dataset: Dataset, report: Report, sources: Sequence
     ]
     template = Environment(autoescape=True).from_string(_TEMPLATE)
     text = template.render(
-        report=report, tables=tables, pictures=pictures, rows=MAX_ROWS, shown=SHOWN, most=MAX_TAGS, images=plural(report.kept, "image")
-    )
+        report=report, tables=tables, pictures=pictures, rows=MAX_ROWS, shown=SHOWN, most=MAX_TAGS, images=plural(report.kept, "image"),
+        pairs=MAX_PAIRS, decide=DECIDE,
+    )  # fmt: skip
     path = folder / PAGE
     write_atomic(path, text)
     return path

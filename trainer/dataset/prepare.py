@@ -15,7 +15,7 @@ from .captioning import Captioned, caption_all
 from .captions import tag_frequency
 from .contents import Contents
 from .dataset import Dataset, Item, Row, caption_file, dataset_hash, hashed_header, open_dataset, write_manifest
-from .duplicates import without_duplicates
+from .duplicates import with_captions_of_repeats, without_duplicates
 from .earlier import Earlier
 from .gather import Hashed, Progress, Source, gathered
 from .jobs import Job, mask_bytes
@@ -25,9 +25,10 @@ from .page import write_page
 from .pool import ordered_map
 from .preparation import own_folder
 from .process import Processed, Upscaler, process, processing_key
-from .report import Rejection, Report, plural
+from .repeats import find_repeats
+from .report import Doubt, Rejection, Report, plural
 from .settings import PrepareSettings, dataset_folder_name
-from .signature import NearDuplicates
+from .signature import read_signature
 from .sources import Found
 from .tidy import foreign_pictures, stale_files
 
@@ -103,6 +104,8 @@ class _Run:
         self.rejected: list[Rejection] = []
         self.warnings: list[str] = []
         self.reused = 0
+        self.doubtful: list[Doubt] = []
+        self.repeats: dict[str, list[Job]] = {}  # what was left out, by the key of what stays
 
     def finish(self, found: Found, hashed: Sequence[Hashed], started: float) -> PrepareResult:
         self.rejected += [Rejection(*row) for row in found.rejected]
@@ -113,7 +116,7 @@ class _Run:
             kept = self.make(jobs, journal)
             if not any(not job.entry.is_regularisation for job, _ in kept):
                 raise _nothing_left(self.rejected)
-            edits = self.earlier.edits([job for job, _ in kept], journal.known)
+            edits = self.earlier.edits([job for job, _ in kept], journal.known, self.repeats)
             captioned = caption_all(kept, self.folder, self.settings, self.earlier, edits, self.progress, self.should_stop)
             self.earlier.carry_masks(kept)
             ours |= journal.files()  # what this run made and then left out, too
@@ -132,7 +135,13 @@ class _Run:
     def identify(self, hashed: Sequence[Hashed]) -> list[Job]:
         """A job for each source that can be read; exact duplicates go."""
         jobs: list[Job] = []
+        names = {entry.name for entry, _, _ in hashed}
+        if unknown := [name for name in self.settings.clean.leave_out if name not in names]:
+            self.warnings.append(f"clean.leave_out names what the source does not have: {', '.join(unknown)}.")
         for entry, digest, problem in hashed:
+            if entry.name in self.settings.clean.leave_out:
+                self.rejected.append(Rejection(entry.name, "left out", "named in clean.leave_out"))
+                continue
             if problem:
                 self.rejected.append(Rejection(entry.name, "unreadable", problem))
                 continue
@@ -146,8 +155,7 @@ class _Run:
 
     def make(self, jobs: Sequence[Job], journal: Journal) -> list[tuple[Job, Processed]]:
         """Process what is new, drop near duplicates, and make the pictures that are missing."""
-        # what is cut off is tried again: it costs little, and an older version took broken EXIF for that
-        new = {job.key for job in jobs if job.key not in journal.known or journal.known[job.key].reason == "truncated"}
+        new = {job.key for job in jobs if not _is_known(journal.known.get(job.key))}
         self.earlier.set_aside_images([job.target for job in jobs if self._was_changed(job, journal)])
         self._process([job for job in jobs if job.key in new], journal)
         kept: list[Job] = []
@@ -158,12 +166,17 @@ class _Run:
                 self.rejected.append(Rejection(job.entry.name, done.reason, done.message))
             else:
                 usable.append(job)
-        repeats = self._near_duplicates(usable, journal)
+        repeats = find_repeats(usable, journal.known, self.folder, self.settings, self.should_stop)
+        self.doubtful = repeats.doubtful
         for job in usable:
-            if job.key in repeats:
-                self.rejected.append(Rejection(job.entry.name, "near duplicate", f"looks the same as {repeats[job.key]}"))
+            if job.key in repeats.stays:
+                stays = repeats.stays[job.key]
+                self.repeats.setdefault(stays.key, []).append(job)
+                self.rejected.append(Rejection(job.entry.name, "near duplicate", f"looks the same as {stays.entry.name}"))
             else:
                 kept.append(job)
+        kept, warnings = with_captions_of_repeats(kept, [(job, repeats.stays[job.key]) for job in usable if job.key in repeats.stays])
+        self.warnings += warnings
         lost = [job for job in kept if not job.intact(journal.known[job.key], self.contents)]
         self._process(lost, journal)
         self.reused = len(kept) - len(new.union(job.key for job in lost) & {job.key for job in kept})
@@ -206,22 +219,6 @@ class _Run:
         if aside is not None:
             self.earlier.bring_back_mask(aside, job.mask, known, done)
         return done
-
-    def _near_duplicates(self, jobs: Sequence[Job], journal: Journal) -> dict[str, str]:
-        """Key of each near duplicate -> name of the picture that stays: the largest, with a caption, not JPEG, the first."""
-        clean = self.settings.clean
-        if not clean.near_duplicates:
-            return {}
-        repeats: dict[str, str] = {}
-        for regularisation in (False, True):
-            finder = NearDuplicates(clean.near_distance)
-            group = [job for job in jobs if job.entry.is_regularisation == regularisation]
-            group.sort(key=lambda job: job.worth(journal.known[job.key]))
-            for job in group:
-                earlier = finder.add(job.entry.name, journal.known[job.key].signature)
-                if earlier is not None:
-                    repeats[job.key] = earlier
-        return repeats
 
     def row(self, job: Job, done: Processed, caption: Captioned) -> Row:
         """The manifest line; files that a renamed source left under its old name move to the new one."""
@@ -275,10 +272,18 @@ class _Run:
             tags=tag_frequency(
                 (item.caption for item in dataset.items if not item.is_regularisation), dataset.training.keep_tokens_separator
             ),
-            warnings=tuple(warnings), seconds=seconds,
+            warnings=tuple(warnings), seconds=seconds, doubtful=tuple(self.doubtful),
         )  # fmt: skip
         write_page(self.folder, dataset, report, [row.source for row in rows])
         return report
+
+
+def _is_known(done: Processed | None) -> bool:
+    """Whether a result of an earlier run can be used. What is cut off is tried again: it costs little, and an older version took broken
+    EXIF for that; what was kept without being compared as it is now, too."""
+    if done is None or done.reason == "truncated":
+        return False
+    return bool(done.reason) or read_signature(done.signature) is not None
 
 
 def _nothing_left(rejected: Sequence[Rejection]) -> UserError:

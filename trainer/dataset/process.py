@@ -115,7 +115,7 @@ def process(
         found["original"] = picture.rgb.size
         if min(picture.rgb.size) < settings.clean.min_side:
             raise Rejected("too small", f"{_size(picture.rgb.size)} is smaller than {settings.clean.min_side} pixels")
-        found["signature"] = signature(picture.rgb)
+        found["signature"] = signature(flattened(picture, settings))
         refuse_useless(picture, settings)
         result = _finish(picture, _mask(picture, source_mask, settings), settings, upscaler)
     except Rejected as rejection:
@@ -145,6 +145,11 @@ def process(
         mask_sha256=hashlib.sha256(mask_png).hexdigest() if mask_png else "",
         steps=tuple(result.steps),
     )
+
+
+def flattened(picture: Picture, settings: PrepareSettings) -> Image.Image:
+    """What is to be seen of a picture, which is what is trained: pixels behind full transparency are not part of it."""
+    return picture.rgb if picture.alpha is None else _on_background(picture.rgb, picture.alpha, settings.background)
 
 
 @dataclass(frozen=True)

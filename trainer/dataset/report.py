@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+DECIDE = "To leave one out, delete it from the source or name it in clean.leave_out."
+
 
 @dataclass(frozen=True)
 class Rejection:
@@ -18,6 +20,19 @@ class Rejection:
     def to_json(self) -> dict[str, str]:
         """Plain data."""
         return {"source": self.source, "reason": self.reason, "message": self.message}
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Two images that were kept though they look alike: ``sources`` are their names, ``files`` lie in the dataset's folder."""
+
+    sources: tuple[str, str]
+    files: tuple[str, str]
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"sources": list(self.sources), "files": list(self.files), "why": self.why}
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,7 @@ class Report:
     tags: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+    doubtful: tuple[Doubt, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object; the keys are the field names, ``class_description`` is ``class``."""
@@ -50,6 +66,7 @@ class Report:
         data["class"] = data.pop("class_description")
         data["rejected"] = [rejection.to_json() for rejection in self.rejected]
         data["warnings"] = list(self.warnings)
+        data["doubtful"] = [doubt.to_json() for doubt in self.doubtful]
         data["seconds"] = round(self.seconds, 3)
         return data
 
@@ -76,6 +93,11 @@ class Report:
         lines += _section("Source sizes", [f"{size}: {count}" for size, count in _top(self.source_sizes)])
         lines += _section("Captions from", [f"{origin}: {count}" for origin, count in _top(self.captions_from)])
         lines += _section("Most frequent tags", [f"{tag}: {count}" for tag, count in _top(self.tags, 20)])
+        if self.doubtful:
+            lines += ["", f"Alike, and kept: {plural(len(self.doubtful), 'pair')}. {DECIDE}"]
+            lines += [f"  {doubt.sources[0]} and {doubt.sources[1]}: {doubt.why}" for doubt in self.doubtful[:20]]
+            if len(self.doubtful) > 20:
+                lines.append(f"  … and {len(self.doubtful) - 20} more, in report.html")
         if self.rejected:
             reasons = Counter(rejection.reason for rejection in self.rejected)
             lines += ["", f"Left out: {len(self.rejected)} ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})"]

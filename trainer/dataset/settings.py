@@ -42,7 +42,8 @@ class CleanSettings(_Part):
     max_megapixels: Annotated[float, Field(gt=0, le=178)] = 89.0  # Pillow's own limit for a decompression bomb
     max_aspect: Annotated[float, Field(ge=1)] = 10.0  # longer side over shorter one: hardly anything of a strip is left after the crop
     near_duplicates: bool = True
-    near_distance: Annotated[int, Field(ge=0, le=64)] = 12  # of 256 bits of the perceptual hash
+    near_distance: Annotated[int, Field(ge=0, le=64)] = 12  # of 256 bits of the perceptual hash: what looks alike, and is compared
+    leave_out: tuple[str, ...] = ()  # names of sources, as the report gives them
 
 
 class CaptionSettings(_Part):

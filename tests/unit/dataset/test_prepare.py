@@ -525,8 +525,8 @@ def test_of_equal_files_the_one_with_a_caption_stays(tmp_path: Path) -> None:
     }  # fmt: skip
     warnings = [text for text in result.report.warnings if "duplicate" in text]
     assert warnings == [
-        "1 duplicate had another caption than the same file that stays, for example 30_c/x.png and 20_b/x.png.",
-        "2 duplicates had another number of repeats than the same file that stays, for example 10_a/x.png and 20_b/x.png.",
+        "1 duplicate had another caption than the image that stays: 30_c/x.png and 20_b/x.png.",
+        "2 duplicates had another number of repeats than the image that stays: 10_a/x.png and 20_b/x.png; 30_c/x.png and 20_b/x.png.",
     ]
 
 
