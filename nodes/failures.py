@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import comfy.model_management
 
 from ..trainer.errors import Cancelled, UserError
-from ..trainer.hints import about_the_file
+from ..trainer.hints import about_the_file, about_the_text
 from .wording import on_the_canvas
 
 
@@ -29,5 +29,10 @@ def readable() -> Iterator[None]:
         if told is None:
             raise
         raise AnimeLoRAError(on_the_canvas(str(told))) from error
+    except UnicodeEncodeError as error:
+        half = about_the_text(error)
+        if half is None:
+            raise
+        raise AnimeLoRAError(on_the_canvas(str(half))) from error
     except Cancelled as error:
         raise comfy.model_management.InterruptProcessingException() from error

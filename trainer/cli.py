@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from . import __version__
 from .commands import check, demo, export, info, prepare, prune, sample, train
 from .errors import Cancelled, UserError
-from .hints import about_the_file
+from .hints import about_the_file, about_the_text
 from .long_work import Lines, reported_to
 from .started import as_typed, typed
 from .terminal import escape_unprintable
@@ -51,6 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if told is None:
             raise
         print(f"error: {told.message}\nhint: {typed(told.hint)}", file=sys.stderr)
+        return 1
+    except UnicodeEncodeError as error:
+        half = about_the_text(error)
+        if half is None:
+            raise
+        print(f"error: {half.message}\nhint: {half.hint}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Cancelled):
         print("stopped; what was done so far is kept.", file=sys.stderr)

@@ -61,6 +61,20 @@ def about_the_file(error: OSError) -> UserError | None:
     return told
 
 
+def about_the_text(error: UnicodeEncodeError) -> UserError | None:
+    """What to say where a text holds half a character (a lone surrogate, as JSON's \\ud800), which no file and no tokeniser can hold.
+
+    None for another failure.
+    """
+    if error.reason != "surrogates not allowed":
+        return None
+    code = ord(error.object[error.start])
+    around = error.object[max(0, error.start - 20) : error.end + 20].encode("ascii", "backslashreplace").decode("ascii")
+    return UserError(
+        f"A text holds half a character, U+{code:04X}, which cannot be written: {around}", "Type this text again, or remove the character."
+    )
+
+
 def explain(error: BaseException, folder: Path) -> UserError:
     """``error`` as a UserError; an unknown one keeps its type and text and points at the log. ``folder`` is where the run writes."""
     if isinstance(error, UserError):

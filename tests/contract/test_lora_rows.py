@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -60,3 +63,28 @@ def test_anything_else_is_refused_in_words(helper: Helper, text: Any, said: str)
         helper("lora_rows").read_rows(text, LISTED)
     assert said in str(refused.value)
     assert len(str(refused.value)) < 600
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="NOT CHECKED: Node.js runs the browser's side")
+def test_the_widget_takes_only_rows_that_the_node_would_read(helper: Helper) -> None:
+    """Values of a wrong kind are no list for the widget, which keeps the text, as they are none for the node, which names the row."""
+    read = helper("lora_rows").read_rows
+    wrong = [
+        '[{"name": null}]', '[{"name": 3}]', '[{"name": ["a"]}]', '[{"on": "yes"}]', '[{"strength": "x"}]', '[{"strength": null}]',
+        '[{"clip": []}]', "[1]", "{}", "null", "[[]]", "{", '[{"strength": true}]',
+    ]  # fmt: skip
+    fine = ["[]", "", '[{"on": false, "name": "gone.safetensors", "clip": null}]', '[{"name": "a.safetensors", "clip": 0.5}]']
+    module = (Path(__file__).resolve().parents[2] / "web" / "lora" / "rowlist.js").as_uri()
+    script = f"import {{ parseRows }} from {json.dumps(module)};" + (
+        "process.stdout.write(JSON.stringify(JSON.parse(process.argv[1]).map((text) => parseRows(text))));"
+    )
+    command = ["node", "--input-type=module", "-e", script, json.dumps([*wrong, *fine])]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60, check=True)
+    parsed = json.loads(done.stdout)
+    for text, rows in zip([*wrong, *fine], parsed, strict=True):
+        try:
+            given = read(text, LISTED)
+        except Exception:
+            assert rows is None, text
+        else:
+            assert rows is not None and [row["name"] for row in rows] == [row.name for row in given], text

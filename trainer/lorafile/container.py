@@ -48,7 +48,9 @@ def read_header(path: Path) -> Header:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.", "Check the path and its permissions.", kind="lora") from error
     try:
         data = json.loads(raw.decode("utf-8"), object_pairs_hook=lambda pairs: _unique(path, pairs))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValueError) as error:
+        if b"\\ud" in raw or b"\\uD" in raw:
+            json.dumps(data, ensure_ascii=False).encode("utf-8")  # half a character, which no other reader takes either
+    except (UnicodeError, json.JSONDecodeError, RecursionError, ValueError) as error:
         raise _bad(path, "its header is not JSON") from error
     if not isinstance(data, dict):
         raise _bad(path, "its header is not a JSON object")

@@ -5,6 +5,7 @@ import { element } from "../panel/dom.js";
 import { cardParts, keepFromCanvas } from "./card.js";
 import { loraCard, loraNames } from "./data.js";
 import { choose, popup, shortName } from "./popup.js";
+import { parseRows } from "./rowlist.js";
 import { words } from "./words.js";
 
 const ROW = 30, FRAME = 76; // pixels of a row, and of what is above and below them
@@ -26,18 +27,9 @@ export class LoraRows {
   }
 
   read(text) {
-    try {
-      const rows = JSON.parse(text || "[]");
-      if (!Array.isArray(rows) || !rows.every((row) => row && typeof row === "object" && !Array.isArray(row))) throw new TypeError();
-      this.rows = rows.map(({ on = true, name = "", strength = 1, clip, ...rest }) => {
-        const row = { on, name, strength, ...rest };
-        return clip == null ? row : { ...row, clip };
-      });
-      this.broken = null;
-    } catch {
-      this.rows = [];
-      this.broken = String(text);
-    }
+    const rows = parseRows(text);
+    this.rows = rows ?? [];
+    this.broken = rows ? null : String(text);
     this.draw();
   }
 

@@ -15,7 +15,7 @@ from trainer.cli import main
 from trainer.commands.strength import parse_strength
 from trainer.lorafile import inspect_lora, kohya_unet_key, read_lora
 
-from .helpers import lora_tensors, small_layers
+from .helpers import lora_tensors, raw_safetensors, small_layers
 
 
 @pytest.fixture
@@ -232,3 +232,18 @@ def test_export_into_a_checkpoint(style: Path, tmp_path: Path, shallow_checkpoin
             assert torch.equal(merged[key], (before.float() + 0.5 * product).half())
         else:
             assert torch.equal(merged[key], before)
+
+
+@pytest.mark.parametrize("half", ["\ud800", "a title \udfff"])
+def test_half_a_character_is_an_error_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], half: str) -> None:
+    save_file(lora_tensors(small_layers()), tmp_path / "in.safetensors")
+    for option in ("--title", "--trigger", "--description"):
+        assert main(["export", str(tmp_path / "in.safetensors"), str(tmp_path / "out.safetensors"), option, half]) == 1
+        assert "half a character, U+D" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors"]
+
+
+def test_half_a_character_in_a_file_s_metadata_is_a_damaged_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = raw_safetensors(tmp_path / "x.safetensors", b'{"__metadata__":{"modelspec.title":"\\ud800"}}')
+    assert main(["info", str(path)]) == 1
+    assert "header is not JSON" in capsys.readouterr().err
