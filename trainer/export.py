@@ -19,6 +19,7 @@ from .dataset.combine import trigger_phrase
 from .events import Plan
 from .families import EPSILON, Checkpoint, Family, Prediction
 from .frozen_lora import tensors_of
+from .lorafile.metadata import most_frequent
 from .optimizers import OPTIMIZER_CLASS, learning_rate, optimizer_arguments, text_learning_rate
 from .prompt_syntax import unescape
 
@@ -192,6 +193,15 @@ def _subsets(dataset: Dataset) -> tuple[lorafile.SubsetFacts, ...]:
             )
         )
     return tuple(told)
+
+
+def tags_left_out(dataset: Dataset) -> int:
+    """How many tags the metadata of a LoRA will lack, because all of them would be too long: the rarest ones."""
+    frequency: dict[str, dict[str, int]] = {}
+    for number, member in enumerate(dataset.members):
+        own = [item for index, item in enumerate(dataset.items) if dataset.member(index) is member and not item.is_regularisation]
+        frequency[str(number)] = _tag_frequency(own, member.training.keep_tokens_separator)
+    return most_frequent(frequency)[1]
 
 
 def _tag_frequency(items: Iterable[Item], separator: str) -> dict[str, int]:

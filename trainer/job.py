@@ -21,6 +21,7 @@ from .dataset import Dataset
 from .datasets import open_datasets, open_training
 from .engine import channels_last
 from .errors import UserError
+from .export import tags_left_out
 from .families import Checkpoint, Family, Prediction, cautions, family_of, open_checkpoint
 from .frozen_lora import describe_frozen, frozen_modules
 from .hints import explain, memory_hint
@@ -142,6 +143,8 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     for caution in [*cautions(checkpoint), describe_frozen(settings, frozen)]:
         if caution:
             emit(events.Warning_(caution))
+    if left_out := tags_left_out(dataset):
+        emit(events.Warning_(f"The captions have so many tags that {left_out:,} of the rarest are left out of the LoRA's metadata."))
     warmup = settings.optimizer.warmup_steps
     if warmup >= plan.steps:
         emit(events.Warning_(f"The warm-up of {warmup} steps is as long as the run ({plan.steps} steps): the full rate is never reached."))

@@ -20,6 +20,7 @@ from .models import FAMILY_NAME
 from .rank import RankReport, is_plain, reduced, reduced_metadata
 from .weights import LoraModule, LoraWeights
 
+_LONGEST = 10_000  # characters of a value of a part's metadata that is kept
 _Part = tuple[LoraModule, float]  # with its strength
 
 
@@ -176,5 +177,5 @@ def _metadata(parts: Sequence[tuple[LoraWeights, float]], modules: Sequence[Lora
 
 
 def _own(weights: LoraWeights) -> dict[str, str]:
-    """A part's metadata as far as it is worth keeping: no thumbnail, which would bloat the header."""
-    return {key: value for key, value in weights.metadata.items() if key != "modelspec.thumbnail" and key != "animelora.merged"}
+    """A part's metadata as far as it is worth keeping: no thumbnail and no other long value, which would bloat the header."""
+    return {key: value for key, value in weights.metadata.items() if len(value) <= _LONGEST and key != "animelora.merged"}

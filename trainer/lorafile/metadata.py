@@ -18,6 +18,10 @@ from .. import __version__
 from .models import MODELS
 from .thumbnail import to_data_url
 
+# Characters of the table of tags, which is written twice: a header may have 100 MB, and every program reads all of it. Ten thousand tags of
+# booru take 0.2 MB; captions of whole sentences, each of which is a tag of its own, can be any number.
+LONGEST_TAGS = 2_000_000
+
 
 @dataclass(frozen=True)
 class SubsetFacts:
@@ -215,6 +219,7 @@ def _dataset(facts: TrainingFacts) -> dict[str, object]:
     bucket_info = {"buckets": buckets, "mean_img_ar_error": 0.0} if buckets else None
     frequency = {subset.name: dict(subset.tag_frequency) for subset in facts.subsets}
     frequency = frequency or {name: dict(tags) for name, tags in facts.tag_frequency.items()}
+    frequency, left_out = most_frequent(frequency)
     directories = {s.name: {"n_repeats": s.repeats, "img_count": s.image_count} for s in subsets if s.name}
     dataset = {
         "is_dreambooth": True, "batch_size_per_device": facts.batch_size, "num_train_images": seen,
@@ -243,7 +248,21 @@ def _dataset(facts: TrainingFacts) -> dict[str, object]:
         "ss_reg_dataset_dirs": json.dumps({}),
         "ss_tag_frequency": json.dumps(frequency, ensure_ascii=False),
         "ss_datasets": json.dumps([dataset], ensure_ascii=False),
+        **({"animelora.tags_left_out": left_out} if left_out else {}),
     }
+
+
+def most_frequent(frequency: Mapping[str, Mapping[str, int]], limit: int = LONGEST_TAGS) -> tuple[dict[str, dict[str, int]], int]:
+    """The most frequent tags of all folders, in their order, that take ``limit`` characters of JSON at most; how many others there are."""
+    entries = [(count, folder, tag) for folder, tags in frequency.items() for tag, count in tags.items()]
+    kept: set[tuple[str, str]] = set()
+    for count, folder, tag in sorted(entries, key=lambda entry: -entry[0]):
+        size = len(json.dumps(tag, ensure_ascii=False)) + len(str(count)) + 4
+        if size <= limit:
+            limit -= size
+            kept.add((folder, tag))
+    shorter = {folder: {tag: count for tag, count in tags.items() if (folder, tag) in kept} for folder, tags in frequency.items()}
+    return shorter, len(entries) - len(kept)
 
 
 def _only_subset(facts: TrainingFacts) -> SubsetFacts:

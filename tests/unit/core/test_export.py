@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.tools.make_checkpoint import make_empty_checkpoint
-from tests.unit.core.helpers import Trained, configuration, train_here
+from tests.unit.core.helpers import Trained, configuration, make_dataset, train_here
 from tests.unit.lorafile.helpers import key_table
-from trainer import adapter
+from trainer import adapter, events
 from trainer.config import RunConfig
 from trainer.dataset import open_dataset
 from trainer.errors import UserError
@@ -161,3 +161,23 @@ def test_weights_that_are_of_no_use_are_not_written(bad: float, trained: Trained
     with pytest.raises(UserError):
         exporter(config, open_checkpoint(str(tiny_checkpoint))).write(tmp_path / "bad.safetensors", weights, step=1, loss=1.0)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_captions_of_any_length_leave_room_for_the_file(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    """More captions than a header may have: the LoRA is written, and what it lacks was said before training."""
+    folder = make_dataset(tmp_path, 4)
+    for number, caption in enumerate(sorted(folder.glob("*.txt"))):
+        caption.write_text(f"ohwx girl, {number}" + "x" * 900_000 + f", smile {number}", encoding="utf-8")
+    changes = {"training.max_steps": 1, "optimizer.lr": 0.02}
+    trained = train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", changes))
+    assert trained.status == 0
+    kinds = [event.name for event in trained.told]
+    said = [event.message for event in trained.told if isinstance(event, events.Warning_)]
+    assert any("2 of the rarest are left out" in message for message in said), said
+    assert kinds.index("warning") < kinds.index("step")
+    with safe_open(trained.run.lora, framework="pt") as file:
+        metadata = file.metadata()
+    (tags,) = json.loads(metadata["ss_tag_frequency"]).values()
+    assert tags["ohwx girl"] == 4 and {f"smile {number}" for number in range(4)} <= tags.keys()
+    assert metadata["animelora.tags_left_out"] == "2"
+    assert sum(map(len, metadata.values())) < 5_000_000

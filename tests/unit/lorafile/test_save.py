@@ -14,6 +14,7 @@ from safetensors.torch import save
 
 from trainer.errors import UserError
 from trainer.lorafile import TrainingFacts, build_metadata, inspect_lora, save_lora, verify_lora
+from trainer.lorafile.metadata import most_frequent
 
 from .helpers import DTYPES, key_table, lora_tensors, sd15_layers, small_layers
 
@@ -145,3 +146,10 @@ def test_a_written_file_verifies(tmp_path: Path) -> None:
         file.truncate(path.stat().st_size - 10)
     with pytest.raises(UserError, match="incomplete"):
         verify_lora(path)
+
+
+def test_the_tags_that_are_kept_are_the_most_frequent_that_fit() -> None:
+    frequency = {"a": {"rare": 1, "often": 9, "x" * 500: 8}, "b": {"some": 5, "once": 1}}
+    assert most_frequent(frequency, limit=40) == ({"a": {"rare": 1, "often": 9}, "b": {"some": 5}}, 2)
+    assert most_frequent(frequency) == (frequency, 0)
+    assert list(most_frequent(frequency)[0]["a"]) == ["rare", "often", "x" * 500], "their order changed, and with it the file"
