@@ -105,7 +105,8 @@ def _rotated_back(weight: torch.Tensor, size: int) -> torch.Tensor:
     matrix = torch.ones(1, 1)
     while matrix.shape[0] < size:
         matrix = torch.kron(matrix.contiguous(), four) / 2
-    return (weight.unflatten(1, (-1, size)) @ matrix).flatten(1)
+    original: torch.Tensor = (weight.unflatten(1, (-1, size)) @ matrix).flatten(1)
+    return original
 
 
 def _group(description: Mapping[str, Any]) -> Any:
