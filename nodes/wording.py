@@ -20,6 +20,13 @@ _WIDGETS = {
     for widget, key in table.items()
     if "." in key  # "preset" is a word of the language, too
 }
+# settings of datasets that reports name
+_WIDGETS |= {
+    "captions.remove": "Dataset Options → remove_tags",
+    "captions.replace": "Dataset Options → replace_tags",
+    "captions.separator": "Dataset Options → tag_separator",
+    "training.wildcards": "Dataset Options → wildcards",
+}
 # Not inside a path or another word. What follows a dot is a part of the setting (network.block_ranks.mid_block), but not the end of a file.
 _KEY = re.compile(r"(?<![\w./\\-])(" + "|".join(map(re.escape, _WIDGETS)) + r')(?![\w/\\-]|\.safetensors)(?: = "([^"\n]*)")?')
 _COMMANDS = (

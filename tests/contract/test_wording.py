@@ -82,6 +82,12 @@ def test_a_run_that_cannot_fit_names_nodes(helper: Helper) -> None:
     assert "training." not in shown
 
 
+def test_reports_of_datasets_name_the_widgets(helper: Helper) -> None:
+    shown = helper("wording").on_the_canvas("captions.remove matched no tag: 'x'. Set training.wildcards, or captions.separator.")
+    named = [f"Dataset Options → {widget}" for widget in ("remove_tags", "wildcards", "tag_separator")]
+    assert shown == "{} matched no tag: 'x'. Set {}, or {}.".format(*named)
+
+
 def test_no_text_of_the_trainer_reaches_the_canvas_with_a_command_or_the_key_of_a_widget(helper: Helper) -> None:
     wording, places = helper("wording"), helper("places")
     keys = [key for table in places.BY_NODE.values() for key in table.values() if "." in key]
