@@ -139,7 +139,7 @@ class DatasetOptionsNode(io.ComfyNode):
                 field(
                     io.Int,
                     "near_distance",
-                    "How different two pictures must be to count as two: 0 only equal ones, higher drops more.",
+                    "How alike two pictures must look to be compared in detail; only sure copies are left out. Higher compares more pairs.",
                     default=12,
                     min=0,
                     max=64,
