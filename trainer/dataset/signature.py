@@ -127,7 +127,8 @@ def _frequencies(grey: Image.Image, box: tuple[float, float, float, float] | Non
 @cache
 def _transform() -> NDArray[np.float64]:
     frequency, sample = np.ogrid[:HASH_SIDE, :_SAMPLES]
-    return 2 * np.cos(np.pi * frequency * (2 * sample + 1) / (2 * _SAMPLES))
+    waves: NDArray[np.float64] = 2 * np.cos(np.pi * frequency * (2 * sample + 1) / (2 * _SAMPLES))
+    return waves
 
 
 def _bits(frequencies: NDArray[np.float64]) -> str:
