@@ -36,7 +36,8 @@ def shown(dataset: Dataset, *, regularisation: bool) -> int:
 
 def step_by_step(training: list[int], regularisation: list[int]) -> dict[int, int]:
     """kohya's loop, one image after the other: repeats of each regularisation image that is used."""
-    wanted, count, used = sum(training), 0, {}
+    wanted, count = sum(training), 0
+    used: dict[int, int] = {}
     for turn, index in enumerate(itertools.cycle(range(len(regularisation)))):
         if count >= wanted:
             return used
