@@ -17,6 +17,7 @@ else:
 def read_settings(path: Path) -> dict[str, Any]:
     """The table in a TOML file. Raises UserError."""
     try:
-        return tomllib.loads(read_text(path, "settings file"))
+        data: dict[str, Any] = tomllib.loads(read_text(path, "settings file"))
+        return data
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise UserError(f"The settings {path} are not valid TOML: {error}", "Compare them with docs/datasets.md.", kind="config") from error
