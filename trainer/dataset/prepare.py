@@ -70,6 +70,8 @@ def prepare(
     Pictures that are done already are reused. Raises UserError, and Cancelled when ``should_stop`` returned True.
     """
     started = time.monotonic()
+    if "\x00" in str(out_root):
+        raise UserError(f"The folder {str(out_root)!r} cannot be made: it contains a NUL character.", "Choose another place.", kind="path")
     warnings = check_models(settings)
     out_root, tell, stop = Path(out_root), progress or _silent, should_stop or (lambda: False)
 
