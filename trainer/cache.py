@@ -244,7 +244,8 @@ def _read(path: Path) -> dict[str, torch.Tensor] | None:
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            # copied out of the file, which is mapped: Windows lets nobody delete or replace a mapped one
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
             if (file.metadata() or {}).get("crc32") == _checksum(tensors):
                 return tensors
     except (OSError, SafetensorError, TypeError, ValueError, RuntimeError):
