@@ -84,7 +84,7 @@ def load_mask(data: bytes, size: tuple[int, int], max_megapixels: float) -> Imag
     except Rejected as rejection:
         raise UnusableMask(f"cannot be read: {rejection}") from rejection
     mask = picture.rgb
-    if picture.alpha is not None and all(low == high for low, high in mask.getextrema()):
+    if picture.alpha is not None and len(set(mask.resize((64, 64), Image.Resampling.BOX).getdata())) == 1:
         mask = picture.alpha.convert("RGB")  # drawn in the alpha channel
     if abs(mask.width / mask.height / (size[0] / size[1]) - 1) > _SHAPE:
         raise UnusableMask(f"has another shape: {mask.width}x{mask.height}, its image {size[0]}x{size[1]}")

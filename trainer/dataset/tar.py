@@ -34,7 +34,7 @@ def members(path: Path, check: Callable[[], None]) -> Iterator[tuple[tarfile.Tar
         while (member := archive.next()) is not None:
             check()
             yield member, archive.extractfile(member) if member.isreg() else None
-            archive.members.clear()  # else two million of them stay in memory
+            archive.members.clear()  # type: ignore[attr-defined]  # else two million of them stay in memory
 
 
 class _Header(tarfile.TarInfo):

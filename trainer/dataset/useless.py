@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image, ImageColor
 
 from .decode import Picture, Rejected
@@ -31,4 +32,5 @@ def refuse_useless(picture: Picture, settings: PrepareSettings) -> None:
 
 
 def _is_one_colour(image: Image.Image) -> bool:
-    return all(high - low <= _ONE_COLOUR for low, high in image.getextrema())
+    pixels = np.asarray(image)  # uint8
+    return int((pixels.max(axis=(0, 1)) - pixels.min(axis=(0, 1))).max()) <= _ONE_COLOUR
