@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trainer import hints
+from trainer import disk_errors
 from trainer.errors import UserError
 from trainer.files import (
     atomic_path,
@@ -278,7 +278,7 @@ def test_on_windows_a_file_that_somebody_looks_at_is_waited_for(
 def test_a_file_that_is_in_use_is_not_called_a_folder_without_rights(tmp_path: Path, winerror: int, words: str) -> None:
     error = PermissionError(13, "Access is denied", str(tmp_path / "a"))
     error.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
-    told = hints.about_the_disk(error, tmp_path)
+    told = disk_errors.about_the_disk(error, tmp_path)
     assert told is not None and words in told.hint
 
 
@@ -305,9 +305,16 @@ def test_a_network_drive_is_another_machine_unless_comfyui_lies_on_it(path: str)
 @pytest.mark.parametrize("path", ["\\\\evil\\share\\x", "//evil/share/x", "\\\\?\\UNC\\evil\\share\\x"])
 def test_another_machine_is_not_asked_for_a_file(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
+
+    def watched(look: Any) -> Any:
+        def wrapper(path: Path, **named: Any) -> Any:
+            asked.append(str(path))
+            return look(path, **named)
+
+        return wrapper
+
     for name in ("resolve", "exists"):
-        look: Any = getattr(Path, name)
-        monkeypatch.setattr(Path, name, lambda self, look=look, **named: asked.append(str(self)) or look(self, **named))
+        monkeypatch.setattr(Path, name, watched(getattr(Path, name)))
     with pytest.raises(UserError, match="lies outside"):
         resolve_below(path, [tmp_path])
     assert asked and not [each for each in asked if "evil" in each]
