@@ -94,6 +94,7 @@ def failing_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         pytest.skip("NOT CHECKED: there is no C compiler to make writes fail with")
     (tmp_path / "shim.c").write_text(_SHIM, encoding="utf-8")
     library, trigger = tmp_path / "shim.so", tmp_path / "now"
+    assert compiler is not None
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, tmp_path / "shim.c", "-ldl"], check=True)
 
     def arrange(folder: Path, number: int) -> Callable[[], None]:
@@ -206,14 +207,17 @@ def test_a_checkpoint_that_goes_in_mid_run_is_named_and_no_step_is_lost(
     checkpoint, aside = tmp_path / "mine.safetensors", tmp_path / "aside.safetensors"
     shutil.copyfile(shallow_checkpoint, checkpoint)
     apply = Learner.apply
-    acts = {
-        5: lambda: (checkpoint.rename(aside), what == "replaced" and checkpoint.write_bytes(bytes(aside.stat().st_size))),
-        7: lambda: os.utime(checkpoint),  # the same file with another date
-    }
+    done: set[int] = set()
 
     def applied(self: Learner) -> None:
         apply(self)
-        acts.pop(self.step, lambda: None)()
+        if self.step == 5 and not done:
+            done.add(5)
+            checkpoint.rename(aside)
+            if what == "replaced":
+                checkpoint.write_bytes(bytes(aside.stat().st_size))
+        if self.step == 7:
+            os.utime(checkpoint)  # the same file with another date
 
     monkeypatch.setattr(Learner, "apply", applied)
     config = configuration(checkpoint, dataset_folder, tmp_path / "runs", {**settings, "name": "style"})

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,7 +102,15 @@ def log(path: Path, *told: events.Event, without_clock: bool = False) -> Path:
 
 
 def test_seconds_are_those_of_all_starts_without_the_pauses_between(tmp_path: Path) -> None:
-    plan = {"images": 1, "buckets": {}, "epochs": 1, "steps": 1, "steps_per_epoch": 1, "trainable_parameters": 1, "modules": 1}
+    plan: dict[str, Any] = {
+        "images": 1,
+        "buckets": {},
+        "epochs": 1,
+        "steps": 1,
+        "steps_per_epoch": 1,
+        "trainable_parameters": 1,
+        "modules": 1,
+    }
     told: list[events.Event] = []
     for clock, moment in ((100.0, 5e8), (50.0, 9e8)):  # the machine was switched off between them
         told += [
