@@ -35,7 +35,8 @@ class DoraLayer(LoraLayer):
         """||W + D|| of each output, (out,) in fp32, without a gradient."""
         with torch.no_grad(), _whole_precision(self.lora_magnitude):
             up, down = self.lora_B.weight.float().flatten(1), self.lora_A.weight.float().flatten(1)
-            return torch.addmm(self.base_layer.weight.float().flatten(1), up, down, alpha=self.scale).norm(dim=1)
+            norms: torch.Tensor = torch.addmm(self.base_layer.weight.float().flatten(1), up, down, alpha=self.scale).norm(dim=1)
+            return norms
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What W' makes of ``x``, in the base's dtype; where inputs are dropped out, of all but the base's own part as in peft."""
@@ -47,7 +48,7 @@ class DoraLayer(LoraLayer):
             by_output = (-1, *[1] * (self.base_layer.weight.ndim - 2))
             gain = (self.lora_magnitude / self.norms()).view(by_output)
             bias = 0.0 if self.bias is None else self.bias.float().view(by_output)
-            changed = result.float() + (gain - 1) * (inner.float() - bias) + gain * (part.float() * self.scale)
+            changed: torch.Tensor = result.float() + (gain - 1) * (inner.float() - bias) + gain * (part.float() * self.scale)
         return changed.to(result.dtype)
 
 

@@ -205,7 +205,8 @@ def _is_zero(module: LoraModule) -> bool:
     """Whether a factor is zero altogether, so that the product is."""
     if module.is_dora or module.algorithm in algorithms.PASSED_THROUGH:
         return False
-    biases, weights = [], []
+    biases: list[bool] = []
+    weights: list[bool] = []
     for name, tensor in module.tensors.items():
         if name != "reshape_weight":
             (biases if name in algorithms.BIASES else weights).append(bool(tensor.any()))

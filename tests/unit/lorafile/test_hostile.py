@@ -411,7 +411,7 @@ def test_numbers_of_thousands_of_digits_in_a_key_are_no_layers(tmp_path: Path, k
 def test_alpha_patterns_fit_the_ends_of_names_and_the_last_one_holds(tmp_path: Path) -> None:
     """As PEFT reads them: a regular expression at the end of the name."""
     layers = ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q")
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for layer in layers:
         tensors |= {f"unet.{layer}.lora_A.weight": torch.ones(4, 320), f"unet.{layer}.lora_B.weight": torch.ones(320, 4)}
     patterns: dict[str, float] = {"to_q": 1.0, "attn2.to_q": 2.0, **{f"none {number}": 3.0 for number in range(100)}, "n2.to_q": 8.0}

@@ -27,7 +27,10 @@ PREFIX = [f"lora_unet_{name.replace('.', '_')}" for name in (LINEAR, CONVOLUTION
 pytestmark = pytest.mark.comfyui
 
 
-@pytest.fixture(scope="module", params=comfyuis() or [None], ids=[each.version for each in comfyuis()] or ["none"])
+_PLACES: list[ComfyUI | None] = [*comfyuis()] or [None]
+
+
+@pytest.fixture(scope="module", params=_PLACES, ids=[each.version for each in comfyuis()] or ["none"])
 def place(request: pytest.FixtureRequest) -> ComfyUI:
     """Each ComfyUI that there is."""
     found: ComfyUI = request.param
@@ -78,7 +81,8 @@ def trained(tensors: dict[str, torch.Tensor], prefix: str, weight: torch.Tensor)
     up, down = (tensors[f"{prefix}.lora_{side}.weight"].double().flatten(1) for side in ("up", "down"))
     whole = weight.double().flatten(1) + 2.0 * (up @ down)
     scale = tensors[f"{prefix}.dora_scale"].double().reshape(-1, 1)
-    return (scale * whole / whole.norm(dim=1, keepdim=True)).reshape(weight.shape)
+    wanted: torch.Tensor = (scale * whole / whole.norm(dim=1, keepdim=True)).reshape(weight.shape)
+    return wanted
 
 
 def _number(module: LoraModule) -> int:
@@ -99,7 +103,7 @@ def test_dora_is_the_trained_weight_in_load_lora_and_after_an_export_for_comfyui
     for module in moved:
         exported[f"{PREFIX[_number(module)]}.dora_scale"] = module.tensors["dora_scale"]
     save_file(exported, tmp_path / "exported.safetensors", {"ss_base_model_version": "sd_v1", KEY: OF_BASE})
-    jobs = [
+    jobs: list[dict[str, Any]] = [
         {"lora": str(tmp_path / f"{name}.safetensors"), "result": str(tmp_path / f"{name} {s}.out"), "strength": s, "layers": KEYS}
         for name in ("dora", "exported")
         for s in (1.0, 0.5)
@@ -132,7 +136,7 @@ def test_lokr_in_tucker_form_is_applied_by_its_formula(place: ComfyUI, tiny_chec
     save_file(tensors, tmp_path / "plain.safetensors", {"ss_base_model_version": "sd_v1"})
     scale = load_file(tiny_checkpoint)[f"model.{key}"].float().flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
     save_file({**tensors, f"{prefix}.dora_scale": scale}, tmp_path / "decomposed.safetensors", {"ss_base_model_version": "sd_v1"})
-    jobs = [
+    jobs: list[dict[str, Any]] = [
         {"lora": str(tmp_path / f"{name}.safetensors"), "result": str(tmp_path / f"{name}.out"), "layers": [key]}
         for name in ("plain", "decomposed")
     ]

@@ -48,7 +48,7 @@ def patched(patcher: Any, key: str) -> torch.Tensor:
 def main() -> None:
     jobs = json.loads(Path(jobs_path).read_text(encoding="utf-8"))
     model, clip, _ = small_checkpoint.load_small_checkpoint(Path(jobs["checkpoint"]))
-    told = []
+    told: list[dict[str, Any]] = []
     for job in jobs["loras"]:
         path, strength = Path(job["lora"]), job.get("strength", 1.0)
         try:
