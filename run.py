@@ -69,6 +69,7 @@ def run_tests(pytest_arguments: list[str], *, quick: bool) -> int:
     selection = ["-m", "not slow and not comfyui and not browser"] if quick else []
     checks = {
         "ruff check": [str(PYTHON), "-m", "ruff", "check", "."],
+        "imports": [str(PYTHON), "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
         "mypy": [str(PYTHON), str(Path("tests", "tools", "typecheck.py"))],
         "pytest": [str(PYTHON), "-m", "pytest", "--durations=10", *side_by_side(), *selection, *pytest_arguments],
     }

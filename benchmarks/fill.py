@@ -22,7 +22,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import peers, table
-from trainer.terminal import escape_unprintable
+from trainer.core.terminal import escape_unprintable
 
 BENCHMARKS = Path(__file__).resolve().parent
 PEERS = tuple(trainer for trainer in table.TRAINERS if trainer != "ours")

@@ -36,10 +36,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
 from tests.tools.make_checkpoint import make_checkpoint
-from trainer import config, devices, events, launch
+from trainer.config import run_config
+from trainer.core import devices
+from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, prepare
 from trainer.dataset.settings import CleanSettings
-from trainer.terminal import escape_unprintable
+from trainer.launch import launcher
+from trainer.runs import events
 
 SIDE = 64
 WARM_UP = 5
@@ -145,10 +148,10 @@ def run(checkpoint: Path, dataset: Path, runs: Path, seed: int, steps: int, *, p
         "sample": {"every_epochs": 0},
         "output": {"runs": str(runs), "tensorboard": False},
     }
-    settings = config.parse(data)
+    settings = run_config.parse(data)
     seen = Seen(time.time())
     with watched(seen):
-        launch.train(settings, on_event=seen.on_event)
+        launcher.train(settings, on_event=seen.on_event)
     return seen
 
 

@@ -3,7 +3,8 @@
     python benchmarks/imports.py [--times 3]
 
 Each row is a fresh process of the Python that runs this, in turns; seconds are the median, with the files in the system's cache. "whole"
-imports diffusers' UNet and peft by their own statements, "lean" by ``trainer.imports``, which hides what no training needs from them.
+imports diffusers' UNet and peft by their own statements, "lean" by ``trainer.core.library_imports``, which hides what no
+training needs from them.
 What both import first (torch, accelerate, the trainer) is the row "before".
 """
 
@@ -20,12 +21,12 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
-from trainer.terminal import escape_unprintable
+from trainer.core.terminal import escape_unprintable
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = {
     "whole": "import diffusers.models.unets.unet_2d_condition, peft",
-    "lean": "import trainer.imports; trainer.imports.import_models()",
+    "lean": "import trainer.core.library_imports; trainer.core.library_imports.import_models()",
 }
 _CHILD = """
 import gc, json, sys, time
@@ -38,7 +39,7 @@ sys.addaudithook(count)
 def look():
     return time.perf_counter(), len(sys.modules), opened
 looks = [look()]
-import torch, accelerate, trainer.loop
+import torch, accelerate, trainer.training.loop
 looks.append(look())
 {statement}
 looks.append(look())

@@ -1,6 +1,7 @@
 """What each memory preset is estimated to need, as a table: ``python benchmarks/memory.py``. No GPU and no checkpoint is needed.
 
-The estimate is the trainer's own (``trainer/needs.py``), for a LoRA of rank 16 in bf16 with a batch of 4, on the shapes of the real models.
+The estimate is the trainer's own (``trainer/plan/memory_estimate.py``), for a LoRA of rank 16 in bf16 with a batch of 4, on the
+shapes of the real models.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
 from tests.tools.make_checkpoint import make_empty_checkpoint
-from trainer import config, memory
+from trainer.config import memory_presets, run_config
+from trainer.core.terminal import escape_unprintable
 from trainer.families import family_of, open_checkpoint
-from trainer.plan import memory_of
-from trainer.terminal import escape_unprintable
+from trainer.plan.run_plan import memory_of
 
 MODELS = (("SD 1.5, 512 px", "full", 512), ("SDXL, 1024 px", "full-sdxl", 1024))
 PARTS = ("base", "lora", "optimizer", "activations", "overhead")
@@ -34,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for title, size, pixels in MODELS:
             header = str(make_empty_checkpoint(Path(folder) / f"{size}.safetensors", size))
-            for preset in ("none", *memory.SIZES):
+            for preset in ("none", *memory_presets.SIZES):
                 print(row(title, header, pixels, preset, arguments.batch, arguments.fused), flush=True)
 
 
@@ -45,11 +46,11 @@ def row(title: str, header: str, pixels: int, preset: str, batch: int, fused: bo
     checkpoint = open_checkpoint(header)
     family = family_of(checkpoint)
     data: dict[str, Any] = {"base": {"checkpoint": header}, "dataset": {"path": "-"}, "training": {"batch_size": batch, "memory": preset}}
-    settings = config.parse(data)
+    settings = run_config.parse(data)
     filled: dict[str, Any] = {}
     if preset != "none":
-        filled = memory.preset(preset, family.name)
-        settings = memory.with_preset(settings, preset, family.name)
+        filled = memory_presets.preset(preset, family.name)
+        settings = memory_presets.with_preset(settings, preset, family.name)
     needed = memory_of(settings, family, checkpoint, (pixels, pixels), torch.bfloat16, fused=fused)
     words = ", ".join(f"`{key.split('.')[1]} = {str(value).lower()}`" for key, value in filled.items() if value is not False)
     cells = [f"{needed[part]:.2f}" for part in PARTS]

@@ -14,16 +14,17 @@ import numpy as np
 from PIL import Image
 
 from tests.tools.make_checkpoint import VERSION, make_checkpoint
-from trainer import config, launch
+from trainer.config import run_config
+from trainer.config.overrides import apply_override
 from trainer.dataset import PrepareSettings, export_dataset, open_dataset
 from trainer.dataset import prepare as prepare_dataset
 from trainer.families import family_of, open_checkpoint
 from trainer.families.base import tokenizer_folder
-from trainer.overrides import apply_override
-from trainer.runs import RunFolder
+from trainer.launch import launcher
+from trainer.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from benchmarks.speed import Work
+    from benchmarks.work import Work
 
 TRAINERS = ("ours", "kohya", "diffusers")
 TIMED = Path(__file__).resolve().with_name("timed.py")
@@ -104,7 +105,7 @@ def run(trainer: str, work: Work, prepared: Prepared, out: Path, *, path: Path |
 
 def _ours(work: Work, prepared: Prepared, out: Path, settings: Sequence[str]) -> None:
     """The same way as the node and the command line, with ``timed.py`` between the launcher and the child's script."""
-    command = launch.command
+    command = launcher.command
 
     def timed(run: RunFolder) -> list[str]:
         whole = command(run)
@@ -132,11 +133,11 @@ def _ours(work: Work, prepared: Prepared, out: Path, settings: Sequence[str]) ->
     }
     for setting in settings:
         apply_override(data, setting, example="training.compile=true")
-    launch.command = timed
+    launcher.command = timed
     try:
-        launch.train(config.parse(data))
+        launcher.train(run_config.parse(data))
     finally:
-        launch.command = command
+        launcher.command = command
 
 
 def _kohya(work: Work, prepared: Prepared, path: Path) -> list[str]:

@@ -33,12 +33,12 @@ from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from trainer.core.devices import cores
+from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, open_dataset, prepare
 from trainer.dataset.dataset import Item, Row, hashed_header, write_manifest
-from trainer.dataset.process import PNG_LEVEL
+from trainer.dataset.images.process import PNG_LEVEL
 from trainer.dataset.settings import CleanSettings, TrainingHints
-from trainer.devices import cores
-from trainer.terminal import escape_unprintable
 
 RESOLUTION = 512
 # the copies of a picture differ only in a byte behind its end, so near duplicates must stay; their hashes are made all the same

@@ -1,4 +1,4 @@
-"""Trains and measures the head finder of the face-aware crop (``trainer/dataset/head_finder.npz``) on drawn portraits.
+"""Trains and measures the head finder of the face-aware crop (``trainer/dataset/images/head_finder.npz``) on drawn portraits.
 
     python benchmarks/prepare_head_finder.py train            # all styles, writes the weights
     python benchmarks/prepare_head_finder.py train --without anime --weights /tmp/w.npz
@@ -27,13 +27,13 @@ from demo.geometry import ANIME, REALISTIC, build
 from demo.portraits import STYLES, random_portrait
 from demo.render import render
 from demo.shapes import random_drawing
-from trainer.dataset.buckets import fit_to_square
-from trainer.dataset.focus import content_box, crop_offset, find_head
-from trainer.dataset.head_finder import CELL, CHANNELS, WINDOW, Network, cell_features, network, pyramid
-from trainer.terminal import escape_unprintable
+from trainer.core.terminal import escape_unprintable
+from trainer.dataset.images.buckets import fit_to_square
+from trainer.dataset.images.focus import content_box, crop_offset, find_head
+from trainer.dataset.images.head_finder import CELL, CHANNELS, WINDOW, Network, cell_features, network, pyramid
 
 Box = tuple[float, float, float, float]
-UNITS = 3.4  # the window's side in half face widths; trainer.dataset.head_finder.HEAD follows from it
+UNITS = 3.4  # the window's side in half face widths; trainer.dataset.images.head_finder.HEAD follows from it
 TEST_SEED = 500_000  # training portraits have smaller seeds; demo's base training uses seeds from 1,000,000
 
 
@@ -222,7 +222,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("train", "measure"))
-    default = Path(__file__).resolve().parent.parent / "trainer" / "dataset" / "head_finder.npz"
+    default = Path(__file__).resolve().parent.parent / "trainer" / "dataset" / "images" / "head_finder.npz"
     parser.add_argument("--weights", type=Path, default=default)
     parser.add_argument("--without", choices=STYLES, help="style left out of the training")
     parser.add_argument("--scenes", type=int, default=150, help="for each of the three rounds of training")

@@ -31,11 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import peers, table
 from demo.portraits import random_portrait
 from demo.render import render
-from trainer import config, events, launch
+from trainer.config import run_config
+from trainer.config.overrides import apply_override
+from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, prepare
 from trainer.dataset.settings import CleanSettings
-from trainer.overrides import apply_override
-from trainer.terminal import escape_unprintable
+from trainer.launch import launcher
+from trainer.runs import events
 
 TRIGGER, CLASS = "myAnimeStyleToken", "anime_face"
 PROMPT = "myAnimeStyleToken anime_face girl, high quality"
@@ -99,7 +101,7 @@ def run(checkpoint: Path, faces: Path, work: Path, pixels: int, overrides: list[
         apply_override(data, override, example="training.device=cpu")
     told: list[events.Event] = []
     ready = time.time()
-    launch.train(config.parse(data), on_event=told.append)
+    launcher.train(run_config.parse(data), on_event=told.append)
     return split(began, ready, told), told
 
 

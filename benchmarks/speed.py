@@ -21,7 +21,6 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -29,25 +28,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import limits, peers, table
-from trainer.terminal import escape_unprintable
+from benchmarks.work import Work
+from trainer.core.terminal import escape_unprintable
 
 RESULTS = Path(__file__).resolve().with_name("results")
 WARM_UP = 3  # steps that are not counted: allocation, kernel choice, first use of caches
 PICTURES = 8
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is trained, the same for every trainer. ``resolution`` in pixels."""
-
-    model: str
-    resolution: int
-    batch: int
-    rank: int
-    precision: str
-    device: str
-    steps: int
-    checkpointing: bool
 
 
 def main() -> int:

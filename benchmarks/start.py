@@ -26,8 +26,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
-from trainer import config, events, launch
-from trainer.terminal import escape_unprintable
+from trainer.config import run_config
+from trainer.core.terminal import escape_unprintable
+from trainer.launch import launcher
+from trainer.runs import events
 
 PARTS = ("imports", "plan", "load", "step")
 
@@ -72,7 +74,7 @@ def start(chosen: argparse.Namespace, runs: Path, seed: int) -> list[float]:
     }
     began: list[float] = []
     told: list[events.Event] = []
-    launch.train(config.parse(data), on_event=told.append, before_start=lambda: began.append(time.time()))
+    launcher.train(run_config.parse(data), on_event=told.append, before_start=lambda: began.append(time.time()))
     return split(began[0], told)
 
 

@@ -30,16 +30,17 @@ from PIL import Image
 
 from tests.tools.ldm_layout import SIZES
 from tests.tools.make_checkpoint import make_checkpoint
-from trainer import config, devices
-from trainer.child import Emitter
+from trainer.config import run_config
+from trainer.config.overrides import apply_override
+from trainer.core import devices
+from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, prepare
-from trainer.feed import Feed
-from trainer.job import open_job
-from trainer.launch import prepare_run
-from trainer.learner import Learner
-from trainer.overrides import apply_override
-from trainer.processes import make_accelerator
-from trainer.terminal import escape_unprintable
+from trainer.launch.launcher import prepare_run
+from trainer.training.batches import Feed
+from trainer.training.distributed import make_accelerator
+from trainer.training.job import open_job
+from trainer.training.learner import Learner
+from trainer.training.parent_channel import Emitter
 
 
 def main() -> None:
@@ -85,8 +86,8 @@ def measure(checkpoint: Path, folder: Path, arguments: argparse.Namespace) -> di
     }
     for override in arguments.overrides:
         apply_override(data, override, example="training.batch_size=2")
-    data["dataset"]["path"] = str(_pictures(folder, arguments.pixels, config.parse(data).training.batch_size))
-    settings = config.parse(data)
+    data["dataset"]["path"] = str(_pictures(folder, arguments.pixels, run_config.parse(data).training.batch_size))
+    settings = run_config.parse(data)
     run = prepare_run(settings)
     job, start = open_job(run, settings, Emitter(run.events), threading.Event())
     feed = Feed(job)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from trainer.files import atomic_path
+from trainer.core.files import atomic_path
 
 from .model import TOKENS
 
@@ -102,7 +102,7 @@ def text_to_ldm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def read_base(path: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
     """Load the weights of a file of :func:`write_base` into modules of its widths, in place.
 
-    Raises ``trainer.errors.UserError`` for a file that cannot be read and ``RuntimeError`` if the widths differ.
+    Raises ``trainer.core.errors.UserError`` for a file that cannot be read and ``RuntimeError`` if the widths differ.
     """
     from trainer.families import family_of, open_checkpoint
 

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     measured, trained = {*range(chosen.first, chosen.first + chosen.tests), *text_portraits(settings)}, trained_on(settings)
     if both := sorted(measured & trained):
         parser.error(f"the LoRA was trained on portrait {both[0]}; choose others, from --first {max(trained) + 1} on, say")
-    from trainer.inference import LoraUse, open_painter
+    from trainer.commands.inference import LoraUse, open_painter
 
     painted = paint(open_painter(str(chosen.base), device="cpu"), LoraUse(chosen.lora), settings)
     print(json.dumps(measure(painted.cases) | painted.moved(), indent=2))

@@ -19,8 +19,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.child import watch_parent
-from trainer.files import remove_partial
+from trainer.core.files import remove_partial
+from trainer.training.parent_channel import watch_parent
 
 from .pictures import FIRST_TRAINING_SEED, Pictures, picture, save_array, start_module
 from .portraits import BASE_STYLES, Portrait, random_portrait

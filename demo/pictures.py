@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import devices
-from trainer.files import atomic_path
+from trainer.core import devices
+from trainer.core.files import atomic_path
 
 from .portraits import BASE_STYLES, random_portrait
 from .render import render

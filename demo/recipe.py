@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from trainer.files import remove_partial
+from trainer.core.files import remove_partial
 
 from .base_file import BASE_FILE, read_base, write_base
 from .captions import load_tokenizer, token_ids, training_captions

@@ -1,7 +1,7 @@
 """The demonstration: 60 drawn portraits become a dataset, a LoRA, and anime pictures of photos never seen.
 
-Everything goes the way that a user's own pictures go: the dataset through ``trainer.dataset.prepare``, the
-training through ``trainer.launch.train`` and its child process, the pictures through the LoRA *file*.
+Everything goes the way that a user's own pictures go: the dataset through ``trainer.dataset.preparation.prepare``, the
+training through ``trainer.launch.launcher.train`` and its child process, the pictures through the LoRA *file*.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base_file import BASE_FILE
+from .case import Case
 from .measure import colour_errors, distance, raw_distance, style_distance
 from .portraits import STYLE_WORDS, Portrait, caption, random_portrait, tags
 from .render import render
@@ -22,7 +23,7 @@ from .render import render
 if TYPE_CHECKING:
     from PIL import Image
 
-    from trainer.inference import Painter
+    from trainer.commands.inference import Painter
 
 Progress = Callable[[str], None]
 
@@ -61,18 +62,6 @@ QUICK = DemoSettings(pictures=60, tests=4, shown=4, steps=110, sampling_steps=12
 
 
 @dataclass(frozen=True)
-class Case:
-    """One portrait that was never trained on, with every picture of it."""
-
-    portrait: Portrait
-    source: Image.Image
-    truth: Image.Image
-    base: Image.Image
-    lora_065: Image.Image
-    lora_080: Image.Image
-
-
-@dataclass(frozen=True)
 class Painted:
     """All pictures; ``text`` are pairs of base and LoRA for the same prompt, half with the trigger phrase, then half without."""
 
@@ -88,8 +77,8 @@ class Painted:
 
 def dataset_source(count: int) -> list[Any]:
     """``count`` anime portraits with captions that describe everything but the style."""
+    from trainer.core.long_work import counted
     from trainer.dataset import SourceImage
-    from trainer.long_work import counted
 
     return [
         SourceImage(render(portrait, "anime", SIZE), f"portrait-{portrait.seed:03d}", caption(portrait, None))
@@ -99,8 +88,8 @@ def dataset_source(count: int) -> list[Any]:
 
 def other_styles(count: int) -> list[Any]:
     """Portraits in the base's own styles with its own captions, trained without the trigger phrase: they keep those styles."""
+    from trainer.core.long_work import counted
     from trainer.dataset import SourceImage
-    from trainer.long_work import counted
 
     made = []
     for i in counted(range(count), "drawing portraits in other styles", count):
@@ -128,11 +117,11 @@ def prompt_for(portrait: Portrait) -> str:
 def main(out: Path, *, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Run the demonstration and write its files to ``out``; returns what ``figures.json`` holds.
 
-    ``quick`` trains for fewer steps, and measures fewer portraits in fewer sampling steps. Raises ``trainer.errors.UserError`` if the
+    ``quick`` trains for fewer steps, and measures fewer portraits in fewer sampling steps. Raises ``trainer.core.errors.UserError`` if the
     base file is missing or the training fails.
     """
-    from trainer.errors import UserError
-    from trainer.files import write_atomic
+    from trainer.core.errors import UserError
+    from trainer.core.files import write_atomic
 
     if not BASE_FILE.exists():
         raise UserError(
@@ -144,7 +133,7 @@ def main(out: Path, *, quick: bool = False, progress: Progress | None = None) ->
     out.mkdir(parents=True, exist_ok=True)
     lora, curve, steps, seconds = train_lora(out, settings, tell)
     shutil.copyfile(curve, out / "loss_curve.png")
-    from trainer.inference import LoraUse, open_painter
+    from trainer.commands.inference import LoraUse, open_painter
 
     tell("painting portraits that were never trained on")
     painter = open_painter(str(BASE_FILE), device="cpu")
@@ -162,11 +151,11 @@ def main(out: Path, *, quick: bool = False, progress: Progress | None = None) ->
 
 def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path, Path, int, float]:
     """Prepare the dataset and train on it; returns the LoRA file, the loss curve, the steps and the child's seconds."""
-    from trainer.config import parse
+    from trainer.config.run_config import parse
+    from trainer.core.long_work import report
     from trainer.dataset import PrepareSettings, TrainingHints, prepare
     from trainer.dataset.settings import CleanSettings
-    from trainer.launch import train
-    from trainer.long_work import report
+    from trainer.launch.launcher import train
 
     tell(f"drawing {settings.pictures} anime portraits")
     prepared = prepare(
@@ -208,8 +197,8 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
 
 
 def paint(painter: Painter, lora: Any, settings: DemoSettings) -> Painted:
-    """Everything by the base alone, then everything with the LoRA: same prompts, same noise. Reports each image (trainer.long_work)."""
-    from trainer.long_work import counted
+    """Everything by the base alone, then everything with the LoRA: same prompts, same noise. Reports each image."""
+    from trainer.core.long_work import counted
 
     portraits = [random_portrait(settings.first + i) for i in range(settings.tests)]
     others = [random_portrait(number) for number in text_portraits(settings)]

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .measure import distance
 
 if TYPE_CHECKING:
-    from .run_demo import Case
+    from .case import Case
 
 _CELL, _GAP, _TEXT = 256, 10, 20
 

@@ -19,7 +19,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from trainer.captured import Captured, Inputs
+from trainer.compute.cuda_graphs import Captured, Inputs
 
 from .initialise import start_unet
 from .model import LATENT_SCALE, Widths, build_text_encoder, build_unet

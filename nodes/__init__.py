@@ -16,11 +16,11 @@ from .load_demo_base import LoadDemoBase
 from .load_lora import LoadLora
 from .lora_stack import LoraStack
 from .machine_options import MachineOptionsNode
-from .menus import with_menus_checked
 from .monitor_options import MonitorOptionsNode
 from .network_options import NetworkOptionsNode
 from .pick_epoch import PickEpoch
-from .routes import register
+from .shared.menus import with_menus_checked
+from .shared.routes import register
 from .style_compare import StyleCompare
 from .train_lora import TrainLora
 from .train_options import TrainOptionsNode

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..trainer.errors import UserError
-from . import core
-from .failures import readable
-from .images import side_by_side
-from .prompts import with_trigger_words
-from .schema import field, result, schema
-from .sockets import allow, require
+from ..trainer.core.errors import UserError
+from .shared import core
+from .shared.failures import readable
+from .shared.images import side_by_side
+from .shared.prompts import with_trigger_words
+from .shared.schema import field, result, schema
+from .shared.sockets import allow, require
 
 
 class AnimeImg2Img(io.ComfyNode):

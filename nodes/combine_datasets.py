@@ -9,9 +9,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .failures import readable
-from .schema import field, result, schema, setting
-from .types import DATASET, Dataset, as_dataset
+from .shared.failures import readable
+from .shared.schema import field, result, schema, setting
+from .shared.types import DATASET, Dataset, as_dataset
 
 
 class CombineDatasets(io.ComfyNode):

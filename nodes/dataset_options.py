@@ -7,13 +7,13 @@ from typing import Any, get_args
 
 from comfy_api.latest import io
 
+from ..trainer.core.errors import UserError
 from ..trainer.dataset import settings as choices
-from ..trainer.errors import UserError
-from .failures import readable
-from .folders import model_files, source_folder, source_folders, tree_digest
-from .prompts import lines
-from .schema import field, result, schema
-from .types import DATASET_OPTIONS, DatasetOptions
+from .shared.failures import readable
+from .shared.folders import model_files, source_folder, source_folders, tree_digest
+from .shared.prompts import lines
+from .shared.schema import field, result, schema
+from .shared.types import DATASET_OPTIONS, DatasetOptions
 
 NONE = "(none)"
 TAG_USES = {"where there is no caption": "auto", "instead of captions": "tags", "added to captions": "sidecar+tags"}

@@ -12,17 +12,17 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..trainer import dataset as datasets
-from ..trainer.errors import Cancelled, UserError
-from . import core, prepared
-from .failures import readable
-from .folders import datasets_dir, readable_dirs, source_folder, source_folders, tree_digest
-from .images import from_pil, to_pil
-from .live import interrupted, say
-from .prompts import lines
-from .schema import field, result, schema
-from .sockets import allow
-from .types import DATASET, DATASET_OPTIONS, Dataset, DatasetOptions, as_options
-from .wording import on_the_canvas
+from ..trainer.core.errors import Cancelled, UserError
+from .shared import core, prepared
+from .shared.failures import readable
+from .shared.folders import datasets_dir, readable_dirs, source_folder, source_folders, tree_digest
+from .shared.images import from_pil, to_pil
+from .shared.live import interrupted, say
+from .shared.prompts import lines
+from .shared.schema import field, result, schema
+from .shared.sockets import allow
+from .shared.types import DATASET, DATASET_OPTIONS, Dataset, DatasetOptions, as_options
+from .shared.wording import on_the_canvas
 
 FROM_INPUT = "(images input)"
 CROP_MODES = ("centre", "face", "buckets", "top")  # new ones go last: saved workflows keep what they say

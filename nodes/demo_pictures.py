@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .failures import readable
-from .images import batch
-from .schema import field, result, schema
+from .shared.failures import readable
+from .shared.images import batch
+from .shared.schema import field, result, schema
 
 STYLES = {"anime": "anime", "photo-like": "photo", "flat drawing": "flat", "pencil": "pencil"}
 

@@ -6,16 +6,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer.saved_lora import require_undamaged
-from . import core
-from .comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
-from .failures import readable
+from ..trainer.runs.saved_lora import require_undamaged
 from .load_lora import inspect, made_for
-from .prompts import for_prompt, lines, numbers, with_trigger_words
-from .saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
-from .schema import field, result, schema
-from .sockets import require
-from .types import LORA
+from .shared import core
+from .shared.comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
+from .shared.failures import readable
+from .shared.prompts import for_prompt, lines, numbers, with_trigger_words
+from .shared.saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
+from .shared.schema import field, result, schema
+from .shared.sockets import require
+from .shared.types import LORA
 
 
 class EpochCompare(io.ComfyNode):

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..trainer.errors import UserError
-from ..trainer.files import safe_name, sha256_file
-from . import written
-from .failures import readable
-from .folders import exports_dir, lora_names
-from .images import to_pil
+from ..trainer.core.errors import UserError
+from ..trainer.core.files import safe_name, sha256_file
 from .load_lora import FROM_INPUT, chosen_lora, inspect, state_of
-from .schema import field, result, schema
-from .sockets import allow
-from .types import LORA, Lora
-from .wording import on_the_canvas
+from .shared import written
+from .shared.failures import readable
+from .shared.folders import exports_dir, lora_names
+from .shared.images import to_pil
+from .shared.schema import field, result, schema
+from .shared.sockets import allow
+from .shared.types import LORA, Lora
+from .shared.wording import on_the_canvas
 
 FORMATS = ("kohya", "diffusers", "peft", "comfyui")
 AS_IT_IS = "as it is"
@@ -198,7 +198,7 @@ def export(
 def _for_model(weights: Any, format: str, model: Any, clip: Any) -> tuple[Any, str]:
     """``weights`` whose DoRA is for ComfyUI's own loader and ``model``, and a line that says so or why it is not."""
     from ..trainer.lorafile.dora import by_output, for_comfyui
-    from .original_weights import original_weights
+    from .shared.original_weights import original_weights
 
     if format != "comfyui":
         return weights, "The model input was not used: it is for the comfyui format."

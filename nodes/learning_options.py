@@ -6,12 +6,12 @@ from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from ..trainer import config as choices
-from . import places
-from .failures import readable
-from .options import earlier, extended
-from .schema import number, result, schema, setting
-from .types import TRAIN_OPTIONS
+from ..trainer.config import run_config as choices
+from .shared import places
+from .shared.failures import readable
+from .shared.options import earlier, extended
+from .shared.schema import number, result, schema, setting
+from .shared.types import TRAIN_OPTIONS
 
 
 class LearningOptionsNode(io.ComfyNode):

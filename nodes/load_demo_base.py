@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .failures import readable
-from .folders import DEMO_BASE, checkpoint_names, checkpoint_path
-from .schema import field, result, schema
-from .small_checkpoint import load_small_checkpoint
+from .shared.failures import readable
+from .shared.folders import DEMO_BASE, checkpoint_names, checkpoint_path
+from .shared.schema import field, result, schema
+from .shared.small_checkpoint import load_small_checkpoint
 
 
 class LoadDemoBase(io.ComfyNode):

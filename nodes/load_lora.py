@@ -9,16 +9,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer.errors import UserError
-from .failures import readable
-from .folders import listed_lora, lora_names, lora_path
-from .live import say, show_lora
-from .lora_cards import states
-from .lora_patch import patch
-from .prompts import for_prompt
-from .schema import field, result, schema
-from .sockets import require
-from .types import LORA, as_lora
+from ..trainer.core.errors import UserError
+from .shared.failures import readable
+from .shared.folders import listed_lora, lora_names, lora_path
+from .shared.live import say, show_lora
+from .shared.lora_cards import states
+from .shared.lora_patch import patch
+from .shared.prompts import for_prompt
+from .shared.schema import field, result, schema
+from .shared.sockets import require
+from .shared.types import LORA, as_lora
 
 log = logging.getLogger("animelora")
 

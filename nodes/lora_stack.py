@@ -7,17 +7,17 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer.errors import UserError
-from .failures import readable
-from .folders import lora_names, lora_path
-from .live import say
+from ..trainer.core.errors import UserError
 from .load_lora import inspect, made_for
-from .lora_cards import states
-from .lora_patch import patch
-from .lora_rows import read_rows
-from .prompts import for_prompt
-from .schema import field, result, schema
-from .sockets import require
+from .shared.failures import readable
+from .shared.folders import lora_names, lora_path
+from .shared.live import say
+from .shared.lora_cards import states
+from .shared.lora_patch import patch
+from .shared.lora_rows import read_rows
+from .shared.prompts import for_prompt
+from .shared.schema import field, result, schema
+from .shared.sockets import require
 
 log = logging.getLogger("animelora")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer.config import ATTENTIONS, BASE_PRECISIONS, MEMORY_PRESETS
-from . import places
-from .failures import readable
-from .options import earlier, extended
-from .schema import result, schema, setting
-from .types import TRAIN_OPTIONS
+from ..trainer.config.run_config import ATTENTIONS, BASE_PRECISIONS, MEMORY_PRESETS
+from .shared import places
+from .shared.failures import readable
+from .shared.options import earlier, extended
+from .shared.schema import result, schema, setting
+from .shared.types import TRAIN_OPTIONS
 
 
 class MachineOptionsNode(io.ComfyNode):

@@ -6,11 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from . import places
-from .failures import readable
-from .options import earlier, extended
-from .schema import number, result, schema, setting
-from .types import TRAIN_OPTIONS
+from .shared import places
+from .shared.failures import readable
+from .shared.options import earlier, extended
+from .shared.schema import number, result, schema, setting
+from .shared.types import TRAIN_OPTIONS
 
 
 class MonitorOptionsNode(io.ComfyNode):

@@ -7,16 +7,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer.errors import UserError
-from ..trainer.files import file_stamp
-from . import places
-from .failures import readable
-from .folders import lora_names, lora_path
+from ..trainer.core.errors import UserError
+from ..trainer.core.files import file_stamp
 from .load_lora import chosen_lora
-from .options import earlier, extended
-from .prompts import lines
-from .schema import field, number, result, schema, setting
-from .types import LORA, TRAIN_OPTIONS
+from .shared import places
+from .shared.failures import readable
+from .shared.folders import lora_names, lora_path
+from .shared.options import earlier, extended
+from .shared.prompts import lines
+from .shared.schema import field, number, result, schema, setting
+from .shared.types import LORA, TRAIN_OPTIONS
 
 NOTHING = "(nothing)"
 

@@ -7,18 +7,18 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer.errors import UserError
-from ..trainer.files import safe_name, sha256_file
-from ..trainer.publish import put, remove_left_over
-from ..trainer.saved_lora import require_undamaged
-from . import written
-from .failures import readable
-from .folders import loras_dir
-from .live import loras_changed, say
+from ..trainer.core.errors import UserError
+from ..trainer.core.files import safe_name, sha256_file
+from ..trainer.runs.publish import put, remove_left_over
+from ..trainer.runs.saved_lora import require_undamaged
 from .load_lora import inspect
-from .saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
-from .schema import field, result, schema
-from .types import LORA, Lora
+from .shared import written
+from .shared.failures import readable
+from .shared.folders import loras_dir
+from .shared.live import loras_changed, say
+from .shared.saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
+from .shared.schema import field, result, schema
+from .shared.types import LORA, Lora
 
 _NODE = "PickEpoch"
 

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from . import core
-from .comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
-from .failures import readable
-from .folders import lora_names
-from .images import to_pil
 from .load_lora import FROM_INPUT, chosen_lora, inspect, made_for, state_of
-from .prompts import for_prompt, lines, numbers, with_trigger_words
-from .schema import field, result, schema
-from .sockets import allow, require
-from .types import LORA
+from .shared import core
+from .shared.comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
+from .shared.failures import readable
+from .shared.folders import lora_names
+from .shared.images import to_pil
+from .shared.prompts import for_prompt, lines, numbers, with_trigger_words
+from .shared.schema import field, result, schema
+from .shared.sockets import allow, require
+from .shared.types import LORA
 
 
 class StyleCompare(io.ComfyNode):

@@ -10,20 +10,21 @@ import comfy.model_management
 from comfy import cli_args
 from comfy_api.latest import io
 
-from ..trainer import events, presets
-from ..trainer.config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
-from ..trainer.files import file_stamp, safe_name, sha256_file
-from ..trainer.long_work import reported_to
-from ..trainer.runs import read_events
-from . import places, written
-from .failures import readable
-from .folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
-from .images import batch, load_rgb
-from .live import TrainingView, duration, say, work_text
-from .prompts import lines
-from .schema import field, number, result, schema, setting
-from .types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
-from .wording import on_the_canvas
+from ..trainer.config import presets
+from ..trainer.config.run_config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
+from ..trainer.core.files import file_stamp, safe_name, sha256_file
+from ..trainer.core.long_work import reported_to
+from ..trainer.runs import events
+from ..trainer.runs.run_folder import read_events
+from .shared import places, written
+from .shared.failures import readable
+from .shared.folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
+from .shared.images import batch, load_rgb
+from .shared.live import TrainingView, duration, say, work_text
+from .shared.prompts import lines
+from .shared.schema import field, number, result, schema, setting
+from .shared.types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
+from .shared.wording import on_the_canvas
 
 _NODE = "TrainLora"
 
@@ -269,7 +270,7 @@ def _require_family(preset: str, config: RunConfig) -> None:
 
 def _train(config: RunConfig, node_id: str | None, graph: dict[str, Any]) -> Any:
     """Run the launcher. Imported late: it brings in libraries that no other node needs."""
-    from ..trainer.launch import prepare_run, train
+    from ..trainer.launch.launcher import prepare_run, train
 
     with reported_to(work_text(node_id)), TrainingView(node_id, prepare_run(config).path.name, config.name, graph) as view:
         return train(config, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory)

@@ -6,13 +6,13 @@ from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from ..trainer import config as choices
-from . import places
-from .failures import readable
-from .folders import vae_names, vae_path
-from .options import earlier, extended
-from .schema import number, result, schema, setting
-from .types import TRAIN_OPTIONS
+from ..trainer.config import run_config as choices
+from .shared import places
+from .shared.failures import readable
+from .shared.folders import vae_names, vae_path
+from .shared.options import earlier, extended
+from .shared.schema import number, result, schema, setting
+from .shared.types import TRAIN_OPTIONS
 
 OWN_VAE = "(the checkpoint's own)"
 

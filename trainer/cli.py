@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from . import __version__
 from .commands import check, demo, export, info, prepare, prune, sample, train
-from .errors import Cancelled, UserError
-from .hints import about_the_file, about_the_text
-from .long_work import Lines, reported_to
-from .started import as_typed, typed
-from .terminal import escape_unprintable
+from .commands.started import as_typed, typed
+from .core.diagnosis import about_the_file, about_the_text
+from .core.errors import Cancelled, UserError
+from .core.long_work import Lines, reported_to
+from .core.terminal import escape_unprintable
 
 COMMANDS = (prepare, train, sample, export, info, check, prune, demo)
 

@@ -26,16 +26,16 @@ def main() -> int:
     parser.add_argument("--watch-stdin", action="store_true", help="stop when standard input ends")
     parser.add_argument("--accelerate", type=Path, metavar="CONFIGURATION", help="a file of `accelerate config` to launch with")
     args = parser.parse_args()
-    from trainer.terminal import escape_unprintable
+    from trainer.core.terminal import escape_unprintable
 
     # our parent reads the output as UTF-8, and a portable Python ignores the PYTHONIOENCODING that says so
     escape_unprintable(encoding="utf-8" if args.watch_stdin else None)
     if args.accelerate is not None:
-        from trainer.accelerated import launched
+        from trainer.launch.accelerated import launched
 
         if launched(args.accelerate, Path(__file__).resolve(), ["--run", str(args.run), *(["--watch-stdin"] if args.watch_stdin else [])]):
             return 0
-    from trainer.loop import train_run
+    from trainer.training.loop import train_run
 
     status = train_run(args.run, watch_stdin=args.watch_stdin)
     sys.stdout.flush()

@@ -11,7 +11,7 @@ from tests.browser.test_workflows import PICTURES, ours
 from tests.server.comfy_server import Server
 from tests.tools.workflows.canvas import Canvas, Group
 from tests.tools.workflows.parts import CHECKPOINT
-from trainer import presets
+from trainer.config import presets
 
 _NODE = "window.app.graph._nodes.find((node) => node.comfyClass === 'AnimeLoRA_{kind}')"
 # Where the middle of a widget is on the page, in the classic rendering.

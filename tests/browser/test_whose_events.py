@@ -17,7 +17,7 @@ from tests.browser.test_panel import copied, training
 from tests.browser.test_workflows import ours
 from tests.server.comfy_server import Server
 from tests.tools.workflows.parts import LORA_FILE
-from trainer import events
+from trainer.runs import events
 
 _TITLED = """(title) => {
   const find = (graph) => {

@@ -48,4 +48,4 @@ def helper() -> Callable[[str], ModuleType]:
             package = ModuleType(name)
             package.__path__ = [str(folder)]
             sys.modules[name] = package
-    return lambda name: importlib.import_module(f"{_PACKAGE}.nodes.{name}")
+    return lambda name: importlib.import_module(f"{_PACKAGE}.nodes.shared.{name}")

@@ -15,7 +15,7 @@ Helper = Callable[[str], ModuleType]
 
 @pytest.fixture
 def folders(helper: Helper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """``nodes/folders.py`` of a ComfyUI whose models/loras is a link to another folder."""
+    """``nodes/shared/folders.py`` of a ComfyUI whose models/loras is a link to another folder."""
     elsewhere, linked = tmp_path / "other disk" / "loras", tmp_path / "models" / "loras"
     (elsewhere / "styles").mkdir(parents=True)
     linked.parent.mkdir()

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import TypeAdapter
 
-from trainer import config
-from trainer.config import RunConfig
+from trainer.config import run_config
+from trainer.config.run_config import RunConfig
 
 Helper = Callable[[str], ModuleType]
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,7 +110,7 @@ def test_limits_of_widgets_lie_inside_those_of_the_run_configuration(description
 def test_every_key_of_the_run_configuration_is_on_one_node_or_has_a_reason_not_to_be(helper: Helper) -> None:
     places = helper("places")
     on_nodes = [key for table in places.BY_NODE.values() for key in table.values() if key != "preset"]
-    assert sorted([*on_nodes, *places.NOT_ON_A_NODE]) == sorted(config.keys())
+    assert sorted([*on_nodes, *places.NOT_ON_A_NODE]) == sorted(run_config.keys())
     assert all(len(reason) > 30 for reason in places.NOT_ON_A_NODE.values())
 
 

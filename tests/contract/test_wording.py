@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from trainer import config, events, plan
+from trainer.config import run_config
+from trainer.plan import run_plan
+from trainer.runs import events
 
 Helper = Callable[[str], ModuleType]
 TRAINER = Path(__file__).resolve().parents[2] / "trainer"
@@ -65,7 +67,7 @@ def test_a_text_of_the_trainer_names_what_is_on_the_canvas(helper: Helper, told:
 
 def test_a_configuration_that_is_refused_points_at_help_and_not_at_a_command(helper: Helper) -> None:
     with pytest.raises(Exception, match=r"network\.rank") as caught:
-        config.parse({"base": {"checkpoint": "x"}, "dataset": {"path": "x"}, "network": {"rank": 0}})
+        run_config.parse({"base": {"checkpoint": "x"}, "dataset": {"path": "x"}, "network": {"rank": 0}})
     shown = helper("wording").on_the_canvas(str(caught.value))
     assert "Train LoRA → rank: Input should be greater than or equal to 1" in shown
     assert shown.endswith("The help page of each node describes its settings.")
@@ -75,7 +77,7 @@ def test_a_run_that_cannot_fit_names_nodes(helper: Helper) -> None:
     fields: dict[str, Any] = dict.fromkeys((field.name for field in dataclasses.fields(events.Plan)), 0)
     counted = events.Plan(**{**fields, "device": "cuda", "memory_gb": 33.7})
     with pytest.raises(Exception, match=r"training\.precision") as caught:
-        plan.require_memory(counted, 10.0, lambda changes: 33.7 - 6 * len(changes))
+        run_plan.require_memory(counted, 10.0, lambda changes: 33.7 - 6 * len(changes))
     shown = helper("wording").on_the_canvas(str(caught.value))
     assert "Machine Options → base_precision = int8" in shown
     assert "Machine Options → memory = auto" in shown

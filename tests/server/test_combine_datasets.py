@@ -11,8 +11,8 @@ from tests.server.comfy_server import PromptFailed, Server
 from tests.server.conftest import TINY
 from tests.server.graphs import node, prepare, train_settings
 from tests.unit.dataset.pictures import folder_of
+from trainer.core.files import sha256_file
 from trainer.dataset import open_dataset
-from trainer.files import sha256_file
 
 
 def test_three_datasets_train_one_lora_with_their_repeats_and_weights(server: Server) -> None:

@@ -10,8 +10,8 @@ from tests.server.comfy_server import Server
 from tests.server.conftest import TINY
 from tests.server.graphs import Graph, node, prepare, train_settings
 from tests.server.test_dataset import executed
-from trainer.dataset.prepare import WAITING
-from trainer.runs import read_events
+from trainer.dataset.preparation.prepare import WAITING
+from trainer.runs.run_folder import read_events
 
 
 def test_a_deleted_lora_is_written_again_by_the_next_queue(server: Server) -> None:

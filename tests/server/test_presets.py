@@ -10,7 +10,7 @@ import pytest
 from tests.server.comfy_server import PromptFailed, Server
 from tests.server.conftest import TINY
 from tests.server.graphs import Graph, node, prepare
-from trainer import presets
+from trainer.config import presets
 
 
 def graph(name: str, **widgets: Any) -> Graph:

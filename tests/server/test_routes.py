@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from tests.server.comfy_server import Server
-from trainer import events
+from trainer.runs import events
 
 STOPPED = events.Stopped(7, "checkpoints/step-000007")
 DONE = events.Done("lora.safetensors", "loss_curve.png", steps=7, seconds=2.0, loss=0.5)

@@ -18,8 +18,8 @@ from tests.server.comfy_server import Server, start, until
 from tests.server.conftest import link, portrait
 from tests.server.graphs import Graph, node, prepare, train_settings
 from tests.tools.processes import living
-from trainer import events, resume
-from trainer.runs import read_events
+from trainer.runs import events, states
+from trainer.runs.run_folder import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: Windows has no such names, and no SIGKILL")]
 SECONDS = 600  # for a child on a busy machine; nothing is measured by it
@@ -135,7 +135,7 @@ def test_a_killed_comfyui_leaves_no_orphan_and_the_next_one_goes_on_with_the_run
     os.kill(pair.first.process.pid, signal.SIGKILL)
     pair.first.process.wait()
     until(lambda: not trainers_of(run), "an orphan goes on training")
-    saved, _ = resume.newest(run / "checkpoints")
+    saved, _ = states.newest(run / "checkpoints")
     assert saved is not None and saved.step >= 3
     told = len(steps(run))
 

@@ -32,8 +32,9 @@ def in_trainer(checkpoint: Path, run: Path) -> dict[str, np.ndarray[Any, Any]]:
     """The trainer's own UNet with the fp32 weights of the run's last state, before export rounded them."""
     import torch
 
-    from trainer import adapter, resume
+    from trainer.adapters import adapter
     from trainer.families import family_of, open_checkpoint
+    from trainer.runs import states
 
     given = inputs()
     opened = open_checkpoint(str(checkpoint))
@@ -46,7 +47,7 @@ def in_trainer(checkpoint: Path, run: Path) -> dict[str, np.ndarray[Any, Any]]:
         base = unet(*arguments).sample.numpy()
         picture = ((vae.decode(arguments[0]).sample + 1) / 2).clamp(0, 1)
         encoded = vae.encode(picture * 2 - 1).latent_dist.mode()
-    saved, values = resume.newest(run / "checkpoints")
+    saved, values = states.newest(run / "checkpoints")
     assert saved is not None
     assert values is not None
     weights = values["lora"]

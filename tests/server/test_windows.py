@@ -20,8 +20,8 @@ from tests.server.comfy_server import Server, start, until
 from tests.server.conftest import TINY, portrait
 from tests.server.graphs import CHAIN, Graph, node, prepare, train_and_use, train_settings
 from tests.tools.processes import living
-from trainer import events, resume
-from trainer.runs import read_events
+from trainer.runs import events, states
+from trainer.runs.run_folder import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "nt", reason="NOT CHECKED: this is about Windows")]
 
@@ -88,7 +88,7 @@ def test_cancel_leaves_no_process_and_the_next_queue_resumes(server: Server) -> 
     server.interrupt()
     assert server.wait(prompt)["status"]["messages"][-1][0] == "execution_interrupted"
     until(lambda: not trainers(run), "the training process is still there")
-    saved, _ = resume.newest(run / "checkpoints")
+    saved, _ = states.newest(run / "checkpoints")
     assert saved is not None and saved.step == steps(run)[-1]
     told = len(steps(run))
     prompt = server.queue(wanted)
@@ -106,7 +106,7 @@ def test_a_killed_server_leaves_no_orphan(server: Server) -> None:
     server.process.kill()
     server.process.wait()
     until(lambda: not trainers(run), "an orphan goes on training")
-    saved, _ = resume.newest(run / "checkpoints")
+    saved, _ = states.newest(run / "checkpoints")
     assert saved is not None and saved.step == steps(run)[-1], "what was trained was not saved"
     time.sleep(0.5)
     shutil.rmtree(run)  # nothing holds its files

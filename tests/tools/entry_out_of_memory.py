@@ -15,7 +15,7 @@ def main() -> int:
     import torch
 
     from trainer import entry
-    from trainer.learner import Learner
+    from trainer.training.learner import Learner
 
     honest = Learner._loss_of
 

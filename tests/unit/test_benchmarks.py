@@ -15,8 +15,9 @@ import pytest
 from benchmarks import fill, growth, imports, limits, reference, start, table
 from tests.tools.make_checkpoint import make_checkpoint
 from tests.tools.processes import living
-from trainer import events, launch
-from trainer.config import RunConfig
+from trainer.config.run_config import RunConfig
+from trainer.launch import launcher
+from trainer.runs import events
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW: dict[str, Any] = {
@@ -183,7 +184,7 @@ def test_the_reference_run_is_the_pack_s_defaults_on_drawn_faces(
         on_event(events.Plan(3, {}, 5, 8, 2, 1, 1, "sd1", "cpu", "fp32", 1.0))
         on_event(events.Step(**_STEP | {"time": time.time() + 2.0}))
 
-    monkeypatch.setattr(launch, "train", train)
+    monkeypatch.setattr(launcher, "train", train)
     reference.main(["--images", "3", "--pixels", "64", "--checkpoint", str(tiny_checkpoint), "--folder", str(tmp_path)])
     (given,) = asked
     assert (given.network.rank, given.optimizer.lr, given.training.epochs) == (16, 1e-4, 5)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.prompt_syntax import escape, has_word
+from trainer.core.prompt_syntax import escape, has_word
 
 MODULE = Path(__file__).resolve().parents[2] / "web" / "lora" / "prompt_words.js"
 KNOWN = [

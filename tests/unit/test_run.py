@@ -223,7 +223,7 @@ def test_help_works_with_nothing_installed() -> None:
         ("tests/browser/test_old_workflows.py::test_it_loads[0.33.0 vue light-0.1.0 every_node]", "browser 0.33.0 vue light"),
         ("tests/server/test_lora.py::test_pixels_equal_those_of_the_core_loader[0.3.64]", "server 0.3.64"),
         ("tests/server/test_soak.py::test_fifty_runs_leave_the_server_as_it_was", "tests/server/test_soak.py"),
-        ("tests/unit/core/test_golden.py::test_the_first_losses[1.5]", "tests/unit/core/test_golden.py"),
+        ("tests/unit/training/test_golden.py::test_the_first_losses[1.5]", "tests/unit/training/test_golden.py"),
     ],
 )  # fmt: skip
 def test_tests_of_one_running_comfyui_stay_together(nodeid: str, shared: str) -> None:

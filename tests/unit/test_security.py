@@ -47,21 +47,21 @@ def where(found: dict[Path, set[str]]) -> dict[str, set[str]]:
 def test_nothing_talks_to_a_network_but_the_download_of_a_base_wandb_and_comfyuis_own_server() -> None:
     used = {path: {match[1] for name in imported(path) if (match := NETWORK.match(name))} for path in PACK}
     assert where(used) == {
-        "nodes/routes.py": {"aiohttp"},  # the words for answers of ComfyUI's server
+        "nodes/shared/routes.py": {"aiohttp"},  # the words for answers of ComfyUI's server
         "trainer/families/checkpoint.py": {"huggingface_hub"},
-        "trainer/trackers.py": {"wandb"},
+        "trainer/training/monitoring/trackers.py": {"wandb"},
     }
 
 
 def test_wandb_is_on_no_node() -> None:
-    assert '"output.wandb"' in (ROOT / "nodes" / "places.py").read_text(encoding="utf-8").partition("NOT_ON_A_NODE")[2]
+    assert '"output.wandb"' in (ROOT / "nodes" / "shared" / "places.py").read_text(encoding="utf-8").partition("NOT_ON_A_NODE")[2]
 
 
 def test_programs_are_started_by_the_launcher_and_the_making_of_the_demo_base_alone() -> None:
     assert where({path: started(path) for path in PACK}) == {
         "demo/pictures.py": {"subprocess.Popen"},
         "demo/recipe.py": {"multiprocessing.spawn"},
-        "trainer/launch.py": {"subprocess.Popen"},
+        "trainer/launch/launcher.py": {"subprocess.Popen"},
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from trainer import config
+from trainer.config import run_config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,7 +28,7 @@ def _value(text: str) -> Any:
 def _defaults() -> dict[str, Any]:
     required = {"base": {"checkpoint": "x"}, "dataset": {"path": "y"}}
     flat = {}
-    for section, value in config.parse(required).model_dump(mode="json").items():
+    for section, value in run_config.parse(required).model_dump(mode="json").items():
         if isinstance(value, dict):
             flat.update({f"{section}.{key}": item for key, item in value.items()})
         else:
@@ -37,18 +37,18 @@ def _defaults() -> dict[str, Any]:
 
 
 def test_the_table_has_exactly_the_keys_of_the_configuration() -> None:
-    assert sorted(ROWS) == sorted(config.keys())
+    assert sorted(ROWS) == sorted(run_config.keys())
 
 
-@pytest.mark.parametrize("key", config.keys())
+@pytest.mark.parametrize("key", run_config.keys())
 def test_the_table_tells_the_true_default(key: str) -> None:
     if ROWS[key] == "required":
         section, name = key.split(".")
-        assert config.RunConfig.model_fields[section].annotation.model_fields[name].is_required()  # type: ignore[union-attr]
+        assert run_config.RunConfig.model_fields[section].annotation.model_fields[name].is_required()  # type: ignore[union-attr]
     else:
         assert _value(ROWS[key]) == _defaults()[key]
 
 
 def test_the_example_is_a_valid_configuration() -> None:
     example = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)[0]
-    assert config.parse(tomllib.loads(example)).name == "my_style"
+    assert run_config.parse(tomllib.loads(example)).name == "my_style"

@@ -25,9 +25,9 @@ def run(args: argparse.Namespace) -> int:
     """Check and print what was found."""
     if args.place.is_dir():
         return 0 if _is_as_prepared(args.place) else 1
-    from ..config import load
+    from ..config.run_config import load
     from ..families import open_checkpoint
-    from ..runs import cache_folder
+    from ..runs.run_folder import cache_folder
 
     settings = load(args.place)
     datasets = [settings.dataset, *settings.dataset.more]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .strength import parse_strength
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _read(path: Path, *, several: bool) -> LoraWeights:
 
 def _for_base(weights: LoraWeights, base: Path) -> LoraWeights:
     """``weights`` whose DoRA is for ComfyUI's own loader and ``base``."""
-    from ..lorafile.checkpoint import original_weights
+    from ..lorafile.changing.merge_into_checkpoint import original_weights
     from ..lorafile.dora import by_output, for_comfyui
 
     if not any(by_output(module) for module in weights):

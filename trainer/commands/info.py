@@ -30,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the description; 0 when the file can be used, else 1."""
-    from ..errors import UserError
+    from ..core.errors import UserError
     from ..lorafile import describe, scan_lora
 
     try:

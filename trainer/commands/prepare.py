@@ -111,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """Plain data for ``parse_settings``: the file, then the options, then ``--set``."""
+    from ..config.overrides import apply_override
     from ..dataset.settings_file import read_settings
-    from ..overrides import apply_override
 
     data = read_settings(args.settings) if args.settings else {}
     if args.buckets or args.bucket_step or args.no_upscale:
@@ -146,7 +146,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pairs(replace: list[str] | None) -> dict[str, str] | None:
-    from ..errors import UserError
+    from ..core.errors import UserError
 
     if replace is None:
         return None
@@ -159,8 +159,8 @@ def _pairs(replace: list[str] | None) -> dict[str, str] | None:
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr, so that stdout has only the report; without a terminal a line now and then."""
-    from ..dataset.prepare import WAITING
-    from ..long_work import report
+    from ..core.long_work import report
+    from ..dataset.preparation.prepare import WAITING
 
     def tell(done: int, total: int, text: str) -> None:
         if text == WAITING:

@@ -24,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Prune and say what was freed."""
-    from ..prune import prune
+    from ..runs.pruning import prune
 
     done = prune(args.runs, days=args.days, dry_run=args.dry_run)
     word = "would free" if args.dry_run else "freed"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .strength import parse_strength
 
 if TYPE_CHECKING:
-    from ..inference import LoraUse
-    from ..sample_prompts import SamplePrompt
+    from ..config.sample_prompts import SamplePrompt
+    from .inference import LoraUse
 
 _EXAMPLES = """\
   python -m trainer sample --base v1-5.safetensors --lora my_style.safetensors \\
@@ -64,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
     """Make the pictures; print where each is."""
     from PIL import ImageOps
 
-    from ..errors import UserError
+    from ..core.errors import UserError
+    from ..core.files import atomic_path, safe_name
+    from ..core.image_file import load_image
+    from ..core.long_work import report
     from ..families import family_of, open_checkpoint
-    from ..files import atomic_path, safe_name
-    from ..image_file import load_image
-    from ..inference import open_painter
-    from ..long_work import report
     from ..lorafile import read_lora
-    from ..trained_with import choose
+    from .inference import open_painter
+    from .trained_with import choose
 
     for name in ("width", "height"):
         if getattr(args, name) <= 0 or getattr(args, name) % 8:
@@ -118,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prompt(text: str) -> SamplePrompt:
-    from ..errors import UserError
-    from ..sample_prompts import read_prompt
+    from ..config.sample_prompts import read_prompt
+    from ..core.errors import UserError
 
     try:
         return read_prompt(text)
@@ -128,8 +128,8 @@ def _prompt(text: str) -> SamplePrompt:
 
 
 def _lora(text: str) -> LoraUse:
-    from ..errors import UserError
-    from ..inference import LoraUse
+    from ..core.errors import UserError
+    from .inference import LoraUse
 
     path, strength = parse_strength(text)
     if not path.is_file():

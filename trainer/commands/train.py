@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .. import events
-    from ..config import RunConfig
+    from ..config.run_config import RunConfig
+    from ..runs import events
 
 _EXAMPLE = """\
 a configuration, say my_style.toml (only these keys have no default):
@@ -63,29 +63,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Train (or plan) and print where the LoRA is."""
-    from .. import config
+    from ..config import run_config
 
     preset = [f"preset={args.preset}"] if args.preset else []
-    settings = config.load(args.config, [*preset, *args.overrides])
+    settings = run_config.load(args.config, [*preset, *args.overrides])
     if args.dry_run:
         return _dry_run(settings, as_json=args.json)
-    from ..launch import prepare_run, train, write_inputs
+    from ..launch.launcher import prepare_run, train, write_inputs
 
     if args.prepare:
-        settings = config.absolute(settings)
+        settings = run_config.absolute(settings)
         folder = prepare_run(settings)
         write_inputs(folder, settings, args.accelerate_config)
         print(folder.path)
         return 0
     if args.json:
-        from ..events import encode
+        from ..runs.events import encode
 
         result = train(
             settings, on_event=lambda event: print(encode(event), flush=True), accelerate_config=args.accelerate_config
         )
     else:
-        from ..long_work import reported_to
-        from ..progress import TrainingProgress
+        from ..core.long_work import reported_to
+        from .progress_bar import TrainingProgress
 
         with TrainingProgress() as progress, reported_to(progress.work):
             result = train(settings, on_event=progress.show, accelerate_config=args.accelerate_config)
@@ -98,15 +98,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
-    from ..attention import choose_attention
-    from ..continuing import require_lora
-    from ..datasets import open_training
-    from ..devices import pick_device, pick_precision, torch_dtype
-    from ..events import encode
+    from ..adapters.frozen_lora import describe_frozen, frozen_modules
+    from ..adapters.start_from import require_lora
+    from ..compute.attention import choose_attention
+    from ..core.devices import pick_device, pick_precision, torch_dtype
+    from ..dataset.open import open_training
     from ..families import cautions, family_of, open_checkpoint
-    from ..frozen_lora import describe_frozen, frozen_modules
-    from ..job import settle
-    from ..plan import make_plan
+    from ..plan.run_plan import make_plan
+    from ..plan.settle import settle
+    from ..runs.events import encode
 
     settings = settle(settings)
     dataset, held_out, regularisation = open_training(settings)
@@ -169,7 +169,7 @@ class _ListPresets(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help=str(kwargs.get("help", "")))
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from ..presets import table
+        from ..config.presets import table
 
         print(table())
         parser.exit()
@@ -180,7 +180,7 @@ class _ListKeys(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help=str(kwargs.get("help", "")))
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from ..config import keys
+        from ..config.run_config import keys
 
         print("\n".join(keys()))
         parser.exit()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .combine import Combined, Share, combine, select
+from .contact_sheet import contact_sheet
 from .dataset import Dataset, Item, open_dataset
 from .export import export_dataset
-from .prepare import PrepareResult, prepare
+from .preparation.prepare import PrepareResult, prepare
+from .reading.sources import SourceImage
 from .report import Rejection, Report
 from .settings import (
     BucketSettings,
@@ -18,8 +20,6 @@ from .settings import (
     dataset_folder_name,
     parse_settings,
 )
-from .sheet import contact_sheet
-from .sources import SourceImage
 
 __all__ = [
     "BucketSettings",

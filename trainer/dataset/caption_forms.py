@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from ..prompt_syntax import unescape
+from ..core.prompt_syntax import unescape
 from .dataset import Item
 from .settings import TrainingHints
 

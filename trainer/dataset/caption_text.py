@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import open_regular
+from ..core.files import open_regular
 from .encodings import decode_text
 from .report import plural
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..errors import UserError
-from ..files import atomic_path, read_regular, write_atomic
+from ..core.errors import UserError
+from ..core.files import atomic_path, read_regular, write_atomic
 from .caption_text import guessed_note, read_caption_text
 from .rows import Header, parse_rows
 from .settings import TrainingHints

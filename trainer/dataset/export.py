@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from ..errors import UserError
-from ..files import safe_name, write_atomic
-from ..image_file import load_image
-from ..long_work import counted, report
-from ..prompt_syntax import unescape
+from ..core.errors import UserError
+from ..core.files import safe_name, write_atomic
+from ..core.image_file import load_image
+from ..core.long_work import counted, report
+from ..core.prompt_syntax import unescape
 from .caption_forms import fixed_caption
-from .captions import instance_prompt
+from .captions.tags import instance_prompt
 from .dataset import Dataset, Item
 from .settings import TrainingHints, bucket_rules, bucket_sides, parse_settings
 

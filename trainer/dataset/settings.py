@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 Shape = Literal["auto", "square", "buckets"]
 Crop = Literal["top", "face", "centre", "none"]
@@ -203,7 +203,7 @@ def setting_keys(model: type[BaseModel] = PrepareSettings, prefix: str = "") -> 
 
 def dataset_folder_name(settings: PrepareSettings) -> str:
     """``<trigger>_<class>``, a valid folder name on Linux and Windows."""
-    from ..files import safe_name
+    from ..core.files import safe_name
 
     parts = [re.sub(r"\s+", " ", part) for part in (settings.trigger, settings.class_description) if part]
     return safe_name("_".join(parts), fallback="dataset")

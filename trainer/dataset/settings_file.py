@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..text_file import read_text
+from ..core.errors import UserError
+from ..core.text_file import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .base import EPSILON, PLAIN_TEXT, Family, Framing, Prediction, TextEncoder, TextSettings
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint
 from .markers import cautions, more_channels, read_json, require_known_parts, require_supported
+from .open_checkpoint import open_checkpoint
 from .parts import require_parts
 from .sd1 import FAMILY as SD1
 from .sd2 import FAMILY as SD2

@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import UserError
-from ..files import expand_home, file_stamp, sha256_file, write_atomic
-from ..torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
+from ..core.errors import UserError
+from ..core.files import file_stamp, sha256_file, write_atomic
+from ..core.torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
 from . import quantised
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-    from .vae import Vae
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 # what reading widths from shapes and filling a model raise; NotImplementedError: weights that were never filled in
 _MISSHAPEN = (NotImplementedError, ValueError, KeyError, IndexError, TypeError, StopIteration, ZeroDivisionError, RuntimeError)
 _READ_AT_ONCE = 64  # tensors
-_FORMATS = "Give a .safetensors file, a diffusers folder (with model_index.json), or a hub id such as owner/name."
+
+
+class OwnVae(Protocol):
+    """A VAE from a file or folder (``folder``) of its own, in place of the checkpoint's: see vae.py."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        ...
+
+    @property
+    def folder(self) -> bool:
+        """Whether ``path`` is a diffusers folder."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The name of its file or folder."""
+        ...
+
+    def identity(self, cache_dir: Path | None = None, *, full: bool = False) -> str:
+        """SHA-256 of its content."""
+        ...
+
+    def load(self, dtype: torch.dtype, scaling_factor: float) -> nn.Module:
+        """diffusers' model, frozen, on the CPU."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +58,7 @@ class Checkpoint:
 
     path: Path
     kind: str
-    vae: Vae | None = None  # in place of its own
+    vae: OwnVae | None = None  # in place of its own
 
     @property
     def name(self) -> str:
@@ -150,39 +174,6 @@ class Checkpoint:
         return {key: value for key, value in data.items() if isinstance(value, torch.Tensor)}
 
 
-def open_checkpoint(reference: str, vae: str = "") -> Checkpoint:
-    """The checkpoint that ``reference`` names, with the VAE that ``vae`` names, if it does. Raises UserError when there is none or it
-    cannot be read."""
-    checkpoint = _open(reference)
-    if not vae:
-        return checkpoint
-    from .vae import open_vae
-
-    return replace(checkpoint, vae=open_vae(vae))
-
-
-def _open(reference: str) -> Checkpoint:
-    if "\x00" in reference or not reference.strip():
-        raise UserError("No base checkpoint was given.", _FORMATS, kind="checkpoint")
-    path = expand_home(reference)
-    if path.is_dir():
-        if not (path / "unet" / "config.json").is_file():
-            raise UserError(f"The folder {path} is not a diffusers model: unet/config.json is missing.", _FORMATS, kind="checkpoint")
-        return Checkpoint(path.resolve(), "folder")
-    if path.is_file():
-        if path.suffix.lower() not in (".safetensors", ".ckpt", ".pt", ".pth"):
-            raise UserError(f"{path.name} is not a checkpoint file.", _FORMATS, kind="checkpoint")
-        from .parts import require_no_pointer
-
-        require_no_pointer(path)
-        checkpoint = Checkpoint(path.resolve(), "file")
-        _ = checkpoint.scaled  # a broken file is refused here, before anything heavy
-        return checkpoint
-    if _HUB_ID.match(reference):
-        return Checkpoint(_download(reference), "folder")
-    raise UserError(f"The base checkpoint {reference!r} was not found.", _FORMATS, kind="checkpoint")
-
-
 def from_folder(cls: Any, path: Path, **options: Any) -> Any:
     """A model of diffusers or transformers from ``path``, never from the hub. Raises NotImplementedError where weights are missing, which
     both would leave random with no more than a line in a log."""
@@ -263,23 +254,3 @@ def cached_digest(path: Path, cache_dir: Path | None, full: bool) -> str:
     fresh = {k: v for k, v in known.items() if not k.startswith(f"{path}|")} | {key: digest}
     write_atomic(record, json.dumps(fresh, indent=1))
     return digest
-
-
-def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = ["model_index.json", "*/config.json", "scheduler/*", "tokenizer*/*", "*/*.safetensors"]
-    variants = ["*.fp16.*", "*.non_ema.*"]  # gigabytes that training does not open where there are plain ones
-    try:
-        # the person at the terminal names the model and means its newest revision; only safetensors and JSON are fetched
-        folder = Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["safety_checker/*", *variants]))  # nosec B615
-        if not any((folder / "unet").glob("*.safetensors")):  # some models have nothing but a variant
-            folder = Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["safety_checker/*"]))  # nosec B615
-        return folder
-    except Exception as error:  # network, authorisation and naming errors come in many types; the cause is shown
-        cause = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(
-            f"{hub_id!r} is not a file or folder here, and the hub did not give it: {type(error).__name__}: {cause}",
-            "Check the path, or go online (a hub id needs the network), or use a checkpoint file of your own.",
-            kind="checkpoint",
-        ) from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import ldm
 from .base import PLAIN_TEXT, TextEncoder, TextSettings, tokenizer_folder
 from .checkpoint import Checkpoint, from_folder, laid_out_as

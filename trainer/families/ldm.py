@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import ldm, quantised
 from .checkpoint import Checkpoint, safetensors_header
 from .markers import read_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import clip, ldm
 from .base import PLAIN_TEXT, TextSettings
 from .checkpoint import Checkpoint

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import clip, ldm, markers
 from .base import EPSILON, Framing, Prediction, TextSettings
 from .checkpoint import Checkpoint, from_folder, laid_out_as

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import ldm
 from .checkpoint import Checkpoint, cached_digest, laid_out_as
 from .markers import read_json

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from .card import Card, called_by, card
-from .checkpoint import merge_into_checkpoint
-from .convert import DTYPES, FORMATS, Converted, convert, to_comfyui, to_diffusers, to_kohya, to_peft, write_lora
-from .edit import FIELDS, edit_metadata, edited
+from .changing.merge import common_dtype, merge
+from .changing.merge_into_checkpoint import merge_into_checkpoint
+from .changing.rank import RankReport, reduce_rank
+from .describing.card import Card, called_by, card
+from .describing.information import LoraInfo, describe, inspect_lora, trigger_words
+from .describing.sidecar import companions, split_words
 from .family import mismatch, stated_family
-from .information import LoraInfo, describe, inspect_lora, trigger_words
-from .merge import common_dtype, merge
-from .metadata import SubsetFacts, TrainingFacts, build_metadata
 from .models import FAMILY_NAME, MODELS
 from .names import kohya_text_encoder_key, kohya_unet_key
-from .rank import RankReport, reduce_rank
-from .read import read_lora, scan_lora
-from .save import legacy_hash, matches_own_hash, save_lora, verify_lora
-from .sidecar import companions, split_words
+from .reading.read import read_lora, scan_lora
 from .unet_names import UNetLayout, diffusers_to_ldm, ldm_to_diffusers
 from .weights import LoraModule, LoraWeights
+from .writing.convert import DTYPES, FORMATS, Converted, convert, to_comfyui, to_diffusers, to_kohya, to_peft, write_lora
+from .writing.edit import FIELDS, edit_metadata, edited
+from .writing.metadata import SubsetFacts, TrainingFacts, build_metadata
+from .writing.save import legacy_hash, matches_own_hash, save_lora, verify_lora
 
 __all__ = [
     "DTYPES",

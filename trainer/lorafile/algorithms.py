@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 # algorithm: (tensors it must have, tensors it may have). The first whose own tensors are present wins.
 ALGORITHMS: dict[str, tuple[frozenset[str], frozenset[str]]] = {

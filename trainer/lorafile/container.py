@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..files import atomic_path
+from ..core.errors import UserError
+from ..core.files import atomic_path
 
 MAX_HEADER = 100_000_000  # safetensors' own limit
 

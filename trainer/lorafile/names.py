@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .models import MODELS
 from .unet_names import UNetLayout, diffusers_to_ldm
 

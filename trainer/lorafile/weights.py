@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import algorithms
 from .models import layout_of
 from .names import kohya_text_encoder_key, kohya_unet_key

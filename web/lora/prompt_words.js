@@ -1,4 +1,4 @@
-// Trigger words as prompts have them. ComfyUI reads bare round brackets as emphasis. The same rules as trainer/prompt_syntax.py.
+// Trigger words as prompts have them. ComfyUI reads bare round brackets as emphasis. The same rules as trainer/core/prompt_syntax.py.
 
 const EMPHASIS = /\([^()]*:\s*[+-]?(\d+\.?\d*|\.\d+)\s*\)/;
 

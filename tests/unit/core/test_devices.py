@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import devices, quantise
-from trainer.attention import choose_attention
+from trainer.compute import packing
+from trainer.compute.attention import choose_attention
+from trainer.core import devices
 
 GPU = torch.device("cuda")
 
@@ -47,7 +48,7 @@ def test_a_gpu_s_generation_decides_precision_and_attention(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     tried: list[Any] = []
-    monkeypatch.setattr("trainer.attention._try_xformers", lambda *rest: tried.append(rest))
+    monkeypatch.setattr("trainer.compute.attention._try_xformers", lambda *rest: tried.append(rest))
     assert devices.pick_precision("auto", GPU) == precision
     chosen, problem = choose_attention("auto", GPU, torch.float16)
     assert problem == ""
@@ -56,10 +57,10 @@ def test_a_gpu_s_generation_decides_precision_and_attention(
 
 def test_the_levels_of_nf4_are_made_once_for_a_device() -> None:
     pytest.importorskip("bitsandbytes")
-    quantise._nf4_levels.cache_clear()
+    packing._nf4_levels.cache_clear()
     weight = torch.randn(8, 64)
-    codes, scales = quantise.pack(weight, "nf4")
+    codes, scales = packing.pack(weight, "nf4")
     for _ in range(3):
-        unpacked = quantise.unpack(codes, scales, "nf4", (8, 64), torch.float32)
+        unpacked = packing.unpack(codes, scales, "nf4", (8, 64), torch.float32)
     assert (unpacked - weight).abs().mean() < 0.1 * weight.abs().mean()
-    assert quantise._nf4_levels.cache_info().misses == 1
+    assert packing._nf4_levels.cache_info().misses == 1

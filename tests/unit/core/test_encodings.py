@@ -17,15 +17,17 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import run as run_script
-from tests.unit.core.helpers import configuration
 from tests.unit.dataset.pictures import folder_of
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
-from trainer import config, events, launch
+from tests.unit.training_helpers import configuration
 from trainer.cli import main
+from trainer.commands.progress_bar import TrainingProgress
+from trainer.config import run_config
+from trainer.core.errors import UserError
+from trainer.core.terminal import escape_unprintable
 from trainer.dataset.settings_file import read_settings
-from trainer.errors import UserError
-from trainer.progress import TrainingProgress
-from trainer.terminal import escape_unprintable
+from trainer.launch import launcher
+from trainer.runs import events
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "Zoë 猫 🎨"  # cp1252 has only the first word, cp932 only the second
@@ -106,9 +108,9 @@ def test_a_preparation_with_redirected_output_ends_with_status_0(tmp_path: Path)
 
 _AS_CHILD = """
 import runpy, sys, types
-loop = types.ModuleType("trainer.loop")
+loop = types.ModuleType("trainer.training.loop")
 loop.train_run = lambda run, watch_stdin: print("printed \\u732b \\udcff") or 0
-sys.modules["trainer.loop"] = loop
+sys.modules["trainer.training.loop"] = loop
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -176,7 +178,7 @@ REFUSED = {
 def test_settings_are_read_as_editors_save_them(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.toml"
     path.write_bytes(READ[name])
-    settings = config.load(path)
+    settings = run_config.load(path)
     assert (settings.base.checkpoint, settings.dataset.path) == (f"/models/{NAME}.safetensors", "/data/猫")
     assert read_settings(path)["base"] == {"checkpoint": f"/models/{NAME}.safetensors"}
 
@@ -186,7 +188,7 @@ def test_other_encodings_are_refused_with_what_to_do(tmp_path: Path, name: str) 
     data, reason = REFUSED[name]
     path = tmp_path / "a.toml"
     path.write_bytes(data)
-    readers: list[Callable[[Path], object]] = [config.load, read_settings, launch._given_config]
+    readers: list[Callable[[Path], object]] = [run_config.load, read_settings, launcher._given_config]
     for read in readers:
         with pytest.raises(UserError, match="UTF-8") as caught:
             read(path)
@@ -197,6 +199,6 @@ def test_other_encodings_are_refused_with_what_to_do(tmp_path: Path, name: str) 
 def test_an_accelerate_configuration_is_written_on_in_utf_8(tmp_path: Path) -> None:
     given = tmp_path / "given.yaml"
     given.write_bytes(codecs.BOM_UTF16_LE + "main_process_ip: 猫\n".encode("utf-16-le"))
-    folder = launch.RunFolder(tmp_path / "run", "run")
-    launch.write_inputs(folder, configuration(tmp_path / "a.safetensors", tmp_path, tmp_path), given)
+    folder = launcher.RunFolder(tmp_path / "run", "run")
+    launcher.write_inputs(folder, configuration(tmp_path / "a.safetensors", tmp_path, tmp_path), given)
     assert (folder.path / "accelerate.yaml").read_text(encoding="utf-8") == "main_process_ip: 猫\n"

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trainer import disk_errors
-from trainer.errors import UserError
-from trainer.files import (
+from trainer.core import disk_errors
+from trainer.core.errors import UserError
+from trainer.core.files import (
     atomic_path,
     expand_home,
     on_another_machine,
@@ -146,7 +146,7 @@ def test_a_path_that_windows_cannot_create_is_refused_with_how_much_is_too_long(
 
 
 def test_the_longest_path_of_a_run_is_the_longest_that_it_writes(tmp_path: Path) -> None:
-    from trainer.runs import RunFolder
+    from trainer.runs.run_folder import RunFolder
 
     run = RunFolder(tmp_path / "name-0123456789abcdef", "n" * 200)
     others = (run.config, run.events, run.log, run.lora, run.loss_curve, run.result, run.checkpoints / "step-000000" / "state.json")
@@ -262,8 +262,8 @@ def test_on_windows_a_file_that_somebody_looks_at_is_waited_for(
         real(source, target)
 
     monkeypatch.setattr(os, "replace", refusing)
-    monkeypatch.setattr("trainer.files.sys", SimpleNamespace(platform=platform))
-    monkeypatch.setattr("trainer.files._BUSY_SECONDS", 0.3)
+    monkeypatch.setattr("trainer.core.files.sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr("trainer.core.files._BUSY_SECONDS", 0.3)
     if (refusals, platform) == (2, "win32"):
         write_atomic(tmp_path / "a", "new")
         assert (tmp_path / "a").read_text(encoding="utf-8") == "new"

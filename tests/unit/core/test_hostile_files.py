@@ -14,15 +14,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests import hostile
-from tests.unit.core.helpers import configuration, make_pictures, train_here
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
-from trainer import events
+from tests.unit.training_helpers import configuration, make_pictures, train_here
 from trainer.cli import main
+from trainer.core.errors import UserError
+from trainer.core.files import sha256_file
 from trainer.dataset import open_dataset
-from trainer.errors import UserError
 from trainer.families import open_checkpoint
-from trainer.files import sha256_file
-from trainer.runs import RunFolder, read_events
+from trainer.runs import events
+from trainer.runs.run_folder import RunFolder, read_events
 
 Command = Callable[[Path], list[str]]
 UNET = "model.diffusion_model.middle_block.1.proj_in.weight"

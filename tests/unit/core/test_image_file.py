@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 
 from tests import hostile
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
-from trainer.dataset.decode import Rejected, open_image
-from trainer.errors import UserError
-from trainer.image_file import FORMATS, ImageRefused, load_image
+from trainer.core.errors import UserError
+from trainer.core.image_file import FORMATS, ImageRefused, load_image
+from trainer.dataset.images.decode import Rejected, open_image
 from trainer.lorafile import card, inspect_lora
-from trainer.lorafile.edit import edited
 from trainer.lorafile.thumbnail import from_data_url
+from trainer.lorafile.writing.edit import edited
 
 ROOT = Path(__file__).resolve().parents[3]
 EPS = hostile.eps()

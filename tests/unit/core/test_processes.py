@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.processes import Processes, shares
-from trainer.sampler import Slot, epoch_batches, group
+from trainer.core.processes import Processes
+from trainer.dataset.batch_order import Slot, epoch_batches, group
+from trainer.training.distributed import shares
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])

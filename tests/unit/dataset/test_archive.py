@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.dataset.pictures import drawing, folder_of
-from trainer.dataset import PrepareSettings, archive, prepare
-from trainer.errors import Cancelled, UserError
+from trainer.core.errors import Cancelled, UserError
+from trainer.dataset import PrepareSettings, prepare
+from trainer.dataset.reading import archive
 
 SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)
 

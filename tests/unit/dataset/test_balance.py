@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.core.helpers import configuration, make_pictures
+from tests.unit.training_helpers import configuration, make_pictures
 from trainer.cli import main
-from trainer.config import RunConfig
+from trainer.config.run_config import RunConfig
+from trainer.core.errors import UserError
 from trainer.dataset import Dataset, Item, PrepareSettings, prepare
 from trainer.dataset.balance import balanced
-from trainer.datasets import open_training
-from trainer.errors import UserError
-from trainer.launch import prepare_run
+from trainer.dataset.open import open_training
+from trainer.launch.launcher import prepare_run
 
 
 def made(training: list[int], regularisation: list[int]) -> Dataset:

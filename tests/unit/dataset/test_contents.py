@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.unit.core.helpers import configuration
 from tests.unit.dataset.pictures import drawing, folder_of
+from tests.unit.training_helpers import configuration
 from trainer.cli import main
-from trainer.config import DatasetSection
+from trainer.config.run_config import DatasetSection
+from trainer.core.errors import UserError
+from trainer.core.files import file_stamp, sha256_file
 from trainer.dataset import Dataset, PrepareSettings, open_dataset, prepare
 from trainer.dataset.contents import VERIFIED
-from trainer.datasets import open_datasets
-from trainer.errors import UserError
-from trainer.files import file_stamp, sha256_file
+from trainer.dataset.open import open_datasets
 
 SETTINGS = PrepareSettings(trigger="mk01", resolution=64)
 

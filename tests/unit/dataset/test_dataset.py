@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from tests.unit.dataset.pictures import folder_of
+from trainer.core.errors import UserError
 from trainer.dataset import Dataset, PrepareSettings, TrainingHints, contact_sheet, open_dataset, prepare
+from trainer.dataset.contact_sheet import wrap
 from trainer.dataset.dataset import Item, Row, dataset_hash, hashed_header, write_manifest
 from trainer.dataset.rows import ManifestRow, parse_row
-from trainer.dataset.sheet import wrap
-from trainer.errors import UserError
 
 
 @pytest.fixture

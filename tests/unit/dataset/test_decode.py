@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from tests.unit.dataset.pictures import BLUE, FILES, GREEN, RED, YELLOW, close, drawing, quarters
-from trainer.dataset.decode import Rejected, decode, open_image
+from trainer.dataset.images.decode import Rejected, decode, open_image
 
 COLOURS = [RED, GREEN, BLUE, YELLOW]
 GREYS = [(51,) * 3, (102,) * 3, (153,) * 3, (204,) * 3]

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.unit.dataset.pictures import drawing, folder_of
+from trainer.core.errors import Cancelled
+from trainer.core.files import write_atomic
 from trainer.dataset import BucketSettings, CaptionSettings, CleanSettings, Dataset, PrepareSettings, open_dataset, prepare
-from trainer.errors import Cancelled
-from trainer.files import write_atomic
 
 SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)
 MINE = "mk01, my own words"
@@ -126,7 +126,7 @@ def test_captions_of_a_stopped_run_are_not_taken_for_edits(tmp_path: Path, monke
         written.append(path)
         write_atomic(path, data)
 
-    monkeypatch.setattr("trainer.dataset.captioning.write_atomic", counting)
+    monkeypatch.setattr("trainer.dataset.preparation.caption_all.write_atomic", counting)
     with pytest.raises(Cancelled):
         settings = changed(captions=CaptionSettings(suffix="B"))
         prepare(source, tmp_path / "out", settings, replace_other=True, should_stop=lambda: len(written) >= 10)

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.unit.dataset.pictures import drawing, folder_of
+from trainer.core.errors import UserError
 from trainer.dataset import BucketSettings, Dataset, PrepareSettings, TrainingHints, export_dataset, prepare
-from trainer.errors import UserError
 
 if sys.version_info >= (3, 11):
     import tomllib

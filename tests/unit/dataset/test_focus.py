@@ -15,8 +15,8 @@ from demo.portraits import random_portrait
 from demo.render import render
 from tests.unit.dataset.pictures import drawing
 from trainer.dataset import PrepareSettings, prepare
-from trainer.dataset.focus import Focus, content_box, crop_offset, find_head
-from trainer.dataset.head_finder import cell_features, find_heads
+from trainer.dataset.images.focus import Focus, content_box, crop_offset, find_head
+from trainer.dataset.images.head_finder import cell_features, find_heads
 
 Box = tuple[float, float, float, float]
 SEED = 700_000  # not among the portraits that the finder was trained on

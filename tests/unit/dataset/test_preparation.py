@@ -10,10 +10,10 @@ import pytest
 
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.cli import main
-from trainer.config import DatasetSection, MoreDataset
+from trainer.config.run_config import DatasetSection, MoreDataset
+from trainer.core.errors import UserError
 from trainer.dataset import CaptionSettings, Dataset, PrepareSettings, SourceImage, export_dataset, open_dataset, prepare
-from trainer.datasets import open_datasets
-from trainer.errors import UserError
+from trainer.dataset.open import open_datasets
 
 SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)
 

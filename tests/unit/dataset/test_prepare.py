@@ -21,6 +21,7 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.unit.dataset.pictures import FILES, drawing, folder_of
+from trainer.core.errors import Cancelled, UserError
 from trainer.dataset import (
     BucketSettings,
     CaptionSettings,
@@ -32,8 +33,7 @@ from trainer.dataset import (
     open_dataset,
     prepare,
 )
-from trainer.dataset.prepare import WAITING
-from trainer.errors import Cancelled, UserError
+from trainer.dataset.preparation.prepare import WAITING
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)

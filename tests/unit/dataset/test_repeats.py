@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from tests.unit.dataset.pictures import drawing
 from trainer.dataset import CaptionSettings, CleanSettings, PrepareResult, PrepareSettings, prepare
-from trainer.dataset.signature import read_signature, signature
+from trainer.dataset.images.signature import read_signature, signature
 
 SETTINGS = PrepareSettings(trigger="mk01", resolution=64)
 SIZE = (400, 400)

@@ -10,9 +10,9 @@ import pytest
 
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.cli import main
+from trainer.core.errors import UserError
 from trainer.dataset import PrepareSettings, prepare
-from trainer.dataset.page import SHOWN
-from trainer.errors import UserError
+from trainer.dataset.report_page import SHOWN
 
 SETTINGS = PrepareSettings(trigger="mk01", resolution=64)
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.dataset import CaptionSettings, PrepareSettings, TrainingHints, open_dataset, prepare
-from trainer.dataset.booru import split_spaced
-from trainer.dataset.sources import Found, from_folder
+from trainer.dataset.captions.booru import split_spaced
+from trainer.dataset.reading.sources import Found, from_folder
 
 
 def found(root: Path, **settings: Any) -> Found:

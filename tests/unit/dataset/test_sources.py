@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.dataset.pictures import drawing, folder_of
+from trainer.core.errors import UserError
 from trainer.dataset import CaptionSettings, PrepareSettings, prepare
 from trainer.dataset.export import export_dataset
-from trainer.dataset.sources import Entry, Found, SourceImage, from_folder, from_images, natural_key
-from trainer.errors import UserError
+from trainer.dataset.reading.sources import Entry, Found, SourceImage, from_folder, from_images, natural_key
 
 CAPTIONS = CaptionSettings()
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from tests.unit.dataset.pictures import drawing
+from trainer.core.errors import UserError
 from trainer.dataset import CaptionSettings, PrepareSettings, TaggerSettings, prepare
-from trainer.dataset.booru import spaced
-from trainer.dataset.tagger import Tag, Tagger, choose, model_input
-from trainer.errors import UserError
+from trainer.dataset.captions.booru import spaced
+from trainer.dataset.captions.tagger import Tag, Tagger, choose, model_input
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

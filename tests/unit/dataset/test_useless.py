@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from tests.unit.dataset.pictures import drawing, folder_of
+from trainer.core.errors import UserError
 from trainer.dataset import PrepareSettings, prepare
-from trainer.dataset.prepare import PrepareResult
-from trainer.errors import UserError
+from trainer.dataset.preparation.prepare import PrepareResult
 
 SETTINGS = PrepareSettings(trigger="mk01", resolution=64)
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trainer.cli import main
-from trainer.errors import UserError
+from trainer.core.errors import UserError
 from trainer.lorafile import card, convert, inspect_lora, merge, merge_into_checkpoint, read_lora, reduce_rank, write_lora
 
 from .helpers import same_modules
@@ -111,7 +111,7 @@ def test_merging_it_with_itself_doubles_it_and_a_lower_rank_leaves_biases_alone(
 
 
 def test_it_is_not_trained_on_without_its_biases(extracted: Extracted) -> None:
-    from trainer.continuing import require_lora
+    from trainer.adapters.start_from import require_lora
 
     with pytest.raises(UserError, match="changes biases or normalisations") as caught:
         require_lora(extracted[0])

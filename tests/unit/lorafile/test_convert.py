@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from trainer.cli import main
-from trainer.errors import UserError
+from trainer.core.errors import UserError
 from trainer.lorafile import (
     LoraModule,
     LoraWeights,

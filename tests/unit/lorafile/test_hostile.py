@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from tests.hostile import Evil
-from trainer.errors import UserError
+from trainer.core.errors import UserError
 from trainer.lorafile import card, inspect_lora, mismatch, read_lora, scan_lora
-from trainer.lorafile.rank import as_lora
-from trainer.lorafile.tensors import load
+from trainer.lorafile.changing.rank import as_lora
+from trainer.lorafile.reading.tensors import load
 
 from .helpers import lora_tensors, raw_safetensors, small_layers
 

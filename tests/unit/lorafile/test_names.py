@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.errors import UserError
+from trainer.core.errors import UserError
 from trainer.lorafile import MODELS, UNetLayout, diffusers_to_ldm, kohya_text_encoder_key, kohya_unet_key, ldm_to_diffusers
 from trainer.lorafile.names import dotted
 

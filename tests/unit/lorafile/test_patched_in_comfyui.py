@@ -16,7 +16,7 @@ from tests.conftest import ComfyUI
 from tests.server.conftest import comfyuis
 from trainer.lorafile import LoraModule
 from trainer.lorafile.dora import BASE_KEY, KEY, OF_BASE, for_comfyui
-from trainer.lorafile.read import read_lora
+from trainer.lorafile.reading.read import read_lora
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = Path(__file__).parent / "programs" / "patch_in_comfyui.py"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer.errors import UserError
+from trainer.core.errors import UserError
 from trainer.lorafile import convert, inspect_lora, read_lora, scan_lora
 from trainer.lorafile.algorithms import apply_dora
 from trainer.lorafile.names import dotted

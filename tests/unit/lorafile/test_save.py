@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
-from trainer.errors import UserError
+from trainer.core.errors import UserError
 from trainer.lorafile import TrainingFacts, build_metadata, inspect_lora, save_lora, verify_lora
-from trainer.lorafile.metadata import most_frequent
+from trainer.lorafile.writing.metadata import most_frequent
 
 from .helpers import DTYPES, key_table, lora_tensors, sd15_layers, small_layers
 

@@ -8,8 +8,8 @@ import statistics
 import pytest
 import torch
 
-from trainer.config import ObjectiveSection
-from trainer.noise import draw_noise, draw_timestep
+from trainer.config.run_config import ObjectiveSection
+from trainer.objective.noise import draw_noise, draw_timestep
 
 
 def generator(seed: int = 0) -> torch.Generator:

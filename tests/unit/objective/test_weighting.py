@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from trainer import weighting
+from trainer.objective import weighting
 
 # SD 1.x's schedule, computed from its definition: betas linear in the square root
 _ROOTS = [math.sqrt(0.00085) + (math.sqrt(0.012) - math.sqrt(0.00085)) * i / 999 for i in range(1000)]

@@ -1,0 +1,142 @@
+"""Five routes that the browser reads: runs that go on, runs that are over, what a run has logged, what presets fill in, and the card of a
+LoRA. None starts or changes anything."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from server import PromptServer
+
+from ...trainer.config import presets
+from ...trainer.core.errors import UserError
+from ...trainer.core.files import resolve_below
+from ...trainer.runs import events
+from ...trainer.runs.run_folder import RunFolder, read_events
+from ...trainer.runs.states import newest_step, state_folder
+from . import places
+from .card_pool import CardPool
+from .folders import runs_dir
+from .live import FINISHED, RUNNING, viewable
+from .lora_cards import lora_card, unread_card
+
+_MOST_POINTS = 2000  # of a curve: more than the pixels that show it
+_CARDS = CardPool()
+_COLUMNS = ("step", "loss", "loss_average", "lr")
+
+
+def register() -> None:
+    """Add the routes to ComfyUI's server; nothing happens where there is none."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
+
+    @server.routes.get("/animelora/running")
+    async def running(_request: web.Request) -> web.Response:
+        return web.json_response(dict(RUNNING))
+
+    @server.routes.get("/animelora/presets")
+    async def all_presets(_request: web.Request) -> web.Response:
+        return web.json_response({name: places.widgets(presets.values(name)) for name in presets.names()})
+
+    @server.routes.get("/animelora/finished")
+    async def finished(_request: web.Request) -> web.Response:
+        return web.json_response(dict(FINISHED))
+
+    @server.routes.get("/animelora/runs/{run}")
+    async def run(request: web.Request) -> web.Response:
+        try:
+            folder = run_folder(request.match_info["run"])
+        except UserError:
+            return web.json_response({"error": "no such run"}, status=404)
+        return web.json_response(await asyncio.to_thread(history, folder))
+
+    @server.routes.get("/animelora/lora")
+    async def lora(request: web.Request) -> web.Response:
+        name = request.query.get("name", "")
+        try:
+            return web.json_response(await _CARDS.read(lambda: lora_card(name)))
+        except TimeoutError:
+            return web.json_response(unread_card(name))
+        except (UserError, OSError):
+            return web.json_response({"error": "no such LoRA"}, status=404)
+
+
+def run_folder(name: str) -> Path:
+    """The run folder called ``name``. Raises UserError for anything that is not a direct child of the runs folder with a log.
+
+    A run that goes on is taken before its child has written the first line.
+    """
+    if _goes_on(name):
+        return runs_dir().resolve() / name
+    folder = resolve_below(name, [runs_dir()], what="run")
+    if folder.parent != runs_dir().resolve() or not RunFolder(folder, name).events.is_file():
+        raise UserError(f"There is no run {name!r}.", "", kind="path")
+    return folder
+
+
+def history(folder: Path) -> dict[str, Any]:
+    """What a run has logged, in the size that a panel can show: curves of at most 2000 points, the newest of the rest.
+
+    ``folder`` is its whole path, which ComfyUI tells of its own folders, too (``/internal/folder_paths``).
+    """
+    run = RunFolder(folder, folder.name)
+    log = read_events(run.events)
+    steps = {event.step: event for event in log if isinstance(event, events.Step)}
+    ordered = [steps[number] for number in sorted(steps)]
+    thinned = _thinned(ordered)
+    held = {event.step: event.loss for event in log if isinstance(event, events.Validation)}
+    samples = {(event.epoch, event.index): event for event in log if isinstance(event, events.Sample)}
+    return {
+        "run": run.name,
+        "folder": str(run.path),
+        "curves": {
+            **{name: [_number(getattr(event, name)) for event in thinned] for name in _COLUMNS},
+            "held": [_number(held.get(event.step)) for event in thinned],
+        },
+        "plan": _last(log, events.Plan),
+        "phase": _last(log, events.Phase),
+        "step": plain(ordered[-1]) if ordered else None,
+        "validation": _last(log, events.Validation),
+        "samples": [
+            {**plain(event), "view": view}
+            for _, event in sorted(samples.items())
+            if (view := viewable(Path(event.path))) is not None and Path(event.path).is_file()
+        ],
+        "ending": None if _goes_on(run.name) else plain(_ending(run, log)),
+    }
+
+
+def plain(event: events.Event) -> dict[str, Any]:
+    """An event as JSON; numbers that JSON lacks become null."""
+    return {"event": event.name, **{key: _number(value) for key, value in asdict(event).items()}}
+
+
+def _thinned(steps: list[events.Step]) -> list[events.Step]:
+    stride = max(1, math.ceil(len(steps) / _MOST_POINTS))
+    return steps[::stride] if not steps or (len(steps) - 1) % stride == 0 else [*steps[::stride], steps[-1]]
+
+
+def _last(log: list[events.Event], kind: type[events.Event]) -> dict[str, Any] | None:
+    return next((plain(event) for event in reversed(log) if isinstance(event, kind)), None)
+
+
+def _goes_on(name: str) -> bool:
+    return any(going_on["run"] == name for going_on in list(RUNNING.values()))
+
+
+def _ending(run: RunFolder, log: list[events.Event]) -> events.Event:
+    """How the last start of a run ended. One that was stopped or killed has stopped at the newest state that is there now."""
+    final = log[-1] if log else None
+    if isinstance(final, events.Done | events.Error):
+        return final
+    kept = newest_step(run.checkpoints)
+    return events.Stopped(kept, str(state_folder(run.checkpoints, kept)) if kept else "")
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

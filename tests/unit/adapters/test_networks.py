@@ -1,0 +1,193 @@
+"""What a LoRA can be: convolutions, other ranks for parts of the UNet, dropout, rank-stabilised, weight-decomposed.
+
+Each exported file is applied to a fresh UNet by code that knows nothing of training, and predicts what the trainer predicted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.unit.training_helpers import configuration, make_dataset, thrown_back, train_here
+from trainer.adapters import adapter
+from trainer.config import run_config
+from trainer.core.errors import UserError
+from trainer.families import family_of, open_checkpoint
+from trainer.lorafile import convert, read_lora, write_lora
+from trainer.lorafile.algorithms import apply_dora
+from trainer.runs import events
+
+QUICK: dict[str, Any] = {"training.max_steps": 3, "optimizer.lr": 0.02, "network.rank": 3, "network.alpha": 6.0}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "convolutions": {"network.targets": "all-linear+conv", "network.conv_rank": 2, "network.conv_alpha": 1.0},
+    "blocks": {
+        "network.block_ranks": {"down_blocks.0": 0, "up_blocks.1": 5, "up_blocks.1.attentions.2": 2},
+        "network.block_alphas": {"up_blocks.1": 2.5},
+    },
+    "rank-stabilised": {"network.rslora": True},
+    "decomposed": {"network.dora": True},
+    "decomposed convolutions": {"network.dora": True, "network.targets": "all-linear+conv"},
+    "dropout": {"network.dropout": 0.3},
+}
+
+
+def prediction(unet: Any, extra: dict[str, Any]) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    width = int(unet.config.cross_attention_dim)
+    latents, context = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 77, width, generator=draw)
+    with torch.no_grad():
+        output: torch.Tensor = unet.eval()(latents, torch.tensor([11, 700]), context, **extra).sample
+    return output
+
+
+def applied(unet: Any, file: Path) -> Any:
+    """``unet`` with the file's weight changes added in place, by the formulas of the papers alone."""
+    for module in read_lora(file):
+        layer = unet.get_submodule(module.name)
+        delta = module.delta().reshape(layer.weight.shape)
+        if module.is_dora:
+            delta = apply_dora(layer.weight, delta, module.tensors["dora_scale"]) - layer.weight
+        with torch.no_grad():
+            layer.weight += delta
+    return unet
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_file_does_what_the_trainer_trained(shallow_checkpoint: Path, tmp_path: Path, name: str) -> None:
+    settings = configuration(shallow_checkpoint, make_dataset(tmp_path, 6), tmp_path / "runs", {**QUICK, **NETWORKS[name]})
+    trained = train_here(settings)
+    assert trained.status == 0
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
+    family = family_of(checkpoint)
+    ours: Any = family.load_unet(checkpoint, torch.float32)
+    before = prediction(ours, {})
+    adapter.adapt(ours, family.lora_targets(ours, settings.network.targets), settings.network, 0)
+    adapter.load_state(ours, trained.state(3)["lora"])
+    expected = prediction(ours, {})
+    given = prediction(applied(family.load_unet(checkpoint, torch.float32), trained.run.lora), {})
+    assert float((expected - before).abs().max()) > 20 * float((given - expected).abs().max())
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_convolutions_have_kohya_s_names_and_their_own_rank(tiny_checkpoints: dict[str, Path], tmp_path: Path, family: str) -> None:
+    changes = {**QUICK, **NETWORKS["convolutions"], "training.max_steps": 1}
+    trained = train_here(configuration(tiny_checkpoints[family], make_dataset(tmp_path, 2), tmp_path / "runs", changes))
+    tensors = load_file(str(trained.run.lora))
+    first = {"sd1": "lora_unet_down_blocks_0_resnets_0_conv1", "sdxl": "lora_unet_input_blocks_1_0_in_layers_2"}[family]
+    assert tensors[f"{first}.lora_down.weight"].shape == (2, 32, 3, 3)
+    assert tensors[f"{first}.lora_up.weight"].shape == (32, 2, 1, 1)
+    assert float(tensors[f"{first}.alpha"]) == 1.0
+    shortcut = {"sd1": "lora_unet_up_blocks_0_resnets_0_conv_shortcut", "sdxl": "lora_unet_output_blocks_0_0_skip_connection"}[family]
+    assert tensors[f"{shortcut}.lora_down.weight"].shape[0] == 3  # a 1x1 convolution is a linear layer
+    sampler = {"sd1": "lora_unet_down_blocks_0_downsamplers_0_conv", "sdxl": "lora_unet_input_blocks_3_0_op"}[family]
+    assert f"{sampler}.lora_down.weight" in tensors
+
+
+def test_parts_have_their_own_ranks_and_none_where_it_is_zero(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    trained = train_here(configuration(tiny_checkpoint, make_dataset(tmp_path, 2), tmp_path / "r", {**QUICK, **NETWORKS["blocks"]}))
+    sizes: dict[str, set[tuple[int, float]]] = {}
+    for module in read_lora(trained.run.lora):
+        part = module.name.split(".transformer_blocks")[0].rsplit(".proj", 1)[0]
+        assert module.rank is not None and module.alpha is not None
+        sizes.setdefault(part, set()).add((module.rank, float(module.alpha)))
+    assert not any(part.startswith("down_blocks.0") for part in sizes)
+    assert sizes["down_blocks.1.attentions.0"] == {(3, 6.0)}
+    assert sizes["up_blocks.1.attentions.0"] == {(5, 2.5)}
+    assert sizes["up_blocks.1.attentions.2"] == {(2, 2.5)}
+    plan = next(event for event in trained.told if isinstance(event, events.Plan))
+    assert plan.modules == len(read_lora(trained.run.lora).modules)
+
+
+def test_a_part_that_no_unet_has_and_an_empty_lora_are_refused(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path, 1)
+    with pytest.raises(UserError, match="block_ranks"):
+        configuration(shallow_checkpoint, folder, tmp_path, {"network.block_ranks": {"up_block": 4}})
+    with pytest.raises(UserError, match=r"all-linear\+conv"):
+        configuration(shallow_checkpoint, folder, tmp_path, {"network.conv_rank": 4})
+    nothing = {"mid_block": 0} | {f"{side}_blocks.{level}": 0 for side in ("down", "up") for level in range(4)}
+    trained = train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", {"network.block_ranks": nothing}))
+    assert trained.status == 1
+    assert "nothing to train" in getattr(trained.told[-1], "message", "")
+
+
+CONTINUED: dict[str, dict[str, Any]] = {
+    "dropout": NETWORKS["dropout"],
+    "decomposed": NETWORKS["decomposed"],
+    "prodigy": {"optimizer.name": "prodigy", "optimizer.lr": 1.0},
+    "schedule-free": {"optimizer.name": "schedule-free"},
+    "adafactor": {"optimizer.name": "adafactor"},
+    "lion": {"optimizer.name": "lion", "optimizer.lr": 1e-3},
+    "adamw8bit": {"optimizer.name": "adamw8bit", "network.rank": 64, "network.alpha": 64.0},  # smaller tensors are kept in fp32
+    "lora+": {"optimizer.lora_plus_ratio": 16.0, "optimizer.lr": 1e-3, "optimizer.schedule": "cosine"},
+}
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+def test_a_continued_run_ends_in_the_same_bits(shallow_checkpoint: Path, tmp_path: Path, name: str) -> None:
+    if name == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
+    folder = make_dataset(tmp_path, 4)
+    changes = {**QUICK, **CONTINUED[name], "training.max_steps": 4, "training.checkpoint_every": 2}
+    whole = train_here(configuration(shallow_checkpoint, folder, tmp_path / "whole", {**changes, "training.epochs": 2}))
+    again = train_here(thrown_back(whole, tmp_path / "cut", 2))
+    assert again.status == 0
+    assert [event.step for event in again.steps][-2:] == [3, 4]
+    assert again.run.lora.read_bytes() == whole.run.lora.read_bytes()
+
+
+def test_dropout_changes_the_training_and_not_the_first_weights(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path, 6)
+    runs = [
+        train_here(configuration(shallow_checkpoint, folder, tmp_path / name, {**QUICK, "network.dropout": value}))
+        for name, value in (("none", 0.0), ("some", 0.5))
+    ]
+    assert runs[0].steps[0].loss == pytest.approx(runs[1].steps[0].loss, rel=1e-6)  # up is zero: nothing to drop yet
+    assert runs[0].steps[2].loss != pytest.approx(runs[1].steps[2].loss, rel=1e-4)
+
+
+def test_size_of_takes_the_longest_name() -> None:
+    network = run_config.NetworkSection(
+        rank=8, alpha=4, targets="all-linear+conv", conv_rank=2, conv_alpha=1, block_ranks={"mid_block": 5, "down_blocks.1": 6}
+    )
+    assert network.size_of("mid_block.attentions.0.proj_in", ()) == (5, 4.0)
+    assert network.size_of("down_blocks.10.resnets.0.conv1", (3, 3)) == (2, 1.0)
+    assert network.size_of("down_blocks.1.resnets.0.conv1", (3, 3)) == (6, 1.0)
+    assert network.size_of("up_blocks.2.attentions.1.proj_in", ()) == (8, 4.0)
+
+
+def test_training_goes_on_from_a_lora_file_of_any_format(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path, 6)
+    first = train_here(configuration(shallow_checkpoint, folder, tmp_path / "a", QUICK))
+    other = tmp_path / "by another tool.safetensors"
+    write_lora(other, convert(read_lora(first.run.lora), "peft"))
+    # scale 2 in the first run, 1 in the second: what the file does must stay, not its numbers
+    changes = {**QUICK, "network.alpha": 3.0, "training.max_steps": 1, "optimizer.lr": 1e-9, "optimizer.weight_decay": 0.0}
+    for source in (first.run.lora, other):
+        again = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", {**changes, "base.lora": str(source)}))
+        assert again.status == 0
+        for before, after in zip(read_lora(first.run.lora), read_lora(again.run.lora), strict=True):
+            assert before.name == after.name
+            assert float((before.delta() - after.delta()).norm()) <= 3e-3 * float(before.delta().norm()) + 1e-6
+    fresh = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", changes))
+    assert fresh.run.path != again.run.path
+
+
+def test_a_lora_that_does_not_fit_is_refused_before_training(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path, 2)
+    first = train_here(configuration(tiny_checkpoints["sd1"], folder, tmp_path / "a", {**QUICK, "training.max_steps": 1}))
+    cases: list[tuple[Path, dict[str, Any], str]] = [
+        (tiny_checkpoints["sd1"], {"network.rank": 8}, "rank"),
+        (tiny_checkpoints["sd1"], {"network.targets": "attention"}, "proj_in"),
+        (tiny_checkpoints["sdxl"], {}, "does not fit"),
+    ]
+    for checkpoint, changes, word in cases:
+        settings = configuration(checkpoint, folder, tmp_path / "b", {**QUICK, **changes, "base.lora": str(first.run.lora)})
+        trained = train_here(settings)
+        assert trained.status == 1
+        assert word in getattr(trained.told[-1], "message", ""), trained.told[-1]
+    with pytest.raises(UserError, match="not found"):
+        train_here(configuration(tiny_checkpoints["sd1"], folder, tmp_path / "b", {"base.lora": str(tmp_path / "none.safetensors")}))

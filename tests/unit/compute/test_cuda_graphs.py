@@ -1,0 +1,476 @@
+"""Recorded passes give the gradients of passes as written, and give up where they cannot.
+
+CUDA itself needs a GPU; everywhere else a recorder stands in for it that computes again into the same tensors, from the inputs that it
+was made with: what a recording sees and leaves is then the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from tests.unit.compute.test_denoiser_setup import learning, same_training
+from tests.unit.training_helpers import Trained, configuration, lose_a_gradient, make_dataset, make_pictures, train_here
+from trainer.adapters import adapter
+from trainer.compute import cuda_graphs, denoiser_setup, lora_layers
+from trainer.compute.cuda_graphs import Passed
+from trainer.config.run_config import RunConfig
+from trainer.dataset import PrepareSettings, open_dataset, prepare
+from trainer.dataset.settings import BucketSettings
+from trainer.families import family_of, open_checkpoint
+from trainer.plan import run_plan
+from trainer.runs import events
+
+CHANGES: dict[str, Any] = {"training.batch_size": 2, "training.gradient_accumulation": 2, "training.epochs": 3, "optimizer.lr": 1e-2}
+AsWritten = Callable[..., Trained]
+
+
+class Repeating:
+    """Stands in for ``CudaRecorder``; counts recordings and replays of all of its kind."""
+
+    recorded = replayed = 0
+    places: frozenset[int] = frozenset()  # where the gradients of all recordings lie
+
+    def __call__(self, compute: Callable[[], Passed]) -> tuple[Callable[[], None], Passed]:
+        kept = compute()
+        type(self).recorded += 1
+        type(self).places |= {gradient.data_ptr() for gradient in kept[1] if gradient is not None}
+
+        def replay() -> None:
+            type(self).replayed += 1
+            loss, gradients = compute()
+            kept[0].copy_(loss)
+            for place, gradient in zip(kept[1], gradients, strict=True):
+                assert (place is None) == (gradient is None)
+                if place is not None and gradient is not None:
+                    place.copy_(gradient)
+
+        return replay, kept
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Repeating]:
+    """Every run records, with a stand-in."""
+
+    class Own(Repeating):
+        pass
+
+    monkeypatch.setattr(run_plan, "_captures", lambda *_: True)
+    monkeypatch.setattr(cuda_graphs, "CudaRecorder", Own)
+    return Own
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures: batches of two, two and one."""
+    return make_dataset(tmp_path_factory.mktemp("five"), 5)
+
+
+@pytest.fixture(scope="module")
+def as_written(shallow_checkpoint: Path, five: Path, tmp_path_factory: pytest.TempPathFactory) -> AsWritten:
+    """``CHANGES`` and more, trained without recordings; once for the same settings."""
+    runs, known = tmp_path_factory.mktemp("written"), dict[str, Trained]()
+
+    def trained(**more: Any) -> Trained:
+        if repr(more) not in known:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(run_plan, "_captures", lambda *_: False)
+                known[repr(more)] = train_here(configuration(shallow_checkpoint, five, runs, {**CHANGES, **more}))
+        return known[repr(more)]
+
+    return trained
+
+
+def both_ways(settings: Callable[[str], RunConfig], monkeypatch: pytest.MonkeyPatch) -> tuple[Trained, Trained]:
+    recording = train_here(settings("recording"))
+    monkeypatch.setattr(run_plan, "_captures", lambda *_: False)
+    return train_here(settings("plain")), recording
+
+
+def warnings(trained: Trained) -> list[str]:
+    return [event.message for event in trained.told if isinstance(event, events.Warning_)]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"training.micro_batch_size": 1},
+        {"objective.min_snr_gamma": 5.0, "objective.loss": "huber", "objective.input_perturbation": 0.1},
+        {"training.gradient_checkpointing": True},
+        {"network.targets": "all-linear+conv"},
+        {"network.targets": "all-linear+conv", "network.dora": True},
+        {"optimizer.name": "schedule-free", "training.ema_decay": 0.0},
+    ],
+    ids=["plain", "in parts", "weighted", "checkpointed", "convolutions", "DoRA", "schedule-free"],
+)
+def test_recorded_passes_train_as_written_ones(
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], more: dict[str, Any]
+) -> None:
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, {**CHANGES, **more}))
+    same_training(as_written(**more), recording)
+    assert recorder.recorded == (1 if "training.micro_batch_size" in more else 2)
+    assert recorder.replayed > 2 * recorder.recorded
+    assert warnings(recording) == []
+
+
+def test_every_size_of_picture_has_a_recording(
+    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_pictures(tmp_path / "pictures", 3)
+    for path in make_pictures(tmp_path / "wide", 3, (128, 64), seed=1).iterdir():
+        path.rename(source / f"wide-{path.name}")
+    chosen = PrepareSettings(trigger="myStyle", class_description="anime_face", resolution=64, buckets=BucketSettings(step=8))
+    folder = prepare(source, tmp_path / "datasets", chosen).dataset.path
+    plain, recording = both_ways(
+        lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, {**CHANGES, "training.batch_size": 1}), monkeypatch
+    )
+    same_training(plain, recording)
+    assert warnings(recording) == []
+    assert recorder.recorded == 2
+    planned = next(event for event in recording.told if isinstance(event, events.Plan))
+    assert len(recorder.places) == 2 * planned.modules, "a set of gradients for each recording: SDXL's at rank 64 are 344 MB"
+
+
+def test_a_recorder_that_fails_turns_itself_off_with_a_warning(
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Repeating, compute: Callable[[], Passed]) -> Any:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(recorder, "__call__", refuse)
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    same_training(as_written(), recording)
+    (warning,) = warnings(recording)
+    assert "CUDA graphs failed" in warning and "when stream is capturing)" in warning
+
+
+def test_a_recording_that_computes_something_else_is_not_used(
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(self: Repeating, compute: Callable[[], Passed]) -> Any:
+        replay, passed = Repeating.__call__(self, compute)
+
+        def wrong() -> None:
+            replay()
+            for gradient in passed[1][: len(passed[1]) // 2]:
+                assert gradient is not None
+                gradient.zero_()
+
+        return wrong, passed
+
+    monkeypatch.setattr(recorder, "__call__", lose)
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    same_training(as_written(), recording)
+    (warning,) = warnings(recording)
+    assert "its gradients were not those of the pass as written" in warning
+
+
+def test_a_recording_without_one_of_its_gradients_is_not_used(
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest that counts, of dozens: in the norm of all of them it is lost."""
+
+    def lose(self: Repeating, compute: Callable[[], Passed]) -> Any:
+        replay, passed = Repeating.__call__(self, compute)
+
+        def wrong() -> None:
+            replay()
+            there = [gradient for gradient in passed[1] if gradient is not None and bool(gradient.any())]
+            min(there, key=lambda gradient: float(gradient.norm())).zero_()
+
+        return wrong, passed
+
+    monkeypatch.setattr(recorder, "__call__", lose)
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    same_training(as_written(), recording)
+    (warning,) = warnings(recording)
+    assert "its gradients were not those of the pass as written" in warning
+
+
+def test_a_recording_in_which_nothing_goes_back_through_lora_is_not_used(
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start LoRA's up is zero, and nothing should."""
+
+    add = lora_layers._add_product
+
+    def add_in_forward(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *scale: float) -> torch.Tensor:
+        return add(total, left, right, *scale) if scale else total
+
+    def lose(self: Repeating, compute: Callable[[], Passed]) -> Any:
+        def without() -> Passed:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(lora_layers, "_add_product", add_in_forward)
+                return compute()
+
+        return Repeating.__call__(self, without)
+
+    monkeypatch.setattr(recorder, "__call__", lose)
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    same_training(as_written(), recording)
+    (warning,) = warnings(recording)
+    assert "its gradients were not those of the pass as written" in warning
+
+
+def test_a_compiler_that_fails_takes_its_recordings_with_it(
+    shallow_checkpoint: Path,
+    five: Path,
+    as_written: AsWritten,
+    tmp_path: Path,
+    recorder: type[Repeating],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.training.backward.compile_blocks", lose_a_gradient)
+    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, {**CHANGES, "training.compile": True}))
+    same_training(as_written(), recording)
+    (warning,) = warnings(recording)
+    assert "torch.compile failed" in warning
+
+
+def test_compiled_blocks_are_recorded(
+    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoiser_setup, "_COMPILER", "eager")
+    folder = make_dataset(tmp_path, 4)
+    settings = {**CHANGES, "training.compile": True, "training.max_steps": 3}
+    plain, recording = both_ways(lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, settings), monkeypatch)
+    same_training(plain, recording)
+    assert recorder.recorded == 1 and warnings(recording) == []
+    torch._dynamo.reset()
+
+
+def test_gradients_are_kept_apart_from_what_a_replay_overwrites(
+    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating]
+) -> None:
+    settings = configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path, {"training.gradient_accumulation": 1})
+    with learning(settings) as (learner, portion):
+        inputs = {**learner._inputs(portion.micro_batches[0].batch), "share": torch.tensor(1.0)}
+        passes = learner._passes.capturing()
+        parameters = adapter.parameters(learner.model)
+        losses, sums = [], []
+        for _ in range(3):
+            losses.append(float(passes.run(inputs)))
+            sums.append([parameter.grad.clone() for parameter in parameters if parameter.grad is not None])
+    assert recorder.recorded == 1 and losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-6)
+    for times, total in enumerate(sums, start=1):
+        for gradient, first in zip(total, sums[0], strict=True):
+            torch.testing.assert_close(gradient, times * first, rtol=1e-4, atol=1e-7)
+
+
+class Small:
+    """A model of one parameter, and what happened to its recordings."""
+
+    def __init__(self, record: Any = None) -> None:
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.warnings: list[str] = []
+        self.short = False
+        self.passes = cuda_graphs.Captured(self.compute, [self.weight], self.warnings.append, record or Repeating())
+
+    def compute(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.short and self.passes._recorded:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        loss = (self.weight * inputs["x"]).sum()
+        return loss, loss
+
+    def gradient(self, x: torch.Tensor) -> float:
+        self.weight.grad = None
+        self.passes.run({"x": x})
+        (gradient,) = [parameter.grad for parameter in [self.weight]]
+        assert gradient is not None
+        return float(gradient)
+
+
+def test_where_a_size_has_no_room_beside_the_recordings_of_others_the_run_goes_on_without_them() -> None:
+    small = Small()
+    assert small.gradient(torch.ones(2)) == 2
+    small.short = True
+    assert small.gradient(torch.ones(3)) == 3
+    assert not small.passes.active and not small.passes._recorded
+    assert small.warnings == ["memory ran out beside the recordings of other sizes of pictures"]
+    assert small.gradient(torch.ones(2)) == 2
+
+
+def test_a_pass_that_overflows_is_not_recorded_but_the_next_one() -> None:
+    small = Small()
+    small.gradient(torch.tensor([float("inf")]))
+    assert not small.passes._recorded and small.passes.active
+    small.gradient(torch.ones(1))
+    assert len(small.passes._recorded) == 1 and not small.warnings
+
+
+def test_of_a_recording_that_fails_the_first_cause_is_told() -> None:
+    def record(compute: Any) -> Any:
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        except RuntimeError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904 - as torch does
+
+    small = Small(record)
+    assert small.gradient(torch.ones(1)) == 1
+    assert small.warnings == ["operation not permitted when stream is capturing"]
+
+
+@pytest.mark.parametrize("fails", ["in the pass", "at the end of the recording", "by other gradients"])
+def test_of_a_recording_that_fails_nothing_is_left_when_its_memory_is_given_back(fails: str) -> None:
+    """Acted without a garbage collector, as a training process runs: what a trace refers to would stay."""
+    held = list[weakref.ref[torch.Tensor]]()
+    left: list[list[bool]] = []
+
+    def record(compute: Any) -> Any:
+        activations = torch.ones(1000)
+        held.append(weakref.ref(activations))
+        kept = compute()
+        held.extend(weakref.ref(gradient) for gradient in kept[1])
+        try:
+            if fails != "by other gradients":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        except torch.OutOfMemoryError:
+            if fails == "at the end of the recording":
+                raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904 - as torch does
+            raise
+        return lambda: kept[1][0].mul_(3 * activations[0]), kept
+
+    small = Small(record)
+    forget = small.passes.forget
+
+    def forgetting() -> None:
+        forget()
+        left.append([reference() is not None for reference in held])
+
+    small.passes.forget = forgetting  # type: ignore[method-assign]
+    gc.disable()
+    try:
+        assert small.gradient(torch.ones(2)) == 2
+    finally:
+        gc.enable()
+    assert left == [[False, False]]
+    assert len(small.warnings) == 1 and not small.passes.active
+    assert small.gradient(torch.ones(2)) == 2
+
+
+class Stream:
+    """Stands in for ``torch.cuda.Stream``."""
+
+    def wait_stream(self, other: Any) -> None:
+        """Nothing runs on it."""
+
+
+def test_recordings_share_a_stream_and_a_failed_one_leaves_the_current_stream_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch hands freed memory on within a stream only. Acted: the calls are torch's for a GPU."""
+    usual, used, fails = Stream(), list[Stream](), [False]
+    now = [usual]
+
+    @contextmanager
+    def stream(chosen: Stream) -> Iterator[None]:
+        before, now[0] = now[0], chosen
+        yield
+        now[0] = before
+
+    @contextmanager
+    def graph(_: Any, *, pool: Any, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        used.append(stream)
+        now[0] = stream
+        yield
+        if fails[0]:  # then torch's own block does not come to its end
+            raise RuntimeError("the capture's end fails")
+        now[0] = usual
+
+    acted = {
+        "graph_pool_handle": lambda: (0, 1), "Stream": Stream, "empty_cache": lambda: None, "synchronize": lambda: None,
+        "current_stream": lambda: now[0], "stream": stream, "graph": graph, "CUDAGraph": lambda: SimpleNamespace(replay=None),
+        "set_stream": lambda chosen: now.__setitem__(0, chosen), "current_device": lambda: 0,
+    }  # fmt: skip
+    for name, value in acted.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    record = cuda_graphs.CudaRecorder()
+    for _ in range(2):
+        record(lambda: (torch.zeros(()), []))
+    fails[0] = True
+    with pytest.raises(RuntimeError, match="the capture's end fails"):
+        record(lambda: (torch.zeros(()), []))
+    assert now == [usual]
+    assert len(used) == 3 and used[0] is used[1] is used[2] is not usual
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"training.cuda_graphs": "off"}, False),
+        ({"network.dropout": 0.1}, False),
+        ({"network.text_encoder": True, "training.cuda_graphs": "on"}, False),
+        ({"training.memory": "6gb"}, False),  # 5 GB of 6
+        ({"training.memory": "6gb", "training.cuda_graphs": "on"}, True),
+    ],
+)
+def test_a_plan_records_where_there_is_room(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: bool) -> None:
+    monkeypatch.setattr(run_plan, "usable_memory_gb", lambda device: 80.0)
+    settings = configuration(Path("a.safetensors"), Path("dataset"), Path("runs"), changes)
+    assert run_plan._captures(settings, torch.device("cuda"), 5.0) is expected
+    assert run_plan._captures(settings, torch.device("cpu"), 5.0) is False
+    assert run_plan._captures(settings, torch.device("cuda"), 50.0) is (changes.get("training.cuda_graphs") == "on" and expected)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_plan_counts_the_gradients_that_recordings_keep_and_are_compared_with(
+    shallow_checkpoint: Path, five: Path, monkeypatch: pytest.MonkeyPatch, dora: bool
+) -> None:
+    monkeypatch.setattr(run_plan, "usable_memory_gb", lambda device: 80.0)
+    checkpoint, made = open_checkpoint(str(shallow_checkpoint)), {}
+    for way in ("off", "on"):
+        chosen = {"training.cuda_graphs": way, "training.device": "cuda", "network.dora": dora, "network.rank": 256}
+        settings = configuration(shallow_checkpoint, five, Path("runs"), chosen)
+        rest = (open_dataset(five), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16")
+        made[way] = run_plan.make_plan(settings, *rest, trial=False)
+    assert made["on"].cuda_graphs and not made["off"].cuda_graphs
+    more = made["on"].memory["lora"] - made["off"].memory["lora"]
+    assert more == pytest.approx(2 * made["on"].trainable_parameters * (4 if dora else 2) / 1e9, abs=1.1e-3)
+    assert more > 0.003
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_checkpointing_copies_the_state_of_random_numbers_only_where_some_are_drawn(
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
+) -> None:
+    copied: list[int] = []
+    get = torch.get_rng_state
+
+    def counted() -> torch.Tensor:
+        copied.append(1)
+        return get()
+
+    settings = configuration(
+        shallow_checkpoint, make_dataset(tmp_path, 1), tmp_path, {"training.gradient_checkpointing": True, "network.dropout": dropout}
+    )
+    with learning(settings) as (learner, portion):
+        monkeypatch.setattr(torch, "get_rng_state", counted)
+        learner.optimise(portion.micro_batches)
+    assert bool(copied) is bool(dropout)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"training.gradient_checkpointing": True}, {"training.precision": "fp16"}, {"network.targets": "all-linear+conv"}],
+    ids=["plain", "checkpointed", "fp16", "convolutions"],
+)
+def test_cuda_graphs_train_as_passes_as_written(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    folder = make_dataset(tmp_path, 5)
+    common = {**CHANGES, "training.device": "cuda", "training.precision": "bf16", "optimizer.lr": 1e-3, **more}
+    AcceleratorState._reset_state(True)  # a process has one precision, and the case before may have had another
+    runs = [
+        train_here(configuration(shallow_checkpoint, folder, tmp_path / way, {**common, "training.cuda_graphs": way}))
+        for way in ("off", "on")
+    ]
+    assert warnings(runs[1]) == []
+    same_training(*runs, loss=2e-2, norm=1e-1)

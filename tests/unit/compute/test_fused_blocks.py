@@ -1,0 +1,347 @@
+"""Kernels and blocks that save passes over memory give torch's and diffusers' numbers and gradients.
+
+Without a GPU Triton's own interpreter runs the kernels on the CPU: the same code, slowly (tests/conftest.py asks for it).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+pytest.importorskip("triton", reason="the kernels are Triton's")
+
+from demo.base_file import BASE_FILE
+from tests.unit.compute.test_denoiser_setup import same_training
+from tests.unit.training_helpers import configuration, make_dataset, train_here
+from trainer.adapters import adapter
+from trainer.compute import denoiser_setup, fused_blocks, triton_kernels
+from trainer.compute.attention import Processor
+from trainer.compute.casting import CastingConv2d, CastingLinear, LowCopies
+from trainer.compute.cuda_graphs import Captured, Passed
+from trainer.config import run_config
+from trainer.dataset import open_dataset
+from trainer.families import family_of, open_checkpoint
+from trainer.plan.run_plan import make_plan, memory_of
+from trainer.runs import events
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ROOT = Path(__file__).resolve().parents[3]
+Way = Callable[[torch.Tensor], Any]
+SHALLOW: dict[str, Any] = {
+    "block_out_channels": (32, 96),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "norm_num_groups": 8,
+    "attention_head_dim": 4,
+    "cross_attention_dim": 24,
+}
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def picture(*shape: int, seed: int = 0) -> torch.Tensor:
+    return random(*shape, seed=seed).to(memory_format=torch.channels_last)
+
+
+def same(inputs: torch.Tensor, ours: Way, theirs: Way, tolerance: float = 2e-6) -> None:
+    """The same results, and the same derivative of a weighted sum of all of them."""
+    found = []
+    for way in (ours, theirs):
+        given = inputs.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        results = way(given)
+        results = results if isinstance(results, tuple) else (results,)
+        sum((result * random(*result.shape, seed=3 + place)).sum() for place, result in enumerate(results)).backward()
+        found.append([*(result.detach() for result in results), given.grad])
+    for one, two in zip(*found, strict=True):
+        assert one.shape == two.shape
+        assert float((one - two).norm()) <= tolerance * float(two.norm())
+
+
+def group_norm_of(channels: int, groups: int) -> nn.GroupNorm:
+    norm = nn.GroupNorm(groups, channels, eps=1e-6, device=DEVICE).requires_grad_(False)
+    norm.weight.copy_(1 + random(channels, seed=1) / 3)
+    norm.bias.copy_(random(channels, seed=2))
+    return norm
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize(
+    ("channels", "groups", "height", "width"), [(320, 32, 8, 8), (48, 4, 9, 7), (96, 4, 1, 1), (64, 1, 40, 33), (30, 3, 13, 21)]
+)
+def test_group_norm_is_torch_s(channels: int, groups: int, height: int, width: int, silu: bool) -> None:
+    norm = group_norm_of(channels, groups)
+    activated: Way = functional.silu if silu else lambda x: x
+    inputs = 3 + 2 * picture(2, channels, height, width)
+    same(inputs, lambda x: triton_kernels.group_norm(x, norm, silu=silu)[1], lambda x: activated(norm(x)), 1e-5)
+    shift = random(2, channels, seed=4)
+    same(
+        inputs,
+        lambda x: triton_kernels.group_norm(x, norm, silu=silu, shift=shift),
+        lambda x: (x, activated(norm(x + shift[:, :, None, None]))),
+        1e-5,
+    )
+
+
+def test_group_norm_of_numbers_far_from_zero_loses_nothing() -> None:
+    norm, inputs = group_norm_of(64, 8), 1000 + picture(1, 64, 16, 16)
+    _, ours = triton_kernels.group_norm(inputs, norm, silu=False)
+    exact = norm.double()(inputs.double())
+    assert float((ours - exact).norm()) < 2e-4 * float(exact.norm())
+
+
+def test_group_norm_puts_planes_into_channels_last() -> None:
+    norm, inputs = group_norm_of(48, 4), random(2, 48, 6, 5)
+    _, normed = triton_kernels.group_norm(inputs, norm, silu=False)
+    assert normed.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(normed, norm(inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 96), (2, 3, 320), (1, 7, 1280), (130, 24)])
+def test_layer_norm_is_torch_s(shape: tuple[int, ...]) -> None:
+    norm = nn.LayerNorm(shape[-1], device=DEVICE).requires_grad_(False)
+    norm.weight.copy_(1 + random(shape[-1], seed=1) / 3)
+    norm.bias.copy_(random(shape[-1], seed=2))
+    residual = random(*shape, seed=5)
+    same(random(*shape), lambda x: triton_kernels.layer_norm(x, None, norm), lambda x: (x, norm(x)))
+    same(random(*shape), lambda x: triton_kernels.layer_norm(x, None, norm)[1], norm)
+    same(random(*shape), lambda x: triton_kernels.layer_norm(x, residual, norm), lambda x: (x + residual, norm(x + residual)))
+    same(residual, lambda r: triton_kernels.layer_norm(random(*shape), r, norm)[1], lambda r: norm(random(*shape) + r))
+    same(random(*shape), lambda x: triton_kernels.layer_norm(x, residual, norm)[0], lambda x: x + residual)
+
+
+def test_geglu_and_sums_are_torch_s() -> None:
+    same(3 * random(3, 5, 2 * 300), triton_kernels.geglu, lambda x: x.chunk(2, -1)[0] * functional.gelu(x.chunk(2, -1)[1]))
+    other, bias = picture(2, 40, 9, 9, seed=1), random(40, seed=2)
+    same(picture(2, 40, 9, 9), lambda x: triton_kernels.add(x, other, bias), lambda x: x + other + bias[:, None, None])
+    same(picture(2, 40, 9, 9), lambda x: triton_kernels.add(other, x, None), lambda x: x + other)
+
+
+def test_every_kernel_compiles_for_gpus_of_three_generations() -> None:
+    script = [sys.executable, "-W", "ignore", "-m", "tests.unit.compute.compile_kernels"]
+    done = subprocess.run(script, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "0"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("variants of 11 kernels; not compiled: none")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_trial_finds_them_right(dtype: torch.dtype) -> None:
+    assert triton_kernels.works(DEVICE, dtype) == ""
+
+
+def test_the_trial_finds_a_wrong_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_kernels, "geglu", lambda x: x.chunk(2, -1)[0] * functional.silu(x.chunk(2, -1)[1]))
+    assert triton_kernels.works(DEVICE, torch.float32) == "its results are not torch's"
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("no C compiler was found\nand more")
+
+    monkeypatch.setattr(triton_kernels, "geglu", refuse)
+    assert triton_kernels.works(DEVICE, torch.float32) == "no C compiler was found"
+
+
+def unet_passes(*, fuse: bool, dtype: torch.dtype, targets: str, checkpointing: bool = False) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """Prediction and LoRA's gradients of a shallow UNet with every kind of block of the real ones, and it."""
+    from diffusers import UNet2DConditionModel
+
+    family = family_of(open_checkpoint(str(BASE_FILE)))
+    torch.manual_seed(0)
+    unet: Any = UNet2DConditionModel(**SHALLOW).to(dtype).requires_grad_(False)
+    unet.to(DEVICE, memory_format=torch.channels_last)
+    if fuse:
+        fused_blocks.fuse(unet)
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    network = run_config.parse({
+        "base": {"checkpoint": "-"}, "dataset": {"path": "-"}, "network": {"rank": 4, "targets": targets}
+    }).network  # fmt: skip
+    adapter.adapt(unet, family.lora_targets(unet, targets), network, 1)
+    unet.to(DEVICE).train()
+    parameters = adapter.parameters(unet)
+    for number, parameter in enumerate(parameters):
+        parameter.data = 0.05 * random(*parameter.shape, seed=number)
+    noisy, text = random(2, 4, 8, 16).to(dtype), random(2, 77, unet.config.cross_attention_dim, seed=1).to(dtype)
+    predicted = unet(noisy, torch.tensor([10, 700], device=DEVICE), encoder_hidden_states=text).sample
+    gradients = torch.autograd.grad((predicted.float() * random(*predicted.shape, seed=2)).sum(), parameters)
+    return predicted.detach().float(), torch.cat([gradient.flatten().float() for gradient in gradients]), unet
+
+
+def apart(one: torch.Tensor, two: torch.Tensor) -> float:
+    return float((one - two).norm() / two.norm())
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "all-linear+conv"])
+def test_a_fused_unet_predicts_and_learns_the_same(targets: str) -> None:
+    predicted, gradients, plain = unet_passes(fuse=False, dtype=torch.float32, targets=targets)
+    ours, learnt, unet = unet_passes(fuse=True, dtype=torch.float32, targets=targets, checkpointing=targets == "all-linear")
+    assert apart(ours, predicted) < 1e-5
+    assert apart(learnt, gradients) < 1e-4
+    counts = {name: sum(type(module).__name__ == name for module in plain.modules()) for name in ("ResnetBlock2D", "GEGLU", "Attention")}
+    assert counts["ResnetBlock2D"] == sum(isinstance(module, fused_blocks.FusedResnet) for module in unet.modules()) > 0
+    assert counts["GEGLU"] == sum(isinstance(module, fused_blocks.FusedBlock) for module in unet.modules()) > 0
+    attentions = [module for module in unet.modules() if type(module).__name__ == "Attention"]
+    assert counts["Attention"] == len(attentions) and all(isinstance(each.processor, Processor) for each in attentions)
+
+
+def test_in_half_precision_a_fused_unet_is_no_further_from_the_truth() -> None:
+    truth = unet_passes(fuse=False, dtype=torch.float32, targets="all-linear")
+    plain, ours = (unet_passes(fuse=fuse, dtype=torch.bfloat16, targets="all-linear") for fuse in (False, True))
+    for place in (0, 1):
+        assert apart(ours[place], truth[place]) < 1.4 * apart(plain[place], truth[place])
+
+
+def test_a_block_with_a_mask_is_diffusers_own() -> None:
+    from diffusers.models.attention import BasicTransformerBlock
+
+    torch.manual_seed(0)
+    block = BasicTransformerBlock(32, 2, 16, cross_attention_dim=24, activation_fn="geglu").to(DEVICE).eval().requires_grad_(False)
+    mine = copy.deepcopy(block)
+    fused_blocks.fuse(mine)
+    hidden, text = random(2, 6, 32), random(2, 5, 24, seed=1)
+    torch.testing.assert_close(mine(hidden, encoder_hidden_states=text), block(hidden, encoder_hidden_states=text), rtol=1e-4, atol=1e-5)
+    mask = torch.zeros(2, 1, 5, device=DEVICE)
+    mask[:, :, 3:] = -10000.0
+    for each in (mine, block):
+        each.attn1.set_processor(block.attn1.processor)
+        each.attn2.set_processor(block.attn2.processor)
+    masked = [each(hidden, encoder_hidden_states=text, encoder_attention_mask=mask) for each in (mine, block)]
+    torch.testing.assert_close(*masked, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(masked[0], block(hidden, encoder_hidden_states=text), atol=1e-3)
+
+
+def test_what_differs_from_stable_diffusion_stays() -> None:
+    from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.resnet import ResnetBlock2D
+
+    model = nn.ModuleList([
+        ResnetBlock2D(in_channels=32, temb_channels=8, output_scale_factor=2.0, groups=4),
+        ResnetBlock2D(in_channels=32, temb_channels=8, time_embedding_norm="scale_shift", groups=4),
+        BasicTransformerBlock(32, 2, 16, norm_type="ada_norm", num_embeds_ada_norm=10),
+    ])
+    fused_blocks.fuse(model)
+    assert [type(block) for block in model] == [ResnetBlock2D, ResnetBlock2D, BasicTransformerBlock]
+
+
+@pytest.mark.parametrize("asked", ["auto", "on"])
+def test_without_kernels_a_unet_stays_and_only_who_asked_is_told(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    said: list[str] = []
+    training, cuda = run_config.TrainingSection.model_validate({"fused": asked}), torch.device("cuda")
+    unet = nn.ModuleList([nn.GroupNorm(4, 8)])
+    monkeypatch.setattr(denoiser_setup, "kernels_problem", denoiser_setup.kernels_problem.__wrapped__)  # it remembers
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # the engine sets it
+    monkeypatch.setattr(triton_kernels, "works", lambda *_: "no C compiler was found")
+    denoiser_setup.prepare_base(unet, training, "sdpa", cuda, torch.bfloat16, warn=said.append)
+    monkeypatch.setitem(sys.modules, "trainer.compute.triton_kernels", None)  # as where there is no Triton
+    denoiser_setup.prepare_base(unet, training, "sdpa", cuda, torch.bfloat16, warn=said.append)
+    assert type(unet[0]) is nn.GroupNorm
+    assert len(said) == (2 if asked == "on" else 0)
+    assert all("training.fused" in text and "goes on" in text for text in said)
+    assert asked == "auto" or "C compiler" in said[0]
+
+
+@pytest.mark.parametrize(("fuses", "targets"), [(True, "all-linear+conv"), (False, "all-linear+conv"), (False, "all-linear")])
+def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
+    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, fuses: bool, targets: str
+) -> None:
+    from tests.unit.plan.test_run_plan import bytes_kept_for_backward
+
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    family = family_of(checkpoint)
+    settings = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"network.targets": targets})
+    counted = memory_of(settings, family, checkpoint, (128, 128), torch.float32, fused=fuses)["activations"] * 1e9
+    real: Any = family.load_unet(checkpoint, torch.float32)
+    real.to(memory_format=torch.channels_last)
+    if fuses:
+        repeated = len(denoiser_setup.blocks(real))
+        fused_blocks.fuse(real)
+        assert len(denoiser_setup.blocks(real)) == repeated > 0  # of which checkpointing computes one at a time anew
+    adapter.adapt(real, family.lora_targets(real, targets), settings.network, 0)
+    assert counted == pytest.approx(bytes_kept_for_backward(real.train(), 16, 1), rel=0.02 if fuses else 0.035)
+
+
+def test_a_plan_for_a_gpu_counts_what_will_run(
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_folder = make_dataset(tmp_path, 1, resolution=512)
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
+    monkeypatch.setattr("trainer.plan.run_plan.usable_memory_gb", lambda device: 80.0)
+    found = {}
+    for problem, settings in (("", "auto"), ("no C compiler", "auto"), ("", "off")):
+        monkeypatch.setattr("trainer.plan.run_plan.kernels_problem", lambda *_, says=problem: says)
+        chosen = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.fused": settings, "training.device": "cuda"})
+        made = make_plan(chosen, open_dataset(dataset_folder), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16")
+        found[problem, settings] = made
+        untried = make_plan(
+            chosen, open_dataset(dataset_folder), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16", trial=False
+        )
+        assert not untried.fused
+    assert [made.fused for made in found.values()] == [True, False, False]
+    less, *others = [made.memory["activations"] for made in found.values()]
+    assert less < 0.9 * others[0] and others[0] == others[1]
+
+
+def recorded(compute: Callable[[], Passed]) -> tuple[Callable[[], None], Passed]:
+    kept = compute()
+
+    def replay() -> None:
+        loss, gradients = compute()
+        kept[0].copy_(loss)
+        for place, gradient in zip(kept[1], gradients, strict=True):
+            place.copy_(gradient)  # type: ignore[union-attr,arg-type]
+
+    return replay, kept
+
+
+def test_recorded_passes_follow_the_weights_that_they_have_low_copies_of() -> None:
+    torch.manual_seed(0)
+    layers = [CastingLinear(6, 5, bias=False), CastingConv2d(5, 4, 1, bias=False)]
+    model, other = nn.ModuleList(layers), nn.Parameter(torch.ones(4))
+    parameters = [*model.parameters(), other]
+
+    def compute(inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = layers[0](inputs["x"])
+        loss = (layers[1](hidden.t()[None, :, :, None])[0, :, :, 0] * other[:, None]).float().square().sum()
+        return loss, loss
+
+    copies = LowCopies(model, torch.bfloat16)
+    passes = Captured(compute, parameters, lambda reason: pytest.fail(reason), record=recorded, copies=copies)
+    plain = Captured(compute, parameters, lambda reason: pytest.fail(reason), record=recorded)
+    for turn in range(4):
+        inputs = {"x": torch.randn(3, 6).bfloat16()}
+        found = []
+        for way in (passes, plain):
+            for parameter in parameters:
+                parameter.grad = None
+            loss = float(way.run(inputs))
+            way.run(inputs)  # gradients add up
+            found.append((loss, [None if each.grad is None else each.grad.clone() for each in parameters]))
+        assert found[0][0] == pytest.approx(found[1][0], rel=1e-6), turn
+        for mine, theirs in zip(found[0][1], found[1][1], strict=True):
+            assert mine is not None and mine.dtype == torch.float32
+            torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-2)
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.mul_(1.5)
+    assert not [name for parameter in parameters for name in vars(parameter)]  # outside of a pass the weights are themselves
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
+@pytest.mark.parametrize("more", [{}, {"training.gradient_checkpointing": True}, {"training.cuda_graphs": "off"}, {"network.dora": True}])
+def test_on_a_gpu_fused_blocks_train_as_plain_ones(tmp_path: Path, more: dict[str, Any]) -> None:
+    folder = make_dataset(tmp_path, 5)
+    common = {"training.batch_size": 2, "training.device": "cuda", "training.precision": "bf16", "optimizer.lr": 1e-4, **more}
+    runs = [train_here(configuration(BASE_FILE, folder, tmp_path / way, {**common, "training.fused": way})) for way in ("off", "on")]
+    assert not [event for event in runs[1].told if isinstance(event, events.Warning_)]
+    same_training(*runs, loss=1e-2, norm=5e-2)

@@ -1,0 +1,346 @@
+"""LoRA layers: peft's numbers and gradients, and on a Linear in fewer kernels."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from trainer.adapters import adapter
+from trainer.compute import lora_layers, onednn_layers
+from trainer.compute.casting import CastingConv2d, CastingLinear, LowCopies
+from trainer.compute.lora_layers import FoldedLinear, FoldedPointwise, LoraConv2d, LoraLayer, LoraLinear, together
+from trainer.compute.quantise import packed_layer
+from trainer.families import open_checkpoint
+from trainer.families.sd1 import FAMILY
+
+RANK = 4
+Gradients = dict[str, torch.Tensor]
+
+
+def lora(*, bias: bool = True, alpha: float = 6.0, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
+    """A model of one Linear with LoRA whose up matrix is not zero."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 40, bias=bias, dtype=dtype)).requires_grad_(False)
+    adapter.inject(model, ["0"], rank=RANK, alpha=alpha, seed=1, **more)
+    for parameter in adapter.parameters(model):
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    return model
+
+
+def by_peft(model: Any, alpha: float = 6.0, dropout: float = 0.0, **more: Any) -> Any:
+    """The same with peft's layer in the place of ours, told not to cast what it is given."""
+    ours = model[0]
+    assert isinstance(ours, LoraLayer)
+    theirs: Any = nn.Sequential(ours.base_layer)
+    inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=alpha, lora_dropout=dropout, target_modules=["0"], **more), theirs)
+    theirs[0].cast_input_dtype_enabled = False
+    for matrix, kept in ((theirs[0].lora_A["default"], ours.lora_A), (theirs[0].lora_B["default"], ours.lora_B)):
+        matrix.__class__ = {nn.Linear: CastingLinear, nn.Conv2d: CastingConv2d}[type(matrix)]
+        matrix.weight = nn.Parameter(kept.weight.detach().clone())
+    return theirs
+
+
+def results(model: Any, inputs: torch.Tensor, *, autocast: bool = False, recompute: bool = False) -> tuple[torch.Tensor, Gradients]:
+    """What ``model`` computes, and the derivatives of a weighted sum of it by everything that has one."""
+    given = inputs.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        computed = checkpoint(model, given, use_reentrant=False) if recompute else model(given)
+    assert isinstance(computed, torch.Tensor)
+    (computed.float() * torch.linspace(-1, 1, computed.numel()).view(computed.shape)).sum().backward()
+    found = {name.replace(".default", ""): parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert given.grad is not None
+    return computed.detach(), {**found, "x": given.grad}
+
+
+def close(ours: tuple[torch.Tensor, Gradients], theirs: tuple[torch.Tensor, Gradients], tolerance: float) -> None:
+    assert ours[0].dtype == theirs[0].dtype and ours[0].shape == theirs[0].shape
+    assert float((ours[0] - theirs[0]).norm()) <= tolerance * float(theirs[0].norm())
+    assert ours[1].keys() == theirs[1].keys() and len(ours[1]) == 3
+    for name, gradient in theirs[1].items():
+        assert ours[1][name].dtype == gradient.dtype, name
+        assert float((ours[1][name] - gradient).norm()) <= tolerance * float(gradient.norm()), name
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("alpha", [float(RANK), 6.0])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 7, 24), (2, 3, 5, 24)])
+def test_values_and_gradients_are_peft_s(shape: tuple[int, ...], bias: bool, alpha: float, recompute: bool) -> None:
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    ours = results(lora(bias=bias, alpha=alpha), inputs, recompute=recompute)
+    close(ours, results(by_peft(lora(bias=bias, alpha=alpha), alpha), inputs), 1e-6)
+
+
+@pytest.mark.parametrize("small", [0, 2**17])
+def test_in_half_precision_it_is_no_further_from_the_truth_than_peft(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    monkeypatch.setattr(lora_layers, "_SMALL", small)  # LoRA in the dtype of its input, as on a GPU, and in fp32
+    inputs = torch.randn((3, 9, 24), generator=torch.Generator().manual_seed(2))
+    rounded = lora(dtype=torch.bfloat16)
+    exact = lora()
+    exact[0].base_layer.load_state_dict({name: value.float() for name, value in rounded[0].base_layer.state_dict().items()})
+    truth = results(exact, inputs)
+    ours, theirs = results(rounded, inputs, autocast=True), results(by_peft(lora(dtype=torch.bfloat16)), inputs, autocast=True)
+    assert ours[0].dtype == theirs[0].dtype == torch.bfloat16
+    close(ours, theirs, 0.02)
+    for name, gradient in truth[1].items():
+        mine, peft_s = (float((found[1][name] - gradient).norm() / gradient.norm()) for found in (ours, theirs))
+        assert mine < max(1.5 * peft_s, 0.01), name
+
+
+@pytest.mark.skipif(not onednn_layers.works(torch.bfloat16), reason="NOT CHECKED: layers are prepacked with oneDNN on x86")
+@pytest.mark.parametrize("small", [0, 2**17])
+def test_a_base_in_blocks_is_folded_too(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    monkeypatch.setattr(lora_layers, "_SMALL", small)  # LoRA in the dtype of its input, and in fp32
+    inputs = torch.randn((3, 9, 24), generator=torch.Generator().manual_seed(2)).bfloat16()
+    found = []
+    for pack in (True, False):
+        model: Any = nn.Sequential(*(nn.Linear(24, 40, bias=bias, dtype=torch.bfloat16) for bias in (True, False))).requires_grad_(False)
+        weights = [torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(3)) for layer in model]
+        for layer, weight in zip(model, weights, strict=True):
+            layer.weight.copy_(weight)
+            layer.bias is None or layer.bias.fill_(0.5)
+        if pack:
+            onednn_layers.prepack(model)
+        adapter.inject(model, ["0", "1"], rank=RANK, alpha=6.0, seed=1)
+        for number, parameter in enumerate(adapter.parameters(model)):
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+        assert {type(layer) for layer in model} == {FoldedLinear}
+        both: Any = nn.Module()
+        both.layers = model
+        both.forward = lambda x, model=model: torch.cat(together(x, list(model)), -1)
+        found.append(results(both, inputs))
+    assert found[0][1].keys() == found[1][1].keys() and len(found[0][1]) == 5
+    assert float((found[0][0] - found[1][0]).norm()) <= 0.01 * float(found[1][0].norm())
+    for name, gradient in found[1][1].items():
+        assert found[0][1][name].dtype == gradient.dtype
+        assert float((found[0][1][name] - gradient).norm()) <= 0.01 * float(gradient.norm()), name
+
+
+class Counted(TorchDispatchMode):
+    """Counts operators that start a kernel: neither views nor allocations."""
+
+    FREE = ("view", "t", "transpose", "detach", "alias", "_unsafe_view", "new_empty")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket.__name__ not in self.FREE
+        return func(*args, **(kwargs or {}))
+
+
+def test_it_starts_fewer_kernels_than_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_layers, "_SMALL", 0)  # as on a GPU
+    counts = []
+    for model in (lora(dtype=torch.bfloat16), by_peft(lora(dtype=torch.bfloat16))):
+        inputs = torch.randn(3, 24, dtype=torch.bfloat16).requires_grad_()
+        with Counted() as counted:
+            with torch.autocast("cpu", torch.bfloat16):
+                computed = model(inputs)
+            computed.backward(torch.ones_like(computed))
+        counts.append(counted.count)
+    ours, theirs = counts
+    assert ours <= theirs - 4, counts
+
+
+def test_it_keeps_no_more_for_the_backward_pass_than_peft() -> None:
+    kept = []
+    for model in (lora(), by_peft(lora())):
+        weights = {id(parameter) for parameter in model.parameters()}
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, weights: set[int] = weights, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            whole = tensor if tensor._base is None else tensor._base
+            if id(whole) not in weights:
+                sizes[whole.data_ptr()] = whole.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            result = model(torch.randn(2, 50, 24).requires_grad_())
+        kept.append(sum(sizes.values()))
+        del result
+    assert 0 < kept[0] <= kept[1]
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize(("kind", "ours"), [("dropout", FoldedLinear), ("int8", LoraLinear), ("3x3", LoraConv2d), ("3x3 bf16", LoraConv2d)])
+def test_what_cannot_be_folded_is_peft_s_too(kind: str, ours: type[LoraLayer], rslora: bool) -> None:
+    torch.manual_seed(0)
+    base: Any = nn.Conv2d(24, 40, 3, 2, padding=1) if kind.startswith("3x3") else nn.Linear(24, 40)
+    if kind == "int8":
+        base = packed_layer(base.requires_grad_(False), "int8")
+    dtype, dropout = (torch.bfloat16 if kind.endswith("bf16") else torch.float32), (0.5 if kind == "dropout" else 0.0)
+    model: Any = nn.Sequential(base.to(dtype))
+    adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1, dropout=dropout, rslora=rslora)
+    assert type(model[0]) is ours
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["0.lora_A.weight", "0.lora_B.weight"]
+    assert {parameter.dtype for parameter in adapter.parameters(model)} == {torch.float32}
+    for parameter in adapter.parameters(model):
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    theirs = by_peft(model, dropout=dropout, use_rslora=rslora)
+    inputs = torch.randn((2, 24, 7, 5) if kind.startswith("3x3") else (6, 24)).to(dtype)
+    found = []
+    for each in (model.train(), theirs.train()):
+        torch.manual_seed(5)
+        found.append(results(each, inputs))
+    close(found[0], found[1], 0.01 if dtype == torch.bfloat16 else 1e-6)
+    close(results(model.eval(), inputs), results(theirs.eval(), inputs), 0.01 if dtype == torch.bfloat16 else 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["linear", "3x3"])
+def test_it_begins_with_the_numbers_of_peft(kind: str) -> None:
+    begun = []
+    for way in ("ours", "peft"):
+        torch.manual_seed(3)
+        layer: Any = nn.Linear if kind == "linear" else partial(nn.Conv2d, kernel_size=3)
+        model: Any = nn.Sequential(layer(24, 40), layer(24, 16))
+        if way == "ours":
+            adapter.inject(model, ["1", "0"], rank=RANK, alpha=6.0, seed=1)
+        else:
+            torch.manual_seed(1)
+            inject_adapter_in_model(LoraConfig(r=RANK, target_modules=["1", "0"]), model)
+        begun.append([parameter for name, parameter in model.named_parameters() if "lora_" in name])
+    assert len(begun[0]) == 4 and all(torch.equal(mine, theirs) for mine, theirs in zip(*begun, strict=True))
+
+
+def dora(kind: str, dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> tuple[Any, torch.Tensor]:
+    """A model of one layer with DoRA whose up matrix is not zero and whose magnitudes have moved, and an input."""
+    torch.manual_seed(0)
+    plain = nn.Linear(24, 40, dtype=dtype) if kind == "linear" else nn.Conv2d(24, 40, 3, padding=1, dtype=dtype)
+    model: Any = nn.Sequential(plain).requires_grad_(False)
+    adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1, dora=True, dropout=dropout)
+    with torch.no_grad():
+        model[0].lora_B.weight.normal_(std=0.05)
+        model[0].lora_magnitude.mul_(1 + 0.1 * torch.rand(40))
+    return model, torch.randn((7, 24) if kind == "linear" else (2, 24, 5, 3))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("kind", ["linear", "3x3"])
+def test_dora_is_peft_s_in_values_and_gradients(kind: str, dropout: float) -> None:
+    model, inputs = dora(kind, dropout=dropout)
+    theirs = by_peft(model, dropout=dropout, use_dora=True)
+    magnitude = theirs[0].lora_magnitude_vector["default"]
+    magnitude.weight = nn.Parameter(model[0].lora_magnitude.detach().reshape(magnitude.weight.shape).clone())
+    found = []
+    for each in (model.train(), theirs.train()):
+        torch.manual_seed(5)  # the same inputs are dropped
+        computed, gradients = results(each, inputs)
+        found.append((computed, {name.replace("_vector.weight", ""): gradient for name, gradient in gradients.items()}))
+    (ours, mine), (peft_s, papers) = found
+    torch.testing.assert_close(ours, peft_s, rtol=1e-5, atol=1e-5)
+    assert mine.keys() == papers.keys() and len(mine) == 4
+    for name, gradient in papers.items():
+        torch.testing.assert_close(mine[name], gradient.reshape(mine[name].shape), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["linear", "3x3"])
+def test_the_norms_of_dora_are_fp32_whatever_the_layer_computes_in(kind: str) -> None:
+    model, inputs = dora(kind, torch.bfloat16)
+    layer = model[0]
+    change = (layer.lora_B.weight.double().flatten(1) @ layer.lora_A.weight.double().flatten(1)) * layer.scale
+    exact = (layer.base_layer.weight.double().flatten(1) + change).norm(dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer.norms().double(), exact, rtol=1e-6, atol=0)
+    assert {tensor.dtype for tensor in next(adapter.pairs(model)).tensors.values()} == {torch.float32}
+    fresh, _ = dora(kind, torch.bfloat16)
+    adapter_free = fresh[0].base_layer(inputs.bfloat16())
+    with torch.no_grad():
+        fresh[0].lora_B.weight.zero_()
+        fresh[0].lora_magnitude.copy_(fresh[0].norms())
+    assert torch.equal(fresh(inputs.bfloat16()), adapter_free), "it does not start at the base exactly"
+
+
+def test_the_pairs_of_dora_have_a_magnitude() -> None:
+    model, _ = dora("linear")
+    assert [sorted(pair.tensors) for pair in adapter.pairs(model)] == [["0.down", "0.magnitude", "0.up"]]
+
+
+def test_all_linear_layers_of_a_unet_are_folded(tiny_checkpoint: Path) -> None:
+    unet: Any = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.float32)
+    adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear"), rank=RANK, alpha=4, seed=1)
+    kinds = [type(module).__name__ for module in unet.modules() if isinstance(module, LoraLayer)]
+    assert (kinds.count("FoldedLinear"), kinds.count("FoldedPointwise")) == (160, 32)
+
+
+def test_a_pointwise_convolution_of_pictures_that_are_channels_last_is_folded() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(24, 40, 1)).requires_grad_(False)
+    adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1)
+    for parameter in adapter.parameters(model):
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    assert type(model[0]) is FoldedPointwise
+    inputs = torch.randn((2, 24, 5, 3), generator=torch.Generator().manual_seed(2))
+    for given in (inputs.to(memory_format=torch.channels_last), inputs):
+        model.zero_grad()
+        close(results(model, given), results(by_peft(model), given), 1e-6)
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_layers_with_the_same_input_are_computed_together(drops: bool) -> None:
+    torch.manual_seed(0)
+    model: Any = nn.ModuleList([nn.Linear(24, width, bias=width != 16) for width in (16, 40, 8)]).requires_grad_(False)
+    adapter.inject(model, ["0", "1"], rank=RANK, alpha=6.0, seed=1)
+    adapter.inject(model, ["2"], rank=3, alpha=2.0, seed=1, dropout=0.5 * drops)
+    for parameter in adapter.parameters(model):
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    inputs = torch.randn((2, 7, 24), generator=torch.Generator().manual_seed(2))
+    found = []
+    for way in (lambda x: together(x, list(model)), lambda x: [layer(x) for layer in model]):
+        for parameter in model.parameters():
+            parameter.grad = None
+        given = inputs.clone().requires_grad_()
+        torch.manual_seed(5)
+        computed = way(given)
+        torch.stack([(each * torch.linspace(-1, 1, each.numel()).view(each.shape)).sum() for each in computed]).sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        found.append([*(each.detach() for each in computed), given.grad, *gradients])
+    assert len(found[0]) == len(found[1]) == 10
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+class WeightCasts(TorchDispatchMode):
+    """Counts the casts of tensors that have the shape of one of ``weights``."""
+
+    def __init__(self, weights: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.shapes, self.count = {weight.shape for weight in weights}, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._to_copy.default and args[0].shape in self.shapes
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("base", ["int8 linear", "fp8 linear", "int8 convolution", "convolution"])
+def test_low_copies_of_weights_are_used_as_they_are_behind_a_norm(base: str) -> None:
+    """A norm gives fp32 under autocast: there the copies were cast up, and by autocast down again."""
+    torch.manual_seed(0)
+    kind, _, layer = base.rpartition(" ")
+    plain = nn.Linear(24, 40) if layer == "linear" else nn.Conv2d(24, 40, 3, padding=1)
+    model = nn.Sequential(packed_layer(plain, kind) if kind else plain).requires_grad_(False)
+    adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1)
+    parameters = adapter.parameters(model)
+    for parameter in parameters:
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    inputs = torch.randn(7, 24) if layer == "linear" else torch.randn(2, 24, 6, 5)
+    expected, gradients = results(model, inputs, autocast=True)
+    copies, casts = LowCopies(model, torch.bfloat16), WeightCasts(parameters)
+    with casts, copies, torch.autocast("cpu", torch.bfloat16):
+        found = model(inputs)
+    assert casts.count == 0
+    assert torch.equal(found, expected)
+    weighted = (found.float() * torch.linspace(-1, 1, found.numel()).view(found.shape)).sum()
+    low = torch.autograd.grad(weighted, [copies.of(parameter) for parameter in parameters])
+    for one, parameter in zip(low, parameters, strict=True):
+        name = next(name for name, other in model.named_parameters() if other is parameter)
+        assert one.dtype == torch.bfloat16 and torch.equal(one.float(), gradients[name])

@@ -1,0 +1,175 @@
+"""Memory presets, and what a run is estimated to need."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tools.make_checkpoint import make_empty_checkpoint
+from tests.unit.training_helpers import configuration, make_dataset
+from trainer.adapters.adapter import Pair
+from trainer.config import memory_presets, presets, run_config
+from trainer.config.run_config import PRESET_KEYS, RunConfig
+from trainer.families import family_of, open_checkpoint
+from trainer.launch.launcher import prepare_run
+from trainer.plan.memory_estimate import state_bytes
+from trainer.plan.run_plan import memory_of
+from trainer.plan.settle import settle
+from trainer.training.optimizers import make_optimizer
+
+FULL = {"sd1": ("full", 512), "sdxl": ("full-sdxl", 1024)}
+MINIMAL: dict[str, Any] = {"base": {"checkpoint": "x"}, "dataset": {"path": "y"}}
+
+
+@pytest.fixture(scope="module")
+def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints of the real sizes without their content."""
+    folder = tmp_path_factory.mktemp("headers")
+    return {family: make_empty_checkpoint(folder / f"{size}.safetensors", size) for family, (size, _) in FULL.items()}
+
+
+@pytest.fixture(scope="module")
+def needed(headers: dict[str, Path]) -> dict[tuple[str, str], dict[str, float]]:
+    """What every preset needs by (family, size), for a batch of four."""
+    settings = run_config.parse({**MINIMAL, "training": {"memory": "auto", "batch_size": 4}})
+    table: dict[tuple[str, str], dict[str, float]] = {}
+    for family, size in itertools.product(FULL, memory_presets.SIZES):
+        checkpoint, pixels = open_checkpoint(str(headers[family])), FULL[family][1]
+        filled = memory_presets.with_preset(settings, size, family)
+        presets = memory_presets.PRESETS[family]
+        known = [done for done in table if done[0] == family and presets[done[1]] == presets[size]]
+        table[family, size] = (
+            table[known[0]] if known else memory_of(filled, family_of(checkpoint), checkpoint, (pixels, pixels), torch.bfloat16)
+        )
+    return table
+
+
+@pytest.mark.parametrize(("family", "size"), list(itertools.product(FULL, memory_presets.SIZES)))
+def test_a_preset_needs_less_than_its_gpu_has(needed: dict[tuple[str, str], dict[str, float]], family: str, size: str) -> None:
+    parts = needed[family, size]
+    assert sum(parts.values()) < memory_presets.SIZES[size] * 0.95  # the screen of a desktop takes some, too
+    assert parts["base"] > 0.8 and parts["activations"] > 0.05 and parts["lora"] > parts["optimizer"] > 0
+
+
+@pytest.mark.parametrize("name", ["style-sd15", "style-sdxl"])
+def test_the_largest_preset_of_a_subject_fits_the_smallest_gpu(headers: dict[str, Path], name: str) -> None:
+    # styles train the most layers at the highest rank, so that the other subjects, and larger GPUs, need no test of their own
+    wide = {key: presets.values(name)[key] for key in ("network.rank", "network.targets")}
+    assert wide == {"network.rank": 16, "network.targets": "all-linear+conv"}
+    assert all(presets.values(other)["network.rank"] <= 16 for other in presets.names())
+    family = "sdxl" if name.endswith("sdxl") else "sd1"
+    checkpoint, pixels = open_checkpoint(str(headers[family])), FULL[family][1]
+    filled = memory_presets.with_preset(run_config.parse({**MINIMAL, "preset": name}), "6gb", family)
+    parts = memory_of(filled, family_of(checkpoint), checkpoint, (pixels, pixels), torch.bfloat16)
+    assert sum(parts.values()) < memory_presets.SIZES["6gb"] * 0.95
+
+
+@pytest.mark.parametrize("family", FULL)
+def test_thriftier_presets_need_less(needed: dict[tuple[str, str], dict[str, float]], family: str) -> None:
+    sums = [sum(needed[family, size].values()) for size in memory_presets.SIZES]
+    assert sums == sorted(sums, reverse=True)
+
+
+def test_what_was_set_wins_over_the_preset() -> None:
+    settings = run_config.parse({**MINIMAL, "training": {"memory": "6gb", "gradient_checkpointing": False}, "optimizer": {"name": "lion"}})
+    filled = memory_presets.with_preset(settings, "6gb", "sdxl")
+    assert (filled.training.gradient_checkpointing, filled.optimizer.name) == (False, "lion")
+    assert (filled.training.base_precision, filled.training.micro_batch_size) == ("int8", 1)
+
+
+def test_a_preset_never_touches_what_the_lora_learns_from() -> None:
+    for family, sizes in memory_presets.PRESETS.items():
+        for size, values in sizes.items():
+            assert set(values) <= set(PRESET_KEYS), (family, size)
+    assert not {"training.batch_size", "network.rank", "training.gradient_accumulation"} & set(PRESET_KEYS)
+
+
+def test_a_preset_without_bitsandbytes_does_not_name_its_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.config.memory_presets.importlib.util.find_spec", lambda name: None)
+    assert "optimizer.name" not in memory_presets.preset("6gb", "sdxl")
+
+
+def test_a_preset_is_the_same_run_as_its_settings_written_out(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    preset = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})
+    written = configuration(
+        shallow_checkpoint, dataset_folder, tmp_path, {"training.gradient_checkpointing": True, "training.micro_batch_size": 1}
+    )
+    plain = configuration(shallow_checkpoint, dataset_folder, tmp_path)
+    assert prepare_run(preset).path == prepare_run(written).path != prepare_run(plain).path
+
+
+def test_a_settled_configuration_is_settled_once_and_for_all(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    settings = settle(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"}))
+    path = tmp_path / "config.json"
+    path.write_text(settings.to_json(), encoding="utf-8")
+    assert settle(run_config.load(path)) == settings
+    assert settings.training.gradient_checkpointing and settings.training.memory == "6gb"
+
+
+def test_an_open_preset_survives_being_saved_and_made_absolute(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    settings = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})
+    path = tmp_path / "config.json"
+    path.write_text(run_config.absolute(settings).to_json(), encoding="utf-8")
+    assert settle(run_config.load(path)) == settle(settings)
+
+
+@pytest.mark.parametrize("total", [1e6, 1e-6])
+def test_auto_takes_the_fastest_that_fits(
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: float
+) -> None:
+    monkeypatch.setattr("trainer.core.devices.total_memory_gb", lambda device: total)
+    settings = settle(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "auto"}))
+    chosen = (settings.training.gradient_checkpointing, settings.training.micro_batch_size)
+    assert chosen == ((False, 0) if total > 1 else (True, 1))
+
+
+def test_auto_walks_from_the_fastest_to_the_thriftiest() -> None:
+    seen: list[RunConfig] = []
+
+    def needs(candidate: RunConfig) -> float:
+        seen.append(candidate)
+        return 17.0 if len(seen) < 3 else 7.0
+
+    settings = run_config.parse({**MINIMAL, "training": {"memory": "auto"}})
+    chosen = memory_presets.settled(settings, "sdxl", 8.0, needs)
+    assert chosen == seen[2] == memory_presets.with_preset(settings, "16gb", "sdxl")
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedule-free"])
+@pytest.mark.parametrize("shape", [(16, 640), (16, 40, 3, 3), (16, 100)])
+def test_the_optimizer_keeps_what_the_estimate_says(name: str, shape: tuple[int, ...]) -> None:
+    packages = {"adamw8bit": "bitsandbytes", "lion": "lion_pytorch", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
+    if name in packages:
+        pytest.importorskip(packages[name])
+    down = torch.nn.Parameter(torch.randn(shape))
+    up = torch.nn.Parameter(torch.randn(4, 4))
+    optimizer = make_optimizer([Pair("m", down, up)], run_config.OptimizerSection(name=name), 1e-3)  # type: ignore[arg-type]
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    down.grad, up.grad = torch.randn(shape), torch.randn(4, 4)
+    optimizer.step()
+    state = [value for key, value in optimizer.state[down].items() if torch.is_tensor(value) and not key.startswith("qmap")]
+    kept = sum(value.numel() * value.element_size() for value in state if value.numel() > 1)
+    assert state_bytes(down.shape, name) == pytest.approx(kept, rel=0.02)
+
+
+def test_the_plan_says_what_the_memory_is_for(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    from trainer.dataset import open_dataset
+    from trainer.plan.run_plan import make_plan
+
+    folder, checkpoint = make_dataset(tmp_path, 1), open_checkpoint(str(shallow_checkpoint))
+
+    def plan(changes: dict[str, Any]) -> Any:
+        settings = configuration(shallow_checkpoint, folder, tmp_path, changes)
+        return make_plan(settings, open_dataset(folder), family_of(checkpoint), checkpoint, torch.device("cpu"), "bf16")
+
+    plain, packed = plan({}), plan({"training.base_precision": "int8"})
+    assert sum(plain.memory.values()) == pytest.approx(plain.memory_gb, abs=0.01)
+    assert list(plain.memory) == ["base", "lora", "optimizer", "activations", "overhead"]
+    frozen = sum(parameter.numel() for parameter in family_of(checkpoint).empty_unet(checkpoint).parameters())
+    assert plain.memory["base"] == pytest.approx(frozen * 2 / 1e9, abs=1e-3)
+    assert packed.memory["base"] == pytest.approx(frozen / 1e9, abs=0.003)

@@ -1,0 +1,99 @@
+"""Presets: each is a valid configuration, explicit values win, and the documentation says the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.config.test_run_config import MINIMAL
+from trainer.cli import main
+from trainer.config import presets, run_config
+from trainer.core.errors import UserError
+from trainer.families import family_named
+from trainer.training.optimizers import learning_rate
+
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "training.md"
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_is_a_valid_configuration_that_has_its_values(name: str) -> None:
+    parsed = run_config.parse({**MINIMAL, "preset": name}).model_dump()
+    for key, value in presets.values(name).items():
+        section, last = key.split(".")
+        assert parsed[section][last] == value, key
+    assert parsed != run_config.parse(MINIMAL).model_dump()
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_a_preset_and_its_values_written_out_are_the_same_run(name: str) -> None:
+    written = {section: dict(table) for section, table in MINIMAL.items()}
+    for key, value in presets.values(name).items():
+        section, last = key.split(".")
+        written.setdefault(section, {})[last] = value
+    assert run_config.parse({**MINIMAL, "preset": name}) == run_config.parse(written)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_learning_rates_are_the_trainers_own(name: str) -> None:
+    settings = run_config.parse({**MINIMAL, "preset": name})
+    automatic = run_config.parse({**MINIMAL, "preset": name, "optimizer": {"lr": "auto"}}).optimizer
+    family = {"sd15": "sd1", "sdxl": "sdxl"}[name.split("-")[1]]
+    assert settings.optimizer.lr == learning_rate(automatic, family_named(family).learning_rate, settings.network.rank)
+    assert settings.network.alpha == settings.network.rank, "the automatic rates are for a scale of 1"
+
+
+def test_explicit_values_win_over_the_preset_and_the_rest_stays() -> None:
+    settings = run_config.parse({**MINIMAL, "preset": "style-sd15", "network": {"rank": 3}, "optimizer": {"schedule": "linear"}})
+    assert (settings.network.rank, settings.optimizer.schedule) == (3, "linear")
+    assert settings.network.targets == presets.values("style-sd15")["network.targets"]
+
+
+def test_no_preset_is_no_change() -> None:
+    assert run_config.parse({**MINIMAL, "preset": "none"}) == run_config.parse(MINIMAL)
+
+
+@pytest.mark.parametrize(("wrong", "meant"), [("style-sd51", "style-sd15"), ("charakter-sdxl", "character-sdxl"), (7, "style-sd15, ")])
+def test_an_unknown_preset_is_refused_and_the_nearest_is_named(wrong: object, meant: str) -> None:
+    with pytest.raises(UserError) as caught:
+        run_config.parse({**MINIMAL, "preset": wrong})
+    assert meant in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_section_of_the_wrong_type_is_still_named() -> None:
+    with pytest.raises(UserError, match="network"):
+        run_config.parse({**MINIMAL, "preset": "style-sd15", "network": 5})
+
+
+def test_every_value_has_a_reason_and_every_layer_is_used() -> None:
+    known = run_config.keys()
+    used = {"every preset", *presets.SUBJECTS, *presets.FAMILIES, *presets.names()}
+    for group, items in presets.LAYERS:
+        assert group in used
+        assert all(len(item.reason) > 15 and item.key in known for item in items)
+
+
+def test_the_file_names_a_preset_and_the_command_line_overrides_it(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('preset = "style-sdxl"\n[base]\ncheckpoint = "x"\n[dataset]\npath = "y"\n', encoding="utf-8")
+    assert run_config.load(file).optimizer.lr == 5e-5
+    assert run_config.load(file, ["preset=style-sd15"]).optimizer.lr == 1e-4
+    assert run_config.load(file, ["optimizer.lr=2e-4"]).optimizer.lr == 2e-4
+
+
+def test_the_command_line_lists_what_the_documentation_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--presets"])
+    printed = capsys.readouterr().out.strip()
+    assert printed == presets.table()
+    assert f"\n\n{printed}\n\n" in DOCUMENT.read_text(encoding="utf-8"), "write the output of `python -m trainer train --presets` there"
+    assert all(f"`{name}`" in DOCUMENT.read_text(encoding="utf-8") for name in presets.names())
+
+
+def test_a_preset_for_another_kind_of_model_is_refused_with_the_right_one() -> None:
+    presets.require_family("style-sd15", "sd1")
+    presets.require_family("style-sd15", "sd2")
+    presets.require_family("none", "sdxl")
+    with pytest.raises(UserError) as caught:
+        presets.require_family("character-sdxl", "sd1")
+    assert "character-sd15" in caught.value.hint

@@ -1,0 +1,209 @@
+"""Checkpoints with parts missing, in variants or as pointers, and a VAE of one's own: loaded, or refused in a sentence before a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.unit.training_helpers import configuration, make_dataset, train_here
+from trainer.cli import main
+from trainer.core.errors import UserError
+from trainer.families import family_named, family_of, open_checkpoint
+from trainer.families.vae import open_vae
+from trainer.lorafile import read_lora
+
+CPU = torch.device("cpu")
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167534\n"
+UNET, VAE, TEXT = "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"
+
+
+@pytest.fixture(scope="module")
+def whole(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shallow checkpoint as a diffusers folder."""
+    path = tmp_path_factory.mktemp("whole") / "model"
+    family_named("sd1").pipeline(open_checkpoint(str(shallow_checkpoint)), dtype=torch.float32).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """A copy to change; weights are links."""
+    shutil.copytree(whole, tmp_path / "model", copy_function=lambda source, target: Path(target).hardlink_to(source))
+    return tmp_path / "model"
+
+
+def weights(path: Path, vae: str = "") -> dict[str, torch.Tensor]:
+    checkpoint, family = open_checkpoint(str(path), vae), family_named("sd1")
+    assert family_of(checkpoint) is family
+    text = family.load_text_encoder(checkpoint, torch.float32, CPU).modules["te1"]
+    models = {"unet": family.load_unet(checkpoint, torch.float32), "vae": family.load_vae(checkpoint, torch.float32), "text": text}
+    return {f"{name}.{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("variant", ["fp16", "non_ema"])
+def test_a_folder_with_nothing_but_a_variant_is_loaded(whole: Path, copy: Path, variant: str) -> None:
+    for name in (UNET, VAE, TEXT):
+        (copy / f"{name}.safetensors").rename(copy / f"{name}.{variant}.safetensors")
+    assert same(weights(copy), weights(whole))
+
+
+def test_plain_weights_are_preferred_to_a_variant(whole: Path, copy: Path) -> None:
+    unet = load_file(copy / f"{UNET}.safetensors")
+    save_file({key: torch.zeros_like(value) for key, value in unet.items()}, copy / f"{UNET}.fp16.safetensors")
+    assert same(weights(copy), weights(whole))
+
+
+def dry_run(tmp_path: Path, checkpoint: Path, **changes: object) -> int:
+    config = configuration(checkpoint, make_dataset(tmp_path / "data", 1), tmp_path / "runs", changes)
+    (tmp_path / "run.json").write_text(config.to_json(), encoding="utf-8")
+    return main(["train", str(tmp_path / "run.json"), "--dry-run", "--json"])
+
+
+def unlinked(path: Path, text: str) -> None:
+    path.unlink()
+    path.write_text(text, encoding="utf-8")
+
+
+def quantised(path: Path) -> None:
+    unet = load_file(path / f"{UNET}.safetensors")
+    (path / f"{UNET}.safetensors").unlink()
+    save_file({**unet, "mid_block.attentions.0.proj_in.scale_weight": torch.ones(1)}, path / f"{UNET}.safetensors")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "pointer": (lambda path: unlinked(path / f"{UNET}.safetensors", POINTER), "Git LFS pointer"),
+    "pointer of the VAE": (lambda path: unlinked(path / f"{VAE}.safetensors", POINTER), "Git LFS pointer"),
+    "no vae": (lambda path: shutil.rmtree(path / "vae"), "has no vae"),
+    "no text encoder": (lambda path: shutil.rmtree(path / "text_encoder"), "has no text_encoder"),
+    "no weights": (lambda path: (path / f"{TEXT}.safetensors").unlink(), "holds no weights"),
+    "scaled fp8": (quantised, "scale_weight"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_an_incomplete_folder_is_a_sentence_in_the_dry_run(
+    copy: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, words = DAMAGE[what]
+    damage(copy)
+    assert dry_run(tmp_path, copy) != 0
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
+
+
+def test_weights_with_a_tensor_missing_are_not_left_random(copy: Path) -> None:
+    unet = load_file(copy / f"{UNET}.safetensors")
+    del unet["mid_block.attentions.0.proj_in.weight"]
+    (copy / f"{UNET}.safetensors").unlink()
+    save_file(unet, copy / f"{UNET}.safetensors")
+    with pytest.raises(UserError, match="incomplete"):
+        family_named("sd1").load_unet(open_checkpoint(str(copy)), torch.float32)
+
+
+def test_a_single_file_that_is_a_pointer_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text(POINTER, encoding="utf-8")
+    with pytest.raises(UserError, match="Git LFS pointer"):
+        open_checkpoint(str(tmp_path / "model.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def without_vae(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint without its VAE."""
+    path = tmp_path_factory.mktemp("without") / "no-vae.safetensors"
+    save_file({key: value for key, value in load_file(shallow_checkpoint).items() if not key.startswith("first_stage_model.")}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def vaes(shallow_checkpoint: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The checkpoint's VAE in the forms that people have."""
+    root = tmp_path_factory.mktemp("vaes")
+    found = {key: value for key, value in load_file(shallow_checkpoint).items() if key.startswith("first_stage_model.")}
+    save_file(found, root / "prefixed.safetensors")
+    bare = {key.removeprefix("first_stage_model."): value for key, value in found.items()}
+    save_file({**bare, "model_ema.decay": torch.zeros(1)}, root / "bare.safetensors")
+    torch.save({"state_dict": bare}, root / "bare.ckpt")
+    shutil.copyfile(whole / f"{VAE}.safetensors", root / "diffusers.safetensors")
+    names = {"prefixed": "prefixed.safetensors", "bare": "bare.safetensors", "pickle": "bare.ckpt", "diffusers": "diffusers.safetensors"}
+    return {**{name: root / file for name, file in names.items()}, "folder": whole / "vae", "model folder": whole}
+
+
+@pytest.mark.parametrize("form", ["prefixed", "bare", "pickle", "diffusers", "folder", "model folder"])
+def test_a_vae_of_one_s_own_is_the_vae_that_it_was(
+    without_vae: Path, vaes: dict[str, Path], shallow_checkpoint: Path, form: str
+) -> None:
+    assert same(weights(without_vae, str(vaes[form])), weights(shallow_checkpoint))
+
+
+def test_a_single_file_without_a_vae_is_refused_in_the_dry_run_until_one_is_named(
+    without_vae: Path, vaes: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dry_run(tmp_path, without_vae) != 0
+    assert "holds no VAE" in capsys.readouterr().err
+    assert dry_run(tmp_path, without_vae, **{"base.vae": str(vaes["bare"])}) == 0
+
+
+def test_a_run_with_another_vae_is_another_run_with_latents_of_its_own(
+    shallow_checkpoint: Path, vaes: dict[str, Path], tmp_path: Path
+) -> None:
+    halved = load_file(vaes["bare"])
+    halved["quant_conv.weight"] = halved["quant_conv.weight"] / 2
+    save_file(halved, tmp_path / "halved.safetensors")
+    folder, losses = make_dataset(tmp_path / "data", 2), []
+    for vae in ("", str(tmp_path / "halved.safetensors")):
+        trained = train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", {"training.max_steps": 1, "base.vae": vae}))
+        assert trained.status == 0, trained.told[-1]
+        losses.append(trained.steps[0].loss)
+        metadata = read_lora(trained.run.lora).metadata
+        assert metadata.get("ss_vae_name", "") == Path(vae).name
+    assert len(list((tmp_path / "runs").glob("style-*"))) == 2
+    assert losses[0] != losses[1]
+
+
+def test_what_is_no_vae_for_this_model_is_refused(vaes: dict[str, Path], tmp_path: Path) -> None:
+    bare = load_file(vaes["bare"])
+    wide = {**bare, "decoder.conv_in.weight": torch.zeros(64, 16, 3, 3)}
+    save_file(wide, tmp_path / "flux.safetensors")
+    with pytest.raises(UserError, match="16 channels"):
+        open_vae(str(tmp_path / "flux.safetensors"))
+    save_file({key: value for key, value in bare.items() if key.startswith("decoder.")}, tmp_path / "taesd.safetensors")
+    with pytest.raises(UserError, match="no VAE with encoder and decoder"):
+        open_vae(str(tmp_path / "taesd.safetensors"))
+    with pytest.raises(UserError, match="not found"):
+        open_vae(str(tmp_path / "none.safetensors"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderTiny"}), encoding="utf-8")
+    with pytest.raises(UserError, match="no diffusers VAE"):
+        open_vae(str(tmp_path / "folder"))
+
+
+def test_a_hub_model_with_nothing_but_a_variant_is_downloaded_again_with_it(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        asked.append(ignore_patterns)
+        if len(asked) == 1:
+            (copy / f"{UNET}.safetensors").rename(tmp_path / "kept")
+        else:
+            (tmp_path / "kept").rename(copy / f"{UNET}.fp16.safetensors")
+        return str(copy)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    checkpoint = open_checkpoint("someone/model")
+    assert len(asked) == 2 and "*.fp16.*" in asked[0] and "*.fp16.*" not in asked[1]
+    family_of(checkpoint)

@@ -1,0 +1,180 @@
+"""Checkpoints of objectives and kinds that are not supported are refused by name, and doubtful ones are warned of."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.unit.training_helpers import configuration, make_dataset, train_here
+from trainer.cli import main
+from trainer.commands.inference import Painter
+from trainer.config.run_config import ObjectiveSection
+from trainer.core.errors import UserError
+from trainer.families import Prediction, cautions, family_named, family_of, open_checkpoint
+from trainer.launch.launcher import prepare_run
+from trainer.objective.objective import chosen_prediction
+from trainer.runs.events import Warning_
+
+
+@pytest.fixture(scope="module")
+def folder(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shallow SD 1.x checkpoint as a diffusers folder."""
+    path = tmp_path_factory.mktemp("diffusers") / "model"
+    family_named("sd1").pipeline(open_checkpoint(str(shallow_checkpoint)), dtype=torch.float32).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def edited(folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the folder with some values of one configuration changed; weights are links."""
+
+    def make(file: str, **values: Any) -> Path:
+        copy = tmp_path / "model"
+        shutil.copytree(folder, copy, copy_function=lambda source, target: Path(target).hardlink_to(source))
+        config = {**json.loads((folder / file).read_text(encoding="utf-8")), **values}
+        (copy / file).unlink()
+        (copy / file).write_text(json.dumps(config), encoding="utf-8")
+        return copy
+
+    return make
+
+
+def marked(source: Path, target: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
+    save_file({**load_file(str(source)), **tensors}, target, metadata=metadata)
+    return target
+
+
+def refusal(path: Path, tmp_path: Path, **changes: object) -> str:
+    """How starting a run on ``path`` is refused."""
+    with pytest.raises(UserError) as caught:
+        prepare_run(configuration(path, make_dataset(tmp_path / "data", 1), tmp_path / "runs", changes))
+    return str(caught.value)
+
+
+EDM = {
+    "Playground 2.5": {"edm_mean": torch.zeros(4), "edm_std": torch.ones(4)},
+    "CosXL": {"edm_vpred.sigma_max": torch.tensor(120.0), "edm_vpred.sigma_min": torch.tensor(0.002)},
+}
+
+
+@pytest.mark.parametrize("name", EDM)
+def test_edm_marker_tensors_are_refused_whatever_is_chosen(shallow_sdxl: Path, tmp_path: Path, name: str) -> None:
+    path = marked(shallow_sdxl, tmp_path / "edm.safetensors", EDM[name])
+    assert name in refusal(path, tmp_path)
+    assert name in refusal(path, tmp_path, **{"objective.prediction": "epsilon"})
+    with pytest.raises(UserError, match=name):
+        Painter(open_checkpoint(str(path)), device="cpu")
+
+
+def test_edm_markers_outweigh_v_pred_as_in_comfyui(shallow_sdxl: Path, tmp_path: Path) -> None:
+    both = marked(shallow_sdxl, tmp_path / "both.safetensors", {"v_pred": torch.zeros(1), **EDM["CosXL"]})
+    assert not family_named("sdxl").prediction(open_checkpoint(str(both))).is_supported
+
+
+@pytest.mark.parametrize("stated", ["flow_prediction", "rectified flow", "sample", "x0", "something-new"])
+def test_an_unknown_stated_prediction_of_a_file_is_refused_until_one_is_chosen(
+    shallow_checkpoint: Path, tmp_path: Path, stated: str
+) -> None:
+    path = marked(shallow_checkpoint, tmp_path / "flow.safetensors", {}, {"modelspec.prediction_type": stated})
+    assert "objective.prediction" in refusal(path, tmp_path)
+    found = family_of(open_checkpoint(str(path))).prediction(open_checkpoint(str(path)))
+    assert chosen_prediction(found, ObjectiveSection(prediction="v-prediction")) == Prediction("v_prediction")
+
+
+@pytest.mark.parametrize(("stated", "kind"), [("v", "v_prediction"), ("V-Prediction", "v_prediction"), ("eps", "epsilon"), ("", "epsilon")])
+def test_spellings_of_supported_predictions_are_understood(shallow_checkpoint: Path, tmp_path: Path, stated: str, kind: str) -> None:
+    path = marked(shallow_checkpoint, tmp_path / "v.safetensors", {}, {"modelspec.prediction_type": stated})
+    assert family_named("sd1").prediction(open_checkpoint(str(path))).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "word"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "flow_prediction"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, r"\(sample\)"),
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "rectified flow"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMDPMSolverMultistepScheduler"}, "Playground 2.5"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, "CosXL"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule = 'squaredcos_cap_v2'"),
+        ("scheduler/scheduler_config.json", {"beta_end": 0.02}, "beta_end = 0.02"),
+        ("vae/config.json", {"latents_mean": [0.1, 0.2, 0.3, 0.4]}, "latents_mean"),
+        ("unet/config.json", {"in_channels": 9}, "inpainting"),
+        ("unet/config.json", {"in_channels": 8}, "pix2pix"),
+        ("unet/config.json", {"class_embed_type": "projection"}, "class_embed_type"),
+    ],
+)
+def test_what_a_folder_s_configuration_says_is_refused_by_name(
+    edited: Callable[..., Path], tmp_path: Path, file: str, values: dict[str, Any], word: str
+) -> None:
+    assert re.search(word, refusal(edited(file, **values), tmp_path))
+
+
+def test_a_folder_of_v_prediction_is_still_read(edited: Callable[..., Path]) -> None:
+    path = edited("scheduler/scheduler_config.json", prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    checkpoint = open_checkpoint(str(path))
+    assert family_of(checkpoint).prediction(checkpoint) == Prediction("v_prediction", True)
+
+
+@pytest.mark.parametrize(("channels", "word"), [(9, "inpainting"), (8, "pix2pix"), (5, "depth"), (7, "upscalers"), (13, "13 channels")])
+def test_a_unet_with_more_inputs_is_named(shallow_checkpoint: Path, tmp_path: Path, channels: int, word: str) -> None:
+    stem = "model.diffusion_model.input_blocks.0.0.weight"
+    width = load_file(str(shallow_checkpoint))[stem].shape[0]
+    path = marked(shallow_checkpoint, tmp_path / "more.safetensors", {stem: torch.zeros(width, channels, 3, 3)})
+    assert word in refusal(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        ("embedder.model.visual.conv1.weight", "unCLIP"),
+        ("model.diffusion_model.input_blocks.1.1.transformer_blocks.0.fuser.linear.weight", "GLIGEN"),
+        ("model.diffusion_model.input_blocks.1.1.time_stack.0.attn1.to_q.weight", "video"),
+    ],
+)
+def test_a_single_file_with_layers_that_would_be_left_out_is_refused(shallow_checkpoint: Path, tmp_path: Path, key: str, word: str) -> None:
+    assert word in refusal(marked(shallow_checkpoint, tmp_path / "more.safetensors", {key: torch.zeros(2, 2)}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("sdxl_lightning_4step", "Lightning"),
+        ("DreamShaper-LCM", "LCM"),
+        ("sd_xl_turbo_1.0", "Turbo"),
+        ("noob-vpred-1.0", "v-prediction"),
+        ("Chenkin_Rectified-Flow", "rectified flow"),
+        ("hyperion", ""),
+        ("flowers_turbot", ""),
+    ],
+)
+def test_a_name_that_says_more_than_the_file_is_warned_of(shallow_checkpoint: Path, tmp_path: Path, name: str, word: str) -> None:
+    path = tmp_path / f"{name}.safetensors"
+    path.hardlink_to(shallow_checkpoint)
+    found = " ".join(cautions(open_checkpoint(str(path))))
+    assert word.lower() in found.lower() if word else not found
+
+
+def test_an_lcm_folder_is_warned_of(edited: Callable[..., Path]) -> None:
+    path = edited("scheduler/scheduler_config.json", _class_name="LCMScheduler")
+    assert ["LCMScheduler" in caution for caution in cautions(open_checkpoint(str(path)))] == [True]
+
+
+def test_the_run_and_the_dry_run_say_what_is_doubtful(
+    shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, data = tmp_path / "my-turbo.safetensors", make_dataset(tmp_path / "data", 1)
+    path.hardlink_to(shallow_checkpoint)
+    settings = configuration(path, data, tmp_path / "runs", {"training.max_steps": 1})
+    told = [event.message for event in train_here(settings).told if isinstance(event, Warning_)]
+    assert any("distilled" in message for message in told)
+    (tmp_path / "run.json").write_text(settings.to_json(), encoding="utf-8")
+    assert main(["train", str(tmp_path / "run.json"), "--dry-run"]) == 0
+    assert "distilled" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+"""Configurations derived from tensor shapes are those that were published for Stable Diffusion 1.5."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig
+
+from tests.tools.ldm_layout import FULL, tensors
+from trainer.core.errors import UserError
+from trainer.families import ldm
+from trainer.families.sd1 import FAMILY
+
+SHAPES = {tensor.name: tensor.shape for tensor in tensors(FULL)}
+
+# unet/config.json, vae/config.json and text_encoder/config.json of stable-diffusion-v1-5, less the entries that name files and versions
+UNET: dict[str, Any] = {
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+}
+VAE: dict[str, Any] = {
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 512,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+TEXT: dict[str, Any] = {
+    "hidden_act": "quick_gelu",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 77,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "projection_dim": 768,
+    "vocab_size": 49408,
+}
+
+
+def settled(cls: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """What a model of ``cls`` makes of ``config``, with its defaults filled in."""
+    with torch.device("meta"):
+        made = dict(cls.from_config({**config, "_class_name": cls.__name__}).config)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in made.items() if not key.startswith("_")}
+
+
+def test_the_unet_is_the_published_one() -> None:
+    assert settled(UNet2DConditionModel, ldm.unet_config(SHAPES, heads=8)) == settled(UNet2DConditionModel, UNET)
+
+
+def test_the_vae_is_the_published_one() -> None:
+    ours = ldm.vae_config(SHAPES, scaling_factor=FAMILY.latent_scale)
+    assert settled(AutoencoderKL, ours) == settled(AutoencoderKL, VAE)  # diffusers' default scaling factor is SD 1.5's
+
+
+def test_the_text_encoder_is_the_published_one() -> None:
+    ours = ldm.clip_config(SHAPES, prefix="cond_stage_model.transformer.text_model.", head_dim=64, activation="quick_gelu")
+    ignored = {"bos_token_id", "eos_token_id", "pad_token_id"}  # the published ones are not those of its own tokenizer
+    made, published = CLIPTextConfig(**ours).to_dict(), CLIPTextConfig(**TEXT).to_dict()
+    assert {key: made[key] for key in made if key not in ignored} == {key: published[key] for key in published if key not in ignored}
+
+
+def test_the_noise_schedule_is_the_published_one() -> None:
+    # scheduler_config.json of stable-diffusion-v1-5: scaled_linear is linear in the square root of beta
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    for scheduler in (FAMILY.noise_scheduler(), FAMILY.sampler()):
+        assert torch.allclose(scheduler.betas.double(), betas, rtol=1e-5)
+        assert scheduler.config.prediction_type == "epsilon"
+
+
+@pytest.mark.parametrize("width", [32, 96, 192])
+def test_other_widths_of_the_same_architecture_are_read_from_the_shapes(width: int) -> None:
+    from dataclasses import replace
+
+    size = replace(FULL, unet=(width, width, 2 * width, 2 * width), text_width=128, text_layers=3)
+    shapes = {tensor.name: tensor.shape for tensor in tensors(size)}
+    assert ldm.unet_config(shapes, heads=8)["block_out_channels"] == [width, width, 2 * width, 2 * width]
+    assert ldm.unet_config(shapes, heads=8)["cross_attention_dim"] == 128
+    text = ldm.clip_config(shapes, prefix="cond_stage_model.transformer.text_model.", head_dim=64, activation="quick_gelu")
+    assert (text["hidden_size"], text["num_hidden_layers"], text["num_attention_heads"]) == (128, 3, 2)
+
+
+@pytest.mark.parametrize("part", ["model.diffusion_model.", "first_stage_model.", "cond_stage_model."])
+def test_a_missing_part_is_named(part: str) -> None:
+    rest = {name: shape for name, shape in SHAPES.items() if not name.startswith(part)}
+    word = {"model.diffusion_model.": "UNet", "first_stage_model.": "VAE", "cond_stage_model.": "text encoder"}[part]
+    with pytest.raises(UserError, match=word) as caught:
+        ldm.unet_config(rest, heads=8)
+        ldm.vae_config(rest, scaling_factor=1)
+        ldm.clip_config(rest, prefix="cond_stage_model.transformer.text_model.", head_dim=64, activation="quick_gelu")
+    assert caught.value.kind == "checkpoint"

@@ -1,0 +1,142 @@
+"""A child that is asked to stop gets the time to save its state, however long that takes it; one that says nothing does not."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from trainer.config.run_config import RunConfig
+from trainer.core.errors import Cancelled
+from trainer.launch import child_process, launcher
+from trainer.runs import events, states
+from trainer.runs.run_folder import RunFolder
+from trainer.training import parent_channel
+
+from ..training_helpers import configuration, make_dataset
+
+# what a child does once its standard input has ended, after it has told of two steps
+_CHILD = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from trainer.runs.run_folder import events
+from trainer.training.parent_channel import Emitter
+run = Path(sys.argv[-1])
+emit = Emitter(run / "events.jsonl")
+emit(events.Phase("training", 2, 9))
+sys.stdin.read()
+{then}
+"""
+_SAVES = """
+emit(events.Phase(events.SAVING, 2, 9))
+time.sleep({seconds})
+(run / "saved").touch()
+emit(events.Stopped(2, "where"))
+os._exit(3)
+"""
+Follow = Callable[..., tuple[RunFolder, list[events.Event]]]
+ROOT = Path(launcher.__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Path) -> RunConfig:
+    root = tmp_path_factory.mktemp("following")
+    return configuration(shallow_checkpoint, make_dataset(root, 2), root / "runs")
+
+
+@pytest.fixture
+def follow(configured: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Follow:
+    """Start a child that does as it is told, stop it once it trains, and return its folder and what was told."""
+
+    def stopped(then: str, saved: int = 0) -> tuple[RunFolder, list[events.Event]]:
+        program = tmp_path / "child.py"
+        program.write_text(_CHILD.format(root=str(ROOT), then=then), encoding="utf-8")
+        monkeypatch.setattr(launcher, "command", lambda run: [sys.executable, str(program), str(run.path)])
+        own = configured.model_copy(update={"output": configured.output.model_copy(update={"runs": str(tmp_path / "runs")})})
+        run = launcher.prepare_run(own)
+        if saved:
+            states.save(run.checkpoints, saved, {})
+        told: list[events.Event] = []
+        with pytest.raises(Cancelled):
+            launcher.train(own, on_event=told.append, should_stop=lambda: bool(told), poll_seconds=0.05)
+        return run, told
+
+    return stopped
+
+
+def test_one_that_says_it_is_saving_is_waited_for(follow: Follow) -> None:
+    seconds = child_process._HEARD_SECONDS + 1
+    run, told = follow(_SAVES.format(seconds=seconds))
+    assert (run.path / "saved").is_file()
+    assert [event.name for event in told] == ["phase", "phase", "stopped"]
+    saving, stopped = told[-2:]
+    assert isinstance(saving, events.Phase) and saving.phase == events.SAVING
+    assert isinstance(stopped, events.Stopped) and stopped.step == 2
+    assert stopped.time - saving.time >= seconds - 0.1, "it was told when all was over"
+
+
+def test_one_that_says_nothing_is_killed_and_the_user_learns_where_the_run_goes_on(
+    follow: Follow,
+) -> None:
+    run, told = follow("time.sleep(600)")
+    warning, stopped = told[-2:]
+    assert isinstance(warning, events.Warning_) and "from the start" in warning.message
+    assert isinstance(stopped, events.Stopped) and stopped.step == 0
+    assert not (run.path / "saved").exists()
+
+
+def test_saving_has_an_end_too(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_process, "SAVING_SECONDS", child_process._HEARD_SECONDS + 0.5)
+    run, told = follow(_SAVES.format(seconds=600), saved=1)
+    warning, stopped = told[-2:]
+    assert isinstance(warning, events.Warning_) and "from step 1" in warning.message
+    assert isinstance(stopped, events.Stopped) and stopped.step == 1
+    assert not (run.path / "saved").exists()
+
+
+_WATCHES = """
+import subprocess, sys
+sys.path.insert(0, {root!r})
+from trainer.training.parent_channel import watch_parent
+thread = watch_parent(lambda: print("stopped", flush=True))
+subprocess.run([sys.executable, "-c", "import sys; print('read', repr(sys.stdin.read()), flush=True)"], check=True)
+thread.join()
+"""
+
+
+def test_what_a_child_starts_has_an_empty_standard_input_and_the_end_of_its_own_is_noticed() -> None:
+    command = [sys.executable, "-c", _WATCHES.format(root=str(ROOT))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "read ''\n", "it waited for the parent's pipe"
+        process.stdin.close()
+        assert process.stdout.readline() == "stopped\n"
+
+
+@pytest.mark.parametrize(("error", "read"), [(109, False), (233, False), (6, True)], ids=["closed", "not connected", "a terminal"])
+def test_on_windows_a_pipe_is_looked_into_and_not_read(error: int, read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a thread in a read would stop all others that ask for the pipe's kind. Acted: the calls are those of Windows."""
+    looks = iter([1, 1, 0])
+    kernel = SimpleNamespace(PeekNamedPipe=lambda handle, *rest: next(looks))
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(get_osfhandle=lambda number: 1000 + number))
+    monkeypatch.setattr(ctypes, "WinDLL", lambda name, use_last_error: kernel, raising=False)
+    monkeypatch.setattr(ctypes, "get_last_error", lambda: error, raising=False)
+    monkeypatch.setattr(parent_channel, "_LOOK_SECONDS", 0)
+    asked: list[int] = []
+
+    def one_read(number: int, count: int) -> bytes:
+        asked.append(number)
+        return b""
+
+    monkeypatch.setattr(os, "read", one_read)
+    parent_channel._wait_for_end(7)
+    assert next(looks, None) is None
+    assert asked == ([7] if read else [])

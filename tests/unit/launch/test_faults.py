@@ -1,0 +1,305 @@
+"""Faults that are really caused: a full disk, a child killed in mid-write, a child that hangs, a clock that jumps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.tools.processes import of_run
+from tests.unit.training_helpers import UNDISTURBED, configuration
+from trainer import lorafile
+from trainer.config.run_config import RunConfig
+from trainer.core.errors import Cancelled, UserError
+from trainer.core.files import PARTIAL
+from trainer.launch import child_process, launcher
+from trainer.runs import events, states
+from trainer.runs.run_folder import RunFolder
+
+pytestmark = pytest.mark.slow
+SETTINGS = UNDISTURBED
+STEPS = 6
+OnEvent = Callable[[events.Event], None]
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A file system of its own that a test can fill."""
+
+    path: Path
+
+    def fill(self, leave: int) -> None:
+        """Make a file that leaves ``leave`` bytes, in no time, for a child may be writing meanwhile."""
+        with (self.path / "ballast").open("ab") as file:
+            while (free := os.statvfs(self.path).f_bavail * os.statvfs(self.path).f_frsize) > leave:
+                with suppress(OSError):  # the child was faster: what is free is asked again
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free - leave)
+
+    def empty(self) -> None:
+        """Make space again."""
+        (self.path / "ballast").unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """32 MB of memory mounted as a disk."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("NOT CHECKED: a small disk can be mounted only on Linux and as root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"NOT CHECKED: no small disk can be mounted here ({mounted.stderr.strip()})")
+    yield SmallDisk(folder)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def half_files(folder: Path) -> list[Path]:
+    """What a broken write left."""
+    return list(folder.rglob(f"{PARTIAL}*"))
+
+
+def when(is_time: Callable[[events.Event], bool], act: Callable[[], None]) -> OnEvent:
+    """Do ``act`` at the first event that ``is_time``."""
+    done: list[events.Event] = []
+
+    def tell(event: events.Event) -> None:
+        if not done and is_time(event):
+            done.append(event)
+            act()
+
+    return tell
+
+
+def is_full(error: UserError, disk: SmallDisk) -> bool:
+    """Whether the message names what is full and the hint what to do."""
+    return (error.kind, str(disk.path) in error.message, "Free some space" in error.hint) == ("disk", True, True)
+
+
+@pytest.mark.usefixtures("quick_children")
+def test_a_disk_that_fills_while_latents_are_cached(
+    disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
+) -> None:
+    config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
+    with pytest.raises(UserError) as caught:
+        launcher.train(config, on_event=when(lambda event: isinstance(event, events.Plan), lambda: disk.fill(12_288)))
+    assert is_full(caught.value, disk), caught.value
+    assert not half_files(disk.path)
+    disk.empty()
+    assert launcher.train(config).lora.read_bytes() == expected
+
+
+@pytest.mark.usefixtures("quick_children")
+def test_a_disk_that_fills_before_a_checkpoint_keeps_the_earlier_ones(
+    disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
+) -> None:
+    config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
+    run = launcher.prepare_run(config)
+    with pytest.raises(UserError) as caught:
+        launcher.train(config, on_event=when(lambda event: isinstance(event, events.Checkpoint), lambda: disk.fill(65_536)))
+    assert is_full(caught.value, disk), caught.value
+    assert not half_files(disk.path)
+    saved, _ = states.newest(run.checkpoints)
+    assert saved is not None
+    assert 2 <= saved.step < STEPS
+    disk.empty()
+    plans: list[int] = []
+    result = launcher.train(config, on_event=lambda event: plans.append(event.start_step) if isinstance(event, events.Plan) else None)
+    assert plans == [saved.step]
+    assert result.lora.read_bytes() == expected
+
+
+@pytest.mark.usefixtures("quick_children")
+def test_a_disk_that_is_full_at_the_export_loses_no_step(
+    disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
+) -> None:
+    config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
+    run = launcher.prepare_run(config)
+    launcher.train(config)
+    run.lora.unlink()  # as if the last run had ended just before its export
+    run.result.unlink()
+    disk.fill(65_536)
+    with pytest.raises(UserError) as caught:
+        launcher.train(config)
+    assert is_full(caught.value, disk), caught.value
+    assert not run.lora.exists()
+    assert not half_files(disk.path)
+    disk.empty()
+    told: list[events.Event] = []
+    assert launcher.train(config, on_event=told.append).lora.read_bytes() == expected
+    assert not any(isinstance(event, events.Step) for event in told)
+
+
+@pytest.mark.usefixtures("quick_children")
+def test_a_full_lora_folder_keeps_the_lora_in_the_run_and_what_was_published(
+    disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+) -> None:
+    settings = {**SETTINGS, "output.publish": str(disk.path)}
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", settings)
+    (disk.path / "style.safetensors").write_bytes(b"an earlier LoRA")
+    disk.fill(16_384)
+    with pytest.raises(UserError) as caught:
+        launcher.train(config)
+    assert is_full(caught.value, disk), caught.value
+    assert launcher.prepare_run(config).lora.read_bytes() == expected
+    assert sorted(path.name for path in disk.path.iterdir()) == ["ballast", "style.safetensors"]
+    disk.empty()
+    again = launcher.train(config)
+    assert again.reused
+    assert again.lora.read_bytes() == expected
+    assert (disk.path / "style.safetensors").read_bytes() == b"an earlier LoRA"
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: POSIX signals")
+
+
+@contextmanager
+def caught_in_mid_write(run: RunFolder, folder: Path, pattern: str, act: Callable[[list[psutil.Process]], bool]) -> Iterator[None]:
+    """Within it a run trains. While something that matches ``pattern`` is being written in ``folder``, ``act`` gets its processes.
+
+    ``act`` returns whether it caught them in time; if not, the next write is waited for.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        victims: list[psutil.Process] = []
+        while not over.is_set():
+            victims = victims or of_run(run.path)
+            while victims and not over.is_set():
+                if any(folder.glob(pattern)) and act(victims):
+                    return
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def kill_in_mid_write(config: RunConfig, folder: Path, pattern: str) -> None:
+    """Train until something that matches ``pattern`` is being written in ``folder``, and kill the child there."""
+
+    def kill(victims: list[psutil.Process]) -> bool:
+        for victim in victims:
+            os.kill(victim.pid, signal.SIGKILL)
+        return True
+
+    with caught_in_mid_write(launcher.prepare_run(config), folder, pattern, kill), pytest.raises(UserError) as caught:
+        launcher.train(config)
+    assert caught.value.kind == "child", caught.value
+    assert any(folder.glob(pattern)), "the child was killed after it had finished writing"
+
+
+@posix
+@pytest.mark.parametrize("moment", ["checkpoint", "export"])
+def test_a_child_killed_in_mid_write_costs_at_most_that_file(
+    moment: str, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+) -> None:
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    run = launcher.prepare_run(config)
+    if moment == "checkpoint":
+        kill_in_mid_write(config, run.checkpoints, f"{PARTIAL}{4:06d}-*")
+        resumed_at = 2
+    else:
+        kill_in_mid_write(config, run.path, f"{PARTIAL}*.safetensors.tmp")
+        resumed_at = STEPS
+    assert not run.lora.exists()
+    plans: list[int] = []
+    result = launcher.train(config, on_event=lambda event: plans.append(event.start_step) if isinstance(event, events.Plan) else None)
+    assert plans == [resumed_at]
+    assert result.lora.read_bytes() == expected
+    assert not half_files(run.path)
+
+
+@posix
+def test_a_stop_while_a_lora_is_written_leaves_it_whole(
+    shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_process, "_HEARD_SECONDS", 60.0)  # it is held in mid-write for a while
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    run = launcher.prepare_run(config)
+    written: list[Path] = []
+    held, told_to_stop = threading.Event(), threading.Event()
+
+    def hold(processes: list[psutil.Process]) -> bool:
+        for process in processes:
+            process.suspend()
+        written.extend(path.parent for path in run.checkpoints.glob(f"step-*/{PARTIAL}*.safetensors.tmp"))
+        if written:
+            held.set()
+            told_to_stop.wait(60)
+            time.sleep(0.5)  # by now its pipe is closed: it hears of the stop before it writes on
+        for process in processes:
+            process.resume()
+        return bool(written)
+
+    def should_stop() -> bool:
+        if held.is_set():
+            told_to_stop.set()
+        return held.is_set()
+
+    with caught_in_mid_write(run, run.checkpoints, f"step-*/{PARTIAL}*.safetensors.tmp", hold), pytest.raises(Cancelled):
+        launcher.train(config, should_stop=should_stop)
+    assert not half_files(run.path)
+    lorafile.verify_lora(next(written[0].glob("*.safetensors")))
+    assert launcher.train(config).lora.read_bytes() == expected
+
+
+@posix
+@pytest.mark.usefixtures("quick_children")
+def test_a_child_that_hangs_is_stopped_and_the_run_goes_on_later(
+    shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+) -> None:
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    run = launcher.prepare_run(config)
+
+    def freeze() -> None:
+        for process in of_run(run.path):
+            process.suspend()
+
+    with pytest.raises(UserError) as caught:
+        launcher.train(config, on_event=when(lambda event: isinstance(event, events.Step) and event.step == 3, freeze), silent_seconds=8)
+    assert caught.value.kind == "hung"
+    assert "told nothing for 8 seconds" in caught.value.message
+    assert "resumes" in caught.value.hint
+    assert not of_run(run.path)
+    assert launcher.train(config).lora.read_bytes() == expected
+
+
+@pytest.mark.usefixtures("quick_children")
+@pytest.mark.parametrize("jump", [-10 * 365 * 86_400.0, 10 * 365 * 86_400.0], ids=["back", "forward"])
+def test_a_clock_that_was_set_between_two_starts_changes_nothing(
+    jump: float, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
+) -> None:
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
+    run = launcher.prepare_run(config)
+    launcher.train(config)
+    # the first start, as it would have been logged and dated with another clock, and then ended before its export
+    lines = [json.loads(line) for line in run.events.read_text(encoding="utf-8").splitlines()]
+    run.events.write_text("".join(json.dumps({**line, "time": line["time"] + jump}) + "\n" for line in lines), encoding="utf-8")
+    moment = time.time() + jump
+    for number, folder in enumerate(sorted(run.checkpoints.glob("step-*"))):
+        os.utime(folder, (moment - number, moment - number))  # the newest state has the oldest date
+    for path in (run.lora, run.result, run.loss_curve):
+        path.unlink()
+    began = time.monotonic()
+    told: list[events.Event] = []
+    result = launcher.train(config, on_event=told.append)
+    first = lines[-1]["time"] - lines[0]["time"]
+    assert [event.start_step for event in told if isinstance(event, events.Plan)] == [STEPS]
+    assert 0 <= result.seconds <= first + time.monotonic() - began
+    assert result.lora.read_bytes() == expected

@@ -1,0 +1,247 @@
+"""Whole runs through accelerate's child: finished, found again, stopped, killed, resumed. The files are equal to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.tools.processes import of_run
+from tests.unit.training_helpers import PROMPTS, configuration, train_here
+from trainer.config.run_config import RunConfig
+from trainer.core.errors import Cancelled, UserError
+from trainer.launch import launcher
+from trainer.runs import events, states
+from trainer.runs.run_folder import RunFolder, RunResult, read_events
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[3]
+EPOCHS, IMAGES = 3, 6
+MODULES = 72  # of the shallow checkpoint
+STEPS = EPOCHS * IMAGES
+SETTINGS: dict[str, object] = {
+    "training.epochs": EPOCHS,
+    "training.gradient_accumulation": 1,
+    "training.checkpoint_every": 2,
+    "sample.every_epochs": 1,
+    "sample.prompts": PROMPTS[:1],
+    "sample.steps": 1,
+    "output.tensorboard": True,
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An uninterrupted run and what it told."""
+
+    config: RunConfig
+    result: RunResult
+    told: list[events.Event]
+
+    @property
+    def steps(self) -> list[events.Step]:
+        return [event for event in self.told if isinstance(event, events.Step)]
+
+
+@pytest.fixture(scope="module")
+def finished(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The run that the others are compared with."""
+    root = tmp_path_factory.mktemp("uninterrupted")
+    config = configuration(shallow_checkpoint, dataset_folder, root / "runs", {**SETTINGS, "output.publish": str(root / "loras")})
+    told: list[events.Event] = []
+    return Finished(config, launcher.train(config, on_event=told.append), told)
+
+
+def elsewhere(finished: Finished, folder: Path, **output: object) -> RunConfig:
+    """The same run in another folder."""
+    data = finished.config.model_dump()
+    data["output"] = {"runs": str(folder), "tensorboard": False, **output}
+    return RunConfig.model_validate(data)
+
+
+def wait_until_gone(run: RunFolder, seconds: float) -> bool:
+    """Whether every process of ``run`` ended within ``seconds``."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not of_run(run.path):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_a_run_ends_with_done_and_a_lora_that_holds_something(finished: Finished) -> None:
+    assert isinstance(finished.told[-1], events.Done)
+    assert [step.step for step in finished.steps] == list(range(1, STEPS + 1))
+    assert not finished.result.reused
+    tensors = load_file(str(finished.result.lora))
+    assert len(tensors) == 3 * MODULES
+    assert all(np.isfinite(tensor.float().numpy()).all() for tensor in tensors.values())
+    assert any(float(tensor.abs().max()) > 0 for name, tensor in tensors.items() if "lora_up" in name)
+
+
+def test_the_events_that_the_parent_got_are_those_of_the_log(finished: Finished) -> None:
+    assert read_events(finished.result.run_dir / "events.jsonl") == finished.told
+
+
+def test_the_lora_is_published_as_it_is(finished: Finished) -> None:
+    assert finished.result.lora.parent == Path(finished.config.output.publish)
+    assert finished.result.lora.name == "style.safetensors"
+    assert finished.result.lora.read_bytes() == (finished.result.run_dir / "style.safetensors").read_bytes()
+
+
+def test_there_are_validation_images_before_the_first_step_and_after_each_epoch(finished: Finished) -> None:
+    assert [(image.epoch, image.step, image.prompt) for image in finished.result.samples] == [
+        (epoch, epoch * IMAGES, PROMPTS[0]) for epoch in range(EPOCHS + 1)
+    ]
+    pictures = [np.asarray(Image.open(image.path)) for image in finished.result.samples]
+    assert all(picture.shape == (64, 64, 3) for picture in pictures)
+    assert not np.array_equal(pictures[0], pictures[-1])  # the LoRA is in the last one
+
+
+def test_the_loss_curve_is_a_picture_of_the_stated_size(finished: Finished) -> None:
+    with Image.open(finished.result.loss_curve) as picture:
+        assert (picture.format, picture.size) == ("PNG", (1024, 576))
+        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20  # lines, not an empty frame
+
+
+def test_tensorboard_shows_what_the_event_stream_says(finished: Finished) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(finished.result.run_dir / "tensorboard"))
+    log.Reload()
+    for tag, attribute in (("loss", "loss"), ("lr", "lr"), ("grad_norm", "grad_norm"), ("loss/average", "loss_average")):
+        scalars = {scalar.step: scalar.value for scalar in log.Scalars(tag)}
+        assert scalars == pytest.approx({step.step: getattr(step, attribute) for step in finished.steps}, rel=1e-6)
+
+
+def test_a_finished_run_is_found_again_even_after_another_one(finished: Finished, shallow_checkpoint: Path, dataset_folder: Path) -> None:
+    runs = Path(finished.config.output.runs)
+    another = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {"training.max_steps": 1}))
+    assert another.status == 0
+    assert another.run.path != finished.result.run_dir
+    told: list[events.Event] = []
+    again = launcher.train(finished.config, on_event=told.append)
+    assert again.reused
+    assert not told  # no child was started
+    assert (again.lora, again.samples, again.steps) == (finished.result.lora, finished.result.samples, STEPS)
+
+
+def test_a_published_file_that_was_deleted_comes_back_without_training(finished: Finished) -> None:
+    content = finished.result.lora.read_bytes()
+    finished.result.lora.unlink()
+    assert launcher.train(finished.config).reused
+    assert finished.result.lora.read_bytes() == content
+
+
+@pytest.mark.usefixtures("quick_children")
+def test_a_run_that_was_stopped_and_resumed_elsewhere_gives_the_same_bytes(finished: Finished, tmp_path: Path) -> None:
+    config = elsewhere(finished, tmp_path)
+    run = launcher.prepare_run(config)
+    told: list[events.Event] = []
+
+    def far_enough() -> bool:
+        return any(isinstance(event, events.Step) and event.step >= 5 for event in told)
+
+    with pytest.raises(Cancelled):
+        launcher.train(config, on_event=told.append, should_stop=far_enough)
+    assert not of_run(run.path)
+    assert told == read_events(run.events), "what the child does after it was asked to stop is told, too"
+    assert isinstance(told[-1], events.Stopped)
+    assert not run.result.exists()
+    saved, _ = states.newest(run.checkpoints)
+    assert saved is not None and saved.step >= 4
+
+    result = launcher.train(config, on_event=told.append)
+    second = [event for event in told if isinstance(event, events.Plan)][-1]
+    assert second.start_step == saved.step
+    assert result.lora.read_bytes() == finished.result.lora.read_bytes()
+    assert [image.epoch for image in result.samples] == list(range(EPOCHS + 1))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_killed_child_is_a_clear_error_and_the_run_resumes_past_a_damaged_state(finished: Finished, tmp_path: Path) -> None:
+    config = elsewhere(finished, tmp_path)
+    run = launcher.prepare_run(config)
+
+    def kill(event: events.Event) -> None:
+        if isinstance(event, events.Step) and event.step == 7:
+            (process,) = of_run(run.path)  # accelerate's launcher is the process that trains, not another one around it
+            process.send_signal(signal.SIGKILL)
+
+    with pytest.raises(UserError) as caught:
+        launcher.train(config, on_event=kill)
+    assert caught.value.kind == "child"
+    assert "killed by SIGKILL" in caught.value.message
+    assert "memory" in caught.value.hint
+    assert not of_run(run.path)
+
+    newest, _ = states.newest(run.checkpoints)
+    assert newest is not None and newest.step >= 4
+    state = newest.path / "state.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    before, _ = states.newest(run.checkpoints)
+    assert before is not None and before.step == newest.step - 2
+
+    resumed = train_here(config)
+    assert [event.start_step for event in resumed.told if isinstance(event, events.Plan)] == [0, before.step]
+    assert resumed.run.lora.read_bytes() == finished.result.lora.read_bytes()
+
+
+def command_line(config: RunConfig, path: Path) -> list[str]:
+    """A process that trains ``config``."""
+    path.write_text(config.to_json(), encoding="utf-8")
+    return [sys.executable, str(ROOT / "trainer"), "train", str(path), "--json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_child_outlives_no_parent_and_of_two_that_want_the_same_run_one_trains(finished: Finished, tmp_path: Path) -> None:
+    data: dict[str, Any] = json.loads(elsewhere(finished, tmp_path / "runs").to_json())
+    data["training"]["checkpoint_every"] = 1000  # a state can only come from being stopped
+    data["sample"]["every_epochs"] = 0
+    config = RunConfig.model_validate(data)
+    run = launcher.prepare_run(config)
+    command = command_line(config, tmp_path / "config.json")
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as parent:
+        assert parent.stdout is not None
+        for line in parent.stdout:
+            event = events.decode(line)
+            if isinstance(event, events.Step) and event.step >= 3:
+                break
+        parent.kill()
+    assert wait_until_gone(run, 120)
+    saved, _ = states.newest(run.checkpoints)
+    assert saved is not None and saved.step >= 3
+
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    said = [process.communicate(timeout=900)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted("found, already trained" in text for text in said) == [False, True]
+    plans = [event.start_step for event in read_events(run.events) if isinstance(event, events.Plan)]
+    assert plans == [0, saved.step]
+
+
+@pytest.mark.usefixtures("quick_children")
+def test_a_loss_that_is_no_number_ends_the_run_with_a_hint(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    weights = load_file(str(shallow_checkpoint))
+    weights["model.diffusion_model.out.2.bias"] += float("inf")
+    save_file(weights, tmp_path / "overflowing.safetensors")
+    with pytest.raises(UserError) as caught:
+        launcher.train(configuration(tmp_path / "overflowing.safetensors", dataset_folder, tmp_path / "runs"))
+    assert caught.value.kind == "nan"
+    assert "step 1" in caught.value.message
+    assert "learning rate" in caught.value.hint

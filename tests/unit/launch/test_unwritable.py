@@ -1,0 +1,140 @@
+"""Folders that must not be written: what cannot be done is said with the folder's name, and what was made is kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.unit.training_helpers import configuration, make_pictures
+from trainer.cli import main
+from trainer.core.errors import UserError
+from trainer.launch import launcher
+
+SETTINGS: dict[str, object] = {"training.max_steps": 1}
+
+
+@dataclass
+class Locks:
+    """Folders that can be locked against writing, for root too: then they are file systems that are mounted read-only."""
+
+    mounted: list[Path] = field(default_factory=list)
+
+    def make(self, folder: Path) -> Path:
+        """A folder that ``close`` can lock."""
+        folder.mkdir(parents=True)
+        if os.geteuid() == 0:
+            done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"NOT CHECKED: root can write anywhere, and nothing can be mounted here ({done.stderr.strip()})")
+            self.mounted.append(folder)
+        return folder
+
+    def close(self, folder: Path) -> None:
+        """Nobody writes here any more."""
+        if folder in self.mounted:
+            subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        else:
+            folder.chmod(0o555)
+
+    def open(self, folder: Path) -> None:
+        """Everybody may again."""
+        if folder in self.mounted:
+            subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
+        else:
+            folder.chmod(0o755)
+
+
+@pytest.fixture
+def locks() -> Iterator[Locks]:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("NOT CHECKED: folders are locked as Linux does it")
+    made = Locks()
+    yield made
+    for folder in made.mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_runs_folder_that_cannot_be_written_is_named_before_any_child(
+    locks: Locks, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+) -> None:
+    runs = locks.make(tmp_path / "runs")
+    locks.close(runs)
+    with pytest.raises(UserError) as caught:
+        launcher.train(configuration(shallow_checkpoint, dataset_folder, runs, SETTINGS), before_start=lambda: pytest.fail("a child"))
+    assert caught.value.kind == "permission"
+    assert str(runs) in caught.value.message
+    assert "writable" in caught.value.hint
+    assert not list(runs.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_children")
+def test_a_lora_folder_that_cannot_be_written_keeps_the_lora_in_the_run(
+    locks: Locks, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+) -> None:
+    loras = locks.make(tmp_path / "loras")
+    (loras / "style.safetensors").write_bytes(b"an earlier LoRA")
+    locks.close(loras)
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", {**SETTINGS, "output.publish": str(loras)})
+    with pytest.raises(UserError) as caught:
+        launcher.train(config)
+    run = launcher.prepare_run(config)
+    assert caught.value.kind == "permission"
+    assert str(loras) in caught.value.message
+    assert f"whole in {run.lora}" in caught.value.hint
+    assert run.finished() is not None
+    assert [path.read_bytes() for path in loras.iterdir()] == [b"an earlier LoRA"]
+    locks.open(loras)
+    again = launcher.train(config)
+    assert again.reused
+    assert again.lora.read_bytes() == run.lora.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_children")
+def test_a_folder_that_is_locked_in_mid_run_ends_it_with_its_name(
+    locks: Locks, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+) -> None:
+    cache = locks.make(tmp_path / "runs" / "_cache")
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", SETTINGS)
+    with pytest.raises(UserError) as caught:
+        launcher.train(config, before_start=lambda: locks.close(cache))
+    assert caught.value.kind == "permission"
+    assert str(cache) in caught.value.message
+    locks.open(cache)
+    assert not launcher.train(config).reused
+
+
+def test_commands_name_the_folder_that_they_cannot_write(
+    locks: Locks, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import save_file
+
+    from tests.unit.lorafile.helpers import lora_tensors, small_layers
+
+    save_file(lora_tensors(small_layers()), tmp_path / "lora.safetensors")
+    pictures = make_pictures(tmp_path / "pictures", 1)
+    locked = locks.make(tmp_path / "locked")
+    prepared = ["prepare", str(pictures), "--out", str(locked), "--trigger", "x", "--resolution", "64"]
+    assert main(prepared) == 0
+    capsys.readouterr()
+    shutil.copyfile(pictures / "00.png", pictures / "01.png")
+    before = {path: path.stat().st_mtime_ns for path in locked.rglob("*")}
+    locks.close(locked)
+    for command in (
+        prepared,
+        [*prepared[:-3], "another", "--resolution", "64"],
+        ["export", str(tmp_path / "lora.safetensors"), str(locked / "out.safetensors")],
+    ):
+        assert main(command) == 1, command
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert str(locked) in said
+    assert {path: path.stat().st_mtime_ns for path in locked.rglob("*")} == before

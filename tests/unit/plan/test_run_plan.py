@@ -1,0 +1,211 @@
+"""The plan: its counts are those of the run, and its memory is that of a real training step."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.training_helpers import configuration, make_dataset, train_here
+from trainer.adapters import adapter
+from trainer.core import devices
+from trainer.core.errors import UserError
+from trainer.dataset import open_dataset
+from trainer.families import family_of, open_checkpoint
+from trainer.families.sd1 import FAMILY
+from trainer.plan import memory_estimate
+from trainer.plan.memory_estimate import memory_needed
+from trainer.plan.run_plan import Models, make_plan, memory_of, require_memory
+from trainer.runs import events
+
+
+def bytes_kept_for_backward(unet: Any, side: int, batch: int) -> int:
+    """What one real forward pass on the CPU saves for the backward pass, weights aside."""
+    owned = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # an address may be used again once it is free
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        unet(torch.randn(batch, 4, side, side), torch.zeros(batch, dtype=torch.int64), torch.randn(batch, 77, 64))
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(("batch", "pixels", "targets"), [(1, 256, "all-linear"), (2, 128, "all-linear"), (1, 256, "attention")])
+def test_the_activations_are_those_that_a_real_forward_pass_saves(
+    tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, batch: int, pixels: int, targets: str
+) -> None:
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    config = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.batch_size": batch, "network.targets": targets})
+    planned = FAMILY.empty_unet(checkpoint)
+    modules = FAMILY.lora_targets(planned, targets)
+    with torch.device("meta"):
+        adapter.inject(planned, modules, rank=4, alpha=4, seed=0)
+    activations = memory_needed(planned, FAMILY, config, (pixels, pixels), torch.float32)["activations"] * 1e9
+
+    real: Any = FAMILY.load_unet(checkpoint, torch.float32)
+    real.to(memory_format=torch.channels_last)
+    adapter.inject(real, modules, rank=4, alpha=4, seed=0)
+    # the meta device knows no layouts: what is copied from one into the other is not counted
+    assert activations == pytest.approx(bytes_kept_for_backward(real.train(), pixels // 8, batch), rel=0.035)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("more", [{}, {"training.gradient_checkpointing": True, "network.dora": True}], ids=["plain", "checkpointed DoRA"])
+def test_shapes_that_are_remembered_count_as_those_that_torch_works_out(
+    shallow_checkpoint: Path,
+    shallow_sdxl: Path,
+    dataset_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    more: dict[str, Any],
+) -> None:
+    checkpoint = open_checkpoint(str({"sd1": shallow_checkpoint, "sdxl": shallow_sdxl}[family]))
+    changes = {"training.batch_size": 3, "network.targets": "all-linear+conv", **more}
+    config = configuration(checkpoint.path, dataset_folder, tmp_path, changes)
+    counted = []
+    for mode in (memory_estimate._remembered_shapes, nullcontext):
+        monkeypatch.setattr(memory_estimate, "_remembered_shapes", mode)
+        counted.append(memory_of(config, family_of(checkpoint), checkpoint, (192, 128), torch.bfloat16))
+    assert counted[0] == counted[1]
+
+
+@pytest.mark.parametrize("more", [{}, {"network.text_encoder": True}], ids=["unet", "with text encoder"])
+def test_plans_that_share_models_are_those_that_share_nothing(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    """In an order in which each plan finds what the one before it did to the models."""
+    folder, checkpoint, models = make_dataset(tmp_path, 4), open_checkpoint(str(shallow_checkpoint)), Models()
+    settings: list[dict[str, Any]] = [
+        {"training.gradient_checkpointing": True},
+        {},
+        {"training.micro_batch_size": 1},
+        {"training.base_precision": "int8"},
+        {"training.gradient_checkpointing": True, "training.base_precision": "int8"},
+        {"network.rank": 2},
+        {"training.precision": "bf16"},
+        {},
+    ]
+    for changes in settings:
+        config = configuration(shallow_checkpoint, folder, tmp_path, {"training.batch_size": 4, **more, **changes})
+        given = (config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), changes.get("training.precision", "fp32"))
+        plans = [replace(make_plan(*given, models=shared), time=0.0) for shared in (models, None)]
+        assert plans[0] == plans[1], changes
+    assert len(models._made) == 4, "nothing was shared, or too much"
+
+
+def test_the_plan_is_what_the_run_then_does(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path, 5, repeats=2)
+    changes = {"training.batch_size": 4, "training.gradient_accumulation": 2, "training.epochs": 2}
+    config = configuration(shallow_checkpoint, folder, tmp_path / "runs", changes)
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
+    plan = make_plan(config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), "fp32")
+    # ten slots an epoch: batches of 4, 4 and 2; steps of two batches and of one
+    assert (plan.images, plan.buckets, plan.steps_per_epoch, plan.steps, plan.epochs) == (5, {"64x64": 10}, 2, 4, 2)
+    assert [step.step for step in train_here(config).steps] == [1, 2, 3, 4]
+
+
+def test_a_limit_of_steps_shortens_the_last_epoch(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    def plan(steps: int) -> tuple[int, int]:
+        changes = {"training.max_steps": steps, "training.epochs": 3, "training.gradient_accumulation": 2}
+        made = make_plan(
+            configuration(shallow_checkpoint, dataset_folder, tmp_path, changes),
+            open_dataset(dataset_folder),
+            FAMILY,
+            open_checkpoint(str(shallow_checkpoint)),
+            torch.device("cpu"),
+            "fp32",
+        )
+        return made.steps, made.epochs
+
+    assert [plan(steps) for steps in (0, 1, 4, 100)] == [(9, 3), (1, 1), (4, 2), (9, 3)]
+
+
+def test_checkpointing_needs_less_memory(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
+    folder = make_dataset(tmp_path, 1, resolution=512)
+
+    def memory(**changes: object) -> float:
+        config = configuration(shallow_checkpoint, folder, tmp_path, changes)
+        return make_plan(config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), "fp32").memory_gb
+
+    assert memory(**{"training.gradient_checkpointing": True}) < memory() < memory(**{"training.batch_size": 4})
+
+
+@pytest.mark.parametrize(
+    ("enough", "words"),
+    [
+        ({"training.precision": "bf16"}, 'with training.precision = "bf16";'),
+        ({"training.precision": "bf16", "training.gradient_checkpointing": True}, "training.gradient_checkpointing = true;"),
+        (
+            {"training.precision": "bf16", "training.gradient_checkpointing": True, "training.micro_batch_size": 1},
+            "training.micro_batch_size = 1;",
+        ),
+        (None, "No setting makes it fit"),
+    ],
+)
+def test_a_run_that_cannot_fit_is_refused_with_what_would(
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: dict[str, Any] | None, words: str
+) -> None:
+    folder = make_dataset(tmp_path, 4, resolution=512)
+    checkpoint = open_checkpoint(str(shallow_checkpoint))
+    settings = configuration(shallow_checkpoint, folder, tmp_path / "runs", {"training.batch_size": 4})
+    total = 0.1
+    if enough is not None:
+        fitting = configuration(shallow_checkpoint, folder, tmp_path / "runs", {"training.batch_size": 4, **enough})
+        precision = fitting.training.precision
+        total = make_plan(fitting, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), precision).memory_gb / 1.1 + 1e-3
+    monkeypatch.setattr("trainer.core.devices.total_memory_gb", lambda device: total)
+    trained = train_here(settings)
+    told = trained.told[-1]
+    assert isinstance(told, events.Error)
+    assert (trained.status, told.kind) == (1, "memory")
+    assert words in told.hint
+    assert f"{total:.1f} GB" in told.message
+    assert not (trained.run.path.parent / "_cache" / "latents").exists()  # before anything was encoded
+
+
+def test_an_estimate_a_little_above_the_memory_is_let_through(
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.core.devices.total_memory_gb", lambda device: 0.8)
+    settings = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1})
+    plan = make_plan(settings, open_dataset(dataset_folder), FAMILY, open_checkpoint(str(shallow_checkpoint)), torch.device("cpu"), "fp32")
+    assert 0.8 < plan.memory_gb < 0.88
+    assert train_here(settings).status == 0
+
+
+def test_of_a_gpu_other_programs_have_a_part_and_what_is_tight_is_said(
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is acted: the run itself computes on the CPU."""
+    settings = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1})
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr("trainer.core.devices.total_memory_gb", lambda device: 12.0)
+    assert (devices.usable_memory_gb(cpu), devices.usable_memory_gb(gpu)) == (12.0, 10.5)
+    plan = make_plan(settings, open_dataset(dataset_folder), FAMILY, open_checkpoint(str(shallow_checkpoint)), cpu, "fp32")
+    on_gpu = replace(plan, device="cuda", memory_gb=11.5)
+    require_memory(on_gpu, 11.0, lambda changes: 11.5)
+    with pytest.raises(UserError, match=r"the GPU has 11\.0 GB for it"):
+        require_memory(replace(on_gpu, memory_gb=12.2), 11.0, lambda changes: 12.2)
+
+
+@pytest.mark.parametrize(("rank", "used"), [("1", [1]), ("", []), ("3", []), (None, [])])
+def test_each_process_of_a_machine_works_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch, rank: str | None, used: list[int]) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(devices, "gpu_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    devices.use_own_gpu()
+    assert taken == used

@@ -1,0 +1,107 @@
+"""The event stream: what goes out comes back, and what is not an event is nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import MISSING, fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.runs import events
+
+BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
+    "int": st.integers(),
+    "float": st.floats(),
+    "bool": st.booleans(),
+    "str": st.text() | st.sampled_from(["nan", "inf", "-inf", "\n", "\r\n", "\x00", "\u2028", "{}", '"']),
+    "float | None": st.none() | st.floats(),
+    "dict[str, float]": st.dictionaries(st.text(), st.floats(allow_nan=False)),
+    "dict[str, int]": st.dictionaries(st.text(), st.integers()),
+}
+
+
+def any_event(cls: type[events.Event]) -> st.SearchStrategy[events.Event]:
+    """Events of one type with any values of the declared types."""
+    return st.builds(cls, **{field.name: BY_TYPE[str(field.type)] for field in fields(cls)})
+
+
+def same(first: Any, second: Any) -> bool:
+    """Equality in which NaN equals NaN and an int is not a float."""
+    if isinstance(first, float) and isinstance(second, float):
+        return first == second or (math.isnan(first) and math.isnan(second))
+    return type(first) is type(second) and bool(first == second)
+
+
+@given(st.sampled_from(sorted(events.TYPES)).flatmap(lambda name: any_event(events.TYPES[name])))
+def test_every_event_comes_back_as_it_was(event: events.Event) -> None:
+    line = events.encode(event)
+    assert "\n" not in line and "\r" not in line and line.isascii()
+    back = events.decode(line)
+    assert type(back) is type(event)
+    for field in fields(event):
+        assert same(getattr(back, field.name), getattr(event, field.name)), field.name
+
+
+@given(any_event(events.Step))
+def test_a_line_is_json_that_any_program_reads(event: events.Event) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    data = json.loads(events.encode(event), parse_constant=refuse)
+    assert data["event"] == "step"
+
+
+def test_not_a_number_travels() -> None:
+    step = events.Step(1, 2, 1, math.nan, math.inf, 1e-4, -math.inf, 1.0, 0.0, 0.5)
+    back = events.decode(events.encode(step))
+    assert isinstance(back, events.Step)
+    assert math.isnan(back.loss) and back.loss_average == math.inf and back.grad_norm == -math.inf
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "Downloading: 100%",
+        "{",
+        "[]",
+        "null",
+        "3",
+        '"event"',
+        '{"event": 5}',
+        '{"event": ["done"]}',
+        '{"event": "unheard-of"}',
+        '{"event": "done"}',
+        '{"event": "step", "step": 1}',
+        '{"loss": 0.5}',
+        events.encode(events.Phase("training", 1, 2, time=0.0))[:-5],
+        "[" * 100_000,
+        '{"event":' * 50_000,
+        "9" * 10_000,
+        "\ud800",
+    ],
+)
+def test_a_line_that_is_no_event_is_nothing(line: str) -> None:
+    assert events.decode(line) is None
+
+
+@given(st.text())
+def test_no_text_raises(text: str) -> None:
+    events.decode(text)
+
+
+def test_fields_of_a_newer_version_are_dropped() -> None:
+    line = json.dumps({**json.loads(events.encode(events.Warning_("careful"))), "severity": 3})
+    back = events.decode(line)
+    assert isinstance(back, events.Warning_)
+    assert back.message == "careful"
+
+
+def test_the_names_of_the_stream_are_those_of_the_design() -> None:
+    assert {"plan", "phase", "step", "sample", "checkpoint", "warning", "done", "error"} <= set(events.TYPES)
+    error = {field.name for field in fields(events.Error) if field.default is MISSING and field.default_factory is MISSING}
+    assert error == {"kind", "message", "hint"}

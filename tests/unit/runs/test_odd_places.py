@@ -1,0 +1,118 @@
+"""Links, pipes and half characters where a run's own files and texts should be."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.training_helpers import configuration
+from trainer.config import run_config
+from trainer.core.errors import UserError
+from trainer.core.files import read_regular, sha256_file, write_atomic
+from trainer.launch import launcher
+from trainer.runs import events
+from trainer.runs import states as resume
+from trainer.runs.pruning import prune
+from trainer.runs.run_folder import RunFolder, loss_history, read_events, read_samples
+from trainer.runs.run_times import start_day
+from trainer.training.parent_channel import Emitter
+
+posix = pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: pipes and links are POSIX")
+VALUES: dict[str, Any] = {"lora": {"a": torch.ones(2)}, "schedule": {"last_epoch": 2}}
+HALF = "style \ud800"
+
+
+@posix
+def test_a_pipe_in_place_of_a_run_s_files_is_not_waited_for(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "style-0123", "style")
+    run.path.mkdir()
+    for path in (run.events, run.result, run.started, run.lora):
+        os.mkfifo(path)
+    assert (read_events(run.events), loss_history(run.events), read_samples(run.events)) == ([], [], ())
+    assert (run.finished(), run.lora_digest()) == (None, "")
+    assert start_day(run, record=False) % 86_400 == 0
+    with pytest.raises(OSError, match="pipe"):
+        sha256_file(run.lora)
+
+
+@posix
+@pytest.mark.parametrize("what", ["link", "pipe", "folder"])
+@pytest.mark.parametrize("name", ["events.jsonl", "child.log"])
+def test_a_training_does_not_begin_where_its_log_would_go_elsewhere(tmp_path: Path, what: str, name: str) -> None:
+    outside, run = tmp_path / "outside", RunFolder(tmp_path / "style-0123", "style")
+    outside.write_text("mine", encoding="utf-8")
+    run.path.mkdir()
+    place = run.path / name
+    {"link": lambda: place.symlink_to(outside), "pipe": lambda: os.mkfifo(place), "folder": place.mkdir}[what]()
+    settings = configuration(tmp_path / "a.safetensors", tmp_path, tmp_path)
+    with pytest.raises(UserError, match=f"{name} is a {what}") as caught:
+        launcher.write_inputs(run, settings)
+    assert "Remove it" in caught.value.hint
+    assert outside.read_text(encoding="utf-8") == "mine"
+
+
+@posix
+def test_a_link_in_place_of_a_state_is_neither_read_nor_deleted_through_and_is_replaced(tmp_path: Path) -> None:
+    states, elsewhere = tmp_path / "run" / "checkpoints", tmp_path / "elsewhere"
+    resume.save(elsewhere, 2, VALUES)
+    resume.save(states, 1, VALUES | {"schedule": {"last_epoch": 1}})
+    link = resume.state_folder(states, 2)
+    link.symlink_to(elsewhere / "step-000002")
+    skipped: list[tuple[str, str]] = []
+    saved, _ = resume.newest(states, skipped=lambda path, reason: skipped.append((path.name, reason)))
+    assert saved is not None and saved.step == resume.newest_step(states) == 1
+    assert skipped == [("step-000002", "it is a link")]
+    before = sorted(path.name for path in (elsewhere / "step-000002").iterdir())
+    resume.prune(states, 1)
+    (tmp_path / "run" / "events.jsonl").touch()
+    prune(tmp_path, days=0, dry_run=False)
+    assert sorted(path.name for path in (elsewhere / "step-000002").iterdir()) == before
+    resume.save(states, 2, VALUES)
+    assert not link.is_symlink() and resume.newest_step(states) == 2
+    assert sorted(path.name for path in (elsewhere / "step-000002").iterdir()) == before
+
+
+@posix
+def test_a_pipe_in_a_state_is_passed_over(tmp_path: Path) -> None:
+    resume.save(tmp_path, 1, VALUES | {"schedule": {"last_epoch": 1}})
+    for name in resume.STATE_FILES:
+        folder = tmp_path / f"step-00000{2 + resume.STATE_FILES.index(name)}"
+        folder.mkdir()
+        os.mkfifo(folder / name)
+    saved, _ = resume.newest(tmp_path)
+    assert saved is not None and saved.step == 1
+
+
+def test_half_a_character_is_kept_in_json_and_shown_in_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_atomic(path, json.dumps({"caption": HALF}, ensure_ascii=False))
+    assert json.loads(path.read_text(encoding="utf-8")) == {"caption": HALF}
+    write_atomic(path, f"{HALF} 猫\n")
+    assert path.read_text(encoding="utf-8") == "style \\ud800 猫\n"
+
+
+def test_half_a_character_goes_through_the_event_log(tmp_path: Path) -> None:
+    emit = Emitter(tmp_path / "events.jsonl")
+    emit(events.Warning_(HALF))
+    emit(events.Sample(f"/samples/{HALF}.png", HALF, 1, 2, 0))
+    assert read_regular(tmp_path / "events.jsonl", 1 << 20).isascii()
+    warning, sample = read_events(tmp_path / "events.jsonl")
+    assert isinstance(warning, events.Warning_) and warning.message == HALF
+    assert isinstance(sample, events.Sample) and sample.prompt == HALF
+
+
+@pytest.mark.parametrize("key", ["name", "base.checkpoint", "dataset.path", "sample.prompts", "output.runs"])
+def test_half_a_character_in_a_configuration_is_named(tmp_path: Path, key: str) -> None:
+    data: dict[str, Any] = {"base": {"checkpoint": "a"}, "dataset": {"path": "b"}}
+    section, _, name = key.rpartition(".")
+    (data.setdefault(section, {}) if section else data)[name] = [HALF] if name == "prompts" else HALF
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(UserError, match=key.replace(".", r"\.")) as caught:
+        run_config.load(path)
+    str(caught.value).encode("utf-8")

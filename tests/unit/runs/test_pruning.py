@@ -1,0 +1,95 @@
+"""Pruning deletes what its rule names and nothing else."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+
+from tests.unit.training_helpers import Trained, configuration, make_dataset, train_here
+from trainer.cli import main
+from trainer.runs.pruning import Pruned, prune
+from trainer.runs.states import newest
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.fixture
+def trained(shallow_checkpoint: Path, tmp_path: Path) -> Trained:
+    """A finished run of two steps with a state after each, beside an unfinished one."""
+    folder = make_dataset(tmp_path, 4)
+    changes = {"training.max_steps": 2, "training.checkpoint_every": 1}
+    unfinished = train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", {**changes, "name": "unfinished"}))
+    unfinished.run.result.unlink()
+    return train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", changes))
+
+
+def test_states_of_finished_runs_and_old_caches_go_and_all_else_stays(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = trained.run.path.parent
+    old = next((runs / "_cache" / "latents").rglob("*.safetensors"))
+    os.utime(old, times=(time.time() - 40 * 86_400,) * 2)
+    before = files(runs)
+    assert main(["prune", str(runs), "--dry-run"]) == 0
+    assert files(runs) == before
+    told = capsys.readouterr().out
+    assert told.startswith("would free")
+    assert main(["prune", str(runs)]) == 0
+    name = trained.run.path.name
+    states = {f"{name}/checkpoints/step-00000{step}/{file}" for step in (1, 2) for file in ("state.pt", "state.json")}
+    gone = before - files(runs)
+    assert gone == states | {old.relative_to(runs).as_posix()}
+    assert capsys.readouterr().out == told.replace("would free", "freed")
+    assert trained.run.finished() is not None
+    assert newest(next(runs.glob("unfinished-*")) / "checkpoints")[0] is not None
+
+
+def test_a_pruned_run_is_still_found_and_its_cache_made_anew(trained: Trained) -> None:
+    runs = trained.run.path.parent
+    assert main(["prune", str(runs), "--days", "0"]) == 0
+    assert not list((runs / "_cache").rglob("*.safetensors"))
+    assert trained.run.finished() is not None
+
+
+def test_states_of_runs_that_finished_lately_stay_until_their_days_are_over(trained: Trained) -> None:
+    runs = trained.run.path.parent
+    before = files(runs)
+    assert prune(runs, days=30, finished_days=30, dry_run=False) == Pruned(0, 0, 0)
+    assert files(runs) == before
+    os.utime(trained.run.result, times=(time.time() - 31 * 86_400,) * 2)
+    assert prune(runs, days=30, finished_days=30, dry_run=False).states == 2
+    assert newest(trained.run.checkpoints)[0] is None
+    assert newest(next(runs.glob("unfinished-*")) / "checkpoints")[0] is not None
+
+
+def test_a_run_in_training_is_left_alone(trained: Trained) -> None:
+    with FileLock(str(trained.run.path / ".lock")):
+        assert main(["prune", str(trained.run.path.parent)]) == 0
+    assert newest(trained.run.checkpoints)[0] is not None
+
+
+def test_nobody_begins_to_train_a_run_while_its_states_go(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, locked = Path.unlink, []
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        with pytest.raises(Timeout):
+            FileLock(str(trained.run.path / ".lock")).acquire(timeout=0)
+        locked.append(path.name)
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    prune(trained.run.path.parent, days=30, dry_run=False)
+    monkeypatch.undo()
+    assert sorted(locked) == ["state.json"] * 2 + ["state.pt"] * 2
+
+
+def test_a_folder_that_holds_no_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "precious.safetensors").write_bytes(b"x")
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert main(["prune", str(folder)]) == 1
+        assert "error: The folder" in capsys.readouterr().err
+    assert (tmp_path / "precious.safetensors").exists()

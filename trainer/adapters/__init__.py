@@ -1,0 +1,1 @@
+"""The adapters that are trained: layers, names, initial weights, norms, moving average."""

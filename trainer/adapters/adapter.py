@@ -1,0 +1,158 @@
+"""LoRA on a UNet and on text encoders: puts the layers in (folded.py, dora.py), names the modules and hands out the weights.
+
+Each module has a pair of matrices; with DoRA also a magnitude, one number an output. Several models are given as one: see ``together``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..config.run_config import NetworkSection
+from ..core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+TEXT_COMPONENTS = ("te1.", "te2.")  # how names of text-encoder modules begin
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The trained tensors of one module: ``down`` (rank, in, ...), ``up`` (out, rank, ...), DoRA's ``magnitude`` (out entries);
+    fp32 parameters. The module acts as ``scale`` times ``up`` times ``down``."""
+
+    module: str
+    down: torch.nn.Parameter
+    up: torch.nn.Parameter
+    magnitude: torch.nn.Parameter | None = None
+    scale: float = 1.0  # alpha / rank, or what the kind of LoRA has in its place
+
+    @property
+    def in_text(self) -> bool:
+        """Whether the module is a text encoder's."""
+        return self.module.startswith(TEXT_COMPONENTS)
+
+    @property
+    def tensors(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters by the name that ``state`` gives them."""
+        named = {f"{self.module}.down": self.down, f"{self.module}.up": self.up}
+        return named if self.magnitude is None else {**named, f"{self.module}.magnitude": self.magnitude}
+
+
+def together(unet: nn.Module, text: Mapping[str, nn.Module]) -> nn.Module:
+    """One model of ``unet`` and the text models ``te1`` and ``te2``, for the functions below.
+
+    A UNet's modules are named as in the UNet alone, a text model's ``te1.text_model.encoder.layers.…`` whatever the version of
+    transformers calls them.
+    """
+    from torch import nn
+
+    return nn.ModuleDict({"unet": unet, **text})
+
+
+def adapt(unet: nn.Module, modules: Sequence[str], network: NetworkSection, seed: int) -> list[str]:
+    """``inject`` with the rank and alpha that ``network`` has for each of ``modules``; those that are trained.
+
+    Raises UserError when none is left.
+    """
+    groups: dict[tuple[int, float], list[str]] = {}
+    for name in modules:
+        size = network.size_of(name, getattr(unet.get_submodule(name), "kernel_size", ()))
+        if size[0]:
+            groups.setdefault(size, []).append(name)
+    if not groups:
+        raise UserError("network.block_ranks leaves nothing to train.", "Give at least one part of the UNet a rank above 0.", kind="config")
+    more: dict[str, Any] = {"dropout": network.dropout, "rslora": network.rslora, "dora": network.dora}
+    for (rank, alpha), names in groups.items():
+        inject(unet, names, rank=rank, alpha=alpha, seed=seed, **more)
+    return [name for names in groups.values() for name in names]
+
+
+def inject(
+    unet: nn.Module,
+    modules: Sequence[str],
+    *,
+    rank: int,
+    alpha: float,
+    seed: int,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    dora: bool = False,
+) -> None:
+    """Wrap ``modules`` of ``unet`` with LoRA layers in fp32: down Kaiming-uniform from ``seed``, up zero, scale alpha / rank.
+
+    As in kohya's trainer and the LoRA paper (Hu et al. 2021, section 4.1), training starts at the base exactly, which is frozen. With
+    ``rslora`` the scale is alpha / sqrt(rank); ``dropout`` is the share of a module's inputs that LoRA does not see in a step.
+    """
+    import torch
+
+    from ..compute.lora_layers import with_lora
+    from .dora import with_dora
+
+    wrap: Any = with_dora if dora else with_lora
+    wanted, scale = set(modules), alpha / (math.sqrt(rank) if rslora else rank)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name in [name for name, _ in unet.named_modules() if name in wanted]:
+            parent, _, last = name.rpartition(".")
+            base = unet.get_submodule(name)
+            setattr(unet.get_submodule(parent), last, wrap(base, rank, scale, dropout).to(_device(base)))
+    for name, parameter in unet.named_parameters():
+        if "lora_" not in name:
+            parameter.requires_grad_(False)
+
+
+def _device(layer: nn.Module) -> torch.device:
+    return next(itertools.chain(layer.parameters(), layer.buffers())).device
+
+
+def pairs(unet: nn.Module) -> Iterator[Pair]:
+    """The LoRA matrices in module order."""
+    from ..compute.lora_layers import LoraLayer
+
+    for name, module in unet.named_modules():
+        if isinstance(module, LoraLayer):
+            magnitude = getattr(module, "lora_magnitude", None)
+            yield Pair(_standard_name(name), module.lora_A.weight, module.lora_B.weight, magnitude, float(module.scale))
+
+
+def parameters(unet: nn.Module) -> list[torch.nn.Parameter]:
+    """What the optimiser trains, in a fixed order."""
+    return [parameter for pair in pairs(unet) for parameter in pair.tensors.values()]
+
+
+def state(unet: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the LoRA weights on the CPU by module name, ``<module>.down`` and ``<module>.up``, with
+    DoRA also ``<module>.magnitude``."""
+    named = (item for pair in pairs(unet) for item in pair.tensors.items())
+    return {name: parameter.detach().to("cpu", copy=True).contiguous() for name, parameter in named}
+
+
+def load_state(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put back what ``state`` gave. Raises KeyError or RuntimeError when it belongs to another configuration."""
+    import torch
+
+    with torch.no_grad():
+        for pair in pairs(unet):
+            for name, parameter in pair.tensors.items():
+                parameter.copy_(tensors[name])
+
+
+def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether no number is NaN or infinite."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
+def _standard_name(name: str) -> str:
+    """The name of a module of ``together`` as states and files have it."""
+    component, _, inside = name.partition(".")
+    if component == "unet":
+        return inside
+    if f"{component}." in TEXT_COMPONENTS and not inside.startswith("text_model."):  # transformers 5.6 dropped it
+        return f"{component}.text_model.{inside}"
+    return name

@@ -1,0 +1,92 @@
+"""Training on from a LoRA file, of ours or of another tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config.run_config import NetworkSection
+from ..core.errors import UserError
+from ..core.files import sha256_file
+from . import adapter
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def lora_identity(path: Path) -> str:
+    """SHA-256 of the file's bytes."""
+    return sha256_file(path)
+
+
+def require_lora(path: Path) -> None:
+    """Open the file before anything heavy. Raises UserError when it is missing, damaged or no LoRA, or changes what is not trained."""
+    from ..lorafile import read_lora
+    from ..lorafile.biases import bias_of
+    from ..lorafile.dora import is_of_base
+
+    if not path.is_file():
+        raise UserError(f"The LoRA to go on from was not found: {path}.", "Check base.lora, or leave it empty.", kind="lora")
+    weights = read_lora(path)
+    if is_of_base(weights.metadata):
+        raise _unfit(path, "its DoRA was exported for ComfyUI's own loader", "Give the LoRA that it was exported from.")
+    if changed := [module.name for module in weights if bias_of(module) is not None or module.algorithm in ("norm", "set")]:
+        hint = "Training here changes weights only. Merge the LoRA into the checkpoint (export --into-checkpoint) and train on that."
+        raise _unfit(path, f"it changes biases or normalisations of {len(changed)} layers, for example {changed[0]}", hint)
+
+
+def load_lora(model: nn.Module, path: Path, network: NetworkSection) -> None:
+    """Put the file's weights into the LoRA layers of ``model`` (see ``adapter.together``), so that the file's effect is kept whatever its
+    alpha.
+
+    The file must have the layers and ranks that ``network`` describes. Layers of a UNet or text encoder that is not trained stay as they
+    are (see ``frozen_lora``); a text encoder that the file has nothing of starts from nothing. Raises UserError that names what differs.
+    """
+    from ..lorafile import read_lora
+
+    wanted = {pair.module: pair for pair in adapter.pairs(model)}
+    trained = {_component(name) for name in wanted}
+    modules = [module for module in read_lora(path) if module.component in trained]
+    found = {module.name if module.component == "unet" else f"{module.component}.{module.name}": module for module in modules}
+    present = {_component(name) for name in found} | {"unet"}
+    values: dict[str, torch.Tensor] = {name: tensor for pair in wanted.values() for name, tensor in pair.tensors.items()}
+    wanted = {name: pair for name, pair in wanted.items() if _component(name) in present}
+    _same_layers(path, set(found), set(wanted))
+    for name, pair in wanted.items():
+        module = found[name]
+        if module.algorithm != "lora" or "lora_mid.weight" in module.tensors or module.is_dora != (pair.magnitude is not None):
+            kind = "dora" if module.is_dora else module.algorithm
+            raise _unfit(path, f"its layer {name} is of the kind {kind}", "Set network.dora as in the file; LoHa and LoKr cannot go on.")
+        down, up = module.tensors["lora_down.weight"].float(), module.tensors["lora_up.weight"].float()
+        if module.rank != pair.down.shape[0]:
+            hint = f"Set network.rank = {module.rank} (or conv_rank, block_ranks), or change the file: python -m trainer export"
+            raise _unfit(path, f"its layer {name} has rank {module.rank}, the settings say {pair.down.shape[0]}", hint)
+        if down.numel() != pair.down.numel() or up.numel() != pair.up.numel():
+            raise _unfit(path, f"its layer {name} has other sizes", "Was it made for another kind of checkpoint?")
+        rank, alpha = network.size_of(name, pair.down.shape[2:])
+        ours = alpha / rank**0.5 if network.rslora else alpha / rank
+        values[f"{name}.down"] = down.reshape(pair.down.shape)
+        values[f"{name}.up"] = up.reshape(pair.up.shape) * (module.scale / ours)
+        if pair.magnitude is not None:
+            values[f"{name}.magnitude"] = module.tensors["dora_scale"].float().reshape(pair.magnitude.shape)
+    adapter.load_state(model, values)
+
+
+def _component(name: str) -> str:
+    """Which model a module that ``adapter`` names is in."""
+    return next((text[:-1] for text in adapter.TEXT_COMPONENTS if name.startswith(text)), "unet")
+
+
+def _same_layers(path: Path, found: set[str], wanted: set[str]) -> None:
+    if found == wanted:
+        return
+    more, fewer = sorted(found - wanted), sorted(wanted - found)
+    parts = [f"it has {len(more)} layers that are not trained here, for example {more[0]}"] if more else []
+    parts += [f"it lacks {len(fewer)} layers, for example {fewer[0]}"] if fewer else []
+    hint = "Set network.targets (and block_ranks) to what the file has: python -m trainer info shows it."
+    raise _unfit(path, "; ".join(parts), hint)
+
+
+def _unfit(path: Path, reason: str, hint: str) -> UserError:
+    return UserError(f"{path.name} does not fit this run: {reason}.", hint, kind="lora")

@@ -1,0 +1,79 @@
+"""The event stream as a progress bar in the terminal, drawn by rich."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..core.long_work import share
+from ..runs import events
+
+
+class TrainingProgress:
+    """A context manager; ``show`` takes every event of a run."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            console=console or Console(stderr=True),
+        )
+        self._task = self._progress.add_task("starting", total=None, detail="")
+        self._validation = ""
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, event: events.Event) -> None:
+        """Draw one event."""
+        if isinstance(event, events.Plan):
+            self._print(
+                f"{event.images} images, {event.steps} steps ({event.epochs} epochs), {event.trainable_parameters:,} parameters in "
+                f"{event.modules} modules, {event.device} {event.precision}, about {event.memory_gb:.1f} GB"
+            )
+            if event.regularisation:
+                self._print(event.regularisation)
+        elif isinstance(event, events.Phase):
+            self._progress.update(self._task, description=event.phase, completed=event.done, total=event.total or None, detail="")
+        elif isinstance(event, events.Step):
+            self._step(event)
+        elif isinstance(event, events.Validation):
+            self._validation = f"  val {event.loss:.4f}"
+            self._print(f"validation, epoch {event.epoch}: loss {event.loss:.4f} of {event.pictures} held-out images")
+        elif isinstance(event, events.Sample):
+            self._print(f"sample, epoch {event.epoch}: {event.path}")
+        elif isinstance(event, events.Checkpoint):
+            self._print(f"checkpoint, step {event.step}: {event.lora}")
+        elif isinstance(event, events.Warning_):
+            self._print(f"warning: {event.message}", style="yellow")
+
+    def work(self, what: str, done: int, total: int) -> None:
+        """Draw what is done before the training process starts (a listener of long_work)."""
+        self._progress.update(self._task, description=escape(what), detail=share(done, total))
+
+    def _step(self, event: events.Step) -> None:
+        detail = (
+            f"epoch {event.epoch}  loss {event.loss_average:.4f}{self._validation}  lr {event.lr:.2e}  "
+            f"{event.images_per_second:.2f} img/s  {event.memory_gb:.1f} GB  {duration(event.eta)} left"
+        )
+        self._progress.update(self._task, description="training", completed=event.step, total=event.steps, detail=detail)
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._progress.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)  # names may have square brackets
+
+
+def duration(seconds: float) -> str:
+    """``3723`` seconds as ``1:02:03``."""
+    moment = time.gmtime(max(0, int(seconds)))
+    hours = moment.tm_hour + 24 * (moment.tm_yday - 1)
+    return f"{hours}:{moment.tm_min:02d}:{moment.tm_sec:02d}"

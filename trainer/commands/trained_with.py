@@ -1,0 +1,89 @@
+"""How a LoRA wants to be used, from what its file says of its training: clip skip, tokens that were read, what was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..core.errors import UserError
+from ..families import Checkpoint, Family, Prediction, TextSettings, require_supported
+from ..families.markers import states_prediction
+
+_CHUNK = 75
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What images are made with, and sentences that say where it is from."""
+
+    text: TextSettings
+    prediction: Prediction
+    remarks: tuple[str, ...]
+
+
+def choose(
+    family: Family,
+    checkpoint: Checkpoint,
+    loras: Sequence[tuple[Path, Mapping[str, str]]],
+    *,
+    clip_skip: int | None = None,
+    prediction: str = "auto",
+) -> Chosen:
+    """What the user asks for; else what the first of ``loras`` (file, metadata) states; else what the checkpoint is.
+
+    A checkpoint that says itself what it predicts is believed: a LoRA may be used on another base than its own. Raises UserError for a
+    prediction that is not supported and a layer that the family cannot use.
+    """
+    remarks = []
+    tokens = max([_CHUNK, *(_number(metadata, "ss_max_token_length") // _CHUNK * _CHUNK for _, metadata in loras)])
+    if clip_skip is None:
+        clip_skip = 0
+        for path, metadata in loras:
+            stated = _number(metadata, "ss_clip_skip")
+            try:
+                text = family.text_settings(tokens, stated)
+            except UserError:  # trainers note one for families that have none
+                continue
+            if stated and text.clip_skip:
+                clip_skip = stated
+                remarks.append(f"clip skip {stated}, with which {path.name} was trained; --clip-skip 0 is the model's own")
+                break
+    text = family.text_settings(tokens, clip_skip)
+    found = family.prediction(checkpoint)
+    require_supported(found, checkpoint.name, chosen=prediction != "auto")
+    if prediction != "auto":
+        kind = prediction.replace("-", "_")
+        return Chosen(text, Prediction(kind, found.zero_terminal_snr and kind != "epsilon"), tuple(remarks))
+    for path, metadata in loras:
+        trained = _prediction(metadata)
+        if trained is None or trained.kind == found.kind:
+            continue
+        if states_prediction(checkpoint):
+            remarks.append(
+                f"{path.name} was trained for {_words(trained)}, but {checkpoint.name} says that it predicts {_words(found)}, "
+                "which is used; --prediction says otherwise"
+            )
+        else:
+            found = trained
+            remarks.append(f"{_words(trained)}, for which {path.name} was trained; --prediction says otherwise")
+        break
+    return Chosen(text, found, tuple(remarks))
+
+
+def _prediction(metadata: Mapping[str, str]) -> Prediction | None:
+    stated = metadata.get("modelspec.prediction_type", "").lower()
+    if stated in ("epsilon", "eps"):
+        return Prediction()
+    if stated in ("v", "v_prediction", "v-prediction"):
+        return replace(Prediction("v_prediction"), zero_terminal_snr=metadata.get("ss_zero_terminal_snr") == "True")
+    return None
+
+
+def _number(metadata: Mapping[str, str], key: str) -> int:
+    text = metadata.get(key, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+
+
+def _words(prediction: Prediction) -> str:
+    return prediction.kind.replace("_", "-")

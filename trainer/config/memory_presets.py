@@ -1,0 +1,84 @@
+"""Memory presets: settings by which a run fits a GPU of a given size.
+
+A preset fills only what was left unset (``config.PRESET_KEYS``), and never what the LoRA learns from: not the batch, not the rank, not
+the resolution. Micro-batches and checkpointing give the same gradients; an 8-bit base and optimiser nearly the same.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from .run_config import PRESET_KEYS, RunConfig, parse
+
+SIZES = {"24gb": 24.0, "16gb": 16.0, "12gb": 12.0, "8gb": 8.0, "6gb": 6.0}  # GB, from the fastest to the thriftiest
+_FAST: dict[str, Any] = {"training.gradient_checkpointing": False}
+_CHECKPOINTED: dict[str, Any] = {"training.gradient_checkpointing": True}
+_ONE_AT_A_TIME: dict[str, Any] = {**_CHECKPOINTED, "training.micro_batch_size": 1}
+_PACKED: dict[str, Any] = {**_ONE_AT_A_TIME, "training.base_precision": "int8", "optimizer.name": "adamw8bit"}
+# By what one image of the family's own resolution (512 pixels; SDXL 1024) needs; a test holds every cell below its size.
+_SMALL: dict[str, dict[str, Any]] = {
+    "24gb": {**_FAST, "training.micro_batch_size": 4},
+    "16gb": {**_FAST, "training.micro_batch_size": 2},
+    "12gb": {**_FAST, "training.micro_batch_size": 1},
+    "8gb": {**_FAST, "training.micro_batch_size": 1},
+    "6gb": _ONE_AT_A_TIME,
+}
+_LARGE: dict[str, dict[str, Any]] = {
+    "24gb": {**_FAST, "training.micro_batch_size": 1},
+    "16gb": {**_CHECKPOINTED, "training.micro_batch_size": 4},
+    "12gb": {**_CHECKPOINTED, "training.micro_batch_size": 2},
+    "8gb": _PACKED,
+    "6gb": _PACKED,
+}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {"sd1": _SMALL, "sd2": _SMALL, "sdxl": _LARGE}
+
+
+def preset(size: str, family: str) -> dict[str, Any]:
+    """Keys and values of the preset for a GPU of ``size`` (a key of ``SIZES``) and a family's name.
+
+    The 8-bit optimiser is named only where its package is installed: a preset never makes a run fail.
+    """
+    values = dict(PRESETS.get(family, _LARGE)[size])
+    if importlib.util.find_spec("bitsandbytes") is None:
+        values.pop("optimizer.name", None)
+    return values
+
+
+def with_preset(config: RunConfig, size: str, family: str) -> RunConfig:
+    """``config`` with the preset's values where a key was left unset, and with every key a preset may fill set from now on."""
+    data, chosen = config.to_data(), preset(size, family)
+    whole = config.model_dump(mode="json")
+    for key in PRESET_KEYS:
+        section, name = key.split(".")
+        data[section].setdefault(name, chosen.get(key, whole[section][name]))
+    return parse(data)
+
+
+def is_settled(config: RunConfig) -> bool:
+    """Whether nothing is left for a preset to fill."""
+    return config.training.memory == "none" or all(
+        key.split(".")[1] in getattr(config, key.split(".")[0]).model_fields_set for key in PRESET_KEYS
+    )
+
+
+def settled(config: RunConfig, family: str, total_gb: float, estimate: Callable[[RunConfig], float]) -> RunConfig:
+    """``config`` with its memory preset filled in.
+
+    ``auto`` takes the first that fits: nothing at all, then presets from the fastest to the thriftiest; the last when none does, so that
+    the refusal can say what would. ``estimate`` gives the GB that a configuration needs on a machine with ``total_gb``.
+    """
+    if is_settled(config):
+        return config
+    if config.training.memory != "auto":
+        return with_preset(config, config.training.memory, family)
+    plain = _as_it_is(config)
+    for candidate in (plain, *(with_preset(config, size, family) for size in SIZES)):
+        if estimate(candidate) <= total_gb:
+            return candidate
+    return candidate
+
+
+def _as_it_is(config: RunConfig) -> RunConfig:
+    return parse(config.model_dump(mode="json"))

@@ -1,0 +1,223 @@
+"""The caption of every image of a folder: from a text file beside it, its own JSON file, or a table of captions."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ...core.files import read_regular
+from ..caption_text import MAX_CAPTION_BYTES, guessed_note, one_line, read_caption_text
+from ..dataset import HEADER, ROWS
+from ..encodings import decode_text
+from ..images.decode import EXTENSIONS
+from ..report import plural
+from ..settings import CaptionSettings
+from .booru import caption_of_json, spaced, split_spaced
+from .caption_tables import CaptionTables, folded
+
+META = "_meta.json"  # waifuc's .NAME_meta.json
+_LARGEST_JSON = 16 << 20  # bytes, of one image's file
+LOOKS_LIKE_CAPTIONS = {".tags", ".tag", ".text", ".caption", ".cap", ".captions", ".txt", ".wd14", ".booru", ".prompt", ".md", ".rtf"}
+DATA = {".xml", ".yaml", ".yml", ".xmp"}
+_NO_CAPTIONS = ("readme", "license", "licence", "notes", "trigger", "classes")  # a lone text file of such a name is none
+
+
+class CaptionIndex:
+    """Knows the caption of every image of a folder.
+
+    Order: a text file beside the image, its own JSON file, a table that names it (``CaptionTables``). What is there but is not used
+    becomes a warning: captions are never ignored silently. ``lines``: several lines of a file stay apart, as variants.
+    """
+
+    def __init__(self, root: Path, files: Sequence[Path], settings: CaptionSettings, *, lines: bool = False) -> None:
+        self._root = root
+        self._settings = settings
+        self._lines = lines
+        self._files = list(files)
+        images = [path for path in files if path.suffix.lower() in EXTENSIONS]
+        self._exact = {_composed(path.with_suffix("")) for path in images} | {_composed(path) for path in images}
+        self._stems = {folded(path.with_suffix("")) for path in images} | {folded(path) for path in images}
+        self._texts = _by_name(path for path in files if path.suffix.lower() in settings.extensions)
+        self._json = _by_name(path for path in files if self._is_own_json(path))
+        self._tables = CaptionTables(root, lines=lines)
+        own = {path for found in self._json.values() for path in found}
+        for path in files:
+            is_manifest = path.name in (HEADER, ROWS) and (path.parent / HEADER).is_file() and (path.parent / ROWS).is_file()
+            if path not in own and not is_manifest and path.suffix.lower() in (".json", ".jsonl", ".csv"):
+                self._tables.read(path)
+        self._used: set[Path] = set()
+        self._unreadable: list[str] = []
+        self._guessed: dict[str, list[str]] = {}
+        self._noted: dict[str, list[str]] = {}  # what was read in a special way -> names
+
+    def find(self, image: Path) -> tuple[str | None, str]:
+        """(caption, where from) or (None, "")."""
+        for extension in self._settings.extensions:
+            for candidate in (image.with_suffix(extension), image.with_name(image.name + extension)):
+                text_file = self._match(self._texts, candidate)
+                if text_file is None:
+                    continue
+                self._used.add(text_file)
+                if text := self._read_text(text_file):
+                    return text, text_file.suffix.lower()
+        # a.json (kohya, Hydrus), a.png.json (gallery-dl, Hydrus), .a_meta.json (waifuc)
+        endings = (f"{image.stem}.json", f"{image.name}.json", f".{image.stem}{META}", f"{image.stem}{META}")
+        for candidate in (image.with_name(name) for name in endings):
+            json_file = self._match(self._json, candidate)
+            if json_file is not None and (text := self._read_json(json_file)):
+                self._used.add(json_file)
+                return text, "JSON file"
+        listed = self._tables.find(image)
+        if listed is None:
+            return None, ""
+        text, origin, tags = listed
+        return self._separated(text, image.name, tags=tags), origin
+
+    def warnings(self) -> list[str]:
+        """What was found but not used, and what was read in a special way; call after ``find`` for every image."""
+        found = self._tables.warnings()
+        if self._unreadable:
+            found.append(f"{plural(len(self._unreadable), 'caption file')} cannot be read, for example {self._unreadable[0]}.")
+        found += [guessed_note(encoding, names) for encoding, names in self._guessed.items()]
+        for note, names in self._noted.items():
+            found.append(f"{plural(len(names), 'caption')}, for example of {names[0]}: {note}")
+        return found + self._unused_texts() + self._unread_files()
+
+    def _unused_texts(self) -> list[str]:
+        unused = sorted({path for paths in self._texts.values() for path in paths} - self._used)
+        beside = [path for path in unused if self._names_an_image(path)]
+        alone = [path for path in unused if path not in beside and path.stem.lower() not in _NO_CAPTIONS]
+        found = []
+        if beside:
+            verb = "was" if len(beside) == 1 else "were"
+            found.append(
+                f"{plural(len(beside), 'caption file')} {verb} not read, because the image has another one, for example {beside[0].name}."
+            )
+        if alone:
+            found.append(f"{plural(len(alone), 'caption file')} without an image of the same name, for example {alone[0].name}.")
+        return found
+
+    def _unread_files(self) -> list[str]:
+        found = []
+        others = Counter(
+            path.suffix.lower()
+            for path in self._files
+            if path.suffix.lower() in LOOKS_LIKE_CAPTIONS - set(self._settings.extensions) and self._names_an_image(path)
+        )
+        for suffix, count in others.most_common():
+            found.append(f"{count} {suffix} files beside images were not read; add {suffix} to the caption extensions to use them.")
+        read = {folded(_image_stem(path)) for path in self._used}  # nobody misses the JSON file of an image with a text file
+        own = [path for paths in self._json.values() for path in paths if folded(_image_stem(path)) not in read]
+        data = [path for path in self._files if path.suffix.lower() in DATA and self._names_an_image(path)]
+        unread = sorted({*self._tables.unknown, *own, *data})
+        if unread:
+            example = unread[0].relative_to(self._root).as_posix()
+            found.append(
+                f"{plural(len(unread), 'file')} of data without captions that are understood, for example {example}: not read. "
+                "Captions may be in text files beside the images, in metadata.jsonl, or in the JSON files of gallery-dl, waifuc, Hydrus "
+                "and kohya."
+            )
+        for path in self._files:
+            if path.suffix.lower() == ".toml" and _is_dataset_config(path):
+                found.append(
+                    f"{path.name} is a configuration of kohya's trainer and was not read: its num_repeats, class_tokens and other settings "
+                    "do not count here. Name the folders 10_name for repeats, and set the rest in the dataset settings."
+                )
+        return found
+
+    def _names_an_image(self, path: Path) -> bool:
+        return folded(path.with_suffix("")) in self._stems
+
+    def _is_own_json(self, path: Path) -> bool:
+        return path.suffix.lower() == ".json" and (self._names_an_image(path) or folded(_image_stem(path)) in self._stems)
+
+    def _match(self, by_name: dict[str, list[Path]], candidate: Path) -> Path | None:
+        """The file of the candidate's name; one whose name is exactly another image's is that image's (X.PNG beside x.png and x.txt)."""
+        found = by_name.get(folded(candidate), ())
+        wanted = _composed(_image_stem(candidate))
+        for path in found:
+            if _composed(_image_stem(path)) == wanted:
+                return path
+        return next((path for path in found if _composed(_image_stem(path)) not in self._exact), None)
+
+    def _read_text(self, path: Path) -> str:
+        try:
+            text, guessed = read_caption_text(path)
+        except OSError as error:
+            self._unreadable.append(f"{path.name} ({error.strerror})")
+            return ""
+        if guessed:
+            self._guessed.setdefault(guessed, []).append(path.name)
+        if not text:
+            self._note("the caption file is empty.", path.name)
+        if "\n" in text and not self._lines:
+            self._note(
+                "its lines were joined with commas. If each line is a caption of its own, set training.wildcards: then one of them is "
+                "chosen each time.",
+                path.name,
+            )
+            text = one_line(text)
+        return self._separated(text, path.name)
+
+    def _read_json(self, path: Path) -> str:
+        try:
+            parts = caption_of_json(json.loads(decode_text(read_regular(path, _LARGEST_JSON))[0]))
+        except (OSError, ValueError, RecursionError) as error:
+            self._unreadable.append(f"{path.name} ({getattr(error, 'strerror', None) or error})")
+            self._used.add(path)
+            return ""
+        return ", ".join(part if self._settings.underscores else spaced(part) for part in parts)
+
+    def _separated(self, text: str, name: str, *, tags: bool = False) -> str:
+        """``text`` with commas between tags that had spaces between them."""
+        chosen = self._settings.separator
+        if chosen == "comma":
+            return text
+        lines = []
+        for line in text.split("\n"):
+            parts = line.split() if chosen == "space" else split_spaced(line, tags=tags)
+            if parts is None:
+                lines.append(line)
+                continue
+            if chosen == "auto":
+                self._note('read as tags separated by spaces. If it is a sentence, set captions.separator to "comma".', name)
+            lines.append(", ".join(part if self._settings.underscores else spaced(part) for part in parts))
+        return "\n".join(lines)
+
+    def _note(self, note: str, name: str) -> None:
+        names = self._noted.setdefault(note, [])
+        if not names or names[-1] != name:
+            names.append(name)
+
+
+def belongs_to(path: Path, image: Path) -> bool:
+    """Whether ``path`` is the image, or is named like a caption file of it."""
+    return path == image or folded(image.with_suffix("")) == folded(_image_stem(path)) or folded(image) == folded(path.with_suffix(""))
+
+
+def _image_stem(path: Path) -> Path:
+    """The path that a caption file and its image share: without extension, and without waifuc's mark."""
+    if path.name.lower().endswith(META):
+        return path.with_name(path.name[: -len(META)].removeprefix("."))
+    return path.with_suffix("")
+
+
+def _by_name(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(paths):
+        found.setdefault(folded(path), []).append(path)
+    return found
+
+
+def _composed(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.as_posix())
+
+
+def _is_dataset_config(path: Path) -> bool:
+    try:
+        return b"[[datasets" in read_regular(path, MAX_CAPTION_BYTES)
+    except OSError:
+        return False

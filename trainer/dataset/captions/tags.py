@@ -1,0 +1,116 @@
+"""Captions: their tags, lines and sections, the trigger word in them, and how often each tag occurs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from ...core.prompt_syntax import has_word, unescape
+from ..settings import TrainingHints, TriggerPosition
+
+SEPARATOR = str(TrainingHints.model_fields["keep_tokens_separator"].default)
+# a part between commas; a choice such as {blue eyes, smile|red eyes} is one
+_PART = re.compile(r"(?:\{[^{}|]*\|[^{}]*\}|[^,])+")
+
+WILDCARD = re.compile(r"\{[^{}]*\|[^{}]*\}")
+
+
+def split_tags(caption: str) -> list[str]:
+    """The comma-separated parts of a caption, without empty ones. ``\\,`` is not special: kohya splits at every comma, too."""
+    return [tag for tag in (" ".join(part.split()) for part in _PART.findall(caption)) if tag]
+
+
+def instance_prompt(trigger: str, class_description: str) -> str:
+    """``trigger class``, DreamBooth's instance prompt."""
+    return " ".join(part for part in (trigger, class_description) if part)
+
+
+def sections(caption: str, edit: Callable[[list[list[str]]], list[list[str]]], separator: str = SEPARATOR) -> str:
+    """Every line of ``caption`` after ``edit``, which gets and gives the tags of its sections.
+
+    A line has one section, or up to three between separators: kept in front, free, kept at the end.
+    """
+    lines = []
+    for line in caption.split("\n"):
+        parts = line.split(separator, 2) if separator else [line]
+        lines.append(f" {separator} ".join(", ".join(tags) for tags in edit([split_tags(part) for part in parts])).strip())
+    return "\n".join(line for line in lines if line)
+
+
+def with_trigger(caption: str, trigger: str, position: TriggerPosition = "front", separator: str = SEPARATOR) -> str:
+    """The caption with ``trigger`` as its first tag and nowhere else as a tag; upper and lower case do not count, as for CLIP's tokenizer.
+
+    Only whole tags count: ``miku`` does not touch ``miku (cosplay)`` or ``hatsune miku``, and words of a sentence stay. ``trigger class``
+    at the front has the trigger word already. With ``position`` "keep", a caption that has the word anywhere stays as it is.
+    """
+
+    def edit(parts: list[list[str]]) -> list[list[str]]:
+        if not trigger or (position == "keep" and any(has_word(tag, trigger) for tags in parts for tag in tags)):
+            return parts
+        rest = [[tag for tag in tags if not _same(tag, trigger)] for tags in parts]
+        head = parts[0][0] if parts[0] else ""
+        if rest[0] and rest[0][0] == head and (led := _after_trigger(head, trigger)):
+            return [[f"{trigger} {led}", *rest[0][1:]], *rest[1:]]
+        return [[trigger, *rest[0]], *rest[1:]]
+
+    return sections(caption, edit, separator) or trigger
+
+
+def tag_frequency(captions: Iterable[str], separator: str = SEPARATOR) -> dict[str, int]:
+    """How many captions have each tag, most frequent first, ties in alphabetical order."""
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(unique(tags_of(caption, separator)))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def plain_frequency(captions: Iterable[str]) -> Counter[str]:
+    """The table that rules order by: what ``plain`` drops does not count."""
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update({plain(tag) for tag in tags_of(caption)})
+    return counts
+
+
+def tags_of(caption: str, separator: str = SEPARATOR) -> list[str]:
+    """All tags of a caption, of every line and section."""
+    joined_up = caption.replace("\n", ",")
+    return split_tags(joined_up.replace(separator, ",") if separator else joined_up)
+
+
+def unique(tags: Iterable[str]) -> list[str]:
+    """Tags without repetition, first occurrence kept; what ``plain`` drops does not count."""
+    seen: set[str] = set()
+    kept: list[str] = []
+    for tag in tags:
+        if plain(tag) not in seen:
+            seen.add(plain(tag))
+            kept.append(tag)
+    return kept
+
+
+def joined(*parts: str) -> str:
+    """Non-empty caption parts joined with commas."""
+    return ", ".join(part.strip(" ,") for part in parts if part.strip(" ,"))
+
+
+def plain(tag: str) -> str:
+    """A tag for comparison: upper and lower case, underscores, and backslashes before brackets do not count."""
+    return " ".join(unescape(tag).casefold().replace("_", " ").split())
+
+
+def _same(tag: str, trigger: str) -> bool:
+    return " ".join(unescape(tag).split()).casefold() == unescape(trigger).casefold()
+
+
+def _after_trigger(tag: str, trigger: str) -> str:
+    """What follows the trigger word in ``trigger class``; empty for any other tag, also for ``trigger (cosplay)``."""
+    start = re.match(rf"{re.escape(trigger)} +(?!\\?\()", tag, re.IGNORECASE)
+    return tag[start.end() :] if start else ""
+
+
+__all__: Sequence[str] = (
+    "SEPARATOR", "WILDCARD", "instance_prompt", "joined", "plain", "plain_frequency", "sections", "split_tags", "tag_frequency",
+    "tags_of", "unique", "with_trigger",
+)  # fmt: skip

@@ -1,0 +1,78 @@
+"""The datasets that a configuration names, opened as one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from ..config.run_config import DatasetSection, MoreDataset, RunConfig, ValidationSection
+from ..core.errors import UserError
+from . import Dataset, open_dataset
+from .balance import balanced, count_regularisation, regularisation_shown
+from .combine import Share, combine, select
+from .contents import require_as_prepared
+
+
+def open_datasets(section: DatasetSection) -> Dataset:
+    """Everything that ``section`` names, as one dataset.
+
+    Raises UserError as ``open_dataset`` does, and for a dataset with another hash or with images that changed since.
+    """
+    return combine([_share(section), *(_share(more) for more in section.more)])
+
+
+def _share(section: MoreDataset) -> Share:
+    dataset = open_dataset(Path(section.path))
+    if not dataset.hash.startswith(section.hash):
+        raise UserError(
+            f"The dataset in {section.path} is not the one that was chosen: its hash is {dataset.hash[:16]}, not {section.hash[:16]}.",
+            "Another preparation wrote to this folder, or its files were edited since. Queue Dataset Prep again; "
+            "in a configuration file, correct dataset.hash or leave it out.",
+            kind="dataset",
+        )
+    require_as_prepared(dataset)
+    return Share(dataset, section.repeats, section.loss_weight)
+
+
+class Opened(NamedTuple):
+    """What a run trains on, what it holds out for validation, and a sentence about the regularisation images (empty without any)."""
+
+    training: Dataset
+    held_out: Dataset
+    regularisation: str
+
+
+def open_training(config: RunConfig) -> Opened:
+    """The datasets of ``config`` as its run uses them: regularisation images are in balance with the others unless it says otherwise."""
+    present, held_out = hold_out(open_datasets(config.dataset), config.validation)
+    training = balanced(present) if config.dataset.balance_regularisation else present
+    shown, of = regularisation_shown(training), sum(item.repeats for item in training.items)
+    if not shown:
+        return Opened(training, held_out, "")
+    text = f"{shown} of the {of} images that an epoch shows are regularisation images ({shown / of:.0%})"
+    if unused := count_regularisation(present) - count_regularisation(training):
+        text += f"; {unused} more are not used, as no more are needed for balance (dataset.balance_regularisation = false uses all)"
+    return Opened(training, held_out, text)
+
+
+def hold_out(dataset: Dataset, section: ValidationSection) -> tuple[Dataset, Dataset]:
+    """What is trained on, and what is held out for validation (nothing while ``section.share`` is 0).
+
+    Which pictures are held out depends on their content and ``section.seed``: not on names, order, captions or the training's seed.
+    Copies of a picture are held out with it, regularisation pictures never. Raises UserError when there is no picture to spare.
+    """
+    if not section.share:
+        return dataset, select(dataset, [])
+    contents = {item.sha256 for item in dataset.items if not item.is_regularisation}
+    if len(contents) < 2:
+        raise UserError(
+            f"The dataset {dataset.name} has {len(contents)} picture to train on, so none can be held out for validation.",
+            "Set validation.share to 0, or add pictures.",
+            kind="dataset",
+        )
+    count = min(section.max_pictures, max(1, round(section.share * len(contents))))
+    chosen = set(sorted(contents, key=lambda content: hashlib.sha256(f"{section.seed}|{content}".encode()).digest())[:count])
+    out = {item.sha256: index for index, item in reversed(list(enumerate(dataset.items))) if item.sha256 in chosen}
+    rest = [index for index, item in enumerate(dataset.items) if item.sha256 not in chosen]
+    return select(dataset, rest), select(dataset, sorted(out.values()))

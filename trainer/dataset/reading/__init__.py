@@ -1,0 +1,1 @@
+"""Finding images and what lies beside them in folders and archives."""

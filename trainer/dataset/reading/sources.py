@@ -1,0 +1,251 @@
+"""Finding pictures and their captions in a folder as people have it, or in an IMAGE batch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from ...core.errors import UserError
+from ..captions.sidecars import LOOKS_LIKE_CAPTIONS, CaptionIndex, belongs_to
+from ..images.decode import EXTENSIONS
+from ..images.source_masks import find_masks
+from ..settings import CaptionSettings
+from .names import readable
+from .walk import walk
+
+MAX_FILE_BYTES = 1 << 30
+MANY_REPEATS = 200  # more is a year or a number of pictures rather than a choice
+
+_KOHYA_FOLDER = re.compile(r"^(\d{1,5})_(.+)$")
+# beside the captions: what other programs leave beside images, and nobody takes for one
+_NOTES = {"readme", "license", "licence", "copying", "notes"}
+_NO_IMAGES = {".json", ".jsonl", ".csv", ".toml", ".yaml", ".yml", ".npz", ".safetensors", ".db", ".ini", ".log", ".html", ".py", ".url"}
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One picture of an IMAGE batch. ``caption`` None: the instance prompt is used."""
+
+    image: Image.Image
+    name: str
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One source picture before it is opened. ``name`` is its path below the source, with forward slashes."""
+
+    name: str
+    path: Path | None = None
+    image: Image.Image | None = None
+    caption: str | None = None
+    caption_from: str = ""
+    repeats: int = 1
+    instance: str = ""  # "trigger class" of a kohya folder
+    is_regularisation: bool = False
+    mask: Path | None = None  # that lies beside it
+
+
+@dataclass
+class Found:
+    """What a source holds."""
+
+    entries: list[Entry]
+    warnings: list[str] = field(default_factory=list)
+    rejected: list[tuple[str, str, str]] = field(default_factory=list)  # name, reason, message
+
+    def cleaned(self) -> Found:
+        """The same with every text as UTF-8 can hold it; the paths stay as the system gave them."""
+        entries = [
+            replace(
+                entry, name=readable(entry.name), instance=readable(entry.instance),
+                caption=None if entry.caption is None else readable(entry.caption),
+            )
+            for entry in self.entries
+        ]  # fmt: skip
+        rejected = [(readable(name), reason, readable(message)) for name, reason, message in self.rejected]
+        return Found(entries, [readable(text) for text in self.warnings], rejected)
+
+
+def from_images(images: Sequence[SourceImage]) -> Found:
+    """Entries of an IMAGE batch, with names made unique."""
+    if not images:
+        raise UserError("The IMAGE batch is empty.", "Connect at least one image.", kind="dataset")
+    seen: Counter[str] = Counter()
+    entries = []
+    for number, source in enumerate(images, 1):
+        name = source.name.strip() or f"image_{number:04d}"
+        seen[name] += 1
+        if seen[name] > 1:
+            name = f"{name}_{seen[name]}"
+        entries.append(Entry(name=name, image=source.image, caption=source.caption, caption_from="graph" if source.caption else ""))
+    return Found(entries)
+
+
+def from_folder(
+    root: Path,
+    captions: CaptionSettings,
+    *,
+    lines: bool = False,
+    skip: Sequence[Path] = (),
+    inside: Sequence[Path] = (),
+    read_ours: bool = False,
+) -> Found:
+    """Every picture below ``root`` in natural order, with caption, kohya repeats and regularisation set.
+
+    ``captions`` and ``lines`` say how captions are read (``CaptionIndex``). ``skip`` are folders that are not looked into (the dataset
+    itself when it lies inside its source). With ``inside``, a link is followed only to what lies below one of these. Datasets and
+    exports of this program below ``root`` are not read, and the warnings name them, unless ``read_ours``. Raises UserError when there
+    is no picture at all.
+    """
+    walked = walk(root, skip=skip, inside=inside, read_ours=read_ours)
+    roots = [path.resolve() for path in inside]
+    out = {path for path in walked.files if roots and path.is_symlink() and not _leads_below(path, roots)}
+    files = [path for path in walked.files if path not in out]
+    files, left_out = _without_zero_repeats(root, files)
+    masks = find_masks(files)
+    no_images = {*masks.of.values(), *(path for path, _ in masks.others)}
+    index = CaptionIndex(root, [path for path in files if path not in no_images], captions, lines=lines)
+    entries = [
+        _entry(root, path, index, masks.of.get(path))
+        for path in sorted(masks.images, key=lambda path: natural_key(path.relative_to(root).as_posix()))
+    ]
+    if not entries:
+        raise _nothing_found(root, files, walked.ours, left_out)
+    found = Found(entries, warnings=[*index.warnings(), *left_out])
+    found.warnings += [*unread([path.relative_to(root).as_posix() for path in files], captions.extensions), *_many_repeats(root, entries)]
+    if walked.ours:
+        names = ", ".join(path.relative_to(root).as_posix() for path in walked.ours[:5]) + (", …" if len(walked.ours) > 5 else "")
+        found.warnings.append(f"Not read, because AnimeLoRA wrote it: {names}. To use such a folder, give it as the source itself.")
+    rejected = [*walked.rejected, *((path, "unsafe path", "a link that leads out of the folders") for path in out)]
+    rejected += [(path, "mask", reason) for path, reason in masks.others]
+    found.rejected += [(path.relative_to(root).as_posix(), reason, message) for path, reason, message in sorted(rejected)]
+    return found
+
+
+def _leads_below(path: Path, roots: Sequence[Path]) -> bool:
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return False
+    return any(root in real.parents for root in roots)
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts ``2.png`` before ``10.png``, the same on every system."""
+    return [(0, int(part), part) if part.isdigit() and part.isascii() else (1, 0, part) for part in re.split(r"(\d+)", text.casefold())]
+
+
+def kohya_folder(name: str) -> tuple[int, str] | None:
+    """(repeats, "trigger class") of a folder named ``10_trigger class``, else None. With 0 repeats its images are left out."""
+    match = _KOHYA_FOLDER.match(name)
+    return (int(match[1]), match[2].strip()) if match else None
+
+
+def _entry(root: Path, path: Path, index: CaptionIndex, mask: Path | None = None) -> Entry:
+    relative = PurePosixPath(path.relative_to(root).as_posix())
+    repeats, instance = 1, ""
+    # the innermost folder of kohya's form counts; the source may be such a folder itself
+    for folder in [_name(root), *relative.parts[:-1]]:
+        parsed = kohya_folder(folder)
+        if parsed:
+            repeats, instance = max(1, parsed[0]), parsed[1]
+    caption, origin = index.find(path)
+    return Entry(
+        name=relative.as_posix(), path=path, caption=caption, caption_from=origin, repeats=repeats, instance=instance,
+        is_regularisation=_is_regularisation(root, relative), mask=mask,
+    )  # fmt: skip
+
+
+def _name(root: Path) -> str:
+    """The folder's name, also for ``.`` and ``..``; that of a link, not of what it leads to."""
+    return Path(os.path.abspath(root)).name
+
+
+def _without_zero_repeats(root: Path, files: list[Path]) -> tuple[list[Path], list[str]]:
+    """``files`` without those in folders such as ``0_rest``, which kohya's trainer leaves out, and a sentence about each such folder."""
+    left_out: Counter[str] = Counter()
+    kept = []
+    for path in files:
+        parts = PurePosixPath(path.relative_to(root).as_posix()).parts[:-1]
+        zero = next(("/".join(parts[: depth + 1]) for depth, part in enumerate(parts) if (kohya_folder(part) or (1,))[0] == 0), "")
+        if not zero:
+            kept.append(path)
+        elif path.suffix.lower() in EXTENSIONS:
+            left_out[zero] += 1
+    return kept, [
+        f"The folder {folder} is left out with its {count} image{'s' * (count > 1)}: its name says 0 repeats. "
+        "Rename it if the number means something else."
+        for folder, count in left_out.items()
+    ]
+
+
+def _many_repeats(root: Path, entries: Sequence[Entry]) -> list[str]:
+    """A warning for names such as ``2023_summer art``, which have kohya's form by chance."""
+    folders = {
+        folder: parsed[0]
+        for parts in {PurePosixPath(entry.name).parts[:-1] for entry in entries if entry.repeats > MANY_REPEATS}
+        for folder in (_name(root), *parts)
+        if (parsed := kohya_folder(folder)) and parsed[0] > MANY_REPEATS
+    }
+    return [
+        f"The folder {folder} has the form of kohya's names: each of its pictures counts {repeats} times. "
+        "Rename it if the number means something else."
+        for folder, repeats in folders.items()
+    ]
+
+
+def _is_regularisation(root: Path, relative: PurePosixPath) -> bool:
+    """kohya's GUI keeps ``img/`` and ``reg/`` side by side; ours writes ``regularisation/``."""
+    top = relative.parts[0].lower() if len(relative.parts) > 1 else ""
+    if top == "reg":
+        return (root / "img").is_dir()
+    return top in ("regularisation", "regularization")
+
+
+def _nothing_found(root: Path, files: list[Path], ours: Sequence[Path], left_out: Sequence[str]) -> UserError:
+    if left_out:
+        return UserError(f"No images are left in {root}. {left_out[0]}", "Name the folder 1_… to use its images.", kind="dataset")
+    kinds = "PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF"
+    if ours:
+        return UserError(
+            f"No images found in {root}, apart from what AnimeLoRA wrote itself: {ours[0].relative_to(root).as_posix()}.",
+            "Choose the folder that holds your pictures; to use that folder again, give it as the source itself.",
+            kind="dataset",
+        )
+    if not files:
+        return UserError(f"The folder {root} is empty.", f"Put your pictures there ({kinds}).", kind="dataset")
+    counts = Counter(path.suffix.lower() or "(no extension)" for path in files)
+    listing = ", ".join(f"{count} {suffix} file{'s' if count > 1 else ''}" for suffix, count in counts.most_common(5))
+    hint = "Choose the folder that holds the pictures, or convert them to PNG or JPEG first."
+    if counts.keys() & {".zip", ".tar", ".cbz"}:
+        hint = "Give the archive itself as the source, or unpack it first."
+    elif counts.keys() & {".heic", ".heif"}:
+        hint = "HEIC photos must be converted: export them as JPEG or PNG."
+    return UserError(f"No images found in {root}: looked for {kinds} in it and its sub-folders; found {listing}.", hint, kind="dataset")
+
+
+def unread(names: Sequence[str], extensions: Sequence[str]) -> list[str]:
+    """A warning that lists what is there besides images and captions, by kind and with a name. ``extensions``: those of captions."""
+    known = EXTENSIONS | _NO_IMAGES | LOOKS_LIKE_CAPTIONS | set(extensions)
+    others = [name for name in names if (path := PurePosixPath(name)).suffix.lower() not in known and path.stem.lower() not in _NOTES]
+    if not others:
+        return []
+    counts = Counter(PurePosixPath(name).suffix.lower() or "without an extension" for name in others)
+    listing = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(12)) + (", …" if len(counts) > 12 else "")
+    return [f"Not read: {listing}, for example {others[0]}. Save images as PNG or JPEG, videos as single frames, and unpack archives."]
+
+
+def from_file(path: Path, captions: CaptionSettings, *, lines: bool = False) -> Found:
+    """A single image with the captions that lie beside it."""
+    suffixes = {*captions.extensions, ".json"}
+    files = [file for file in path.parent.iterdir() if file == path or (file.suffix.lower() in suffixes and belongs_to(file, path))]
+    index = CaptionIndex(path.parent, files, captions, lines=lines)
+    mask = find_masks(list(path.parent.iterdir())).of.get(path)
+    return Found([_entry(path.parent, path, index, mask)], index.warnings())

@@ -1,0 +1,1 @@
+"""The parent's side: start, follow, stop and judge the training child."""

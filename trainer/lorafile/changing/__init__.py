@@ -1,0 +1,1 @@
+"""Changing LoRA files: merging and lowering the rank."""

@@ -1,0 +1,1 @@
+"""Describing LoRA files for people: information, cards, files beside them."""

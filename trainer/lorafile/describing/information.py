@@ -1,0 +1,169 @@
+"""What a LoRA file is: family, format, algorithm, rank, targets, trigger words, faults."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from PIL import Image
+
+from ..models import FAMILY_NAME
+from ..reading.read import scan_lora
+from ..thumbnail import from_data_url
+from ..weights import LoraWeights
+
+_ALWAYS = 0.95  # a tag in this share of the captions is taken for a trigger word
+_MOST_TAGS = 32  # of the most frequent ones
+_LONGEST_TABLE = 8_000_000  # characters of JSON in the metadata, which take fifty times as much memory when they are read: 400,000 tags
+
+
+@dataclass(frozen=True)
+class LoraInfo:
+    """Everything that is known about a file without the model."""
+
+    path: Path
+    family: str
+    format: str
+    algorithm: str
+    rank: int | None  # of most layers
+    alpha: float | None
+    targets: Mapping[str, int]  # component: number of adapted layers
+    trigger_words: tuple[str, ...]
+    base: str  # name of the checkpoint it was trained on
+    title: str
+    thumbnail: Image.Image | None
+    metadata: Mapping[str, str]
+    problems: tuple[str, ...]
+    usable: bool
+    notes: tuple[str, ...] = ()
+    unknown_keys: tuple[str, ...] = ()
+    family_reason: str = ""
+    context_width: int | None = None
+    ranks: Mapping[int, int] = field(default_factory=dict)  # rank: number of layers
+    dtype: str = ""
+    dora: bool = False
+    tags: tuple[tuple[str, int], ...] = ()  # the most frequent ones of the captions, with their counts
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data; the thumbnail as its size."""
+        return {
+            "path": str(self.path),
+            "usable": self.usable,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+            "unknown_keys": list(self.unknown_keys),
+            "family": self.family,
+            "family_name": FAMILY_NAME.get(self.family, self.family),
+            "family_reason": self.family_reason,
+            "format": self.format,
+            "algorithm": self.algorithm,
+            "rank": self.rank,
+            "ranks": {str(rank): count for rank, count in self.ranks.items()},
+            "alpha": self.alpha,
+            "dtype": self.dtype,
+            "targets": dict(self.targets),
+            "trigger_words": list(self.trigger_words),
+            "base": self.base,
+            "title": self.title,
+            "thumbnail": list(self.thumbnail.size) if self.thumbnail else None,
+            "metadata": {key: value for key, value in self.metadata.items() if key != "modelspec.thumbnail"},
+        }
+
+
+def inspect_lora(path: Path) -> LoraInfo:
+    """Look into a LoRA file. Raises UserError when it cannot be opened at all; other faults are in ``problems``."""
+    return describe(Path(path), scan_lora(Path(path)))
+
+
+def describe(path: Path, weights: LoraWeights) -> LoraInfo:
+    """The information of a file that was read already."""
+    metadata = weights.metadata
+    ranks = Counter(module.rank for module in weights if module.rank)
+    sizes = [t for t in (module.alpha for module in weights) if t is not None and t.numel() == 1]
+    alphas = Counter(float(alpha.float().item()) for alpha in sizes)
+    tags, images = tag_counts(metadata)
+    return LoraInfo(
+        path=path,
+        family=weights.family,
+        format=weights.format,
+        algorithm=weights.algorithm,
+        rank=ranks.most_common(1)[0][0] if ranks else None,
+        alpha=alphas.most_common(1)[0][0] if alphas else None,
+        targets=dict(sorted(Counter(module.component for module in weights).items())),
+        trigger_words=stated_words(metadata) or _in_every_caption(tags, images),
+        base=_value(metadata, "ss_sd_model_name"),
+        title=_value(metadata, "modelspec.title") or _value(metadata, "ss_output_name") or path.stem,
+        thumbnail=from_data_url(metadata.get("modelspec.thumbnail", "")),
+        metadata=dict(metadata),
+        problems=weights.problems,
+        usable=not weights.fatal,
+        notes=(*weights.notes, *_unread_tables(metadata)),
+        unknown_keys=weights.unknown_keys,
+        family_reason=weights.family_reason,
+        context_width=weights.context_width,
+        ranks={rank: count for rank, count in sorted(ranks.items()) if rank is not None},
+        dtype=str(weights.dtype).removeprefix("torch.") if weights.dtype else "",
+        dora=any(module.is_dora for module in weights),
+        tags=tuple(tags.most_common(_MOST_TAGS)),
+    )
+
+
+def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The trigger phrase of the model specification, else the tags that (nearly) every caption has, the most frequent first."""
+    return stated_words(metadata) or _in_every_caption(*tag_counts(metadata))
+
+
+def stated_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The trigger phrase of the model specification, word by word; empty where there is none."""
+    return tuple(word.strip() for word in _value(metadata, "modelspec.trigger_phrase").split(",") if word.strip())
+
+
+def _in_every_caption(tags: Counter[str], images: float) -> tuple[str, ...]:
+    return tuple(tag for tag, count in tags.most_common(5) if tag and images and count >= _ALWAYS * images)
+
+
+def tag_counts(metadata: Mapping[str, str]) -> tuple[Counter[str], float]:
+    """How many captions have each tag (kohya's ``ss_tag_frequency``), and how many pictures there were. Each table is read once."""
+    images: float = 0
+    tags = Counter[str]()
+    folders = _table(metadata, "ss_dataset_dirs")
+    for folder, counts in _table(metadata, "ss_tag_frequency").items():
+        if not isinstance(counts, dict):
+            continue
+        numbers = {str(tag).strip(): n for tag, n in counts.items() if _is_count(n)}
+        directory = folders.get(folder)
+        known = directory.get("img_count") if isinstance(directory, dict) else None
+        images += known if _is_count(known) else max(numbers.values(), default=0)
+        tags.update(numbers)
+    return tags, images
+
+
+def _unread_tables(metadata: Mapping[str, str]) -> list[str]:
+    """A note for each table that is too large to be read."""
+    sizes = {key: len(metadata.get(key, "")) for key in ("ss_tag_frequency", "ss_dataset_dirs")}
+    return [f"{key} is {size / 1e6:.0f} MB and was not read" for key, size in sizes.items() if size > _LONGEST_TABLE]
+
+
+def _table(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    text = metadata.get(key, "{}")
+    if len(text) > _LONGEST_TABLE:
+        return {}
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    """Whether a number in the metadata may be one of pictures; hundreds of digits are none."""
+    return isinstance(value, int) and 0 <= value < 1 << 53
+
+
+def _value(metadata: Mapping[str, str], key: str) -> str:
+    text = metadata.get(key, "").strip()
+    return "" if text == "None" else text

@@ -1,0 +1,86 @@
+"""What lies beside a LoRA file: a preview picture, and the notes that A1111 (``name.json``) and Civitai's helpers
+(``name.civitai.info``) keep there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ...core.image_file import load_image
+
+_PICTURES = tuple(f"{middle}{ending}" for middle in (".preview", "") for ending in (".png", ".jpg", ".jpeg", ".webp"))
+_NOTES = (".json", ".civitai.info")
+_MOST_NOTES = 1 << 20  # bytes; larger files are no notes
+_MOST_PICTURE = 64 << 20  # bytes
+_MOST_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What people wrote about a LoRA; empty where nobody did. ``base`` is the kind of model in their words."""
+
+    trigger_words: tuple[str, ...] = ()
+    base: str = ""
+    title: str = ""
+    description: str = ""
+    strength: float | None = None
+
+
+def companions(path: Path) -> list[Path]:
+    """The files beside the LoRA at ``path`` that tell of it, where they exist: pictures first, the preferred one in front."""
+    stem = str(path.with_suffix(""))
+    return [found for ending in (*_PICTURES, *_NOTES) if (found := Path(stem + ending)).is_file()]
+
+
+def preview(path: Path) -> Image.Image | None:
+    """The picture beside the LoRA at ``path``; None when there is none, or none that is a picture of reasonable size."""
+    for found in companions(path):
+        if found.name.endswith(_NOTES):
+            continue
+        try:
+            return load_image(found, max_bytes=_MOST_PICTURE, max_pixels=_MOST_PIXELS, draft=(512, 512))
+        except OSError:
+            continue
+    return None
+
+
+def notes(path: Path) -> Notes:
+    """What A1111 and Civitai's helpers noted of the LoRA at ``path``. Files that are no JSON objects count as absent."""
+    stem = str(path.with_suffix(""))
+    webui, civitai = (_read(Path(stem + ending)) for ending in _NOTES)
+    trained = civitai.get("trainedWords")
+    words = [str(word) for word in trained if isinstance(word, str)] if isinstance(trained, list) else []
+    model = civitai.get("model")
+    strength = webui.get("preferred weight")
+    return Notes(
+        trigger_words=split_words(_text(webui, "activation text")) or split_words(", ".join(words)),
+        base=_text(webui, "sd version") or _text(civitai, "baseModel"),
+        title=_text(model, "name") if isinstance(model, dict) else "",
+        description=_text(webui, "description") or _text(webui, "notes"),
+        strength=float(strength) if isinstance(strength, (int, float)) and 0 < strength <= 10 else None,
+    )
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """Words at commas, without blanks and repetitions, in their order."""
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.stat().st_size > _MOST_NOTES:
+            return {}
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _text(data: Mapping[str, Any], key: str) -> str:
+    value = data.get(key)
+    return value.strip() if isinstance(value, str) else ""

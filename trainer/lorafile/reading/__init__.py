@@ -1,0 +1,1 @@
+"""Reading LoRA files of every tool."""

@@ -1,0 +1,106 @@
+"""The scale of PEFT files, whose tensors carry no alpha: from diffusers' metadata or PEFT's adapter_config.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...core.errors import UserError
+from ..weights import LoraModule
+
+DIFFUSERS_KEY = "lora_adapter_metadata"  # JSON: {"unet.lora_alpha": 16, "unet.alpha_pattern": {...}, ...}
+_LARGEST = 16 << 20  # bytes of a configuration
+_COMPONENT = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
+
+
+def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], path: Path, form: str) -> tuple[tuple[LoraModule, ...], str]:
+    """``modules`` of the file ``path`` with the alpha that a PEFT configuration states, and where it was found (empty: nowhere, scale 1).
+
+    The adapter_config.json beside it belongs to files that PEFT wrote: with its key names (``form`` is peft) or its file name. Raises
+    UserError for a configuration that makes no sense.
+    """
+    if any(module.alpha is not None for module in modules):
+        return modules, ""
+    if DIFFUSERS_KEY in metadata:
+        table = _json_object(metadata[DIFFUSERS_KEY])
+        if table:
+            parts = {name: _scale(_part(table, f"{prefix}."), "its adapter metadata") for name, prefix in _COMPONENT.items()}
+            return tuple(_with_alpha(module, parts[module.component]) for module in modules), "diffusers' adapter metadata"
+    config = path.parent / "adapter_config.json"
+    if (form == "peft" or path.stem == "adapter_model") and config.is_file():
+        if config.stat().st_size > _LARGEST:
+            raise UserError(f"{config} is too large for a configuration.", "Without it the LoRA's scale is unknown.", kind="lora")
+        table = _json_object(config.read_text(encoding="utf-8-sig", errors="replace"))
+        if not table:
+            raise UserError(f"{config} is not a JSON object.", "Without it the LoRA's scale is unknown; export it again.", kind="lora")
+        scale = _scale(table, str(config))
+        return tuple(_with_alpha(module, scale) for module in modules), "adapter_config.json"
+    return modules, ""
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What a configuration says of alpha: for all layers, by the end of a layer's name (with the place of that pattern in their order), and
+    whether it is divided by the rank's root."""
+
+    alpha: float | None
+    patterns: Mapping[str, tuple[int, float]]
+    rank_stabilised: bool
+
+
+def _scale(config: Mapping[str, Any], source: str) -> _Scale:
+    name = "lora_alpha" if "lora_alpha" in config else "alpha"
+    alpha, patterns, root = config.get(name), config.get("alpha_pattern") or {}, config.get("use_rslora") or False
+    if alpha is not None and _number(alpha) is None:
+        raise _senseless(source, name, alpha)
+    if not isinstance(patterns, dict) or any(_number(value) is None for value in patterns.values()):
+        raise _senseless(source, "alpha_pattern", patterns)
+    if not isinstance(root, bool):
+        raise _senseless(source, "use_rslora", root)
+    return _Scale(_number(alpha), {str(name): (place, _number(value) or 0.0) for place, (name, value) in enumerate(patterns.items())}, root)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number of more than 308 digits
+        return None
+
+
+def _senseless(source: str, name: str, value: object) -> UserError:
+    return UserError(
+        f"{source} says {name} = {str(value)[:80]}, which makes no sense.",
+        "Without it the LoRA's scale is unknown; correct it, or export the LoRA again.",
+        kind="lora",
+    )
+
+
+def _with_alpha(module: LoraModule, scale: _Scale) -> LoraModule:
+    alpha, rank = scale.alpha, module.rank
+    if alpha is None or not rank:
+        return module
+    # a pattern is the end of a name, and the last one that fits holds: each end of this name is looked up, however many patterns there are
+    ends = [module.name[start:] for start in range(len(module.name) + 1)]
+    _, alpha = max((scale.patterns[end] for end in ends if end in scale.patterns), default=(-1, alpha))
+    value = alpha * (math.sqrt(rank) if scale.rank_stabilised else 1.0)
+    return replace(module, alpha=torch.tensor(value, dtype=torch.float32))
+
+
+def _part(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {key[len(prefix) :]: value for key, value in table.items() if key.startswith(prefix)}
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
+        return {}
+    return data if isinstance(data, dict) else {}

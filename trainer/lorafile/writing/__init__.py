@@ -1,0 +1,1 @@
+"""Writing LoRA files: naming schemes, metadata, hashes."""

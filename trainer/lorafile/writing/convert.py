@@ -1,0 +1,228 @@
+"""From ``LoraWeights`` to the tensors of each naming, and to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ...core.errors import UserError
+from ...core.files import atomic_path
+from .. import dora, folding
+from ..biases import bias_of
+from ..models import MODELS
+from ..reading.read import scan_lora
+from ..unet_names import diffusers_to_ldm
+from ..weights import LoraModule, LoraWeights
+from .save import write_tensors
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+_PREFIX = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A LoRA in one naming, ready to be written. ``notes`` say what could not be carried over exactly."""
+
+    format: str
+    tensors: dict[str, torch.Tensor]
+    metadata: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def to_kohya(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
+    """kohya's naming, for every program; SDXL layers by their LDM names. Any algorithm; layers without alpha get one (scale 1)."""
+    tensors: dict[str, torch.Tensor] = dict(weights.extra)
+    for module in _cast(weights, dtype):
+        key = module.kohya_key(_family(weights), weights.unet_layout)
+        tensors.update(_named(module, key))
+        if module.alpha is None and module.rank:
+            tensors[f"{key}.alpha"] = _new_alpha(module)
+    return Converted("kohya", tensors, dict(weights.metadata))
+
+
+def to_comfyui(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
+    """ComfyUI's own naming (what its Save LoRA writes): ``diffusion_model.`` and LDM names, ``text_encoders.clip_l.…``. Any algorithm."""
+    family, tensors = _family(weights), {}
+    clips = MODELS[family].clips if family in MODELS else {}
+    for module in _cast(weights, dtype):
+        if module.component == "unet":
+            name = diffusers_to_ldm(module.name, weights.unet_layout)
+            if name is None:
+                raise UserError(
+                    f"The UNet of family {family!r} has no layer {module.name}.", "Was the file made for another model?", kind="lora"
+                )
+            key = f"diffusion_model.{name}"
+        elif module.component in clips:
+            key = f"text_encoders.{clips[module.component]}.transformer.{module.name}"
+        else:
+            raise UserError(f"The model family {family!r} has no text encoder {module.component!r}.", "", kind="lora")
+        tensors.update(_named(module, key))
+    return Converted("comfyui", tensors, dict(weights.metadata), (*_dropped(weights), *_dora_in_comfyui(weights)))
+
+
+def to_diffusers(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
+    """What diffusers' training scripts save (``unet.….lora.down.weight``). Plain LoRA only; alpha is folded into a matrix."""
+    _need_plain(weights, "diffusers", decomposed=False)
+    return _folded(weights, dtype, "diffusers", _diffusers_key)
+
+
+def to_peft(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
+    """PEFT's naming as diffusers saves it today (``unet.….lora_A.weight``). LoRA and DoRA with a scale for each output."""
+    _need_plain(weights, "peft", decomposed=True)
+    return _folded(weights, dtype, "peft", _peft_key)
+
+
+FORMATS: dict[str, Callable[[LoraWeights, torch.dtype | None], Converted]] = {
+    "kohya": to_kohya,
+    "diffusers": to_diffusers,
+    "peft": to_peft,
+    "comfyui": to_comfyui,
+}
+
+
+def convert(weights: LoraWeights, form: str, dtype: torch.dtype | None = None) -> Converted:
+    """``weights`` in the naming ``form``: kohya, diffusers, peft or comfyui; number type ``dtype``, by default as it is."""
+    if form not in FORMATS:
+        raise UserError(f"There is no LoRA format {form!r}.", f"Choose one of: {', '.join(FORMATS)}.", kind="lora")
+    return FORMATS[form](weights, dtype)
+
+
+def write_lora(path: Path, converted: Converted) -> None:
+    """Write a converted LoRA with its hashes to ``path``, atomically, and read it back before it gets its name."""
+    path = Path(path)
+    if path.suffix.lower() != ".safetensors":
+        raise UserError(f"{path.name}: LoRAs are written as .safetensors only.", "Give the file that ending.", kind="lora")
+    with atomic_path(path) as temporary:
+        write_tensors(temporary, converted.tensors, converted.metadata)
+        faults = scan_lora(temporary).fatal
+        if faults:
+            raise UserError(f"The converted LoRA would be of no use: {'; '.join(faults)}.", "Try --dtype fp32.", kind="lora")
+
+
+def _folded(weights: LoraWeights, dtype: torch.dtype | None, form: str, name: Callable[[str, str, str], str]) -> Converted:
+    _cast(weights, dtype)  # refuses what the number type cannot hold
+    folded = folding.fold(weights.modules, dtype)
+    tensors: dict[str, torch.Tensor] = {}
+    for module in folded.modules:
+        for suffix, tensor in module.tensors.items():
+            tensors[name(module.component, module.name, suffix)] = (
+                tensor.reshape(_magnitude_shape(tensor)) if suffix == "dora_scale" else tensor
+            )
+    notes: tuple[str, ...] = ()
+    if folded.errors:
+        layers = f"{len(folded.errors)} layer{'s' * (len(folded.errors) > 1)}"
+        told = f"this format has no alpha: multiplying by alpha / rank rounded {layers} (relative error at most {max(folded.errors):.1e})"
+        back = f"{folded.lossy} do not come back bit for bit" if folded.lossy else "the way back is exact"
+        notes = (f"{told}; {back}; --dtype fp32 rounds none",)
+    return Converted(form, tensors, {**weights.metadata, folding.KEY: folded.record}, (*notes, *_dropped(weights)))
+
+
+def _diffusers_key(component: str, module: str, suffix: str) -> str:
+    direction = "down" if suffix == "lora_down.weight" else "up"
+    part = "lora" if component == "unet" else "lora_linear_layer"
+    return f"{_PREFIX[component]}.{module}.{part}.{direction}.weight"
+
+
+def _peft_key(component: str, module: str, suffix: str) -> str:
+    part = {"lora_down.weight": "lora_A", "lora_up.weight": "lora_B", "dora_scale": "lora_magnitude_vector"}[suffix]
+    return f"{_PREFIX[component]}.{module}.{part}.weight"
+
+
+def _magnitude_shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    # PEFT keeps a row for Linear layers and (1, out, 1, 1) for convolutions
+    return (tensor.numel(),) if tensor.ndim == 2 else (1, tensor.numel(), *[1] * (tensor.ndim - 2))
+
+
+def _need_plain(weights: LoraWeights, form: str, *, decomposed: bool) -> None:
+    _family(weights)
+    if decomposed and dora.is_of_base(weights.metadata):
+        raise UserError(
+            "This DoRA was exported for ComfyUI's own loader and one base model; other programs would read it wrongly.",
+            "Convert the LoRA that it was made from.",
+            kind="lora",
+        )
+    for module in weights:
+        if bias_of(module) is not None or "reshape_weight" in module.tensors:
+            what = "a change of its bias" if bias_of(module) is not None else "another size of its layer"
+            raise UserError(
+                f"The {form} format holds changes of weights only, and {module.name} has {what}.",
+                "Choose --format kohya or comfyui, which hold it as it is.",
+                kind="lora",
+            )
+        if module.algorithm != "lora" or "lora_mid.weight" in module.tensors:
+            kind = "LoRA in Tucker form" if module.algorithm == "lora" else module.algorithm
+            raise UserError(
+                f"The {form} format holds plain LoRA only, and {module.name} is {kind}.",
+                "Approximate it with --rank N, or choose --format kohya or comfyui, which hold it as it is.",
+                kind="lora",
+            )
+        if not module.is_dora:
+            continue
+        if not decomposed:
+            raise UserError(f"The {form} format holds no DoRA.", "Choose --format peft, kohya or comfyui.", kind="lora")
+        scale, outputs = module.tensors["dora_scale"], module.tensors["lora_up.weight"].shape[0]
+        if scale.shape[0] != outputs or scale.numel() != outputs:
+            raise UserError(
+                f"PEFT's DoRA scales outputs, and {module.name} scales inputs.", "Choose --format kohya or comfyui.", kind="lora"
+            )
+
+
+def _cast(weights: LoraWeights, dtype: torch.dtype | None) -> tuple[LoraModule, ...]:
+    if dtype is None:
+        return weights.modules
+    result = []
+    for module in weights:
+        tensors = {name: narrowed(name, tensor, dtype) for name, tensor in module.tensors.items()}
+        if not all(bool(tensor.float().isfinite().all()) for tensor in tensors.values()):
+            raise UserError(f"The weights of {module.name} are too large for {dtype}.", "Choose --dtype bf16 or fp32.", kind="lora")
+        alpha = module.alpha
+        if alpha is not None:
+            smaller = alpha.to(dtype)
+            alpha = smaller if bool(smaller.double() == alpha.double()) else alpha.to(torch.float32)
+        result.append(replace(module, tensors=tensors, alpha=alpha))
+    return tuple(result)
+
+
+def narrowed(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``tensor`` in ``dtype``, but DoRA's magnitudes never in fewer bits than they have: rounding one rounds a whole row of the weight."""
+    keeps = not tensor.is_floating_point() or (name == "dora_scale" and dtype.itemsize < tensor.dtype.itemsize)
+    return tensor if keeps else tensor.to(dtype)
+
+
+def _dora_in_comfyui(weights: LoraWeights) -> tuple[str, ...]:
+    if dora.is_of_base(weights.metadata) or not any(dora.by_output(module) for module in weights):
+        return ()
+    return (
+        "ComfyUI's own loader gives a few percent less or more of this DoRA's effect than was trained; Load LoRA gives what was trained, "
+        "and so does an export with the model that it will be used on (the model and clip inputs, or --base)",
+    )
+
+
+def _named(module: LoraModule, key: str) -> dict[str, torch.Tensor]:
+    tensors = {f"{key}.{suffix}": tensor for suffix, tensor in module.tensors.items()}
+    if module.alpha is not None:
+        tensors[f"{key}.alpha"] = module.alpha
+    return tensors
+
+
+def _new_alpha(module: LoraModule) -> torch.Tensor:
+    rank, dtype = module.rank or 1, next(iter(module.tensors.values())).dtype
+    alpha = torch.tensor(float(rank), dtype=dtype)
+    return alpha if float(alpha) == rank else torch.tensor(float(rank), dtype=torch.float32)
+
+
+def _family(weights: LoraWeights) -> str:
+    if weights.family == "unknown":
+        raise UserError(
+            "It is not known for which model family this LoRA was made, so its layers cannot be renamed.",
+            "Its metadata may help: --metadata ss_base_model_version=sd_v1 (or sdxl_base_v1-0).",
+            kind="lora",
+        )
+    return weights.family
+
+
+def _dropped(weights: LoraWeights) -> tuple[str, ...]:
+    return (f"{len(weights.extra)} bundled embeddings have no place in this format and were left out",) if weights.extra else ()

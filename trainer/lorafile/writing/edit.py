@@ -1,0 +1,66 @@
+"""Change a LoRA's metadata and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...core.errors import UserError
+from ...core.image_file import load_image
+from .. import container
+from ..thumbnail import from_data_url, to_data_url
+
+# What a person calls it, and the key that programs read.
+FIELDS = {
+    "title": "modelspec.title",
+    "author": "modelspec.author",
+    "description": "modelspec.description",
+    "trigger": "modelspec.trigger_phrase",
+    "tags": "modelspec.tags",
+    "licence": "modelspec.license",
+    "license": "modelspec.license",
+    "usage_hint": "modelspec.usage_hint",
+    "thumbnail": "modelspec.thumbnail",
+}
+
+
+def edited(metadata: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:
+    """``metadata`` with ``changes``: keys are those of ``FIELDS`` or any full key; an empty text removes the key.
+
+    ``thumbnail`` takes an image file, which is embedded as a small JPEG, or a data URL. Raises UserError for an image that cannot be read.
+    """
+    result = dict(metadata)
+    for name, value in changes.items():
+        key = FIELDS.get(name, name)
+        if not key.strip():
+            raise UserError("A metadata key is empty.", "Write key=value.", kind="lora")
+        if not value:
+            result.pop(key, None)
+            continue
+        result[key] = _thumbnail(value) if key == FIELDS["thumbnail"] else value
+    if any(FIELDS.get(name, name).startswith("modelspec.") for name in changes):
+        result.setdefault("modelspec.sai_model_spec", "1.0.1")  # without the version no program reads the others
+    return result
+
+
+def edit_metadata(path: Path, target: Path, changes: Mapping[str, str]) -> dict[str, str]:
+    """Write ``path`` with changed metadata to ``target`` (may be the same); tensors stay byte for byte. Returns the new metadata."""
+    path = Path(path)
+    if path.suffix.lower() != ".safetensors":
+        raise UserError(f"{path.name} has no metadata.", "Export it as .safetensors first.", kind="lora")
+    metadata = edited(container.read_header(path).metadata, changes)
+    container.rewrite_metadata(path, Path(target), metadata)
+    return metadata
+
+
+def _thumbnail(value: str) -> str:
+    if value.startswith("data:"):
+        if from_data_url(value) is None:
+            raise UserError("The thumbnail's data URL holds no picture.", "Give an image file instead.", kind="lora")
+        return value
+    try:
+        return to_data_url(load_image(value))
+    except FileNotFoundError as error:
+        raise UserError(f"There is no image {value}.", "Check the path of the thumbnail.", kind="lora") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"The image {value} cannot be read: {error}.", "Choose a PNG, JPEG or WebP picture.", kind="lora") from error

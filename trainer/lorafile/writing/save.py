@@ -1,0 +1,94 @@
+"""Write a LoRA file, with the hashes that model browsers identify it by, and check it after writing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ...core.errors import UserError
+from ...core.files import atomic_path
+from .. import container
+from ..reading.read import scan_lora
+
+_CHUNK = 1 << 20
+
+
+def save_lora(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write kohya-named ``tensors`` with ``metadata`` and the ``sshs_*`` hashes to ``path``, atomically, and check the result.
+
+    Equal input gives equal bytes. Raises UserError (and leaves ``path`` as it was) when the file would be of no use: see ``verify_lora``.
+    """
+    path = Path(path)
+    if not tensors:
+        raise UserError(f"{path.name}: there are no weights to save, so it would hold no LoRA.", "", kind="lora")
+    with atomic_path(path) as temporary:
+        write_tensors(temporary, tensors, metadata)
+        verify_lora(temporary, name=path.name)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write any tensors with ``metadata``, ``sshs_*`` and ``modelspec.hash_sha256``; not checked, not atomic."""
+    ready = {key: tensor.detach().to("cpu").contiguous() for key, tensor in sorted(tensors.items())}
+    training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+    save_file(ready, path, metadata=training)
+    model_hash, legacy_hash = file_hashes(path)
+    # a hash in the metadata given belongs to the tensors that it was read with
+    full = {**metadata, "sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
+    if any(key.startswith("modelspec.") for key in metadata):
+        full["modelspec.hash_sha256"] = f"0x{model_hash}"
+    container.rewrite_metadata(path, path, full)
+
+
+def file_hashes(path: Path) -> tuple[str, str]:
+    """kohya's two hashes of a safetensors file that has only ``ss_*`` metadata: SHA-256 of the tensor data, and
+    ``legacy_hash``."""
+    start = container.read_header(path).data_start
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest(), legacy_hash(path)
+
+
+def matches_own_hash(path: Path) -> bool:
+    """Whether the tensor data is what ``sshs_model_hash`` in the metadata says; True where the metadata says none. Raises UserError."""
+    stated = container.read_header(path).metadata.get("sshs_model_hash")
+    return stated is None or stated == file_hashes(path)[0]
+
+
+def legacy_hash(path: Path) -> str:
+    """A1111's short hash of a model file: the first eight digits of the SHA-256 of 64 KiB at 1 MiB."""
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+
+
+def verify_lora(path: Path, *, name: str = "") -> None:
+    """Re-open a kohya-format file: every module has its down, up and alpha tensors, which fit each other, are finite and not all zero.
+
+    Raises UserError with the reason.
+    """
+    path = Path(path)
+    weights = scan_lora(path)
+    label = name or path.name
+    if weights.problems:
+        raise UserError(f"{label} is no usable LoRA: {'; '.join(weights.problems)}.", _hint(weights.problems), kind="lora")
+    if weights.format != "kohya":
+        raise UserError(f"{label} has {weights.format} key names instead of kohya's.", "Export it with --format kohya.", kind="lora")
+    lacking = [module.name for module in weights if module.algorithm == "lora" and module.alpha is None]
+    if lacking:
+        raise UserError(f"{label}: {len(lacking)} layers have no alpha, for example {lacking[0]}.", "Export it again.", kind="lora")
+
+
+def _hint(problems: tuple[str, ...]) -> str:
+    text = " ".join(problems)
+    if "finite" in text:
+        return "The training diverged: lower the learning rate, or train in bf16 or fp32 instead of fp16."
+    if "zero" in text:
+        return "Nothing was learned: raise the learning rate or train for more steps."
+    return "This is a fault of the program; please report it with the training log."

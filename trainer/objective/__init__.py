@@ -1,0 +1,1 @@
+"""Noise, timesteps, targets, weighting and loss."""

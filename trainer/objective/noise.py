@@ -1,0 +1,55 @@
+"""The noise and the timestep of one image, drawn from a generator that its place in the run determines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..config.run_config import ObjectiveSection
+
+
+def draw_noise(shape: tuple[int, ...], settings: ObjectiveSection, generator: torch.Generator) -> torch.Tensor:
+    """Gaussian noise of ``shape`` (4, h, w), with multi-resolution noise and an offset when the settings ask for them."""
+    import torch
+
+    noise = torch.randn(shape, generator=generator)
+    if settings.multires_iterations:
+        noise = _multires(noise, settings.multires_iterations, settings.multires_discount, generator)
+    if settings.noise_offset:  # CrossLabs, "Diffusion with Offset Noise" (2023): one shift per channel
+        noise = noise + settings.noise_offset * torch.randn((shape[0], 1, 1), generator=generator)
+    return noise
+
+
+def draw_timestep(settings: ObjectiveSection, generator: torch.Generator, count: int) -> torch.Tensor:
+    """A timestep in ``timestep_min`` .. ``timestep_max`` (exclusive) of ``count``, int64 without dimensions.
+
+    ``logit-normal`` squashes a normal draw (mean ``logit_mean``, deviation ``logit_std``) into the range, as in Esser et al. 2024.
+    """
+    import torch
+
+    low, high = settings.timestep_min, min(settings.timestep_max, count)
+    if settings.timestep_sampling == "uniform":
+        return torch.randint(low, high, (), generator=generator)
+    share = torch.sigmoid(settings.logit_mean + settings.logit_std * torch.randn((), generator=generator))
+    return (low + share * (high - low)).long().clamp(low, high - 1)
+
+
+def _multires(noise: torch.Tensor, iterations: int, discount: float, generator: torch.Generator) -> torch.Tensor:
+    """Pyramid noise: coarser and coarser noise added, then scaled back to unit deviation (J. Whitaker, "Multi-Resolution Noise", 2023).
+
+    The deviation is the picture's own, where kohya's trainer takes the batch's: a picture's noise does not depend on its neighbours.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    channels, height, width = noise.shape
+    for level in range(iterations):
+        shrink = (2 + 2 * float(torch.rand((), generator=generator))) ** level
+        small = (max(1, int(height / shrink)), max(1, int(width / shrink)))
+        coarse = torch.randn((1, channels, *small), generator=generator)
+        noise = noise + interpolate(coarse, size=(height, width), mode="bilinear")[0] * discount**level
+        if 1 in small:  # as the author's code and kohya's: no coarser level says more
+            break
+    return noise / noise.std()

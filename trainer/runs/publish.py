@@ -1,0 +1,168 @@
+"""Put a finished LoRA into a folder of LoRAs: whole or not at all, and never in the place of another file.
+
+Nothing that is half written has a name that a menu of LoRAs shows. It is written in the run folder where that is on the same file system,
+else in the target folder, where a later run deletes what a killed one left.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..core.disk_errors import about_the_disk
+from ..core.errors import UserError
+from ..core.files import PARTIAL, expand_home, move_new, remove_partial, sha256_file, unlink_partial, when_free, write_atomic
+from .run_folder import RunFolder
+
+_OURS = f"{PARTIAL}lora-"  # in a folder of LoRAs: locked while it is written, so that what a killed process left can be told
+_OLD_SECONDS = 86_400.0  # after which any other partial file there is taken to be left over
+_ATTEMPTS = 5
+
+
+def publish(run: RunFolder, folder: str) -> Path | None:
+    """Copy the finished LoRA to ``folder`` and return its place; None when nothing is published.
+
+    A different file of the same name is never overwritten: the new one then gets the run's identity in its name. The caller holds the run.
+    """
+    if not folder:
+        return None
+    target_folder = expand_home(folder).resolve()
+    targets = _targets(run, target_folder)
+    try:
+        remove_partial(run.path)
+        remove_left_over(target_folder)
+        place = put(run.lora.read_bytes(), targets, near=run.path)
+    except OSError as error:
+        explained = about_the_disk(error, target_folder)
+        if explained is None:
+            raise
+        raise UserError(explained.message, f"{explained.hint} The new LoRA is whole in {run.lora}.", kind=explained.kind) from error
+    if place is None:
+        raise UserError(
+            f"{target_folder} already holds other files named {targets[0].name} and {targets[1].name}.",
+            f"Rename one of them; the new LoRA is kept in {run.lora}.",
+            kind="output",
+        )
+    return place
+
+
+def restore(run: RunFolder, folder: str) -> Path | None:
+    """Bring the finished LoRA of a run back from ``folder``, where it was published; its place there, None where it is not."""
+    digest = run.lora_digest()
+    if not (folder and digest):
+        return None
+    for published in _targets(run, expand_home(folder).resolve()):
+        if _has(published, digest):
+            write_atomic(run.lora, published.read_bytes())
+            return published
+    return None
+
+
+def put(data: bytes, targets: Sequence[Path], *, near: Path | None = None) -> Path | None:
+    """Write ``data`` to the first of ``targets`` that is free, or find it there; None when all of them are other files.
+
+    Several processes may do this at once: none overwrites the other's file. ``near``: a folder to write in first, if a file can be moved
+    from there.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(_ATTEMPTS):
+            if os.path.lexists(target):
+                if _has(target, digest):
+                    return target
+                break
+            try:
+                _put_new(data, target, near)
+            except FileExistsError:
+                continue  # another process was faster: perhaps with the same file
+            except FileNotFoundError:  # another one took what was just being written for left over
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                continue
+            return target
+    return None
+
+
+def remove_left_over(folder: Path) -> None:
+    """Delete what killed processes left half written in a folder of LoRAs, where others may be writing now."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        with suppress(OSError):
+            if path.name.startswith(_OURS) and not path.is_symlink():
+                if _is_unlocked(path):
+                    path.unlink()
+            elif path.is_file() and time.time() - path.stat().st_mtime > _OLD_SECONDS:
+                path.unlink()
+
+
+def _targets(run: RunFolder, folder: Path) -> list[Path]:
+    return [folder / run.lora.name, folder / f"{run.lora.stem}-{run.identity}.safetensors"]
+
+
+def _has(path: Path, digest: str) -> bool:
+    try:
+        return path.is_file() and when_free(lambda: sha256_file(path)) == digest
+    except OSError:  # it cannot be read, so it is somebody else's
+        return False
+
+
+def _put_new(data: bytes, target: Path, near: Path | None) -> None:
+    """Raises FileExistsError when ``target`` is there."""
+    if near is not None and near.stat().st_dev == target.parent.stat().st_dev:
+        try:
+            with _staged(data, near, target) as staged:
+                move_new(staged, target)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # two mounts of one file system
+                raise
+    with _staged(data, target.parent, target) as staged:
+        move_new(staged, target)
+
+
+@contextmanager
+def _staged(data: bytes, folder: Path, target: Path) -> Iterator[Path]:
+    """A file with ``data`` in ``folder``, which is gone afterwards; errors name ``target``. Its lock shows that it is in use."""
+    path = folder / f"{_OURS}{secrets.token_hex(8)}.tmp"
+    try:
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
+            _lock(file.fileno())
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            if sys.platform != "win32":  # which moves no open file
+                yield path
+        if sys.platform == "win32":
+            yield path
+    except FileExistsError:
+        raise
+    except OSError as error:
+        error.filename = str(target)  # nobody asked for the other
+        raise
+    finally:
+        unlink_partial(path)
+
+
+def _lock(file: int) -> None:
+    if sys.platform != "win32":  # where an open file cannot be deleted
+        import fcntl
+
+        with suppress(OSError):  # some network drives know no locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_unlocked(path: Path) -> bool:
+    if sys.platform == "win32":
+        return True  # it cannot be deleted while it is open
+    import fcntl
+
+    with path.open("rb") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: somebody holds it, or there are no locks here
+    return True

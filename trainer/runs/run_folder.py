@@ -1,0 +1,202 @@
+"""The run folder: its identity, its files, and how a finished run is found again.
+
+<runs>/<name>-<identity>/
+    config.json         the configuration that made it        events.jsonl   the event stream
+    started.json        the day of its first start            child.log      what the child printed
+    samples/            validation images                     checkpoints/   states to resume from
+    tensorboard/        scalars                               loss_curve.png
+    <name>.safetensors  the LoRA                              result.json    written last: the run is complete
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..config.run_config import RunConfig
+from ..core.files import expand_home, read_regular, safe_name, sha256_file, write_atomic
+from ..core.records import sealed, unsealed
+from . import events
+
+_MAX_RECORD, _MAX_LOG = 1 << 20, 1 << 31  # bytes
+_OLD_RESULT = ("lora_sha256", "steps", "loss", "seconds", "version")  # what a result held before it had a checksum
+
+
+@dataclass(frozen=True)
+class SampleImage:
+    """A validation image; ``epoch`` 0 is the base before training."""
+
+    path: Path
+    prompt: str
+    epoch: int
+    step: int
+    index: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A complete run. ``lora`` is the published file when the run publishes, else the one in the run folder."""
+
+    run_dir: Path
+    lora: Path
+    loss_curve: Path
+    samples: tuple[SampleImage, ...]
+    reused: bool
+    loss: float
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run's folder."""
+
+    path: Path
+    name: str
+
+    @property
+    def identity(self) -> str:
+        """The hash of all that determines the result, as the folder's name ends."""
+        return self.path.name.rsplit("-", 1)[-1]
+
+    @property
+    def config(self) -> Path:
+        """The configuration as JSON."""
+        return self.path / "config.json"
+
+    @property
+    def events(self) -> Path:
+        """The event stream, appended to by each start."""
+        return self.path / "events.jsonl"
+
+    @property
+    def started(self) -> Path:
+        """The day of the first start."""
+        return self.path / "started.json"
+
+    @property
+    def log(self) -> Path:
+        """What the child printed."""
+        return self.path / "child.log"
+
+    @property
+    def lora(self) -> Path:
+        """The finished LoRA."""
+        return self.path / f"{safe_name(self.name)}.safetensors"
+
+    @property
+    def loss_curve(self) -> Path:
+        """Picture of the loss over the steps."""
+        return self.path / "loss_curve.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of resumable states."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of validation images."""
+        return self.path / "samples"
+
+    @property
+    def longest(self) -> Path:
+        """The longest path of a file that is written here: a LoRA beside a state."""
+        return self.checkpoints / "step-000000" / f"{safe_name(self.name)}-000000.safetensors"
+
+    @property
+    def result(self) -> Path:
+        """Written last."""
+        return self.path / "result.json"
+
+    def write_result(self, *, steps: int, loss: float, seconds: float) -> None:
+        """Mark the run complete; from then on it is found instead of repeated."""
+        data = {"lora_sha256": sha256_file(self.lora), "steps": steps, "loss": loss, "seconds": seconds, "version": __version__}
+        write_atomic(self.result, sealed(data))
+
+    def lora_digest(self) -> str:
+        """The SHA-256 of the LoRA that the run finished with; empty where it did not finish or its result is damaged."""
+        try:
+            return str(unsealed(self._read_result(), without=_OLD_RESULT)["lora_sha256"])
+        except (OSError, ValueError, KeyError):
+            return ""
+
+    def _read_result(self) -> str:
+        return read_regular(self.result, _MAX_RECORD).decode("utf-8")
+
+    def finished(self) -> RunResult | None:
+        """The result of a complete and undamaged run, else None."""
+        try:
+            data = unsealed(self._read_result(), without=_OLD_RESULT)
+            if sha256_file(self.lora) != data["lora_sha256"]:
+                return None
+            return RunResult(
+                run_dir=self.path,
+                lora=self.lora,
+                loss_curve=self.loss_curve,
+                samples=read_samples(self.events),
+                reused=True,
+                loss=float(data["loss"]),
+                steps=int(data["steps"]),
+                seconds=float(data["seconds"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+
+def run_identity(config: RunConfig, dataset_hash: str, base_identity: str, lora_identity: str = "") -> str:
+    """Hash of everything that determines the result: configuration, dataset, base checkpoint, trainer version (16 hex digits)."""
+    parts: dict[str, Any] = {
+        "config": config.identity(),
+        "dataset": dataset_hash,
+        "base": base_identity,
+        "version": __version__,
+    }
+    if lora_identity:
+        parts["lora"] = lora_identity
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_folder(config: RunConfig, identity: str) -> RunFolder:
+    """The folder of the run with this identity below ``output.runs``; not created."""
+    root = expand_home(config.output.runs).resolve()
+    return RunFolder(root / f"{safe_name(config.name, limit=60)}-{identity}", config.name)
+
+
+def cache_folder(config: RunConfig) -> Path:
+    """Where latents, prompts and checkpoint digests are cached, shared by all runs below ``output.runs``."""
+    return expand_home(config.output.runs).resolve() / "_cache"
+
+
+def read_samples(path: Path) -> tuple[SampleImage, ...]:
+    """The validation images that an event log names and that still exist, in order of epoch and prompt."""
+    found: dict[tuple[int, int], SampleImage] = {}
+    for event in read_events(path):
+        if isinstance(event, events.Sample) and Path(event.path).is_file():
+            found[event.epoch, event.index] = SampleImage(Path(event.path), event.prompt, event.epoch, event.step, event.index)
+    return tuple(found[key] for key in sorted(found))
+
+
+def read_events(path: Path) -> list[events.Event]:
+    """All events of a log; lines that are not events are skipped. Empty when there is no log, or something else in its place."""
+    try:
+        lines = read_regular(path, _MAX_LOG).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return [event for line in lines if (event := events.decode(line)) is not None]
+
+
+def validation_history(path: Path) -> list[events.Validation]:
+    """The validation losses of a log by step; where a resumed run told one again, the later one counts."""
+    told = {event.step: event for event in read_events(path) if isinstance(event, events.Validation)}
+    return [told[number] for number in sorted(told)]
+
+
+def loss_history(path: Path) -> list[events.Step]:
+    """The step events of a log by step; where a resumed run did a step again, the later one counts."""
+    steps = {event.step: event for event in read_events(path) if isinstance(event, events.Step)}
+    return [steps[number] for number in sorted(steps)]

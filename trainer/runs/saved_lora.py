@@ -1,0 +1,39 @@
+"""LoRA files that a run saves beside its states. With one wrong bit a LoRA still opens, so each has a record with its checksum."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core.errors import UserError
+from ..core.files import sha256_file, write_atomic
+from ..core.records import sealed, unsealed
+
+_RECORD = "lora.json"
+
+
+def write_record(lora: Path) -> None:
+    """Record the checksum of a LoRA file that was just written."""
+    write_atomic(lora.with_name(_RECORD), sealed({"file": lora.name, "sha256": sha256_file(lora)}))
+
+
+def is_undamaged(lora: Path) -> bool:
+    """Whether a saved LoRA has the bytes that were written; without a record (older versions) the weights are as their own hash says."""
+    from ..lorafile import matches_own_hash
+
+    record = lora.with_name(_RECORD)
+    try:
+        if not record.exists():
+            return matches_own_hash(lora)
+        return bool(unsealed(record.read_text(encoding="utf-8")) == {"file": lora.name, "sha256": sha256_file(lora)})
+    except (OSError, ValueError, UserError):
+        return False
+
+
+def require_undamaged(lora: Path) -> None:
+    """Raises UserError when a saved LoRA is damaged."""
+    if not is_undamaged(lora):
+        raise UserError(
+            f"The saved LoRA {lora} is damaged: it does not match its checksum.",
+            "Choose another saved step. To save this one again, delete the run folder and train again.",
+            kind="lora",
+        )

@@ -1,0 +1,137 @@
+"""States that a run resumes from: LoRA weights, optimiser and step count, with checksums.
+
+Noise, order and captions are drawn from counters (``counters``), so the step count is the whole position. It is in the state's folder name,
+in its record, which has a checksum of itself and of the state, and in the learning-rate schedule; a state in which they differ is not used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.files import PARTIAL, is_link, read_regular, replace, sha256_file, write_atomic
+from ..core.records import sealed, unsealed
+
+_STATE = "state.pt"
+_RECORD = "state.json"
+_OLD_RECORD = ("step", "sha256")  # what a record held before it had a checksum of itself
+STATE_FILES = (_STATE, _RECORD)
+_MAX_RECORD = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One saved state."""
+
+    path: Path
+    step: int
+
+
+def state_folder(folder: Path, step: int) -> Path:
+    """Where the state after ``step`` lies."""
+    return folder / f"step-{step:06d}"
+
+
+def state_folders(folder: Path) -> list[Path]:
+    """The folders of states. One that is a link is not ours: what lies behind it is neither read nor deleted."""
+    return [path for path in folder.glob("step-*") if not is_link(path)]
+
+
+def save(folder: Path, step: int, values: Mapping[str, Any], *, run: str = "") -> Saved:
+    """Write ``values`` (tensors and plain data) as ``folder/step-000123``; the folder appears only when it is whole.
+
+    ``run``: the identity of the run that they belong to.
+    """
+    import torch
+
+    final = state_folder(folder, step)
+    partial = folder / f"{PARTIAL}{step:06d}-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with (partial / _STATE).open("wb") as file:
+            torch.save(dict(values), file)
+            file.flush()
+            os.fsync(file.fileno())
+        write_atomic(partial / _RECORD, sealed({"step": step, "run": run, "sha256": sha256_file(partial / _STATE)}))
+        if is_link(final) or final.is_file():
+            final.unlink()
+        elif final.exists():
+            shutil.rmtree(final)
+        replace(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Saved(final, step)
+
+
+def newest(
+    folder: Path, *, run: str = "", last_step: int | None = None, skipped: Callable[[Path, str], None] | None = None
+) -> tuple[Saved, dict[str, Any]] | tuple[None, None]:
+    """The newest state that is undamaged, with its values; (None, None) without any.
+
+    ``run``: the identity that states must have, where they have one. ``last_step``: the end of the run, which no state lies beyond.
+    ``skipped`` is called with each newer state that cannot be used and the reason.
+    """
+    for path in sorted(folder.glob("step-*"), key=_number, reverse=True):
+        if not any((path / name).exists() for name in STATE_FILES):  # pruned; a LoRA may still lie in it
+            continue
+        try:
+            if is_link(path):
+                raise ValueError("it is a link")
+            return _read(path, run, last_step)
+        except Exception as error:  # a damaged or foreign file makes torch raise anything, and an earlier state may be whole
+            if skipped is not None:
+                skipped(path, (str(error).strip().splitlines() or [type(error).__name__])[0][:200])
+    return None, None
+
+
+def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str, Any]]:
+    """The state in a folder. Raises ValueError, or what torch raises, with the reason why it cannot be used."""
+    import torch
+
+    step = _number(path)
+    try:
+        record = unsealed(read_regular(path / _RECORD, _MAX_RECORD).decode(), without=_OLD_RECORD)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"its {_RECORD} cannot be trusted: {error}") from error
+    if record.get("step") != step:
+        raise ValueError(f"its {_RECORD} says step {record.get('step')}")
+    if last_step is not None and step > last_step:
+        raise ValueError(f"the run ends at step {last_step}")
+    if run and record.get("run", run) != run:
+        raise ValueError("it belongs to another run")
+    if sha256_file(path / _STATE) != record.get("sha256"):
+        raise ValueError(f"its {_STATE} does not match its checksum")
+    values = torch.load(path / _STATE, map_location="cpu", weights_only=True)
+    if not isinstance(values, dict):
+        raise ValueError(f"its {_STATE} holds no state")
+    schedule = values.get("schedule")
+    scheduled = schedule.get("last_epoch") if isinstance(schedule, dict) else None
+    if isinstance(scheduled, int) and scheduled != step:  # this also judges the records that have no checksum
+        raise ValueError(f"its learning-rate schedule is at step {scheduled}")
+    return Saved(path, step), values
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest state, without reading it; 0 without any."""
+    return max((_number(path) for path in state_folders(folder) if (path / _STATE).exists()), default=0)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest states (0 keeps all). The LoRA files beside them stay."""
+    states = [path / _STATE for path in state_folders(folder) if (path / _STATE).exists()]
+    for path in sorted(states, key=lambda path: _number(path.parent), reverse=True)[keep:] if keep else []:
+        with suppress(OSError):  # one that another program has open can stay for now
+            path.with_name(_RECORD).unlink(missing_ok=True)
+            path.unlink()
+            path.parent.rmdir()  # without a LoRA there is nothing in it
+
+
+def _number(path: Path) -> int:
+    digits = path.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() and digits.isascii() else -1

@@ -1,0 +1,1 @@
+"""The training child: loop, batches, caches, validation, preview images, checkpoints, export."""

@@ -1,0 +1,244 @@
+"""From trained weights to a LoRA file: kohya keys in fp16 with true metadata."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import lorafile
+from ..adapters.adapter import TEXT_COMPONENTS
+from ..adapters.frozen_lora import tensors_of
+from ..config.run_config import RunConfig
+from ..core.prompt_syntax import unescape
+from ..dataset import Dataset, Item
+from ..dataset.captions.tags import tags_of
+from ..dataset.combine import trigger_phrase
+from ..families import EPSILON, Checkpoint, Family, Prediction
+from ..lorafile.writing.metadata import most_frequent
+from ..runs.events import Plan
+from .optimizers import OPTIMIZER_CLASS, learning_rate, optimizer_arguments, text_learning_rate
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Writes LoRA files of one run. ``started_at`` is a day: see ``run_times.start_day``."""
+
+    config: RunConfig
+    dataset: Dataset
+    family: Family
+    checkpoint: Checkpoint
+    base_identity: str
+    plan: Plan
+    started_at: float
+    prediction: Prediction = EPSILON
+    frozen: Sequence[lorafile.LoraModule] = ()  # layers of ``base.lora`` that are not trained
+
+    @cached_property
+    def base_legacy_hash(self) -> str:
+        """A1111's short hash of the checkpoint. Ask for it while the checkpoint is there."""
+        return lorafile.legacy_hash(self.checkpoint.path) if self.checkpoint.kind == "file" else ""
+
+    def write(
+        self, path: Path, weights: Mapping[str, torch.Tensor], *, step: int, loss: float, thumbnail: Image.Image | None = None
+    ) -> None:
+        """Write ``weights`` (as ``adapter.state`` names them, fp32) as a LoRA file and check what was written.
+
+        Raises UserError when the weights are not finite or all zero.
+        """
+        import torch
+
+        network = self.config.network
+        tensors: dict[str, torch.Tensor] = {}
+        for name, value in weights.items():
+            module, _, side = name.rpartition(".")
+            key = _kohya_key(self.family.name, module)
+            if side == "magnitude":  # one number an output, with as many axes as the weight, as LyCORIS writes it
+                axes = weights[f"{module}.down"].ndim
+                # fp32: fp16 would round it by 0.02 %, and with it the whole weight, of which LoRA changes a few percent
+                tensors[f"{key}.dora_scale"] = value.float().reshape(-1, *[1] * (axes - 1))
+                continue
+            tensors[f"{key}.lora_{side}.weight"] = value.to(torch.float16)
+            if side == "down":
+                rank, alpha = network.size_of(module, value.shape[2:])
+                # every tool scales by alpha / rank: rank-stabilised LoRA is written as the alpha that gives its scale
+                tensors[f"{key}.alpha"] = _scalar(alpha * math.sqrt(rank) if network.rslora else alpha)
+        tensors |= tensors_of(self.family.name, self.frozen)
+        lorafile.save_lora(path, tensors, self._metadata(step, loss, thumbnail))
+
+    def _metadata(self, step: int, loss: float, thumbnail: Image.Image | None) -> dict[str, str]:
+        config, dataset, training = self.config, self.dataset, self.config.training
+        regular = [item for item in dataset.items if not item.is_regularisation]
+        repeats = Counter(item.repeats for item in regular).most_common(1)
+        optimizer = config.optimizer
+        lr = learning_rate(optimizer, self.family.learning_rate, config.network.rank)
+        facts = lorafile.TrainingFacts(
+            name=config.name,
+            family=self.family.name,
+            rank=config.network.rank,
+            alpha=config.network.alpha,
+            base_name=self.checkpoint.name,
+            base_hash=self.base_identity if self.checkpoint.kind == "file" else "",
+            base_legacy_hash=self.base_legacy_hash,
+            prediction_type=self.prediction.kind,
+            targets=config.network.targets,
+            network_dropout=config.network.dropout or None,
+            network_args=_network_args(config),
+            lr=lr,
+            trains_unet=config.network.unet,
+            text_encoder_lr=text_learning_rate(optimizer, lr) if config.network.text_encoder else None,
+            clip_skip=training.clip_skip or None,
+            max_tokens=training.max_tokens,
+            optimizer=OPTIMIZER_CLASS[optimizer.name],
+            optimizer_args=optimizer_arguments(optimizer),
+            scheduler=optimizer.schedule,
+            warmup_steps=optimizer.warmup_steps,
+            min_snr_gamma=config.objective.min_snr_gamma or None,
+            noise_offset=config.objective.noise_offset or None,
+            max_grad_norm=optimizer.max_grad_norm,
+            gradient_checkpointing=training.gradient_checkpointing,
+            precision="no" if self.plan.precision == "fp32" else self.plan.precision,
+            seed=training.seed,
+            epochs=-(-step // self.plan.steps_per_epoch),
+            planned_epochs=self.plan.epochs,
+            steps=step,
+            max_steps=self.plan.steps,
+            batch_size=training.batch_size,
+            accumulation=training.gradient_accumulation,
+            loss=round(loss, 6),
+            started_at=self.started_at,
+            finished_at=self.started_at,
+            dataset_name=dataset.name,
+            dataset_hash=dataset.hash,
+            image_count=len(regular),
+            regularisation_count=len(dataset.items) - len(regular),
+            repeats=repeats[0][0] if repeats else 1,
+            images_seen=sum(item.repeats for item in regular),
+            resolution=dataset.resolution,
+            buckets=self.plan.buckets,
+            tag_frequency={dataset.name: _tag_frequency(regular, dataset.training.keep_tokens_separator)},
+            trigger=dataset.trigger,
+            class_description=dataset.class_description,
+            shuffle_caption=dataset.training.shuffle_caption,
+            keep_tokens=dataset.training.keep_tokens,
+            caption_dropout=dataset.training.caption_dropout,
+            tag_dropout=dataset.training.tag_dropout,
+            flip=dataset.training.flip,
+            subsets=_subsets(dataset) if len(dataset.members) > 1 else (),
+            thumbnail=thumbnail,
+            extra={
+                **({"ss_vae_name": self.checkpoint.vae.name} if self.checkpoint.vae else {}),
+                **({"ss_zero_terminal_snr": "True"} if self.prediction.zero_terminal_snr else {}),
+                **_objective_facts(config, dataset),
+            },
+        )
+        return lorafile.build_metadata(facts)
+
+
+def _objective_facts(config: RunConfig, dataset: Dataset) -> dict[str, str]:
+    """Settings of the loss, the noise and the weights that differ from kohya's defaults, under kohya's names where it has one."""
+    objective = config.objective
+    values: dict[str, str] = {}
+    if objective.loss != "l2":
+        values |= {"ss_loss_type": objective.loss, "ss_huber_schedule": objective.huber_schedule, "ss_huber_c": str(objective.huber_c)}
+    if objective.debiased:
+        values["ss_debiased_estimation"] = "True"
+    if objective.multires_iterations:
+        values["ss_multires_noise_iterations"] = str(objective.multires_iterations)
+        values["ss_multires_noise_discount"] = str(objective.multires_discount)
+    if objective.input_perturbation:
+        values["ss_ip_noise_gamma"] = str(objective.input_perturbation)
+    if config.network.max_norm:
+        values["ss_scale_weight_norms"] = str(config.network.max_norm)
+    if config.training.ema_decay:
+        values["animelora.ema_decay"] = str(config.training.ema_decay)
+    prior = {item.weight for item in dataset.items if item.is_regularisation}
+    if len(prior) == 1:
+        values["ss_prior_loss_weight"] = str(*prior)
+    return values
+
+
+def _subsets(dataset: Dataset) -> tuple[lorafile.SubsetFacts, ...]:
+    """The datasets that were trained together, one by one."""
+    told = []
+    for member in dataset.members:
+        own = [item for index, item in enumerate(dataset.items) if dataset.member(index) is member]
+        regular = [item for item in own if not item.is_regularisation]
+        repeats = Counter(item.repeats for item in regular).most_common(1)
+        weights = Counter(item.weight for item in regular).most_common(1)
+        hints = member.training
+        told.append(
+            lorafile.SubsetFacts(
+                name=member.name,
+                image_count=len(regular),
+                images_seen=sum(item.repeats for item in regular),
+                repeats=repeats[0][0] if repeats else 1,
+                tag_frequency=_tag_frequency(regular, hints.keep_tokens_separator),
+                class_tokens=trigger_phrase(member),
+                regularisation_count=len(own) - len(regular),
+                loss_weight=weights[0][0] if weights else 1.0,
+                shuffle_caption=hints.shuffle_caption,
+                keep_tokens=hints.keep_tokens,
+                caption_dropout=hints.caption_dropout,
+                tag_dropout=hints.tag_dropout,
+                flip=hints.flip,
+            )
+        )
+    return tuple(told)
+
+
+def tags_left_out(dataset: Dataset) -> int:
+    """How many tags the metadata of a LoRA will lack, because all of them would be too long: the rarest ones."""
+    frequency: dict[str, dict[str, int]] = {}
+    for number, member in enumerate(dataset.members):
+        own = [item for index, item in enumerate(dataset.items) if dataset.member(index) is member and not item.is_regularisation]
+        frequency[str(number)] = _tag_frequency(own, member.training.keep_tokens_separator)
+    return most_frequent(frequency)[1]
+
+
+def _tag_frequency(items: Iterable[Item], separator: str) -> dict[str, int]:
+    tags = Counter(unescape(tag) for item in items for tag in tags_of(item.caption, separator))
+    return dict(tags.most_common())
+
+
+def _kohya_key(family: str, module: str) -> str:
+    """The key of a module that ``adapter`` names."""
+    if not module.startswith(TEXT_COMPONENTS):
+        return lorafile.kohya_unet_key(family, module)
+    component, _, inside = module.partition(".")
+    return lorafile.kohya_text_encoder_key(family, component, inside)
+
+
+def _network_args(config: RunConfig) -> dict[str, object]:
+    """What is not said by rank and alpha, under kohya's and LyCORIS' names where they have one."""
+    network = config.network
+    values: dict[str, object] = {}
+    if network.targets == "all-linear+conv":
+        values |= {"conv_dim": network.conv_rank or network.rank, "conv_alpha": network.conv_alpha or network.alpha}
+    elif network.targets != "all-linear":
+        values["targets"] = network.targets
+    if network.block_ranks:
+        values["block_ranks"] = dict(network.block_ranks)
+    if network.block_alphas:
+        values["block_alphas"] = dict(network.block_alphas)
+    if network.rslora:
+        values["rs_lora"] = True
+    if network.dora:
+        values["dora_wd"] = True
+    return values
+
+
+def _scalar(value: float) -> torch.Tensor:
+    """``value`` in fp16, as the weights, or in fp32 if fp16 would round it."""
+    import torch
+
+    half = torch.tensor(value, dtype=torch.float16)
+    return half if float(half) == value else torch.tensor(value, dtype=torch.float32)

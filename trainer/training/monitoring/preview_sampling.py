@@ -1,0 +1,108 @@
+"""Pictures from latents: classifier-free guidance with a diffusers scheduler, for validation images.
+
+Written out (rather than a diffusers pipeline) because the text encoder has left memory and the prompts come from the
+cache; a test holds it to the pipeline's result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ...core.diagnosis import is_out_of_memory
+from ...core.long_work import counted
+from ...families import EPSILON, Family, Framing, Prediction
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import nn
+
+
+def sample_latents(
+    unet: nn.Module,
+    family: Family,
+    condition: dict[str, torch.Tensor],
+    negative: dict[str, torch.Tensor],
+    *,
+    width: int,
+    height: int,
+    steps: int,
+    guidance: float,
+    generator: torch.Generator,
+    device: torch.device,
+    dtype: torch.dtype,
+    prediction: Prediction = EPSILON,
+    start: torch.Tensor | None = None,
+    strength: float = 1.0,
+    stop: Callable[[], bool] = lambda: False,
+) -> torch.Tensor | None:
+    """Latents (1, 4, height/8, width/8) in fp32, or None when ``stop`` said so. With ``start``, an image's latents, these are changed
+    as far as ``strength`` (above 0, up to 1) says, see ``noise_for``.
+
+    Noise comes from ``generator`` on the CPU, so that the same seed gives the same picture on every device.
+    """
+    import torch
+
+    noise = torch.randn((1, 4, height // 8, width // 8), generator=generator)
+    scheduler = family.sampler(prediction, karras=start is not None)
+    if start is None:
+        scheduler.set_timesteps(steps)
+        latents = noise * scheduler.init_noise_sigma
+    else:
+        latents = noise_for(scheduler, start.float().cpu(), noise, steps, strength)
+    latents = latents.to(device)
+    guided = guidance > 1
+    conditions = [negative, condition] if guided else [condition]
+    whole = Framing(original=(width, height), target=(width, height))
+    inputs = family.unet_inputs(conditions, [whole] * len(conditions), device, dtype)
+    with torch.no_grad():
+        for timestep in counted(scheduler.timesteps, "sampling steps", len(scheduler.timesteps)):
+            if stop():
+                return None
+            scaled = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                predicted: Any = unet(scaled.to(dtype), timestep.to(device), **inputs, return_dict=False)[0]
+            predicted = predicted.float()
+            if guided:
+                without, with_prompt = predicted.chunk(2)
+                predicted = without + guidance * (with_prompt - without)
+            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+    return latents
+
+
+def noise_for(scheduler: Any, start: torch.Tensor, noise: torch.Tensor, steps: int, strength: float) -> torch.Tensor:
+    """``start`` with the ``noise`` that ``strength`` means, and ``scheduler`` set to what follows: all ``steps`` of them.
+
+    This is ComfyUI's meaning of denoise: the noise levels are the last ``steps`` of ``steps / strength`` ones. diffusers' pipelines take
+    the last ``steps * strength`` of ``steps``, so that a low strength is a few coarse steps.
+    """
+    whole = max(steps, int(steps / strength))
+    scheduler.set_timesteps(whole)
+    scheduler.timesteps, scheduler.sigmas = scheduler.timesteps[-steps:], scheduler.sigmas[-steps - 1 :]
+    scheduler.num_inference_steps = steps
+    scheduler.set_begin_index(0)
+    noisy: torch.Tensor = scheduler.add_noise(start, noise, scheduler.timesteps[:1])
+    return noisy
+
+
+def decode(vae: Any, latents: torch.Tensor) -> Image.Image:
+    """The picture of one latent (1, 4, h, w), decoded in the VAE's dtype; in tiles where memory does not suffice for the whole."""
+    import torch
+    from PIL import Image
+
+    scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+    pixels: torch.Tensor | None = None
+    with torch.no_grad():
+        try:
+            pixels = vae.decode(scaled, return_dict=False)[0]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        if pixels is None:  # outside of the except: there, the failed pass would still hold its memory
+            if vae.device.type == "cuda":
+                torch.cuda.empty_cache()
+            vae.enable_tiling()
+            pixels = vae.decode(scaled, return_dict=False)[0]
+    array = ((pixels[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array)

@@ -1,0 +1,148 @@
+"""Optimisers and learning-rate schedules, all but REX from the libraries that maintain them.
+
+The optional ones are imported only when a run asks for them; a missing one is an error that names its package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..adapters.adapter import Pair
+from ..config.run_config import OptimizerSection
+from ..core.errors import UserError
+
+# Lion's sign updates want a third to a tenth of Adam's rate (Chen et al. 2023, section 5); Prodigy finds its own, 1 is its multiplier.
+_OPTIMIZER_FACTOR = {"lion": 0.2, "schedule-free": 2.0}
+_REFERENCE_RANK = 16
+OPTIMIZER_CLASS = {  # what metadata calls each
+    "adamw": "torch.optim.adamw.AdamW",
+    "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit",
+    "adafactor": "transformers.optimization.Adafactor",
+    "lion": "lion_pytorch.lion_pytorch.Lion",
+    "prodigy": "prodigyopt.prodigy.Prodigy",
+    "schedule-free": "schedulefree.adamw_schedulefree.AdamWScheduleFree",
+}
+
+
+def learning_rate(settings: OptimizerSection, usual: float, rank: int) -> float:
+    """The rate that ``settings`` name, or the preset for ``auto``: by the family's ``usual`` rate and the optimiser, and lower for
+    ranks above 16.
+
+    With scale 1 the sum over more ranks moves the weights further, so the rate falls with the square root of the rank.
+    """
+    if settings.lr != "auto":
+        return settings.lr
+    if settings.name == "prodigy":
+        return 1.0
+    rate: float = usual * _OPTIMIZER_FACTOR.get(settings.name, 1.0)
+    return rate * min(1.0, math.sqrt(_REFERENCE_RANK / rank))
+
+
+def text_learning_rate(settings: OptimizerSection, lr: float) -> float:
+    """The rate of the text encoders' LoRA beside the UNet's ``lr``: half of it for ``auto``; Prodigy has one for all."""
+    if settings.text_encoder_lr != "auto":
+        return settings.text_encoder_lr
+    return lr if settings.name == "prodigy" else lr / 2
+
+
+def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float) -> Any:
+    """The optimiser over both matrices of every pair; the text encoders' have a rate of their own.
+
+    With LoRA+ (Hayou et al. 2024) ``up`` has ``lora_plus_ratio`` times the rate. DoRA's magnitudes have no weight decay: it would draw them
+    to zero, and they begin with the norms of the base's weights and stay near those.
+    """
+    import torch
+
+    groups: list[dict[str, Any]] = []
+    parts = ([pair for pair in pairs if not pair.in_text], lr), ([pair for pair in pairs if pair.in_text], text_learning_rate(settings, lr))
+    for part, rate in parts:
+        if not part:
+            continue
+        if settings.lora_plus_ratio == 1:
+            groups.append({"params": [matrix for pair in part for matrix in (pair.down, pair.up)], "lr": rate})
+        else:
+            groups.append({"params": [pair.down for pair in part], "lr": rate})
+            groups.append({"params": [pair.up for pair in part], "lr": rate * settings.lora_plus_ratio})
+        if magnitudes := [pair.magnitude for pair in part if pair.magnitude is not None]:
+            groups.append({"params": magnitudes, "lr": rate, "weight_decay": 0.0})
+    arguments = optimizer_arguments(settings)
+    if settings.name == "adamw":
+        try:
+            # copies: it writes into the groups that it is given, also where it then fails
+            return torch.optim.AdamW([dict(group) for group in groups], lr=lr, **arguments, fused=True)
+        except RuntimeError:  # a torch before 2.4 does not have it for CPUs
+            return torch.optim.AdamW(groups, lr=lr, **arguments)
+    if settings.name == "adamw8bit":
+        return _library("bitsandbytes", "bitsandbytes").optim.AdamW8bit(groups, lr=lr, **arguments)
+    if settings.name == "adafactor":
+        from transformers.optimization import Adafactor
+
+        return Adafactor(groups, lr=lr, **arguments)
+    if settings.name == "lion":
+        return _library("lion_pytorch", "lion-pytorch").Lion(groups, lr=lr, **arguments)
+    if settings.name == "prodigy":
+        return _library("prodigyopt", "prodigyopt").Prodigy(groups, lr=lr, **arguments)
+    return _library("schedulefree", "schedulefree").AdamWScheduleFree(groups, lr=lr, **arguments)
+
+
+def optimizer_arguments(settings: OptimizerSection) -> dict[str, Any]:
+    """What the optimiser is made with, besides the rate: its library's own names."""
+    decay: dict[str, Any] = {"weight_decay": settings.weight_decay}
+    if settings.name == "adafactor":
+        # a fixed rate, as every LoRA trainer uses it: relative steps are made for training from nothing
+        return {**decay, "scale_parameter": False, "relative_step": False, "warmup_init": False}
+    if settings.name == "lion":
+        # its momentum's own default is 0.99; AdamW's 0.999 forgets too slowly for signs
+        return {**decay, "betas": (settings.beta1, 0.99 if settings.beta2 == 0.999 else settings.beta2)}
+    usual = {**decay, "betas": (settings.beta1, settings.beta2), "eps": settings.eps}
+    if settings.name == "prodigy":
+        return {**usual, "use_bias_correction": True, "safeguard_warmup": True}
+    if settings.name == "schedule-free":
+        return {**usual, "warmup_steps": settings.warmup_steps}
+    return usual
+
+
+def make_schedule(optimizer: Any, settings: OptimizerSection, steps: int) -> Any:
+    """The learning-rate schedule over ``steps`` optimiser steps, stepped once after each.
+
+    ``rex`` (Chen et al. 2021) falls as (1 - p) / (1 - p / 2), p the share of steps done after the warm-up; schedule-free has none.
+    """
+    from diffusers.optimization import get_scheduler
+    from torch.optim.lr_scheduler import LambdaLR
+
+    if settings.name == "schedule-free":
+        return LambdaLR(optimizer, lambda step: 1.0)
+    if settings.schedule == "rex":
+        return LambdaLR(optimizer, lambda step: rex(step, settings.warmup_steps, steps))
+    name = "constant_with_warmup" if settings.schedule == "constant" and settings.warmup_steps else settings.schedule
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=settings.warmup_steps,
+        num_training_steps=steps,
+        num_cycles=settings.cycles,
+        power=settings.power,
+        step_rules=settings.step_rules or None,
+    )
+
+
+def rex(step: int, warmup: int, steps: int) -> float:
+    """REX's factor at ``step`` of ``steps``, after a linear warm-up; 0 at the end."""
+    if step < warmup:
+        return step / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return (1 - done) / (1 - done / 2)
+
+
+def _library(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"The optimizer needs the package {package}, which is not installed ({error}).",
+            f"Install it into ComfyUI's Python: pip install {package}; or choose the optimizer adamw.",
+            kind="dependency",
+        ) from error

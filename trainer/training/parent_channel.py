@@ -1,0 +1,100 @@
+"""The training child's connection to its parent: where events go, and how it learns that it should stop."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from ..runs.events import Event, encode
+
+_LOOK_SECONDS = 0.2
+_BROKEN_PIPE, _NOT_CONNECTED = 109, 233  # Windows' ERROR_BROKEN_PIPE and ERROR_PIPE_NOT_CONNECTED
+
+
+class Emitter:
+    """Appends events to the run's log; each line is flushed, so that the parent sees it at once. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _end_line(path)
+        self._file = path.open("a", encoding="utf-8", newline="\n")
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            if not self._file.closed:
+                self._file.write(encode(event) + "\n")
+                self._file.flush()
+
+    def close(self) -> None:
+        """Let go of the log: Windows lets nobody move or delete a folder in which a file is open."""
+        with self._lock:
+            self._file.close()
+
+
+def _end_line(path: Path) -> None:
+    """A child that was killed in mid-line must not swallow the first event of the next."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+class Silent(Emitter):
+    """Drops events: what every process but the first uses."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, event: Event) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def watch_parent(on_stop: Callable[[], None]) -> threading.Thread:
+    """Call ``on_stop`` once when standard input ends.
+
+    The parent holds the other end of that pipe and never writes: it closes it to ask for a stop, and the system closes it
+    when the parent dies, so no child outlives ComfyUI. From here on standard input is empty, for processes that are started
+    from this one, too.
+    """
+    standard = sys.stdin.fileno()
+    pipe = os.dup(standard)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, standard)
+    os.close(empty)
+
+    def wait() -> None:
+        _wait_for_end(pipe)
+        on_stop()
+
+    thread = threading.Thread(target=wait, name="watch-parent", daemon=True)
+    thread.start()
+    return thread
+
+
+def _wait_for_end(pipe: int) -> None:
+    """Until nobody holds the other end of ``pipe``."""
+    if sys.platform == "win32":
+        # A thread that waits in a read keeps all others waiting that only ask what kind of file it is, as SciPy's Fortran library does
+        # while it is loaded (github.com/numpy/numpy/issues/24290). A look into the pipe does not wait.
+        import ctypes
+        import msvcrt
+
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(pipe))
+        while kernel.PeekNamedPipe(handle, None, 0, None, None, None):
+            time.sleep(_LOOK_SECONDS)
+        if ctypes.get_last_error() in (_BROKEN_PIPE, _NOT_CONNECTED):
+            return  # else it is no pipe, but a terminal
+    with suppress(OSError):
+        while os.read(pipe, 4096):
+            pass
