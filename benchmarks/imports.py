@@ -4,8 +4,7 @@
 
 Each row is a fresh process of the Python that runs this, in turns; seconds are the median, with the files in the system's cache. "whole"
 imports diffusers' UNet and peft by their own statements, "lean" by ``trainer.core.library_imports``, which hides what no
-training needs from them.
-What both import first (torch, accelerate, the trainer) is the row "before".
+training needs from them. What both import first (torch, accelerate, the trainer) is the row "before".
 """
 
 from __future__ import annotations

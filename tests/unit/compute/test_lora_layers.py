@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -312,8 +313,8 @@ def test_layers_with_the_same_input_are_computed_together(drops: bool) -> None:
 class WeightCasts(TorchDispatchMode):
     """Counts the casts of tensors that have the shape of one of ``weights``."""
 
-    def __init__(self, weights: list[torch.Tensor]) -> None:
-        super().__init__()
+    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.shapes, self.count = {weight.shape for weight in weights}, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

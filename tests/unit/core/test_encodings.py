@@ -28,6 +28,7 @@ from trainer.core.terminal import escape_unprintable
 from trainer.dataset.settings_file import read_settings
 from trainer.launch import launcher
 from trainer.runs import events
+from trainer.runs.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "Zoë 猫 🎨"  # cp1252 has only the first word, cp932 only the second
@@ -199,6 +200,6 @@ def test_other_encodings_are_refused_with_what_to_do(tmp_path: Path, name: str) 
 def test_an_accelerate_configuration_is_written_on_in_utf_8(tmp_path: Path) -> None:
     given = tmp_path / "given.yaml"
     given.write_bytes(codecs.BOM_UTF16_LE + "main_process_ip: 猫\n".encode("utf-16-le"))
-    folder = launcher.RunFolder(tmp_path / "run", "run")
+    folder = RunFolder(tmp_path / "run", "run")
     launcher.write_inputs(folder, configuration(tmp_path / "a.safetensors", tmp_path, tmp_path), given)
     assert (folder.path / "accelerate.yaml").read_text(encoding="utf-8") == "main_process_ip: 猫\n"

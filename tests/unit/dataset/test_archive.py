@@ -185,8 +185,8 @@ def raw_tar(path: Path, *members: tuple[str, bytes, bytes]) -> Path:
             info = tarfile.TarInfo(name)
             info.type, info.size = kind, len(data)
             # addfile keeps the type and writes the content as it is
-            file.fileobj.write(info.tobuf(tarfile.USTAR_FORMAT))  # type: ignore[union-attr]
-            file.fileobj.write(data + bytes(-len(data) % 512))  # type: ignore[union-attr]
+            file.fileobj.write(info.tobuf(tarfile.USTAR_FORMAT))
+            file.fileobj.write(data + bytes(-len(data) % 512))
     return path
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -79,7 +80,7 @@ def test_row_without_a_field_is_an_error_for_people(folder: Path) -> None:
         open_dataset(folder)
 
 
-BAD_FIELDS = {
+BAD_FIELDS: dict[str, list[Any]] = {
     "weight": ["x", -1, None, 1e9, True], "repeats": [0, -3, 1.5, "2", None, 10**12], "sha256": [["a"], "short", 7, None, "../" * 20],
     "width": [0, "64", None, 10**9], "height": [-1, [64]], "original_size": [[1], "ab", [1, 2, 3], None, {"0": 1}],
     "crop_top_left": [[-1, 0], [0], None], "caption": [None, 5, ["a"]], "is_regularisation": ["yes", 1, None],

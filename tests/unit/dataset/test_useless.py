@@ -28,7 +28,7 @@ def left_half(size: tuple[int, int]) -> Image.Image:
     return mask
 
 
-def mask_of(result: PrepareResult, source: str) -> np.ndarray | None:  # type: ignore[type-arg]
+def mask_of(result: PrepareResult, source: str) -> np.ndarray | None:
     dataset = result.dataset
     index = next(number for number, row in enumerate(dataset.rows()) if row["source"] == source)
     path = dataset.mask_path(dataset.items[index])

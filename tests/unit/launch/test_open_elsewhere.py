@@ -22,14 +22,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="NOT CHECKED: el
 @contextmanager
 def held(path: Path, seconds: float | None = None) -> Iterator[None]:
     """Within it nobody else can read, replace or delete ``path``, as some virus scanners have it; at most for ``seconds``."""
-    assert sys.platform == "win32"
     import ctypes
 
-    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
     kernel.CreateFileW.restype = ctypes.c_void_p
     read, shared_with_nobody, existing = 0x80000000, 0, 3
     handle = kernel.CreateFileW(str(path), ctypes.c_uint32(read), shared_with_nobody, None, existing, 0, None)
-    assert handle != ctypes.c_void_p(-1).value, ctypes.get_last_error()
+    assert handle != ctypes.c_void_p(-1).value, ctypes.get_last_error()  # type: ignore[attr-defined]
     close, over = kernel.CloseHandle, threading.Event()
 
     def let_go() -> None:

@@ -412,7 +412,7 @@ def test_a_file_is_not_held_so_that_windows_lets_it_be_replaced(tmp_path: Path, 
     """Windows refuses to replace a file that a process has mapped, and tensors of a mapped file keep it mapped."""
 
     def mapped(path: Path) -> bool:
-        if sys.platform != "win32":
+        if os.name != "nt":
             return str(path) in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
         other = path.with_suffix(".copy")
         other.write_bytes(path.read_bytes())

@@ -78,7 +78,7 @@ def test_not_a_number_travels() -> None:
         '{"event": "done"}',
         '{"event": "step", "step": 1}',
         '{"loss": 0.5}',
-        events.encode(events.Phase("training", 1, 2, time=0.0))[:-5],
+        events.encode(events.Phase("training", 1, 2, time=0.0, clock=0.0))[:-5],
         "[" * 100_000,
         '{"event":' * 50_000,
         "9" * 10_000,

@@ -48,7 +48,12 @@ def test_a_training_does_not_begin_where_its_log_would_go_elsewhere(tmp_path: Pa
     outside.write_text("mine", encoding="utf-8")
     run.path.mkdir()
     place = run.path / name
-    {"link": lambda: place.symlink_to(outside), "pipe": lambda: os.mkfifo(place), "folder": place.mkdir}[what]()
+    if what == "link":
+        place.symlink_to(outside)
+    elif what == "pipe":
+        os.mkfifo(place)
+    else:
+        place.mkdir()
     settings = configuration(tmp_path / "a.safetensors", tmp_path, tmp_path)
     with pytest.raises(UserError, match=f"{name} is a {what}") as caught:
         launcher.write_inputs(run, settings)

@@ -60,7 +60,7 @@ def find_repeats(
             looks = read_signature(known[job.key].signature)
             if looks is None:
                 continue
-            alike = sorted(finder.alike(looks), key=lambda number: (looks.whole ^ kept[number][1].whole).bit_count())
+            alike = sorted(finder.alike(looks), key=lambda number, whole=looks.whole: (whole ^ kept[number][1].whole).bit_count())  # type: ignore[misc]
             same = next((number for number in alike[:_CLOSEST] if verdicts.is_same(kept[number][0], job)), None)
             if same is not None:
                 found.stays[job.key] = kept[same][0]

@@ -68,7 +68,7 @@ def sample_latents(
                 without, with_prompt = predicted.chunk(2)
                 predicted = without + guidance * (with_prompt - without)
             latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
-    return latents
+    return latents  # type: ignore[no-any-return]
 
 
 def noise_for(scheduler: Any, start: torch.Tensor, noise: torch.Tensor, steps: int, strength: float) -> torch.Tensor:
