@@ -131,7 +131,7 @@ def checkpoint_path(name: str) -> Path:
 
 def demo_base_path() -> Path:
     """Where the small model that travels with the pack lies."""
-    return Path(__file__).resolve().parent.parent / "demo" / "base" / "animelora-base.safetensors"
+    return Path(__file__).resolve().parents[2] / "demo" / "base" / "animelora-base.safetensors"
 
 
 def vae_names() -> list[str]:

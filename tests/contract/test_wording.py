@@ -100,7 +100,7 @@ def test_no_text_of_the_trainer_reaches_the_canvas_with_a_command_or_the_key_of_
         for text in said(file):
             shown = wording.on_the_canvas(text)
             assert "python -m trainer" not in shown, f"{file.name}: {text}"
-            assert "--" not in shown or file.parent.name != "lorafile", f"{file.name}: {text}"
+            assert "--" not in shown or "lorafile" not in file.parts, f"{file.name}: {text}"
             left = [key for key in keys if re.search(rf"\b{re.escape(key)}\b", shown)]
             assert not left, f"{file.name}: {text}"
             named += shown != text

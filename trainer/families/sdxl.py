@@ -31,7 +31,7 @@ class StableDiffusionXL(StableDiffusion):
     name = "sdxl"
     title = "SDXL"
     latent_scale = 0.13025  # scaling_factor of SDXL's VAE
-    text_encoders = ("text_encoder", "text_encoder_2")
+    text_encoders: tuple[str, ...] = ("text_encoder", "text_encoder_2")
     learning_rate = 5e-5  # the usual halving for the larger UNet
 
     def recognises(self, checkpoint: Checkpoint) -> bool:

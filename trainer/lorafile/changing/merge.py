@@ -72,7 +72,7 @@ def _check(layer: Sequence[_Part], rank: int | None) -> None:
         if module.is_dora:
             raise UserError(
                 f"{module.name} is DoRA, whose change depends on the model's weights: it cannot be merged with others.",
-                "Merge into a checkpoint instead (--into-checkpoint).",
+                "Merge into a checkpoint instead: python -m trainer export LORA OUT --into-checkpoint CKPT.",
                 kind="lora",
             )
         if module.algorithm in algorithms.PASSED_THROUGH:
