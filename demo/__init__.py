@@ -1,6 +1,6 @@
 """A small Stable Diffusion of our own: drawn portraits, the recipe that trains it, and the demonstration.
 
-Nothing here is imported by the ComfyUI nodes. Heavy imports (torch, diffusers) happen inside functions,
+The node Demo Pictures draws its portraits with this package. Heavy imports (torch, diffusers) happen inside functions,
 so that drawing portraits needs only Pillow and NumPy.
 """
 

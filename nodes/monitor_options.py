@@ -1,4 +1,4 @@
-"""Monitor Options: how it shows whether a training learns or only memorises, and where its curves are written."""
+"""Monitor Options: held-out images, whose loss shows whether a training learns or only memorises."""
 
 from __future__ import annotations
 

@@ -32,7 +32,10 @@ def require_lora(path: Path) -> None:
     if is_of_base(weights.metadata):
         raise _unfit(path, "its DoRA was exported for ComfyUI's own loader", "Give the LoRA that it was exported from.")
     if changed := [module.name for module in weights if bias_of(module) is not None or module.algorithm in ("norm", "set")]:
-        hint = "Training here changes weights only. Train on a checkpoint with the LoRA merged into it: python -m trainer export LORA OUT --into-checkpoint CKPT."
+        hint = (
+            "Training here changes weights only. Train on a checkpoint with the LoRA merged into it: "
+            "python -m trainer export LORA OUT --into-checkpoint CKPT."
+        )
         raise _unfit(path, f"it changes biases or normalisations of {len(changed)} layers, for example {changed[0]}", hint)
 
 

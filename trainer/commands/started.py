@@ -16,7 +16,8 @@ def as_typed() -> str:
     """
     if not sys.flags.isolated and not getattr(sys.flags, "safe_path", False):
         return MODULE
-    return subprocess.list2cmdline([sys.executable or "python", *(["-s"] if sys.flags.no_user_site else []), str(Path(__file__).resolve().parents[1])])
+    trainer = Path(__file__).resolve().parents[1]
+    return subprocess.list2cmdline([sys.executable or "python", *(["-s"] if sys.flags.no_user_site else []), str(trainer)])
 
 
 def typed(text: str) -> str:
