@@ -1,4 +1,4 @@
-"""LoRA on a UNet and on text encoders: puts the layers in (folded.py, dora.py), names the modules and hands out the weights.
+"""LoRA on a UNet and on text encoders: puts the layers in (lora_layers.py, dora.py), names the modules and hands out the weights.
 
 Each module has a pair of matrices; with DoRA also a magnitude, one number an output. Several models are given as one: see ``together``.
 """

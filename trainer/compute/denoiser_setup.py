@@ -32,8 +32,8 @@ def prepare_base(
     fused: bool = False,
     draws: bool = False,
 ) -> None:
-    """Set up the frozen ``unet``, before LoRA goes in; ``prepacked``: its layers, see prepacked.py; ``fused``: its blocks, see
-    fused.py; ``draws``: whether its passes will draw random numbers; ``warn`` is told what was asked for and cannot be done."""
+    """Set up the frozen ``unet``, before LoRA goes in; ``prepacked``: its layers, see onednn_layers.py; ``fused``: its blocks, see
+    fused_blocks.py; ``draws``: whether its passes will draw random numbers; ``warn`` is told what was asked for and cannot be done."""
     import torch
 
     if training.base_precision != "same":

@@ -1,8 +1,8 @@
 """A frozen UNet's blocks with fewer passes over memory: diffusers' classes, and the same numbers. Imports torch and diffusers: import late.
 
 Between its matrix products a UNet normalises, activates and adds; on a fast GPU these take longer than the products. Here GroupNorm and
-SiLU are one kernel that leaves pictures channels last (kernels.py), what is added for a channel (a convolution's bias, the time) and what
-goes past a block is added by the norm that follows, or by the sum at the block's end, and so are the gradients on their way back. Norms
+SiLU are one kernel that leaves images channels last (triton_kernels.py), what is added for a channel (a convolution's bias, the time) and
+what goes past a block is added by the norm that follows, or by the sum at the block's end, and so are the gradients on their way back. Norms
 compute in the dtype that they are given, where autocast would make them write fp32 for the next layer to read three times.
 """
 

@@ -41,11 +41,11 @@ class Plan(Event):
     start_step: int = 0
     prediction: str = "epsilon"
     held_out: int = 0  # pictures that are not trained on
-    memory: dict[str, float] = field(default_factory=dict)  # memory_gb by what it is for, see needs.py
+    memory: dict[str, float] = field(default_factory=dict)  # memory_gb by what it is for, see memory_estimate.py
     attention: str = "sdpa"
-    prepacked: bool = False  # layers of the base on a CPU, see prepacked.py
-    cuda_graphs: bool = False  # passes are recorded and replayed, see captured.py
-    fused: bool = False  # blocks of the UNet, see fused.py
+    prepacked: bool = False  # layers of the base on a CPU, see onednn_layers.py
+    cuda_graphs: bool = False  # passes are recorded and replayed, see cuda_graphs.py
+    fused: bool = False  # blocks of the UNet, see fused_blocks.py
     regularisation: str = ""  # a sentence about the share of regularisation images; empty without any
 
 

@@ -1,4 +1,4 @@
-"""Compiles every kernel for GPUs of three generations, as a UNet calls them: no GPU is needed for that. Run by ``test_fused.py``.
+"""Compiles every kernel for GPUs of three generations, as a UNet calls them: no GPU is needed for that. Run by ``test_fused_blocks.py``.
 
 The interpreter that runs kernels on a CPU takes more than the compiler: it does not know that a count of one is a constant.
 """

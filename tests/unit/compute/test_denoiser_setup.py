@@ -153,7 +153,7 @@ def test_lora_computes_in_the_dtype_of_its_input_with_the_numbers_of_pefts_own_c
         targets = FAMILY.lora_targets(unet, "all-linear+conv")
         if ours:
             adapter.inject(unet, targets, rank=4, alpha=4, seed=1)
-            for module in unet.modules():  # as written: folding rounds in other places, see test_folded.py
+            for module in unet.modules():  # as written: folding rounds in other places, see test_lora_layers.py
                 module.__class__ = {FoldedLinear: LoraLinear, FoldedPointwise: LoraConv2d}.get(type(module), type(module))
             trained = adapter.parameters(unet)
         else:

@@ -62,7 +62,7 @@ def prepare(
     """Write ``out_root/<trigger>_<class>/`` and return it opened.
 
     A preparation of another source or with other settings that has this name already keeps it, and this one gets a number behind the
-    name (see ``preparation.py``); with ``replace_other`` it is written over. The same preparation finds its folder again.
+    name (see ``folder_identity.py``); with ``replace_other`` it is written over. The same preparation finds its folder again.
     ``source``: a folder, a zip or tar archive, one picture, or the pictures of an IMAGE batch; it is never changed.
     ``regularisation``: a second set, trained with ``settings.regularisation_weight`` and without the trigger word.
     ``upscaler``: makes small pictures larger (RGB to RGB); it is called in the calling thread.
