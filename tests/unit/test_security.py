@@ -48,7 +48,7 @@ def test_nothing_talks_to_a_network_but_the_download_of_a_base_wandb_and_comfyui
     used = {path: {match[1] for name in imported(path) if (match := NETWORK.match(name))} for path in PACK}
     assert where(used) == {
         "nodes/shared/routes.py": {"aiohttp"},  # the words for answers of ComfyUI's server
-        "trainer/families/checkpoint.py": {"huggingface_hub"},
+        "trainer/families/open_checkpoint.py": {"huggingface_hub"},
         "trainer/training/monitoring/trackers.py": {"wandb"},
     }
 
@@ -66,6 +66,6 @@ def test_programs_are_started_by_the_launcher_and_the_making_of_the_demo_base_al
 
 
 def test_routes_only_answer() -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").glob("*.py"))
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").rglob("*.py"))
     assert set(re.findall(r"routes\.(\w+)\(", text)) == {"get"}
     assert "add_routes" not in text and "add_route(" not in text

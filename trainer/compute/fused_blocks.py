@@ -2,8 +2,8 @@
 
 Between its matrix products a UNet normalises, activates and adds; on a fast GPU these take longer than the products. Here GroupNorm and
 SiLU are one kernel that leaves images channels last (triton_kernels.py), what is added for a channel (a convolution's bias, the time) and
-what goes past a block is added by the norm that follows, or by the sum at the block's end, and so are the gradients on their way back. Norms
-compute in the dtype that they are given, where autocast would make them write fp32 for the next layer to read three times.
+what goes past a block is added by the norm that follows, or by the sum at the block's end, and so are the gradients on their way back.
+Norms compute in the dtype that they are given, where autocast would make them write fp32 for the next layer to read three times.
 """
 
 from __future__ import annotations

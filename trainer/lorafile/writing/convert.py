@@ -197,7 +197,7 @@ def _dora_in_comfyui(weights: LoraWeights) -> tuple[str, ...]:
         return ()
     return (
         "ComfyUI's own loader gives a few percent less or more of this DoRA's effect than was trained; Load LoRA gives what was trained, "
-        "and so does an export with the model that it will be used on (the model and clip inputs, or --base)",
+        "and so does an export for one model (the model and clip inputs of Export LoRA, the option base of the command line)",
     )
 
 
