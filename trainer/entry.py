@@ -11,6 +11,7 @@ import argparse
 import gc
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -38,8 +39,9 @@ def main() -> int:
     from trainer.training.loop import train_run
 
     status = train_run(args.run, watch_stdin=args.watch_stdin)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # the log may be on a disk that is full
+        sys.stdout.flush()
+        sys.stderr.flush()
     # threads of libraries (CUDA, TensorBoard) may hold the interpreter at exit; everything is on disk by now
     os._exit(status)
 

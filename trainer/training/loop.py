@@ -78,7 +78,8 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
             return exit_status(error, unsaid) or FAILED
         return FAILED
     finally:
-        emit.close()
+        with suppress(OSError):  # an event that could not be written is tried again here
+            emit.close()
 
 
 class Trainer:
