@@ -26,7 +26,7 @@ _CHILD = """
 import os, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from trainer.runs.run_folder import events
+from trainer.runs import events
 from trainer.training.parent_channel import Emitter
 run = Path(sys.argv[-1])
 emit = Emitter(run / "events.jsonl")
@@ -42,7 +42,7 @@ emit(events.Stopped(2, "where"))
 os._exit(3)
 """
 Follow = Callable[..., tuple[RunFolder, list[events.Event]]]
-ROOT = Path(launcher.__file__).resolve().parents[1]
+ROOT = Path(launcher.__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

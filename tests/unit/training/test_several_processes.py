@@ -133,7 +133,7 @@ def test_a_launcher_of_ones_own_starts_the_entry_script(
     file.write_text(config.to_json(), encoding="utf-8")
     assert cli.main(["train", str(file), "--prepare"]) == 0
     folder = Path(capsys.readouterr().out.strip())
-    entry = Path(launcher.__file__).with_name("entry.py")
+    entry = Path(launcher.__file__).parents[1] / "entry.py"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--"]
     subprocess.run([*torchrun, str(entry), "--run", str(folder)], check=True, capture_output=True, timeout=300)
     again = launcher.train(config)
