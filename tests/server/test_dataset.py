@@ -22,7 +22,7 @@ OPTIONS = {
 AS_ARGUMENTS = [
     *("--remove", "face", "--set", "captions.order=alphabetical", "--shuffle", "--keep-tokens", "2", "--caption-dropout", "0.1"),
     *("--set", "training.flip=true", "--background", "#ff00ff", "--set", "resample=bicubic", "--set", "clean.min_side=32"),
-    *("--set", "clean.near_duplicates=false"),
+    *("--set", "clean.near_duplicates=false", "--square", "--crop", "centre"),
 ]
 
 

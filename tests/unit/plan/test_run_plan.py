@@ -98,7 +98,7 @@ def test_plans_that_share_models_are_those_that_share_nothing(shallow_checkpoint
     for changes in settings:
         config = configuration(shallow_checkpoint, folder, tmp_path, {"training.batch_size": 4, **more, **changes})
         given = (config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), changes.get("training.precision", "fp32"))
-        plans = [replace(make_plan(*given, models=shared), time=0.0) for shared in (models, None)]
+        plans = [replace(make_plan(*given, models=shared), time=0.0, clock=0.0) for shared in (models, None)]
         assert plans[0] == plans[1], changes
     assert len(models._made) == 4, "nothing was shared, or too much"
 

@@ -28,7 +28,7 @@ importlib.import_module("utils.install_util")
 importlib.import_module("server")
 nodes: Any = importlib.import_module("nodes")
 asyncio.run(nodes.load_custom_node(pack))
-module_name = next(name for name in sys.modules if name.endswith(".nodes.lora_patch"))
+module_name = next(name for name in sys.modules if name.endswith(".nodes.shared.lora_patch"))
 lora_patch: Any = sys.modules[module_name]
 small_checkpoint: Any = importlib.import_module(module_name.replace("lora_patch", "small_checkpoint"))
 
