@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,8 @@ def _draw(folder: Path, kind: str, count: int, size: int, report: Report) -> Pic
 
 
 def _draw_into(unfinished: Path, kind: str, count: int, size: int) -> None:
-    out = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, size, size, 3))
+    open_memmap: Any = np.lib.format.open_memmap  # without types in the numpy of Python 3.10
+    out = open_memmap(unfinished, "w+", np.uint8, (count, size, size, 3))
     workers = max(1, min(devices.cores(), count // WORTH_A_PROCESS))
     if workers > 1:
         out.flush()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.unit.dataset.pictures import drawing, folder_of
@@ -28,7 +29,7 @@ def left_half(size: tuple[int, int]) -> Image.Image:
     return mask
 
 
-def mask_of(result: PrepareResult, source: str) -> np.ndarray | None:
+def mask_of(result: PrepareResult, source: str) -> NDArray[np.uint8] | None:
     dataset = result.dataset
     index = next(number for number, row in enumerate(dataset.rows()) if row["source"] == source)
     path = dataset.mask_path(dataset.items[index])

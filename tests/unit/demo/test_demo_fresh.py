@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from demo import fresh, train_unet
 from demo.captions import load_tokenizer
 from demo.fresh import CHUNK, Fresh, Part, draw
 from demo.pictures import FIRST_TRAINING_SEED
-from demo.portraits import BASE_STYLES, CHOICES, STYLE_WORDS, attribute_names, random_portrait
+from demo.portraits import BASE_STYLES, CHOICES, STYLE_WORDS, Portrait, attribute_names, random_portrait
 from demo.recipe import MANY, _further
 from demo.train_unet import Growing, LatentSet, UnetSettings
 from tests.unit.demo.test_demo_recipe import TOY
@@ -122,7 +123,10 @@ def test_the_words_that_are_announced_are_all_there_are() -> None:
 
 def test_captions_belong_to_the_latents_that_they_come_with() -> None:
     tokenizer = load_tokenizer()
-    parts = [(fresh.portraits_of(chunk, 0), np.full((CHUNK * len(BASE_STYLES), 4, 2, 2), chunk, np.float32)) for chunk in (0, 1)]
+    shape = (CHUNK * len(BASE_STYLES), 4, 2, 2)
+    parts: list[tuple[list[Portrait], NDArray[np.float32]]] = [
+        (fresh.portraits_of(chunk, 0), np.full(shape, chunk, np.float32)) for chunk in (0, 1)
+    ]
     found = _further(parts, tokenizer)
     assert found is not None and _further([], tokenizer) is None
     assert found.latents[:, 0, 0, 0].tolist() == [0.0] * len(found.latents.chunk(2)[0]) + [1.0] * len(found.latents.chunk(2)[0])
