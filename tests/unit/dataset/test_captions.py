@@ -111,6 +111,10 @@ def test_frequency_table_counts_captions_not_occurrences() -> None:
     assert Counter(tag_frequency(captions)) == Counter(tag for c in captions for tag in set(c.split(", ")))
 
 
+def test_a_tag_with_escaped_brackets_is_counted_as_the_one_without() -> None:
+    assert tag_frequency([r"saber \(fate\), girl", "saber (fate)"]) == {"saber (fate)": 2, "girl": 1}
+
+
 @pytest.mark.parametrize(
     ("rules", "expected"),
     [

@@ -58,10 +58,10 @@ def with_trigger(caption: str, trigger: str, position: TriggerPosition = "front"
 
 
 def tag_frequency(captions: Iterable[str], separator: str = SEPARATOR) -> dict[str, int]:
-    """How many captions have each tag, most frequent first, ties in alphabetical order."""
+    r"""How many captions have each tag, most frequent first, ties in alphabetical order. ``saber \(fate\)`` counts as ``saber (fate)``."""
     counts: Counter[str] = Counter()
     for caption in captions:
-        counts.update(unique(tags_of(caption, separator)))
+        counts.update(unique([unescape(tag) for tag in tags_of(caption, separator)]))
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
