@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
+from ..trainer.core.counting import plural
 from ..trainer.core.errors import UserError
 from ..trainer.core.files import safe_name, sha256_file
 from .load_lora import FROM_INPUT, chosen_lora, inspect, state_of
@@ -187,7 +188,7 @@ def export(
     lorafile.write_lora(target, converted)
     info = lorafile.inspect_lora(target)
     said += [
-        f"{target.name}: {info.format}, rank {info.rank}, {info.dtype}, {sum(info.targets.values())} layers",
+        f"{target.name}: {info.format}, rank {info.rank}, {info.dtype}, {plural(sum(info.targets.values()), 'layer')}",
         str(target),
         *(f"Note: {note}" for note in converted.notes),
         *(f"Warning: {problem}" for problem in weights.problems),

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 
 from ..trainer.config import presets
 from ..trainer.config.run_config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
+from ..trainer.core.counting import plural
 from ..trainer.core.files import file_stamp, safe_name, sha256_file
 from ..trainer.core.long_work import reported_to
 from ..trainer.runs import events
@@ -291,7 +292,7 @@ def _free_memory() -> None:
 
 def _summary(run: Any) -> str:
     how = "found a finished run" if run.reused else f"trained in {duration(run.seconds)}"
-    said = f"{how}: {run.steps} steps, loss {run.loss:.4f}\n{run.lora.name}"
+    said = f"{how}: {plural(run.steps, 'step')}, loss {run.loss:.4f}\n{run.lora.name}"
     return "\n".join([said, *_remarks(run.run_dir)])
 
 

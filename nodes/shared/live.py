@@ -15,6 +15,7 @@ import folder_paths
 from PIL import Image
 from server import PromptServer
 
+from ...trainer.core.counting import plural
 from ...trainer.core.image_file import load_image
 from ...trainer.core.long_work import share
 from ...trainer.dataset.reading.names import readable
@@ -114,7 +115,7 @@ class TrainingView:
         text, preview = "", None
         if isinstance(event, events.Plan):
             self._steps, self._step = max(1, event.steps), event.start_step
-            text = f"{event.images} images, {event.steps} steps on {event.device} ({event.precision})"
+            text = f"{plural(event.images, 'image')}, {plural(event.steps, 'step')} on {event.device} ({event.precision})"
             if event.regularisation:
                 text += f"\n{on_the_canvas(event.regularisation)}"
         elif isinstance(event, events.Phase):

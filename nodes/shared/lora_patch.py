@@ -16,6 +16,7 @@ import comfy.sd
 import comfy.utils
 import torch
 
+from ...trainer.core.counting import plural
 from ...trainer.core.errors import UserError
 from .mended_adapters import mended
 from .schema import known
@@ -45,7 +46,7 @@ class Patched:
 
     def summary(self) -> str:
         """One line for the node and the log."""
-        line = f"{self.used} of {self.total} keys used"
+        line = f"{self.used} of {plural(self.total, 'key')} used"
         return line if not self.unknown else f"{line}; {len(self.unknown)} unknown: {_some(self.unknown)}"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..core.counting import plural
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command's parser."""
@@ -51,5 +53,5 @@ def _is_as_prepared(folder: Path) -> bool:
         error = changed_error(dataset, changed)
         print(f"{error.message}\n{error.hint}")
         return False
-    print(f"{folder}: {len(dataset.items)} images as prepared ({dataset.hash[:16]})")
+    print(f"{folder}: {plural(len(dataset.items), 'image')} as prepared ({dataset.hash[:16]})")
     return True

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.counting import plural
 from ..core.errors import UserError
 from .strength import parse_strength
 
@@ -97,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {note}")
     _warn([weights])
     info = lorafile.inspect_lora(args.output)
-    size = f"{sum(info.targets.values())} layers, {info.dtype}, {len(info.metadata)} metadata entries"
+    entries = plural(len(info.metadata), "metadata entry", "metadata entries")
+    size = f"{plural(sum(info.targets.values()), 'layer')}, {info.dtype}, {entries}"
     print(f"{args.output}: {info.format}, {info.algorithm}, rank {info.rank}, {size}")
     return 0
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.counting import plural
+
 if TYPE_CHECKING:
     from ..lorafile import LoraInfo, LoraWeights
 
@@ -61,8 +63,9 @@ def _norms(weights: LoraWeights) -> dict[str, dict[str, float]]:
 def _text(info: LoraInfo, norms: Mapping[str, Mapping[str, float]]) -> str:
     from ..lorafile import FAMILY_NAME
 
-    targets = ", ".join(f"{count} layers of the {_PARTS.get(name, name)}" for name, count in info.targets.items())
-    ranks = f"{info.rank}" if len(info.ranks) < 2 else ", ".join(f"{rank} ({count} layers)" for rank, count in info.ranks.items())
+    entries = plural(len(info.metadata), "entry", "entries")
+    targets = ", ".join(f"{plural(count, 'layer')} of the {_PARTS.get(name, name)}" for name, count in info.targets.items())
+    ranks = f"{info.rank}" if len(info.ranks) < 2 else ", ".join(f"{rank} ({plural(count, 'layer')})" for rank, count in info.ranks.items())
     rows = {
         "title": info.title,
         "made for": f"{FAMILY_NAME.get(info.family, info.family)} ({info.family_reason})" if info.family_reason else info.family,
@@ -78,7 +81,7 @@ def _text(info: LoraInfo, norms: Mapping[str, Mapping[str, float]]) -> str:
         "description": info.metadata.get("modelspec.description", ""),
         "licence": info.metadata.get("modelspec.license", ""),
         "tags": info.metadata.get("modelspec.tags", ""),
-        "metadata": f"{len(info.metadata)} entries (--json prints them, and every layer's norm)" if info.metadata else "none",
+        "metadata": f"{entries} (--json prints them, and every layer's norm)" if info.metadata else "none",
     }
     lines = [f"{name:14}{value}" for name, value in rows.items() if value]
     lines += [f"{'note':14}{note}" for note in info.notes]

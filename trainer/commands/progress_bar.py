@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..core.counting import plural
 from ..core.long_work import share
 from ..runs import events
 
@@ -38,8 +39,9 @@ class TrainingProgress:
         """Draw one event."""
         if isinstance(event, events.Plan):
             self._print(
-                f"{event.images} images, {event.steps} steps ({event.epochs} epochs), {event.trainable_parameters:,} parameters in "
-                f"{event.modules} modules, {event.device} {event.precision}, about {event.memory_gb:.1f} GB"
+                f"{plural(event.images, 'image')}, {plural(event.steps, 'step')} ({plural(event.epochs, 'epoch')}), "
+                f"{event.trainable_parameters:,} parameters in {plural(event.modules, 'module')}, "
+                f"{event.device} {event.precision}, about {event.memory_gb:.1f} GB"
             )
             if event.regularisation:
                 self._print(event.regularisation)

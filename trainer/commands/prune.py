@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..core.counting import plural
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command's parser."""
@@ -28,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     done = prune(args.runs, days=args.days, dry_run=args.dry_run)
     word = "would free" if args.dry_run else "freed"
-    print(f"{word} {done.bytes / 1e6:.1f} MB: {done.states} states of finished runs, {done.cached} cached files")
+    print(f"{word} {done.bytes / 1e6:.1f} MB: {plural(done.states, 'state')} of finished runs, {plural(done.cached, 'cached file')}")
     return 0
 
 

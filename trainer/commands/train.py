@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.counting import plural
+
 if TYPE_CHECKING:
     from ..config.run_config import RunConfig
     from ..runs import events
@@ -134,7 +136,7 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
     from rich.table import Table
     from rich.text import Text
 
-    training = settings.training
+    training, network = settings.training, settings.network
     passes = training.micro_batch_size or training.batch_size
     notes = {
         "base": f" in {plan.precision if training.base_precision == 'same' else training.base_precision}"
@@ -146,13 +148,13 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
     table = Table(title=Text(f"Plan of {settings.name}"), show_header=False)
     rows = [
         ("base", f"{base} ({plan.family}, {plan.prediction})"),
-        ("dataset", f"{dataset}: {plan.images} images, {sum(plan.buckets.values())} with repeats"),
+        ("dataset", f"{dataset}: {plural(plan.images, 'image')}, {sum(plan.buckets.values())} with repeats"),
         *([("regularisation", plan.regularisation)] if plan.regularisation else []),
         *([("validation", f"{plan.held_out} more images, not trained on")] if plan.held_out else []),
         ("buckets", ", ".join(f"{size}: {count}" for size, count in plan.buckets.items())),
-        ("steps", f"{plan.steps} = {plan.epochs} epochs × {plan.steps_per_epoch}"),
+        ("steps", f"{plan.steps} = {plural(plan.epochs, 'epoch')} × {plan.steps_per_epoch}"),
         ("batch", f"{training.batch_size} × {training.gradient_accumulation} accumulated"),
-        ("LoRA", f"rank {settings.network.rank}, alpha {settings.network.alpha:g}, {plan.modules} modules ({settings.network.targets})"),
+        ("LoRA", f"rank {network.rank}, alpha {network.alpha:g}, {plural(plan.modules, 'module')} ({network.targets})"),
         ("trainable", f"{plan.trainable_parameters:,} parameters"),
         ("device", f"{plan.device}, {plan.precision}"),
         ("attention", plan.attention),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..core.counting import plural
 from ..core.errors import UserError
 from ..core.image_file import load_image
 from ..core.long_work import counted
@@ -48,7 +49,7 @@ def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: 
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), _shorten(dataset.name, sheet.width - 2 * GAP, size + 4), font=_font(dataset.name, size + 4), fill=TEXT)
     more = f", the first {len(items)} shown" if len(dataset.items) > len(items) else ""
-    facts = f"{len(dataset.items)} pictures{more} · {dataset.resolution} px · {dataset.hash[:12]}"
+    facts = f"{plural(len(dataset.items), 'picture')}{more} · {dataset.resolution} px · {dataset.hash[:12]}"
     draw.text((GAP, GAP + size + 10), _shorten(facts, sheet.width - 2 * GAP, size), font=_font(facts, size), fill=FAINT)
     for number, item in enumerate(counted(items, "drawing the contact sheet", len(items))):
         x = GAP + number % columns * (cell + GAP)

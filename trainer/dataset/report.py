@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.counting import plural as plural
+
 DECIDE = "To leave one out, delete it from the source or name it in clean.leave_out."
 
 
@@ -105,11 +107,6 @@ class Report:
             if len(self.rejected) > 50:
                 lines.append(f"  … and {len(self.rejected) - 50} more, all in report.html")
         return "\n".join(lines) + "\n"
-
-
-def plural(count: int, word: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _section(title: str, lines: list[str]) -> list[str]:

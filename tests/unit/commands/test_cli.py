@@ -12,6 +12,7 @@ import pytest
 from tests.unit.training_helpers import configuration
 from trainer import __version__
 from trainer.cli import COMMANDS, main
+from trainer.core.counting import plural
 
 NAMES = ["prepare", "train", "sample", "export", "info", "check", "prune", "demo"]
 ROOT = Path(__file__).resolve().parents[3]
@@ -134,3 +135,11 @@ def test_pictures_are_written_with_and_without_a_lora(
     assert np.array_equal(base, off)
     assert np.array_equal(on, again)
     assert np.abs(on - base).max() > 3
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "expected"),
+    [(1, ("image",), "1 image"), (0, ("image",), "0 images"), (2, ("entry", "entries"), "2 entries"), (1, ("entry", "entries"), "1 entry")],
+)
+def test_counts_are_written_as_people_write_them(count: int, words: tuple[str, ...], expected: str) -> None:
+    assert plural(count, *words) == expected
