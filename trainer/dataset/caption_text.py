@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..core.counting import plural
 from ..core.files import open_regular
 from .encodings import decode_text
-from .report import plural
 
 MAX_CAPTION_BYTES = 1 << 20
 _UNUSUAL = re.compile(rb"[^\x09\x0a\x0d\x20-\x7e]")

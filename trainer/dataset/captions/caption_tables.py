@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...core.counting import plural
 from ...core.files import read_regular
 from ..caption_text import one_line, tidy_lines
 from ..encodings import decode_text
 from ..images.decode import EXTENSIONS
-from ..report import plural
 
 MAX_METADATA_BYTES = 512 << 20
 NAME_COLUMNS = ("file_name", "file", "image", "filename", "path", "image_path")

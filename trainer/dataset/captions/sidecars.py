@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ...core.counting import plural
 from ...core.files import read_regular
 from ..caption_text import MAX_CAPTION_BYTES, guessed_note, one_line, read_caption_text
 from ..dataset import HEADER, ROWS
 from ..encodings import decode_text
 from ..images.decode import EXTENSIONS
-from ..report import plural
 from ..settings import CaptionSettings
 from .booru import caption_of_json, spaced, split_spaced
 from .caption_tables import CaptionTables, folded

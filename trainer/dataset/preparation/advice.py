@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...core.counting import plural
 from ...core.prompt_syntax import EMPHASIS
 from ..caption_text import guessed_note
 from ..captions.tags import WILDCARD, instance_prompt
 from ..dataset import Dataset, Row, caption_file
 from ..images.process import BELOW_BORDER, MASK_NOT_USED
-from ..report import plural
 from ..settings import PrepareSettings, bucket_rules
 
 if TYPE_CHECKING:

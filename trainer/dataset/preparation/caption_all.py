@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...core.counting import plural
 from ...core.errors import UserError
 from ...core.files import write_atomic
 from ...core.parallel import ordered_map
@@ -16,7 +17,6 @@ from ..caption_text import one_line, read_caption_text
 from ..captions.tag_rules import TagRules
 from ..captions.tags import instance_prompt, joined, plain_frequency, sections, split_tags, with_trigger
 from ..dataset import caption_file
-from ..report import plural
 from ..settings import PrepareSettings
 from .earlier import Earlier, Edit
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..report import Rejection, plural
+from ...core.counting import plural
+from ..report import Rejection
 from .jobs import Job
 
 

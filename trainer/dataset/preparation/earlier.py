@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from ...core.counting import plural
 from ...core.files import read_regular, replace, write_atomic
 from ..caption_text import read_caption_text, tidy_lines
 from ..dataset import LARGEST_MANIFEST, LARGEST_MASK, MASKS, ROWS, caption_file
 from ..images.signature import alike
-from ..report import plural
 from ..rows import parse_row
 from ..work_folder import WORK
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...core.counting import plural
 from ...core.errors import UserError
 from ...core.parallel import ordered_map
 from ..captions.tags import tag_frequency
@@ -17,7 +18,7 @@ from ..images.process import Processed, Upscaler, process, processing_key
 from ..images.signature import read_signature
 from ..reading import sources
 from ..reading.sources import Found
-from ..report import Doubt, Rejection, Report, plural
+from ..report import Doubt, Rejection, Report
 from ..report_page import write_page
 from ..settings import PrepareSettings, dataset_folder_name
 from .advice import warnings_for
