@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..core.counting import plural
-from ..core.long_work import share
+from ..core.long_work import is_uncounted, share
 from ..runs import events
 
 
@@ -61,7 +61,10 @@ class TrainingProgress:
 
     def work(self, what: str, done: int, total: int) -> None:
         """Draw what is done before the training process starts (a listener of long_work)."""
-        self._progress.update(self._task, description=escape(what), detail=share(done, total))
+        detail = share(done, total) if is_uncounted(total) else ""
+        if detail:
+            done, total = 100 * done // total, 100
+        self._progress.update(self._task, description=escape(what), completed=done, total=total or None, detail=detail)
 
     def _step(self, event: events.Step) -> None:
         detail = (

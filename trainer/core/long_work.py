@@ -62,6 +62,11 @@ class Lines:
 
 def share(done: int, total: int) -> str:
     """``3 of 12``, or ``40 %`` of what nobody counts (bytes)."""
-    if total > 100_000:
+    if is_uncounted(total):
         return f"{100 * done // total} %"
     return f"{done} of {total}" if total else str(done)
+
+
+def is_uncounted(total: int) -> bool:
+    """Whether nobody wants to read the number itself: that of bytes."""
+    return total > 100_000

@@ -151,3 +151,11 @@ def test_a_training_shows_what_is_done_before_it_starts() -> None:
     with TrainingProgress(Console(file=held, width=200, force_terminal=True)) as progress:
         progress.work("hashing [red]a[/].safetensors", 30_000_000, 60_000_000)
     assert "hashing [red]a[/].safetensors" in held.getvalue() and "50 %" in held.getvalue()
+
+
+@pytest.mark.parametrize(("done", "total", "shown"), [(3, 12, "3/12"), (30_000_000, 60_000_000, "50/100")], ids=["images", "bytes"])
+def test_the_bar_moves_with_the_work(done: int, total: int, shown: str) -> None:
+    held = io.StringIO()
+    with TrainingProgress(Console(file=held, width=200, force_terminal=True)) as progress:
+        progress.work("exporting", done, total)
+    assert " ".join(held.getvalue().split()).count(shown) > 0
