@@ -17,6 +17,7 @@ from tests.server.graphs import PAINT, Graph, Link, core_img2img, loader, node
 from tests.server.test_dataset import executed
 from tests.tools.ldm_layout import TINY as SIZE
 from trainer import lorafile
+from trainer.core.counting import plural
 
 RANK = 2
 
@@ -130,7 +131,7 @@ def test_a_file_of_any_algorithm_for_another_model_is_refused(server: Server, ki
     tensors = one_layer(kind, SIZE.unet[0], SIZE.text_width)
     save_file(tensors, path)
     server.run(graph)
-    assert ("load", f"{len(tensors)} of {len(tensors)} keys used") in server.texts
+    assert ("load", f"{len(tensors)} of {plural(len(tensors), 'key')} used") in server.texts
 
 
 def test_a_file_without_any_key_of_the_model_is_refused(server: Server) -> None:
