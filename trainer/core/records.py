@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+from .files import read_regular, write_atomic
+
 _CHECKSUM = "checksum"
+_MAX_BYTES = 1 << 20
 
 
-def sealed(values: Mapping[str, Any]) -> str:
-    """``values`` (plain data) as JSON with a SHA-256 of themselves."""
-    return json.dumps({**values, _CHECKSUM: _digest(values)}, indent=1)
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write ``values`` (plain data) to ``path`` as JSON with a SHA-256 of themselves."""
+    write_atomic(path, json.dumps({**values, _CHECKSUM: _digest(values)}, indent=1))
 
 
-def unsealed(text: str, *, without: Collection[str] = ()) -> dict[str, Any]:
-    """The values of a record whose checksum holds.
+def read_sealed(path: Path, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """The values of the record at ``path``, whose checksum holds.
 
     ``without``: exactly the keys of the records that older versions wrote, without a checksum; one like that is given as it is.
-    Raises ValueError with the reason.
+    Raises OSError or ValueError with the reason.
     """
+    text = read_regular(path, _MAX_BYTES).decode("utf-8")
     try:
         values = json.loads(text)
     except RecursionError as error:

@@ -18,11 +18,11 @@ from typing import Any
 
 from .. import __version__
 from ..config.run_config import RunConfig
-from ..core.files import expand_home, read_regular, safe_name, sha256_file, write_atomic
-from ..core.records import sealed, unsealed
+from ..core.files import expand_home, read_regular, safe_name, sha256_file
+from ..core.records import read_sealed, write_sealed
 from . import events
 
-_MAX_RECORD, _MAX_LOG = 1 << 20, 1 << 31  # bytes
+_MAX_LOG = 1 << 31  # bytes
 _OLD_RESULT = ("lora_sha256", "steps", "loss", "seconds", "version")  # what a result held before it had a checksum
 
 
@@ -116,22 +116,19 @@ class RunFolder:
     def write_result(self, *, steps: int, loss: float, seconds: float) -> None:
         """Mark the run complete; from then on it is found instead of repeated."""
         data = {"lora_sha256": sha256_file(self.lora), "steps": steps, "loss": loss, "seconds": seconds, "version": __version__}
-        write_atomic(self.result, sealed(data))
+        write_sealed(self.result, data)
 
     def lora_digest(self) -> str:
         """The SHA-256 of the LoRA that the run finished with; empty where it did not finish or its result is damaged."""
         try:
-            return str(unsealed(self._read_result(), without=_OLD_RESULT)["lora_sha256"])
+            return str(read_sealed(self.result, without=_OLD_RESULT)["lora_sha256"])
         except (OSError, ValueError, KeyError):
             return ""
-
-    def _read_result(self) -> str:
-        return read_regular(self.result, _MAX_RECORD).decode("utf-8")
 
     def finished(self) -> RunResult | None:
         """The result of a complete and undamaged run, else None."""
         try:
-            data = unsealed(self._read_result(), without=_OLD_RESULT)
+            data = read_sealed(self.result, without=_OLD_RESULT)
             if sha256_file(self.lora) != data["lora_sha256"]:
                 return None
             return RunResult(

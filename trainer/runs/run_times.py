@@ -9,13 +9,11 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from ..core.files import read_regular, write_atomic
-from ..core.records import sealed, unsealed
+from ..core.records import read_sealed, write_sealed
 from . import events
 from .run_folder import RunFolder, read_events
 
 _DAY = 86_400
-_MAX_RECORD = 1 << 20  # bytes
 _LONGEST_PAUSE = 7200.0  # seconds between two events of one start; whoever starts a child kills one that is silent for longer
 
 
@@ -28,11 +26,11 @@ def start_day(run: RunFolder, *, record: bool) -> float:
     if fixed := os.environ.get("SOURCE_DATE_EPOCH"):
         return _midnight(float(fixed))
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return _midnight(float(unsealed(read_regular(run.started, _MAX_RECORD).decode("utf-8"))["day"]))
+        return _midnight(float(read_sealed(run.started)["day"]))
     first = next(iter(read_events(run.events)), None)  # of a run that an earlier version started, too
     day = _midnight(time.time() if first is None else first.time)
     if record:
-        write_atomic(run.started, sealed({"day": day}))
+        write_sealed(run.started, {"day": day})
     return day
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.errors import UserError
-from ..core.files import sha256_file, write_atomic
-from ..core.records import sealed, unsealed
+from ..core.files import sha256_file
+from ..core.records import read_sealed, write_sealed
 
 _RECORD = "lora.json"
 
 
 def write_record(lora: Path) -> None:
     """Record the checksum of a LoRA file that was just written."""
-    write_atomic(lora.with_name(_RECORD), sealed({"file": lora.name, "sha256": sha256_file(lora)}))
+    write_sealed(lora.with_name(_RECORD), {"file": lora.name, "sha256": sha256_file(lora)})
 
 
 def is_undamaged(lora: Path) -> bool:
@@ -24,7 +24,7 @@ def is_undamaged(lora: Path) -> bool:
     try:
         if not record.exists():
             return matches_own_hash(lora)
-        return bool(unsealed(record.read_text(encoding="utf-8")) == {"file": lora.name, "sha256": sha256_file(lora)})
+        return bool(read_sealed(record) == {"file": lora.name, "sha256": sha256_file(lora)})
     except (OSError, ValueError, UserError):
         return False
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.files import PARTIAL, is_link, read_regular, replace, sha256_file, write_atomic
-from ..core.records import sealed, unsealed
+from ..core.diagnosis import first_line
+from ..core.files import PARTIAL, is_link, replace, sha256_file
+from ..core.records import read_sealed, write_sealed
 
 _STATE = "state.pt"
 _RECORD = "state.json"
 _OLD_RECORD = ("step", "sha256")  # what a record held before it had a checksum of itself
 STATE_FILES = (_STATE, _RECORD)
-_MAX_RECORD = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def save(folder: Path, step: int, values: Mapping[str, Any], *, run: str = "") -
             torch.save(dict(values), file)
             file.flush()
             os.fsync(file.fileno())
-        write_atomic(partial / _RECORD, sealed({"step": step, "run": run, "sha256": sha256_file(partial / _STATE)}))
+        write_sealed(partial / _RECORD, {"step": step, "run": run, "sha256": sha256_file(partial / _STATE)})
         if is_link(final) or final.is_file():
             final.unlink()
         elif final.exists():
@@ -86,7 +86,7 @@ def newest(
             return _read(path, run, last_step)
         except Exception as error:  # a damaged or foreign file makes torch raise anything, and an earlier state may be whole
             if skipped is not None:
-                skipped(path, (str(error).strip().splitlines() or [type(error).__name__])[0][:200])
+                skipped(path, first_line(error))
     return None, None
 
 
@@ -96,7 +96,7 @@ def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str,
 
     step = _number(path)
     try:
-        record = unsealed(read_regular(path / _RECORD, _MAX_RECORD).decode(), without=_OLD_RECORD)
+        record = read_sealed(path / _RECORD, without=_OLD_RECORD)
     except (OSError, ValueError) as error:
         raise ValueError(f"its {_RECORD} cannot be trusted: {error}") from error
     if record.get("step") != step:

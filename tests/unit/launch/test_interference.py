@@ -17,7 +17,7 @@ from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import UserError
 from trainer.core.files import sha256_file
-from trainer.core.records import sealed, unsealed
+from trainer.core.records import read_sealed, write_sealed
 from trainer.dataset import open_dataset
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
@@ -237,8 +237,8 @@ def test_a_picture_that_was_replaced_by_another_of_its_size_is_named_and_not_cac
 def rewrite(state: Path, values: object) -> None:
     """Put another state in place, with checksums that are right."""
     torch.save(values, state / "state.pt")
-    record = unsealed((state / "state.json").read_text(encoding="utf-8"))
-    (state / "state.json").write_text(sealed({**record, "sha256": sha256_file(state / "state.pt")}), encoding="utf-8")
+    record = read_sealed(state / "state.json")
+    write_sealed(state / "state.json", {**record, "sha256": sha256_file(state / "state.pt")})
 
 
 @pytest.fixture

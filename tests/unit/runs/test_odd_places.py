@@ -20,6 +20,7 @@ from trainer.runs import states as resume
 from trainer.runs.pruning import prune
 from trainer.runs.run_folder import RunFolder, loss_history, read_events, read_samples
 from trainer.runs.run_times import start_day
+from trainer.runs.saved_lora import is_undamaged, write_record
 from trainer.training.parent_channel import Emitter
 
 posix = pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: pipes and links are POSIX")
@@ -38,6 +39,17 @@ def test_a_pipe_in_place_of_a_run_s_files_is_not_waited_for(tmp_path: Path) -> N
     assert start_day(run, record=False) % 86_400 == 0
     with pytest.raises(OSError, match="pipe"):
         sha256_file(run.lora)
+
+
+@posix
+def test_a_pipe_in_place_of_a_saved_lora_s_record_is_not_waited_for(tmp_path: Path) -> None:
+    lora = tmp_path / "style-000001.safetensors"
+    lora.write_bytes(b"a LoRA")
+    write_record(lora)
+    assert is_undamaged(lora)
+    (tmp_path / "lora.json").unlink()
+    os.mkfifo(tmp_path / "lora.json")
+    assert not is_undamaged(lora)
 
 
 @posix
