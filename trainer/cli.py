@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from . import __version__
 from .commands import check, demo, export, info, prepare, prune, sample, train
 from .commands.started import as_typed, typed
-from .core.diagnosis import about_the_file, about_the_text
-from .core.errors import Cancelled, UserError
+from .core.diagnosis import as_user_error
+from .core.errors import Cancelled
 from .core.long_work import Lines, reported_to
 from .core.terminal import escape_unprintable
 
@@ -41,24 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with reported_to(Lines()):
             status: int = args.run(args)
-    except UserError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {typed(error.hint)}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        told = about_the_file(error)
-        if told is None:
-            raise
-        print(f"error: {told.message}\nhint: {typed(told.hint)}", file=sys.stderr)
-        return 1
-    except UnicodeEncodeError as error:
-        half = about_the_text(error)
-        if half is None:
-            raise
-        print(f"error: {half.message}\nhint: {half.hint}", file=sys.stderr)
-        return 1
     except (KeyboardInterrupt, Cancelled):
         print("stopped; what was done so far is kept.", file=sys.stderr)
         return 130
+    except Exception as error:
+        told = as_user_error(error)
+        if told is None:
+            raise
+        print(f"error: {told.message}", file=sys.stderr)
+        if told.hint:
+            print(f"hint: {typed(told.hint)}", file=sys.stderr)
+        return 1
     return status

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import comfy.model_management
 
-from ...trainer.core.diagnosis import about_the_file, about_the_text
-from ...trainer.core.errors import Cancelled, UserError
+from ...trainer.core.diagnosis import as_user_error
+from ...trainer.core.errors import Cancelled
 from .wording import on_the_canvas
 
 
@@ -22,17 +22,10 @@ def readable() -> Iterator[None]:
     canvas does, or a cancelled prompt."""
     try:
         yield
-    except UserError as error:
-        raise AnimeLoRAError(on_the_canvas(str(error))) from error
-    except OSError as error:
-        told = about_the_file(error)
+    except Cancelled as error:
+        raise comfy.model_management.InterruptProcessingException() from error
+    except Exception as error:
+        told = as_user_error(error)
         if told is None:
             raise
         raise AnimeLoRAError(on_the_canvas(str(told))) from error
-    except UnicodeEncodeError as error:
-        half = about_the_text(error)
-        if half is None:
-            raise
-        raise AnimeLoRAError(on_the_canvas(str(half))) from error
-    except Cancelled as error:
-        raise comfy.model_management.InterruptProcessingException() from error

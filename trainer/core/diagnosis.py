@@ -53,7 +53,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return no_memory or any(words in text for words in _NO_MEMORY)
 
 
-def about_the_file(error: OSError) -> UserError | None:
+def as_user_error(error: Exception) -> UserError | None:
+    """What a command or a node tells of ``error``; None for a fault of the pack, which keeps its traceback."""
+    if isinstance(error, OSError):
+        return _about_the_file(error)
+    if isinstance(error, UnicodeEncodeError):
+        return _about_the_text(error)
+    return error if isinstance(error, UserError) else None
+
+
+def _about_the_file(error: OSError) -> UserError | None:
     """What to tell of an ``error`` that names its file: about the disk, or that there is no such place; None for another failure."""
     told = about_the_disk(error, Path(os.path.dirname(str(error.filename or "")) or os.curdir))
     if told is None and error.filename and error.errno in _NO_SUCH_PLACE:
@@ -61,7 +70,7 @@ def about_the_file(error: OSError) -> UserError | None:
     return told
 
 
-def about_the_text(error: UnicodeEncodeError) -> UserError | None:
+def _about_the_text(error: UnicodeEncodeError) -> UserError | None:
     """What to say where a text holds half a character (a lone surrogate, as JSON's \\ud800), which no file and no tokeniser can hold.
 
     None for another failure.
@@ -83,10 +92,8 @@ def explain(error: BaseException, folder: Path) -> UserError:
     first = text.splitlines()[0] if text else type(error).__name__
     if is_out_of_memory(error):
         return UserError(f"Out of memory: {first}", _MEMORY_HINT, kind="memory")
-    if not isinstance(error, OSError) and (told := about_the_disk(error, folder)) is not None:
+    if (told := about_the_disk(error, folder)) is not None:
         return told
     if current().world > 1 and any(sign in text for sign in _LOST_SIGNS):
         return UserError(f"Another process of this run was lost: {first}", "child.log in the run folder says which, and why.", kind=LOST)
-    if isinstance(error, OSError) and (told := about_the_disk(error, folder)) is not None:
-        return told
     return UserError(f"{type(error).__name__}: {first}", "The whole trace is in child.log in the run folder.", kind="internal")

@@ -32,7 +32,7 @@ from ..plan.settle import settle
 from ..runs import events
 from ..runs.pruning import prune
 from ..runs.publish import publish, restore
-from ..runs.run_folder import RunFolder, RunResult, cache_folder, read_samples, run_folder, run_identity
+from ..runs.run_folder import RunFolder, RunResult, cache_folder, run_folder, run_identity
 from ..runs.states import newest_step, state_folder, state_folders
 from .child_process import Tail, end
 from .failure import failure, hung, only_follows
@@ -257,7 +257,7 @@ def _published(run: RunFolder, config: RunConfig, result: RunResult, tell: OnEve
     place = publish(run, config.output.publish)
     if place is not None and place.name != run.lora.name:
         tell(events.Warning_(f"{place.parent} holds another {run.lora.name}, which stays: the new LoRA is saved as {place.name}."))
-    return replace(result, lora=place or run.lora, samples=read_samples(run.events))
+    return replace(result, lora=place or run.lora)
 
 
 @contextmanager
