@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.training_helpers import UNDISTURBED, configuration, make_dataset, train_here
+from trainer.config.run_config import RunConfig
 from trainer.launch import launcher
 from trainer.runs.run_folder import RunFolder
 
@@ -55,3 +57,14 @@ def undisturbed(one_thread: None, shallow_checkpoint: Path, dataset_folder: Path
 def expected(undisturbed: RunFolder) -> bytes:
     """Its LoRA."""
     return undisturbed.lora.read_bytes()
+
+
+@pytest.fixture
+def stopped(undisturbed: RunFolder, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> RunConfig:
+    """A run that ended just before its export, with states at 2, 4 and 6."""
+    shutil.copytree(undisturbed.path.parent, tmp_path / "runs")
+    config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", UNDISTURBED)
+    run = launcher.prepare_run(config)
+    run.lora.unlink()
+    run.result.unlink()
+    return config

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.launch.test_faults import half_files, when
+from tests.unit.launch.helpers import half_files, when
 from tests.unit.training_helpers import UNDISTURBED, configuration, train_here
 from trainer.core.disk_errors import about_the_disk, exit_status, from_exit_status
 from trainer.core.errors import UserError

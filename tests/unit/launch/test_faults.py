@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.tools.processes import of_run
+from tests.unit.launch.helpers import half_files, when
 from tests.unit.training_helpers import UNDISTURBED, configuration
 from trainer import lorafile
 from trainer.config.run_config import RunConfig
@@ -30,7 +31,6 @@ from trainer.runs.run_folder import RunFolder
 pytestmark = pytest.mark.slow
 SETTINGS = UNDISTURBED
 STEPS = 6
-OnEvent = Callable[[events.Event], None]
 
 
 @dataclass(frozen=True)
@@ -63,23 +63,6 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         pytest.skip(f"NOT CHECKED: no small disk can be mounted here ({mounted.stderr.strip()})")
     yield SmallDisk(folder)
     subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def half_files(folder: Path) -> list[Path]:
-    """What a broken write left."""
-    return list(folder.rglob(f"{PARTIAL}*"))
-
-
-def when(is_time: Callable[[events.Event], bool], act: Callable[[], None]) -> OnEvent:
-    """Do ``act`` at the first event that ``is_time``."""
-    done: list[events.Event] = []
-
-    def tell(event: events.Event) -> None:
-        if not done and is_time(event):
-            done.append(event)
-            act()
-
-    return tell
 
 
 def is_full(error: UserError, disk: SmallDisk) -> bool:

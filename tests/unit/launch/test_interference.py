@@ -241,17 +241,6 @@ def rewrite(state: Path, values: object) -> None:
     write_sealed(state / "state.json", {**record, "sha256": sha256_file(state / "state.pt")})
 
 
-@pytest.fixture
-def stopped(undisturbed: RunFolder, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> RunConfig:
-    """A run that ended just before its export, with states at 2, 4 and 6."""
-    shutil.copytree(undisturbed.path.parent, tmp_path / "runs")
-    config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", SETTINGS)
-    run = launcher.prepare_run(config)
-    run.lora.unlink()
-    run.result.unlink()
-    return config
-
-
 def test_a_saved_state_with_code_in_it_is_passed_over_and_not_run(stopped: RunConfig, expected: bytes, tmp_path: Path) -> None:
     run = launcher.prepare_run(stopped)
     rewrite(run.checkpoints / "step-000006", {"lora": {}, "average": Evil(tmp_path / "it ran")})

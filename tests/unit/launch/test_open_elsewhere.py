@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.launch.test_publish import finished
+from tests.unit.launch.helpers import finished
 from trainer.core import files
 from trainer.core.errors import UserError
 from trainer.core.files import remove_partial, write_atomic

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.launch.helpers import finished
 from trainer.core.files import atomic_path
 from trainer.runs.publish import publish, put, remove_left_over, restore
 from trainer.runs.run_folder import RunFolder
@@ -37,15 +38,6 @@ def hold(file):
 os.fsync = hold
 publish(RunFolder(Path(sys.argv[1]), "style"), sys.argv[2])
 """
-
-
-def finished(root: Path, identity: str, content: bytes) -> RunFolder:
-    """A finished run with a LoRA of these bytes."""
-    run = RunFolder(root / f"style-{identity}", "style")
-    run.path.mkdir(parents=True)
-    run.lora.write_bytes(content)
-    run.write_result(steps=1, loss=0.5, seconds=1.0)
-    return run
 
 
 @pytest.fixture

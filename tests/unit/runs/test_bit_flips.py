@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.unit.training_helpers import UNDISTURBED, configuration, train_here
+from tests.unit.training_helpers import train_here
 from trainer.config.run_config import RunConfig
 from trainer.core.files import sha256_file
 from trainer.launch import launcher
@@ -33,17 +33,6 @@ def flips(path: Path, every: int = 1) -> Iterator[bytes]:
 def old_record(state: Path, step: int) -> None:
     """Put the record there that versions before the checksum wrote."""
     (state / "state.json").write_text(json.dumps({"step": step, "sha256": sha256_file(state / "state.pt")}), encoding="utf-8")
-
-
-@pytest.fixture
-def stopped(undisturbed: RunFolder, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> RunConfig:
-    """A run that ended just before its export, with states at 2, 4 and 6."""
-    shutil.copytree(undisturbed.path.parent, tmp_path / "runs")
-    config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", UNDISTURBED)
-    run = launcher.prepare_run(config)
-    run.lora.unlink()
-    run.result.unlink()
-    return config
 
 
 def test_no_bit_of_a_states_record_gives_another_step(tmp_path: Path) -> None:
