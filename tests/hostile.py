@@ -1,17 +1,20 @@
-"""Files that mean harm, for the tests of whatever opens a file: weights, pictures and archives."""
+"""Files that mean harm, for the tests of whatever opens a file: weights, pictures, archives, datasets and logs."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
 import pickle
 import struct
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save, save_file
@@ -145,3 +148,24 @@ def slipping_zip(picture: bytes) -> bytes:
             for _ in range(33):
                 member.write(bytes(1 << 25))
     return held.getvalue()
+
+
+def raw_tar(path: Path, *members: tuple[str, bytes, bytes]) -> Path:
+    """A gzipped tar of (name, type, content), with headers that the standard library would not write."""
+    with tarfile.open(path, "w:gz", format=tarfile.USTAR_FORMAT, compresslevel=1) as file:
+        for name, kind, data in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.size = kind, len(data)
+            # addfile keeps the type and writes the content as it is
+            file.fileobj.write(info.tobuf(tarfile.USTAR_FORMAT))
+            file.fileobj.write(data + bytes(-len(data) % 512))
+    return path
+
+
+def manifest(folder: Path, rows: list[dict[str, Any]], header: Mapping[str, Any] | None = None) -> None:
+    """Change a dataset's manifest as somebody would who knows the format: ``rows`` in place of its own, some fields of its ``header``."""
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (folder / "manifest.jsonl").write_bytes(data)
+    whole = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    whole |= {"rows_sha256": hashlib.sha256(data).hexdigest(), **(header or {})}
+    (folder / "manifest.json").write_text(json.dumps(whole), encoding="utf-8")

@@ -68,7 +68,7 @@ def wanted(saved: dict[int, Path], steps: str) -> dict[int, Path]:
 def labels(run: Path, steps: list[int]) -> list[str]:
     """``epoch 2 · step 600`` for each step; only the step where the run's log does not tell how long an epoch is."""
     plans = [event for event in read_events(run / "events.jsonl") if isinstance(event, events.Plan)]
-    if not plans:
+    if not plans or plans[-1].steps_per_epoch < 1:
         return [f"step {step}" for step in steps]
     return [f"epoch {step / plans[-1].steps_per_epoch:.3g} · step {step}" for step in steps]
 

@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tarfile
 import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from tests import hostile
-from tests.server.comfy_server import Server
-from tests.server.conftest import TINY
-from tests.server.graphs import Graph, defaults, loader, node
+from tests.server.comfy_server import PromptFailed, Server
+from tests.server.conftest import TINY, portrait
+from tests.server.graphs import Graph, defaults, loader, node, prepare, train_settings
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
+from trainer.core.errors import UserError
+from trainer.dataset import open_dataset
+from trainer.runs import events
+from trainer.runs.run_folder import RunFolder, loss_history, read_samples, validation_history
+from trainer.runs.run_times import start_day, training_seconds
 
 EXAMPLES, ELSEWHERE = 24, 8  # for each node, where tests are thorough and elsewhere
 DEAR = {"AnimeLoRA_TrainLora": 6}  # nodes that take seconds
@@ -26,6 +35,18 @@ PREFIX = "AnimeLoRA_"
 MARK = "escaped-by-fuzz"
 SAME = settings(deadline=None, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 LORA_FILE = "fuzz.safetensors"
+CAPTION_FILES = ("one.txt", "one.png.txt", "one.json", "one.png.json", ".one_meta.json", "metadata.jsonl", "captions.csv")
+HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+LOGGED = (
+    events.Plan(4, {"64x64": 4}, 1, 2, 2, 100, 72, "sd1", "cpu", "fp32", 1.0),
+    events.Phase("training", 1, 2),
+    events.Step(1, 2, 1, 0.5, 0.5, 1e-4, 1.0, 1.0, 0.0, 0.5),
+    events.Validation(1, 1, 0.5, 2, {"10": 0.5}),
+    events.Sample("/tmp/a.png", "a", 1, 1, 0),
+    events.Done("a", "b", 2, 1.0, 0.5),
+    events.Error("memory", "a", "b"),
+    events.Stopped(1, "a"),
+)
 # what feeds each socket; a node of ours that gives the socket's type is found for the rest
 SOURCES: dict[str, list[Any]] = {
     **{"MODEL": ["base", 0], "CLIP": ["base", 1], "VAE": ["base", 2], "IMAGE": ["picture", 0]},
@@ -59,7 +80,7 @@ ROWS = st.lists(
 ).map(json.dumps)
 
 
-def tried(info: dict[str, Any]) -> list[str]:
+def inputs_to_try(info: dict[str, Any]) -> list[str]:
     """Every input: widgets, the pack's own sockets, and core's, which a program can give a number instead of a link."""
     return sorted(info["input"].get("required", {}) | info["input"].get("optional", {}))
 
@@ -115,28 +136,32 @@ def send_one(server: Server, described: dict[str, Any], kind: str, outcomes: lis
     offered = {name: sources[given] for name, given in inputs_of(info, "optional").items() if given in sources}
     linked |= {name: link for name, link in sorted(offered.items()) if data.draw(st.booleans())}
     inputs = {**cheap(info), **linked}
-    for name in data.draw(st.lists(st.sampled_from(tried(info) or ["nothing"]), min_size=1, max_size=3, unique=True)):
+    for name in data.draw(st.lists(st.sampled_from(inputs_to_try(info) or ["nothing"]), min_size=1, max_size=3, unique=True)):
         inputs[name] = data.draw(st.one_of(HOSTILE, ROWS) if name == "loras" else HOSTILE)
     graph: Graph = {**around, "tried": node(kind, **inputs), "show": node("PreviewAny", source=["tried", 0])}
     used = {link[0] for link in inputs.values() if isinstance(link, list) and link and isinstance(link[0], str)} | {"tried", "show"}
     graph = {name: part for name, part in graph.items() if name in used}
+    outcomes.append(outcome(server, graph, inputs))
+
+
+def outcome(server: Server, graph: Graph, tried: object) -> str:
+    """How a prompt ended: ``refused``, ``error`` or ``result``. An error of ours has to be one in words."""
     # json.dumps, not requests: it writes NaN and Infinity, which ComfyUI reads
     body = json.dumps({"prompt": graph, "client_id": server.client_id})
     answer = requests.post(f"{server.url}/prompt", data=body, headers={"Content-Type": "application/json"}, timeout=30)
     if answer.status_code != 200 or answer.json().get("node_errors"):
-        outcomes.append("refused")
-        return
+        return "refused"
     entry = server.wait(answer.json()["prompt_id"], 120)
     errors = [told for event, told in entry["status"]["messages"] if event == "execution_error"]
     for error in errors:
         assert not error["node_type"].startswith(PREFIX) or error["exception_type"].endswith("AnimeLoRAError"), (
-            inputs,
+            tried,
             error["exception_type"],
             error["exception_message"],
         )
         assert error["exception_message"].strip()
         assert "Traceback" not in error["exception_message"]
-    outcomes.append("error" if errors else "result")
+    return "error" if errors else "result"
 
 
 def test_cards_of_loras_that_mean_harm_are_small_and_without_their_images(server: Server) -> None:
@@ -170,3 +195,112 @@ def test_values_from_nowhere_end_in_a_clear_error_or_a_result(server: Server) ->
     assert {"refused", "error", "result"} <= {outcome for of_one in outcomes.values() for outcome in of_one}  # values reach the nodes, too
     assert not server.children()
     server.run({"base": loader(TINY, full=False), "show": node("PreviewAny", source=["base", 1])})
+
+
+def some_of(record: Mapping[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """The same record with one or two fields of any type."""
+    return st.dictionaries(st.sampled_from(sorted(record)), HOSTILE, min_size=1, max_size=2).map(lambda changes: {**record, **changes})
+
+
+def try_manifest(server: Server, made: Path, whole: Path, outcomes: list[str], data: st.DataObject) -> None:
+    header = json.loads((whole / "manifest.json").read_text(encoding="utf-8"))
+    first, *others = (json.loads(line) for line in (whole / "manifest.jsonl").read_bytes().splitlines())
+    row, changed = data.draw(some_of(first) | HOSTILE), data.draw(some_of(header) | st.just({}))
+    for folder in (made, server.base / "input" / "fuzzed"):
+        shutil.copytree(whole, folder, dirs_exist_ok=True)
+        hostile.manifest(folder, [row, *others], changed)
+    with suppress(UserError):
+        open_dataset(made)
+    outcomes += [outcome(server, {"tried": prepare(folder, trigger_word="fuzzed")}, (row, changed)) for folder in ("portraits", "fuzzed")]
+
+
+def test_manifests_from_nowhere_end_in_a_clear_error_or_a_result(server: Server, tmp_path: Path) -> None:
+    """In the folder that is prepared again, in a source, and where a training opens it."""
+    assert outcome(server, {"tried": prepare(trigger_word="fuzzed")}, "nothing odd") == "result"
+    made = next((server.base / "output" / "animelora" / "datasets").glob("fuzzed_face*"))
+    whole, outcomes = shutil.copytree(made, tmp_path / "whole"), list[str]()
+    shutil.copytree(whole, server.base / "input" / "fuzzed")  # menus offer what is there when they are asked for
+    try:
+        examples = EXAMPLES if server.thorough else ELSEWHERE
+        settings(SAME, max_examples=examples)(given(data=st.data())(try_manifest))(server, made, whole, outcomes)
+    finally:
+        shutil.rmtree(server.base / "input" / "fuzzed")
+    assert set(outcomes) <= {"error", "result"} and "result" in outcomes
+    shutil.copytree(whole, made, dirs_exist_ok=True)
+    assert outcome(server, {"tried": prepare(trigger_word="fuzzed")}, "nothing odd again") == "result"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: pipes are POSIX")
+@pytest.mark.parametrize("name", CAPTION_FILES)
+def test_a_pipe_as_a_caption_is_not_waited_for(server: Server, name: str) -> None:
+    folder = server.base / "input" / "piped"
+    folder.mkdir()
+    try:
+        portrait(90, 3).save(folder / "one.png")
+        os.mkfifo(folder / name)
+        told = server.run({"prep": prepare("piped", trigger_word="piped")}, 60)["prep"]["text"][0]
+        assert "1 picture" in told and name in told
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_a_tar_with_a_vast_header_is_refused(server: Server, kind: bytes, tmp_path: Path) -> None:
+    portrait(90, 3).save(tmp_path / "one.png")
+    picture, archive = (tmp_path / "one.png").read_bytes(), server.base / "input" / "long.tar.gz"
+    hostile.raw_tar(archive, ("one.png", tarfile.REGTYPE, picture), ("x", kind, bytes(1 << 27)), ("two.png", tarfile.REGTYPE, picture))
+    try:
+        with pytest.raises(PromptFailed, match="longer than 1 MB"):
+            server.run({"prep": prepare("long.tar.gz", trigger_word="long")}, 60)
+    finally:
+        archive.unlink()
+
+
+def try_log(server: Server, run: RunFolder, compare: dict[str, Any], outcomes: list[str], data: st.DataObject) -> None:
+    odd = st.sampled_from(LOGGED).flatmap(lambda event: some_of(json.loads(events.encode(event))))
+    lines = data.draw(st.lists(odd, min_size=1, max_size=4))
+    run.events.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for read in (read_samples, loss_history, validation_history, training_seconds):
+        read(run.events)
+    start_day(run, record=False)
+    answer = requests.get(f"{server.url}/animelora/runs/{run.path.name}", timeout=30)
+    assert answer.status_code == 200, (lines, answer.text)
+    # another seed each time, else the server keeps the picture
+    graph = {"base": loader(TINY, full=False), "tried": node(f"{PREFIX}EpochCompare", **compare, seed=len(outcomes))}
+    outcomes.append(outcome(server, {**graph, "show": node("PreviewImage", images=["tried", 0])}, lines))
+
+
+@pytest.fixture(scope="module")
+def trained(server: Server) -> tuple[Graph, RunFolder]:
+    """A graph that trains, and its run, which saved a LoRA on its way."""
+    training = train_settings(name="fuzzed", checkpoint=TINY, max_steps=1, checkpoint_every=1, validate_every=0)
+    graph: Graph = {
+        "prep": prepare(trigger_word="fuzzed"),
+        "train": node(f"{PREFIX}TrainLora", **training, dataset=["prep", 0]),
+        "show": node("PreviewAny", source=["train", 0]),
+    }
+    server.run(graph)
+    return graph, RunFolder(next((server.base / "output" / "animelora" / "runs").glob("fuzzed-*")), "fuzzed")
+
+
+def test_logs_from_nowhere_are_read_as_far_as_they_are_logs(server: Server, trained: tuple[Graph, RunFolder]) -> None:
+    run, outcomes = trained[1], list[str]()
+    compare = cheap(server.get("/object_info")[f"{PREFIX}EpochCompare"]) | {"run": run.path.name, "prompts": "x", "lora_strengths": "1"}
+    compare |= {name: SOURCES[name.upper()] for name in ("model", "clip", "vae")}
+    del compare["seed"]
+    examples = EXAMPLES if server.thorough else ELSEWHERE
+    settings(SAME, max_examples=examples)(given(data=st.data())(try_log))(server, run, compare, outcomes)
+    assert set(outcomes) == {"result"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: pipes are POSIX")
+def test_a_run_whose_log_is_a_pipe_is_not_waited_for(server: Server, trained: tuple[Graph, RunFolder]) -> None:
+    graph, run = trained
+    for path in (run.events, run.result):
+        path.unlink()
+        os.mkfifo(path)
+    server.forget()
+    with pytest.raises(PromptFailed, match=r"events\.jsonl is a pipe or a device"):
+        server.run(graph, 120)
+    assert not server.children()
+    assert requests.get(f"{server.url}/animelora/runs/{run.path.name}", timeout=30).status_code == 404

@@ -183,11 +183,11 @@ def decode(line: str) -> Event | None:
     cls = TYPES.get(data["event"])
     if cls is None:
         return None
-    values: dict[str, Any] = {f.name: _number(data[f.name], f.type) for f in fields(cls) if f.name in data}
-    values.setdefault("clock", 0.0)
     try:
+        values = {f.name: _value(data[f.name], str(f.type)) for f in fields(cls) if f.name in data}
+        values.setdefault("clock", 0.0)
         return cls(**values)
-    except TypeError:
+    except (TypeError, OverflowError):  # a field is missing, or of another type than declared: a log can come from anyone
         return None
 
 
@@ -199,7 +199,14 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _number(value: Any, declared: Any) -> Any:
-    if declared == "dict[str, float]" and isinstance(value, dict):
-        return {key: _number(part, "float") for key, part in value.items()}
-    return float(value) if str(declared).startswith("float") and value in ("nan", "inf", "-inf") else value
+def _value(value: Any, declared: str) -> Any:
+    """``value``, as JSON gave it, for a field that is ``declared`` so. Raises TypeError for one of another type."""
+    if declared.endswith(" | None"):
+        return None if value is None else _value(value, declared.removesuffix(" | None"))
+    if declared.startswith("dict[str, ") and isinstance(value, dict):
+        return {key: _value(part, declared[10:-1]) for key, part in value.items()}
+    if declared == "float" and (value in ("nan", "inf", "-inf") or type(value) in (int, float)):
+        return float(value)
+    if type(value).__name__ != declared:  # by its name: True is an int, too
+        raise TypeError(f"{value!r} is no {declared}")
+    return value

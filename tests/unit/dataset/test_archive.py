@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile import raw_tar
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.core.errors import Cancelled, UserError
 from trainer.dataset import PrepareSettings, prepare
@@ -176,18 +177,6 @@ def test_damaged_member_of_each_compression_is_left_out_by_name(tmp_path: Path, 
     assert result.kept == 1
     assert [(r.source, r.reason) for r in result.rejected] == [("0.png", "unreadable")]
     assert "damaged in the archive" in result.rejected[0].message
-
-
-def raw_tar(path: Path, *members: tuple[str, bytes, bytes]) -> Path:
-    """A gzipped tar of (name, type, content), with headers that the standard library would not write."""
-    with tarfile.open(path, "w:gz", format=tarfile.USTAR_FORMAT, compresslevel=1) as file:
-        for name, kind, data in members:
-            info = tarfile.TarInfo(name)
-            info.type, info.size = kind, len(data)
-            # addfile keeps the type and writes the content as it is
-            file.fileobj.write(info.tobuf(tarfile.USTAR_FORMAT))
-            file.fileobj.write(data + bytes(-len(data) % 512))
-    return path
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests import hostile
 from tests.unit.dataset.pictures import folder_of
 from trainer.core.errors import UserError
 from trainer.dataset import Dataset, PrepareSettings, TrainingHints, contact_sheet, open_dataset, prepare
@@ -24,15 +24,6 @@ from trainer.dataset.rows import ManifestRow, parse_row
 def folder(tmp_path: Path) -> Path:
     folder_of(tmp_path / "in", 3)
     return prepare(tmp_path / "in", tmp_path, PrepareSettings(trigger="mk01", resolution=64)).dataset.path
-
-
-def rewrite(folder: Path, rows: list[dict[str, object]]) -> None:
-    """Change the rows as somebody would who knows the format."""
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    (folder / "manifest.jsonl").write_bytes(data)
-    header = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    header["rows_sha256"] = hashlib.sha256(data).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(header), encoding="utf-8")
 
 
 def test_moved_and_copied_datasets_open(folder: Path, tmp_path: Path) -> None:
@@ -67,7 +58,7 @@ def test_half_written_manifest_is_noticed(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a/../../b.png", "C:\\x.png", "a\\..\\b.png", 7, None])
 def test_manifest_cannot_point_outside(folder: Path, name: object) -> None:
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-    rewrite(folder, [{**rows[0], "file": name}, *rows[1:]])
+    hostile.manifest(folder, [{**rows[0], "file": name}, *rows[1:]])
     with pytest.raises(UserError, match="damaged"):
         open_dataset(folder)
 
@@ -75,7 +66,7 @@ def test_manifest_cannot_point_outside(folder: Path, name: object) -> None:
 def test_row_without_a_field_is_an_error_for_people(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     del rows[0]["sha256"]
-    rewrite(folder, rows)
+    hostile.manifest(folder, rows)
     with pytest.raises(UserError, match="sha256"):
         open_dataset(folder)
 
@@ -91,7 +82,7 @@ BAD_FIELDS: dict[str, list[Any]] = {
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in BAD_FIELDS.items() for value in values])
 def test_fields_of_the_wrong_type_are_named_with_their_line(folder: Path, key: str, value: object) -> None:
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-    rewrite(folder, [rows[0], {**rows[1], key: value}, *rows[2:]])
+    hostile.manifest(folder, [rows[0], {**rows[1], key: value}, *rows[2:]])
     with pytest.raises(UserError, match=f"damaged: line 2, {key}"):
         open_dataset(folder)
     # and preparing again is the way out, as the message says
@@ -113,7 +104,7 @@ def test_header_fields_of_the_wrong_type_are_named(folder: Path, key: str, value
 def test_half_a_character_in_a_manifest_is_an_error_for_people(folder: Path) -> None:
     data = (folder / "manifest.jsonl").read_bytes().replace(b'"caption": "mk01', b'"caption": "\\ud800', 1)
     rewritten = [json.loads(line) for line in data.splitlines()]
-    rewrite(folder, rewritten)
+    hostile.manifest(folder, rewritten)
     with pytest.raises(UserError, match="damaged"):
         open_dataset(folder)
 

@@ -89,6 +89,29 @@ def test_a_line_that_is_no_event_is_nothing(line: str) -> None:
     assert events.decode(line) is None
 
 
+WRONG: dict[str, list[Any]] = {
+    "int": ["1", 1.5, True, None, [1], {}, "nan"],
+    "float": ["1", True, None, [1.0], {}, 10**400],
+    "bool": [1, "true", None, []],
+    "str": [1, None, ["a"], {}],
+    "float | None": ["1", False, [], {}],
+    "dict[str, float]": [[], 1.0, None, {"a": "b"}, {"a": None}],
+    "dict[str, int]": ["a", {"a": 1.5}, {"a": [1]}],
+}
+
+
+@pytest.mark.parametrize("name", sorted(events.TYPES))
+def test_an_event_with_a_field_of_the_wrong_type_is_nothing(name: str) -> None:
+    cls = events.TYPES[name]
+    plain = {"int": 1, "float": 0.5, "bool": True, "str": "a", "float | None": None}
+    plain |= {"dict[str, float]": {"a": 0.5}, "dict[str, int]": {"a": 1}}
+    whole = {"event": name, **{field.name: plain[str(field.type)] for field in fields(cls)}}
+    assert isinstance(events.decode(json.dumps(whole)), cls)
+    for field in fields(cls):
+        for value in WRONG[str(field.type)]:
+            assert events.decode(json.dumps({**whole, field.name: value})) is None, (field.name, value)
+
+
 @given(st.text())
 def test_no_text_raises(text: str) -> None:
     events.decode(text)
