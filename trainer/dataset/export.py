@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from ..core.errors import UserError
-from ..core.files import safe_name, write_atomic
+from ..core.files import write_atomic
 from ..core.image_file import load_image
 from ..core.long_work import counted, report
+from ..core.paths import safe_name
 from ..core.prompt_syntax import unescape
 from .caption_forms import fixed_caption
 from .captions.tags import instance_prompt

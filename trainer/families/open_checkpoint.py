@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UserError
-from ..core.files import expand_home
+from ..core.paths import expand_home
 
 if TYPE_CHECKING:
 

@@ -22,8 +22,9 @@ from ..config.run_config import RunConfig, absolute
 from ..core import devices
 from ..core.disk_errors import about_the_disk, from_exit_status
 from ..core.errors import Cancelled, UserError
-from ..core.files import remove_partial, require_own_file, require_short_path, write_atomic
+from ..core.files import remove_partial, require_own_file, write_atomic
 from ..core.locks import locked
+from ..core.paths import require_short_path
 from ..core.text_file import read_text
 from ..dataset.open import open_training
 from ..families import family_of, open_checkpoint

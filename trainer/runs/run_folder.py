@@ -18,7 +18,8 @@ from typing import Any
 
 from .. import __version__
 from ..config.run_config import RunConfig
-from ..core.files import expand_home, read_regular, safe_name, sha256_file
+from ..core.files import read_regular, sha256_file
+from ..core.paths import expand_home, safe_name
 from ..core.records import read_sealed, write_sealed
 from . import events
 

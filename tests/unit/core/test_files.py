@@ -16,17 +16,8 @@ from hypothesis import strategies as st
 
 from trainer.core import disk_errors
 from trainer.core.errors import UserError
-from trainer.core.files import (
-    atomic_path,
-    expand_home,
-    on_another_machine,
-    read_regular,
-    require_short_path,
-    resolve_below,
-    safe_name,
-    sha256_file,
-    write_atomic,
-)
+from trainer.core.files import atomic_path, read_regular, sha256_file, write_atomic
+from trainer.core.paths import expand_home, on_another_machine, require_short_path, resolve_below, safe_name
 
 # learn.microsoft.com, "Naming Files, Paths, and Namespaces"
 WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"COM{n}" for n in "123456789¹²³"), *(f"LPT{n}" for n in "123456789¹²³")}

@@ -22,7 +22,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...core.errors import UserError
-from ...core.files import require_short_path, write_atomic
+from ...core.files import write_atomic
+from ...core.paths import require_short_path
 from ..dataset import HEADER, MASKS, REGULARISATION, ROWS, caption_file, read_header
 from ..settings import PrepareSettings, dataset_folder
 from ..work_folder import JOURNAL, WORK

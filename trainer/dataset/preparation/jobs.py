@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...core.files import read_regular, safe_name
+from ...core.files import read_regular
+from ...core.paths import safe_name
 from ..contents import Contents
 from ..dataset import MASKS, REGULARISATION
 from ..images.process import Processed

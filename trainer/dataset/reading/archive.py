@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ...core.errors import Cancelled, UserError
-from ...core.files import safe_name
+from ...core.paths import safe_name
 from ..captions.sidecars import DATA, LOOKS_LIKE_CAPTIONS
 from ..images.decode import EXTENSIONS
 from . import tar
