@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
+from ..core.paths import expand_home
 from . import ldm
 from .checkpoint import Checkpoint, cached_digest, laid_out_as
 from .markers import read_json
@@ -76,7 +77,7 @@ def open_vae(reference: str) -> Vae:
 
     Raises UserError when there is none, or when it is of another kind of model.
     """
-    path = Path(reference).expanduser().resolve()
+    path = expand_home(reference).resolve()
     if path.is_dir():
         folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
         config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}

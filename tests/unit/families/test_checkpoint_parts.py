@@ -182,6 +182,8 @@ def test_what_is_no_vae_for_this_model_is_refused(vaes: dict[str, Path], tmp_pat
         open_vae(str(tmp_path / "taesd.safetensors"))
     with pytest.raises(UserError, match="not found"):
         open_vae(str(tmp_path / "none.safetensors"))
+    with pytest.raises(UserError, match="nosuchuser"):
+        open_vae("~nosuchuser/vae.safetensors")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderTiny"}), encoding="utf-8")
     with pytest.raises(UserError, match="no diffusers VAE"):
