@@ -38,7 +38,7 @@ def test_modules_of_the_trainer_hide_no_others(tmp_path: Path) -> None:
     look = (
         f"import importlib.util, runpy, sys; sys.argv = ['trainer', '--version']; sys.path.insert(0, {trainer!r})\n"
         f"try: runpy.run_path({trainer!r} + '/__main__.py', run_name='__main__')\n"
-        "except SystemExit: print([name for name in ('events', 'files', 'config') if importlib.util.find_spec(name)])"
+        "except SystemExit: print([name for name in ('cli', 'config', 'core') if importlib.util.find_spec(name)])"
     )
     assert told([*ISOLATED, "-c", look], tmp_path).splitlines()[-1] == "[]"
 
