@@ -27,6 +27,7 @@ from dataclasses import replace
 
 import torch
 
+from ..core.errors import UserError
 from .weights import LoraModule, LoraWeights
 
 KEY = "animelora.dora_norm"
@@ -49,8 +50,13 @@ def is_of_base(metadata: Mapping[str, str]) -> bool:
 def for_comfyui(weights: LoraWeights, weight_of: Callable[[LoraModule], torch.Tensor], base: str) -> LoraWeights:
     """``weights`` with the magnitudes m* for the base that is called ``base``, whose weight of a module ``weight_of`` gives.
 
-    They are fp32: fp16 would round a whole weight by 0.02 %.
+    They are fp32: fp16 would round a whole weight by 0.02 %. Raises UserError for a file whose magnitudes are for a base already.
     """
+    if is_of_base(weights.metadata):
+        of = weights.metadata.get(BASE_KEY) or "one base model"
+        raise UserError(
+            f"This DoRA was exported for ComfyUI's own loader and {of} already.", "Export the LoRA that it was made from.", kind="lora"
+        )
     modules = tuple(_for_comfyui(module, weight_of(module)) if by_output(module) else module for module in weights)
     return replace(weights, modules=modules, metadata={**weights.metadata, KEY: OF_BASE, BASE_KEY: base})
 

@@ -538,6 +538,9 @@ def test_dora_for_comfyui_and_one_base_gives_the_trained_weight_by_comfyui_s_for
         convert(moved, "peft")
     assert any("ComfyUI's own loader" in note for note in moved.notes)
     assert main(["export", str(tmp_path / "dora.safetensors"), str(out), "--base", str(tiny_checkpoint), "--overwrite"]) == 1
+    twice = ["export", str(out), str(tmp_path / "twice.safetensors"), "--format", "comfyui", "--base", str(tiny_checkpoint)]
+    assert main(twice) == 1, "the ratio of the norms would be in the magnitudes twice"
+    assert not (tmp_path / "twice.safetensors").exists()
 
 
 def test_lokr_in_tucker_form_is_read_and_its_change_is_the_kronecker_product(tmp_path: Path) -> None:
