@@ -56,6 +56,20 @@ def test_pixels_equal_the_graph_of_core_nodes(server: Server, image: str, trigge
         np.testing.assert_array_equal(pixels(mine), pixels(theirs))
 
 
+@pytest.mark.parametrize("name", ["positive", "negative", "trigger_words"])
+def test_half_a_character_is_refused_by_the_name_of_its_input(server: Server, name: str) -> None:
+    texts = {**PAINT, "trigger_words": "myToken", name: "a girl \ud800"}
+    models = {"model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2], "image": ["photo", 0]}
+    graph = {
+        "base": loader(TINY, full=False),
+        "photo": node("LoadImage", image="photo.png"),
+        "ours": node("AnimeLoRA_AnimeImg2Img", **models, **texts),
+        "save": node("PreviewImage", images=["ours", 0]),
+    }
+    with pytest.raises(PromptFailed, match=f"The text of {name} holds half a character"):
+        server.run(graph)
+
+
 def control_lora(path: Path) -> Path:
     """A random ControlNet for the tiny model, as a Control-LoRA, which borrows the model's own layers and is small."""
     generator = np.random.default_rng(11)
