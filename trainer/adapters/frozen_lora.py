@@ -30,11 +30,12 @@ def frozen_modules(config: RunConfig) -> list[LoraModule]:
     if not config.base.lora:
         return []
     from ..lorafile import read_lora
+    from ..lorafile.biases import bias_of
 
     path, network = Path(config.base.lora), config.network
     modules = [module for module in read_lora(path) if not (network.unet if module.component == "unet" else network.text_encoder)]
     for module in modules:
-        if module.algorithm not in _ADDED or "diff_b" in module.tensors:
+        if module.algorithm not in _ADDED or bias_of(module) is not None:
             raise UserError(
                 f"{path.name} does not fit this run: the change of its layer {module.name} ({module.algorithm}) cannot be computed here, "
                 f"and the {_PARTS[module.component]}, to which it belongs, is not trained.",
@@ -87,19 +88,10 @@ def merge_into(models: Mapping[str, nn.Module], modules: Sequence[LoraModule]) -
 
 
 def tensors_of(family: str, modules: Sequence[LoraModule]) -> dict[str, torch.Tensor]:
-    """``modules`` under kohya's keys, as they were read."""
-    from .. import lorafile
+    """``modules`` under kohya's keys, as they were read; those of a format without alphas get one (scale 1)."""
+    from ..lorafile import LoraWeights, to_kohya
 
-    found: dict[str, torch.Tensor] = {}
-    for module in modules:
-        if module.component == "unet":
-            key = lorafile.kohya_unet_key(family, module.name)
-        else:
-            key = lorafile.kohya_text_encoder_key(family, module.component, module.name)
-        found |= {f"{key}.{name}": tensor for name, tensor in module.tensors.items()}
-        if module.alpha is not None:
-            found[f"{key}.alpha"] = module.alpha
-    return found
+    return to_kohya(LoraWeights(tuple(modules), family, "kohya")).tensors
 
 
 def _setting(component: str) -> str:

@@ -6,7 +6,7 @@ down matrices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from trainer.core.errors import UserError
 from trainer.dataset import batch_order, open_dataset
 from trainer.families import TextSettings, family_named, family_of, open_checkpoint
 from trainer.families.base import tokenizer_folder
-from trainer.lorafile import inspect_lora, read_lora
+from trainer.lorafile import convert, inspect_lora, read_lora, write_lora
 from trainer.plan.run_plan import make_plan
 from trainer.runs import events
 from trainer.runs.run_folder import cache_folder
@@ -398,6 +398,22 @@ def test_training_goes_on_from_a_file_whose_parts_are_trained_or_frozen(shallow_
         losses.append(again.steps[0].loss)
     # frozen layers act as trained ones do, which are computed in another way: merged into the weights
     assert losses == pytest.approx(losses[:1] * 3, rel=1e-4)
+
+
+def test_a_frozen_part_of_a_file_without_alphas_is_written_with_them(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    """diffusers' names have no alpha, and a kohya file needs one for each layer."""
+    folder = make_dataset(tmp_path, 6)
+    still = {**QUICK, "training.max_steps": 1, "optimizer.lr": 1e-9, "optimizer.weight_decay": 0.0}
+    weights = read_lora(train_here(configuration(shallow_checkpoint, folder, tmp_path / "a", QUICK)).run.lora)
+    source, converted = tmp_path / "diffusers.safetensors", convert(weights, "diffusers")
+    write_lora(source, replace(converted, metadata={}))
+    assert all(module.alpha is None for module in read_lora(source))
+    changes = {**still, "network.text_encoder": False, "base.lora": str(source)}
+    again = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", changes))
+    assert again.status == 0, again.told[-1]
+    found = {(module.component, module.name): module.delta() for module in read_lora(again.run.lora)}
+    for module in weights:
+        torch.testing.assert_close(found[module.component, module.name], module.delta(), rtol=1e-2, atol=1e-6)
 
 
 def test_a_text_encoder_without_layers_in_the_file_starts_from_nothing(shallow_checkpoint: Path, tmp_path: Path) -> None:
