@@ -76,7 +76,7 @@ class Checkpoint:
         """The quantised weights by key, which ``tensors`` gives as the numbers that they stand for. Raises UserError for a way of
         quantising that is not known."""
         dtypes = {key: dtype for key, (_, dtype) in self._header.items()}
-        return quantised.scaled_weights(self.name, dtypes, self.metadata, lambda key: self._read([key])[key])
+        return quantised.scaled_weights(self.name, dtypes, self.metadata, self._read)
 
     @cached_property
     def metadata(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ all layers, in the metadata ``_quantization_metadata`` (ComfyUI's QUANTIZATION.m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,15 +41,15 @@ def is_companion(key: str) -> bool:
 
 
 def scaled_weights(
-    name: str, dtypes: Mapping[str, str], metadata: Mapping[str, str], read: Callable[[str], torch.Tensor]
+    name: str, dtypes: Mapping[str, str], metadata: Mapping[str, str], read: Callable[[Sequence[str]], Mapping[str, torch.Tensor]]
 ) -> dict[str, Scaled]:
     """The quantised weights among tensors of these ``dtypes`` (safetensors' or torch's names), by key.
 
-    ``read`` gives a tensor. Raises UserError, with the ``name`` of the file, for a way of quantising that is not known here.
+    ``read`` gives tensors by key, and is called once: it opens the file. Raises UserError, with the ``name`` of the file, for a way of quantising that is not known here.
     """
-    described = _described(metadata) | {
-        key.removesuffix(".comfy_quant"): _json(bytes(read(key).tolist())) for key in dtypes if key.endswith(".comfy_quant")
-    }
+    keys = [key for key in dtypes if key.endswith(".comfy_quant")]
+    descriptions = read(keys) if keys else {}
+    described = _described(metadata) | {key.removesuffix(".comfy_quant"): _json(bytes(descriptions[key].tolist())) for key in keys}
     for layer, description in described.items():
         if (kind := description.get("format")) not in _FORMATS:
             raise _unknown(name, f"{layer} as {kind}")

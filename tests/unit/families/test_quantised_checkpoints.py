@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -79,6 +80,20 @@ def test_scaled_fp8_is_the_checkpoint_that_it_was_made_from(exact: dict[str, tor
     assert plain.keys() == scaled.keys()
     for key, value in plain.items():
         assert torch.equal(value, scaled[key]), key
+
+
+def test_opening_reads_all_descriptions_at_once(exact: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each opening parses the header, which takes a large checkpoint 10 ms."""
+    path = written(tmp_path / "fp8.safetensors", in_fp8(exact, "comfy_quant")[0])
+    opened, safe_open = [], safetensors.safe_open
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        opened.append(arguments)
+        return safe_open(*arguments, **options)
+
+    monkeypatch.setattr(safetensors, "safe_open", counted)
+    assert len(open_checkpoint(str(path)).scaled) == len(layers(exact)) > 10
+    assert len(opened) == 3  # shapes, metadata, descriptions
 
 
 def test_unscaled_fp8_is_read_as_it_is(exact: dict[str, torch.Tensor], tmp_path: Path) -> None:
