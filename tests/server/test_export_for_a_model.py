@@ -21,7 +21,10 @@ UNET = {
         "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q",
         "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q",
     ),
-    "lora_unet_mid_block_resnets_0_conv1": ("model.diffusion_model.middle_block.0.in_layers.2", "diffusion_model.middle_block.0.in_layers.2"),
+    "lora_unet_mid_block_resnets_0_conv1": (
+        "model.diffusion_model.middle_block.0.in_layers.2",
+        "diffusion_model.middle_block.0.in_layers.2",
+    ),
 }
 TEXT = {
     "lora_te_text_model_encoder_layers_0_mlp_fc1": (

@@ -45,7 +45,8 @@ def scaled_weights(
 ) -> dict[str, Scaled]:
     """The quantised weights among tensors of these ``dtypes`` (safetensors' or torch's names), by key.
 
-    ``read`` gives tensors by key, and is called once: it opens the file. Raises UserError, with the ``name`` of the file, for a way of quantising that is not known here.
+    ``read`` gives tensors by key, and is called once: it opens the file. Raises UserError, with the ``name`` of the file, for a way of
+    quantising that is not known here.
     """
     keys = [key for key in dtypes if key.endswith(".comfy_quant")]
     descriptions = read(keys) if keys else {}
