@@ -35,7 +35,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
-from tests.tools.make_checkpoint import make_checkpoint
+from random_checkpoints.make_checkpoint import make_checkpoint
 from trainer.config import run_config
 from trainer.core import devices
 from trainer.core.terminal import escape_unprintable

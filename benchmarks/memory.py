@@ -15,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
-from tests.tools.make_checkpoint import make_empty_checkpoint
+from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from trainer.config import memory_presets, run_config
 from trainer.core.terminal import escape_unprintable
 from trainer.families import family_of, open_checkpoint

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from tests.tools.make_checkpoint import VERSION, make_checkpoint
+from random_checkpoints.make_checkpoint import VERSION, make_checkpoint
 from trainer.config import run_config
 from trainer.config.overrides import apply_override
 from trainer.dataset import PrepareSettings, export_dataset, open_dataset

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 
-from tests.tools.ldm_layout import SIZES
-from tests.tools.make_checkpoint import make_checkpoint
+from random_checkpoints.layout import SIZES
+from random_checkpoints.make_checkpoint import make_checkpoint
 from trainer.config import run_config
 from trainer.config.overrides import apply_override
 from trainer.core import devices

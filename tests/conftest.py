@@ -95,7 +95,7 @@ def quick_trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random SD 1.x checkpoint of about 14 MB with all 192 LoRA modules: loads and trains in seconds."""
-    from tests.tools.make_checkpoint import make_checkpoint
+    from random_checkpoints.make_checkpoint import make_checkpoint
 
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-sd15.safetensors", "tiny")
 
@@ -103,7 +103,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shallow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random SD 1.x checkpoint with two levels and 72 LoRA modules, which trains twice as fast as one with all of them."""
-    from tests.tools.make_checkpoint import make_checkpoint
+    from random_checkpoints.make_checkpoint import make_checkpoint
 
     return make_checkpoint(tmp_path_factory.mktemp("shallow") / "shallow-sd15.safetensors", "shallow")
 
@@ -111,7 +111,7 @@ def shallow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny random checkpoint of every family, with the family's real number of LoRA modules."""
-    from tests.tools.make_checkpoint import make_checkpoint
+    from random_checkpoints.make_checkpoint import make_checkpoint
 
     folder = tmp_path_factory.mktemp("families")
     return {
@@ -124,7 +124,7 @@ def tiny_checkpoints(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="session")
 def shallow_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random SDXL checkpoint with fewer transformer blocks than the real one, which trains several times as fast."""
-    from tests.tools.make_checkpoint import make_checkpoint
+    from random_checkpoints.make_checkpoint import make_checkpoint
 
     return make_checkpoint(tmp_path_factory.mktemp("shallow") / "shallow-sdxl.safetensors", "shallow-sdxl")
 
@@ -132,7 +132,7 @@ def shallow_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def full_checkpoint() -> Path:
     """A random SD 1.5 checkpoint of the real size (2.13 GB), kept between runs outside the checkout."""
-    from tests.tools.make_checkpoint import VERSION, make_checkpoint
+    from random_checkpoints.make_checkpoint import VERSION, make_checkpoint
 
     path = cache_folder() / f"random-sd15-v{VERSION}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from random_checkpoints.layout import TINY as SIZE
 from tests.browser.conftest import Look
 from tests.browser.frontend import Frontend
 from tests.browser.test_panel import PATIENCE, training
@@ -17,7 +18,6 @@ from tests.browser.test_workflows import PICTURES, ours
 from tests.server.comfy_server import Server
 from tests.server.conftest import portrait
 from tests.server.test_lora import attention_lora
-from tests.tools.ldm_layout import TINY as SIZE
 from tests.tools.workflows.canvas import Canvas, Group
 from tests.tools.workflows.parts import CHECKPOINT
 from trainer.lorafile import TrainingFacts, build_metadata

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from random_checkpoints.layout import TINY as SIZE
 from tests.server.comfy_server import PromptFailed, Server
 from tests.server.conftest import TINY
 from tests.server.graphs import PAINT, Graph, core_img2img, loader, node
-from tests.tools.ldm_layout import TINY as SIZE
 
 
 def pixels(path: Path) -> np.ndarray[Any, Any]:

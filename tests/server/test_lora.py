@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from random_checkpoints.layout import TINY as SIZE
 from tests.server.comfy_server import PromptFailed, Server
 from tests.server.conftest import TINY
 from tests.server.graphs import PAINT, Graph, Link, core_img2img, loader, node
 from tests.server.test_dataset import executed
-from tests.tools.ldm_layout import TINY as SIZE
 from trainer import lorafile
 from trainer.core.counting import plural
 

@@ -11,11 +11,11 @@ import requests
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from random_checkpoints.layout import TINY as SIZE
 from tests.server.comfy_server import PromptFailed, PromptRefused, Server
 from tests.server.conftest import TINY, portrait
 from tests.server.graphs import Graph, loader, node
 from tests.server.test_lora import attention_lora, load_lora, loras, painted
-from tests.tools.ldm_layout import TINY as SIZE
 
 ROWS: list[dict[str, Any]] = [
     {"on": True, "name": "one.safetensors", "strength": 0.8, "clip": 0.5},

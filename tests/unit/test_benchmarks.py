@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks import fill, growth, imports, limits, reference, start, table
-from tests.tools.make_checkpoint import make_checkpoint
+from random_checkpoints.make_checkpoint import make_checkpoint
 from tests.tools.processes import living
 from trainer.config.run_config import RunConfig
 from trainer.launch import launcher

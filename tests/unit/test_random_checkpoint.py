@@ -13,8 +13,8 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tests.tools.ldm_layout import FULL, tensors
-from tests.tools.make_checkpoint import make_checkpoint
+from random_checkpoints.layout import FULL, tensors
+from random_checkpoints.make_checkpoint import make_checkpoint
 
 # Stable Diffusion 1.5's published configurations, as far as they differ from the libraries' defaults
 UNET = {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tools.make_checkpoint import make_empty_checkpoint
+from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from tests.unit.training_helpers import configuration, make_dataset
 from trainer.adapters.adapter import Pair
 from trainer.config import memory_presets, presets, run_config

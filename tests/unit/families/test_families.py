@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from tests.tools.ldm_layout import FULL_SDXL, TINY_SD2, TINY_SDXL, tensors
-from tests.tools.make_checkpoint import make_empty_checkpoint
+from random_checkpoints.layout import FULL_SDXL, TINY_SD2, TINY_SDXL, tensors
+from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from tests.unit.families.test_model_configs import settled
 from tests.unit.lorafile.helpers import key_table
 from tests.unit.training_helpers import configuration, make_dataset, train_here

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig
 
-from tests.tools.ldm_layout import FULL, tensors
+from random_checkpoints.layout import FULL, tensors
 from trainer.core.errors import UserError
 from trainer.families import ldm
 from trainer.families.sd1 import FAMILY

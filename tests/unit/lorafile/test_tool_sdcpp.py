@@ -1,6 +1,6 @@
 """stable-diffusion.cpp samples pictures with exported LoRAs, on a full-size random checkpoint.
 
-The checkpoint's weights are random but scaled so that activations stay finite (tests/tools/make_checkpoint.py): the pictures are
+The checkpoint's weights are random but scaled so that activations stay finite (random_checkpoints/make_checkpoint.py): the pictures are
 colourful noise, the same for the same seed, and they depend on every layer. The numbers are checked with the picture of a checkpoint
 that we merged the same LoRAs into.
 """

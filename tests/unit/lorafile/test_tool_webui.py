@@ -1,7 +1,7 @@
 """A1111 and Forge cannot be installed beside the tests: their key and metadata rules are written down here and applied.
 
 Rules as of stable-diffusion-webui 1.10 (extensions-builtin/Lora/networks.py, network.py) and Forge (the same names; its loader is
-ComfyUI's of 2024). The layers that keys must land on come from the architecture (tests/tools/ldm_layout.py).
+ComfyUI's of 2024). The layers that keys must land on come from the architecture (random_checkpoints/layout.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from tests.tools.ldm_layout import SIZES, tensors
+from random_checkpoints.layout import SIZES, tensors
 from trainer.lorafile import TrainingFacts, build_metadata, convert, inspect_lora, save_lora, write_lora
 
 from .compat import record

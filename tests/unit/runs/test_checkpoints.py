@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file, save_file
 
+from random_checkpoints.layout import TINY
 from tests.hostile import Evil
-from tests.tools.ldm_layout import TINY
 from trainer.core.errors import UserError
 from trainer.families import family_of, open_checkpoint
 from trainer.families.sd1 import FAMILY

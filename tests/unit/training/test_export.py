@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.tools.make_checkpoint import make_empty_checkpoint
+from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from tests.unit.lorafile.helpers import key_table
 from tests.unit.training_helpers import Trained, configuration, make_dataset, train_here
 from trainer.adapters import adapter

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
+from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from tests.conftest import ComfyUI
-from tests.tools.make_checkpoint import make_empty_checkpoint
 from tests.unit.lorafile.helpers import key_table
 from tests.unit.lorafile.test_tool_comfyui import comfy_key, load_in_comfyui
 from tests.unit.training.test_training_step import distance, is_linear_or_1x1

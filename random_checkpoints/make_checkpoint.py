@@ -1,6 +1,6 @@
 """Writes a random Stable Diffusion checkpoint (1.x, 2.x, SDXL) in the original single-file layout, full size or tiny.
 
-    python -m tests.tools.make_checkpoint random-sd15.safetensors --size full
+    python -m random_checkpoints.make_checkpoint random-sd15.safetensors --size full
 
 Tensors are filled in fp16 one after the other and streamed to the file, so that memory stays small. The same seed gives the same bytes.
 The scales keep activations near unit size: a sampled image is noise, but finite noise.
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.tools.ldm_layout import SIZES, TOKENS, Tensor, tensors
+from random_checkpoints.layout import SIZES, TOKENS, Tensor, tensors
 from trainer.core.files import atomic_path
 
 VERSION = 1  # raise it when the bytes change, so that cached files are made again
