@@ -1,4 +1,4 @@
-// LoRAs on the canvas: the card in Load LoRA, the list in LoRA Stack, and menus that know a LoRA as soon as it is trained.
+// LoRAs on the canvas: the card in Load LoRA, the list in LoRA Stack, and menus that are refreshed when a LoRA is trained.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
@@ -11,12 +11,12 @@ import { isLinked, nodes, noteChange } from "./panel/graph.js";
 const CARD_NODE = "AnimeLoRA_LoadLora";
 const ROWS_WIDGET = "ANIMELORA_LORAS";
 const FROM_INPUT = "(lora input)";
-const PROPERTY = "animelora_lora"; // the LoRA that came through the socket last; saved with the workflow
-const WIDE = 420; // pixels: switch, name, two strengths and four buttons beside each other
+const PROPERTY = "animelora_lora"; // the last LoRA from the socket, saved with the workflow
+const WIDE = 420; // pixels for switch, name, two strengths and four buttons in one row
 
 loadStyle(new URL("./lora/lora.css", import.meta.url));
 
-// The classic canvas does not let a node grow with its content.
+// Enlarge the node to fit its content, which the classic canvas does not do by itself.
 function grow(node) {
   const [width, height] = node.computeSize();
   if (node.size[0] < width || node.size[1] < height) node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
@@ -50,7 +50,7 @@ function addCard(node) {
     showChosen(node);
     return result;
   };
-  setTimeout(() => showChosen(node), 200); // a graph that is being loaded gives the node its values first
+  setTimeout(() => showChosen(node), 200); // when a graph is loaded, the node gets its values first
 }
 
 function showChosen(node) {
@@ -85,7 +85,7 @@ function rowsWidget(node, name, spec) {
   return { widget };
 }
 
-// ---- when there is a new LoRA
+// ---- refresh when a LoRA was written
 
 async function refreshed() {
   forget();
@@ -100,11 +100,11 @@ api.addEventListener("animelora.train", ({ detail: event }) => {
   if (event.event === "end") refreshed();
 });
 
-api.addEventListener("animelora.loras", refreshed); // Pick Epoch has put one there
+api.addEventListener("animelora.loras", refreshed); // sent by Pick Epoch
 
 api.addEventListener("animelora.lora", ({ detail: event }) => {
   for (const [id, node] of nodes()) {
-    // the event may be about another open workflow: a node that takes no LoRA from its socket is not meant
+    // skip nodes without a connected LoRA: the event may belong to another open workflow
     if (id !== String(event.node_id) || !node.animeloraCard || !isLinked(node, "lora") || node.properties[PROPERTY] === event.name) continue;
     node.properties[PROPERTY] = event.name;
     showChosen(node);

@@ -1,5 +1,5 @@
-// Choosing a preset in Train LoRA fills its widgets, and those of the options nodes before it, where everybody can see and change them.
-// What a preset holds comes from the pack's read-only route: this file knows no value.
+// Choosing a preset in Train LoRA fills its widgets and those of the options nodes chained before it, where they can be seen and changed.
+// The values come from the pack's read-only route.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
@@ -7,21 +7,21 @@ import { linksFrom, noteChange } from "./panel/graph.js";
 import { presetWords } from "./panel/preset_words.js";
 
 const NODE = "AnimeLoRA_TrainLora";
-const OPTIONS = "ANIMELORA_TRAIN_OPTIONS"; // the type of the sockets that options nodes are chained by
+const OPTIONS = "ANIMELORA_TRAIN_OPTIONS"; // socket type of chained options nodes
 const NONE = "none";
 
-let known; // preset -> node -> widget -> value, asked once
+let known; // preset -> node -> widget -> value, fetched once
 async function presets() {
   known ??= await api.fetchApi("/animelora/presets").then((answer) => answer.json());
   return known;
 }
 
-// node -> widget -> the value that no person chose: the one that the node was made with, or that a preset has put there since.
+// node -> widget -> the value that was not chosen by the user: the node's default, or the one a preset filled in.
 const given = new WeakMap();
 
 const optionsSlot = (node) => node.inputs?.findIndex((input) => input.name === "options" && input.type === OPTIONS) ?? -1;
 
-// The options nodes that are chained before `node`, nearest first.
+// The options nodes chained before `node`, nearest first.
 function* optionsBefore(node, seen = new Set([node])) {
   const slot = optionsSlot(node);
   const before = slot < 0 ? null : node.getInputNode(slot);
@@ -31,7 +31,7 @@ function* optionsBefore(node, seen = new Set([node])) {
   yield* optionsBefore(before, seen);
 }
 
-// The Train LoRA nodes that get the options of `node`: itself, or those at the ends of its chains.
+// The Train LoRA nodes that receive the options of `node`: itself, or those at the ends of its chains.
 function* trainsBehind(node, seen = new Set()) {
   if (seen.has(node)) return;
   seen.add(node);
@@ -45,7 +45,7 @@ const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === 
 const linked = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null && input.widget);
 const untouched = (node, widget) => given.get(node)?.[widget.name] === widget.value;
 
-// Gives the node's widgets the values, those that `may` allows; how many are other ones now.
+// Set those widget values of the node that `may` allows. Returns how many changed.
 function put(node, values, may = () => true) {
   let changed = 0;
   for (const [name, value] of Object.entries(values ?? {})) {
@@ -59,15 +59,15 @@ function put(node, values, may = () => true) {
   return changed;
 }
 
-// The name of the preset that is chosen in a Train LoRA and what it holds; null when there is none.
+// Name and values of the preset chosen in a Train LoRA node; null if there is none.
 async function chosenPreset(node) {
   const name = widgetOf(node, "preset")?.value;
   if (!name || name === NONE) return null;
   const values = (await presets())[name];
-  return values && widgetOf(node, "preset").value === name ? { name, values } : null; // else another one was chosen in the meantime
+  return values && widgetOf(node, "preset").value === name ? { name, values } : null; // null if another one has been chosen in the meantime
 }
 
-// A preset was chosen: all of its values are wanted.
+// A preset was chosen: apply all its values.
 async function fill(node) {
   const preset = await chosenPreset(node);
   if (!preset) return;
@@ -76,8 +76,8 @@ async function fill(node) {
   filled(node, preset, changed);
 }
 
-// An options node that is connected later shows the preset's values too: otherwise its untouched widgets would overrule them. What somebody
-// has chosen in it stays, as in a chain that is pasted or plugged in again.
+// An options node that is connected later gets the preset's values too, else its untouched widgets would override them. Values that the user
+// chose stay, for example in a chain that is pasted or reconnected.
 async function fillConnected(node) {
   const preset = await chosenPreset(node);
   if (!preset) return;
@@ -90,14 +90,14 @@ function filled(node, { name, values }, changed) {
   const before = [...optionsBefore(node)];
   node.setDirtyCanvas(true, true);
   noteChange();
-  tell(name, changed, Object.entries(values).filter(([kind]) => kind !== NODE && !before.some((one) => one.comfyClass === kind)));
+  notify(name, changed, Object.entries(values).filter(([kind]) => kind !== NODE && !before.some((one) => one.comfyClass === kind)));
 }
 
-// What was filled in, and what the preset sets although no node on the canvas shows it.
-function tell(name, changed, unseen) {
-  const say = presetWords();
+// Notify how many values were filled in, and which ones no connected node shows.
+function notify(name, changed, unseen) {
+  const texts = presetWords();
   const rest = unseen.flatMap(([, values]) => Object.entries(values).map(([key, value]) => `${key} = ${value}`));
-  const detail = [say.filled(changed), ...(rest.length ? [say.also(rest.join(", "))] : [])].join(" ");
+  const detail = [texts.filled(changed), ...(rest.length ? [texts.also(rest.join(", "))] : [])].join(" ");
   app.extensionManager?.toast?.add?.({ severity: "info", summary: name, detail, life: 8000 });
 }
 
@@ -117,7 +117,7 @@ function watchOptions(node) {
   const changed = node.onConnectionsChange;
   node.onConnectionsChange = function (side, slot, connected, link, ...rest) {
     const answer = changed?.call(this, side, slot, connected, link, ...rest);
-    // not while a saved graph is being loaded: its values are its own
+    // not while a saved graph is loaded, which has its own values
     if (connected && link && side === 1 && slot === optionsSlot(node) && !app.configuringGraph) {
       for (const train of trainsBehind(node)) fillConnected(train);
     }

@@ -1,6 +1,5 @@
-// The live panel in Train LoRA: curves, numbers and test pictures of a run, while it goes on and afterwards.
-// It listens to the events that the node sends and asks the pack's read-only routes for what came before: what a run has logged, which runs
-// go on, and which are over.
+// The live panel in Train LoRA: curves, numbers and validation images of a run, during the training and afterwards.
+// It listens to the events that the node sends. Earlier events, and which runs are active or finished, come from the pack's read-only routes.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
@@ -12,8 +11,8 @@ import { duration, words } from "./panel/words.js";
 
 const NODE = "AnimeLoRA_TrainLora";
 const EVENT = "animelora.train";
-const PROPERTY = "animelora_run"; // the run that a node showed last; saved with the workflow
-const HEIGHT = 420; // pixels that the panel asks for at least
+const PROPERTY = "animelora_run"; // the run that a node showed last, saved with the workflow
+const HEIGHT = 420; // minimum height of the panel in pixels
 
 loadStyle(new URL("./panel/panel.css", import.meta.url));
 loadStyle(new URL("./lib/uplot/uPlot.min.css", import.meta.url));
@@ -26,19 +25,19 @@ class Panel {
   }
 
   build() {
-    const say = words();
-    this.status = element("div", { class: "status" }, say.idle);
+    const texts = words();
+    this.status = element("div", { class: "status" }, texts.idle);
     this.bar = element("div", { class: "bar" }, element("div"));
     this.plot = element("div", { class: "plot" });
     this.facts = element("div", { class: "facts" });
     this.legend = element("div", { class: "legend" });
     this.strip = new Strip(words);
-    this.stop = element("button", { type: "button", class: "stop", title: say.stopTip }, say.stop);
+    this.stop = element("button", { type: "button", class: "stop", title: texts.stopTip }, texts.stop);
     this.stop.addEventListener("click", () => this.interrupt());
-    this.path = element("button", { type: "button", title: say.pathTip }, say.path);
-    this.path.addEventListener("click", () => toClipboard(this.folder, this.path, say.copied));
-    this.settings = element("button", { type: "button", title: say.settingsTip }, say.settings);
-    this.settings.addEventListener("click", () => toClipboard(this.settingsText(), this.settings, say.copied));
+    this.path = element("button", { type: "button", title: texts.pathTip }, texts.path);
+    this.path.addEventListener("click", () => toClipboard(this.folder, this.path, texts.copied));
+    this.settings = element("button", { type: "button", title: texts.settingsTip }, texts.settings);
+    this.settings.addEventListener("click", () => toClipboard(this.settingsText(), this.settings, texts.copied));
     this.root = element(
       "div",
       { class: "animelora-panel" },
@@ -64,15 +63,15 @@ class Panel {
     this.refresh();
   }
 
-  // Show a run from its log, then whatever arrives live.
+  // Show a run from its log, then follow its live events.
   async show(run, live) {
     if (run !== this.run) this.clear();
     this.run = run;
     this.live = live;
     this.remember();
-    this.arrived = []; // what is sent while the log is being read
+    this.arrived = []; // events that arrive while the log is read
     const answer = await api.fetchApi(`/animelora/runs/${encodeURIComponent(run)}`);
-    if (this.run !== run) return; // another run began in the meantime
+    if (this.run !== run) return; // another run has started in the meantime
     if (!answer.ok) {
       this.arrived = this.folder = null;
       this.status.textContent = words().gone;
@@ -95,18 +94,18 @@ class Panel {
 
   take(event, draw = true) {
     if (draw && this.arrived) return this.arrived.push(event);
-    const say = words();
+    const texts = words();
     switch (event.event) {
       case "plan":
         this.plan = event;
         break;
       case "phase":
-        this.status.textContent = say.phase(event.phase) + (event.total > 1 ? ` ${event.done}/${event.total}` : "");
+        this.status.textContent = texts.phase(event.phase) + (event.total > 1 ? ` ${event.done}/${event.total}` : "");
         break;
       case "step":
         this.step = event;
         if (draw) this.chart.add(event);
-        this.status.textContent = say.step(event.step, event.steps, event.epoch, this.plan?.epochs);
+        this.status.textContent = texts.step(event.step, event.steps, event.epoch, this.plan?.epochs);
         break;
       case "validation":
         this.validation = event;
@@ -125,20 +124,20 @@ class Panel {
   }
 
   end(event) {
-    const say = words();
+    const texts = words();
     this.live = false;
-    if (event?.event === "done") this.status.textContent = say.done(event.steps, event.seconds, event.loss);
-    else if (event?.event === "error") this.status.textContent = `${say.failed}: ${event.message}`;
-    else if (event?.event === "stopped") this.status.textContent = event.step > 0 ? say.stopped(event.step) : say.nothingKept;
+    if (event?.event === "done") this.status.textContent = texts.done(event.steps, event.seconds, event.loss);
+    else if (event?.event === "error") this.status.textContent = `${texts.failed}: ${event.message}`;
+    else if (event?.event === "stopped") this.status.textContent = event.step > 0 ? texts.stopped(event.step) : texts.nothingKept;
     this.refresh();
   }
 
   refresh() {
-    const say = words();
+    const texts = words();
     const step = this.step && this.run ? this.step : null;
     if (!this.run) {
       this.step = null;
-      this.status.textContent = say.idle;
+      this.status.textContent = texts.idle;
     }
     this.root.classList.toggle("empty", !this.run);
     this.stop.hidden = !this.live;
@@ -146,16 +145,16 @@ class Panel {
     this.bar.firstChild.style.width = step ? `${Math.min(100, (100 * step.step) / Math.max(1, step.steps))}%` : "0";
     const facts = step
       ? [
-          [say.loss, (step.loss_average ?? step.loss)?.toFixed(4) ?? "–"],
-          ...(this.validation ? [[say.validation, this.validation.loss?.toFixed(4) ?? "–"]] : []),
-          [say.rate, step.lr?.toExponential(1) ?? "–"],
-          [say.speed, step.images_per_second?.toFixed(2) ?? "–"],
-          [say.memory, `${step.memory_gb?.toFixed(1) ?? "–"} GB`],
-          ...(this.live ? [[say.left, duration(step.eta)]] : []),
+          [texts.loss, (step.loss_average ?? step.loss)?.toFixed(4) ?? "–"],
+          ...(this.validation ? [[texts.validation, this.validation.loss?.toFixed(4) ?? "–"]] : []),
+          [texts.rate, step.lr?.toExponential(1) ?? "–"],
+          [texts.speed, step.images_per_second?.toFixed(2) ?? "–"],
+          [texts.memory, `${step.memory_gb?.toFixed(1) ?? "–"} GB`],
+          ...(this.live ? [[texts.left, duration(step.eta)]] : []),
         ]
       : [];
     this.facts.replaceChildren(...facts.map(([name, value]) => element("span", {}, `${name} `, element("b", {}, value))));
-    const drawn = this.chart.series().map(([name, ink]) => element("span", {}, element("i", { style: `background:${ink}` }), say[name]));
+    const drawn = this.chart.series().map(([name, ink]) => element("span", {}, element("i", { style: `background:${ink}` }), texts[name]));
     this.legend.replaceChildren(...drawn);
     this.strip.draw();
   }
@@ -177,12 +176,12 @@ class Panel {
   }
 }
 
-// [id, panel] of all Train LoRA nodes of the open graph, those inside subgraphs too.
+// [id, panel] of all Train LoRA nodes in the open graph, including those in subgraphs.
 function* panels() {
   for (const [id, node] of nodes()) if (node.animeloraPanel) yield [id, node.animeloraPanel];
 }
 
-// The panel that an event is for: the node with that id whose LoRA has that name (other graphs have such ids, too).
+// The panel an event belongs to: the node with that id and LoRA name (another open graph may use the same id).
 function panelOf(event) {
   for (const [id, panel] of panels()) {
     if (id !== String(event.node_id)) continue;
@@ -198,10 +197,10 @@ api.addEventListener(EVENT, ({ detail: event }) => {
   if (event.event === "run") panel.show(event.run, true);
   else if (event.event === "end") panel.show(event.run, false);
   else if (panel.run === event.run) panel.take(event);
-  else panel.show(event.run, true); // this page was opened in mid-training
+  else panel.show(event.run, true); // the page was opened during the training
 });
 
-// ComfyUI took the node's result from its cache and did not call it: the run is the one that the node had last.
+// ComfyUI reused the cached result and did not call the node, so its last run is shown.
 api.addEventListener("execution_cached", async ({ detail }) => {
   const cached = new Set((detail?.nodes ?? []).map(String));
   if (![...panels()].some(([id, panel]) => !panel.run && cached.has(id))) return;
@@ -213,12 +212,12 @@ api.addEventListener("execution_cached", async ({ detail }) => {
   }
 });
 
-// A computer that slept, or a server that was started again: what was sent meanwhile is in the log.
+// After sleep or a server restart, read the missed events from the log.
 api.addEventListener("reconnected", () => {
   for (const panel of new Set([...panels()].map(([, each]) => each))) restore(panel);
 });
 
-// After a reload, or when a saved graph is opened: what runs now, else what the node showed last.
+// After a reload, or when a saved graph is opened: show the active run, else the run the node showed last.
 async function restore(panel) {
   const answer = await api.fetchApi("/animelora/running");
   const running = answer.ok ? await answer.json() : {};
@@ -242,12 +241,12 @@ app.registerExtension({
       setValue: () => {},
       getMinHeight: () => HEIGHT,
     });
-    widget.serialize = false; // neither in the workflow nor in the prompt: the panel has no value
+    widget.serialize = false; // not saved in the workflow or the prompt, since the panel has no value
     const removed = node.onRemoved;
     node.onRemoved = function (...args) {
       panel.chart.destroy();
       return removed?.apply(this, args);
     };
-    setTimeout(() => restore(panel), 300); // a graph that is being loaded gives the node its values first
+    setTimeout(() => restore(panel), 300); // when a graph is loaded, the node gets its values first
   },
 });

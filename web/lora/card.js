@@ -1,4 +1,4 @@
-// A LoRA's card: picture, kind, trigger words to copy or insert, and how it was trained.
+// The card of a LoRA: thumbnail, type, trigger words to copy or insert, and training settings.
 
 import { element, toClipboard } from "../panel/dom.js";
 import { loraCard } from "./data.js";
@@ -7,7 +7,7 @@ import { forPrompt } from "./prompt_words.js";
 import { words } from "./words.js";
 
 const PRECISION = { float16: "fp16", bfloat16: "bf16", float32: "fp32" };
-const HEIGHT = 178, LOW = 40; // pixels with and without a LoRA
+const HEIGHT = 178, LOW = 40; // height in pixels with and without a LoRA
 
 export class LoraCard {
   constructor(node, grown) {
@@ -29,14 +29,14 @@ export class LoraCard {
       return;
     }
     const card = await loraCard(name);
-    if (this.name !== name) return; // another one was chosen in the meantime
+    if (this.name !== name) return; // another LoRA has been chosen in the meantime
     this.root.classList.toggle("empty", !card);
     this.root.replaceChildren(...(card ? cardParts(card, this.node) : [words().missing(name)]));
     this.grown();
   }
 }
 
-// The pointer works on the card, not on the canvas below; a wheel scrolls the card where it can.
+// Keep pointer events from the canvas below. The wheel scrolls the card if it overflows.
 export function keepFromCanvas(root) {
   for (const name of ["pointerdown", "mousedown", "dblclick"]) root.addEventListener(name, (event) => event.stopPropagation());
   root.addEventListener("wheel", (event) => {
@@ -44,10 +44,10 @@ export function keepFromCanvas(root) {
   });
 }
 
-// The elements of a card; `node` is whose trigger words they are, to find where to insert them.
+// The elements of a card. Trigger words are inserted into the prompt that `node` leads to.
 export function cardParts(card, node) {
-  const say = words();
-  const facts = [card.rank ? say.rank(card.rank, card.alpha) : "", card.algorithm, PRECISION[card.precision] ?? card.precision].filter(Boolean);
+  const texts = words();
+  const facts = [card.rank ? texts.rank(card.rank, card.alpha) : "", card.algorithm, PRECISION[card.precision] ?? card.precision].filter(Boolean);
   const head = element(
     "div",
     { class: "head" },
@@ -60,52 +60,52 @@ export function cardParts(card, node) {
       element("b", { title: card.name }, card.title),
       ...(card.family ? [element("span", {}, card.family)] : []),
       element("span", {}, facts.join(" · ")),
-      ...(card.base ? [element("span", { title: card.base }, `${say.trainedOn} ${card.base}`)] : []),
-      ...(card.strength ? [element("span", {}, `${say.strength} ${card.strength}`)] : []),
+      ...(card.base ? [element("span", { title: card.base }, `${texts.trainedOn} ${card.base}`)] : []),
+      ...(card.strength ? [element("span", {}, `${texts.strength} ${card.strength}`)] : []),
     ),
   );
   const problem = card.problem ? [element("div", { class: "problem", role: "alert" }, card.problem)] : [];
-  const called = card.problem && !card.trigger_words.length ? [] : [triggers(card, node, say)];
-  return [head, ...problem, ...called, details(card, say)];
+  const called = card.problem && !card.trigger_words.length ? [] : [triggers(card, node, texts)];
+  return [head, ...problem, ...called, details(card, texts)];
 }
 
-function triggers(card, node, say) {
+function triggers(card, node, texts) {
   const known = card.trigger_words.length > 0;
   const shown = known ? card.trigger_words : card.tags.map(([tag]) => tag).slice(0, 8);
-  const chips = shown.map((word) => chip([word], node, say));
-  if (known && shown.length > 1) chips.push(chip(shown, node, say, say.all));
-  const label = known ? say.triggers : shown.length ? say.frequent : say.noTriggers;
+  const chips = shown.map((word) => chip([word], node, texts));
+  if (known && shown.length > 1) chips.push(chip(shown, node, texts, texts.all));
+  const label = known ? texts.triggers : shown.length ? texts.frequent : texts.noTriggers;
   return element("div", { class: "triggers" }, element("span", { class: "label" }, label), ...chips);
 }
 
-function chip(words, node, say, label = words[0]) {
+function chip(words, node, texts, label = words[0]) {
   const text = words.map(forPrompt).join(", ");
-  const copy = element("button", { type: "button", class: "copy", title: say.copyTip }, label);
-  copy.addEventListener("click", () => toClipboard(text, copy, say.copied));
-  const insert = element("button", { type: "button", class: "insert", title: say.insertTip, "aria-label": `${say.insertTip} ${label}` }, "+");
+  const copy = element("button", { type: "button", class: "copy", title: texts.copyTip }, label);
+  copy.addEventListener("click", () => toClipboard(text, copy, texts.copied));
+  const insert = element("button", { type: "button", class: "insert", title: texts.insertTip, "aria-label": `${texts.insertTip} ${label}` }, "+");
   insert.addEventListener("click", () => {
     const done = insertWords(node, words);
     insert.textContent = done ? "✓" : "–";
-    insert.title = done ? say.inserted(done) : say.noTarget;
+    insert.title = done ? texts.inserted(done) : texts.noTarget;
     setTimeout(() => {
       insert.textContent = "+";
-      insert.title = say.insertTip;
+      insert.title = texts.insertTip;
     }, 1500);
   });
   return element("span", { class: "chip" }, copy, insert);
 }
 
-function details(card, say) {
+function details(card, texts) {
   const facts = [
-    ...Object.entries(card.training).map(([name, value]) => [say.training[name] ?? name, value]),
-    [say.layers, card.layers || ""],
-    [say.file, `${(card.size / 2 ** 20).toFixed(1)} MB, ${card.modified}`],
-    [say.author, card.author],
-    [say.licence, card.licence],
+    ...Object.entries(card.training).map(([name, value]) => [texts.training[name] ?? name, value]),
+    [texts.layers, card.layers || ""],
+    [texts.file, `${(card.size / 2 ** 20).toFixed(1)} MB, ${card.modified}`],
+    [texts.author, card.author],
+    [texts.licence, card.licence],
   ].filter(([, value]) => value !== "");
   const list = facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))]);
   const known = Object.keys(card.training).length > 0;
-  const parts = [element("summary", {}, known ? say.trainingTitle : say.fileTitle), element("dl", {}, ...list)];
+  const parts = [element("summary", {}, known ? texts.trainingTitle : texts.fileTitle), element("dl", {}, ...list)];
   if (card.description) parts.push(element("p", {}, card.description));
   return element("details", {}, ...parts);
 }

@@ -1,8 +1,8 @@
-// What the server knows of LoRAs: ComfyUI's list, and the pack's card of each.
+// LoRA data from the server: ComfyUI's list, and the pack's card for each file.
 
 import { api } from "../../../scripts/api.js";
 
-const cards = new Map(); // name -> promise of a card, null when there is none
+const cards = new Map(); // name -> promise of a card, or of null if the file has none
 let names = null;
 
 // ComfyUI's list of LoRAs.
@@ -19,7 +19,7 @@ export function loraCard(name) {
   return cards.get(name);
 }
 
-// Ask again: files have changed.
+// Discard cached data after files have changed.
 export function forget() {
   cards.clear();
   names = null;

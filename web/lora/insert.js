@@ -1,12 +1,12 @@
-// Putting trigger words into a prompt: the text of a selected node, else the positive prompt that the node's CLIP leads to.
+// Insert trigger words into a prompt: the text of a selected node, else the positive prompt that the node's CLIP leads to.
 
 import { app } from "../../../scripts/app.js";
 import { linksFrom, noteChange } from "../panel/graph.js";
 import { withWords } from "./prompt_words.js";
 
-const FURTHEST = 6; // nodes between the LoRA and the prompt
+const FURTHEST = 6; // nodes between the LoRA and the prompt at most
 
-// Adds those of `words` in front of the prompt that are not in it; the title of the node that has them now, "" when there is none.
+// Put those of `words` that the prompt lacks in front of it. Returns the title of the changed node, "" if no prompt was found.
 export function insertWords(node, words) {
   const found = target(node);
   if (!found) return "";
@@ -32,7 +32,7 @@ function target(node) {
   return found.find(([each]) => leadsTo(each, "positive")) ?? found.find(([each]) => !leadsTo(each, "negative")) ?? null;
 }
 
-// The prompt of a node: its first text of several lines that is not meant as a negative one.
+// The prompt widget of a node: its first multiline text that is not named negative and not linked.
 function textWidget(node) {
   const texts = (node.widgets ?? []).filter((widget) => typeof widget.value === "string" && isText(widget));
   const linked = (widget) => node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null);
@@ -47,7 +47,7 @@ function leadsTo(node, name) {
   return linksFrom(node).some(([each, slot]) => each.inputs?.[slot]?.name === name);
 }
 
-// Nodes behind the node's outputs, the nearest first.
+// The nodes downstream of `node`, nearest first.
 function downstream(node) {
   const found = new Set();
   let edge = [node];

@@ -1,11 +1,11 @@
-// One thing at a time beside what was clicked: a list to choose from, or a card.
+// A pop-up next to the clicked element: a list to choose from, or a card. Only one is open at a time.
 
 import { element } from "../panel/dom.js";
 import { words } from "./words.js";
 
 let close = () => {};
 
-// Show `content` below `anchor` until Escape, or a click elsewhere.
+// Show `content` below `anchor` until Escape or a click elsewhere.
 export function popup(anchor, content, kind) {
   close();
   const box = element("div", { class: `animelora-popup ${kind}`, role: "dialog" }, ...content);
@@ -35,10 +35,10 @@ export function popup(anchor, content, kind) {
   return { box, close: () => close() };
 }
 
-// Choose one of `names` by typing parts of it and by arrow keys, or by a click.
+// Choose one of `names` by typing parts of it, with the arrow keys, or by a click.
 export function choose(anchor, names, current, chosen) {
-  const say = words();
-  const search = element("input", { type: "search", placeholder: say.search, "aria-label": say.search, autocomplete: "off", spellcheck: "false" });
+  const texts = words();
+  const search = element("input", { type: "search", placeholder: texts.search, "aria-label": texts.search, autocomplete: "off", spellcheck: "false" });
   const list = element("div", { class: "list", role: "listbox" });
   const shown = popup(anchor, [search, list], "choose");
   let active = 0;
@@ -60,7 +60,7 @@ export function choose(anchor, names, current, chosen) {
       button.addEventListener("click", () => take(name));
       return button;
     });
-    list.replaceChildren(...(buttons.length ? buttons : [element("div", { class: "nothing" }, names.length ? say.nothing : say.noLoras)]));
+    list.replaceChildren(...(buttons.length ? buttons : [element("div", { class: "nothing" }, names.length ? texts.nothing : texts.noLoras)]));
     mark(parts.length ? 0 : Math.max(0, found.indexOf(current)));
   };
   search.addEventListener("input", draw);

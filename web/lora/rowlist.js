@@ -1,6 +1,6 @@
-// The text of LoRA Stack's list, as anybody may have saved or sent it.
+// Parse the value of LoRA Stack's list, which may come from any saved workflow.
 
-// The rows in `text`; null for text that is no list of rows with values of the right kinds.
+// The rows in `text`, or null if it is not a list of rows with values of the right types.
 export function parseRows(text) {
   let rows;
   try {

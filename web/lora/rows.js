@@ -1,5 +1,5 @@
 // The list of LoRAs in LoRA Stack. Its value is JSON text: [{"on": true, "name": "…", "strength": 1, "clip": 0.5}, …];
-// clip is there only where the text encoder has a strength of its own.
+// clip is present only where the text encoder has a separate strength.
 
 import { element } from "../panel/dom.js";
 import { cardParts, keepFromCanvas } from "./card.js";
@@ -8,7 +8,7 @@ import { choose, popup, shortName } from "./popup.js";
 import { parseRows } from "./rowlist.js";
 import { words } from "./words.js";
 
-const ROW = 30, FRAME = 76; // pixels of a row, and of what is above and below them
+const ROW = 30, FRAME = 76; // height in pixels of a row, and of everything above and below the rows
 const STRONGEST = 100, STEP = 0.05;
 
 export class LoraRows {
@@ -17,7 +17,7 @@ export class LoraRows {
     this.grown = grown;
     this.changed = changed;
     this.rows = [];
-    this.broken = null; // text that is no list: kept as it is until it is replaced
+    this.broken = null; // text that is not a list, kept until the user edits the list
     this.root = element("div", { class: "animelora-rows" });
     keepFromCanvas(this.root);
   }
@@ -45,28 +45,28 @@ export class LoraRows {
   }
 
   draw() {
-    const say = words();
+    const texts = words();
     const split = this.rows.some((row) => row.clip != null);
     const on = this.rows.filter((row) => row.on).length;
-    const all = toggle(say.allOn, this.rows.length > 0 && on === this.rows.length, (state) =>
+    const all = toggle(texts.allOn, this.rows.length > 0 && on === this.rows.length, (state) =>
       this.change(() => this.rows.forEach((row) => (row.on = state))),
     );
-    const apart = element("button", { type: "button", class: split ? "apart set" : "apart", title: say.apartTip, "aria-pressed": String(split) }, say.apart);
+    const apart = element("button", { type: "button", class: split ? "apart set" : "apart", title: texts.apartTip, "aria-pressed": String(split) }, texts.apart);
     apart.addEventListener("click", () => this.change(() => this.splitClip(!split)));
-    const add = element("button", { type: "button", class: "add" }, `+ ${say.add}`);
+    const add = element("button", { type: "button", class: "add" }, `+ ${texts.add}`);
     add.addEventListener("click", async () => choose(add, await loraNames(), "", (name) => this.change(() => this.rows.push(this.fresh(name, split)))));
-    const nothing = this.broken ? say.broken : say.none;
+    const nothing = this.broken ? texts.broken : texts.none;
     this.root.replaceChildren(
-      element("div", { class: "top" }, all, element("span", { class: "count" }, say.count(on, this.rows.length)), apart),
+      element("div", { class: "top" }, all, element("span", { class: "count" }, texts.count(on, this.rows.length)), apart),
       element(
         "div",
         { class: "rows" },
-        ...this.rows.map((row, index) => this.drawRow(row, index, say)),
+        ...this.rows.map((row, index) => this.drawRow(row, index, texts)),
         ...(this.rows.length ? [] : [element("div", { class: "nothing" }, nothing)]),
       ),
       add,
     );
-    this.markMissing(say);
+    this.markMissing(texts);
     this.grown();
   }
 
@@ -81,28 +81,28 @@ export class LoraRows {
     }
   }
 
-  drawRow(row, index, say) {
-    const name = element("button", { type: "button", class: "name", title: row.name }, shortName(row.name) || say.chooseOne);
+  drawRow(row, index, texts) {
+    const name = element("button", { type: "button", class: "name", title: row.name }, shortName(row.name) || texts.chooseOne);
     name.addEventListener("click", async () => choose(name, await loraNames(), row.name, (chosen) => this.change(() => (row.name = chosen))));
-    const info = button("i", say.card, "info", async () => {
+    const info = button("i", texts.card, "info", async () => {
       const card = row.name && (await loraCard(row.name));
-      popup(info, card ? cardParts(card, this.node) : [say.missing(row.name)], "animelora-lora");
+      popup(info, card ? cardParts(card, this.node) : [texts.missing(row.name)], "animelora-lora");
     });
-    const up = button("↑", say.up, "up", () => this.change(() => this.move(index, index - 1)));
-    const down = button("↓", say.down, "down", () => this.change(() => this.move(index, index + 1)));
+    const up = button("↑", texts.up, "up", () => this.change(() => this.move(index, index - 1)));
+    const down = button("↓", texts.down, "down", () => this.change(() => this.move(index, index + 1)));
     up.disabled = index === 0;
     down.disabled = index === this.rows.length - 1;
     return element(
       "div",
       { class: row.on ? "row" : "row off" },
-      toggle(say.on, row.on, (state) => this.change(() => (row.on = state))),
+      toggle(texts.on, row.on, (state) => this.change(() => (row.on = state))),
       name,
-      this.number(row, "strength", say.modelStrength),
-      ...(row.clip != null ? [this.number(row, "clip", say.clipStrength)] : []),
+      this.number(row, "strength", texts.modelStrength),
+      ...(row.clip != null ? [this.number(row, "clip", texts.clipStrength)] : []),
       info,
       up,
       down,
-      button("×", say.remove, "remove", () => this.change(() => this.rows.splice(index, 1))),
+      button("×", texts.remove, "remove", () => this.change(() => this.rows.splice(index, 1))),
     );
   }
 
@@ -113,7 +113,7 @@ export class LoraRows {
       const value = Number.isFinite(input.valueAsNumber) ? Math.max(-STRONGEST, Math.min(STRONGEST, input.valueAsNumber)) : row[key];
       input.value = value;
       row[key] = value;
-      this.changed(); // nothing else is drawn differently, and the field keeps the focus
+      this.changed(); // no redraw, so that the field keeps the focus
     });
     return input;
   }
@@ -123,13 +123,13 @@ export class LoraRows {
     this.rows.splice(to, 0, ...this.rows.splice(from, 1));
   }
 
-  async markMissing(say) {
+  async markMissing(texts) {
     const listed = new Set(await loraNames());
     for (const [index, place] of [...this.root.querySelectorAll(".row")].entries()) {
       const row = this.rows[index];
       const missing = !!row?.name && !listed.has(row.name);
       place.classList.toggle("missing", missing);
-      if (missing) place.querySelector(".name").title = say.missing(row.name);
+      if (missing) place.querySelector(".name").title = texts.missing(row.name);
     }
   }
 }

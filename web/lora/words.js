@@ -1,24 +1,24 @@
-// What cards and lists of LoRAs say, in the frontend's language.
+// The texts of LoRA cards and lists, in the frontend's language.
 
 import { language } from "../panel/words.js";
 
 const TEXTS = {
   en: {
-    choose: "Choose a LoRA to see its card.", afterTraining: "The card of the connected LoRA appears when the graph has run.",
+    choose: "Choose a LoRA to see its card.", afterTraining: "The card of the connected LoRA appears after the graph has run.",
     missing: (name) => `“${name}” is not in ComfyUI's list of LoRAs.`,
     rank: (rank, alpha) => `rank ${rank}${alpha ? `, alpha ${alpha}` : ""}`, trainedOn: "trained on", strength: "suggested strength",
-    triggers: "Trigger words", frequent: "Frequent tags", noTriggers: "The file names no trigger words.", all: "all",
+    triggers: "Trigger words", frequent: "Frequent tags", noTriggers: "The file lists no trigger words.", all: "all",
     copyTip: "Copy", copied: "Copied", insertTip: "Insert into the prompt", inserted: (title) => `Inserted into “${title}”`,
-    noTarget: "No prompt found: select the node with the text, or connect one.",
+    noTarget: "No prompt found. Select the node with the prompt, or connect one.",
     trainingTitle: "How it was trained", fileTitle: "About the file", layers: "layers", file: "file", author: "author", licence: "licence",
     training: {
-      steps: "steps", epochs: "epochs", images: "pictures", resolution: "resolution", lr: "learning rate", text_encoder_lr: "text encoder's rate",
+      steps: "steps", epochs: "epochs", images: "images", resolution: "resolution", lr: "learning rate", text_encoder_lr: "text encoder learning rate",
       batch: "batch size", optimizer: "optimizer", schedule: "schedule", clip_skip: "CLIP skip", seed: "seed", date: "date",
     },
-    add: "Add LoRA", none: "No LoRA yet.", broken: "This list cannot be read. Adding a LoRA begins a new one.", chooseOne: "choose a LoRA",
+    add: "Add LoRA", none: "No LoRA yet.", broken: "This list cannot be read. Adding a LoRA starts a new one.", chooseOne: "choose a LoRA",
     allOn: "All on or off", on: "On or off", count: (on, all) => (all ? `${on} of ${all} on` : ""),
-    apart: "text strength", apartTip: "Own strengths for the text encoder", modelStrength: "Strength for the model", clipStrength: "Strength for the text encoder",
-    card: "Show the card", up: "Move up", down: "Move down", remove: "Remove", search: "Search", nothing: "Nothing found.", noLoras: "There is no LoRA in models/loras.",
+    apart: "text strength", apartTip: "Set the strength for the text encoder separately", modelStrength: "Strength for the model", clipStrength: "Strength for the text encoder",
+    card: "Show the card", up: "Move up", down: "Move down", remove: "Remove", search: "Search", nothing: "Nothing found.", noLoras: "No LoRA in models/loras.",
   },
   vi: {
     choose: "Chọn một LoRA để xem thẻ của nó.", afterTraining: "Thẻ của LoRA được nối sẽ hiện sau khi chạy đồ thị.",

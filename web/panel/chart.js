@@ -1,11 +1,11 @@
-// Loss (single steps, smoothed, on held-back pictures) and learning rate over the steps.
+// The chart of a run: loss per step, smoothed loss, loss on held-out images, and learning rate.
 
 import uPlot from "../lib/uplot/uPlot.esm.js";
 import { colour } from "./dom.js";
 
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6]; // steps between two ticks
 const PAUSE = 200; // milliseconds between two drawings
-// readable on dark and on light paper; by the word that names them in the legend
+// readable on a dark and a light background; by their name in the legend
 const COLOURS = { single: "#8b9bb0", smooth: "#2f8fff", rate: "#d08a16", held: "#d8489b" };
 const ink = () => colour("--input-text", "#ddd");
 const faint = () => colour("--border-color", "#4e4e4e");
@@ -33,20 +33,20 @@ export class Chart {
 
   add(event) {
     const [steps] = this.data;
-    const known = steps.findLastIndex((step) => step < event.step) + 1; // a resumed run does some steps again
+    const known = steps.findLastIndex((step) => step < event.step) + 1; // a resumed run repeats some steps
     for (const column of this.data) column.length = known;
     [event.step, event.loss, event.loss_average, event.lr, null].forEach((value, index) => this.data[index].push(value ?? null));
     this.later();
   }
 
-  // The loss on held-back pictures after a step that is there already.
+  // Add the loss on held-out images to a step that is in the chart already.
   hold(step, loss) {
     const place = this.data[0].indexOf(step);
     if (place >= 0) this.data[4][place] = loss;
     this.later();
   }
 
-  // What is drawn, for a legend: names and colours.
+  // Names and colours of the drawn series, for the legend.
   series() {
     if (!this.data[0].length) return [];
     return Object.entries(COLOURS).filter(([name]) => name !== "held" || this.data[4].some((value) => value != null));
@@ -112,7 +112,7 @@ export class Chart {
   }
 }
 
-// step, loss, smoothed loss, learning rate, loss on held-back pictures
+// step, loss, smoothed loss, learning rate, loss on held-out images
 function empty() {
   return [[], [], [], [], []];
 }

@@ -1,4 +1,4 @@
-// Small helpers for building and styling the panel.
+// Helpers to build and style DOM elements.
 
 // An element with attributes and children (strings become text, never markup).
 export function element(tag, attributes = {}, ...children) {
@@ -11,14 +11,14 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// A stylesheet, once.
+// Load a stylesheet, once.
 export function loadStyle(url) {
   const href = url.href;
   if ([...document.styleSheets].some((sheet) => sheet.href === href)) return;
   document.head.append(element("link", { rel: "stylesheet", href }));
 }
 
-// Copy text and say so on the button for a moment. Browsers refuse the clipboard to plain http pages on other machines: then select it.
+// Copy text and confirm it on the button. Browsers deny the clipboard to http pages of other machines: then show the text in a dialog.
 export async function toClipboard(text, button, copied) {
   const label = button.textContent;
   try {
@@ -30,7 +30,7 @@ export async function toClipboard(text, button, copied) {
   }
 }
 
-// The value of a CSS variable of ComfyUI's colour palette, as it is now.
+// The current value of a CSS variable of ComfyUI's colour palette.
 export function colour(name, fallback) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim() || fallback;
 }

@@ -1,9 +1,9 @@
-// The graph of the open workflow: its nodes under the names that the server has for them, and what their links lead to.
+// The graph of the open workflow: nodes by the ids that the server uses, and their links.
 
 import { app } from "../../../scripts/app.js";
 
-// [id, node] for every node, those inside subgraphs too. The id is the one that the server runs a node by: "12:5" is node 5 inside the
-// subgraph node 12. A subgraph that is used twice has its nodes come twice, as the same objects.
+// [id, node] for every node, including those in subgraphs. The id is the server's: "12:5" is node 5 inside the subgraph node 12.
+// The nodes of a subgraph that is used twice appear twice, as the same objects.
 export function* nodes(graph = app.graph, inside = "") {
   for (const node of graph?._nodes ?? []) {
     const id = `${inside}${node.id}`;
@@ -12,7 +12,7 @@ export function* nodes(graph = app.graph, inside = "") {
   }
 }
 
-// [node, slot of its inputs] for everything that is linked to the node's outputs.
+// [target node, input slot] for every link from the node's outputs.
 export function linksFrom(node) {
   const graph = node.graph ?? app.graph;
   const ids = (node.outputs ?? []).flatMap((output) => output.links ?? []);
@@ -20,12 +20,12 @@ export function linksFrom(node) {
   return all.map((link) => [graph.getNodeById(link.target_id), link.target_slot]).filter(([each]) => each);
 }
 
-// Whether something is linked to the node's input of that name.
+// Whether the input `name` is linked.
 export function isLinked(node, name) {
   return !!node.inputs?.some((input) => input.name === name && input.link != null);
 }
 
-// Tell ComfyUI that the workflow is another one now, for its undo and its mark of unsaved changes: it looks by itself only after clicks and keys.
+// Report a change of the workflow to ComfyUI's undo history, which by itself checks only after clicks and keys.
 export function noteChange() {
   app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
 }

@@ -1,18 +1,18 @@
-// The test pictures of a run: one epoch's in large, and a strip of all epochs to scrub through.
+// The validation images of a run: one epoch's at full size, and a film strip of all epochs to scrub through.
 
 import { api } from "../../../scripts/api.js";
 import { element } from "./dom.js";
 
 export class Strip {
-  // `say` gives the panel's words in the frontend's language.
-  constructor(say) {
-    this.say = say;
-    this.samples = new Map(); // epoch -> pictures by prompt
+  // `words` returns the panel's texts in the frontend's language.
+  constructor(words) {
+    this.words = words;
+    this.samples = new Map(); // epoch -> images by prompt
     this.epoch = null; // chosen by hand; null follows the newest
-    this.prompt = 0; // whose pictures the strip shows
+    this.prompt = 0; // whose images the strip shows
     this.pictures = element("div", { class: "pictures" });
     this.film = element("div", { class: "film" });
-    this.slider = element("input", { type: "range", min: 0, max: 0, step: 1, "aria-label": say().epoch });
+    this.slider = element("input", { type: "range", min: 0, max: 0, step: 1, "aria-label": words().epoch });
     this.slider.addEventListener("input", () => this.choose(this.epochs()[Number(this.slider.value)]));
     // a drag on the slider is not meant for the canvas below
     for (const name of ["pointerdown", "mousedown", "wheel"]) this.slider.addEventListener(name, (event) => event.stopPropagation());
@@ -60,7 +60,7 @@ export class Strip {
   }
 
   name(epoch) {
-    return epoch === 0 ? this.say().before : `${this.say().epoch} ${epoch ?? ""}`;
+    return epoch === 0 ? this.words().before : `${this.words().epoch} ${epoch ?? ""}`;
   }
 
   large(sample) {
@@ -83,7 +83,7 @@ function source(sample) {
   return api.apiURL(`/view?${new URLSearchParams({ ...sample.view, rand: `${sample.step}-${sample.time ?? ""}` })}`);
 }
 
-// Put pictures into a place; the same ones again stay as they are: replacing them would flicker.
+// Show images in a place. Images that are already there are not replaced, which would flicker.
 function replace(place, wanted) {
   const key = JSON.stringify(wanted.map((each) => each.key));
   if (place.dataset.shown === key) return;

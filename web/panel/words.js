@@ -1,17 +1,17 @@
-// What the panel says, in the frontend's language.
+// The texts of the training panel, in the frontend's language.
 
 import { app } from "../../../scripts/app.js";
 
 const PHASES = {
   loading: { en: "loading the model", vi: "đang nạp mô hình", ja: "モデルを読み込み中", zh: "正在加载模型" },
-  "caching latents": { en: "encoding pictures", vi: "đang mã hóa ảnh", ja: "画像を変換中", zh: "正在编码图片" },
+  "caching latents": { en: "encoding images", vi: "đang mã hóa ảnh", ja: "画像を変換中", zh: "正在编码图片" },
   "caching prompts": { en: "encoding captions", vi: "đang mã hóa chú thích", ja: "キャプションを変換中", zh: "正在编码描述" },
-  validating: { en: "checking held-out pictures", vi: "đang kiểm định", ja: "検証中", zh: "正在验证" },
+  validating: { en: "computing the validation loss", vi: "đang kiểm định", ja: "検証中", zh: "正在验证" },
   training: { en: "training", vi: "đang huấn luyện", ja: "学習中", zh: "正在训练" },
-  sampling: { en: "painting test pictures", vi: "đang vẽ ảnh thử", ja: "試し描き中", zh: "正在绘制验证图" },
+  sampling: { en: "making validation images", vi: "đang vẽ ảnh thử", ja: "試し描き中", zh: "正在绘制验证图" },
   saving: { en: "saving the state", vi: "đang lưu trạng thái", ja: "状態を保存中", zh: "正在保存状态" },
   "waiting for another process that trains the same run": {
-    en: "waiting for another process that trains the same run", vi: "đang chờ một tiến trình khác huấn luyện cùng lượt này",
+    en: "waiting for another process that is training the same run", vi: "đang chờ một tiến trình khác huấn luyện cùng lượt này",
     ja: "同じ学習を行っている別のプロセスを待っています", zh: "正在等待另一个进程完成同一训练",
   },
   exporting: { en: "writing the LoRA", vi: "đang ghi LoRA", ja: "LoRAを書き出し中", zh: "正在写出 LoRA" },
@@ -19,17 +19,17 @@ const PHASES = {
 
 const TEXTS = {
   en: {
-    idle: "Loss, speed and test pictures appear here during training.",
-    starting: "starting", gone: "The folder of this run is no longer there.",
+    idle: "Loss, speed and validation images appear here during training.",
+    starting: "starting", gone: "The folder of this run no longer exists.",
     loss: "loss", validation: "validation", rate: "learning rate", speed: "images/s", memory: "memory", left: "left", epoch: "epoch",
-    before: "before training", smooth: "smoothed", single: "loss of each step", held: "held-back pictures",
-    stop: "Stop and keep", stopTip: "Stops the training. Its state is kept: queue again to go on.", stopping: "stopping",
-    path: "Copy folder", pathTip: "Copies the folder of the run's files, on the computer that ComfyUI runs on",
+    before: "before training", smooth: "smoothed", single: "loss per step", held: "held-out images",
+    stop: "Stop and keep", stopTip: "Stops the training and saves its state. Queue again to resume.", stopping: "stopping",
+    path: "Copy folder", pathTip: "Copies the path of the run folder on the computer that runs ComfyUI",
     settings: "Copy settings", settingsTip: "Copies all values of this node", copied: "Copied", failed: "failed",
     step: (step, steps, epoch, epochs) => `step ${step} of ${steps} · epoch ${epoch}${epochs ? ` of ${epochs}` : ""}`,
     done: (steps, seconds, loss) => `done: ${steps} steps in ${duration(seconds)}, loss ${loss?.toFixed(4)}`,
-    stopped: (step) => `stopped; the state of step ${step} is kept, queue again to go on`,
-    nothingKept: "stopped; no state was kept, the next start begins anew",
+    stopped: (step) => `stopped at step ${step}; queue again to resume`,
+    nothingKept: "stopped before a state was saved; the next run starts from the beginning",
   },
   vi: {
     idle: "Loss, tốc độ và ảnh thử sẽ hiện ở đây khi huấn luyện.",
@@ -72,13 +72,13 @@ const TEXTS = {
   },
 };
 
-// The two letters of the language that the texts have.
+// The language of the texts as two letters; English where the frontend's language has none.
 export function language() {
   let chosen;
   try {
     chosen = app.extensionManager?.setting?.get("Comfy.Locale");
   } catch {
-    chosen = undefined; // settings are not there yet
+    chosen = undefined; // settings are not loaded yet
   }
   const short = String(chosen ?? navigator.language ?? "en").slice(0, 2);
   return short in TEXTS ? short : "en";
