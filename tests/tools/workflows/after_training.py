@@ -22,9 +22,9 @@ def controlnet(info: ObjectInfo) -> Canvas:
     seen = c.node("PreviewImage", "What the ControlNet sees", images=edges["IMAGE"], wide=340, tall=360)
     held = c.node("ControlNetLoader", control_net_name=CONTROLNET, wide=340, properties=_CONTROL)
     holding: dict[str, Any] = {"control_net": held["CONTROL_NET"], "control_image": edges["IMAGE"], "control_strength": 0.9}
-    lanes = []
+    rows = []
     for title, prefix, control in (("Without ControlNet", "free", {}), ("With ControlNet", "held", holding)):
-        painted = c.node(
+        repainted = c.node(
             "AnimeLoRA_AnimeImg2Img",
             model=loaded["model"],
             clip=loaded["clip"],
@@ -36,14 +36,14 @@ def controlnet(info: ObjectInfo) -> Canvas:
             wide=380,
             **control,
         )
-        both = c.node("PreviewImage", "Before and after", images=painted["before_after"], wide=500, tall=270)
-        saved = c.node("SaveImage", images=painted["image"], filename_prefix=f"animelora/{prefix}", wide=500, tall=270)
-        lanes.append(Group(f"{title}, strength 0.9", [[painted], [both, saved]]))
+        both = c.node("PreviewImage", "Before and after", images=repainted["before_after"], wide=500, tall=270)
+        saved = c.node("SaveImage", images=repainted["image"], filename_prefix=f"animelora/{prefix}", wide=500, tall=270)
+        rows.append(Group(f"{title}, strength 0.9", [[repainted], [both, saved]]))
     c.row(
         Group("", [[note]]),
         Group("1 · Photo, model and LoRA", [[source, base, loaded]]),
         Group("2 · Outlines", [[edges, seen, held]]),
-        lanes,
+        rows,
     )
     return c
 
@@ -61,12 +61,12 @@ def epochs(info: ObjectInfo) -> Canvas:
     pick = c.node("AnimeLoRA_PickEpoch", lora=train["lora"], wide=320, tall=220)
     loaded = load(c, base, lora=pick["lora"])
     latent = c.node("EmptyLatentImage", "Size")
-    picture = text_to_image(c, loaded, base["VAE"], latent, "anime_face girl, high quality", "animelora/picked_epoch")
+    image = text_to_image(c, loaded, base["VAE"], latent, "anime_face girl, high quality", "animelora/picked_epoch")
     c.row(
         Group("", [[note]]),
         Group("1 · Train, keeping states", [[prep, base], [train]]),
         Group("2 · Compare", [[compare], [grid]]),
-        Group("3 · Pick, and paint with it", [[pick, loaded, latent], *picture]),
+        Group("3 · Pick and use it", [[pick, loaded, latent], *image]),
     )
     return c
 
@@ -80,8 +80,8 @@ def export(info: ObjectInfo) -> Canvas:
     latent = c.node("EmptyLatentImage", "Size")
     prompt = "anime_face girl, high quality"
     first = text_to_image(c, original, base["VAE"], latent, prompt, "animelora/original")
-    picture = first[1][1]["IMAGE"]
-    common: dict[str, Any] = {"lora_name": LORA_FILE, "thumbnail": picture, "wide": 360}
+    image = first[1][1]["IMAGE"]
+    common: dict[str, Any] = {"lora_name": LORA_FILE, "thumbnail": image, "wide": 360}
     every = c.node(
         "AnimeLoRA_ExportLora",
         "Export LoRA: for every program",
@@ -101,7 +101,7 @@ def export(info: ObjectInfo) -> Canvas:
     second = text_to_image(c, again, base["VAE"], latent, prompt, "animelora/rank4")
     c.row(
         Group("", [[note]]),
-        Group("1 · The LoRA, and a picture for its thumbnail", [[base, original, latent], *first]),
+        Group("1 · The LoRA, and an image for its thumbnail", [[base, original, latent], *first]),
     )
     c.row(
         Group("2 · Export", [[every], [other], [small]]),

@@ -14,23 +14,23 @@ from .parts import CHECKPOINT, DEMO_BASE, LORA_FILE, NEGATIVE, checkpoint, load,
 
 
 def first_lora(info: ObjectInfo) -> Canvas:
-    """A folder of pictures becomes a LoRA, and the LoRA a picture."""
+    """Train a LoRA on a folder of images, then make an image with it."""
     c = Canvas("first lora from a folder", info)
     note = c.note(notes.FIRST_LORA, tall=440, wide=420)
     prep = c.node("AnimeLoRA_DatasetPrep", tall=420)
-    sheet = c.node("PreviewImage", "All pictures at a glance", images=prep["contact_sheet"], wide=340, tall=460)
+    sheet = c.node("PreviewImage", "All images at a glance", images=prep["contact_sheet"], wide=340, tall=460)
     train = c.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, wide=360)
-    samples = c.node("PreviewImage", "Test pictures by epoch", images=train["samples"], wide=380, tall=460)
+    samples = c.node("PreviewImage", "Validation images by epoch", images=train["samples"], wide=380, tall=460)
     curve = c.node("PreviewImage", "Loss", images=train["loss_curve"], wide=380, tall=380)
     base = checkpoint(c)
     loaded = load(c, base, lora=train["lora"])
     latent = c.node("EmptyLatentImage", "Size")
-    picture = text_to_image(c, loaded, base["VAE"], latent, "anime_face girl, high quality", "animelora/first_lora")
+    image = text_to_image(c, loaded, base["VAE"], latent, "anime_face girl, high quality", "animelora/first_lora")
     c.row(
         Group("", [[note]]),
-        Group("1 · Your pictures", [[prep, sheet]]),
+        Group("1 · Your images", [[prep, sheet]]),
         Group("2 · Train", [[train], [samples, curve]]),
-        Group("3 · Try it", [[base, loaded, latent], *picture]),
+        Group("3 · Try it", [[base, loaded, latent], *image]),
     )
     return c
 
@@ -48,7 +48,7 @@ def characters(info: ObjectInfo) -> Canvas:
         "Ghibli-like": "anime_face boy, Ghibli-like, hand-painted background, meadow, soft light, windy, high quality",
         "Retro 90s": "anime_face woman, retro 90s anime, cel shading, film grain, city at night, neon lights, high quality",
     }
-    lanes = []
+    rows = []
     for title, prompt in prompts.items():
         words = c.node(
             "StringConcatenate", f"Prompt: {title}", string_a=loaded["trigger_words"], string_b=prompt, delimiter=" ", wide=340, tall=200
@@ -59,7 +59,7 @@ def characters(info: ObjectInfo) -> Canvas:
         saved = c.node(
             "SaveImage", images=decoded["IMAGE"], filename_prefix=f"animelora/{title.lower().replace(' ', '_')}", wide=360, tall=340
         )
-        lanes.append(Group(title, [[words, wanted], [sampled, decoded], [saved]]))
+        rows.append(Group(title, [[words, wanted], [sampled, decoded], [saved]]))
     compare = c.node(
         "AnimeLoRA_StyleCompare",
         model=base["MODEL"],
@@ -76,7 +76,7 @@ def characters(info: ObjectInfo) -> Canvas:
     c.row(
         Group("", [[note]]),
         Group("Model and LoRA", [[base, loaded, avoid, latent]]),
-        lanes,
+        rows,
         Group("Many characters at once", [[compare, grid]]),
     )
     return c
@@ -89,9 +89,9 @@ def photo(info: ObjectInfo) -> Canvas:
     source = c.node("LoadImage", "Your photo", image="example.png", wide=340, tall=380)
     base = checkpoint(c)
     loaded = load(c, base, lora_name=LORA_FILE)
-    lanes = []
+    rows = []
     for strength in (0.65, 0.8):
-        painted = c.node(
+        repainted = c.node(
             "AnimeLoRA_AnimeImg2Img",
             model=loaded["model"],
             clip=loaded["clip"],
@@ -101,13 +101,13 @@ def photo(info: ObjectInfo) -> Canvas:
             strength=strength,
             wide=380,
         )
-        both = c.node("PreviewImage", "Before and after", images=painted["before_after"], wide=500, tall=270)
-        saved = c.node("SaveImage", images=painted["image"], filename_prefix=f"animelora/photo_{strength:g}", wide=500, tall=270)
-        lanes.append(Group(f"Strength {strength:g}", [[painted], [both, saved]]))
+        both = c.node("PreviewImage", "Before and after", images=repainted["before_after"], wide=500, tall=270)
+        saved = c.node("SaveImage", images=repainted["image"], filename_prefix=f"animelora/photo_{strength:g}", wide=500, tall=270)
+        rows.append(Group(f"Strength {strength:g}", [[repainted], [both, saved]]))
     c.row(
         Group("", [[note]]),
         Group("Photo, model and LoRA", [[source, base, loaded]]),
-        lanes,
+        rows,
     )
     return c
 
@@ -181,7 +181,7 @@ def tour(info: ObjectInfo) -> Canvas:
         validation_guidance=2.0,
         wide=360,
     )
-    samples = c.node("PreviewImage", "Test pictures by epoch", images=train["samples"], wide=360, tall=440)
+    samples = c.node("PreviewImage", "Validation images by epoch", images=train["samples"], wide=360, tall=440)
     curve = c.node("PreviewImage", "Loss", images=train["loss_curve"], wide=360, tall=380)
     base = c.node("AnimeLoRA_LoadDemoBase", wide=320)
     loaded = load(c, base, lora=train["lora"], model="model", clip="clip")
@@ -193,9 +193,9 @@ def tour(info: ObjectInfo) -> Canvas:
     decoded = c.node("VAEDecode", samples=sampled["LATENT"], vae=base["vae"])
     saved = c.node("SaveImage", images=decoded["IMAGE"], filename_prefix="animelora/demo", tall=320)
     people = c.node("AnimeLoRA_DemoPictures", "Demo Pictures: photo-like", style="photo-like", count=1, first=504)
-    lanes: list[list[Node]] = []
+    rows: list[list[Node]] = []
     for strength in (0.65, 0.8):
-        painted = c.node(
+        repainted = c.node(
             "AnimeLoRA_AnimeImg2Img",
             f"Anime Img2Img at {strength:g}",
             model=loaded["model"],
@@ -210,8 +210,9 @@ def tour(info: ObjectInfo) -> Canvas:
             steps=20,
             wide=340,
         )
-        both = c.node("SaveImage", images=painted["before_after"], filename_prefix=f"animelora/demo_photo_{strength:g}", wide=340, tall=330)
-        lanes.append([painted, both])
+        prefix = f"animelora/demo_photo_{strength:g}"
+        both = c.node("SaveImage", images=repainted["before_after"], filename_prefix=prefix, wide=340, tall=330)
+        rows.append([repainted, both])
     compare = c.node(
         "AnimeLoRA_StyleCompare",
         model=base["model"],
@@ -236,7 +237,7 @@ def tour(info: ObjectInfo) -> Canvas:
     c.row(
         Group("Base and LoRA", [[base, loaded, people]]),
         Group("4 · From a prompt", [[words, wanted, avoid], [latent, sampled, decoded], [saved]]),
-        Group("5 · Photo to anime", lanes),
+        Group("5 · Photo to anime", rows),
         Group("6 · Compared with the base", [[compare], [grid]]),
     )
     return c

@@ -32,7 +32,7 @@ def sampler(c: Canvas, model: Output, wanted: Node, avoid: Node, latent: Output,
 
 
 def text_to_image(c: Canvas, load: Node, vae: Output, latent: Node, prompt: str, prefix: str) -> list[list[Node]]:
-    """From a prompt behind the trigger words to a saved picture, in columns."""
+    """From trigger words and prompt to a saved image, in columns."""
     words = c.node("StringConcatenate", "Prompt", string_a=load["trigger_words"], string_b=prompt, delimiter=" ")
     wanted = c.node("CLIPTextEncode", clip=load["clip"], text=words["STRING"])
     avoid = c.node("CLIPTextEncode", "What to avoid", clip=load["clip"], text=NEGATIVE)
