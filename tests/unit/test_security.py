@@ -1,4 +1,4 @@
-"""What SECURITY.md promises of the code itself: who talks to a network, who starts programs, which routes there are."""
+"""SECURITY.md's guarantees about the source: network access, started programs, routes."""
 
 from __future__ import annotations
 
