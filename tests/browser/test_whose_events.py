@@ -152,7 +152,7 @@ def test_a_run_that_was_cut_short_says_from_where_it_goes_on(frontend: Frontend,
     """The last step that was seen is not the last one that was saved."""
     name = f"cut_{kept}_{frontend_slug(request)}"
     folder = run_on_disk(canvas_server, name, steps=5, kept=kept)
-    said = "stopped at step 2; queue again to resume" if kept else "stopped before a state was saved; the next run starts from the beginning"
+    said = "stopped at step 2; queue again to resume" if kept else "the next run starts from the beginning"
     status = f"({_TITLED})('{name}').animeloraPanel.status.textContent"
     opened(frontend, canvas_server, name)
     about = {"node_id": number(frontend, name), "run": folder.name, "name": name}
