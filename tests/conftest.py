@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
+
+from tests.tools.cache import cache_folder
+from tests.tools.comfyui import NO_COMFYUI, ComfyUI, find_comfyui
+from tests.tools.scheduling import worker_group
 
 # Before torch and the Hugging Face libraries are imported: tests never ask the network, and idle threads do not spin.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,39 +33,9 @@ settings.load_profile("untimed")
 gc.set_threshold(20_000, 50, 50)  # torch and its friends leave a million objects, all of which every full collection looks through
 
 _TESTS = Path(__file__).resolve().parent
-_NO_COMFYUI = "no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON, or put one with its venv into ~/ComfyUI"
 _LONGEST = ("test_demo_figures.py",)
 _FULL_BYTES = 2_132_000_000  # what a complete full-size checkpoint exceeds
 _DISK_BYTES = 6_000_000_000  # a run with nothing cached held 5.0 GB at once
-
-
-@dataclass(frozen=True)
-class ComfyUI:
-    """A ComfyUI checkout and the interpreter that runs it."""
-
-    path: Path
-    python: Path
-
-    @property
-    def version(self) -> str:
-        """The version that the checkout says, for example ``0.3.64``."""
-        text = (self.path / "comfyui_version.py").read_text(encoding="utf-8")
-        return text.split("__version__", 1)[1].split('"')[1]
-
-
-def find_comfyui() -> ComfyUI | None:
-    """COMFYUI_PATH and COMFYUI_PYTHON, else ``~/ComfyUI``; its interpreter is ``venv`` or ``.venv`` inside, else this one."""
-    path = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI")
-    if not (path / "main.py").is_file():
-        return None
-    program = "Scripts/python.exe" if os.name == "nt" else "bin/python"
-    candidates = [path / folder / program for folder in ("venv", ".venv")]
-    if named := os.environ.get("COMFYUI_PYTHON"):
-        candidates = [Path(named)]
-    python = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if python is None and named is None and "COMFYUI_PATH" in os.environ:
-        python = Path(sys.executable)
-    return ComfyUI(path, python) if python else None
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +43,7 @@ def comfyui() -> ComfyUI:
     """A real ComfyUI; the test is skipped, and the summary says so, where there is none."""
     found = find_comfyui()
     if found is None:
-        pytest.skip(_NO_COMFYUI)
+        pytest.skip(NO_COMFYUI)
     return found
 
 
@@ -142,14 +113,6 @@ def full_checkpoint() -> Path:
     return path
 
 
-def cache_folder() -> Path:
-    """Where large test files are kept: ANIMELORA_TEST_CACHE, else the user's cache folder."""
-    if named := os.environ.get("ANIMELORA_TEST_CACHE"):
-        return Path(named)
-    base = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "animelora-tests"
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests below server/ and browser/ carry their markers without saying so, and are skipped before their fixtures are made."""
     missing = find_comfyui() is None
@@ -160,7 +123,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if folder == "browser":
             item.add_marker(pytest.mark.browser)
         if missing and item.get_closest_marker("comfyui"):
-            item.add_marker(pytest.mark.skip(reason=_NO_COMFYUI))
+            item.add_marker(pytest.mark.skip(reason=NO_COMFYUI))
     items.sort(key=lambda item: item.path.name not in _LONGEST)  # one worker runs a file's tests: the others would wait for it at the end
 
 
@@ -174,23 +137,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Together(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return what_it_shares(nodeid)
+            return worker_group(nodeid)
 
     return Together(config, log)
-
-
-def what_it_shares(nodeid: str) -> str:
-    """What a test has in common with others: the running ComfyUI that its name begins its parameters with, else its file."""
-    path, _, name = nodeid.partition("::")
-    running = re.search(r"\[(\d+(?:\.\d+)+[^\]-]*)", name)  # "0.33.0", or "0.33.0 vue light"
-    folder = Path(path).parent.name
-    return f"{folder} {running[1]}" if running and folder in ("contract", "server", "browser") else path
 
 
 def pytest_report_header() -> list[str]:
     """At the top: which ComfyUI the tests use, and whether the disk is too full for them."""
     found = find_comfyui()
-    lines = [f"ComfyUI: {found.version} in {found.path}" if found else f"ComfyUI: none, its tests are skipped ({_NO_COMFYUI})"]
+    lines = [f"ComfyUI: {found.version} in {found.path}" if found else f"ComfyUI: none, its tests are skipped ({NO_COMFYUI})"]
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free < _DISK_BYTES:
         told = f"{free / 1e9:.1f} GB are free in {tempfile.gettempdir()}, and files of the real size need {_DISK_BYTES / 1e9:.0f}"
@@ -202,6 +157,6 @@ def pytest_report_header() -> list[str]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
     """Say loudly what a machine without ComfyUI left unchecked."""
     yield
-    missed = [report for report in terminalreporter.stats.get("skipped", []) if _NO_COMFYUI in str(report.longrepr)]
+    missed = [report for report in terminalreporter.stats.get("skipped", []) if NO_COMFYUI in str(report.longrepr)]
     if missed:
-        terminalreporter.write_sep("!", f"{len(missed)} TESTS SKIPPED: {_NO_COMFYUI}", yellow=True, bold=True)
+        terminalreporter.write_sep("!", f"{len(missed)} TESTS SKIPPED: {NO_COMFYUI}", yellow=True, bold=True)

@@ -17,14 +17,15 @@ import pytest
 
 from tests.browser.frontend import Frontend, find_chromium, opened
 from tests.browser.stage import controlnet, lora
-from tests.conftest import ComfyUI, cache_folder
 from tests.server.comfy_server import Server, start
-from tests.server.conftest import comfyuis, portrait
-from tests.server.test_workflows import stock
+from tests.server.files import portrait
+from tests.server.templates import install_model_files
+from tests.tools.cache import cache_folder
+from tests.tools.comfyui import ComfyUI, find_comfyuis
 from tests.tools.workflows.parts import CONTROLNET, LORA_FILE
 
 NEWEST = "1.58.1"  # of comfyui-frontend-package
-_FOUND = comfyuis()
+_FOUND = find_comfyuis()
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def canvas_server(
             place = base / "models" / kind
             place.mkdir(parents=True)
             shutil.copy2(demo_files / file, place)
-        stock(base, shallow_checkpoint)
+        install_model_files(base, shallow_checkpoint)
         served = front_end(look.front_end) if look.front_end else None
         python = look.comfyui.python
         servers[name] = start(look.comfyui.path, python, base, front_end=served, children=quick_trainer(python))

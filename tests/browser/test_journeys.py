@@ -13,9 +13,9 @@ import pytest
 
 from tests.browser.conftest import Look
 from tests.browser.frontend import Frontend, in_new_tab
+from tests.browser.panel import PATIENCE, curve, logged, status, wait_for
+from tests.browser.screens import pack_errors, widget_values
 from tests.browser.stage import adapt
-from tests.browser.test_panel import PATIENCE, curve, logged, status, wait_for
-from tests.browser.test_workflows import ours, values
 from tests.server.comfy_server import Server, until
 
 PAINTING = (
@@ -105,9 +105,9 @@ def test_a_template_runs_and_its_picture_brings_it_back(frontend: Frontend, look
     drop(frontend, canvas_server.base / "output" / picture["subfolder"] / picture["filename"])
     back = frontend.serialized()
     assert [node["type"] for node in back["nodes"]] == [node["type"] for node in kept["nodes"]]
-    assert values(back) == values(kept)
+    assert widget_values(back) == widget_values(kept)
     assert len(back["links"]) == len(kept["links"])
-    assert ours(frontend.problems[before:]) == []
+    assert pack_errors(frontend.problems[before:]) == []
 
 
 def test_the_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Frontend, look: Look, canvas_server: Server) -> None:
@@ -135,7 +135,7 @@ def test_the_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Fronte
     until(lambda: canvas_server.get("/animelora/running") == {}, "a run that was stopped is on the list of those that go on")
 
     frontend.reload()
-    assert values(frontend.serialized()) == values(kept), "the frontend's own restoring lost something"
+    assert widget_values(frontend.serialized()) == widget_values(kept), "the frontend's own restoring lost something"
     wait_for(frontend, f"panel.chart.data[0].at(-1) >= {reached} && panel.status.textContent.startsWith('stopped')")
 
     entry = queued(frontend, canvas_server)
@@ -149,14 +149,14 @@ def test_the_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Fronte
     picture = saved(entry, canvas_server, "first_lora")
     clear(frontend)
     drop(frontend, picture)
-    assert values(frontend.serialized()) == values(kept)
+    assert widget_values(frontend.serialized()) == widget_values(kept)
     wait_for(frontend, f"panel.chart.data[0].length === {len(shown)}")  # the curve comes back with the picture
     assert status(frontend).startswith("done")
 
     (run,) = (canvas_server.base / "output" / "animelora" / "runs").glob(f"{name}-*")
     clear(frontend)
     drop(frontend, next(run.glob("samples/*.png")))  # test pictures carry the workflow, too
-    assert values(frontend.serialized()) == values(kept)
+    assert widget_values(frontend.serialized()) == widget_values(kept)
 
 
 def test_an_epoch_is_picked_from_the_grid(frontend: Frontend, look: Look, canvas_server: Server) -> None:

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 from random_checkpoints.layout import TINY as SIZE
 from tests.browser.conftest import Look
 from tests.browser.frontend import Frontend
-from tests.browser.test_panel import PATIENCE, training
-from tests.browser.test_workflows import PICTURES, ours
+from tests.browser.panel import PATIENCE, training_graph
+from tests.browser.screens import SCREENSHOTS, pack_errors, send_event
 from tests.server.comfy_server import Server
-from tests.server.conftest import portrait
-from tests.server.test_lora import attention_lora
+from tests.server.files import portrait
+from tests.server.loras import attention_lora
 from tests.tools.workflows.canvas import Canvas, Group
 from tests.tools.workflows.parts import CHECKPOINT
 from trainer.lorafile import TrainingFacts, build_metadata
@@ -95,15 +95,10 @@ def add(frontend: Frontend, *typed: str) -> None:
         frontend.page.keyboard.press("Enter")
 
 
-def tell(frontend: Frontend, event: str, /, **detail: Any) -> None:
-    """An event as the frontend hands it on when the server sends it."""
-    frontend.page.evaluate("([event, detail]) => window.app.api.dispatchEvent(new CustomEvent(event, {detail}))", [event, detail])
-
-
 def keep(frontend: Frontend, look: Look, name: str, *, vue: bool) -> None:
     """The documentation's picture, when it is asked for, from one of the two renderings of the newest ComfyUI."""
     if os.environ.get("UPDATE_SCREENSHOTS") and (look.vue if vue else look.first):
-        frontend.screenshot(PICTURES / f"canvas-{name}-{'vue-light' if vue else 'classic-dark'}.png")
+        frontend.screenshot(SCREENSHOTS / f"canvas-{name}-{'vue-light' if vue else 'classic-dark'}.png")
 
 
 def test_the_card_shows_a_lora_and_hands_out_its_trigger_words(frontend: Frontend, look: Look, canvas_server: Server, shelf: Path) -> None:
@@ -139,7 +134,7 @@ def test_the_card_shows_a_lora_and_hands_out_its_trigger_words(frontend: Fronten
     pick(frontend, "(lora input)")
     frontend.page.get_by_text("Choose a LoRA to see its card").wait_for(timeout=30_000)
     assert "animelora_card" not in json.dumps(frontend.prompt()), "the card is no input"
-    assert ours(frontend.problems[before:]) == []
+    assert pack_errors(frontend.problems[before:]) == []
 
 
 def test_words_go_into_the_text_of_the_selected_node(frontend: Frontend, canvas_server: Server, shelf: Path) -> None:
@@ -186,7 +181,7 @@ def test_several_loras_are_chosen_ordered_and_switched_in_one_node(
     outputs = canvas_server.run(frontend.prompt())
     assert [entry["text"] for entry in outputs.values() if "text" in entry] == [[r"chibi, big head, orb \(toy\), myRetro girl"]]
 
-    assert ours(frontend.problems[before:]) == []
+    assert pack_errors(frontend.problems[before:]) == []
     kept = frontend.serialized()
     frontend.reload()
     before = len(frontend.problems)  # an older frontend stumbles over its own settings while it starts
@@ -197,7 +192,7 @@ def test_several_loras_are_chosen_ordered_and_switched_in_one_node(
     frontend.fit()
     rows.nth(0).locator(".remove").click()
     assert list_of(frontend) == wanted[1:]
-    assert ours(frontend.problems[before:]) == []
+    assert pack_errors(frontend.problems[before:]) == []
 
 
 def test_a_lora_that_is_not_here_is_marked_and_refused_until_it_is_off(frontend: Frontend, canvas_server: Server, shelf: Path) -> None:
@@ -213,7 +208,7 @@ def test_a_lora_that_is_not_here_is_marked_and_refused_until_it_is_off(frontend:
 def test_a_new_lora_is_on_every_menu_without_reloading_the_page(frontend: Frontend, look: Look, canvas_server: Server, shelf: Path) -> None:
     """Trained for real in one look; in the others the file comes by itself, with the event of a training's end or Pick Epoch's."""
     name = f"fresh_{'vue' if look.vue else 'classic'}"
-    graph = training(canvas_server, name=name, epochs=1, validate_every=0)
+    graph = training_graph(canvas_server, name=name, epochs=1, validate_every=0)
     frontend.load(graph, name)
     frontend.page.evaluate("""() => {
       for (const type of ["AnimeLoRA_LoadLora", "LoraLoader", "AnimeLoRA_LoraStack"]) {
@@ -229,7 +224,7 @@ def test_a_new_lora_is_on_every_menu_without_reloading_the_page(frontend: Fronte
         frontend.run_command("Comfy.QueuePrompt")
     else:
         attention_lora(shelf / f"{name}.safetensors", context=SIZE.text_width)
-        tell(frontend, "animelora.loras" if look.comfyui and look.comfyui.version == "0.3.64" else "animelora.train", event="end")
+        send_event(frontend, "animelora.loras" if look.comfyui and look.comfyui.version == "0.3.64" else "animelora.train", event="end")
     frontend.page.wait_for_function(has, arg=f"{name}.safetensors", timeout=PATIENCE)
     pick(frontend, f"{name}.safetensors")
     frontend.fit()
@@ -239,7 +234,7 @@ def test_a_new_lora_is_on_every_menu_without_reloading_the_page(frontend: Fronte
 
 
 def test_the_card_of_a_linked_lora_comes_when_the_node_has_run(frontend: Frontend, canvas_server: Server, shelf: Path) -> None:
-    graph = training(canvas_server, name="linked", epochs=1)
+    graph = training_graph(canvas_server, name="linked", epochs=1)
     frontend.load(graph, "linked")
     number = frontend.page.evaluate("""() => {
       const train = window.app.graph._nodes.find((node) => node.type === "AnimeLoRA_TrainLora");
@@ -250,7 +245,7 @@ def test_the_card_of_a_linked_lora_comes_when_the_node_has_run(frontend: Fronten
       return load.id;
     }""")
     frontend.page.get_by_text("appears when the graph has run").wait_for(timeout=30_000)
-    tell(frontend, "animelora.lora", node_id=str(number), name="retro_style.safetensors")
+    send_event(frontend, "animelora.lora", node_id=str(number), name="retro_style.safetensors")
     card = frontend.page.locator(".animelora-lora")
     card.locator("img").wait_for(timeout=30_000)
     frontend.load(frontend.serialized(), "linked again")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.browser.frontend import Frontend
-from tests.browser.test_workflows import ours
+from tests.browser.screens import pack_errors
 from tests.server.comfy_server import Server
-from tests.server.test_old_workflows import NAMES, RECORDED, prompt_beside
+from tests.tools.workflows.recorded import NAMES, RECORDED, prompt_beside
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=NAMES)
@@ -21,7 +21,7 @@ def test_it_loads_and_asks_for_the_same(frontend: Frontend, canvas_server: Serve
     assert [node["type"] for node in seen["nodes"] if node["missing"]] == []
     assert seen["dangling"] == []
     assert seen["links"] == len(recorded["links"])
-    assert ours(frontend.problems[before:]) == []
+    assert pack_errors(frontend.problems[before:]) == []
 
     then, now = prompt_beside(path), frontend.prompt()
     assert now.keys() == then.keys()

@@ -4,65 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
 import pytest
 
 from tests.browser.conftest import Look
 from tests.browser.frontend import Frontend
-from tests.browser.test_workflows import PICTURES, ours
+from tests.browser.panel import copied, curve, logged, status, training_graph, wait_for
+from tests.browser.screens import SCREENSHOTS, pack_errors
 from tests.server.comfy_server import Server
-from tests.tools.workflows.canvas import Canvas, Group
-from tests.tools.workflows.parts import DEMO_BASE
-
-PROMPTS = (
-    "portrait, short blue hair, tan skin, plain yellow background, red hoodie, round green eyes, smile\n"
-    "portrait, pink hair, twin tails, light skin, gradient blue background, white shirt, round blue eyes, smile"
-)
-PATIENCE = 240_000  # milliseconds; a training child needs 6 to 60 seconds to start, depending on what else runs
-_PANEL = "window.app.graph._nodes.find((node) => node.animeloraPanel).animeloraPanel"
-
-
-def training(server: Server, **settings: Any) -> dict[str, Any]:
-    """A graph that trains the demo base on drawn portraits."""
-    canvas = Canvas("panel", server.get("/object_info"))
-    drawn = canvas.node("AnimeLoRA_DemoPictures", count=4)
-    prep = canvas.node("AnimeLoRA_DatasetPrep", images=drawn["images"], captions=drawn["captions"], resolution=128, tall=420)
-    values: dict[str, Any] = {"rank": 4, "gradient_accumulation": 1, "precision": "fp32", "wide": 440, "validation_prompts": PROMPTS}
-    values |= {"learning_rate": 2e-3, "validation_steps": 8, "validation_guidance": 3.0} | settings
-    train = canvas.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=DEMO_BASE, **values)
-    canvas.row(Group("Training", [[drawn, prep], [train]]))
-    return canvas.draw()
-
-
-def status(frontend: Frontend) -> str:
-    """The panel's first line."""
-    return str(frontend.page.evaluate(f"() => {_PANEL}.status.textContent"))
-
-
-def curve(frontend: Frontend) -> list[list[float]]:
-    """Steps, loss, smoothed loss and learning rate as the chart holds them."""
-    return list(frontend.page.evaluate(f"() => {_PANEL}.chart.data"))
-
-
-def wait_for(frontend: Frontend, condition: str) -> None:
-    """Until a JavaScript expression about ``panel`` holds."""
-    frontend.page.wait_for_function(f"() => {{ const panel = {_PANEL}; return {condition}; }}", timeout=PATIENCE, polling=200)
-
-
-def logged(server: Server, name: str) -> list[dict[str, Any]]:
-    """The event log of the one run of a LoRA's name."""
-    (log,) = (server.base / "output" / "animelora" / "runs").glob(f"{name}-*/events.jsonl")
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-
-
-def copied(frontend: Frontend, button: str) -> str:
-    """What a button of the panel puts on the clipboard."""
-    frontend.page.locator(".animelora-panel button", has_text=button).dispatch_event("click")
-    frontend.page.locator(".animelora-panel button", has_text="Copied").wait_for(state="attached")
-    text = str(frontend.page.evaluate("() => navigator.clipboard.readText()"))
-    frontend.page.locator(".animelora-panel button", has_text=button).wait_for(state="attached")
-    return text
 
 
 @pytest.fixture
@@ -76,7 +25,7 @@ def on_canvas(frontend: Frontend, look: Look) -> Frontend:
 def test_it_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look, canvas_server: Server) -> None:
     name = "panel_vue" if look.vue else "panel_classic"
     before = len(on_canvas.problems)
-    on_canvas.load(training(canvas_server, name=name, epochs=3), name)
+    on_canvas.load(training_graph(canvas_server, name=name, epochs=3), name)
     assert "appear here" in status(on_canvas)
     assert f"{name}" in json.dumps(on_canvas.prompt())
     assert "animelora_panel" not in json.dumps(on_canvas.prompt()), "the panel is no input"
@@ -119,11 +68,11 @@ def test_it_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look, c
     wait_for(on_canvas, "panel.chart.data[0].length > 0")
     assert curve(on_canvas) == shown
     assert status(on_canvas).startswith("done")
-    on_canvas.load(training(canvas_server, name=name, epochs=3), name)  # the same graph, without the memory of its run
+    on_canvas.load(training_graph(canvas_server, name=name, epochs=3), name)  # the same graph, without the memory of its run
     on_canvas.run_command("Comfy.QueuePrompt")  # ComfyUI's cache answers, the node is not called
     wait_for(on_canvas, "panel.chart.data[0].length > 0")
     assert curve(on_canvas) == shown
-    assert ours(on_canvas.problems[before:]) == []
+    assert pack_errors(on_canvas.problems[before:]) == []
     if os.environ.get("UPDATE_SCREENSHOTS"):
         on_canvas.fit()
-        on_canvas.screenshot(PICTURES / f"canvas-panel-{'vue-light' if look.vue else 'classic-dark'}.png")
+        on_canvas.screenshot(SCREENSHOTS / f"canvas-panel-{'vue-light' if look.vue else 'classic-dark'}.png")

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.browser.conftest import Look
 from tests.browser.frontend import Frontend
-from tests.browser.test_workflows import PICTURES, ours
+from tests.browser.screens import SCREENSHOTS, pack_errors
 from tests.server.comfy_server import Server
 from tests.tools.workflows.canvas import Canvas, Group
 from tests.tools.workflows.parts import CHECKPOINT
@@ -68,7 +68,7 @@ def test_a_preset_fills_the_widgets_and_a_change_afterwards_wins(frontend: Front
     options = shown(frontend, "TrainOptions")
     assert {key: options[key] for key in expected["AnimeLoRA_TrainOptions"]} == expected["AnimeLoRA_TrainOptions"]
     if os.environ.get("UPDATE_SCREENSHOTS") and look.comfyui is not None and look.comfyui.version != "0.3.64":
-        frontend.screenshot(PICTURES / f"canvas-preset-{'vue-light' if look.vue else 'classic-dark'}.png")
+        frontend.screenshot(SCREENSHOTS / f"canvas-preset-{'vue-light' if look.vue else 'classic-dark'}.png")
 
     choose(frontend, look, "style-sd15")
     values = shown(frontend)
@@ -80,7 +80,7 @@ def test_a_preset_fills_the_widgets_and_a_change_afterwards_wins(frontend: Front
     kept = frontend.serialized()
     frontend.load(kept, "presets again")
     assert shown(frontend)["rank"] == 5, "loading a saved graph must not fill it again"
-    assert ours(frontend.problems[before:]) == []
+    assert pack_errors(frontend.problems[before:]) == []
 
 
 def plug(frontend: Frontend, kind: str, into: str) -> None:
@@ -172,4 +172,4 @@ def test_what_a_person_has_chosen_survives_plugging_in_again_and_pasting(fronten
     assert both == [[3, 3], [3, 3], ["8 GB", "8 GB"]]
     # a pasted node cannot tell a value that was set back to the node's own from one that nobody looked at: it is filled, and that is said
     assert ["Values filled in: 1." in each for each in said] == [True]
-    assert ours(frontend.problems[before:]) == []
+    assert pack_errors(frontend.problems[before:]) == []

@@ -12,9 +12,8 @@ import pytest
 from playwright.sync_api import Route
 
 from tests.browser.frontend import Frontend
-from tests.browser.test_loras import tell
-from tests.browser.test_panel import copied, training
-from tests.browser.test_workflows import ours
+from tests.browser.panel import copied, training_graph
+from tests.browser.screens import pack_errors, send_event
 from tests.server.comfy_server import Server
 from tests.tools.workflows.parts import LORA_FILE
 from trainer.runs import events
@@ -96,7 +95,7 @@ def finished(frontend: Frontend, runs: dict[str, dict[str, str]]) -> Iterator[No
 
 def opened(frontend: Frontend, server: Server, name: str) -> None:
     """A graph whose Train LoRA makes a LoRA of that name and has that title."""
-    frontend.load(training(server, name=name, epochs=1), name)
+    frontend.load(training_graph(server, name=name, epochs=1), name)
     frontend.page.evaluate("""(title) => {
       window.app.graph._nodes.find((node) => node.type === "AnimeLoRA_TrainLora").title = title;
     }""", name)  # fmt: skip
@@ -110,9 +109,9 @@ def number(frontend: Frontend, title: str) -> str:
 def test_a_load_lora_without_a_link_is_not_told_what_another_workflow_loaded(frontend: Frontend, canvas_server: Server) -> None:
     opened(frontend, canvas_server, "others")
     linked, alone = frontend.page.evaluate(_ADD, ["linked one", "alone"])
-    tell(frontend, "animelora.lora", node_id=alone, name=LORA_FILE)
+    send_event(frontend, "animelora.lora", node_id=alone, name=LORA_FILE)
     assert shown_lora(frontend, "alone") is None
-    tell(frontend, "animelora.lora", node_id=linked, name=LORA_FILE)
+    send_event(frontend, "animelora.lora", node_id=linked, name=LORA_FILE)
     assert shown_lora(frontend, "linked one") == LORA_FILE
 
 
@@ -125,11 +124,11 @@ def test_a_load_lora_in_a_subgraph_is_known_by_its_whole_path(frontend: Frontend
     for path in (one, two):
         assert queued[":".join(path)]["class_type"] == "AnimeLoRA_LoadLora", "the frontend calls nodes in subgraphs something else"
     for elsewhere in (one[1], f"{two[0]}:7:{one[1]}", f"9999:{one[1]}"):
-        tell(frontend, "animelora.lora", node_id=elsewhere, name=LORA_FILE)
+        send_event(frontend, "animelora.lora", node_id=elsewhere, name=LORA_FILE)
     assert (shown_lora(frontend, "linked one"), shown_lora(frontend, "linked two")) == (None, None)
-    tell(frontend, "animelora.lora", node_id=":".join(one), name=LORA_FILE)
+    send_event(frontend, "animelora.lora", node_id=":".join(one), name=LORA_FILE)
     assert (shown_lora(frontend, "linked one"), shown_lora(frontend, "linked two")) == (LORA_FILE, None)
-    assert ours(frontend.problems[before:]) == []
+    assert pack_errors(frontend.problems[before:]) == []
 
 
 def test_a_training_in_a_subgraph_whose_result_is_cached_shows_its_run(frontend: Frontend, canvas_server: Server, request: Any) -> None:
@@ -139,10 +138,10 @@ def test_a_training_in_a_subgraph_whose_result_is_cached_shows_its_run(frontend:
     around, inside = wrap(frontend, name)
     entry = {"run": run, "name": name}
     with finished(frontend, {inside: entry, f"9999:{inside}": entry, f"{around}:{inside}": entry}):
-        tell(frontend, "execution_cached", nodes=[inside, f"9999:{inside}"], prompt_id="other")
+        send_event(frontend, "execution_cached", nodes=[inside, f"9999:{inside}"], prompt_id="other")
         frontend.page.wait_for_timeout(500)
         assert shown_run(frontend, name) is None
-        tell(frontend, "execution_cached", nodes=[f"{around}:{inside}"], prompt_id="this")
+        send_event(frontend, "execution_cached", nodes=[f"{around}:{inside}"], prompt_id="this")
         frontend.page.wait_for_function(f"(title) => ({_TITLED})(title).animeloraPanel.run !== null", arg=name)
     assert shown_run(frontend, name) == run
 
@@ -156,13 +155,13 @@ def test_a_run_that_was_cut_short_says_from_where_it_goes_on(frontend: Frontend,
     status = f"({_TITLED})('{name}').animeloraPanel.status.textContent"
     opened(frontend, canvas_server, name)
     about = {"node_id": number(frontend, name), "run": folder.name, "name": name}
-    tell(frontend, "animelora.train", event="run", **about)
+    send_event(frontend, "animelora.train", event="run", **about)
     frontend.page.wait_for_function(f"() => {status}.includes('step 5 of 9')")
-    tell(frontend, "animelora.train", event="phase", phase="saving", done=5, total=9, **about)
+    send_event(frontend, "animelora.train", event="phase", phase="saving", done=5, total=9, **about)
     assert "saving the state" in str(frontend.page.evaluate(f"() => {status}"))
-    tell(frontend, "animelora.train", event="stopped", step=kept, path="", **about)
+    send_event(frontend, "animelora.train", event="stopped", step=kept, path="", **about)
     assert said in str(frontend.page.evaluate(f"() => {status}"))
-    tell(frontend, "animelora.train", event="end", **about)  # it reads the log again, which does not know
+    send_event(frontend, "animelora.train", event="end", **about)  # it reads the log again, which does not know
     frontend.page.wait_for_timeout(500)
     assert said in str(frontend.page.evaluate(f"() => {status}"))
     assert copied(frontend, "Copy folder") == str(folder.resolve())

@@ -10,18 +10,17 @@ import pytest
 
 from tests.browser.conftest import Look
 from tests.browser.frontend import Frontend
-from tests.server.comfy_server import ROOT, Server
-from tests.server.test_workflows import stored
+from tests.browser.screens import SCREENSHOTS, pack_errors, widget_values
+from tests.server.comfy_server import Server
+from tests.server.templates import shipped_workflow
 from tests.tools.workflows.api import NOTES, api_prompt
 from tests.tools.workflows.graphs import GRAPHS
-
-PICTURES = ROOT / "docs" / "images"
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_graph_loads_whole(frontend: Frontend, look: Look, canvas_server: Server, name: str) -> None:
     graph = frontend.template("animelora", name)
-    assert graph == stored(name)
+    assert graph == shipped_workflow(name)
     before = len(frontend.problems)
     seen = frontend.load(graph, name)
     assert [node["type"] for node in seen["nodes"] if node["missing"]] == []
@@ -30,11 +29,11 @@ def test_the_graph_loads_whole(frontend: Frontend, look: Look, canvas_server: Se
     assert len(seen["nodes"]) == len(graph["nodes"])
     assert [group["title"] for group in seen["groups"]] == [group["title"] for group in graph["groups"]]
     assert frontend.dialogs() == []
-    assert ours(frontend.problems[before:]) == []
+    assert pack_errors(frontend.problems[before:]) == []
 
     info = canvas_server.get("/object_info")
     assert frontend.prompt() == api_prompt(graph, info), "the frontend would queue something else"
-    assert values(frontend.serialized()) == values(graph), "a value went to another widget"
+    assert widget_values(frontend.serialized()) == widget_values(graph), "a value went to another widget"
     assert list(too_small(seen["nodes"])) == []
 
     if os.environ.get("UPDATE_SCREENSHOTS") and not look.vue and look.comfyui is not None and look.comfyui.version != "0.3.64":
@@ -53,21 +52,11 @@ def test_the_template_browser_shows_and_opens_them(frontend: Frontend, look: Loo
     card.wait_for(timeout=60_000)
     if os.environ.get("UPDATE_SCREENSHOTS") and not look.vue:
         frontend.page.wait_for_timeout(1500)
-        frontend.screenshot(PICTURES / "canvas-templates.png")
+        frontend.screenshot(SCREENSHOTS / "canvas-templates.png")
     card.click()
     dialog.wait_for(state="hidden", timeout=60_000)
     kinds = [node["type"] for node in frontend.inspect()["nodes"]]
     assert kinds.count("AnimeLoRA_AnimeImg2Img") == 2
-
-
-def ours(messages: list[str]) -> list[str]:
-    """Console errors that the pack can have caused: those that name it, and exceptions that nobody caught."""
-    return [text for text in messages if "animelora" in text.lower() or text.startswith("uncaught")]
-
-
-def values(graph: dict[str, Any]) -> dict[int, list[Any]]:
-    """Widget values by node id."""
-    return {node["id"]: list(node.get("widgets_values") or []) for node in graph["nodes"] if node["type"] not in NOTES}
 
 
 def too_small(nodes: list[dict[str, Any]]) -> Any:
@@ -79,4 +68,4 @@ def too_small(nodes: list[dict[str, Any]]) -> Any:
 
 def picture(name: str) -> Path:
     """Where the documentation keeps a graph's picture."""
-    return PICTURES / f"canvas-{name.split('_', 1)[1].replace('_', '-')}.png"
+    return SCREENSHOTS / f"canvas-{name.split('_', 1)[1].replace('_', '-')}.png"

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ComfyUI
-from tests.server.conftest import comfyuis
+from tests.tools.comfyui import ComfyUI, find_comfyuis
 
 ROOT = Path(__file__).resolve().parents[2]
-_FOUND = comfyuis()
+_FOUND = find_comfyuis()
 _PLACES: list[ComfyUI | None] = [*_FOUND] or [None]
 _PACKAGE = "animelora_without_comfyui"
 

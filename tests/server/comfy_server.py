@@ -130,6 +130,27 @@ class Server:
         """What the Cancel button does."""
         requests.post(f"{self.url}/interrupt", timeout=30)
 
+    def clear_queue(self) -> None:
+        """Remove what waits, interrupt what runs, and wait until nothing does."""
+        requests.post(f"{self.url}/queue", json={"clear": True}, timeout=30)
+
+        def is_idle() -> bool:
+            queue = self.get("/queue")
+            if not queue["queue_running"] and not queue["queue_pending"]:
+                return True
+            self.interrupt()
+            time.sleep(0.3)
+            return False
+
+        until(is_idle, "the prompt did not end")
+
+    def executed(self, graph: dict[str, Any]) -> set[str]:
+        """Run a graph; the ids of its nodes that ComfyUI executed rather than took from its cache."""
+        messages = self.wait(self.queue(graph))["status"]["messages"]
+        assert [data["exception_message"] for kind, data in messages if kind == "execution_error"] == []
+        (cached,) = [data["nodes"] for kind, data in messages if kind == "execution_cached"]
+        return set(graph) - set(cached)
+
     def log(self) -> str:
         """Everything that the server printed so far."""
         return self.log_path.read_text(encoding="utf-8", errors="replace")

@@ -13,7 +13,7 @@ import requests
 from PIL import Image
 
 from tests.server.comfy_server import Server
-from tests.server.conftest import FULL, TINY
+from tests.server.files import FULL, TINY
 from tests.server.graphs import CHAIN, Graph, node, prepare, train_and_use, train_settings
 
 START_SECONDS = 900  # a child on a busy machine takes long to import its libraries; nothing is measured by this

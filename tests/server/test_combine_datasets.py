@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.comfy_server import PromptFailed, Server
-from tests.server.conftest import TINY
+from tests.server.files import TINY
 from tests.server.graphs import node, prepare, train_settings
 from tests.unit.dataset.pictures import folder_of
 from trainer.core.files import sha256_file

@@ -27,4 +27,3 @@ def test_core_trains_on_the_demo_base_and_its_file_is_understood(server: Server)
     assert any(tensor.abs().sum() > 0 for key, tensor in load_file(made).items() if "lora_up" in key)
     found = inspect_lora(made)
     assert found.usable and sum(found.targets.values()) > 0
-

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.comfy_server import Server
-from tests.server.graphs import Graph, node, prepare
+from tests.server.graphs import node, prepare
 from trainer.cli import main
 from trainer.dataset import open_dataset
 
@@ -42,14 +42,6 @@ def test_the_node_with_its_options_and_the_command_line_write_the_same_dataset(s
     assert made.training == by_hand.training and made.training.flip and made.training.keep_tokens == 2
 
 
-def executed(server: Server, graph: Graph) -> set[str]:
-    """The nodes of a graph that are executed when it is queued, and not only looked up in ComfyUI's cache."""
-    messages = server.wait(server.queue(graph))["status"]["messages"]
-    assert [data["exception_message"] for kind, data in messages if kind == "execution_error"] == []
-    (cached,) = [data["nodes"] for kind, data in messages if kind == "execution_cached"]
-    return set(graph) - set(cached)
-
-
 @pytest.mark.parametrize("linked", [False, True], ids=["typed", "linked"])
 def test_run_takes_up_an_edited_caption_and_a_deleted_dataset_and_repeats_nothing_else(server: Server, linked: bool) -> None:
     word = f"edited{linked}"
@@ -59,15 +51,15 @@ def test_run_takes_up_an_edited_caption_and_a_deleted_dataset_and_repeats_nothin
         graph["prep"]["inputs"]["trigger_word"] = ["word", 0]
     folder = server.base / "output" / "animelora" / "datasets" / f"{word}_face"
     server.forget()
-    assert "prep" in executed(server, graph)
-    assert "prep" not in executed(server, graph)
+    assert "prep" in server.executed(graph)
+    assert "prep" not in server.executed(graph)
     first = min(folder.glob("*.txt"))
     first.write_text(f"{word}, changed by hand", encoding="utf-8")
-    assert "prep" in executed(server, graph)
+    assert "prep" in server.executed(graph)
     assert first.read_text(encoding="utf-8") == f"{word}, changed by hand"
-    assert "prep" not in executed(server, graph)
+    assert "prep" not in server.executed(graph)
     for _ in range(2):
         shutil.rmtree(folder)
-        assert "prep" in executed(server, graph)
+        assert "prep" in server.executed(graph)
         assert len(open_dataset(folder).items) == 4
-        assert "prep" not in executed(server, graph)
+        assert "prep" not in server.executed(graph)

@@ -7,9 +7,8 @@ from typing import Any
 from filelock import FileLock
 
 from tests.server.comfy_server import Server
-from tests.server.conftest import TINY
+from tests.server.files import TINY
 from tests.server.graphs import Graph, node, prepare, train_settings
-from tests.server.test_dataset import executed
 from trainer.dataset.preparation.prepare import WAITING
 from trainer.runs.run_folder import read_events
 
@@ -25,8 +24,8 @@ def test_a_deleted_lora_is_written_again_by_the_next_queue(server: Server) -> No
         "export": node("AnimeLoRA_ExportLora", lora=["train", 0], **export),
     }
     server.forget()
-    assert set(graph) <= executed(server, graph)
-    assert not executed(server, graph)
+    assert set(graph) <= server.executed(graph)
+    assert not server.executed(graph)
     loras, output = server.base / "models" / "loras", server.base / "output" / "animelora"
     (run,) = (output / "runs").glob("deleted-*")
     started = len(read_events(run / "events.jsonl"))
@@ -38,9 +37,9 @@ def test_a_deleted_lora_is_written_again_by_the_next_queue(server: Server) -> No
     for name, file in written.items():
         content = file.read_bytes()
         file.unlink()
-        assert name in executed(server, graph)
+        assert name in server.executed(graph)
         assert file.read_bytes() == content
-        assert not executed(server, graph)
+        assert not server.executed(graph)
     assert len(read_events(run / "events.jsonl")) == started, "it was trained again"
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from tests.server.comfy_server import PromptFailed, Server
-from tests.server.conftest import TINY
+from tests.server.files import TINY
 from tests.server.graphs import Graph, loader, node, prepare, train_settings
 
 

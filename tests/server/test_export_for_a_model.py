@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from tests.server.comfy_server import PromptFailed, Server
-from tests.server.conftest import TINY
+from tests.server.files import TINY
 from tests.server.graphs import Graph, loader, node
-from tests.server.test_lora import load_lora, loras, painted
+from tests.server.loras import load_lora, lora_folder, sampled
 
 # by the beginning of kohya's key: the layer in the checkpoint, and in ComfyUI's naming
 UNET = {
@@ -53,7 +53,7 @@ def decomposed(server: Server, name: str, layers: dict[str, tuple[str, str]]) ->
         tensors[f"{prefix}.alpha"] = np.array(2 * SCALE, np.float32)
         norm = np.linalg.norm(weight.reshape(out, -1), axis=1) * (1 + 0.1 * generator.random(out))
         tensors[f"{prefix}.dora_scale"] = norm.astype(np.float32).reshape(-1, *[1] * (weight.ndim - 1))
-    path = loras(server) / name
+    path = lora_folder(server) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {"ss_base_model_version": "sd_v1"})
     return tensors
@@ -88,12 +88,12 @@ def test_cores_loader_paints_what_was_trained_with_the_exported_magnitudes(serve
         # core gives m* (W + D) / ||W||, and m (W + D) / ||W + D|| was trained
         wanted = tensors[f"{prefix}.dora_scale"].ravel() * np.linalg.norm(weight, axis=1) / np.linalg.norm(changed, axis=1)
         np.testing.assert_allclose(found[f"{key}.dora_scale"].ravel(), wanted, rtol=1e-5)
-    (loras(server) / "moved.safetensors").write_bytes(exported(server, name).read_bytes())
-    pictures = [painted(server, ["load", 0], ["load", 1], load_lora(name, strength_model=1.0, strength_clip=1.0))]
+    (lora_folder(server) / "moved.safetensors").write_bytes(exported(server, name).read_bytes())
+    pictures = [sampled(server, ["load", 0], ["load", 1], load_lora(name, strength_model=1.0, strength_clip=1.0))]
     for each in ("moved.safetensors", name):
         strengths = {"strength_model": 1.0, "strength_clip": 1.0}
         core = node("LoraLoader", model=["base", 0], clip=["base", 1], lora_name=each, **strengths)
-        pictures.append(painted(server, ["load", 0], ["load", 1], {"base": loader(TINY, full=False), "load": core}))
+        pictures.append(sampled(server, ["load", 0], ["load", 1], {"base": loader(TINY, full=False), "load": core}))
     ours, moved, plain = (picture.astype(int) for picture in pictures)
     assert np.abs(moved - ours).max() <= 1
     assert np.abs(plain - ours).max() > 1, "core's loader paints the same with the magnitudes as trained: this tells nothing"

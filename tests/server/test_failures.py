@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.server.comfy_server import PromptFailed, PromptRefused, Server
-from tests.server.conftest import TINY
+from tests.server.files import TINY
 from tests.server.graphs import Graph, defaults, loader, node, prepare, train_settings
 
 

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from tests import hostile
 from tests.server.comfy_server import PromptFailed, Server
-from tests.server.conftest import TINY, portrait
+from tests.server.files import TINY, portrait
 from tests.server.graphs import Graph, defaults, loader, node, prepare, train_settings
+from tests.tools import hostile
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from trainer.core.errors import UserError
 from trainer.dataset import open_dataset

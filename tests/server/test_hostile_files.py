@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import hostile
 from tests.server.comfy_server import PromptFailed, PromptRefused, Server
-from tests.server.conftest import TINY, portrait
+from tests.server.files import TINY, portrait
 from tests.server.graphs import Graph, defaults, loader, node, prepare, train_settings
+from tests.tools import hostile
 
 WEIGHTS = sorted(hostile.weights(Path()))
 ELSEWHERE = ("a pickle.safetensors", "deep.safetensors", "device.safetensors", "new pickle.ckpt", "old pickle.pt", "overlap.safetensors")

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from random_checkpoints.layout import TINY as SIZE
 from tests.server.comfy_server import PromptFailed, Server
-from tests.server.conftest import TINY
+from tests.server.files import TINY
 from tests.server.graphs import PAINT, Graph, core_img2img, loader, node
 
 

@@ -13,79 +13,39 @@ from safetensors.numpy import load_file, save_file
 
 from random_checkpoints.layout import TINY as SIZE
 from tests.server.comfy_server import PromptFailed, Server
-from tests.server.conftest import TINY
-from tests.server.graphs import PAINT, Graph, Link, core_img2img, loader, node
-from tests.server.test_dataset import executed
+from tests.server.files import TINY
+from tests.server.graphs import loader, node
+from tests.server.loras import attention_lora, load_lora, lora_folder, sampled
 from trainer import lorafile
 from trainer.core.counting import plural
 
-RANK = 2
-
-
-def attention_lora(path: Path, *, context: int, prefix: str = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0") -> Path:
-    """A kohya file for one cross-attention of a model with ``context``-wide text, made here without the pack's code."""
-    generator = np.random.default_rng(3)
-    width = SIZE.unet[0]
-    tensors: dict[str, np.ndarray[Any, Any]] = {}
-    for name, inner in (("attn2_to_k", context), ("attn2_to_v", context), ("attn1_to_q", width)):
-        key = f"{prefix}_{name}"
-        tensors[f"{key}.lora_down.weight"] = generator.standard_normal((RANK, inner)).astype(np.float16)
-        tensors[f"{key}.lora_up.weight"] = generator.standard_normal((width, RANK)).astype(np.float16)
-        tensors[f"{key}.alpha"] = np.array(1.0, dtype=np.float16)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, {"modelspec.trigger_phrase": "myToken, blue hair", "ss_base_model_version": "sd_v1"})
-    return path
-
-
-def load_lora(name: str, **changes: Any) -> Graph:
-    """Our loader on the tiny model."""
-    inputs: dict[str, Any] = {"model": ["base", 0], "clip": ["base", 1], "lora_name": name, "strength_model": 0.8, "strength_clip": 0.5}
-    return {"base": loader(TINY, full=False), "load": node("AnimeLoRA_LoadLora", **(inputs | changes))}
-
-
-def painted(server: Server, model: Link, clip: Link, graph: Graph) -> np.ndarray[Any, Any]:
-    """The picture that core's nodes paint with a model."""
-    whole = {
-        **graph,
-        "photo": node("LoadImage", image="photo.png"),
-        **core_img2img(PAINT["positive"], model, clip, ["base", 2], ["photo", 0]),
-        "save": node("SaveImage", images=["decoded", 0], filename_prefix="lora"),
-    }
-    with Image.open(server.images(server.run(whole), "save")[0]) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
-def loras(server: Server) -> Path:
-    """The server's LoRA folder."""
-    return server.base / "models" / "loras"
-
 
 def test_pixels_equal_those_of_the_core_loader(server: Server) -> None:
-    attention_lora(loras(server) / "fits.safetensors", context=SIZE.text_width)
-    ours = painted(server, ["load", 0], ["load", 1], load_lora("fits.safetensors"))
+    attention_lora(lora_folder(server) / "fits.safetensors", context=SIZE.text_width)
+    ours = sampled(server, ["load", 0], ["load", 1], load_lora("fits.safetensors"))
     inputs = {"model": ["base", 0], "clip": ["base", 1], "lora_name": "fits.safetensors", "strength_model": 0.8, "strength_clip": 0.5}
     core = {"base": loader(TINY, full=False), "load": node("LoraLoader", **inputs)}
-    np.testing.assert_array_equal(ours, painted(server, ["load", 0], ["load", 1], core))
-    without = painted(server, ["base", 0], ["base", 1], {"base": loader(TINY, full=False)})
+    np.testing.assert_array_equal(ours, sampled(server, ["load", 0], ["load", 1], core))
+    without = sampled(server, ["base", 0], ["base", 1], {"base": loader(TINY, full=False)})
     assert (ours != without).any(), "the LoRA changed nothing"
 
 
 def test_trigger_words_come_from_the_file_and_keys_are_counted(server: Server) -> None:
-    attention_lora(loras(server) / "words.safetensors", context=SIZE.text_width)
+    attention_lora(lora_folder(server) / "words.safetensors", context=SIZE.text_width)
     outputs = server.run(load_lora("words.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
     assert outputs["show"]["text"] == ["myToken, blue hair"]
     assert ("load", "9 of 9 keys used") in server.texts
 
 
 def test_brackets_of_trigger_words_reach_clip_as_brackets(server: Server) -> None:
-    path = attention_lora(loras(server) / "brackets.safetensors", context=SIZE.text_width)
+    path = attention_lora(lora_folder(server) / "brackets.safetensors", context=SIZE.text_width)
     save_file(load_file(path), path, {"modelspec.trigger_phrase": "saber (fate), blue hair"})
     outputs = server.run(load_lora("brackets.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
     assert outputs["show"]["text"] == [r"saber \(fate\), blue hair"]
 
 
 def test_unknown_keys_are_listed_and_the_rest_is_used(server: Server) -> None:
-    path = attention_lora(loras(server) / "partly.safetensors", context=SIZE.text_width)
+    path = attention_lora(lora_folder(server) / "partly.safetensors", context=SIZE.text_width)
     save_file(load_file(path) | {"some_other_layer.lora_up.weight": np.ones((4, 2), np.float16)}, path)
     server.run(load_lora("partly.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
     assert ("load", "9 of 10 keys used; 1 unknown: some_other_layer.lora_up.weight") in server.texts
@@ -93,7 +53,7 @@ def test_unknown_keys_are_listed_and_the_rest_is_used(server: Server) -> None:
 
 @pytest.mark.parametrize(("context", "family"), [(1024, "Stable Diffusion 2"), (2048, "Stable Diffusion XL")])
 def test_a_lora_for_another_family_is_refused_by_name(server: Server, context: int, family: str) -> None:
-    attention_lora(loras(server) / f"family{context}.safetensors", context=context)
+    attention_lora(lora_folder(server) / f"family{context}.safetensors", context=context)
     with pytest.raises(PromptFailed, match="does not fit this model") as failure:
         server.run(load_lora(f"family{context}.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
     assert family in failure.value.message
@@ -121,7 +81,7 @@ def one_layer(kind: str, width: int, context: int) -> dict[str, np.ndarray[Any, 
 @pytest.mark.parametrize("kind", ["lokr", "lokr of four", "diff", "set_weight", "dora", "glora", "older glora", "oft", "boft"])
 def test_a_file_of_any_algorithm_for_another_model_is_refused(server: Server, kind: str) -> None:
     """ComfyUI only logs that these have another shape, and paints as if they were not there."""
-    path = loras(server) / f"{kind}.safetensors"
+    path = lora_folder(server) / f"{kind}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     graph = load_lora(path.name) | {"show": node("PreviewAny", source=["load", 2])}
     save_file(one_layer(kind, SIZE.unet[0], 2 * SIZE.text_width), path, {"ss_base_model_version": "sdxl_base_v1-0"})
@@ -135,13 +95,13 @@ def test_a_file_of_any_algorithm_for_another_model_is_refused(server: Server, ki
 
 
 def test_a_file_without_any_key_of_the_model_is_refused(server: Server) -> None:
-    attention_lora(loras(server) / "foreign.safetensors", context=SIZE.text_width, prefix="lora_transformer_double_blocks_0")
+    attention_lora(lora_folder(server) / "foreign.safetensors", context=SIZE.text_width, prefix="lora_transformer_double_blocks_0")
     with pytest.raises(PromptFailed, match="does not fit this model"):
         server.run(load_lora("foreign.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
 
 
 def test_a_damaged_file_is_refused_in_words(server: Server) -> None:
-    (loras(server) / "damaged.safetensors").write_bytes(b"\xff" * 400)
+    (lora_folder(server) / "damaged.safetensors").write_bytes(b"\xff" * 400)
     with pytest.raises(PromptFailed, match=r"damaged\.safetensors"):
         server.run(load_lora("damaged.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
 
@@ -153,7 +113,7 @@ def test_no_lora_at_all_is_said(server: Server) -> None:
 
 @pytest.mark.parametrize("with_image", [False, True], ids=["text to image", "image to image"])
 def test_style_compare_paints_every_combination(server: Server, with_image: bool) -> None:
-    attention_lora(loras(server) / "compare.safetensors", context=SIZE.text_width)
+    attention_lora(lora_folder(server) / "compare.safetensors", context=SIZE.text_width)
     photo = {"photo": node("LoadImage", image="photo.png")} if with_image else {}
     optional = {"image": ["photo", 0]} if with_image else {}
     compare = node(
@@ -192,7 +152,7 @@ def contains(whole: np.ndarray[Any, Any], part: np.ndarray[Any, Any]) -> bool:
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers", "peft", "comfyui"])
 def test_an_exported_lora_paints_the_same_picture(server: Server, form: str) -> None:
-    attention_lora(loras(server) / "original.safetensors", context=SIZE.text_width)
+    attention_lora(lora_folder(server) / "original.safetensors", context=SIZE.text_width)
     texts = {"title": "A title", "author": "", "description": "", "trigger_words": "newWord", "tags": "", "licence": ""}
     export = node(
         "AnimeLoRA_ExportLora", lora_name="original.safetensors", file_name=f"as {form}", format=form, dtype="fp32", rank=0, **texts
@@ -204,22 +164,22 @@ def test_an_exported_lora_paints_the_same_picture(server: Server, form: str) -> 
         assert file.metadata()["modelspec.title"] == "A title"
         assert file.metadata()["modelspec.trigger_phrase"] == "newWord"
     graph = load_lora("(lora input)", lora=["export", 0]) | {"export": export}
-    original = painted(server, ["load", 0], ["load", 1], load_lora("original.safetensors"))
-    again = painted(server, ["load", 0], ["load", 1], graph)
+    original = sampled(server, ["load", 0], ["load", 1], load_lora("original.safetensors"))
+    again = sampled(server, ["load", 0], ["load", 1], graph)
     assert np.abs(original.astype(int) - again.astype(int)).max() <= 1  # a folded alpha multiplies in another order
 
 
 def test_a_lora_is_never_replaced_by_its_own_export(server: Server) -> None:
-    attention_lora(loras(server) / "mine.safetensors", context=SIZE.text_width)
-    before = (loras(server) / "mine.safetensors").read_bytes()
+    attention_lora(lora_folder(server) / "mine.safetensors", context=SIZE.text_width)
+    before = (lora_folder(server) / "mine.safetensors").read_bytes()
     texts = {"title": "", "author": "", "description": "", "trigger_words": "", "tags": "", "licence": ""}
     settings = {"format": "kohya", "dtype": "as it is", "rank": 1, **texts}
     server.run({"export": node("AnimeLoRA_ExportLora", lora_name="mine.safetensors", file_name="../../../models/loras/mine", **settings)})
-    assert (loras(server) / "mine.safetensors").read_bytes() == before
+    assert (lora_folder(server) / "mine.safetensors").read_bytes() == before
 
 
 def test_a_file_that_another_trainer_overwrites_is_compared_and_exported_again(server: Server) -> None:
-    path = attention_lora(loras(server) / "overwritten.safetensors", context=SIZE.text_width)
+    path = attention_lora(lora_folder(server) / "overwritten.safetensors", context=SIZE.text_width)
     texts = {"title": "", "author": "", "description": "", "trigger_words": "", "tags": "", "licence": ""}
     form = {"file_name": "of overwritten", "format": "kohya", "dtype": "as it is", "rank": 0}
     models = {"model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2]}
@@ -231,24 +191,24 @@ def test_a_file_that_another_trainer_overwrites_is_compared_and_exported_again(s
         "grid": node("PreviewImage", images=["compare", 0]),
         "export": node("AnimeLoRA_ExportLora", lora_name=path.name, **form, **texts),
     }
-    assert {"compare", "export"} <= executed(server, graph)
-    assert not {"compare", "export"} & executed(server, graph)
+    assert {"compare", "export"} <= server.executed(graph)
+    assert not {"compare", "export"} & server.executed(graph)
     save_file({key: np.asarray(value * 2) for key, value in load_file(path).items()}, path, {"ss_base_model_version": "sd_v1"})
-    assert {"compare", "export"} <= executed(server, graph)
+    assert {"compare", "export"} <= server.executed(graph)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not show which files a process has mapped")
 @pytest.mark.parametrize("names", ["kohya", "diffusers"])
 def test_a_loaded_file_is_not_held_so_that_windows_lets_it_be_replaced(server: Server, names: str) -> None:
     """Windows refuses to replace a file that a process has mapped, and tensors of a mapped file keep it mapped."""
-    path = attention_lora(loras(server) / f"replaced {names}.safetensors", context=SIZE.text_width)
+    path = attention_lora(lora_folder(server) / f"replaced {names}.safetensors", context=SIZE.text_width)
     if names == "diffusers":  # which ComfyUI does not read
         weights = lorafile.read_lora(path)
         lorafile.write_lora(path, lorafile.convert(weights, "diffusers", None))
-    attention_lora(loras(server) / "held by core.safetensors", context=SIZE.text_width)
+    attention_lora(lora_folder(server) / "held by core.safetensors", context=SIZE.text_width)
     graph = load_lora(path.name)
     core = node("LoraLoader", model=["load", 0], clip=["load", 1], lora_name="held by core.safetensors", strength_model=1, strength_clip=1)
-    painted(server, ["core", 0], ["core", 1], graph | {"core": core})  # the patched models stay in ComfyUI's cache
+    sampled(server, ["core", 0], ["core", 1], graph | {"core": core})  # the patched models stay in ComfyUI's cache
     maps = Path(f"/proc/{server.process.pid}/maps").read_text(encoding="utf-8", errors="replace")
     assert "held by core.safetensors" in maps, "core's loader maps nothing, so this tells nothing"
     assert path.name not in maps

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from random_checkpoints.layout import TINY as SIZE
 from tests.server.comfy_server import PromptFailed, PromptRefused, Server
-from tests.server.conftest import TINY, portrait
+from tests.server.files import TINY, portrait
 from tests.server.graphs import Graph, loader, node
-from tests.server.test_lora import attention_lora, load_lora, loras, painted
+from tests.server.loras import attention_lora, load_lora, lora_folder, sampled
 
 ROWS: list[dict[str, Any]] = [
     {"on": True, "name": "one.safetensors", "strength": 0.8, "clip": 0.5},
@@ -33,20 +33,20 @@ def stack(rows: Any) -> Graph:
 @pytest.fixture(scope="module")
 def two(server: Server) -> Server:
     """A server with two LoRAs that change the same layers differently."""
-    attention_lora(loras(server) / "one.safetensors", context=SIZE.text_width)
-    second = attention_lora(loras(server) / "two.safetensors", context=SIZE.text_width)
+    attention_lora(lora_folder(server) / "one.safetensors", context=SIZE.text_width)
+    second = attention_lora(lora_folder(server) / "two.safetensors", context=SIZE.text_width)
     turned = {key: value if key.endswith("alpha") else value[::-1].copy() for key, value in load_file(second).items()}
     save_file(turned, second, {"modelspec.trigger_phrase": "second, blue hair"})
     return server
 
 
 def test_pixels_equal_those_of_a_chain_of_core_loaders(two: Server) -> None:
-    ours = painted(two, ["load", 0], ["load", 1], stack(ROWS))
+    ours = sampled(two, ["load", 0], ["load", 1], stack(ROWS))
     first = node("LoraLoader", model=["base", 0], clip=["base", 1], lora_name="one.safetensors", strength_model=0.8, strength_clip=0.5)
     then = node("LoraLoader", model=["one", 0], clip=["one", 1], lora_name="two.safetensors", strength_model=-0.4, strength_clip=-0.4)
     chain = {"base": loader(TINY, full=False), "one": first, "two": then}
-    np.testing.assert_array_equal(ours, painted(two, ["two", 0], ["two", 1], chain))
-    assert (ours != painted(two, ["load", 0], ["load", 1], stack(ROWS[:1]))).any(), "the second LoRA changed nothing"
+    np.testing.assert_array_equal(ours, sampled(two, ["two", 0], ["two", 1], chain))
+    assert (ours != sampled(two, ["load", 0], ["load", 1], stack(ROWS[:1]))).any(), "the second LoRA changed nothing"
 
 
 def test_trigger_words_are_those_of_the_loras_that_are_on_in_their_order(two: Server) -> None:
@@ -57,7 +57,7 @@ def test_trigger_words_are_those_of_the_loras_that_are_on_in_their_order(two: Se
 
 
 def test_words_noted_beside_a_file_count_where_it_states_none(two: Server) -> None:
-    path = attention_lora(loras(two) / "noted.safetensors", context=SIZE.text_width)
+    path = attention_lora(lora_folder(two) / "noted.safetensors", context=SIZE.text_width)
     save_file(load_file(path), path)
     path.with_suffix(".json").write_text('{"activation text": "noted"}', encoding="utf-8")
     graph = stack([{"name": "noted.safetensors"}]) | {"show": node("PreviewAny", source=["load", 2])}
@@ -92,8 +92,8 @@ def test_a_list_from_another_node_is_checked_when_it_runs(two: Server) -> None:
 
 
 def test_the_card_comes_from_the_file_and_changes_with_it(server: Server) -> None:
-    (loras(server) / "a folder").mkdir(exist_ok=True)
-    path = attention_lora(loras(server) / "a folder" / "card.safetensors", context=SIZE.text_width)
+    (lora_folder(server) / "a folder").mkdir(exist_ok=True)
+    path = attention_lora(lora_folder(server) / "a folder" / "card.safetensors", context=SIZE.text_width)
     server.get("/models/loras")
     found = ask(server, "a folder/card.safetensors").json()
     assert (found["rank"], found["trigger_words"], found["thumbnail"]) == (2, ["myToken", "blue hair"], "")
@@ -106,8 +106,8 @@ def test_the_card_comes_from_the_file_and_changes_with_it(server: Server) -> Non
 def test_the_card_of_anything_that_is_not_on_the_list_is_refused(server: Server) -> None:
     outside = server.base / "models" / "outside.safetensors"
     attention_lora(outside, context=SIZE.text_width)
-    (loras(server) / "text.txt").write_text("secret", encoding="utf-8")
-    Image.new("RGB", (8, 8)).save(loras(server) / "only.png")
+    (lora_folder(server) / "text.txt").write_text("secret", encoding="utf-8")
+    Image.new("RGB", (8, 8)).save(lora_folder(server) / "only.png")
     for name in (
         "",
         "..",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.server.comfy_server import PromptFailed, Server
-from tests.server.conftest import TINY
+from tests.server.files import TINY
 from tests.server.graphs import Graph, node, prepare
 from trainer.config import presets
 

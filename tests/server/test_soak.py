@@ -21,10 +21,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import ComfyUI
 from tests.server.comfy_server import Server, start
-from tests.server.conftest import TINY, link, portrait
+from tests.server.files import TINY, link, portrait
 from tests.server.graphs import Graph, node, prepare, train_settings
+from tests.tools.comfyui import ComfyUI
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: the preloaded trainer forks")]
 RUNS, WARM, SPAN = 50, 15, 10

@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from tests.server.comfy_server import Server
+from tests.tools.node_texts import LANGUAGES, help_page, node_texts
 from tests.tools.workflows.canvas import inputs_of, options
-from tests.unit.test_translations import LANGUAGES, page, texts
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def nodes(server: Server) -> dict[str, Any]:
 
 
 def test_english_is_what_the_schemas_say(nodes: dict[str, Any]) -> None:
-    english = texts("en")
+    english = node_texts("en")
     assert set(english) == set(nodes)
     for name, info in nodes.items():
         said = english[name]
@@ -35,13 +35,13 @@ def test_english_is_what_the_schemas_say(nodes: dict[str, Any]) -> None:
 def test_the_browser_gets_every_language(server: Server) -> None:
     handed = server.get("/i18n")
     for language in LANGUAGES:
-        assert handed[language]["nodeDefs"] == texts(language)
+        assert handed[language]["nodeDefs"] == node_texts(language)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_help_pages_are_served_where_the_frontend_looks(server: Server, language: str) -> None:
-    for node in texts(language):
+    for node in node_texts(language):
         place = f"{node}.md" if language == "en" else f"{node}/{language}.md"
         answer = requests.get(f"{server.url}/extensions/animelora/docs/{place}", timeout=30)
         answer.encoding = "utf-8"
-        assert answer.text == page(node, language)
+        assert answer.text == help_page(node, language)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.server.comfy_server import ROOT, Server
-from tests.server.conftest import FULL, TINY
+from tests.server.files import FULL, TINY
 from tests.server.graphs import CHAIN, core_img2img, node, prepare, train_settings
 
 PROMPT = "myToken girl, high quality"

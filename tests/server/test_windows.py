@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import ComfyUI
 from tests.server.comfy_server import Server, start, until
-from tests.server.conftest import TINY, portrait
+from tests.server.files import TINY, portrait
 from tests.server.graphs import CHAIN, Graph, node, prepare, train_and_use, train_settings
+from tests.tools.comfyui import ComfyUI
 from tests.tools.processes import living
 from trainer.runs import events, states
 from trainer.runs.run_folder import read_events

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import run
-from tests.conftest import what_it_shares
+from tests.tools.scheduling import worker_group
 
 ROOT = Path(__file__).resolve().parents[2]
 Calls = list[tuple[str, ...]]
@@ -227,4 +227,4 @@ def test_help_works_with_nothing_installed() -> None:
     ],
 )  # fmt: skip
 def test_tests_of_one_running_comfyui_stay_together(nodeid: str, shared: str) -> None:
-    assert what_it_shares(nodeid) == shared
+    assert worker_group(nodeid) == shared

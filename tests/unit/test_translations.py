@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-LANGUAGES = ("en", "vi", "ja", "zh")
+from tests.tools.node_texts import LANGUAGES, help_page, node_texts
+
 TRANSLATED = LANGUAGES[1:]
 
 
-def texts(language: str) -> dict[str, Any]:
-    """Node texts of a language by node id."""
-    loaded: dict[str, Any] = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
-    return loaded
 
 
 def flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
@@ -27,15 +21,11 @@ def flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
     return {place: text for key, part in value.items() for place, text in flat(part, (*path, key)).items()}
 
 
-def page(node: str, language: str) -> str:
-    """The help page that the frontend asks for."""
-    name = f"{node}.md" if language == "en" else f"{node}/{language}.md"
-    return (ROOT / "web" / "docs" / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("language", TRANSLATED)
 def test_every_text_is_translated(language: str) -> None:
-    english, other = flat(texts("en")), flat(texts(language))
+    english, other = flat(node_texts("en")), flat(node_texts(language))
     assert set(other) == set(english)
     assert all(text.strip() for text in other.values())
     untouched = [place for place, text in other.items() if place[-1] in ("tooltip", "description") and text == english[place]]
@@ -45,14 +35,14 @@ def test_every_text_is_translated(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_text_holds_a_sign_that_the_translator_reads_as_syntax(language: str) -> None:
     # vue-i18n: {name}, @:linked and one | other are not plain text
-    assert [text for text in flat(texts(language)).values() if re.search(r"[{}@|]", text)] == []
+    assert [text for text in flat(node_texts(language)).values() if re.search(r"[{}@|]", text)] == []
 
 
 @pytest.mark.parametrize("language", TRANSLATED)
 def test_numbers_survive_translation(language: str) -> None:
     number = re.compile(r"(?<!\w)\d+(?:\.\d+)?")
-    other = flat(texts(language))
-    for place, text in flat(texts("en")).items():
+    other = flat(node_texts(language))
+    for place, text in flat(node_texts("en")).items():
         if place[-1] in ("tooltip", "description"):
             wanted, found = set(number.findall(text)), set(re.findall(r"\d+(?:\.\d+)?", other[place]))
             assert wanted <= found, (place, wanted, found)
@@ -60,20 +50,20 @@ def test_numbers_survive_translation(language: str) -> None:
 
 def tips(node: str, language: str) -> int:
     """How many lines a help page has under its first heading."""
-    return len(re.findall(r"^- ", page(node, language).split("\n## ")[1], re.MULTILINE))
+    return len(re.findall(r"^- ", help_page(node, language).split("\n## ")[1], re.MULTILINE))
 
 
 @pytest.mark.parametrize("language", TRANSLATED)
 def test_a_help_page_has_every_tip_that_the_english_one_has(language: str) -> None:
-    counts = {node: tips(node, "en") for node in texts("en")}
+    counts = {node: tips(node, "en") for node in node_texts("en")}
     assert {node: tips(node, language) for node in counts} == counts
     assert min(counts.values()) > 0
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(language: str) -> None:
-    for node, said in texts(language).items():
-        text = page(node, language)
+    for node, said in node_texts(language).items():
+        text = help_page(node, language)
         assert text.startswith("# ")
         assert said["description"] in text
         for name, label in said["inputs"].items():

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests import hostile
+from tests.tools import hostile
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from tests.unit.training_helpers import configuration, make_pictures, train_here
 from trainer.cli import main

@@ -13,7 +13,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 from safetensors.torch import save_file
 
-from tests import hostile
+from tests.tools import hostile
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from trainer.core.errors import UserError
 from trainer.core.image_file import FORMATS, ImageRefused, load_image

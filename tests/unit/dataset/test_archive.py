@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile import raw_tar
+from tests.tools.hostile import raw_tar
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.core.errors import Cancelled, UserError
 from trainer.dataset import PrepareSettings, prepare

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests import hostile
+from tests.tools import hostile
 from tests.unit.dataset.pictures import folder_of
 from trainer.core.errors import UserError
 from trainer.dataset import Dataset, PrepareSettings, TrainingHints, contact_sheet, open_dataset, prepare

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.hostile import Evil
+from tests.tools.hostile import Evil
 from tests.unit.training_helpers import UNDISTURBED, Trained, configuration, make_dataset, train_here
 from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests import hostile
+from tests.tools import hostile
 from trainer.lorafile import TrainingFacts, build_metadata, card
 
 from .helpers import lora_tensors, small_layers

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from tests.hostile import Evil
+from tests.tools.hostile import Evil
 from trainer.core.errors import UserError
 from trainer.lorafile import card, inspect_lora, mismatch, read_lora, scan_lora
 from trainer.lorafile.changing.rank import as_lora

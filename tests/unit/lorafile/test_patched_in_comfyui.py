@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import ComfyUI
-from tests.server.conftest import comfyuis
+from tests.tools.comfyui import ComfyUI, find_comfyuis
 from trainer.lorafile import LoraModule
 from trainer.lorafile.dora import BASE_KEY, KEY, OF_BASE, for_comfyui
 from trainer.lorafile.reading.read import read_lora
@@ -27,10 +26,10 @@ PREFIX = [f"lora_unet_{name.replace('.', '_')}" for name in (LINEAR, CONVOLUTION
 pytestmark = pytest.mark.comfyui
 
 
-_PLACES: list[ComfyUI | None] = [*comfyuis()] or [None]
+_PLACES: list[ComfyUI | None] = [*find_comfyuis()] or [None]
 
 
-@pytest.fixture(scope="module", params=_PLACES, ids=[each.version for each in comfyuis()] or ["none"])
+@pytest.fixture(scope="module", params=_PLACES, ids=[each.version for each in find_comfyuis()] or ["none"])
 def place(request: pytest.FixtureRequest) -> ComfyUI:
     """Each ComfyUI that there is."""
     found: ComfyUI = request.param

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import ComfyUI
+from tests.tools.comfyui import ComfyUI
 from trainer.lorafile import MODELS, LoraModule, LoraWeights, convert, diffusers_to_ldm, write_lora
 
 from .compat import record

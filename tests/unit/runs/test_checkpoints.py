@@ -13,7 +13,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from safetensors.torch import load_file, save_file
 
 from random_checkpoints.layout import TINY
-from tests.hostile import Evil
+from tests.tools.hostile import Evil
 from trainer.core.errors import UserError
 from trainer.families import family_of, open_checkpoint
 from trainer.families.sd1 import FAMILY

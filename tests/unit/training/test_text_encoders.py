@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from random_checkpoints.make_checkpoint import make_empty_checkpoint
-from tests.conftest import ComfyUI
+from tests.tools.comfyui import ComfyUI
 from tests.unit.lorafile.helpers import key_table
 from tests.unit.lorafile.test_tool_comfyui import comfy_key, load_in_comfyui
 from tests.unit.training.test_training_step import distance, is_linear_or_1x1

@@ -1,0 +1,14 @@
+"""Which tests run in the same pytest-xdist worker."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+
+def worker_group(nodeid: str) -> str:
+    """What a test shares with others: the running ComfyUI that its parameters begin with, else its file."""
+    path, _, name = nodeid.partition("::")
+    running = re.search(r"\[(\d+(?:\.\d+)+[^\]-]*)", name)  # "0.33.0", or "0.33.0 vue light"
+    folder = Path(path).parent.name
+    return f"{folder} {running[1]}" if running and folder in ("contract", "server", "browser") else path
