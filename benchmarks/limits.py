@@ -22,13 +22,13 @@ def step_flop(checkpoint: Path, *, resolution: int, rank: int) -> float:
 
     opened = open_checkpoint(str(checkpoint))
     family = family_of(opened)
-    unet: Any = family.empty_unet(opened)
+    unet: Any = family.empty_denoiser(opened)
     network = NetworkSection(rank=rank, alpha=float(rank))
     with torch.device("meta"):
-        adapter.adapt(unet, family.lora_targets(unet, network.targets), network, 0)
+        adapter.adapt(unet, family.denoiser_targets(unet, network.targets), network, 0)
     side, meta = resolution // 8, torch.device("meta")
     condition = family.empty_condition(unet)
-    inputs = family.unet_inputs([condition], [Framing((resolution, resolution), (resolution, resolution))], meta, torch.float32)
+    inputs = family.denoiser_inputs([condition], [Framing((resolution, resolution), (resolution, resolution))], meta, torch.float32)
     counter = FlopCounterMode(display=False)
     with counter:
         output = unet.train()(torch.empty(1, 4, side, side, device=meta), torch.zeros(1, dtype=torch.int64, device=meta), **inputs).sample

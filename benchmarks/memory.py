@@ -49,8 +49,8 @@ def row(title: str, header: str, pixels: int, preset: str, batch: int, fused: bo
     settings = run_config.parse(data)
     filled: dict[str, Any] = {}
     if preset != "none":
-        filled = memory_presets.preset(preset, family.name)
-        settings = memory_presets.with_preset(settings, preset, family.name)
+        filled = memory_presets.preset(preset, family.preset_group)
+        settings = memory_presets.with_preset(settings, preset, family.preset_group)
     needed = memory_of(settings, family, checkpoint, (pixels, pixels), torch.bfloat16, fused=fused)
     words = ", ".join(f"`{key.split('.')[1]} = {str(value).lower()}`" for key, value in filled.items() if value is not False)
     cells = [f"{needed[part]:.2f}" for part in PARTS]

@@ -109,7 +109,7 @@ def read_base(path: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: 
     checkpoint = open_checkpoint(str(path))
     family = family_of(checkpoint)
     vae.load_state_dict(family.load_vae(checkpoint, torch.float32).state_dict())
-    unet.load_state_dict(family.load_unet(checkpoint, torch.float32).state_dict())
+    unet.load_state_dict(family.load_denoiser(checkpoint, torch.float32).state_dict())
     encoder: Any = family.load_text_encoder(checkpoint, torch.float32, torch.device("cpu"))
     text.load_state_dict(encoder.model.state_dict())
 

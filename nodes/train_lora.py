@@ -267,7 +267,7 @@ def _require_family(preset: str, config: RunConfig) -> None:
     if preset != presets.NONE:
         from ..trainer.families import family_of, open_checkpoint
 
-        presets.require_family(preset, family_of(open_checkpoint(config.base.checkpoint)).name)
+        presets.require_model(preset, family_of(open_checkpoint(config.base.checkpoint)).preset_group)
 
 
 def _train(config: RunConfig, node_id: str | None, graph: dict[str, Any]) -> Any:

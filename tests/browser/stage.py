@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tests.browser.frontend import Frontend
 from tests.tools.small_controlnet import BASE, empty, original_names
 from tests.tools.workflows.parts import DEMO_BASE
-from trainer.families.checkpoint import Checkpoint
+from trainer.families.checkpoint import BaseCheckpoint
 from trainer.lorafile import kohya_unet_key
 from trainer.lorafile.unet_names import UNetLayout, ldm_to_diffusers
 
@@ -83,7 +83,7 @@ def lora(path: Path) -> None:
     """A random LoRA of rank 2 on the demo base's attention, with a trigger word."""
     generator = torch.Generator().manual_seed(0)
     tensors: dict[str, torch.Tensor] = {}
-    for key, shape in Checkpoint(BASE, "file").shapes.items():
+    for key, shape in BaseCheckpoint(BASE, "file").shapes.items():
         if not key.startswith(_UNET) or not key.endswith(("to_q.weight", "to_v.weight")):
             continue
         name = ldm_to_diffusers(key.removeprefix(_UNET).removesuffix(".weight"), _LAYOUT)

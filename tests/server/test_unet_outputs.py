@@ -39,7 +39,7 @@ def in_trainer(checkpoint: Path, run: Path) -> dict[str, np.ndarray[Any, Any]]:
     given = inputs()
     opened = open_checkpoint(str(checkpoint))
     family = family_of(opened)
-    unet: Any = family.load_unet(opened, torch.float32)
+    unet: Any = family.load_denoiser(opened, torch.float32)
     context = family.load_text_encoder(opened, torch.float32, torch.device("cpu")).encode([PROMPT])[0]["embeds"].float()[None]
     arguments = (torch.from_numpy(given["latents"]), torch.from_numpy(given["timestep"]), context)
     vae: Any = family.load_vae(opened, torch.float32)

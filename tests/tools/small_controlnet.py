@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from demo.portraits import caption, random_portrait
 from demo.render import render
 from trainer.families import sd1
-from trainer.families.checkpoint import Checkpoint
+from trainer.families.checkpoint import BaseCheckpoint
 from trainer.lorafile.unet_names import UNetLayout, diffusers_to_ldm
 
 BASE = Path(__file__).resolve().parents[2] / "demo" / "base" / "animelora-base.safetensors"
@@ -33,7 +33,7 @@ def empty(seed: int = 0) -> Any:
     from diffusers import ControlNetModel
 
     torch.manual_seed(seed)
-    unet: Any = sd1.FAMILY.load_unet(Checkpoint(BASE, "file"), torch.float32)
+    unet: Any = sd1.FAMILY.load_denoiser(BaseCheckpoint(BASE, "file"), torch.float32)
     widths = tuple(unet.config.block_out_channels)
     control = ControlNetModel(
         in_channels=4,
@@ -76,8 +76,8 @@ def _name(module: str) -> str:
 def train(control: Any, steps: int) -> None:
     """Teach it to hold edges, in place: the UNet's noise prediction with its help, on portraits in both styles."""
     latents, hints, prompts = _pictures()
-    checkpoint = Checkpoint(BASE, "file")
-    unet: Any = sd1.FAMILY.load_unet(checkpoint, torch.float32).requires_grad_(False)
+    checkpoint = BaseCheckpoint(BASE, "file")
+    unet: Any = sd1.FAMILY.load_denoiser(checkpoint, torch.float32).requires_grad_(False)
     text = sd1.FAMILY.load_text_encoder(checkpoint, torch.float32, torch.device("cpu"))
     described = torch.stack([row["embeds"] for row in text.encode(prompts)])
     plain = text.encode(["portrait"])[0]["embeds"]
@@ -112,7 +112,7 @@ def _pictures() -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     people = [random_portrait(1000 + number) for number in range(_PEOPLE)]
     drawn = [np.asarray(render(person, style, 256).convert("RGB")) for style in ("anime", "photo") for person in people]
     pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255
-    vae: Any = sd1.FAMILY.load_vae(Checkpoint(BASE, "file"), torch.float32)
+    vae: Any = sd1.FAMILY.load_vae(BaseCheckpoint(BASE, "file"), torch.float32)
     with torch.no_grad():
         latents = torch.cat([vae.encode(part * 2 - 1).latent_dist.mean for part in pixels.split(32)]) * sd1.FAMILY.latent_scale
         edges = torch.cat([_edges(part) for part in pixels.split(32)]).repeat(1, 3, 1, 1)

@@ -80,7 +80,7 @@ def test_the_count_grows_with_pixels_and_is_more_than_twice_the_forward_pass_s(t
     small, large = (limits.step_flop(path, resolution=side, rank=4) for side in (64, 128))
     assert 3.5 < large / small < 4.5
     checkpoint = open_checkpoint(str(path))
-    unet: Any = family_of(checkpoint).load_unet(checkpoint, torch.float32)
+    unet: Any = family_of(checkpoint).load_denoiser(checkpoint, torch.float32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         unet(torch.zeros(1, 4, 16, 16), torch.zeros(1, dtype=torch.int64), torch.zeros(1, 77, 64))
     forward = counter.get_total_flops()

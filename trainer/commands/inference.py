@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.devices import pick_device
 from ..core.errors import UserError
 from ..core.library_imports import import_models
-from ..families import PLAIN_TEXT, Checkpoint, Prediction, TextSettings, family_of, open_checkpoint, require_supported
+from ..families import PLAIN_TEXT, BaseCheckpoint, Prediction, TextSettings, family_of, open_checkpoint, require_supported
 from ..families.clip import CHUNK
 from ..training.monitoring.preview_sampling import decode, sample_latents
 from ..training.weighted_prompts import encode_keys, prompt_key, prompt_text
@@ -36,7 +36,7 @@ class Painter:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: BaseCheckpoint,
         *,
         device: str = "auto",
         precision: str = "fp32",
@@ -53,7 +53,7 @@ class Painter:
         self._prediction, self._text = prediction, text
         self._device, self._dtype = pick_device(device), torch_dtype(precision)
         self._text_to_image: Any = family.pipeline(checkpoint, dtype=self._dtype, settings=text).to(self._device)
-        self._text_to_image.scheduler = family.sampler(prediction)
+        self._text_to_image.scheduler = family.sampling_scheduler(prediction)
         self._image_to_image: Any = family.image_to_image(self._text_to_image)
         for pipeline in (self._text_to_image, self._image_to_image):
             pipeline.set_progress_bar_config(disable=True)

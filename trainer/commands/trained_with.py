@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import UserError
-from ..families import Checkpoint, Family, Prediction, TextSettings, require_supported
+from ..families import BaseCheckpoint, Family, Prediction, TextSettings, require_supported
 from ..families.markers import states_prediction
 
 _CHUNK = 75
@@ -24,7 +24,7 @@ class Chosen:
 
 def choose(
     family: Family,
-    checkpoint: Checkpoint,
+    checkpoint: BaseCheckpoint,
     loras: Sequence[tuple[Path, Mapping[str, str]]],
     *,
     clip_skip: int | None = None,

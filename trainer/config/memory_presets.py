@@ -32,23 +32,23 @@ _LARGE: dict[str, dict[str, Any]] = {
     "8gb": _PACKED,
     "6gb": _PACKED,
 }
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {"sd1": _SMALL, "sd2": _SMALL, "sdxl": _LARGE}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {"sd15": _SMALL, "sdxl": _LARGE}  # by the family's preset group
 
 
-def preset(size: str, family: str) -> dict[str, Any]:
-    """Keys and values of the preset for a GPU of ``size`` (a key of ``SIZES``) and a family's name.
+def preset(size: str, group: str) -> dict[str, Any]:
+    """Keys and values of the preset for a GPU of ``size`` (a key of ``SIZES``) and models of ``group``.
 
     The 8-bit optimiser is named only where its package is installed: a preset never makes a run fail.
     """
-    values = dict(PRESETS.get(family, _LARGE)[size])
+    values = dict(PRESETS.get(group, _LARGE)[size])
     if importlib.util.find_spec("bitsandbytes") is None:
         values.pop("optimizer.name", None)
     return values
 
 
-def with_preset(config: RunConfig, size: str, family: str) -> RunConfig:
+def with_preset(config: RunConfig, size: str, group: str) -> RunConfig:
     """``config`` with the preset's values where a key was left unset, and with every key a preset may fill set from now on."""
-    data, chosen = config.to_data(), preset(size, family)
+    data, chosen = config.to_data(), preset(size, group)
     whole = config.model_dump(mode="json")
     for key in PRESET_KEYS:
         section, name = key.split(".")
@@ -63,7 +63,7 @@ def is_settled(config: RunConfig) -> bool:
     )
 
 
-def settled(config: RunConfig, family: str, total_gb: float, estimate: Callable[[RunConfig], float]) -> RunConfig:
+def settled(config: RunConfig, group: str, total_gb: float, estimate: Callable[[RunConfig], float]) -> RunConfig:
     """``config`` with its memory preset filled in.
 
     ``auto`` takes the first that fits: nothing at all, then presets from the fastest to the thriftiest; the last when none does, so that
@@ -72,9 +72,9 @@ def settled(config: RunConfig, family: str, total_gb: float, estimate: Callable[
     if is_settled(config):
         return config
     if config.training.memory != "auto":
-        return with_preset(config, config.training.memory, family)
+        return with_preset(config, config.training.memory, group)
     plain = _as_it_is(config)
-    for candidate in (plain, *(with_preset(config, size, family) for size in SIZES)):
+    for candidate in (plain, *(with_preset(config, size, group) for size in SIZES)):
         if estimate(candidate) <= total_gb:
             return candidate
     return candidate

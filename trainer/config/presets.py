@@ -28,7 +28,7 @@ class Value:
 
 # what is learned: any style, one character, one object, pose or piece of clothing
 SUBJECTS = ("style", "character", "concept")
-FAMILIES = {"sd15": ("sd1", "sd2"), "sdxl": ("sdxl",)}  # and the trainer's families that each is for
+MODELS = ("sd15", "sdxl")  # the kinds of model that presets are made for: `Family.preset_group`
 
 # Who gets which values; the more special come later and win.
 LAYERS: tuple[tuple[str, tuple[Value, ...]], ...] = (
@@ -78,7 +78,7 @@ LAYERS: tuple[tuple[str, tuple[Value, ...]], ...] = (
 
 def names() -> list[str]:
     """Every preset's name, ``style-sd15``."""
-    return [f"{subject}-{family}" for family in FAMILIES for subject in SUBJECTS]
+    return [f"{subject}-{model}" for model in MODELS for subject in SUBJECTS]
 
 
 def values(name: str) -> dict[str, Any]:
@@ -95,15 +95,14 @@ def values(name: str) -> dict[str, Any]:
     return {item.key: item.value for group, items in LAYERS if group in groups for item in items}
 
 
-def require_family(name: str, family: str) -> None:
-    """Raise UserError when the preset is for another kind of model than ``family`` (the name of one of the trainer's families)."""
+def require_model(name: str, group: str) -> None:
+    """Raise UserError unless the preset ``name`` is made for models of ``group`` (one of ``MODELS``)."""
     if name == NONE:
         return
-    subject, own = name.split("-")
-    if family in FAMILIES[own]:
-        return
-    meant = next((f"{subject}-{other}" for other, members in FAMILIES.items() if family in members), NONE)
-    raise UserError(f"The preset {name} is not for this checkpoint, which is of the family {family}.", f"Choose {meant}.", kind="config")
+    subject, model = name.split("-")
+    if model != group:
+        meant = f"{subject}-{group}" if group in MODELS else NONE
+        raise UserError(f"The preset {name} is made for another kind of model than this checkpoint.", f"Choose {meant}.", kind="config")
 
 
 def expanded(data: Mapping[str, Any]) -> dict[str, Any]:

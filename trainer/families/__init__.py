@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from ..core.errors import UserError
 from .base import EPSILON, PLAIN_TEXT, Family, Framing, Prediction, TextEncoder, TextSettings
-from .checkpoint import Checkpoint
+from .checkpoint import BaseCheckpoint
 from .markers import cautions, more_channels, read_json, require_known_parts, require_supported
 from .open_checkpoint import open_checkpoint
 from .parts import require_parts
@@ -20,7 +20,7 @@ __all__ = [
     "EPSILON",
     "FAMILIES",
     "PLAIN_TEXT",
-    "Checkpoint",
+    "BaseCheckpoint",
     "Family",
     "Framing",
     "Prediction",
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-def family_of(checkpoint: Checkpoint) -> Family:
+def family_of(checkpoint: BaseCheckpoint) -> Family:
     """The family that recognises ``checkpoint``. Raises UserError that says what the file looks like instead."""
     require_known_parts(checkpoint)
     for family in FAMILIES:
@@ -56,7 +56,7 @@ def family_named(name: str) -> Family:
     return next(family for family in FAMILIES if family.name == name)
 
 
-def _guess(checkpoint: Checkpoint) -> str:
+def _guess(checkpoint: BaseCheckpoint) -> str:
     if checkpoint.kind == "folder":
         return _guess_folder(checkpoint)
     names = list(checkpoint.shapes)
@@ -78,7 +78,7 @@ def _guess(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def _guess_folder(checkpoint: Checkpoint) -> str:
+def _guess_folder(checkpoint: BaseCheckpoint) -> str:
     parts = [part for part in ("text_encoder", "text_encoder_2") if (checkpoint.path / part).is_dir()]
     if "addition_time_embed_dim" in (config := read_json(checkpoint.path / "unet" / "config.json")) and len(parts) == 1:
         return f": it looks like SDXL's refiner, or like SDXL with only one of its text encoders ({parts[0]})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .checkpoint import Checkpoint
+from .checkpoint import BaseCheckpoint
 
 if TYPE_CHECKING:
     import torch
@@ -88,44 +88,45 @@ class Family(Protocol):
     title: str
     latent_scale: float
     text_encoders: tuple[str, ...]  # their folders in a diffusers model
+    preset_group: str  # the presets that are made for it, ``"sd15"`` or ``"sdxl"``: see trainer/config
     learning_rate: float  # that works for a LoRA of rank 16 at scale 1 with AdamW
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognises(self, checkpoint: BaseCheckpoint) -> bool:
         """Whether ``checkpoint`` belongs to this family (by shapes or configuration; nothing heavy is read)."""
         ...
 
-    def prediction(self, checkpoint: Checkpoint) -> Prediction:
+    def prediction(self, checkpoint: BaseCheckpoint) -> Prediction:
         """What the checkpoint predicts, from its markers, metadata or configuration; it may be something that is not supported."""
         ...
 
-    def read_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
+    def read_denoiser(self, checkpoint: BaseCheckpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
         """The UNet's tensors in ``dtype`` by their names in the file, convolutions in the memory layout asked for; imports no more
         than torch."""
         ...
 
-    def load_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None) -> nn.Module:
-        """The UNet in evaluation mode on the CPU, frozen; ``read``: what ``read_unet`` gave for a single file, else it is read here."""
+    def load_denoiser(self, checkpoint: BaseCheckpoint, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None) -> nn.Module:
+        """The UNet in evaluation mode on the CPU, frozen; ``read``: what ``read_denoiser`` gave for a single file, else it is read here."""
         ...
 
-    def empty_unet(self, checkpoint: Checkpoint) -> nn.Module:
+    def empty_denoiser(self, checkpoint: BaseCheckpoint) -> nn.Module:
         """The UNet on the ``meta`` device: shapes only, for planning."""
         ...
 
-    def load_vae(self, checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
+    def load_vae(self, checkpoint: BaseCheckpoint, dtype: torch.dtype) -> nn.Module:
         """The autoencoder in evaluation mode on the CPU, frozen."""
         ...
 
     def load_text_encoder(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
+        self, checkpoint: BaseCheckpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
     ) -> TextEncoder:
         """The text encoder (or encoders) with its tokenizer, frozen."""
         ...
 
-    def empty_text_encoder(self, checkpoint: Checkpoint, settings: TextSettings = PLAIN_TEXT) -> TextEncoder:
+    def empty_text_encoder(self, checkpoint: BaseCheckpoint, settings: TextSettings = PLAIN_TEXT) -> TextEncoder:
         """The same on the ``meta`` device: shapes only, for planning."""
         ...
 
-    def token_counter(self, checkpoint: Checkpoint) -> Callable[[str], int]:
+    def token_counter(self, checkpoint: BaseCheckpoint) -> Callable[[str], int]:
         """What counts the tokens of a prompt, without the start and end tokens; nothing heavy is loaded."""
         ...
 
@@ -137,11 +138,11 @@ class Family(Protocol):
         """diffusers' DDPM scheduler with the family's training betas."""
         ...
 
-    def sampler(self, prediction: Prediction = EPSILON, *, karras: bool = False) -> Any:
+    def sampling_scheduler(self, prediction: Prediction = EPSILON, *, karras: bool = False) -> Any:
         """diffusers' scheduler for validation images; ``karras``: with Karras' noise levels."""
         ...
 
-    def lora_targets(self, unet: nn.Module, targets: str) -> list[str]:
+    def denoiser_targets(self, unet: nn.Module, targets: str) -> list[str]:
         """Names of the modules of ``unet`` that LoRA adapts."""
         ...
 
@@ -149,7 +150,7 @@ class Family(Protocol):
         """Names of the modules of a text model that LoRA adapts."""
         ...
 
-    def unet_inputs(
+    def denoiser_inputs(
         self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype
     ) -> dict[str, Any]:
         """Keyword arguments of the UNet's forward for a batch of conditionings, each with its picture's framing."""
@@ -159,7 +160,7 @@ class Family(Protocol):
         """A conditioning of the right shapes on the ``meta`` device, for planning."""
         ...
 
-    def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
+    def pipeline(self, checkpoint: BaseCheckpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
         """A diffusers text-to-image pipeline with everything loaded, for the command line's ``sample``. Raises UserError for ``settings``
         that the text encoder does not allow."""
         ...

@@ -53,7 +53,7 @@ class OwnVae(Protocol):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class BaseCheckpoint:
     """A base checkpoint on disk. ``kind`` is ``"file"`` (original layout) or ``"folder"`` (diffusers layout)."""
 
     path: Path
@@ -187,7 +187,7 @@ def from_folder(cls: Any, path: Path, **options: Any) -> Any:
 
 
 @contextmanager
-def laid_out_as(checkpoint: Checkpoint, part: str, title: str) -> Iterator[None]:
+def laid_out_as(checkpoint: BaseCheckpoint, part: str, title: str) -> Iterator[None]:
     """Whatever goes wrong inside because tensors are missing or have other shapes, as a UserError that names the file."""
     try:
         yield

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import UserError
 from . import ldm
 from .base import PLAIN_TEXT, TextEncoder, TextSettings, tokenizer_folder
-from .checkpoint import Checkpoint, from_folder, laid_out_as
+from .checkpoint import BaseCheckpoint, from_folder, laid_out_as
 from .parts import weights_variant
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def joined(hidden: torch.Tensor) -> torch.Tensor:
     return torch.cat([hidden[:, 0, :1], hidden[:, :, 1:-1].flatten(1, 2), hidden[:, -1, -1:]], dim=1)
 
 
-def lora_targets(model: Any, targets: str) -> list[str]:
+def text_targets(model: Any, targets: str) -> list[str]:
     """kohya's modules of a text model: queries, keys, values and outputs of every layer's attention, and, unless ``targets`` is
     ``attention``, both layers of its MLP."""
     from torch import nn
@@ -144,7 +144,7 @@ def lora_targets(model: Any, targets: str) -> list[str]:
     return [name for name in linear if any(kind in name for kind in kinds)]
 
 
-def load_folder(cls: Any, checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> Any:
+def load_folder(cls: Any, checkpoint: BaseCheckpoint, part: str, dtype: torch.dtype) -> Any:
     """The text model in the subfolder ``part`` of a diffusers folder."""
     folder = checkpoint.path / part
     with laid_out_as(checkpoint, part, "Stable Diffusion"):
@@ -152,7 +152,7 @@ def load_folder(cls: Any, checkpoint: Checkpoint, part: str, dtype: torch.dtype)
     return model.eval().requires_grad_(False)
 
 
-def empty_folder(cls: Any, checkpoint: Checkpoint, part: str) -> Any:
+def empty_folder(cls: Any, checkpoint: BaseCheckpoint, part: str) -> Any:
     """The same model on the ``meta`` device."""
     import torch
     from transformers import CLIPTextConfig
@@ -162,14 +162,14 @@ def empty_folder(cls: Any, checkpoint: Checkpoint, part: str) -> Any:
         return cls(config).eval().requires_grad_(False)
 
 
-def load_openai(checkpoint: Checkpoint, prefix: str, *, family: str) -> Any:
+def load_openai(checkpoint: BaseCheckpoint, prefix: str, *, family: str) -> Any:
     """CLIP ViT-L (quick GELU) from a single file, whose names below ``prefix`` are transformers'."""
     tensors = checkpoint.tensors(lambda key: key.startswith(prefix) and not key.endswith("position_ids"))
     named = {key[len(prefix) :]: value for key, value in tensors.items()}
     return _fill(empty_openai(checkpoint, prefix, family=family), named, checkpoint, family)
 
 
-def empty_openai(checkpoint: Checkpoint, prefix: str, *, family: str) -> Any:
+def empty_openai(checkpoint: BaseCheckpoint, prefix: str, *, family: str) -> Any:
     """The same model on the ``meta`` device."""
     from transformers import CLIPTextModel
 
@@ -178,7 +178,7 @@ def empty_openai(checkpoint: Checkpoint, prefix: str, *, family: str) -> Any:
         return _empty(CLIPTextModel, config)
 
 
-def load_open_clip(checkpoint: Checkpoint, prefix: str, *, family: str, projection: bool) -> Any:
+def load_open_clip(checkpoint: BaseCheckpoint, prefix: str, *, family: str, projection: bool) -> Any:
     """An OpenCLIP text model from a single file: with its projection (SDXL's), or without its last layer (SD 2.x's).
 
     SD 2.x was trained on the last but one layer's output followed by the final norm, so the last layer is never run.
@@ -199,7 +199,7 @@ def load_open_clip(checkpoint: Checkpoint, prefix: str, *, family: str, projecti
     return _fill(model, named, checkpoint, family)
 
 
-def empty_open_clip(checkpoint: Checkpoint, prefix: str, *, family: str, projection: bool) -> Any:
+def empty_open_clip(checkpoint: BaseCheckpoint, prefix: str, *, family: str, projection: bool) -> Any:
     """The same model on the ``meta`` device."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -214,7 +214,7 @@ def empty_open_clip(checkpoint: Checkpoint, prefix: str, *, family: str, project
         return _empty(CLIPTextModelWithProjection if projection else CLIPTextModel, config)
 
 
-def _stored_projection(checkpoint: Checkpoint, prefix: str) -> str:
+def _stored_projection(checkpoint: BaseCheckpoint, prefix: str) -> str:
     """The projection's key: a matrix to multiply with from the left, or a linear layer's weight; empty without one."""
     return next((key for key in (f"{prefix}text_projection", f"{prefix}text_projection.weight") if key in checkpoint.shapes), "")
 
@@ -235,7 +235,7 @@ def open_clip_names(names: set[str]) -> Mapping[str, tuple[str, ...]]:
     return found
 
 
-def tokenizer(checkpoint: Checkpoint, part: str = "tokenizer") -> Any:
+def tokenizer(checkpoint: BaseCheckpoint, part: str = "tokenizer") -> Any:
     """The folder's own tokenizer where it has one, else the one that travels with the pack; both are CLIP's."""
     from transformers import CLIPTokenizer
 
@@ -258,7 +258,7 @@ def _empty(cls: Any, config: dict[str, Any]) -> Any:
         return cls(CLIPTextConfig(**config)).eval().requires_grad_(False)
 
 
-def _fill(model: Any, tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, family: str) -> Any:
+def _fill(model: Any, tensors: Mapping[str, torch.Tensor], checkpoint: BaseCheckpoint, family: str) -> Any:
     """``model`` (on the meta device) with ``tensors``, named without ``text_model.``. Raises UserError unless they are all of its own."""
     import torch
 
@@ -280,7 +280,7 @@ def _fill(model: Any, tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoin
     return model.eval().requires_grad_(False)
 
 
-def _incomplete(checkpoint: Checkpoint, family: str, cause: str) -> UserError:
+def _incomplete(checkpoint: BaseCheckpoint, family: str, cause: str) -> UserError:
     return UserError(
         f"The text encoder of {checkpoint.name} is incomplete ({cause}).", f"Use a complete {family} checkpoint.", kind="checkpoint"
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from .base import Prediction
-from .checkpoint import Checkpoint
+from .checkpoint import BaseCheckpoint
 
 EDM = "edm"
 EDM_VELOCITY = "edm_v_prediction"
@@ -47,7 +47,7 @@ _CHANNELS = {
 }
 
 
-def prediction(checkpoint: Checkpoint) -> Prediction:
+def prediction(checkpoint: BaseCheckpoint) -> Prediction:
     """What the checkpoint says that it predicts; epsilon where it says nothing. The kind may be one that cannot be trained.
 
     A single file says it by the tensors ``v_pred``, ``ztsnr`` and EDM's, which ComfyUI reads too, or by ``modelspec.prediction_type``; a
@@ -71,7 +71,7 @@ def prediction(checkpoint: Checkpoint) -> Prediction:
     return Prediction(kind, "ztsnr" in checkpoint.shapes)
 
 
-def states_prediction(checkpoint: Checkpoint) -> bool:
+def states_prediction(checkpoint: BaseCheckpoint) -> bool:
     """Whether the checkpoint says anything about its prediction."""
     if checkpoint.kind == "folder":
         return "prediction_type" in read_scheduler(checkpoint)
@@ -93,7 +93,7 @@ def require_supported(found: Prediction, name: str, *, chosen: bool = False) -> 
     raise UserError(f"{name} predicts {said}. This version cannot train that.", hint, kind="checkpoint")
 
 
-def require_known_parts(checkpoint: Checkpoint) -> None:
+def require_known_parts(checkpoint: BaseCheckpoint) -> None:
     """Raise UserError for a checkpoint with more, or other, parts than this version trains: they would be left out in silence."""
     if reason := _folder_reason(checkpoint) if checkpoint.kind == "folder" else _file_reason(checkpoint):
         raise UserError(
@@ -108,7 +108,7 @@ def more_channels(channels: int) -> str:
     return f"its UNet takes {channels} channels where an image has 4" + (f", {_CHANNELS[channels]}" if channels in _CHANNELS else "")
 
 
-def cautions(checkpoint: Checkpoint) -> list[str]:
+def cautions(checkpoint: BaseCheckpoint) -> list[str]:
     """Sentences about what is trained all the same, but probably not what was meant."""
     name, found = checkpoint.name, []
     names = f"{checkpoint.path.stem} {checkpoint.metadata.get('modelspec.title', '')}"
@@ -139,7 +139,7 @@ def cautions(checkpoint: Checkpoint) -> list[str]:
     return found
 
 
-def read_scheduler(checkpoint: Checkpoint) -> dict[str, Any]:
+def read_scheduler(checkpoint: BaseCheckpoint) -> dict[str, Any]:
     """A folder's ``scheduler_config.json``; empty without one."""
     path = checkpoint.path / "scheduler" / "scheduler_config.json"
     return read_json(path) if path.is_file() else {}
@@ -159,13 +159,13 @@ def _kind(stated: str) -> str:
     return next((kind for kind, spellings in _SPELLINGS.items() if spelled in spellings), spelled[:40])
 
 
-def _embeds_guidance(checkpoint: Checkpoint) -> bool:
+def _embeds_guidance(checkpoint: BaseCheckpoint) -> bool:
     if checkpoint.kind == "folder":
         return bool(read_json(checkpoint.path / "unet" / "config.json").get("time_cond_proj_dim"))
     return "model.diffusion_model.time_embed.cond_proj.weight" in checkpoint.shapes
 
 
-def _file_reason(checkpoint: Checkpoint) -> str:
+def _file_reason(checkpoint: BaseCheckpoint) -> str:
     names = checkpoint.shapes
     if any(name.startswith("embedder.model.visual.") for name in names):
         return "it is an unCLIP model, which is guided by an image too"
@@ -176,7 +176,7 @@ def _file_reason(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def _folder_reason(checkpoint: Checkpoint) -> str:
+def _folder_reason(checkpoint: BaseCheckpoint) -> str:
     unet = read_json(checkpoint.path / "unet" / "config.json")
     if (channels := unet.get("in_channels", 4)) != 4:
         return more_channels(int(channels))

@@ -13,7 +13,7 @@ from ..core.paths import expand_home
 if TYPE_CHECKING:
 
     pass
-from .checkpoint import Checkpoint
+from .checkpoint import BaseCheckpoint
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 
@@ -21,7 +21,7 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 _FORMATS = "Give a .safetensors file, a diffusers folder (with model_index.json), or a hub id such as owner/name."
 
 
-def open_checkpoint(reference: str, vae: str = "") -> Checkpoint:
+def open_checkpoint(reference: str, vae: str = "") -> BaseCheckpoint:
     """The checkpoint that ``reference`` names, with the VAE that ``vae`` names, if it does. Raises UserError when there is none or it
     cannot be read."""
     checkpoint = _open(reference)
@@ -32,25 +32,25 @@ def open_checkpoint(reference: str, vae: str = "") -> Checkpoint:
     return replace(checkpoint, vae=open_vae(vae))
 
 
-def _open(reference: str) -> Checkpoint:
+def _open(reference: str) -> BaseCheckpoint:
     if "\x00" in reference or not reference.strip():
         raise UserError("No base checkpoint was given.", _FORMATS, kind="checkpoint")
     path = expand_home(reference)
     if path.is_dir():
         if not (path / "unet" / "config.json").is_file():
             raise UserError(f"The folder {path} is not a diffusers model: unet/config.json is missing.", _FORMATS, kind="checkpoint")
-        return Checkpoint(path.resolve(), "folder")
+        return BaseCheckpoint(path.resolve(), "folder")
     if path.is_file():
         if path.suffix.lower() not in (".safetensors", ".ckpt", ".pt", ".pth"):
             raise UserError(f"{path.name} is not a checkpoint file.", _FORMATS, kind="checkpoint")
         from .parts import require_no_pointer
 
         require_no_pointer(path)
-        checkpoint = Checkpoint(path.resolve(), "file")
+        checkpoint = BaseCheckpoint(path.resolve(), "file")
         _ = checkpoint.scaled  # a broken file is refused here, before anything heavy
         return checkpoint
     if _HUB_ID.match(reference):
-        return Checkpoint(_download(reference), "folder")
+        return BaseCheckpoint(_download(reference), "folder")
     raise UserError(f"The base checkpoint {reference!r} was not found.", _FORMATS, kind="checkpoint")
 
 

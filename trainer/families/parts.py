@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..core.errors import UserError
 from . import ldm, quantised
-from .checkpoint import Checkpoint, safetensors_header
+from .checkpoint import BaseCheckpoint, safetensors_header
 from .markers import read_json
 
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -15,7 +15,7 @@ _VARIANTS = ("", "fp32", "bf16", "fp16", "non_ema", "ema")  # best first; "": wi
 _WEIGHTS = re.compile(r"^(?:diffusion_pytorch_model|model|pytorch_model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)$")
 
 
-def require_parts(checkpoint: Checkpoint, text_encoders: tuple[str, ...]) -> None:
+def require_parts(checkpoint: BaseCheckpoint, text_encoders: tuple[str, ...]) -> None:
     """Raise UserError unless UNet, autoencoder and text encoders are there and readable. ``text_encoders``: their folders' names."""
     if checkpoint.kind == "file":
         if checkpoint.vae is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import UserError
 from . import clip, ldm
 from .base import PLAIN_TEXT, TextSettings
-from .checkpoint import Checkpoint
+from .checkpoint import BaseCheckpoint
 from .markers import read_json
 from .stable_diffusion import StableDiffusion
 
@@ -26,7 +26,7 @@ class StableDiffusion1(StableDiffusion):
     latent_scale = 0.18215  # scaling_factor of SD 1.x's VAE: makes latents about unit variance
     heads: int | None = 8
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognises(self, checkpoint: BaseCheckpoint) -> bool:
         """An LDM UNet with 1x1-conv projections and a CLIP text model of the same width as its context."""
         if checkpoint.kind == "folder":
             config = read_json(checkpoint.path / "unet" / "config.json")
@@ -42,7 +42,7 @@ class StableDiffusion1(StableDiffusion):
         return TextSettings(max_tokens, 0 if clip_skip == 1 else clip_skip)
 
     def load_text_encoder(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
+        self, checkpoint: BaseCheckpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
     ) -> clip.ClipText:
         """CLIP ViT-L's text model with the tokenizer that travels with the pack."""
         from transformers import CLIPTextModel
@@ -59,7 +59,7 @@ class StableDiffusion1(StableDiffusion):
             )
         return clip.ClipText(clip.tokenizer(checkpoint), model.to(device=device, dtype=dtype), settings)
 
-    def empty_text_encoder(self, checkpoint: Checkpoint, settings: TextSettings = PLAIN_TEXT) -> clip.ClipText:
+    def empty_text_encoder(self, checkpoint: BaseCheckpoint, settings: TextSettings = PLAIN_TEXT) -> clip.ClipText:
         """The text model on the ``meta`` device, without a tokenizer."""
         from transformers import CLIPTextModel
 
@@ -71,7 +71,7 @@ class StableDiffusion1(StableDiffusion):
         """The pipeline's text model with its tokenizer."""
         return clip.ClipText(pipeline.tokenizer, pipeline.text_encoder, settings)
 
-    def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
+    def pipeline(self, checkpoint: BaseCheckpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
         """``StableDiffusionPipeline`` without a safety checker, as ComfyUI has none."""
         import torch
         from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
@@ -81,8 +81,8 @@ class StableDiffusion1(StableDiffusion):
             vae=self.load_vae(checkpoint, torch.float32),
             text_encoder=text.model,
             tokenizer=text.tokenizer,
-            unet=self.load_unet(checkpoint, dtype),
-            scheduler=self.sampler(self.prediction(checkpoint)),
+            unet=self.load_denoiser(checkpoint, dtype),
+            scheduler=self.sampling_scheduler(self.prediction(checkpoint)),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from . import clip, ldm
 from .base import PLAIN_TEXT, Prediction, TextSettings
-from .checkpoint import Checkpoint
+from .checkpoint import BaseCheckpoint
 from .markers import read_json, states_prediction
 from .sd1 import StableDiffusion1
 from .stable_diffusion import StableDiffusion
@@ -26,7 +26,7 @@ class StableDiffusion2(StableDiffusion1):
     title = "Stable Diffusion 2.x"
     heads = None
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognises(self, checkpoint: BaseCheckpoint) -> bool:
         """An LDM UNet with linear projections and one OpenCLIP text model."""
         if checkpoint.kind == "folder":
             config = read_json(checkpoint.path / "unet" / "config.json")
@@ -38,7 +38,7 @@ class StableDiffusion2(StableDiffusion1):
         has_text = f"{_TEXT_PREFIX}token_embedding.weight" in shapes
         return has_text and bool(ldm.unet_config(shapes, heads=None)["use_linear_projection"])
 
-    def prediction(self, checkpoint: Checkpoint) -> Prediction:
+    def prediction(self, checkpoint: BaseCheckpoint) -> Prediction:
         """What the file says; else, as files of this family say nothing, by the spread of one bias vector."""
         stated = super().prediction(checkpoint)
         if checkpoint.kind == "folder" or states_prediction(checkpoint) or _TELLTALE not in checkpoint.shapes:
@@ -52,7 +52,7 @@ class StableDiffusion2(StableDiffusion1):
         return StableDiffusion.text_settings(self, max_tokens, clip_skip)
 
     def load_text_encoder(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
+        self, checkpoint: BaseCheckpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
     ) -> clip.ClipText:
         """OpenCLIP ViT-H's text model up to its last but one layer."""
         from transformers import CLIPTextModel
@@ -63,7 +63,7 @@ class StableDiffusion2(StableDiffusion1):
             model = clip.load_open_clip(checkpoint, _TEXT_PREFIX, family="SD 2.x", projection=False)
         return clip.ClipText(clip.zero_padded(clip.tokenizer(checkpoint)), model.to(device=device, dtype=dtype), settings)
 
-    def empty_text_encoder(self, checkpoint: Checkpoint, settings: TextSettings = PLAIN_TEXT) -> clip.ClipText:
+    def empty_text_encoder(self, checkpoint: BaseCheckpoint, settings: TextSettings = PLAIN_TEXT) -> clip.ClipText:
         """The text model on the ``meta`` device, without a tokenizer."""
         if checkpoint.kind == "folder":
             return super().empty_text_encoder(checkpoint, settings)

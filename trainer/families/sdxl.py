@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.devices import to_device
 from . import clip, ldm
 from .base import PLAIN_TEXT, Framing, TextSettings
-from .checkpoint import Checkpoint
+from .checkpoint import BaseCheckpoint
 from .markers import read_json
 from .stable_diffusion import StableDiffusion
 
@@ -32,9 +32,10 @@ class StableDiffusionXL(StableDiffusion):
     title = "SDXL"
     latent_scale = 0.13025  # scaling_factor of SDXL's VAE
     text_encoders: tuple[str, ...] = ("text_encoder", "text_encoder_2")
+    preset_group = "sdxl"
     learning_rate = 5e-5  # the usual halving for the larger UNet
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognises(self, checkpoint: BaseCheckpoint) -> bool:
         """A UNet with a size embedding, and both text encoders. The refiner, which has only the second, is not of this family."""
         if checkpoint.kind == "folder":
             config = read_json(checkpoint.path / "unet" / "config.json")
@@ -46,7 +47,7 @@ class StableDiffusionXL(StableDiffusion):
         return sized and all(name in shapes for name in named)
 
     def load_text_encoder(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
+        self, checkpoint: BaseCheckpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
     ) -> DualClipText:
         """CLIP ViT-L and OpenCLIP ViT-bigG, each up to its last but one layer; the second's pooled output comes with it."""
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -61,7 +62,7 @@ class StableDiffusionXL(StableDiffusion):
         models = (model.to(device=device, dtype=dtype) for model in (first, second))
         return _dual(tokenizers, (next(models), next(models)), settings)
 
-    def empty_text_encoder(self, checkpoint: Checkpoint, settings: TextSettings = PLAIN_TEXT) -> DualClipText:
+    def empty_text_encoder(self, checkpoint: BaseCheckpoint, settings: TextSettings = PLAIN_TEXT) -> DualClipText:
         """Both text models on the ``meta`` device, without tokenizers."""
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -73,14 +74,14 @@ class StableDiffusionXL(StableDiffusion):
             second = clip.empty_open_clip(checkpoint, _SECOND_PREFIX, family=self.title, projection=True)
         return _dual((None, None), (first, second), settings)
 
-    def unet_inputs(
+    def denoiser_inputs(
         self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype
     ) -> dict[str, Any]:
         """``encoder_hidden_states`` (batch, 77, width); ``text_embeds`` (batch, pooled width) and ``time_ids`` (batch, 6) in fp32, as
         bf16 would round them: height and width of the source, top and left of the cut, height and width of the picture."""
         import torch
 
-        inputs = super().unet_inputs(conditions, framings, device, dtype)
+        inputs = super().denoiser_inputs(conditions, framings, device, dtype)
         pooled = [condition["pooled"].to(device=device, dtype=dtype, non_blocking=True) for condition in conditions]
         rows = [[*framing.original[::-1], *framing.crop_top_left, *framing.target[::-1]] for framing in framings]
         numbers = torch.tensor(rows, dtype=torch.float32)
@@ -102,7 +103,7 @@ class StableDiffusionXL(StableDiffusion):
         """Both text models of the pipeline with their tokenizers."""
         return _dual((pipeline.tokenizer, pipeline.tokenizer_2), (pipeline.text_encoder, pipeline.text_encoder_2), settings)
 
-    def pipeline(self, checkpoint: Checkpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
+    def pipeline(self, checkpoint: BaseCheckpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
         """``StableDiffusionXLPipeline``; empty negative prompts are encoded, not zeroed, as in ComfyUI and in training."""
         import torch
         from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
@@ -114,8 +115,8 @@ class StableDiffusionXL(StableDiffusion):
             text_encoder_2=text.second.model,
             tokenizer=text.first.tokenizer,
             tokenizer_2=text.second.tokenizer,
-            unet=self.load_unet(checkpoint, dtype),
-            scheduler=self.sampler(self.prediction(checkpoint)),
+            unet=self.load_denoiser(checkpoint, dtype),
+            scheduler=self.sampling_scheduler(self.prediction(checkpoint)),
             force_zeros_for_empty_prompt=False,
             add_watermarker=False,
         )

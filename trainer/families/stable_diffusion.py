@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import UserError
 from . import clip, ldm, markers
 from .base import EPSILON, Framing, Prediction, TextSettings
-from .checkpoint import Checkpoint, from_folder, laid_out_as
+from .checkpoint import BaseCheckpoint, from_folder, laid_out_as
 from .markers import SCHEDULE, read_json
 from .parts import weights_variant
 
@@ -31,18 +31,19 @@ class StableDiffusion:
     title: str
     latent_scale: float
     text_encoders: tuple[str, ...] = ("text_encoder",)
+    preset_group = "sd15"
     learning_rate = 1e-4  # of kohya's documentation and the reference run
     heads: int | None = None
 
-    def prediction(self, checkpoint: Checkpoint) -> Prediction:
+    def prediction(self, checkpoint: BaseCheckpoint) -> Prediction:
         """What the checkpoint says (see ``markers.prediction``), else epsilon."""
         return markers.prediction(checkpoint)
 
-    def read_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
+    def read_denoiser(self, checkpoint: BaseCheckpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
         """All below ``model.diffusion_model.``."""
         return _below(ldm.UNET, checkpoint, dtype, channels_last=channels_last)
 
-    def load_unet(self, checkpoint: Checkpoint, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None) -> nn.Module:
+    def load_denoiser(self, checkpoint: BaseCheckpoint, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None) -> nn.Module:
         """``diffusers.UNet2DConditionModel``, frozen, on the CPU."""
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -50,8 +51,8 @@ class StableDiffusion:
             return self._load(UNet2DConditionModel, checkpoint, "unet", ldm.UNET, dtype)
         from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-        unet = self.empty_unet(checkpoint)
-        read = self.read_unet(checkpoint, dtype) if read is None else read
+        unet = self.empty_denoiser(checkpoint)
+        read = self.read_denoiser(checkpoint, dtype) if read is None else read
         with laid_out_as(checkpoint, "unet", self.title):
             tensors = convert_ldm_unet_checkpoint(read, self.unet_config(checkpoint))
             # from_single_file would copy every tensor into the memory layout that an empty model has
@@ -59,7 +60,7 @@ class StableDiffusion:
             _require_filled(unet)
         return unet.eval().requires_grad_(False)
 
-    def empty_unet(self, checkpoint: Checkpoint) -> nn.Module:
+    def empty_denoiser(self, checkpoint: BaseCheckpoint) -> nn.Module:
         """The UNet on the ``meta`` device."""
         import torch
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -68,7 +69,7 @@ class StableDiffusion:
             unet: nn.Module = UNet2DConditionModel.from_config(self.unet_config(checkpoint))
         return unet.requires_grad_(False)
 
-    def load_vae(self, checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
+    def load_vae(self, checkpoint: BaseCheckpoint, dtype: torch.dtype) -> nn.Module:
         """``diffusers.AutoencoderKL``, frozen, on the CPU: the one that was chosen, else the checkpoint's own."""
         if checkpoint.vae is not None:
             return checkpoint.vae.load(dtype, self.latent_scale)
@@ -76,7 +77,7 @@ class StableDiffusion:
 
         return self._load(AutoencoderKL, checkpoint, "vae", ldm.VAE, dtype)
 
-    def unet_config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def unet_config(self, checkpoint: BaseCheckpoint) -> dict[str, Any]:
         """The diffusers configuration of the checkpoint's UNet."""
         if checkpoint.kind == "folder":
             return read_json(checkpoint.path / "unet" / "config.json")
@@ -88,7 +89,7 @@ class StableDiffusion:
 
         return DDPMScheduler(**SCHEDULE, prediction_type=prediction.kind, rescale_betas_zero_snr=prediction.zero_terminal_snr)
 
-    def sampler(self, prediction: Prediction = EPSILON, *, karras: bool = False) -> Any:
+    def sampling_scheduler(self, prediction: Prediction = EPSILON, *, karras: bool = False) -> Any:
         """DPM++ 2M, which is close to converged at 20 steps. With zero terminal SNR the steps begin at the very last timestep. ``karras``:
         the noise levels are those of Karras et al. 2022 (equation 5), else evenly spread timesteps."""
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -104,7 +105,7 @@ class StableDiffusion:
             **zero,
         )
 
-    def lora_targets(self, unet: nn.Module, targets: str) -> list[str]:
+    def denoiser_targets(self, unet: nn.Module, targets: str) -> list[str]:
         """``all-linear``: kohya's set, every Linear and 1x1 convolution inside the transformers; ``attention``: q, k, v, out;
         ``all-linear+conv``: kohya's set with ``conv_dim``, which adds all that ResNet blocks and resamplers hold."""
         from torch import nn
@@ -125,9 +126,9 @@ class StableDiffusion:
 
     def text_targets(self, model: nn.Module, targets: str) -> list[str]:
         """kohya's modules of a CLIP text model: 6 a layer, 72 on SD 1.x; ``attention``: 4 a layer."""
-        return clip.lora_targets(model, targets)
+        return clip.text_targets(model, targets)
 
-    def token_counter(self, checkpoint: Checkpoint) -> Callable[[str], int]:
+    def token_counter(self, checkpoint: BaseCheckpoint) -> Callable[[str], int]:
         """CLIP's count; both encoders of SDXL cut text into the same tokens."""
         return clip.ClipText(clip.tokenizer(checkpoint), None).count_tokens
 
@@ -141,7 +142,7 @@ class StableDiffusion:
             )
         return TextSettings(max_tokens)
 
-    def unet_inputs(
+    def denoiser_inputs(
         self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype
     ) -> dict[str, Any]:
         """``encoder_hidden_states`` of shape (batch, tokens, width)."""
@@ -158,7 +159,7 @@ class StableDiffusion:
         width = int(unet.config.cross_attention_dim)  # type: ignore[union-attr,arg-type]
         return {"embeds": torch.empty(max_tokens + 2, width, device="meta")}
 
-    def _load(self, cls: Any, checkpoint: Checkpoint, part: str, prefix: str, dtype: torch.dtype) -> nn.Module:
+    def _load(self, cls: Any, checkpoint: BaseCheckpoint, part: str, prefix: str, dtype: torch.dtype) -> nn.Module:
         if checkpoint.kind == "folder":
             options = {"subfolder": part, "torch_dtype": dtype, "variant": weights_variant(checkpoint.path / part)}
             with laid_out_as(checkpoint, part, self.title):
@@ -172,7 +173,7 @@ class StableDiffusion:
         return frozen
 
     @contextmanager
-    def _config_folder(self, checkpoint: Checkpoint) -> Iterator[str]:
+    def _config_folder(self, checkpoint: BaseCheckpoint) -> Iterator[str]:
         """A temporary diffusers folder of configurations: what ``from_single_file`` needs to stay off the network."""
         with tempfile.TemporaryDirectory(prefix="animelora-") as name:
             folder = Path(name) / "vae"
@@ -187,6 +188,6 @@ def _require_filled(model: nn.Module) -> None:
         raise NotImplementedError  # laid_out_as knows it
 
 
-def _below(prefix: str, checkpoint: Checkpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
+def _below(prefix: str, checkpoint: BaseCheckpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
     return checkpoint.tensors(lambda key: key.startswith(prefix), dtype, channels_last=channels_last)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import UserError
 from ..core.paths import expand_home
 from . import ldm
-from .checkpoint import Checkpoint, cached_digest, laid_out_as
+from .checkpoint import BaseCheckpoint, cached_digest, laid_out_as
 from .markers import read_json
 from .parts import require_no_pointer, require_weights, weights_variant
 
@@ -53,7 +53,7 @@ class Vae:
             options = {"torch_dtype": dtype, "local_files_only": True, "variant": weights_variant(self.path)}
             model: Any = AutoencoderKL.from_pretrained(str(self.path), **options)
             return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
-        file = Checkpoint(self.path, "file")
+        file = BaseCheckpoint(self.path, "file")
         prefix = _prefix(file.shapes)
         tensors = {key[len(prefix) :]: value for key, value in file.tensors(lambda key: key.startswith(prefix), dtype).items()}
         with laid_out_as(file, "vae", "VAE"), tempfile.TemporaryDirectory(prefix="animelora-") as folder:
@@ -94,7 +94,7 @@ def open_vae(reference: str) -> Vae:
     if path.suffix.lower() not in (".safetensors", ".ckpt", ".pt", ".pth"):
         raise UserError(f"{path.name} is no VAE file.", _HINT, kind="checkpoint")
     require_no_pointer(path)
-    file = Checkpoint(path, "file")
+    file = BaseCheckpoint(path, "file")
     shapes = file.shapes
     prefix = _prefix(shapes)
     if f"{prefix}encoder.conv_in.weight" not in shapes or f"{prefix}decoder.conv_in.weight" not in shapes:

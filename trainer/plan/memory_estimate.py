@@ -155,7 +155,7 @@ def _forward_bytes(
         if text is not None:
             ids = torch.zeros(training.max_tokens // 75, 77, device="meta", dtype=torch.int64)
             conditions = text.conditions([dict.fromkeys(text.modules, ids)] * batch)
-        inputs = family.unet_inputs(conditions, framings, torch.device("meta"), dtype)
+        inputs = family.denoiser_inputs(conditions, framings, torch.device("meta"), dtype)
         unet(latents, timesteps, **inputs, return_dict=False)
     for hook in hooks:
         hook.remove()

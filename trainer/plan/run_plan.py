@@ -17,7 +17,7 @@ from ..core.devices import torch_dtype, usable_memory_gb
 from ..core.errors import UserError
 from ..dataset import Dataset
 from ..dataset.batch_order import steps_per_epoch
-from ..families import Checkpoint, Family, TextEncoder
+from ..families import BaseCheckpoint, Family, TextEncoder
 from ..objective.objective import chosen_prediction, describe
 from ..runs import events
 from .memory_estimate import memory_needed, models_of
@@ -51,7 +51,7 @@ class Models:
         self._counted: dict[Any, dict[Any, tuple[int, int]]] = {}
 
     def planned(
-        self, config: RunConfig, family: Family, checkpoint: Checkpoint, dtype: torch.dtype, fused: bool
+        self, config: RunConfig, family: Family, checkpoint: BaseCheckpoint, dtype: torch.dtype, fused: bool
     ) -> tuple[nn.Module, TextEncoder | None, list[str], dict[Any, tuple[int, int]]]:
         """The run's UNet, and the text encoders where they are trained, with LoRA; the names of what is trained; for ``memory_needed``."""
         training = config.training
@@ -66,7 +66,7 @@ def make_plan(
     config: RunConfig,
     dataset: Dataset,
     family: Family,
-    checkpoint: Checkpoint,
+    checkpoint: BaseCheckpoint,
     device: torch.device,
     precision: str,
     attention: str = "sdpa",
@@ -161,7 +161,7 @@ def _prepacked_gb(config: RunConfig, unet: nn.Module, buckets: int, device: torc
 
 
 def memory_of(
-    config: RunConfig, family: Family, checkpoint: Checkpoint, size: tuple[int, int], dtype: torch.dtype, *, fused: bool = False
+    config: RunConfig, family: Family, checkpoint: BaseCheckpoint, size: tuple[int, int], dtype: torch.dtype, *, fused: bool = False
 ) -> dict[str, float]:
     """``memory_needed`` for pictures of ``size`` (width, height) without a dataset; ``fused``: with fused blocks, which need Triton."""
     unet, text, _ = _planned_models(config, family, checkpoint, dtype, fused)
@@ -169,10 +169,10 @@ def memory_of(
 
 
 def _planned_models(
-    config: RunConfig, family: Family, checkpoint: Checkpoint, dtype: torch.dtype, fused: bool
+    config: RunConfig, family: Family, checkpoint: BaseCheckpoint, dtype: torch.dtype, fused: bool
 ) -> tuple[nn.Module, TextEncoder | None, list[str]]:
     """The run's UNet, and the text encoders where they are trained, with LoRA on the meta device; the names of what is trained."""
-    unet = family.empty_unet(checkpoint)
+    unet = family.empty_denoiser(checkpoint)
     for parameter in unet.parameters():
         parameter.data = parameter.data.to(dtype)
     meta = _meta()
@@ -187,7 +187,7 @@ def _planned_models(
     modules: list[str] = []
     with meta:
         if config.network.unet:
-            modules += adapter.adapt(unet, family.lora_targets(unet, config.network.targets), config.network, 0)
+            modules += adapter.adapt(unet, family.denoiser_targets(unet, config.network.targets), config.network, 0)
         if text is not None:
             modules += adapt_text(text, family, config.network, 0)
     return unet, text, modules

@@ -11,7 +11,7 @@ from ..config.overrides import apply_override
 from ..core import devices
 from ..dataset import Dataset
 from ..dataset.open import open_datasets
-from ..families import Checkpoint, Family, family_of, open_checkpoint
+from ..families import BaseCheckpoint, Family, family_of, open_checkpoint
 from .run_plan import Models, make_plan
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def settle(settings: run_config.RunConfig) -> run_config.RunConfig:
 
 
 def _settled(
-    settings: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: Checkpoint, device: torch.device
+    settings: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint, device: torch.device
 ) -> run_config.RunConfig:
     import torch
 
@@ -39,11 +39,11 @@ def _settled(
             # without a trial: the parent's process, which this runs in, shall hold no memory of the GPU while the child trains
             return make_plan(candidate, dataset, family, checkpoint, device, precision, trial=False, models=models).memory_gb
 
-    return settled(settings, family.name, devices.usable_memory_gb(device), estimate)
+    return settled(settings, family.preset_group, devices.usable_memory_gb(device), estimate)
 
 
 def _memory_with(
-    settings: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: Checkpoint, device: torch.device, models: Models
+    settings: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint, device: torch.device, models: Models
 ) -> Callable[[Sequence[str]], float]:
     """Gives the estimate in GB with some keys of the configuration changed."""
 

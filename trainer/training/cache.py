@@ -20,7 +20,7 @@ from ..core.errors import Cancelled, UserError
 from ..core.files import atomic_path, read_regular
 from ..core.library_imports import import_text_models
 from ..dataset import Dataset, Item
-from ..families import PLAIN_TEXT, Checkpoint, Family, TextSettings
+from ..families import PLAIN_TEXT, BaseCheckpoint, Family, TextSettings
 from .weighted_prompts import encode_keys
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def fill_latents(
     cache: Cache,
     dataset: Dataset,
     family: Family,
-    checkpoint: Checkpoint,
+    checkpoint: BaseCheckpoint,
     device: torch.device,
     progress: Progress,
     stop: Callable[[], bool],
@@ -158,7 +158,7 @@ def fill_prompts(
     cache: Cache,
     prompts: Sequence[str],
     family: Family,
-    checkpoint: Checkpoint,
+    checkpoint: BaseCheckpoint,
     device: torch.device,
     progress: Progress,
     stop: Callable[[], bool],

@@ -18,7 +18,7 @@ from ..core.prompt_syntax import unescape
 from ..dataset import Dataset, Item
 from ..dataset.captions.tags import tags_of
 from ..dataset.combine import trigger_phrase
-from ..families import EPSILON, Checkpoint, Family, Prediction
+from ..families import EPSILON, BaseCheckpoint, Family, Prediction
 from ..lorafile.writing.metadata import most_frequent
 from ..runs.events import Plan
 from .optimizers import OPTIMIZER_CLASS, learning_rate, optimizer_arguments, text_learning_rate
@@ -35,7 +35,7 @@ class Exporter:
     config: RunConfig
     dataset: Dataset
     family: Family
-    checkpoint: Checkpoint
+    checkpoint: BaseCheckpoint
     base_identity: str
     plan: Plan
     started_at: float

@@ -24,7 +24,7 @@ from ..core.library_imports import import_models, import_text_models
 from ..core.processes import Processes, current
 from ..dataset import Dataset
 from ..dataset.open import open_training
-from ..families import Checkpoint, Family, Prediction, cautions, family_of, open_checkpoint
+from ..families import BaseCheckpoint, Family, Prediction, cautions, family_of, open_checkpoint
 from ..objective import objective
 from ..plan.run_plan import TIGHT, Models, make_plan, require_memory, savings
 from ..plan.settle import _memory_with, _settled
@@ -55,7 +55,7 @@ class Job:
     dtype: torch.dtype
     dataset: Dataset  # what is trained on
     held_out: Dataset  # what is not: pictures for validation
-    checkpoint: Checkpoint
+    checkpoint: BaseCheckpoint
     family: Family
     prediction: Prediction
     cache: Cache
@@ -64,7 +64,7 @@ class Job:
     processes: Processes
     frozen: Sequence[LoraModule]  # layers of ``base.lora`` that act but are not trained
     checkpoint_mark: list[tuple[int, int]]  # of its files when the run began
-    unet: Ahead[dict[str, torch.Tensor]] | None  # what ``Family.read_unet`` gives, where it is being read already
+    unet: Ahead[dict[str, torch.Tensor]] | None  # what ``Family.read_denoiser`` gives, where it is being read already
 
     def explained(self, error: Exception) -> UserError:
         """``error`` for the user; when memory ran out, with the setting that would help this run most."""
@@ -187,7 +187,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
 
 
 def _read_unet(
-    family: Family, checkpoint: Checkpoint, dtype: torch.dtype, uncached: bool, channels_last: bool
+    family: Family, checkpoint: BaseCheckpoint, dtype: torch.dtype, uncached: bool, channels_last: bool
 ) -> Ahead[dict[str, torch.Tensor]] | None:
     """Begin to read the UNet, which goes on while diffusers is imported: one waits for the disk or copies, the other is Python.
 
@@ -200,7 +200,7 @@ def _read_unet(
     numbers = sum(math.prod(shape) for shape in checkpoint.shapes.values())
     if psutil.virtual_memory().available < _PLENTY * numbers * dtype.itemsize:
         return None
-    return Ahead(partial(family.read_unet, checkpoint, dtype, channels_last=channels_last))
+    return Ahead(partial(family.read_denoiser, checkpoint, dtype, channels_last=channels_last))
 
 
 def _start(run: RunFolder, steps: int, emit: Emitter) -> Start:
@@ -217,7 +217,7 @@ def _start(run: RunFolder, steps: int, emit: Emitter) -> Start:
     return start
 
 
-def _files(checkpoint: Checkpoint) -> dict[str, Path]:
+def _files(checkpoint: BaseCheckpoint) -> dict[str, Path]:
     """The files that stand for a checkpoint and its VAE, by what they are called in messages."""
     files = {f"The checkpoint {checkpoint.path}": checkpoint.path if checkpoint.kind == "file" else checkpoint.path / "model_index.json"}
     if (vae := checkpoint.vae) is not None:
@@ -225,7 +225,7 @@ def _files(checkpoint: Checkpoint) -> dict[str, Path]:
     return files
 
 
-def _mark(checkpoint: Checkpoint) -> list[tuple[int, int]]:
+def _mark(checkpoint: BaseCheckpoint) -> list[tuple[int, int]]:
     """Sizes and times of the files of a checkpoint; fewer where one is not there."""
     marks = []
     for file in _files(checkpoint).values():

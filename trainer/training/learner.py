@@ -55,7 +55,7 @@ class Learner:
         self.weight_norms: torch.Tensor | None = None
         training, optimizer, network = job.config.training, job.config.optimizer, job.config.network
         self._accelerator = accelerator
-        unet = job.family.load_unet(job.checkpoint, job.dtype, job.unet.take() if job.unet else None)
+        unet = job.family.load_denoiser(job.checkpoint, job.dtype, job.unet.take() if job.unet else None)
         merge_into({"unet": unet}, [module for module in job.frozen if module.component == "unet"])
         prepare_base(
             unet,
@@ -69,7 +69,7 @@ class Learner:
             draws=network.dropout > 0,
         )
         if network.unet:
-            modules = job.family.lora_targets(unet, network.targets)
+            modules = job.family.denoiser_targets(unet, network.targets)
             adapter.adapt(unet, modules, network, seeding.derive_seed(training.seed, "weights") % 2**32)
         self._text = load_trained_text(job) if network.text_encoder else None
         # every model with LoRA, as one
@@ -251,7 +251,7 @@ class Learner:
         return {
             "noisy": self._noise_scheduler.add_noise(latents, mixed, timesteps).to(job.dtype),
             "timesteps": timesteps,
-            "unet": job.family.unet_inputs(self._conditions(batch), batch.framings, job.device, job.dtype),
+            "unet": job.family.denoiser_inputs(self._conditions(batch), batch.framings, job.device, job.dtype),
             "wanted": objective.target(self._noise_scheduler, latents, noise, timesteps),
             "weights": batch.weights.to(job.device, non_blocking=True),
             "masks": None if batch.masks is None else batch.masks.to(job.device, non_blocking=True),

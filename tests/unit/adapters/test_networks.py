@@ -63,12 +63,12 @@ def test_the_file_does_what_the_trainer_trained(shallow_checkpoint: Path, tmp_pa
     assert trained.status == 0
     checkpoint = open_checkpoint(str(shallow_checkpoint))
     family = family_of(checkpoint)
-    ours: Any = family.load_unet(checkpoint, torch.float32)
+    ours: Any = family.load_denoiser(checkpoint, torch.float32)
     before = prediction(ours, {})
-    adapter.adapt(ours, family.lora_targets(ours, settings.network.targets), settings.network, 0)
+    adapter.adapt(ours, family.denoiser_targets(ours, settings.network.targets), settings.network, 0)
     adapter.load_state(ours, trained.state(3)["lora"])
     expected = prediction(ours, {})
-    given = prediction(applied(family.load_unet(checkpoint, torch.float32), trained.run.lora), {})
+    given = prediction(applied(family.load_denoiser(checkpoint, torch.float32), trained.run.lora), {})
     assert float((expected - before).abs().max()) > 20 * float((given - expected).abs().max())
 
 

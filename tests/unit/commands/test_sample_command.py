@@ -81,7 +81,7 @@ def test_the_checkpoint_s_own_word_counts_more_than_the_lora_s(shallow_checkpoin
 @pytest.mark.parametrize(("steps", "strength"), [(20, 0.3), (20, 0.5), (20, 0.65), (7, 0.9), (4, 1.0)])
 def test_strength_is_comfyui_s_denoise(steps: int, strength: float) -> None:
     """KSampler: of int(steps / denoise) noise levels of Karras et al. (rho 7) between the model's ends, the last ``steps`` and zero."""
-    scheduler = family_named("sd1").sampler(karras=True)
+    scheduler = family_named("sd1").sampling_scheduler(karras=True)
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     products = np.cumprod(1 - betas)
     low, high = (((1 - products[at]) / products[at]) ** 0.5 for at in (0, -1))

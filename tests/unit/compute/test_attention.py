@@ -142,12 +142,12 @@ def test_a_unet_on_a_cpu_predicts_and_derives_with_it_as_with_torch_s_attention(
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.03)):
         found = []
         for ours in (True, False):
-            unet: Any = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), dtype)
+            unet: Any = FAMILY.load_denoiser(open_checkpoint(str(tiny_checkpoint)), dtype)
             if ours:
                 use_attention(unet, "sdpa", CPU, dtype)
                 processors = [module.processor for module in unet.modules() if hasattr(module, "to_q")]
                 assert len(processors) == 32 and all(type(processor) is Processor for processor in processors)
-            adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear"), rank=4, alpha=4, seed=1)
+            adapter.inject(unet, FAMILY.denoiser_targets(unet, "all-linear"), rank=4, alpha=4, seed=1)
             for index, parameter in enumerate(adapter.parameters(unet)):
                 parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
             prediction = unet.train()(latents.to(dtype), torch.tensor([5, 900]), context.to(dtype)).sample

@@ -149,8 +149,8 @@ LAYOUTS = [("cuda", torch.bfloat16), ("cuda", torch.float16), ("cuda", torch.flo
 def test_lora_computes_in_the_dtype_of_its_input_with_the_numbers_of_pefts_own_casts(shallow_checkpoint: Path) -> None:
     results: list[tuple[float, list[torch.Tensor], list[torch.nn.Parameter]]] = []
     for ours in (True, False):
-        unet: Any = FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
-        targets = FAMILY.lora_targets(unet, "all-linear+conv")
+        unet: Any = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
+        targets = FAMILY.denoiser_targets(unet, "all-linear+conv")
         if ours:
             adapter.inject(unet, targets, rank=4, alpha=4, seed=1)
             for module in unet.modules():  # as written: folding rounds in other places, see test_lora_layers.py

@@ -132,16 +132,16 @@ def loss_and_gradients(unet: Any, family_width: int) -> tuple[float, list[torch.
 def test_lora_on_a_packed_base_learns_what_it_would_on_the_unpacked_one(tiny_checkpoint: Path, kind: str, dora: bool) -> None:
     needs(kind)
     checkpoint = open_checkpoint(str(tiny_checkpoint))
-    packed: Any = FAMILY.load_unet(checkpoint, torch.float32)
+    packed: Any = FAMILY.load_denoiser(checkpoint, torch.float32)
     quantise.quantise(packed, kind, torch.device("cpu"))
-    plain: Any = FAMILY.load_unet(checkpoint, torch.float32)
+    plain: Any = FAMILY.load_denoiser(checkpoint, torch.float32)
     changed = [name for name, module in packed.named_modules() if hasattr(module, "codes")]
     for name in changed:
         plain.get_submodule(name).weight.data = packed.get_submodule(name).weight.clone()
     assert {type(plain.get_submodule(name)) for name in changed} == {nn.Linear, nn.Conv2d}
     assert "conv_in" not in changed and len(changed) > 250
-    targets = FAMILY.lora_targets(plain, "all-linear+conv")
-    assert FAMILY.lora_targets(packed, "all-linear+conv") == targets
+    targets = FAMILY.denoiser_targets(plain, "all-linear+conv")
+    assert FAMILY.denoiser_targets(packed, "all-linear+conv") == targets
     for unet in (packed, plain):
         adapter.inject(unet, targets, rank=4, alpha=4, seed=5, dora=dora)
     (loss, gradients), (expected, wanted) = (loss_and_gradients(unet.train(), 64) for unet in (packed, plain))
@@ -152,7 +152,7 @@ def test_lora_on_a_packed_base_learns_what_it_would_on_the_unpacked_one(tiny_che
 
 
 def test_the_device_never_holds_the_unpacked_base(shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unet = FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), torch.float32)
+    unet = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.float32)
     moved: list[weakref.ref[nn.Module]] = []
     original = nn.Module.to
 
@@ -171,7 +171,7 @@ def test_the_device_never_holds_the_unpacked_base(shallow_checkpoint: Path, monk
 def test_putting_lora_in_unpacks_nothing_or_for_dora_each_weight_once(
     shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, dora: bool
 ) -> None:
-    unet = FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
+    unet = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
     quantise.quantise(unet, "int8", torch.device("cpu"))
     unpacked: list[torch.Tensor] = []
 
@@ -180,7 +180,7 @@ def test_putting_lora_in_unpacks_nothing_or_for_dora_each_weight_once(
         return packing.unpack(codes, *args)
 
     monkeypatch.setattr(quantised_layers, "unpack", unpack)
-    targets = FAMILY.lora_targets(unet, "all-linear+conv")
+    targets = FAMILY.denoiser_targets(unet, "all-linear+conv")
     adapter.inject(unet, targets, rank=4, alpha=4, seed=5, dora=dora)
     assert len(unpacked) == len({id(codes) for codes in unpacked}) == (len(targets) if dora else 0)
     monkeypatch.undo()

@@ -167,7 +167,7 @@ def unet_passes(*, fuse: bool, dtype: torch.dtype, targets: str, checkpointing: 
     network = run_config.parse({
         "base": {"checkpoint": "-"}, "dataset": {"path": "-"}, "network": {"rank": 4, "targets": targets}
     }).network  # fmt: skip
-    adapter.adapt(unet, family.lora_targets(unet, targets), network, 1)
+    adapter.adapt(unet, family.denoiser_targets(unet, targets), network, 1)
     unet.to(DEVICE).train()
     parameters = adapter.parameters(unet)
     for number, parameter in enumerate(parameters):
@@ -261,13 +261,13 @@ def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
     family = family_of(checkpoint)
     settings = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"network.targets": targets})
     counted = memory_of(settings, family, checkpoint, (128, 128), torch.float32, fused=fuses)["activations"] * 1e9
-    real: Any = family.load_unet(checkpoint, torch.float32)
+    real: Any = family.load_denoiser(checkpoint, torch.float32)
     real.to(memory_format=torch.channels_last)
     if fuses:
         repeated = len(denoiser_setup.blocks(real))
         fused_blocks.fuse(real)
         assert len(denoiser_setup.blocks(real)) == repeated > 0  # of which checkpointing computes one at a time anew
-    adapter.adapt(real, family.lora_targets(real, targets), settings.network, 0)
+    adapter.adapt(real, family.denoiser_targets(real, targets), settings.network, 0)
     assert counted == pytest.approx(bytes_kept_for_backward(real.train(), 16, 1), rel=0.02 if fuses else 0.035)
 
 

@@ -267,8 +267,8 @@ def test_the_pairs_of_dora_have_a_magnitude() -> None:
 
 
 def test_all_linear_layers_of_a_unet_are_folded(tiny_checkpoint: Path) -> None:
-    unet: Any = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.float32)
-    adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear"), rank=RANK, alpha=4, seed=1)
+    unet: Any = FAMILY.load_denoiser(open_checkpoint(str(tiny_checkpoint)), torch.float32)
+    adapter.inject(unet, FAMILY.denoiser_targets(unet, "all-linear"), rank=RANK, alpha=4, seed=1)
     kinds = [type(module).__name__ for module in unet.modules() if isinstance(module, LoraLayer)]
     assert (kinds.count("FoldedLinear"), kinds.count("FoldedPointwise")) == (160, 32)
 

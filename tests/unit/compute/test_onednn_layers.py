@@ -211,7 +211,7 @@ def test_a_unet_with_lora_gives_the_same_gradients(shallow_checkpoint: Path, dty
     draw = torch.Generator().manual_seed(0)
     latents, context = torch.randn(2, 4, 16, 16, generator=draw).to(dtype), torch.randn(2, 77, 64, generator=draw).to(dtype)
     for pack in (False, True):
-        unet: Any = FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), dtype)
+        unet: Any = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), dtype)
         unet.to(memory_format=torch.channels_last)
         weights = [module.weight.numel() for module in unet.modules() if type(module) in (torch.nn.Linear, torch.nn.Conv2d)]
         if pack:
@@ -221,7 +221,7 @@ def test_a_unet_with_lora_gives_the_same_gradients(shallow_checkpoint: Path, dty
             assert extra_bytes(unet, dtype) == 0
             kinds = {type(module) for module in unet.modules()}
             assert (torch.nn.Linear in kinds) == (dtype == torch.float32)
-        adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear+conv"), rank=4, alpha=4, seed=1)
+        adapter.inject(unet, FAMILY.denoiser_targets(unet, "all-linear+conv"), rank=4, alpha=4, seed=1)
         for index, parameter in enumerate(adapter.parameters(unet)):
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
         unet.train()(latents, torch.tensor([5, 900]), context).sample.square().mean().backward()
@@ -260,7 +260,7 @@ def test_it_is_planned_where_it_helps_and_there_is_room(shallow_checkpoint: Path
 
     usual = planned()
     assert usual.prepacked
-    unet = FAMILY.empty_unet(checkpoint)
+    unet = FAMILY.empty_denoiser(checkpoint)
     monkeypatch.setattr(run_plan, "usable_memory_gb", lambda device: usual.memory_gb)  # enough to train, not to spend on speed
     scarce = planned()
     assert not scarce.prepacked

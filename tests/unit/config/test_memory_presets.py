@@ -21,7 +21,7 @@ from trainer.plan.run_plan import memory_of
 from trainer.plan.settle import settle
 from trainer.training.optimizers import make_optimizer
 
-FULL = {"sd1": ("full", 512), "sdxl": ("full-sdxl", 1024)}
+FULL = {"sd15": ("full", 512), "sdxl": ("full-sdxl", 1024)}
 MINIMAL: dict[str, Any] = {"base": {"checkpoint": "x"}, "dataset": {"path": "y"}}
 
 
@@ -61,7 +61,7 @@ def test_the_largest_preset_of_a_subject_fits_the_smallest_gpu(headers: dict[str
     wide = {key: presets.values(name)[key] for key in ("network.rank", "network.targets")}
     assert wide == {"network.rank": 16, "network.targets": "all-linear+conv"}
     assert all(presets.values(other)["network.rank"] <= 16 for other in presets.names())
-    family = "sdxl" if name.endswith("sdxl") else "sd1"
+    family = "sdxl" if name.endswith("sdxl") else "sd15"
     checkpoint, pixels = open_checkpoint(str(headers[family])), FULL[family][1]
     filled = memory_presets.with_preset(run_config.parse({**MINIMAL, "preset": name}), "6gb", family)
     parts = memory_of(filled, family_of(checkpoint), checkpoint, (pixels, pixels), torch.bfloat16)
@@ -170,6 +170,6 @@ def test_the_plan_says_what_the_memory_is_for(shallow_checkpoint: Path, tmp_path
     plain, packed = plan({}), plan({"training.base_precision": "int8"})
     assert sum(plain.memory.values()) == pytest.approx(plain.memory_gb, abs=0.01)
     assert list(plain.memory) == ["base", "lora", "optimizer", "activations", "overhead"]
-    frozen = sum(parameter.numel() for parameter in family_of(checkpoint).empty_unet(checkpoint).parameters())
+    frozen = sum(parameter.numel() for parameter in family_of(checkpoint).empty_denoiser(checkpoint).parameters())
     assert plain.memory["base"] == pytest.approx(frozen * 2 / 1e9, abs=1e-3)
     assert packed.memory["base"] == pytest.approx(frozen / 1e9, abs=0.003)

@@ -10,7 +10,7 @@ from tests.unit.config.test_run_config import MINIMAL
 from trainer.cli import main
 from trainer.config import presets, run_config
 from trainer.core.errors import UserError
-from trainer.families import family_named
+from trainer.families import FAMILIES, family_named
 from trainer.training.optimizers import learning_rate
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "training.md"
@@ -67,7 +67,7 @@ def test_a_section_of_the_wrong_type_is_still_named() -> None:
 
 def test_every_value_has_a_reason_and_every_layer_is_used() -> None:
     known = run_config.keys()
-    used = {"every preset", *presets.SUBJECTS, *presets.FAMILIES, *presets.names()}
+    used = {"every preset", *presets.SUBJECTS, *presets.MODELS, *presets.names()}
     for group, items in presets.LAYERS:
         assert group in used
         assert all(len(item.reason) > 15 and item.key in known for item in items)
@@ -91,9 +91,10 @@ def test_the_command_line_lists_what_the_documentation_lists(capsys: pytest.Capt
 
 
 def test_a_preset_for_another_kind_of_model_is_refused_with_the_right_one() -> None:
-    presets.require_family("style-sd15", "sd1")
-    presets.require_family("style-sd15", "sd2")
-    presets.require_family("none", "sdxl")
+    groups = {family.name: family.preset_group for family in FAMILIES}
+    assert groups == {"sd1": "sd15", "sd2": "sd15", "sdxl": "sdxl"} and set(groups.values()) == set(presets.MODELS)
+    presets.require_model("style-sd15", groups["sd2"])
+    presets.require_model("none", groups["sdxl"])
     with pytest.raises(UserError) as caught:
-        presets.require_family("character-sdxl", "sd1")
+        presets.require_model("character-sdxl", groups["sd1"])
     assert "character-sd15" in caught.value.hint

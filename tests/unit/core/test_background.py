@@ -15,7 +15,7 @@ import pytest
 
 from tests.unit.training_helpers import Trained, configuration, make_dataset, train_here
 from trainer.core.background import Ahead
-from trainer.families import Checkpoint, ldm
+from trainer.families import BaseCheckpoint, ldm
 from trainer.runs import events
 
 
@@ -51,14 +51,14 @@ def test_an_error_is_raised_where_the_result_is_taken() -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The threads that read a UNet."""
     threads: list[str] = []
-    tensors = Checkpoint.tensors
+    tensors = BaseCheckpoint.tensors
 
-    def noted(self: Checkpoint, wanted: Any, *given: Any, **more: Any) -> Any:
+    def noted(self: BaseCheckpoint, wanted: Any, *given: Any, **more: Any) -> Any:
         if wanted(f"{ldm.UNET}out.2.weight") and not wanted(f"{ldm.VAE}encoder.conv_in.weight"):
             threads.append(threading.current_thread().name)
         return tensors(self, wanted, *given, **more)
 
-    monkeypatch.setattr(Checkpoint, "tensors", noted)
+    monkeypatch.setattr(BaseCheckpoint, "tensors", noted)
     return threads
 
 

@@ -32,11 +32,11 @@ def test_the_family_loader_gives_back_the_same_outputs(tmp_path: Path, widths: W
     with torch.no_grad():
         for module in (vae, unet, text):  # what the file holds: weights rounded to fp16
             module.to(torch.float16).to(torch.float32)
-        read_unet: Any = family.load_unet(checkpoint, torch.float32)
+        read_denoiser: Any = family.load_denoiser(checkpoint, torch.float32)
         read_vae: Any = family.load_vae(checkpoint, torch.float32)
         read_text: Any = family.load_text_encoder(checkpoint, torch.float32, torch.device("cpu"))
         t = torch.tensor([500])
-        torch.testing.assert_close(read_unet(latents, t, context).sample, unet(latents, t, context).sample)
+        torch.testing.assert_close(read_denoiser(latents, t, context).sample, unet(latents, t, context).sample)
         torch.testing.assert_close(read_vae.encode(picture).latent_dist.mean, vae.encode(picture).latent_dist.mean)
         torch.testing.assert_close(read_vae.decode(latents).sample, vae.decode(latents).sample)
         torch.testing.assert_close(read_text.model(ids).last_hidden_state, text(ids).last_hidden_state)

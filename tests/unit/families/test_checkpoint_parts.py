@@ -43,7 +43,7 @@ def weights(path: Path, vae: str = "") -> dict[str, torch.Tensor]:
     checkpoint, family = open_checkpoint(str(path), vae), family_named("sd1")
     assert family_of(checkpoint) is family
     text = family.load_text_encoder(checkpoint, torch.float32, CPU).modules["te1"]
-    models = {"unet": family.load_unet(checkpoint, torch.float32), "vae": family.load_vae(checkpoint, torch.float32), "text": text}
+    models = {"unet": family.load_denoiser(checkpoint, torch.float32), "vae": family.load_vae(checkpoint, torch.float32), "text": text}
     return {f"{name}.{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
 
 
@@ -108,7 +108,7 @@ def test_weights_with_a_tensor_missing_are_not_left_random(copy: Path) -> None:
     (copy / f"{UNET}.safetensors").unlink()
     save_file(unet, copy / f"{UNET}.safetensors")
     with pytest.raises(UserError, match="incomplete"):
-        family_named("sd1").load_unet(open_checkpoint(str(copy)), torch.float32)
+        family_named("sd1").load_denoiser(open_checkpoint(str(copy)), torch.float32)
 
 
 def test_a_single_file_that_is_a_pointer_is_called_one(tmp_path: Path) -> None:

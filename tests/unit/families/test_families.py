@@ -63,8 +63,8 @@ def test_the_lora_modules_are_kohyas(
     tiny_checkpoints: dict[str, Path], name: str, modules: int, attention: int, with_convolutions: int
 ) -> None:
     checkpoint = open_checkpoint(str(tiny_checkpoints[name]))
-    unet = family_named(name).empty_unet(checkpoint)
-    counts = [len(family_named(name).lora_targets(unet, targets)) for targets in ("all-linear", "attention", "all-linear+conv")]
+    unet = family_named(name).empty_denoiser(checkpoint)
+    counts = [len(family_named(name).denoiser_targets(unet, targets)) for targets in ("all-linear", "attention", "all-linear+conv")]
     assert counts == [modules, attention, with_convolutions]
 
 
@@ -81,7 +81,7 @@ def test_a_single_file_gives_the_unet_that_diffusers_loads_from_it(tiny_checkpoi
         str(tiny_checkpoints[name]), config=str(tmp_path), subfolder="unet", torch_dtype=torch.float32, local_files_only=True
     )
     family, checkpoint = family_named(name), open_checkpoint(str(tiny_checkpoints[name]))
-    ours = family.load_unet(checkpoint, torch.float32)
+    ours = family.load_denoiser(checkpoint, torch.float32)
     draw = torch.Generator().manual_seed(0)
     arguments: dict[str, Any] = {"encoder_hidden_states": torch.randn(2, 77, size.context, generator=draw)}
     if name == "sdxl":
@@ -95,8 +95,8 @@ def test_a_single_file_gives_the_unet_that_diffusers_loads_from_it(tiny_checkpoi
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
     theirs = dict(plain.named_parameters())
     assert all(torch.equal(value, theirs[key]) for key, value in ours.named_parameters())
-    read = family.read_unet(checkpoint, torch.float32, channels_last=True)
-    laid_out = dict(family.load_unet(checkpoint, torch.float32, read).named_parameters())
+    read = family.read_denoiser(checkpoint, torch.float32, channels_last=True)
+    laid_out = dict(family.load_denoiser(checkpoint, torch.float32, read).named_parameters())
     assert laid_out.keys() == theirs.keys()
     for key, value in laid_out.items():
         assert torch.equal(value, theirs[key])
@@ -193,7 +193,7 @@ def test_a_diffusers_folder_of_sdxl_gives_what_its_file_gives(tiny_checkpoints: 
 def test_sdxl_is_told_source_cut_and_size_in_that_order_and_not_rounded(tmp_path: Path) -> None:
     framings = [Framing((1600, 1001), (1024, 768), (12, 34))]
     condition = {"embeds": torch.zeros(77, 8), "pooled": torch.zeros(4)}
-    inputs = family_named("sdxl").unet_inputs([condition], framings, CPU, torch.bfloat16)
+    inputs = family_named("sdxl").denoiser_inputs([condition], framings, CPU, torch.bfloat16)
     assert inputs["added_cond_kwargs"]["time_ids"].tolist() == [[1001, 1600, 12, 34, 768, 1024]]
     folder = make_dataset(tmp_path, 1)
     assert framing(open_dataset(folder).items[0]) == Framing((64, 64), (64, 64), (0, 0))
@@ -301,7 +301,7 @@ def test_a_setting_overrules_what_the_file_says() -> None:
 
 
 def test_zero_terminal_snr_samples_from_the_last_timestep() -> None:
-    sampler = family_named("sdxl").sampler(Prediction("v_prediction", True))
+    sampler = family_named("sdxl").sampling_scheduler(Prediction("v_prediction", True))
     sampler.set_timesteps(10)
     assert int(sampler.timesteps[0]) == 999
     noise = family_named("sdxl").noise_scheduler(Prediction("v_prediction", True))

@@ -87,7 +87,7 @@ def test_the_text_encoder_is_the_published_one() -> None:
 def test_the_noise_schedule_is_the_published_one() -> None:
     # scheduler_config.json of stable-diffusion-v1-5: scaled_linear is linear in the square root of beta
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    for scheduler in (FAMILY.noise_scheduler(), FAMILY.sampler()):
+    for scheduler in (FAMILY.noise_scheduler(), FAMILY.sampling_scheduler()):
         assert torch.allclose(scheduler.betas.double(), betas, rtol=1e-5)
         assert scheduler.config.prediction_type == "epsilon"
 

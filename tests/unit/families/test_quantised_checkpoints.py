@@ -43,7 +43,7 @@ def models(path: Path) -> dict[str, torch.Tensor]:
     """Every weight of all three models, as training loads them in bf16 and fp32."""
     checkpoint, family = open_checkpoint(str(path)), family_named("sd1")
     assert family_of(checkpoint) is family
-    loaded = {"unet": family.load_unet(checkpoint, torch.float32), "vae": family.load_vae(checkpoint, torch.float32)}
+    loaded = {"unet": family.load_denoiser(checkpoint, torch.float32), "vae": family.load_vae(checkpoint, torch.float32)}
     loaded["text"] = family.load_text_encoder(checkpoint, torch.float32, CPU).modules["te1"]
     return {f"{name}.{key}": value for name, model in loaded.items() for key, value in model.state_dict().items()}
 
@@ -105,7 +105,7 @@ def test_unscaled_fp8_is_read_as_it_is(exact: dict[str, torch.Tensor], tmp_path:
 def test_a_pickled_checkpoint_is_scaled_too(exact: dict[str, torch.Tensor], tmp_path: Path) -> None:
     torch.save({"state_dict": in_fp8(exact, "scale_weight")[0]}, tmp_path / "fp8.ckpt")
     checkpoint = open_checkpoint(str(tmp_path / "fp8.ckpt"))
-    read = family_named("sd1").read_unet(checkpoint, torch.float32)
+    read = family_named("sd1").read_denoiser(checkpoint, torch.float32)
     assert torch.equal(read[f"{QUERY}.weight"], exact[f"{QUERY}.weight"])
 
 
@@ -119,7 +119,7 @@ def int8(exact: dict[str, torch.Tensor], weight: torch.Tensor, scale: torch.Tens
 def test_int8_with_a_scale_for_each_output_is_multiplied(exact: dict[str, torch.Tensor], tmp_path: Path) -> None:
     codes, scale = torch.randint(-127, 128, (64, 64), dtype=torch.int8), torch.rand(64, 1)
     path = written(tmp_path / "int8.safetensors", int8(exact, codes, scale))
-    read = family_named("sd1").read_unet(open_checkpoint(str(path)), torch.float32)[f"{QUERY}.weight"]
+    read = family_named("sd1").read_denoiser(open_checkpoint(str(path)), torch.float32)[f"{QUERY}.weight"]
     np.testing.assert_allclose(read.numpy(), codes.numpy() * scale.numpy(), rtol=1e-6)
 
 
@@ -134,7 +134,7 @@ def test_a_rotated_int8_weight_is_rotated_back(exact: dict[str, torch.Tensor], t
     rotated = (weight.reshape(64, 4, size) @ matrix.T).reshape(64, 64)
     codes = torch.tensor(np.rint(rotated * 4), dtype=torch.int8)  # quarters: exact, as the matrix has entries of a quarter
     tensors = int8(exact, codes, torch.tensor(0.25), params={"convrot": True, "convrot_groupsize": size})
-    read = family_named("sd1").read_unet(open_checkpoint(str(written(tmp_path / "rotated.safetensors", tensors))), torch.float32)
+    read = family_named("sd1").read_denoiser(open_checkpoint(str(written(tmp_path / "rotated.safetensors", tensors))), torch.float32)
     np.testing.assert_allclose(read[f"{QUERY}.weight"].numpy(), weight, atol=1e-5)
 
 
@@ -159,4 +159,4 @@ def test_unknown_quantisation_is_refused_before_anything_is_loaded(
 def test_a_scale_that_does_not_fit_is_named(exact: dict[str, torch.Tensor], tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = written(tmp_path / "odd.safetensors", {**exact, f"{QUERY}.scale_weight": torch.ones(shape)})
     with pytest.raises(UserError, match="to_q"):
-        family_named("sd1").read_unet(open_checkpoint(str(path)), torch.float32)
+        family_named("sd1").read_denoiser(open_checkpoint(str(path)), torch.float32)

@@ -38,7 +38,7 @@ def unet(family: str) -> Any:
         return diffusers.UNet2DConditionModel(**_UNETS[family])
 
 
-def load_unet(family: str, path: Path) -> dict[str, tuple[tuple[int, ...], float]]:
+def load_denoiser(family: str, path: Path) -> dict[str, tuple[tuple[int, ...], float]]:
     """What diffusers makes of a file: layer name -> shape of the weight change, scale. (On the meta device it keeps no numbers.)"""
     pipeline = diffusers.StableDiffusionPipeline if family == "sd1" else diffusers.StableDiffusionXLPipeline
     model = unet(family)
@@ -58,7 +58,7 @@ def test_diffusers_loads_the_unet_part(tmp_path: Path, family: str, form: str) -
         sizes = {key: size for key, size in sizes.items() if "attentions.0" in key[1] or "attentions.2" in key[1]}
     weights = sample(sizes, family, alpha=1.0)
     write_lora(tmp_path / "x.safetensors", convert(weights, form))
-    found_layers = load_unet(family, tmp_path / "x.safetensors")
+    found_layers = load_denoiser(family, tmp_path / "x.safetensors")
     scale = 0.5 if form == "kohya" else 1.0  # folded into the weights where there is no alpha
     assert found_layers == {module.name: (delta_shape(module.algorithm, module.tensors), scale) for module in weights}
     name = {"sd1": "SD 1.5", "sdxl": "SDXL"}[family]

@@ -47,13 +47,13 @@ def test_the_activations_are_those_that_a_real_forward_pass_saves(
 ) -> None:
     checkpoint = open_checkpoint(str(tiny_checkpoint))
     config = configuration(tiny_checkpoint, dataset_folder, tmp_path, {"training.batch_size": batch, "network.targets": targets})
-    planned = FAMILY.empty_unet(checkpoint)
-    modules = FAMILY.lora_targets(planned, targets)
+    planned = FAMILY.empty_denoiser(checkpoint)
+    modules = FAMILY.denoiser_targets(planned, targets)
     with torch.device("meta"):
         adapter.inject(planned, modules, rank=4, alpha=4, seed=0)
     activations = memory_needed(planned, FAMILY, config, (pixels, pixels), torch.float32)["activations"] * 1e9
 
-    real: Any = FAMILY.load_unet(checkpoint, torch.float32)
+    real: Any = FAMILY.load_denoiser(checkpoint, torch.float32)
     real.to(memory_format=torch.channels_last)
     adapter.inject(real, modules, rank=4, alpha=4, seed=0)
     # the meta device knows no layouts: what is copied from one into the other is not counted

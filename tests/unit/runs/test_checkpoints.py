@@ -54,7 +54,7 @@ def test_a_single_file_gives_the_model_that_diffusers_conversion_gives(tiny_chec
         cross_attention_dim=TINY.text_width,
         attention_head_dim=8,
     )
-    ours = FAMILY.load_unet(checkpoint, torch.float32)
+    ours = FAMILY.load_denoiser(checkpoint, torch.float32)
     assert torch.equal(noise_prediction(ours), noise_prediction(unet))
     assert not any(parameter.requires_grad for parameter in ours.parameters())
     assert not ours.training
@@ -82,7 +82,7 @@ def test_a_diffusers_folder_gives_the_same_outputs_as_the_file_it_came_from(tiny
     folder = open_checkpoint(str(tmp_path / "folder"))
     assert family_of(folder) is FAMILY
     # not to the bit: kernels round differently for weights that are mapped from a file at another alignment
-    from_file, from_folder = (noise_prediction(FAMILY.load_unet(each, torch.float32)) for each in (single, folder))
+    from_file, from_folder = (noise_prediction(FAMILY.load_denoiser(each, torch.float32)) for each in (single, folder))
     assert torch.allclose(from_file, from_folder, atol=1e-5)
     prompts = ["a cat", "", "x " * 100]
     encoded = [FAMILY.load_text_encoder(each, torch.float32, torch.device("cpu")).encode(prompts) for each in (single, folder)]
@@ -111,8 +111,8 @@ def test_a_ckpt_of_plain_weights_gives_the_same_model(
     torch.save(data, path, _use_new_zipfile_serialization=zipped)
     checkpoint = open_checkpoint(str(path))
     assert family_of(checkpoint) is FAMILY
-    expected = noise_prediction(FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.float32))
-    assert torch.equal(noise_prediction(FAMILY.load_unet(checkpoint, torch.float32)), expected)
+    expected = noise_prediction(FAMILY.load_denoiser(open_checkpoint(str(tiny_checkpoint)), torch.float32))
+    assert torch.equal(noise_prediction(FAMILY.load_denoiser(checkpoint, torch.float32)), expected)
 
 
 class Foreign:
@@ -190,8 +190,8 @@ def test_a_file_of_another_kind_is_refused_and_called_by_its_name(weights: Tenso
 @pytest.mark.parametrize(
     ("name", "load"),
     [
-        ("model.diffusion_model.middle_block.1.proj_in.weight", "load_unet"),
-        ("model.diffusion_model.output_blocks.3.0.in_layers.2.bias", "load_unet"),
+        ("model.diffusion_model.middle_block.1.proj_in.weight", "load_denoiser"),
+        ("model.diffusion_model.output_blocks.3.0.in_layers.2.bias", "load_denoiser"),
         ("first_stage_model.decoder.conv_out.bias", "load_vae"),
         ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "load_text_encoder"),
     ],

@@ -18,7 +18,7 @@ from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import UserError
 from trainer.dataset import open_dataset
-from trainer.families import Checkpoint, open_checkpoint
+from trainer.families import BaseCheckpoint, open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.plan.run_plan import make_plan
 from trainer.runs import events
@@ -28,12 +28,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def sd15(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def sd15(tmp_path_factory: pytest.TempPathFactory) -> BaseCheckpoint:
     """A file with the header of a whole SD 1.5 and nothing but zeros behind it, which take no room on the disk."""
     return open_checkpoint(str(make_empty_checkpoint(tmp_path_factory.mktemp("sd15") / "v1-5-zeros.safetensors", "full")))
 
 
-def exporter(config: RunConfig, checkpoint: Checkpoint) -> Exporter:
+def exporter(config: RunConfig, checkpoint: BaseCheckpoint) -> Exporter:
     dataset = open_dataset(Path(config.dataset.path))
     plan = make_plan(config, dataset, FAMILY, checkpoint, CPU, "fp32")
     return Exporter(config, dataset, FAMILY, checkpoint, "a" * 64, plan, 1_700_000_000.0)
@@ -51,11 +51,11 @@ def random_weights(unet: Any, modules: list[str], rank: int) -> dict[str, torch.
     return weights
 
 
-def test_keys_types_and_shapes_are_those_of_a_real_kohya_file(sd15: Checkpoint, dataset_folder: Path, tmp_path: Path) -> None:
+def test_keys_types_and_shapes_are_those_of_a_real_kohya_file(sd15: BaseCheckpoint, dataset_folder: Path, tmp_path: Path) -> None:
     rank = 2
     config = configuration(sd15.path, dataset_folder, tmp_path, {"network.rank": rank, "network.alpha": 1.0})
-    unet = FAMILY.empty_unet(sd15)
-    weights = random_weights(unet, FAMILY.lora_targets(unet, "all-linear"), rank)
+    unet = FAMILY.empty_denoiser(sd15)
+    weights = random_weights(unet, FAMILY.denoiser_targets(unet, "all-linear"), rank)
     exporter(config, sd15).write(tmp_path / "l.safetensors", weights, step=9, loss=0.1)
     written = load_file(str(tmp_path / "l.safetensors"))
 
@@ -72,7 +72,7 @@ def test_keys_types_and_shapes_are_those_of_a_real_kohya_file(sd15: Checkpoint, 
 
 
 def test_the_plan_counts_the_parameters_that_kohya_s_file_has(
-    sd15: Checkpoint, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sd15: BaseCheckpoint, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.compute.onednn_layers.works", lambda dtype: False)  # as on a processor without bf16
     rank = 16
@@ -109,9 +109,9 @@ def predictions(unet: Any, scale: float = 1.0) -> torch.Tensor:
 
 def test_diffusers_with_the_file_predicts_what_the_trainer_predicted(trained: Trained, tiny_checkpoint: Path) -> None:
     checkpoint = open_checkpoint(str(tiny_checkpoint))
-    unet: Any = FAMILY.load_unet(checkpoint, torch.float32)
+    unet: Any = FAMILY.load_denoiser(checkpoint, torch.float32)
     base = predictions(unet)
-    adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear"), rank=3, alpha=6.0, seed=0)
+    adapter.inject(unet, FAMILY.denoiser_targets(unet, "all-linear"), rank=3, alpha=6.0, seed=0)
     adapter.load_state(unet, trained.state(3)["lora"])
     in_training = predictions(unet)
     pipeline = FAMILY.pipeline(checkpoint, dtype=torch.float32)

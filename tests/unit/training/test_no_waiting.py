@@ -149,7 +149,7 @@ def test_sizes_are_copied_from_page_locked_memory(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.Tensor, "to", moved)
     framings = [Framing(original=(640, 480), target=(512, 384), crop_top_left=(3, 5))]
     conditions = [{"embeds": torch.zeros(77, 8), "pooled": torch.zeros(4)}]
-    inputs = SDXL.unet_inputs(conditions, framings, GPU, torch.float32)
+    inputs = SDXL.denoiser_inputs(conditions, framings, GPU, torch.float32)
     assert inputs["added_cond_kwargs"]["time_ids"].tolist() == [[480, 640, 3, 5, 384, 512]]
     assert pinned[1:] == [[[480, 640, 3, 5, 384, 512]]]
 

@@ -37,15 +37,15 @@ def fixed_batch(unet: Any, family: Any) -> micro_batch.MicroBatch:
 @pytest.mark.parametrize("name", KINDS)
 def test_one_picture_at_one_noise_is_learned_nearly_to_the_floor(tiny_checkpoints: dict[str, Path], name: str) -> None:
     family, settings = family_named(name), ObjectiveSection()
-    unet: Any = family.load_unet(open_checkpoint(str(tiny_checkpoints[name])), torch.float32)
+    unet: Any = family.load_denoiser(open_checkpoint(str(tiny_checkpoints[name])), torch.float32)
     network = NetworkSection.model_validate({"rank": 8, "alpha": 8.0, "targets": TARGETS[name]})
-    adapter.adapt(unet, family.lora_targets(unet, network.targets), network, 0)
+    adapter.adapt(unet, family.denoiser_targets(unet, network.targets), network, 0)
     optimizer = make_optimizer(list(adapter.pairs(unet)), OptimizerSection(weight_decay=0.0), 1e-2)
     scheduler = family.noise_scheduler(Prediction(KINDS[name]))
     batch = fixed_batch(unet.train(), family)
     noisy = scheduler.add_noise(batch.latents, batch.mixed, batch.timesteps)
     target = objective.target(scheduler, batch.latents, batch.noise, batch.timesteps)
-    inputs = family.unet_inputs(batch.conditions, batch.framings, CPU, torch.float32)
+    inputs = family.denoiser_inputs(batch.conditions, batch.framings, CPU, torch.float32)
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()

@@ -89,7 +89,7 @@ def scheduler_of(case: Case) -> Any:
 def unet_with_lora(case: Case, config: RunConfig) -> Any:
     """The UNet with peft's adapter on every Linear and 1x1 convolution of the transformers, and the trainer's first down matrices."""
     family, checkpoint = family_named(case.family), open_checkpoint(config.base.checkpoint)
-    unet, first = (family.load_unet(checkpoint, torch.float32) for _ in range(2))
+    unet, first = (family.load_denoiser(checkpoint, torch.float32) for _ in range(2))
     modules = [name for name, module in unet.named_modules() if ".attentions." in name and is_linear_or_1x1(module)]
     assert len(modules) == MODULES[case.checkpoint]
     rank, alpha = config.network.rank, config.network.alpha

@@ -92,7 +92,7 @@ def plain_models(run: RunConfig) -> tuple[dict[str, Any], dict[str, torch.nn.Par
     """The UNet and text models with peft's adapters, put in by diffusers and transformers; and the parameters that are trained."""
     checkpoint = open_checkpoint(run.base.checkpoint)
     family = family_of(checkpoint)
-    unet: Any = family.load_unet(checkpoint, torch.float32)
+    unet: Any = family.load_denoiser(checkpoint, torch.float32)
     kohya = [name for name, module in unet.named_modules() if ".attentions." in name and is_linear_or_1x1(module)]
     models = {"unet": unet, **family.load_text_encoder(checkpoint, torch.float32, CPU).modules}
     sizes = {"r": run.network.rank, "lora_alpha": run.network.alpha}
@@ -106,7 +106,7 @@ def plain_models(run: RunConfig) -> tuple[dict[str, Any], dict[str, torch.nn.Par
         for name, parameter in model.named_parameters()
         if ".lora_" in name
     }
-    again: Any = family.load_unet(checkpoint, torch.float32)
+    again: Any = family.load_denoiser(checkpoint, torch.float32)
     adapter.inject(
         again, kohya, rank=run.network.rank, alpha=run.network.alpha, seed=seeding.derive_seed(run.training.seed, "weights") % 2**32
     )
@@ -364,7 +364,7 @@ def test_validation_images_are_painted_with_the_text_encoder_as_it_is_then(shall
     for picture in pictures:
         condition, negative = text.encode(["a cat", "blurry"])
         latents = sample_latents(
-            family.load_unet(checkpoint, torch.float32), family, condition, negative, width=64, height=64, steps=2, guidance=7.5,
+            family.load_denoiser(checkpoint, torch.float32), family, condition, negative, width=64, height=64, steps=2, guidance=7.5,
             generator=seeding.generator(42, "sample", 0), device=CPU, dtype=torch.float32,
         )  # fmt: skip
         assert latents is not None

@@ -81,10 +81,10 @@ def factor(step: int, warmup: int, total: int) -> float:
 def train_plainly(config: RunConfig, steps: list[list[MicroBatch]]) -> Plain:
     """diffusers' recipe."""
     checkpoint = open_checkpoint(config.base.checkpoint)
-    unet: Any = FAMILY.load_unet(checkpoint, torch.float32)
+    unet: Any = FAMILY.load_denoiser(checkpoint, torch.float32)
     kohya = [name for name, module in unet.named_modules() if ".attentions." in name and is_linear_or_1x1(module)]
     assert len(kohya) == 192
-    first = FAMILY.load_unet(checkpoint, torch.float32)
+    first = FAMILY.load_denoiser(checkpoint, torch.float32)
     seed = seeding.derive_seed(config.training.seed, "weights") % 2**32
     adapter.inject(first, kohya, rank=config.network.rank, alpha=config.network.alpha, seed=seed)
     start = adapter.state(first)
@@ -228,20 +228,20 @@ def test_checkpointing_changes_memory_and_not_the_result(tiny_checkpoint: Path, 
 
 def test_the_untrained_adapter_changes_nothing(tiny_checkpoint: Path) -> None:
     checkpoint = open_checkpoint(str(tiny_checkpoint))
-    unet = FAMILY.load_unet(checkpoint, torch.float32)
+    unet = FAMILY.load_denoiser(checkpoint, torch.float32)
     assert isinstance(unet, UNet2DConditionModel)
     arguments = (torch.randn(1, 4, 8, 8), torch.tensor([5]), torch.randn(1, 77, 64))
     with torch.no_grad():
         before = unet(*arguments).sample
-        adapter.inject(unet, FAMILY.lora_targets(unet, "all-linear"), rank=4, alpha=4, seed=1)
+        adapter.inject(unet, FAMILY.denoiser_targets(unet, "all-linear"), rank=4, alpha=4, seed=1)
         # on a CPU the 1 x 1 convolutions with LoRA are matrix products, which round in another way
         torch.testing.assert_close(unet(*arguments).sample, before, rtol=0, atol=1e-5)
 
 
 def test_only_the_adapter_is_trained_and_attention_alone_is_128_modules(tiny_checkpoint: Path) -> None:
-    unet = FAMILY.load_unet(open_checkpoint(str(tiny_checkpoint)), torch.float32)
-    assert len(FAMILY.lora_targets(unet, "all-linear")) == 192
-    attention = FAMILY.lora_targets(unet, "attention")
+    unet = FAMILY.load_denoiser(open_checkpoint(str(tiny_checkpoint)), torch.float32)
+    assert len(FAMILY.denoiser_targets(unet, "all-linear")) == 192
+    attention = FAMILY.denoiser_targets(unet, "attention")
     assert len(attention) == 128
     adapter.inject(unet, attention, rank=3, alpha=3, seed=1)
     trained = {id(parameter) for parameter in adapter.parameters(unet)}

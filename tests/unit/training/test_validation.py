@@ -141,9 +141,9 @@ def plain_loss(config: config.RunConfig, weights: dict[str, torch.Tensor] | None
     """Mean squared error of the noise by timestep, by diffusers' UNet and DDPM's formula."""
     checkpoint, dataset = open_checkpoint(config.base.checkpoint), open_dataset(Path(config.dataset.path))
     cache = Cache(cache_folder(config), checkpoint.identity())
-    unet: Any = FAMILY.load_unet(checkpoint, torch.float32)
+    unet: Any = FAMILY.load_denoiser(checkpoint, torch.float32)
     if weights is not None:
-        adapter.adapt(unet, FAMILY.lora_targets(unet, config.network.targets), config.network, 0)
+        adapter.adapt(unet, FAMILY.denoiser_targets(unet, config.network.targets), config.network, 0)
         adapter.load_state(unet, weights)
     unet.eval()
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -238,9 +238,9 @@ def test_without_a_limit_norms_are_measured_at_the_first_tenth_and_last_step(
 
 def test_the_file_holds_the_moving_average_of_the_steps_weights(whole: Trained, shallow_checkpoint: Path) -> None:
     configured = config.load(whole.run.config)
-    unet = FAMILY.load_unet(open_checkpoint(str(shallow_checkpoint)), torch.float32)
+    unet = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.float32)
     seed = seeding.derive_seed(configured.training.seed, "weights") % 2**32
-    adapter.adapt(unet, FAMILY.lora_targets(unet, "all-linear"), configured.network, seed)
+    adapter.adapt(unet, FAMILY.denoiser_targets(unet, "all-linear"), configured.network, seed)
     expected = {name: value.double() for name, value in adapter.state(unet).items()}
     for step in range(1, STEPS + 1):
         decay = min(DECAY, (1 + step) / (10 + step))

@@ -45,7 +45,7 @@ def sample_latents(
     import torch
 
     noise = torch.randn((1, 4, height // 8, width // 8), generator=generator)
-    scheduler = family.sampler(prediction, karras=start is not None)
+    scheduler = family.sampling_scheduler(prediction, karras=start is not None)
     if start is None:
         scheduler.set_timesteps(steps)
         latents = noise * scheduler.init_noise_sigma
@@ -55,7 +55,7 @@ def sample_latents(
     guided = guidance > 1
     conditions = [negative, condition] if guided else [condition]
     whole = Framing(original=(width, height), target=(width, height))
-    inputs = family.unet_inputs(conditions, [whole] * len(conditions), device, dtype)
+    inputs = family.denoiser_inputs(conditions, [whole] * len(conditions), device, dtype)
     with torch.no_grad():
         for timestep in counted(scheduler.timesteps, "sampling steps", len(scheduler.timesteps)):
             if stop():
