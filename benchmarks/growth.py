@@ -42,6 +42,7 @@ from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, prepare
 from trainer.dataset.settings import CleanSettings
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
 
 SIDE = 64
@@ -151,7 +152,7 @@ def run(checkpoint: Path, dataset: Path, runs: Path, seed: int, steps: int, *, p
     settings = run_config.parse(data)
     seen = Seen(time.time())
     with watched(seen):
-        launcher.train(settings, on_event=seen.on_event)
+        launcher.train(prepare_run(settings), on_event=seen.on_event)
     return seen
 
 

@@ -21,6 +21,7 @@ from trainer.dataset import prepare as prepare_dataset
 from trainer.families import family_of, open_checkpoint
 from trainer.families.base import tokenizer_folder
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _ours(work: Work, prepared: Prepared, out: Path, settings: Sequence[str]) ->
         apply_override(data, setting, example="training.compile=true")
     launcher.command = timed
     try:
-        launcher.train(run_config.parse(data))
+        launcher.train(prepare_run(run_config.parse(data)))
     finally:
         launcher.command = command
 

@@ -37,6 +37,7 @@ from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, prepare
 from trainer.dataset.settings import CleanSettings
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
 
 TRIGGER, CLASS = "myAnimeStyleToken", "anime_face"
@@ -101,7 +102,7 @@ def run(checkpoint: Path, faces: Path, work: Path, pixels: int, overrides: list[
         apply_override(data, override, example="training.device=cpu")
     told: list[events.Event] = []
     ready = time.time()
-    launcher.train(run_config.parse(data), on_event=told.append)
+    launcher.train(prepare_run(run_config.parse(data)), on_event=told.append)
     return split(began, ready, told), told
 
 

@@ -29,6 +29,7 @@ from benchmarks import table
 from trainer.config import run_config
 from trainer.core.terminal import escape_unprintable
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
 
 PARTS = ("imports", "plan", "load", "step")
@@ -74,7 +75,7 @@ def start(chosen: argparse.Namespace, runs: Path, seed: int) -> list[float]:
     }
     began: list[float] = []
     told: list[events.Event] = []
-    launcher.train(run_config.parse(data), on_event=told.append, before_start=lambda: began.append(time.time()))
+    launcher.train(prepare_run(run_config.parse(data)), on_event=told.append, before_start=lambda: began.append(time.time()))
     return split(began[0], told)
 
 

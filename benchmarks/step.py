@@ -35,7 +35,7 @@ from trainer.config.overrides import apply_override
 from trainer.core import devices
 from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, prepare
-from trainer.launch.launcher import prepare_run
+from trainer.launch.prepared_run import prepare_run
 from trainer.training.batches import Feed
 from trainer.training.distributed import make_accelerator
 from trainer.training.job import open_job
@@ -88,7 +88,7 @@ def measure(checkpoint: Path, folder: Path, arguments: argparse.Namespace) -> di
         apply_override(data, override, example="training.batch_size=2")
     data["dataset"]["path"] = str(_pictures(folder, arguments.pixels, run_config.parse(data).training.batch_size))
     settings = run_config.parse(data)
-    run = prepare_run(settings)
+    run = prepare_run(settings).folder
     job, start = open_job(run, settings, Emitter(run.events), threading.Event())
     feed = Feed(job)
     feed.fill_caches()

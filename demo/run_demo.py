@@ -156,6 +156,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
     from trainer.dataset import PrepareSettings, TrainingHints, prepare
     from trainer.dataset.settings import CleanSettings
     from trainer.launch.launcher import train
+    from trainer.launch.prepared_run import prepare_run
 
     tell(f"drawing {settings.pictures} anime portraits")
     prepared = prepare(
@@ -192,7 +193,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
             shown[0] = event.step
             tell(f"step {event.step} of {event.steps}, loss {event.loss_average:.4f}, {event.eta:.0f} s left")
 
-    result = train(config, on_event=on_event)
+    result = train(prepare_run(config), on_event=on_event)
     return result.lora, result.loss_curve, result.steps, result.seconds
 
 

@@ -229,8 +229,7 @@ class TrainLora(io.ComfyNode):
             node_id = cls.hidden.unique_id
             prepared = as_dataset(dataset)
             config = run_config(prepared.section(), widgets, as_options(options, TrainOptions))
-            _require_family(widgets.get("preset", presets.NONE), config)
-            run = _train(config, node_id, _graph(cls.hidden))
+            run = _train(config, widgets.get("preset", presets.NONE), node_id, _graph(cls.hidden))
             written.remember(_NODE, widgets["name"], run.lora)
             say(node_id, _summary(run))
             lora = Lora(str(run.lora), sha256_file(run.lora), prepared.trigger_words(), str(run.run_dir))
@@ -262,20 +261,20 @@ def _own_sections(dataset: dict[str, Any], widgets: dict[str, Any]) -> dict[str,
     return places.merged(places.sections(places.TRAIN_LORA, values), fixed)
 
 
-def _require_family(preset: str, config: RunConfig) -> None:
-    """Refuse a preset for another kind of model: its rate would be wrong by half, and nobody would notice for hours."""
-    if preset != presets.NONE:
-        from ..trainer.families import family_of, open_checkpoint
+def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str, Any]) -> Any:
+    """Run the launcher. Imported late: it brings in libraries that no other node needs.
 
-        presets.require_model(preset, family_of(open_checkpoint(config.base.checkpoint)).preset_group)
+    Refuses a preset for another kind of model: its rate would be wrong by half, and nobody would notice for hours.
+    """
+    from ..trainer.launch.launcher import train
+    from ..trainer.launch.prepared_run import prepare_run
 
-
-def _train(config: RunConfig, node_id: str | None, graph: dict[str, Any]) -> Any:
-    """Run the launcher. Imported late: it brings in libraries that no other node needs."""
-    from ..trainer.launch.launcher import prepare_run, train
-
-    with reported_to(work_text(node_id)), TrainingView(node_id, prepare_run(config).path.name, config.name, graph) as view:
-        return train(config, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory)
+    with reported_to(work_text(node_id)):
+        run = prepare_run(config)
+        if preset != presets.NONE:
+            presets.require_model(preset, run.family.preset_group)
+        with TrainingView(node_id, run.folder.path.name, config.name, graph) as view:
+            return train(run, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory)
 
 
 def _graph(hidden: Any) -> dict[str, Any]:

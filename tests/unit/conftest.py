@@ -13,6 +13,7 @@ import pytest
 from tests.unit.training_helpers import UNDISTURBED, configuration, make_dataset, train_here
 from trainer.config.run_config import RunConfig
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs.run_folder import RunFolder
 
 
@@ -64,7 +65,7 @@ def stopped(undisturbed: RunFolder, shallow_checkpoint: Path, dataset_folder: Pa
     """A run that ended just before its export, with states at 2, 4 and 6."""
     shutil.copytree(undisturbed.path.parent, tmp_path / "runs")
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", UNDISTURBED)
-    run = launcher.prepare_run(config)
+    run = prepare_run(config).folder
     run.lora.unlink()
     run.result.unlink()
     return config

@@ -17,6 +17,7 @@ from random_checkpoints.make_checkpoint import make_checkpoint
 from tests.tools.processes import living
 from trainer.config.run_config import RunConfig
 from trainer.launch import launcher
+from trainer.launch.prepared_run import PreparedRun
 from trainer.runs import events
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,8 +180,8 @@ def test_the_reference_run_is_the_pack_s_defaults_on_drawn_faces(
 ) -> None:
     asked: list[RunConfig] = []
 
-    def train(settings: RunConfig, *, on_event: Callable[[events.Event], None]) -> None:
-        asked.append(settings)
+    def train(run: PreparedRun, *, on_event: Callable[[events.Event], None]) -> None:
+        asked.append(run.config)
         on_event(events.Plan(3, {}, 5, 8, 2, 1, 1, "sd1", "cpu", "fp32", 1.0))
         on_event(events.Step(**_STEP | {"time": time.time() + 2.0}))
 

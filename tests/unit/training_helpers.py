@@ -20,7 +20,7 @@ from trainer.compute import denoiser_setup
 from trainer.compute.lora_layers import LoraLayer
 from trainer.config import run_config
 from trainer.dataset import PrepareSettings, prepare
-from trainer.launch.launcher import prepare_run
+from trainer.launch.prepared_run import prepare_run, write_run_folder
 from trainer.runs import events
 from trainer.runs.run_folder import RunFolder, read_events
 from trainer.training.loop import train_run
@@ -93,9 +93,9 @@ class Trained:
 
 def train_here(configured: run_config.RunConfig) -> Trained:
     """Train in this process: the same code as the child's, without the seconds that a child takes to start."""
-    run = prepare_run(configured)
-    run.path.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(configured.to_json(), encoding="utf-8")
+    prepared = prepare_run(configured)
+    write_run_folder(prepared)
+    run = prepared.folder
     status = train_run(run.path, watch_stdin=False)
     return Trained(status, run, read_events(run.events))
 
@@ -144,7 +144,7 @@ def thrown_back(trained: Trained, runs: Path, step: int) -> run_config.RunConfig
     data: dict[str, Any] = json.loads(trained.run.config.read_text(encoding="utf-8"))
     data["output"]["runs"] = str(runs)
     configured = run_config.parse(data)
-    run = prepare_run(configured)
+    run = prepare_run(configured).folder
     later = [path for path in run.checkpoints.iterdir() if int(path.name.removeprefix("step-")) > step]
     assert later, "nothing is left to train"
     for path in [*later, run.result, run.lora]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..config.run_config import NetworkSection
 from ..core.errors import UserError
-from ..core.files import sha256_file
+from ..families.checkpoint import cached_digest
 from . import adapter
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def lora_identity(path: Path) -> str:
-    """SHA-256 of the file's bytes."""
-    return sha256_file(path)
+def lora_identity(path: Path, cache_dir: Path) -> str:
+    """SHA-256 of the file's bytes; remembered in ``cache_dir`` while the file stays unchanged."""
+    return cached_digest(path, cache_dir, full=False)
 
 
 def require_lora(path: Path) -> None:

@@ -71,26 +71,28 @@ def run(args: argparse.Namespace) -> int:
     settings = run_config.load(args.config, [*preset, *args.overrides])
     if args.dry_run:
         return _dry_run(settings, as_json=args.json)
-    from ..launch.launcher import prepare_run, train, write_inputs
+    from ..launch.launcher import train
+    from ..launch.prepared_run import prepare_run, write_run_folder
 
     if args.prepare:
-        settings = run_config.absolute(settings)
-        folder = prepare_run(settings)
-        write_inputs(folder, settings, args.accelerate_config)
-        print(folder.path)
+        run = prepare_run(settings)
+        write_run_folder(run, args.accelerate_config)
+        print(run.folder.path)
         return 0
     if args.json:
         from ..runs.events import encode
 
         result = train(
-            settings, on_event=lambda event: print(encode(event), flush=True), accelerate_config=args.accelerate_config
+            prepare_run(settings),
+            on_event=lambda event: print(encode(event), flush=True),
+            accelerate_config=args.accelerate_config,
         )
     else:
         from ..core.long_work import reported_to
         from .progress_bar import TrainingProgress
 
         with TrainingProgress() as progress, reported_to(progress.work):
-            result = train(settings, on_event=progress.show, accelerate_config=args.accelerate_config)
+            result = train(prepare_run(settings), on_event=progress.show, accelerate_config=args.accelerate_config)
     words = "found, already trained" if result.reused else f"trained in {result.seconds:.0f} s"
     print(
         f"LoRA ({words}): {result.lora}\nloss curve: {result.loss_curve}\nrun folder: {result.run_dir}",
@@ -104,22 +106,20 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     from ..adapters.start_from import require_lora
     from ..compute.attention import choose_attention
     from ..core.devices import pick_device, pick_precision, torch_dtype
-    from ..dataset.open import open_training
-    from ..families import cautions, family_of, open_checkpoint
+    from ..families import cautions
+    from ..plan.inputs import open_inputs
     from ..plan.run_plan import make_plan
-    from ..plan.settle import settle
     from ..runs.events import encode
 
-    settings = settle(settings)
-    dataset, held_out, regularisation = open_training(settings)
-    checkpoint = open_checkpoint(settings.base.checkpoint, settings.base.vae)
+    inputs = open_inputs(settings)
+    settings, checkpoint = inputs.config, inputs.checkpoint
     if settings.base.lora:
         require_lora(Path(settings.base.lora))
     device = pick_device(settings.training.device)
     precision = pick_precision(settings.training.precision, device)
     attention, _ = choose_attention(settings.training.attention, device, torch_dtype(precision))
-    plan = make_plan(settings, dataset, family_of(checkpoint), checkpoint, device, precision, attention)
-    plan = replace(plan, held_out=len(held_out.items), regularisation=regularisation)
+    plan = make_plan(settings, inputs.dataset, inputs.family, checkpoint, device, precision, attention)
+    plan = replace(plan, held_out=len(inputs.held_out.items), regularisation=inputs.regularisation)
     for caution in [*cautions(checkpoint), describe_frozen(settings, frozen_modules(settings))]:
         if caution:
             print(f"warning: {caution}", file=sys.stderr)
@@ -127,7 +127,7 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
         shown = {key: value for key, value in json.loads(encode(plan)).items() if key not in ("event", "time", "clock")}
         print(json.dumps(shown, indent=2))
     else:
-        _print_plan(plan, settings, dataset.name, checkpoint.name)
+        _print_plan(plan, settings, inputs.dataset.name, checkpoint.name)
     return 0
 
 

@@ -41,19 +41,21 @@ class Opened(NamedTuple):
     training: Dataset
     held_out: Dataset
     regularisation: str
+    all_images: Dataset  # before any were held out or left out for balance
 
 
 def open_training(config: RunConfig) -> Opened:
     """The datasets of ``config`` as its run uses them: regularisation images are in balance with the others unless it says otherwise."""
-    present, held_out = hold_out(open_datasets(config.dataset), config.validation)
+    opened = open_datasets(config.dataset)
+    present, held_out = hold_out(opened, config.validation)
     training = balanced(present) if config.dataset.balance_regularisation else present
     shown, of = regularisation_shown(training), sum(item.repeats for item in training.items)
     if not shown:
-        return Opened(training, held_out, "")
+        return Opened(training, held_out, "", opened)
     text = f"{shown} of the {of} images that an epoch shows are regularisation images ({shown / of:.0%})"
     if unused := count_regularisation(present) - count_regularisation(training):
         text += f"; {unused} more are not used, as no more are needed for balance (dataset.balance_regularisation = false uses all)"
-    return Opened(training, held_out, text)
+    return Opened(training, held_out, text, opened)
 
 
 def hold_out(dataset: Dataset, section: ValidationSection) -> tuple[Dataset, Dataset]:

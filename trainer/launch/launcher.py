@@ -17,26 +17,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import lorafile
-from ..adapters.start_from import lora_identity, require_lora
-from ..config.run_config import RunConfig, absolute
+from ..config.run_config import RunConfig
 from ..core import devices
-from ..core.disk_errors import about_the_disk, from_exit_status
+from ..core.disk_errors import from_exit_status
 from ..core.errors import Cancelled, UserError
-from ..core.files import remove_partial, require_own_file, write_atomic
 from ..core.locks import locked
-from ..core.paths import require_short_path
-from ..core.text_file import read_text
-from ..dataset.open import open_training
-from ..families import family_of, open_checkpoint
-from ..objective.objective import chosen_prediction
-from ..plan.settle import settle
 from ..runs import events
 from ..runs.pruning import prune
 from ..runs.publish import publish, restore
-from ..runs.run_folder import RunFolder, RunResult, cache_folder, run_folder, run_identity
-from ..runs.states import newest_step, state_folder, state_folders
+from ..runs.run_folder import RunFolder, RunResult
+from ..runs.states import newest_step, state_folder
+from .accelerate_config import process_count
 from .child_process import Tail, end
 from .failure import failure, hung, only_follows
+from .prepared_run import PreparedRun, disk_errors_explained, write_run_folder
 
 OnEvent = Callable[[events.Event], None]
 ShouldStop = Callable[[], bool]
@@ -45,22 +39,8 @@ ShouldStop = Callable[[], bool]
 # validation image, of SDXL on a slow CPU: minutes for each forward pass, half an hour in all.
 SILENT_SECONDS = 2 * 3600.0
 
-# MULTI_GPU also starts processes on a CPU: entry.py chooses the device, and accelerate then the way they talk (gloo). accelerate's own
-# MULTI_CPU would start a single one.
-_ACCELERATE_CONFIG = """\
-compute_environment: LOCAL_MACHINE
-distributed_type: '{kind}'
-num_machines: 1
-machine_rank: 0
-num_processes: {processes}
-main_process_port: 0
-mixed_precision: 'no'
-use_cpu: {use_cpu}
-"""
-
-
 def train(
-    config: RunConfig,
+    run: PreparedRun,
     *,
     on_event: OnEvent | None = None,
     should_stop: ShouldStop | None = None,
@@ -69,7 +49,7 @@ def train(
     silent_seconds: float = SILENT_SECONDS,
     accelerate_config: Path | None = None,
 ) -> RunResult:
-    """Train ``config`` in a child process, or find the finished run; resumes one that was stopped.
+    """Train ``run`` in a child process, or find it finished; resumes one that was stopped.
 
     ``on_event`` gets every event in order, on this thread; an exception in it stops the child and is raised. ``should_stop``
     is polled every ``poll_seconds``. A child that tells nothing for ``silent_seconds`` hangs and is killed. ``before_start`` is
@@ -77,46 +57,28 @@ def train(
     place of ours; only the command line passes one. Raises Cancelled after a stop (the state is kept) and UserError,
     with the child's last lines and a hint, for everything that goes wrong.
     """
-    config = settle(absolute(config))
+    folder, config = run.folder, run.config
     tell, stop = on_event or (lambda event: None), should_stop or (lambda: False)
-    with _told_of_the_disk(Path(config.output.runs)):
-        run = prepare_run(config)
-    with _told_of_the_disk(run.path), _only_one(run, tell, stop, poll_seconds):
-        done = run.finished() or _restored(run, config, tell)
+    with disk_errors_explained(folder.path), _only_one(folder, tell, stop, poll_seconds):
+        done = folder.finished() or _restored(folder, config, tell)
         if done is not None:
-            return _published(run, config, done, tell)
-        write_inputs(run, config, accelerate_config)
+            return _published(folder, config, done, tell)
+        write_run_folder(run, accelerate_config)
         if before_start is not None:
             before_start()
-        environment = _environment(None if accelerate_config else devices.processor_threads(_processes(config)))
-        _run_child(run, environment, tell, stop, poll_seconds, silent_seconds)
-        lorafile.verify_lora(run.lora)
-        fresh = run.finished()
+        environment = _environment(None if accelerate_config else devices.processor_threads(process_count(config)))
+        _run_child(folder, environment, tell, stop, poll_seconds, silent_seconds)
+        lorafile.verify_lora(folder.lora)
+        fresh = folder.finished()
         if fresh is None:
             raise UserError(
                 "The training child ended, but its result is missing or damaged.",
-                f"Look at {run.log}; start again to resume.",
+                f"Look at {folder.log}; start again to resume.",
                 kind="internal",
             )
-        result = _published(run, config, replace(fresh, reused=False), tell)
-    _prune_old(run, config)
+        result = _published(folder, config, replace(fresh, reused=False), tell)
+    _prune_old(folder, config)
     return result
-
-
-def prepare_run(config: RunConfig) -> RunFolder:
-    """The run folder of ``config`` (not created). Opens dataset and checkpoint, so that bad input fails before any child."""
-    config = settle(config)
-    dataset = open_training(config).training
-    checkpoint = open_checkpoint(config.base.checkpoint, config.base.vae)
-    chosen_prediction(family_of(checkpoint).prediction(checkpoint), config.objective, checkpoint.name)
-    start = ""
-    if config.base.lora:
-        require_lora(Path(config.base.lora))
-        start = lora_identity(Path(config.base.lora))
-    identity = run_identity(config, dataset.hash, checkpoint.identity(cache_folder(config)), start)
-    run = run_folder(config, identity)
-    require_short_path(run.longest)
-    return run
 
 
 def command(run: RunFolder) -> list[str]:
@@ -124,39 +86,8 @@ def command(run: RunFolder) -> list[str]:
     entry = Path(__file__).resolve().parents[1] / "entry.py"
     return [
         *(sys.executable, str(entry), "--run", str(run.path), "--watch-stdin"),
-        *("--accelerate", str(run.path / "accelerate.yaml")),
+        *("--accelerate", str(run.accelerate_config)),
     ]
-
-
-def write_inputs(run: RunFolder, config: RunConfig, accelerate_config: Path | None = None) -> None:
-    """Make the run folder with the two files that the child is started with. Raises UserError for a configuration that is no text."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    for path in (run.events, run.log):
-        require_own_file(path)
-    remove_partial(run.path, run.checkpoints, run.samples, *state_folders(run.checkpoints))
-    write_atomic(run.config, config.to_json())
-    text = _accelerate_config(config) if accelerate_config is None else _given_config(accelerate_config)
-    write_atomic(run.path / "accelerate.yaml", text)
-
-
-def _accelerate_config(config: RunConfig) -> str:
-    processes = _processes(config)
-    if config.training.device != "cpu" and processes > max(1, devices.gpu_count()):
-        raise UserError(
-            f"training.processes is {processes}, but this machine has {devices.gpu_count()} GPUs.",
-            "Use 0 for as many as there are; for several machines pass an accelerate configuration (docs/training.md).",
-            kind="device",
-        )
-    kind = "MULTI_GPU" if processes > 1 else "NO"
-    return _ACCELERATE_CONFIG.format(kind=kind, processes=processes, use_cpu="true" if config.training.device == "cpu" else "false")
-
-
-def _processes(config: RunConfig) -> int:
-    return max(1, config.training.processes or devices.gpu_count())
-
-
-def _given_config(path: Path) -> str:
-    return read_text(path, "accelerate configuration")
 
 
 def _run_child(
@@ -224,17 +155,6 @@ def _run_child(
     if child.returncode == 0 and isinstance(last, events.Done):
         return
     raise failure(run, child.returncode, last, log_start)
-
-
-@contextmanager
-def _told_of_the_disk(folder: Path) -> Iterator[None]:
-    """A full disk and a folder that cannot be written as a UserError."""
-    try:
-        yield
-    except OSError as error:
-        if (told := about_the_disk(error, folder)) is None:
-            raise
-        raise told from error
 
 
 def _prune_old(run: RunFolder, config: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""Filling in a configuration's memory preset, so that it says all that determines the run."""
+"""Filling in a configuration's memory preset, so that the configuration alone determines the run."""
 
 from __future__ import annotations
 
@@ -10,45 +10,38 @@ from ..config.memory_presets import is_settled, settled
 from ..config.overrides import apply_override
 from ..core import devices
 from ..dataset import Dataset
-from ..dataset.open import open_datasets
-from ..families import BaseCheckpoint, Family, family_of, open_checkpoint
+from ..families import BaseCheckpoint, Family
 from .run_plan import Models, make_plan
 
 if TYPE_CHECKING:
     import torch
 
 
-def settle(settings: run_config.RunConfig) -> run_config.RunConfig:
-    """``settings`` with its memory preset filled in, so that they say all that determines the run. Raises UserError for bad input."""
-    if is_settled(settings):
-        return settings
-    dataset, checkpoint = open_datasets(settings.dataset), open_checkpoint(settings.base.checkpoint, settings.base.vae)
-    return _settled(settings, dataset, family_of(checkpoint), checkpoint, devices.pick_device(settings.training.device))
-
-
-def _settled(
-    settings: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint, device: torch.device
-) -> run_config.RunConfig:
+def settle_memory(config: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint) -> run_config.RunConfig:
+    """``config`` with its memory preset filled in for this machine; unchanged if nothing is left to fill in."""
+    if is_settled(config):
+        return config
     import torch
 
+    device = devices.pick_device(config.training.device)
     models = Models()
 
     def estimate(candidate: run_config.RunConfig) -> float:
         precision = devices.pick_precision(candidate.training.precision, device)
-        with torch.inference_mode(False), torch.enable_grad():  # ComfyUI's nodes run without gradients, which are what is estimated
-            # without a trial: the parent's process, which this runs in, shall hold no memory of the GPU while the child trains
+        with torch.inference_mode(False), torch.enable_grad():  # ComfyUI runs nodes without gradients; the estimate counts them
+            # no kernel is tried on the GPU: this process is the parent, which must hold no GPU memory while the child trains
             return make_plan(candidate, dataset, family, checkpoint, device, precision, trial=False, models=models).memory_gb
 
-    return settled(settings, family.preset_group, devices.usable_memory_gb(device), estimate)
+    return settled(config, family.preset_group, devices.usable_memory_gb(device), estimate)
 
 
-def _memory_with(
-    settings: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint, device: torch.device, models: Models
+def memory_with_changes(
+    config: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint, device: torch.device, models: Models
 ) -> Callable[[Sequence[str]], float]:
-    """Gives the estimate in GB with some keys of the configuration changed."""
+    """A function that estimates the memory in GB with some keys changed, for example ``["training.batch_size = 1"]``."""
 
     def memory_with(changes: Sequence[str]) -> float:
-        data = settings.model_dump(mode="json")
+        data = config.model_dump(mode="json")
         for change in changes:
             apply_override(data, change, example="training.batch_size=1")
         changed = run_config.parse(data)

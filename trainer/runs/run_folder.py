@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
+    def accelerate_config(self) -> Path:
+        """What accelerate's launcher is started with."""
+        return self.path / "accelerate.yaml"
+
+    @property
     def events(self) -> Path:
         """The event stream, appended to by each start."""
         return self.path / "events.jsonl"

@@ -23,11 +23,11 @@ from ..core.errors import UserError
 from ..core.library_imports import import_models, import_text_models
 from ..core.processes import Processes, current
 from ..dataset import Dataset
-from ..dataset.open import open_training
-from ..families import BaseCheckpoint, Family, Prediction, cautions, family_of, open_checkpoint
+from ..families import BaseCheckpoint, Family, Prediction, cautions
 from ..objective import objective
+from ..plan.inputs import open_inputs
 from ..plan.run_plan import TIGHT, Models, make_plan, require_memory, savings
-from ..plan.settle import _memory_with, _settled
+from ..plan.settle import memory_with_changes
 from ..runs import events, states
 from ..runs.run_folder import RunFolder, cache_folder, run_identity
 from .cache import Cache, missing_latents
@@ -76,7 +76,7 @@ class Job:
                 return gone
         if failure.kind != "memory" or isinstance(error, UserError):
             return failure
-        memory_with = _memory_with(self.config, self.dataset, self.family, self.checkpoint, self.device, Models())
+        memory_with = memory_with_changes(self.config, self.dataset, self.family, self.checkpoint, self.device, Models())
         with suppress(Exception):  # the general hint is better than none
             failure.hint = memory_hint(self.plan.memory_gb, savings(self.plan, memory_with))
         return failure
@@ -111,23 +111,21 @@ class Start:
 def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: threading.Event) -> tuple[Job, Start]:
     """Open everything a run needs but the models. Raises UserError for what cannot be trained, or not with the memory there is."""
     devices.use_own_gpu()
-    device = devices.pick_device(settings.training.device)
-    dataset, held_out, regularisation = open_training(settings)
-    checkpoint = open_checkpoint(settings.base.checkpoint, settings.base.vae)
+    inputs = open_inputs(settings)
+    settings, dataset, checkpoint, family = inputs.config, inputs.dataset, inputs.checkpoint, inputs.family
     mark = _mark(checkpoint)
-    family = family_of(checkpoint)
-    settings = _settled(settings, dataset, family, checkpoint, device)
+    device = devices.pick_device(settings.training.device)
     prediction = objective.chosen_prediction(family.prediction(checkpoint), settings.objective, checkpoint.name)
     folder = cache_folder(settings)
     text = family.text_settings(settings.training.max_tokens, settings.training.clip_skip)
-    lora = lora_identity(Path(settings.base.lora)) if settings.base.lora else ""
+    lora = lora_identity(Path(settings.base.lora), folder) if settings.base.lora else ""
     frozen = frozen_modules(settings)
     changes_text = any(module.component != "unet" for module in frozen)
     cache = Cache(folder, checkpoint.identity(folder), text, lora if changes_text else "")
     _require_same_inputs(run, settings, dataset, cache, lora)
     precision = devices.pick_precision(settings.training.precision, device)
     dtype = devices.torch_dtype(precision)
-    uncached = any(missing_latents(cache, each) for each in (dataset, held_out))
+    uncached = any(missing_latents(cache, each) for each in (dataset, inputs.held_out))
     unet = _read_unet(family, checkpoint, dtype, uncached, channels_last(settings.training.channels_last, device, dtype))
     attention, problem = choose_attention(settings.training.attention, device, dtype)
     if problem:
@@ -137,7 +135,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
         import_text_models()
     models = Models()
     plan = make_plan(settings, dataset, family, checkpoint, device, precision, attention, models=models)
-    memory_with = _memory_with(settings, dataset, family, checkpoint, device, models)
+    memory_with = memory_with_changes(settings, dataset, family, checkpoint, device, models)
     usable = devices.usable_memory_gb(device)
     require_memory(plan, usable, memory_with)
     if device.type == "cuda" and plan.memory_gb > usable:
@@ -153,7 +151,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     for note in dataset.notes:
         emit(events.Warning_(note))
     start = _start(run, plan.steps, emit)
-    plan = replace(plan, start_step=start.step, held_out=len(held_out.items), regularisation=regularisation)
+    plan = replace(plan, start_step=start.step, held_out=len(inputs.held_out.items), regularisation=inputs.regularisation)
     processes = current()
     images = settings.training.batch_size * settings.training.gradient_accumulation
     if processes.world > images:
@@ -171,7 +169,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
         precision=precision,
         dtype=dtype,
         dataset=dataset,
-        held_out=held_out,
+        held_out=inputs.held_out,
         checkpoint=checkpoint,
         family=family,
         prediction=prediction,

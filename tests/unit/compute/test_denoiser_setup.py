@@ -22,7 +22,7 @@ from trainer.compute.lora_layers import FoldedLinear, FoldedPointwise, LoraConv2
 from trainer.config.run_config import RunConfig
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.launch.launcher import prepare_run
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
 from trainer.training.batches import Feed
 from trainer.training.cache import encode_latents
@@ -45,7 +45,7 @@ def same_training(first: Trained, second: Trained, *, loss: float = 1e-5, norm: 
 @contextmanager
 def learning(settings: RunConfig) -> Any:
     """A learner and its first portion, as the loop has them."""
-    run = prepare_run(settings)
+    run = prepare_run(settings).folder
     job, start = open_job(run, settings, Emitter(run.events), threading.Event())
     feed = Feed(job)
     feed.fill_caches()

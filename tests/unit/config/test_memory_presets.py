@@ -15,10 +15,10 @@ from trainer.adapters.adapter import Pair
 from trainer.config import memory_presets, presets, run_config
 from trainer.config.run_config import PRESET_KEYS, RunConfig
 from trainer.families import family_of, open_checkpoint
-from trainer.launch.launcher import prepare_run
+from trainer.launch.prepared_run import prepare_run
+from trainer.plan.inputs import open_inputs
 from trainer.plan.memory_estimate import state_bytes
 from trainer.plan.run_plan import memory_of
-from trainer.plan.settle import settle
 from trainer.training.optimizers import make_optimizer
 
 FULL = {"sd15": ("full", 512), "sdxl": ("full-sdxl", 1024)}
@@ -99,14 +99,14 @@ def test_a_preset_is_the_same_run_as_its_settings_written_out(shallow_checkpoint
         shallow_checkpoint, dataset_folder, tmp_path, {"training.gradient_checkpointing": True, "training.micro_batch_size": 1}
     )
     plain = configuration(shallow_checkpoint, dataset_folder, tmp_path)
-    assert prepare_run(preset).path == prepare_run(written).path != prepare_run(plain).path
+    assert prepare_run(preset).folder.path == prepare_run(written).folder.path != prepare_run(plain).folder.path
 
 
 def test_a_settled_configuration_is_settled_once_and_for_all(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
-    settings = settle(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"}))
+    settings = open_inputs(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})).config
     path = tmp_path / "config.json"
     path.write_text(settings.to_json(), encoding="utf-8")
-    assert settle(run_config.load(path)) == settings
+    assert open_inputs(run_config.load(path)).config == settings
     assert settings.training.gradient_checkpointing and settings.training.memory == "6gb"
 
 
@@ -114,7 +114,7 @@ def test_an_open_preset_survives_being_saved_and_made_absolute(shallow_checkpoin
     settings = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})
     path = tmp_path / "config.json"
     path.write_text(run_config.absolute(settings).to_json(), encoding="utf-8")
-    assert settle(run_config.load(path)) == settle(settings)
+    assert open_inputs(run_config.load(path)).config == open_inputs(settings).config
 
 
 @pytest.mark.parametrize("total", [1e6, 1e-6])
@@ -122,7 +122,7 @@ def test_auto_takes_the_fastest_that_fits(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: float
 ) -> None:
     monkeypatch.setattr("trainer.core.devices.total_memory_gb", lambda device: total)
-    settings = settle(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "auto"}))
+    settings = open_inputs(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "auto"})).config
     chosen = (settings.training.gradient_checkpointing, settings.training.micro_batch_size)
     assert chosen == ((False, 0) if total > 1 else (True, 1))
 

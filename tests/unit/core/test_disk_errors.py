@@ -18,6 +18,7 @@ from tests.unit.training_helpers import UNDISTURBED, configuration, train_here
 from trainer.core.disk_errors import about_the_disk, exit_status, from_exit_status
 from trainer.core.errors import UserError
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
 from trainer.training.learner import Learner
 
@@ -117,7 +118,7 @@ def test_a_disk_without_room_for_another_file_says_so_and_not_that_it_is_full(
 
     config = configuration(shallow_checkpoint, dataset_folder, few_files, UNDISTURBED)
     with pytest.raises(UserError) as caught:
-        launcher.train(config, on_event=at(3, use_up))
+        launcher.train(prepare_run(config), on_event=at(3, use_up))
     assert caught.value.kind == "disk"
     assert "no room for another file" in caught.value.message
     assert str(few_files) in caught.value.message
@@ -126,7 +127,7 @@ def test_a_disk_without_room_for_another_file_says_so_and_not_that_it_is_full(
     for path in few_files.glob("small *"):
         path.unlink()
     told: list[events.Event] = []
-    assert launcher.train(config, on_event=told.append).lora.read_bytes() == expected
+    assert launcher.train(prepare_run(config), on_event=told.append).lora.read_bytes() == expected
     assert resumed_at(told) == [2]
 
 
@@ -151,7 +152,7 @@ def test_a_child_that_cannot_even_log_its_error_is_understood(
         pytest.skip("NOT CHECKED: the disk has no 3 GB free")
     config = configuration(shallow_checkpoint, dataset_folder, runs, UNDISTURBED)
     with pytest.raises(UserError) as caught:
-        launcher.train(config, on_event=at(3, fail))
+        launcher.train(prepare_run(config), on_event=at(3, fail))
     assert caught.value.kind == "disk"
     assert words in caught.value.message
     assert str(runs) in caught.value.message
@@ -159,7 +160,7 @@ def test_a_child_that_cannot_even_log_its_error_is_understood(
     assert "Traceback" not in str(caught.value)
     monkeypatch.delenv("LD_PRELOAD")
     told: list[events.Event] = []
-    assert launcher.train(config, on_event=told.append).lora.read_bytes() == expected
+    assert launcher.train(prepare_run(config), on_event=told.append).lora.read_bytes() == expected
     assert resumed_at(told)[0] >= 2
 
 
@@ -168,7 +169,7 @@ def test_a_drive_that_becomes_read_only_in_mid_run_is_named(drive: Path, shallow
     config = configuration(shallow_checkpoint, dataset_folder, drive / "runs", UNDISTURBED)
     # what the kernel does when it finds an ext4 file system damaged
     with pytest.raises(UserError) as caught:
-        launcher.train(config, on_event=at(3, lambda: subprocess.run(["mount", "-o", "remount,abort", drive], check=False)))
+        launcher.train(prepare_run(config), on_event=at(3, lambda: subprocess.run(["mount", "-o", "remount,abort", drive], check=False)))
     assert (caught.value.kind, "read-only" in caught.value.hint.lower()) == ("permission", True), caught.value
     assert str(drive) in caught.value.message
     assert "start again" in caught.value.hint
@@ -186,7 +187,7 @@ def test_a_limit_on_the_size_of_files_is_named(
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, UNDISTURBED)
     try:
         with pytest.raises(UserError) as caught:  # as ulimit -f does it where ComfyUI is started
-            launcher.train(config, before_start=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1])))
+            launcher.train(prepare_run(config), before_start=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1])))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.kind == "disk"
@@ -194,7 +195,7 @@ def test_a_limit_on_the_size_of_files_is_named(
     assert str(tmp_path) in caught.value.message
     assert "ulimit -f unlimited" in caught.value.hint
     assert "Traceback" not in str(caught.value)
-    assert launcher.train(config).lora.read_bytes() == expected
+    assert launcher.train(prepare_run(config)).lora.read_bytes() == expected
 
 
 @pytest.mark.parametrize("what", ["deleted", "replaced"])

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ from trainer.config import run_config
 from trainer.core.errors import UserError
 from trainer.core.terminal import escape_unprintable
 from trainer.dataset.settings_file import read_settings
-from trainer.launch import launcher
+from trainer.families import family_named
+from trainer.launch.accelerate_config import accelerate_config
+from trainer.launch.prepared_run import PreparedRun, write_run_folder
 from trainer.runs import events
 from trainer.runs.run_folder import RunFolder
 
@@ -189,7 +192,8 @@ def test_other_encodings_are_refused_with_what_to_do(tmp_path: Path, name: str) 
     data, reason = REFUSED[name]
     path = tmp_path / "a.toml"
     path.write_bytes(data)
-    readers: list[Callable[[Path], object]] = [run_config.load, read_settings, launcher._given_config]
+    given_config = partial(accelerate_config, configuration(tmp_path / "a.safetensors", tmp_path, tmp_path))
+    readers: list[Callable[[Path], object]] = [run_config.load, read_settings, given_config]
     for read in readers:
         with pytest.raises(UserError, match="UTF-8") as caught:
             read(path)
@@ -201,5 +205,5 @@ def test_an_accelerate_configuration_is_written_on_in_utf_8(tmp_path: Path) -> N
     given = tmp_path / "given.yaml"
     given.write_bytes(codecs.BOM_UTF16_LE + "main_process_ip: 猫\n".encode("utf-16-le"))
     folder = RunFolder(tmp_path / "run", "run")
-    launcher.write_inputs(folder, configuration(tmp_path / "a.safetensors", tmp_path, tmp_path), given)
+    write_run_folder(PreparedRun(folder, configuration(tmp_path / "a.safetensors", tmp_path, tmp_path), family_named("sd1")), given)
     assert (folder.path / "accelerate.yaml").read_text(encoding="utf-8") == "main_process_ip: 猫\n"

@@ -14,6 +14,7 @@ import pytest
 from tests.unit.training_helpers import configuration, train_here
 from trainer.core.library_imports import NEEDLESS, hidden
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 
 ROOT = Path(__file__).resolve().parents[3]
 _TRAINING = """
@@ -66,7 +67,7 @@ def test_a_training_whose_prompts_are_cached_imports_neither_transformers_nor_pe
     changes: dict[str, object] = {"training.max_steps": 1, "sample.every_epochs": 1}
     assert train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path, changes)).status == 0
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
-    done = launcher.train(configuration(shallow_checkpoint, dataset_folder, tmp_path, {**changes, "training.seed": 7}))
+    done = launcher.train(prepare_run(configuration(shallow_checkpoint, dataset_folder, tmp_path, {**changes, "training.seed": 7})))
     log = (done.run_dir / "child.log").read_text(encoding="utf-8")
     # a module that is refused has a line, too, but not the package that it would be in
     imported = {line.rpartition("|")[2].strip() for line in log.splitlines() if line.startswith("import time:")}

@@ -17,7 +17,7 @@ from trainer.core.errors import UserError
 from trainer.dataset import Dataset, Item, PrepareSettings, prepare
 from trainer.dataset.balance import balanced
 from trainer.dataset.open import open_training
-from trainer.launch.launcher import prepare_run
+from trainer.launch.prepared_run import prepare_run
 
 
 def made(training: list[int], regularisation: list[int]) -> Dataset:
@@ -102,7 +102,7 @@ def test_balance_can_be_switched_off_and_is_another_run(prepared: Path, shallow_
     opened = open_training(off)
     assert (shown(opened.training, regularisation=False), shown(opened.training, regularisation=True)) == (30, 40)
     assert opened.regularisation == "40 of the 70 images that an epoch shows are regularisation images (57%)"
-    assert prepare_run(on).path != prepare_run(off).path
+    assert prepare_run(on).folder.path != prepare_run(off).folder.path
 
 
 def test_images_held_out_for_validation_do_not_count(prepared: Path, shallow_checkpoint: Path, tmp_path: Path) -> None:

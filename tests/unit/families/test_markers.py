@@ -19,7 +19,7 @@ from trainer.commands.inference import Painter
 from trainer.config.run_config import ObjectiveSection
 from trainer.core.errors import UserError
 from trainer.families import Prediction, cautions, family_named, family_of, open_checkpoint
-from trainer.launch.launcher import prepare_run
+from trainer.launch.prepared_run import prepare_run
 from trainer.objective.objective import chosen_prediction
 from trainer.runs.events import Warning_
 

@@ -15,6 +15,7 @@ from tests.unit.training_helpers import configuration, train_here
 from trainer.core import devices
 from trainer.core.errors import UserError
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
@@ -112,6 +113,6 @@ def test_the_child_has_a_thread_for_every_core_or_as_many_as_the_user_says(
     monkeypatch.setattr(launcher, "command", lambda run: [sys.executable, str(probe), *command(run)[2:]])
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", {"training.device": device})
     with pytest.raises(UserError, match="ended without a result") as caught:
-        launcher.train(config)
+        launcher.train(prepare_run(config))
     assert f'"threads": {wish or devices.processor_threads(1)},' in str(caught.value)
     assert devices.processor_threads(2) == max(1, devices.processor_threads(1) // 2)

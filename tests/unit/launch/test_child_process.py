@@ -15,6 +15,7 @@ import pytest
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import Cancelled
 from trainer.launch import child_process, launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder
 from trainer.training import parent_channel
@@ -60,12 +61,12 @@ def follow(configured: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         program.write_text(_CHILD.format(root=str(ROOT), then=then), encoding="utf-8")
         monkeypatch.setattr(launcher, "command", lambda run: [sys.executable, str(program), str(run.path)])
         own = configured.model_copy(update={"output": configured.output.model_copy(update={"runs": str(tmp_path / "runs")})})
-        run = launcher.prepare_run(own)
+        run = prepare_run(own).folder
         if saved:
             states.save(run.checkpoints, saved, {})
         told: list[events.Event] = []
         with pytest.raises(Cancelled):
-            launcher.train(own, on_event=told.append, should_stop=lambda: bool(told), poll_seconds=0.05)
+            launcher.train(prepare_run(own), on_event=told.append, should_stop=lambda: bool(told), poll_seconds=0.05)
         return run, told
 
     return stopped

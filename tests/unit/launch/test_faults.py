@@ -25,6 +25,7 @@ from trainer.config.run_config import RunConfig
 from trainer.core.errors import Cancelled, UserError
 from trainer.core.files import PARTIAL
 from trainer.launch import child_process, launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder
 
@@ -76,11 +77,11 @@ def test_a_disk_that_fills_while_latents_are_cached(
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
     with pytest.raises(UserError) as caught:
-        launcher.train(config, on_event=when(lambda event: isinstance(event, events.Plan), lambda: disk.fill(12_288)))
+        launcher.train(prepare_run(config), on_event=when(lambda event: isinstance(event, events.Plan), lambda: disk.fill(12_288)))
     assert is_full(caught.value, disk), caught.value
     assert not half_files(disk.path)
     disk.empty()
-    assert launcher.train(config).lora.read_bytes() == expected
+    assert launcher.train(prepare_run(config)).lora.read_bytes() == expected
 
 
 @pytest.mark.usefixtures("quick_children")
@@ -88,18 +89,18 @@ def test_a_disk_that_fills_before_a_checkpoint_keeps_the_earlier_ones(
     disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
-    run = launcher.prepare_run(config)
+    run = prepare_run(config).folder
     with pytest.raises(UserError) as caught:
-        launcher.train(config, on_event=when(lambda event: isinstance(event, events.Checkpoint), lambda: disk.fill(65_536)))
+        launcher.train(prepare_run(config), on_event=when(lambda event: isinstance(event, events.Checkpoint), lambda: disk.fill(65_536)))
     assert is_full(caught.value, disk), caught.value
     assert not half_files(disk.path)
     saved, _ = states.newest(run.checkpoints)
     assert saved is not None
     assert 2 <= saved.step < STEPS
     disk.empty()
-    plans: list[int] = []
-    result = launcher.train(config, on_event=lambda event: plans.append(event.start_step) if isinstance(event, events.Plan) else None)
-    assert plans == [saved.step]
+    told: list[events.Event] = []
+    result = launcher.train(prepare_run(config), on_event=told.append)
+    assert [event.start_step for event in told if isinstance(event, events.Plan)] == [saved.step]
     assert result.lora.read_bytes() == expected
 
 
@@ -108,19 +109,19 @@ def test_a_disk_that_is_full_at_the_export_loses_no_step(
     disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
-    run = launcher.prepare_run(config)
-    launcher.train(config)
+    run = prepare_run(config).folder
+    launcher.train(prepare_run(config))
     run.lora.unlink()  # as if the last run had ended just before its export
     run.result.unlink()
     disk.fill(65_536)
     with pytest.raises(UserError) as caught:
-        launcher.train(config)
+        launcher.train(prepare_run(config))
     assert is_full(caught.value, disk), caught.value
     assert not run.lora.exists()
     assert not half_files(disk.path)
     disk.empty()
     told: list[events.Event] = []
-    assert launcher.train(config, on_event=told.append).lora.read_bytes() == expected
+    assert launcher.train(prepare_run(config), on_event=told.append).lora.read_bytes() == expected
     assert not any(isinstance(event, events.Step) for event in told)
 
 
@@ -133,12 +134,12 @@ def test_a_full_lora_folder_keeps_the_lora_in_the_run_and_what_was_published(
     (disk.path / "style.safetensors").write_bytes(b"an earlier LoRA")
     disk.fill(16_384)
     with pytest.raises(UserError) as caught:
-        launcher.train(config)
+        launcher.train(prepare_run(config))
     assert is_full(caught.value, disk), caught.value
-    assert launcher.prepare_run(config).lora.read_bytes() == expected
+    assert prepare_run(config).folder.lora.read_bytes() == expected
     assert sorted(path.name for path in disk.path.iterdir()) == ["ballast", "style.safetensors"]
     disk.empty()
-    again = launcher.train(config)
+    again = launcher.train(prepare_run(config))
     assert again.reused
     assert again.lora.read_bytes() == expected
     assert (disk.path / "style.safetensors").read_bytes() == b"an earlier LoRA"
@@ -181,8 +182,8 @@ def kill_in_mid_write(config: RunConfig, folder: Path, pattern: str) -> None:
             os.kill(victim.pid, signal.SIGKILL)
         return True
 
-    with caught_in_mid_write(launcher.prepare_run(config), folder, pattern, kill), pytest.raises(UserError) as caught:
-        launcher.train(config)
+    with caught_in_mid_write(prepare_run(config).folder, folder, pattern, kill), pytest.raises(UserError) as caught:
+        launcher.train(prepare_run(config))
     assert caught.value.kind == "child", caught.value
     assert any(folder.glob(pattern)), "the child was killed after it had finished writing"
 
@@ -193,7 +194,7 @@ def test_a_child_killed_in_mid_write_costs_at_most_that_file(
     moment: str, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
-    run = launcher.prepare_run(config)
+    run = prepare_run(config).folder
     if moment == "checkpoint":
         kill_in_mid_write(config, run.checkpoints, f"{PARTIAL}{4:06d}-*")
         resumed_at = 2
@@ -201,9 +202,9 @@ def test_a_child_killed_in_mid_write_costs_at_most_that_file(
         kill_in_mid_write(config, run.path, f"{PARTIAL}*.safetensors.tmp")
         resumed_at = STEPS
     assert not run.lora.exists()
-    plans: list[int] = []
-    result = launcher.train(config, on_event=lambda event: plans.append(event.start_step) if isinstance(event, events.Plan) else None)
-    assert plans == [resumed_at]
+    told: list[events.Event] = []
+    result = launcher.train(prepare_run(config), on_event=told.append)
+    assert [event.start_step for event in told if isinstance(event, events.Plan)] == [resumed_at]
     assert result.lora.read_bytes() == expected
     assert not half_files(run.path)
 
@@ -214,7 +215,7 @@ def test_a_stop_while_a_lora_is_written_leaves_it_whole(
 ) -> None:
     monkeypatch.setattr(child_process, "_HEARD_SECONDS", 60.0)  # it is held in mid-write for a while
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
-    run = launcher.prepare_run(config)
+    run = prepare_run(config).folder
     written: list[Path] = []
     held, told_to_stop = threading.Event(), threading.Event()
 
@@ -236,10 +237,10 @@ def test_a_stop_while_a_lora_is_written_leaves_it_whole(
         return held.is_set()
 
     with caught_in_mid_write(run, run.checkpoints, f"step-*/{PARTIAL}*.safetensors.tmp", hold), pytest.raises(Cancelled):
-        launcher.train(config, should_stop=should_stop)
+        launcher.train(prepare_run(config), should_stop=should_stop)
     assert not half_files(run.path)
     lorafile.verify_lora(next(written[0].glob("*.safetensors")))
-    assert launcher.train(config).lora.read_bytes() == expected
+    assert launcher.train(prepare_run(config)).lora.read_bytes() == expected
 
 
 @posix
@@ -248,19 +249,20 @@ def test_a_child_that_hangs_is_stopped_and_the_run_goes_on_later(
     shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
-    run = launcher.prepare_run(config)
+    run = prepare_run(config).folder
 
     def freeze() -> None:
         for process in of_run(run.path):
             process.suspend()
 
     with pytest.raises(UserError) as caught:
-        launcher.train(config, on_event=when(lambda event: isinstance(event, events.Step) and event.step == 3, freeze), silent_seconds=8)
+        freeze_at_3 = when(lambda event: isinstance(event, events.Step) and event.step == 3, freeze)
+        launcher.train(prepare_run(config), on_event=freeze_at_3, silent_seconds=8)
     assert caught.value.kind == "hung"
     assert "told nothing for 8 seconds" in caught.value.message
     assert "resumes" in caught.value.hint
     assert not of_run(run.path)
-    assert launcher.train(config).lora.read_bytes() == expected
+    assert launcher.train(prepare_run(config)).lora.read_bytes() == expected
 
 
 @pytest.mark.usefixtures("quick_children")
@@ -269,8 +271,8 @@ def test_a_clock_that_was_set_between_two_starts_changes_nothing(
     jump: float, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
-    run = launcher.prepare_run(config)
-    launcher.train(config)
+    run = prepare_run(config).folder
+    launcher.train(prepare_run(config))
     # the first start, as it would have been logged and dated with another clock, and then ended before its export
     lines = [json.loads(line) for line in run.events.read_text(encoding="utf-8").splitlines()]
     run.events.write_text("".join(json.dumps({**line, "time": line["time"] + jump}) + "\n" for line in lines), encoding="utf-8")
@@ -281,7 +283,7 @@ def test_a_clock_that_was_set_between_two_starts_changes_nothing(
         path.unlink()
     began = time.monotonic()
     told: list[events.Event] = []
-    result = launcher.train(config, on_event=told.append)
+    result = launcher.train(prepare_run(config), on_event=told.append)
     first = lines[-1]["time"] - lines[0]["time"]
     assert [event.start_step for event in told if isinstance(event, events.Plan)] == [STEPS]
     assert 0 <= result.seconds <= first + time.monotonic() - began

@@ -22,6 +22,7 @@ from trainer.dataset import open_dataset
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.plan.run_plan import make_plan
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder, read_events
@@ -97,7 +98,7 @@ def test_a_gpu_that_runs_out_of_memory_names_the_setting_that_helps_most(
 
     monkeypatch.setattr(launcher, "command", command)
     with pytest.raises(UserError) as caught:
-        launcher.train(config)
+        launcher.train(prepare_run(config))
     assert caught.value.kind == "memory"
     assert "CUDA out of memory" in caught.value.message
     assert f"What helps most: {helps_most(config)} (about " in caught.value.hint
@@ -192,7 +193,7 @@ def test_a_dataset_that_is_edited_in_mid_run_trains_as_it_was_and_is_another_run
     config = configuration(shallow_checkpoint, copied, tmp_path / "runs", SETTINGS)
     trained = train_here(config)
     assert trained.run.lora.read_bytes() == expected
-    assert launcher.prepare_run(config).path != trained.run.path
+    assert prepare_run(config).folder.path != trained.run.path
 
 
 def test_a_dataset_that_changes_between_queue_and_child_is_not_trained_under_the_old_name(
@@ -200,7 +201,7 @@ def test_a_dataset_that_changes_between_queue_and_child_is_not_trained_under_the
 ) -> None:
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
     config = configuration(shallow_checkpoint, copied, tmp_path / "runs", SETTINGS)
-    run = launcher.prepare_run(config)
+    run = prepare_run(config).folder
     run.path.mkdir(parents=True)
     run.config.write_text(config.to_json(), encoding="utf-8")
     next(copied.glob("*.txt")).write_text("another caption", encoding="utf-8")
@@ -223,7 +224,7 @@ def test_a_picture_that_was_replaced_by_another_of_its_size_is_named_and_not_cac
     assert train_run(run, watch_stdin=False) == 1, "the child looks, too"
     (told,) = (event for event in read_events(run / "events.jsonl") if isinstance(event, events.Error))
     with pytest.raises(UserError) as caught:
-        launcher.prepare_run(config)
+        prepare_run(config)
     for error in (told, caught.value):
         assert error.kind == "dataset"
         assert first.name in error.message
@@ -242,7 +243,7 @@ def rewrite(state: Path, values: object) -> None:
 
 
 def test_a_saved_state_with_code_in_it_is_passed_over_and_not_run(stopped: RunConfig, expected: bytes, tmp_path: Path) -> None:
-    run = launcher.prepare_run(stopped)
+    run = prepare_run(stopped).folder
     rewrite(run.checkpoints / "step-000006", {"lora": {}, "average": Evil(tmp_path / "it ran")})
     (run.checkpoints / "step-000004" / "state.json").write_text("[" * 100_000, encoding="utf-8")
     trained = train_here(stopped)
@@ -254,7 +255,7 @@ def test_a_saved_state_with_code_in_it_is_passed_over_and_not_run(stopped: RunCo
 
 @pytest.mark.parametrize("wrong", ["shape", "nan", "type", "empty"])
 def test_a_saved_state_of_another_run_is_refused_by_name(stopped: RunConfig, wrong: str) -> None:
-    run = launcher.prepare_run(stopped)
+    run = prepare_run(stopped).folder
     state = run.checkpoints / "step-000006"
     values = torch.load(state / "state.pt", weights_only=True)
     first = next(iter(values["lora"]))

@@ -22,6 +22,7 @@ from tests.unit.training_helpers import PROMPTS, configuration, train_here
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import Cancelled, UserError
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder, RunResult, read_events
 
@@ -60,7 +61,7 @@ def finished(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: p
     root = tmp_path_factory.mktemp("uninterrupted")
     config = configuration(shallow_checkpoint, dataset_folder, root / "runs", {**SETTINGS, "output.publish": str(root / "loras")})
     told: list[events.Event] = []
-    return Finished(config, launcher.train(config, on_event=told.append), told)
+    return Finished(config, launcher.train(prepare_run(config), on_event=told.append), told)
 
 
 def elsewhere(finished: Finished, folder: Path, **output: object) -> RunConfig:
@@ -131,7 +132,7 @@ def test_a_finished_run_is_found_again_even_after_another_one(finished: Finished
     assert another.status == 0
     assert another.run.path != finished.result.run_dir
     told: list[events.Event] = []
-    again = launcher.train(finished.config, on_event=told.append)
+    again = launcher.train(prepare_run(finished.config), on_event=told.append)
     assert again.reused
     assert not told  # no child was started
     assert (again.lora, again.samples, again.steps) == (finished.result.lora, finished.result.samples, STEPS)
@@ -140,21 +141,21 @@ def test_a_finished_run_is_found_again_even_after_another_one(finished: Finished
 def test_a_published_file_that_was_deleted_comes_back_without_training(finished: Finished) -> None:
     content = finished.result.lora.read_bytes()
     finished.result.lora.unlink()
-    assert launcher.train(finished.config).reused
+    assert launcher.train(prepare_run(finished.config)).reused
     assert finished.result.lora.read_bytes() == content
 
 
 @pytest.mark.usefixtures("quick_children")
 def test_a_run_that_was_stopped_and_resumed_elsewhere_gives_the_same_bytes(finished: Finished, tmp_path: Path) -> None:
     config = elsewhere(finished, tmp_path)
-    run = launcher.prepare_run(config)
+    run = prepare_run(config).folder
     told: list[events.Event] = []
 
     def far_enough() -> bool:
         return any(isinstance(event, events.Step) and event.step >= 5 for event in told)
 
     with pytest.raises(Cancelled):
-        launcher.train(config, on_event=told.append, should_stop=far_enough)
+        launcher.train(prepare_run(config), on_event=told.append, should_stop=far_enough)
     assert not of_run(run.path)
     assert told == read_events(run.events), "what the child does after it was asked to stop is told, too"
     assert isinstance(told[-1], events.Stopped)
@@ -162,7 +163,7 @@ def test_a_run_that_was_stopped_and_resumed_elsewhere_gives_the_same_bytes(finis
     saved, _ = states.newest(run.checkpoints)
     assert saved is not None and saved.step >= 4
 
-    result = launcher.train(config, on_event=told.append)
+    result = launcher.train(prepare_run(config), on_event=told.append)
     second = [event for event in told if isinstance(event, events.Plan)][-1]
     assert second.start_step == saved.step
     assert result.lora.read_bytes() == finished.result.lora.read_bytes()
@@ -172,7 +173,7 @@ def test_a_run_that_was_stopped_and_resumed_elsewhere_gives_the_same_bytes(finis
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_killed_child_is_a_clear_error_and_the_run_resumes_past_a_damaged_state(finished: Finished, tmp_path: Path) -> None:
     config = elsewhere(finished, tmp_path)
-    run = launcher.prepare_run(config)
+    run = prepare_run(config).folder
 
     def kill(event: events.Event) -> None:
         if isinstance(event, events.Step) and event.step == 7:
@@ -180,7 +181,7 @@ def test_a_killed_child_is_a_clear_error_and_the_run_resumes_past_a_damaged_stat
             process.send_signal(signal.SIGKILL)
 
     with pytest.raises(UserError) as caught:
-        launcher.train(config, on_event=kill)
+        launcher.train(prepare_run(config), on_event=kill)
     assert caught.value.kind == "child"
     assert "killed by SIGKILL" in caught.value.message
     assert "memory" in caught.value.hint
@@ -210,7 +211,7 @@ def test_a_child_outlives_no_parent_and_of_two_that_want_the_same_run_one_trains
     data["training"]["checkpoint_every"] = 1000  # a state can only come from being stopped
     data["sample"]["every_epochs"] = 0
     config = RunConfig.model_validate(data)
-    run = launcher.prepare_run(config)
+    run = prepare_run(config).folder
     command = command_line(config, tmp_path / "config.json")
 
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as parent:
@@ -241,7 +242,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_hint(shallow_checkpoint: P
     weights["model.diffusion_model.out.2.bias"] += float("inf")
     save_file(weights, tmp_path / "overflowing.safetensors")
     with pytest.raises(UserError) as caught:
-        launcher.train(configuration(tmp_path / "overflowing.safetensors", dataset_folder, tmp_path / "runs"))
+        launcher.train(prepare_run(configuration(tmp_path / "overflowing.safetensors", dataset_folder, tmp_path / "runs")))
     assert caught.value.kind == "nan"
     assert "step 1" in caught.value.message
     assert "learning rate" in caught.value.hint

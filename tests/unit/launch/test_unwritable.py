@@ -16,6 +16,7 @@ from tests.unit.training_helpers import configuration, make_pictures
 from trainer.cli import main
 from trainer.core.errors import UserError
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 
 SETTINGS: dict[str, object] = {"training.max_steps": 1}
 
@@ -67,7 +68,8 @@ def test_a_runs_folder_that_cannot_be_written_is_named_before_any_child(
     runs = locks.make(tmp_path / "runs")
     locks.close(runs)
     with pytest.raises(UserError) as caught:
-        launcher.train(configuration(shallow_checkpoint, dataset_folder, runs, SETTINGS), before_start=lambda: pytest.fail("a child"))
+        run = prepare_run(configuration(shallow_checkpoint, dataset_folder, runs, SETTINGS))
+        launcher.train(run, before_start=lambda: pytest.fail("a child"))
     assert caught.value.kind == "permission"
     assert str(runs) in caught.value.message
     assert "writable" in caught.value.hint
@@ -84,15 +86,15 @@ def test_a_lora_folder_that_cannot_be_written_keeps_the_lora_in_the_run(
     locks.close(loras)
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", {**SETTINGS, "output.publish": str(loras)})
     with pytest.raises(UserError) as caught:
-        launcher.train(config)
-    run = launcher.prepare_run(config)
+        launcher.train(prepare_run(config))
+    run = prepare_run(config).folder
     assert caught.value.kind == "permission"
     assert str(loras) in caught.value.message
     assert f"whole in {run.lora}" in caught.value.hint
     assert run.finished() is not None
     assert [path.read_bytes() for path in loras.iterdir()] == [b"an earlier LoRA"]
     locks.open(loras)
-    again = launcher.train(config)
+    again = launcher.train(prepare_run(config))
     assert again.reused
     assert again.lora.read_bytes() == run.lora.read_bytes()
 
@@ -105,11 +107,11 @@ def test_a_folder_that_is_locked_in_mid_run_ends_it_with_its_name(
     cache = locks.make(tmp_path / "runs" / "_cache")
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", SETTINGS)
     with pytest.raises(UserError) as caught:
-        launcher.train(config, before_start=lambda: locks.close(cache))
+        launcher.train(prepare_run(config), before_start=lambda: locks.close(cache))
     assert caught.value.kind == "permission"
     assert str(cache) in caught.value.message
     locks.open(cache)
-    assert not launcher.train(config).reused
+    assert not launcher.train(prepare_run(config)).reused
 
 
 def test_commands_name_the_folder_that_they_cannot_write(

@@ -13,7 +13,7 @@ import torch
 from tests.unit.training_helpers import train_here
 from trainer.config.run_config import RunConfig
 from trainer.core.files import sha256_file
-from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.saved_lora import is_undamaged, write_record
@@ -62,7 +62,7 @@ def test_no_bit_of_a_result_gives_other_figures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_state_whose_step_has_a_wrong_bit_is_passed_over_by_name(stopped: RunConfig, expected: bytes) -> None:
-    run = launcher.prepare_run(stopped)
+    run = prepare_run(stopped).folder
     record = run.checkpoints / "step-000006" / "state.json"
     text = record.read_text(encoding="utf-8")
     record.write_text(text.replace('"step": 6', '"step": 7'), encoding="utf-8")  # 6 and 7 differ in one bit
@@ -79,7 +79,7 @@ def test_a_state_whose_step_has_a_wrong_bit_is_passed_over_by_name(stopped: RunC
 
 
 def test_a_record_without_checksum_is_trusted_only_where_all_agrees(stopped: RunConfig) -> None:
-    run = launcher.prepare_run(stopped)
+    run = prepare_run(stopped).folder
     reasons: list[str] = []
 
     def newest() -> int:
@@ -129,7 +129,7 @@ def test_a_saved_lora_with_a_wrong_bit_is_found_out(undisturbed: RunFolder, tmp_
 
 @pytest.mark.slow
 def test_a_damaged_lora_beside_the_state_that_is_resumed_is_written_again(stopped: RunConfig) -> None:
-    lora = launcher.prepare_run(stopped).checkpoints / "step-000006" / "style-000006.safetensors"
+    lora = prepare_run(stopped).folder.checkpoints / "step-000006" / "style-000006.safetensors"
     whole = lora.read_bytes()
     for number, _ in enumerate(flips(lora, 8 * len(whole) // 2)):
         if number == 1:

@@ -14,7 +14,8 @@ from tests.unit.training_helpers import configuration
 from trainer.config import run_config
 from trainer.core.errors import UserError
 from trainer.core.files import read_regular, sha256_file, write_atomic
-from trainer.launch import launcher
+from trainer.families import family_named
+from trainer.launch.prepared_run import PreparedRun, write_run_folder
 from trainer.runs import events
 from trainer.runs import states as resume
 from trainer.runs.pruning import prune
@@ -68,7 +69,7 @@ def test_a_training_does_not_begin_where_its_log_would_go_elsewhere(tmp_path: Pa
         place.mkdir()
     settings = configuration(tmp_path / "a.safetensors", tmp_path, tmp_path)
     with pytest.raises(UserError, match=f"{name} is a {what}") as caught:
-        launcher.write_inputs(run, settings)
+        write_run_folder(PreparedRun(run, settings, family_named("sd1")))
     assert "Remove it" in caught.value.hint
     assert outside.read_text(encoding="utf-8") == "mine"
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.core.errors import UserError
-from trainer.launch.launcher import prepare_run
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
 from trainer.runs.publish import publish
 from trainer.runs.run_folder import RunFolder, loss_history, read_samples
@@ -140,7 +140,7 @@ def test_what_changes_the_result_changes_the_run_and_what_does_not_does_not(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     def name(changes: dict[str, object], dataset: Path = dataset_folder, checkpoint: Path = shallow_checkpoint) -> str:
-        return prepare_run(configuration(checkpoint, dataset, tmp_path / "runs", changes)).path.name
+        return prepare_run(configuration(checkpoint, dataset, tmp_path / "runs", changes)).folder.path.name
 
     same, moved = name({}), tmp_path / "moved"
     shutil.copytree(dataset_folder, moved)

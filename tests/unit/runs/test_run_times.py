@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.training_helpers import UNDISTURBED, configuration, thrown_back, train_here
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
 from trainer.runs.run_folder import RunFolder, read_events
 from trainer.runs.run_times import start_day, training_seconds
@@ -131,11 +132,11 @@ def test_a_published_lora_that_is_made_again_on_another_day_is_found_there(
     shutil.copytree(undisturbed.path.parent, tmp_path / "runs")
     settings = {**UNDISTURBED, "output.publish": str(tmp_path / "loras")}
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", settings)
-    launcher.train(config)
-    run = launcher.prepare_run(config)
+    launcher.train(prepare_run(config))
+    run = prepare_run(config).folder
     run.result.unlink()
     run.lora.unlink()
     set_clock(DAY)
     assert train_here(config).status == 0
-    assert launcher.train(config).lora == tmp_path / "loras" / "style.safetensors"
+    assert launcher.train(prepare_run(config)).lora == tmp_path / "loras" / "style.safetensors"
     assert [path.name for path in (tmp_path / "loras").iterdir()] == ["style.safetensors"]

@@ -21,7 +21,7 @@ from trainer.dataset.caption_variation import caption_at
 from trainer.dataset.open import open_datasets
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.launch.launcher import prepare_run
+from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
 from trainer.training.cache import Cache, fill_latents, fill_prompts
 from trainer.training.micro_batch import build
@@ -112,7 +112,7 @@ def test_what_is_combined_and_how_changes_the_run(folders: tuple[Path, Path], sh
     style, hero = map(str, folders)
 
     def run(changes: dict[str, object]) -> str:
-        return prepare_run(configuration(shallow_checkpoint, folders[0], tmp_path, changes)).path.name
+        return prepare_run(configuration(shallow_checkpoint, folders[0], tmp_path, changes)).folder.path.name
 
     more = [{"path": hero}]
     names = [

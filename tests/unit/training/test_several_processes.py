@@ -22,6 +22,7 @@ from trainer import cli
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import Cancelled, UserError
 from trainer.launch import launcher
+from trainer.launch.prepared_run import prepare_run, write_run_folder
 from trainer.runs import events
 from trainer.runs.run_folder import read_events
 
@@ -78,15 +79,15 @@ def test_two_processes_learn_what_one_does(one: Run, shallow_checkpoint: Path, d
     def on_event(event: events.Event) -> None:
         told.append(event)
         if isinstance(event, events.Step) and not together:
-            together.update(children_of(launcher.prepare_run(config).path))
+            together.update(children_of(prepare_run(config).folder.path))
 
-    two = Run(launcher.train(config, on_event=on_event).lora, told)
+    two = Run(launcher.train(prepare_run(config), on_event=on_event).lora, told)
     assert len(together) == 2, "the work was not shared"
     # the images of a step are the same; their gradients are only added up in another order
     assert two.losses == pytest.approx(one.losses, rel=1e-5)
     assert distance(two, one) < 2e-3
     # one writer: every step and every state is told once
-    log = read_events(launcher.prepare_run(config).events)
+    log = read_events(prepare_run(config).folder.events)
     assert [event.step for event in log if isinstance(event, events.Step)] == list(range(1, len(one.losses) + 1))
     assert sum(isinstance(event, (events.Plan, events.Done)) for event in log) == 2
 
@@ -95,12 +96,12 @@ def test_a_run_may_go_on_with_another_number_of_processes(one: Run, shallow_chec
     first = settings(shallow_checkpoint, dataset_folder, tmp_path, 2)
     seen: list[events.Event] = []
     with pytest.raises(Cancelled):
-        launcher.train(first, on_event=seen.append, should_stop=lambda: any(isinstance(event, events.Step) for event in seen))
-    stopped = read_events(launcher.prepare_run(first).events)[-1]
+        launcher.train(prepare_run(first), on_event=seen.append, should_stop=lambda: any(isinstance(event, events.Step) for event in seen))
+    stopped = read_events(prepare_run(first).folder.events)[-1]
     assert isinstance(stopped, events.Stopped)
     assert stopped.step >= 1
     second = settings(shallow_checkpoint, dataset_folder, tmp_path, 1)
-    assert launcher.prepare_run(second).path == launcher.prepare_run(first).path
+    assert prepare_run(second).folder.path == prepare_run(first).folder.path
     resumed = Run(train_here(second).run.lora, [])
     assert distance(resumed, one) < 2e-3
 
@@ -109,7 +110,7 @@ def test_a_run_may_go_on_with_another_number_of_processes(one: Run, shallow_chec
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_run_and_is_named(victim: int, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     config = settings(shallow_checkpoint, dataset_folder, tmp_path, 2, **{"training.epochs": 500})
-    run = launcher.prepare_run(config).path
+    run = prepare_run(config).folder.path
     killed = False
 
     def kill(event: events.Event) -> None:
@@ -119,7 +120,7 @@ def test_a_killed_process_ends_the_run_and_is_named(victim: int, shallow_checkpo
             os.kill(children_of(run)[victim], signal.SIGKILL)
 
     with pytest.raises(UserError, match=rf"process {victim} of 2 ended with SIGKILL") as caught:
-        launcher.train(config, on_event=kill)
+        launcher.train(prepare_run(config), on_event=kill)
     assert killed
     assert "memory" in caught.value.hint
     assert children_of(run) == {}
@@ -136,7 +137,7 @@ def test_a_launcher_of_ones_own_starts_the_entry_script(
     entry = Path(launcher.__file__).parents[1] / "entry.py"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--"]
     subprocess.run([*torchrun, str(entry), "--run", str(folder)], check=True, capture_output=True, timeout=300)
-    again = launcher.train(config)
+    again = launcher.train(prepare_run(config))
     assert again.reused
     assert distance(Run(again.lora, []), one) < 2e-3
 
@@ -146,13 +147,16 @@ def test_an_accelerate_configuration_of_ones_own_is_launched_with(
 ) -> None:
     config = settings(shallow_checkpoint, dataset_folder, tmp_path, 1)
     with pytest.raises(UserError, match=r"none\.yaml cannot be read"):
-        launcher.train(config, accelerate_config=tmp_path / "none.yaml")
-    ours = launcher.prepare_run(settings(shallow_checkpoint, dataset_folder, tmp_path, 2))
-    launcher.write_inputs(ours, settings(shallow_checkpoint, dataset_folder, tmp_path, 2))
+        launcher.train(prepare_run(config), accelerate_config=tmp_path / "none.yaml")
+    ours = prepare_run(settings(shallow_checkpoint, dataset_folder, tmp_path, 2))
+    write_run_folder(ours)
     given = tmp_path / "two.yaml"
-    shutil.copyfile(ours.path / "accelerate.yaml", given)
+    shutil.copyfile(ours.folder.accelerate_config, given)
     ranks: set[int] = set()
-    told = Run(launcher.train(config, accelerate_config=given, on_event=lambda event: ranks.update(children_of(ours.path))).lora, [])
+    result = launcher.train(
+        prepare_run(config), accelerate_config=given, on_event=lambda event: ranks.update(children_of(ours.folder.path))
+    )
+    told = Run(result.lora, [])
     assert ranks == {0, 1}
     assert distance(told, one) < 2e-3
 
@@ -160,7 +164,7 @@ def test_an_accelerate_configuration_of_ones_own_is_launched_with(
 def test_more_processes_than_images_in_a_step_are_refused(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     config = settings(shallow_checkpoint, dataset_folder, tmp_path, 2, **{"training.batch_size": 1})
     with pytest.raises(UserError, match="2 processes were started, but a step has only 1 image"):
-        launcher.train(config)
+        launcher.train(prepare_run(config))
 
 
 def distance(run: Run, other: Run) -> float:

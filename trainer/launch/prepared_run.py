@@ -1,0 +1,71 @@
+"""Preparing a run: its inputs are opened and checked once, and its run folder gets what the training child reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..adapters.start_from import lora_identity, require_lora
+from ..config.run_config import RunConfig, absolute
+from ..core.disk_errors import about_the_disk
+from ..core.files import remove_partial, require_own_file, write_atomic
+from ..core.paths import require_short_path
+from ..families import Family
+from ..objective.objective import chosen_prediction
+from ..plan.inputs import open_inputs
+from ..runs.run_folder import RunFolder, cache_folder, run_folder, run_identity
+from ..runs.states import state_folders
+from .accelerate_config import accelerate_config
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that can start. ``folder`` need not exist yet."""
+
+    folder: RunFolder
+    config: RunConfig  # with absolute paths, and with its memory preset filled in
+    family: Family
+
+
+def prepare_run(config: RunConfig) -> PreparedRun:
+    """Open what ``config`` names, so that bad input fails before a child is started. Raises UserError for it."""
+    config = absolute(config)
+    with disk_errors_explained(Path(config.output.runs)):
+        inputs = open_inputs(config)
+        checkpoint, cache = inputs.checkpoint, cache_folder(config)
+        chosen_prediction(inputs.family.prediction(checkpoint), config.objective, checkpoint.name)
+        start = ""
+        if config.base.lora:
+            require_lora(Path(config.base.lora))
+            start = lora_identity(Path(config.base.lora), cache)
+        identity = run_identity(inputs.config, inputs.dataset.hash, checkpoint.identity(cache), start)
+        folder = run_folder(config, identity)
+        require_short_path(folder.longest)
+    return PreparedRun(folder, inputs.config, inputs.family)
+
+
+def write_run_folder(run: PreparedRun, given_accelerate_config: Path | None = None) -> None:
+    """Make the run folder with the two files that the child is started with: the run's configuration and accelerate's.
+
+    Raises UserError if ``given_accelerate_config``, a file to launch with in place of ours, cannot be read.
+    """
+    folder = run.folder
+    folder.path.mkdir(parents=True, exist_ok=True)
+    for path in (folder.events, folder.log):
+        require_own_file(path)
+    remove_partial(folder.path, folder.checkpoints, folder.samples, *state_folders(folder.checkpoints))
+    write_atomic(folder.config, run.config.to_json())
+    write_atomic(folder.accelerate_config, accelerate_config(run.config, given_accelerate_config))
+
+
+@contextmanager
+def disk_errors_explained(folder: Path) -> Iterator[None]:
+    """A full disk and a folder that cannot be written as a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if (explained := about_the_disk(error, folder)) is None:
+            raise
+        raise explained from error
