@@ -36,8 +36,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from trainer.core.devices import cores
 from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, open_dataset, prepare
-from trainer.dataset.dataset import Item, Row, hashed_header, write_manifest
 from trainer.dataset.images.process import PNG_LEVEL
+from trainer.dataset.manifest.hashing import hashed_header
+from trainer.dataset.manifest.items import Item, Row
+from trainer.dataset.manifest.write import write_manifest
 from trainer.dataset.settings import CleanSettings, TrainingHints
 
 RESOLUTION = 512

@@ -18,7 +18,7 @@ from server import PromptServer
 from ...trainer.core.counting import plural
 from ...trainer.core.image_file import load_image
 from ...trainer.core.long_work import share
-from ...trainer.dataset.reading.names import readable
+from ...trainer.dataset.reading.surrogates import readable
 from ...trainer.runs import events
 from .images import keep_graph
 from .wording import on_the_canvas

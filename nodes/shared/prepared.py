@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...trainer.core.files import file_stamp
-from ...trainer.dataset.dataset import HEADER, MASKS, REGULARISATION, ROWS
+from ...trainer.dataset.layout import FOLDERS, HEADER, ROWS
 
-_FOLDERS = ("", REGULARISATION, MASKS, f"{MASKS}/{REGULARISATION}")
 _KINDS = (".png", ".txt")
 
 
@@ -61,7 +60,7 @@ def _state(folder: Path) -> str:
     if not (folder / HEADER).is_file():
         return "missing"
     digest = hashlib.sha256()
-    for below in _FOLDERS:
+    for below in FOLDERS:
         try:
             with os.scandir(folder / below) as entries:
                 wanted = [entry for entry in entries if entry.name.endswith(_KINDS) or entry.name in (HEADER, ROWS)]

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _is_as_prepared(folder: Path) -> bool:
     from ..dataset import open_dataset
-    from ..dataset.contents import changed_error, changed_images
+    from ..dataset.manifest.integrity import changed_error, changed_images
 
     dataset = open_dataset(folder)
     changed = changed_images(dataset, full=True)

@@ -84,7 +84,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Prepare, show the report, export."""
     from ..dataset import contact_sheet, parse_settings, prepare
-    from ..dataset.export import export_dataset
+    from ..dataset.export.export_dataset import export_dataset
 
     settings = parse_settings(_settings(args))
     with _progress(quiet=args.json) as progress:

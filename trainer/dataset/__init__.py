@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from .combine import Combined, Share, combine, select
-from .contact_sheet import contact_sheet
-from .dataset import Dataset, Item, open_dataset
-from .export import export_dataset
+from .export.export_dataset import export_dataset
+from .loading.combine import Combined, Share, combine, select
+from .manifest.items import Dataset, Item
+from .manifest.read import open_dataset
 from .preparation.prepare import PrepareResult, prepare
 from .reading.sources import SourceImage
-from .report import Rejection, Report
+from .report.contact_sheet import contact_sheet
+from .report.summary import Rejection, Report
 from .settings import (
     BucketSettings,
     CaptionSettings,

@@ -16,7 +16,7 @@ from ..config.run_config import RunConfig
 from ..core.devices import torch_dtype, usable_memory_gb
 from ..core.errors import UserError
 from ..dataset import Dataset
-from ..dataset.batch_order import steps_per_epoch
+from ..dataset.loading.batch_order import steps_per_epoch
 from ..families import BaseCheckpoint, Family, TextEncoder
 from ..objective.objective import chosen_prediction, describe
 from ..runs import events

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..config.sample_prompts import read_prompt
 from ..core.devices import return_memory
 from ..core.errors import UserError
-from ..dataset import batch_order
-from ..dataset.caption_forms import fixed_caption
-from ..dataset.caption_variation import all_captions, caption_at, changes_captions, cut_captions
+from ..dataset.loading import batch_order
+from ..dataset.loading.caption_variation import all_captions, caption_at, changes_captions, cut_captions
+from ..dataset.loading.kohya_captions import fixed_caption
 from ..runs import events
 from . import micro_batch
 from .cache import fill_latents, fill_prompts

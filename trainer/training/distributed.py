@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..dataset.batch_order import Slot
+from ..dataset.loading.batch_order import Slot
 
 if TYPE_CHECKING:
     from .job import Job

@@ -17,7 +17,7 @@ from ..config.run_config import RunConfig
 from ..core.prompt_syntax import unescape
 from ..dataset import Dataset, Item
 from ..dataset.captions.tags import tags_of
-from ..dataset.combine import trigger_phrase
+from ..dataset.loading.combine import trigger_phrase
 from ..families import EPSILON, BaseCheckpoint, Family, Prediction
 from ..lorafile.writing.metadata import most_frequent
 from ..runs.events import Plan

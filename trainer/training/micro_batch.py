@@ -10,8 +10,8 @@ from ..config.run_config import ObjectiveSection
 from ..core.errors import UserError
 from ..core.seeding import derive_seed, generator
 from ..dataset import Dataset, Item
-from ..dataset.batch_order import Slot
-from ..dataset.caption_variation import caption_at
+from ..dataset.loading.batch_order import Slot
+from ..dataset.loading.caption_variation import caption_at
 from ..families import Framing
 from ..objective.noise import draw_noise, draw_timestep
 from .cache import Cache

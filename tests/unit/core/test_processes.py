@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainer.core.processes import Processes
-from trainer.dataset.batch_order import Slot, epoch_batches, group
+from trainer.dataset.loading.batch_order import Slot, epoch_batches, group
 from trainer.training.distributed import shares
 
 

@@ -15,8 +15,8 @@ from trainer.cli import main
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import UserError
 from trainer.dataset import Dataset, Item, PrepareSettings, prepare
-from trainer.dataset.balance import balanced
-from trainer.dataset.open import open_training
+from trainer.dataset.loading.balance import balanced
+from trainer.dataset.loading.open import open_training
 from trainer.launch.prepared_run import prepare_run
 
 

@@ -18,8 +18,8 @@ from trainer.config.run_config import DatasetSection
 from trainer.core.errors import UserError
 from trainer.core.files import file_stamp, sha256_file
 from trainer.dataset import Dataset, PrepareSettings, open_dataset, prepare
-from trainer.dataset.contents import VERIFIED
-from trainer.dataset.open import open_datasets
+from trainer.dataset.loading.open import open_datasets
+from trainer.dataset.manifest.integrity import VERIFIED
 
 SETTINGS = PrepareSettings(trigger="mk01", resolution=64)
 
@@ -101,7 +101,7 @@ def test_what_was_read_once_is_not_read_again(made: Dataset, monkeypatch: pytest
     def unexpected(*_: object) -> bytes:
         raise AssertionError("read again")
 
-    monkeypatch.setattr("trainer.dataset.contents.read_regular", unexpected)
+    monkeypatch.setattr("trainer.dataset.manifest.integrity.read_regular", unexpected)
     opened(made)
     os.utime(made.image_path(made.items[0]))
     with pytest.raises(AssertionError, match="read again"):

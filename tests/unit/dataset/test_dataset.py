@@ -15,9 +15,11 @@ from tests.tools import hostile
 from tests.unit.dataset.pictures import folder_of
 from trainer.core.errors import UserError
 from trainer.dataset import Dataset, PrepareSettings, TrainingHints, contact_sheet, open_dataset, prepare
-from trainer.dataset.contact_sheet import wrap
-from trainer.dataset.dataset import Item, Row, dataset_hash, hashed_header, write_manifest
-from trainer.dataset.rows import ManifestRow, parse_row
+from trainer.dataset.manifest.hashing import dataset_hash, hashed_header
+from trainer.dataset.manifest.items import Item, Row
+from trainer.dataset.manifest.schema import ManifestRow, parse_row
+from trainer.dataset.manifest.write import write_manifest
+from trainer.dataset.report.contact_sheet import wrap
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def test_captions_of_a_stopped_run_are_not_taken_for_edits(tmp_path: Path, monke
         written.append(path)
         write_atomic(path, data)
 
-    monkeypatch.setattr("trainer.dataset.preparation.caption_all.write_atomic", counting)
+    monkeypatch.setattr("trainer.dataset.preparation.captioning.write_atomic", counting)
     with pytest.raises(Cancelled):
         settings = changed(captions=CaptionSettings(suffix="B"))
         prepare(source, tmp_path / "out", settings, replace_other=True, should_stop=lambda: len(written) >= 10)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.dataset.pictures import folder_of
-from trainer.dataset.encodings import decode_text
+from trainer.dataset.captions.encodings import decode_text
 from trainer.dataset.reading.sources import from_folder
 from trainer.dataset.settings import CaptionSettings
 

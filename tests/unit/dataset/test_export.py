@@ -116,7 +116,7 @@ def test_export_replaces_only_itself(dataset: Dataset, tmp_path: Path) -> None:
     assert not (target / "train" / "old.png").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.doc").write_bytes(b"x")
-    with pytest.raises(UserError, match="is no earlier export"):
+    with pytest.raises(UserError, match="is not an earlier export"):
         export_dataset(dataset, "kohya", tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.doc").exists()
 

@@ -13,7 +13,7 @@ from trainer.cli import main
 from trainer.config.run_config import DatasetSection, MoreDataset
 from trainer.core.errors import UserError
 from trainer.dataset import CaptionSettings, Dataset, PrepareSettings, SourceImage, export_dataset, open_dataset, prepare
-from trainer.dataset.open import open_datasets
+from trainer.dataset.loading.open import open_datasets
 
 SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)
 

@@ -12,7 +12,7 @@ from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.cli import main
 from trainer.core.errors import UserError
 from trainer.dataset import PrepareSettings, prepare
-from trainer.dataset.report_page import SHOWN
+from trainer.dataset.report.html_page import SHOWN
 
 SETTINGS = PrepareSettings(trigger="mk01", resolution=64)
 

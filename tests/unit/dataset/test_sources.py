@@ -13,7 +13,7 @@ import pytest
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.core.errors import UserError
 from trainer.dataset import CaptionSettings, PrepareSettings, prepare
-from trainer.dataset.export import export_dataset
+from trainer.dataset.export.export_dataset import export_dataset
 from trainer.dataset.reading.sources import Entry, Found, SourceImage, from_folder, from_images, natural_key
 
 CAPTIONS = CaptionSettings()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.core.seeding import derive_seed, generator
-from trainer.dataset.batch_order import Slot, epoch_batches, group, steps_per_epoch
+from trainer.dataset.loading.batch_order import Slot, epoch_batches, group, steps_per_epoch
 
 SIZES = st.sampled_from([(512, 512), (448, 576), (576, 448), (64, 64)])
 

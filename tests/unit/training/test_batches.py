@@ -15,7 +15,8 @@ from PIL import Image
 from trainer.config.run_config import ObjectiveSection
 from trainer.core.errors import UserError
 from trainer.core.seeding import derive_seed
-from trainer.dataset import Dataset, TrainingHints, batch_order, open_dataset
+from trainer.dataset import Dataset, TrainingHints, open_dataset
+from trainer.dataset.loading import batch_order
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.objective.objective import loss

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.dataset import Item, TrainingHints
-from trainer.dataset.caption_forms import fixed_caption
-from trainer.dataset.caption_variation import all_captions, caption_at
+from trainer.dataset.loading.caption_variation import all_captions, caption_at
+from trainer.dataset.loading.kohya_captions import fixed_caption
 
 TAGS = ["trigger", "1girl", "solo", "long hair", "smile", "sky", "hat", "tree", "cat", "night"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.dataset.batch_order import epoch_batches, steps_per_epoch
+from trainer.dataset.loading.batch_order import epoch_batches, steps_per_epoch
 from trainer.families import clip
 from trainer.families.base import TextSettings, tokenizer_folder
 

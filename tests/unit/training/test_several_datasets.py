@@ -16,9 +16,10 @@ from safetensors import safe_open
 from tests.unit.training_helpers import configuration, make_dataset, make_pictures, train_here
 from trainer.config import run_config
 from trainer.config.run_config import DatasetSection, MoreDataset, ObjectiveSection
-from trainer.dataset import Dataset, PrepareSettings, Share, TrainingHints, batch_order, combine, open_dataset, prepare, select
-from trainer.dataset.caption_variation import caption_at
-from trainer.dataset.open import open_datasets
+from trainer.dataset import Dataset, PrepareSettings, Share, TrainingHints, combine, open_dataset, prepare, select
+from trainer.dataset.loading import batch_order
+from trainer.dataset.loading.caption_variation import caption_at
+from trainer.dataset.loading.open import open_datasets
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.launch.prepared_run import prepare_run

@@ -32,7 +32,8 @@ from trainer.config import run_config
 from trainer.config.run_config import RunConfig
 from trainer.core import seeding
 from trainer.core.errors import UserError
-from trainer.dataset import batch_order, open_dataset
+from trainer.dataset import open_dataset
+from trainer.dataset.loading import batch_order
 from trainer.families import TextSettings, family_named, family_of, open_checkpoint
 from trainer.families.base import tokenizer_folder
 from trainer.lorafile import convert, inspect_lora, read_lora, write_lora

@@ -21,7 +21,8 @@ from tests.unit.training_helpers import Trained, configuration, make_dataset, tr
 from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig
 from trainer.core import seeding
-from trainer.dataset import batch_order, open_dataset
+from trainer.dataset import open_dataset
+from trainer.dataset.loading import batch_order
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.runs.run_folder import cache_folder

@@ -21,7 +21,7 @@ from trainer.config.run_config import ValidationSection
 from trainer.core import seeding
 from trainer.core.errors import UserError
 from trainer.dataset import Dataset, open_dataset
-from trainer.dataset.open import hold_out
+from trainer.dataset.loading.open import hold_out
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.lorafile import kohya_unet_key

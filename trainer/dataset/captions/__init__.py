@@ -1,1 +1,1 @@
-"""Captions: reading them, choosing one for each image, editing tags, and what training makes of them."""
+"""Captions: files and encodings, captions of other tools, tags and their rules, the tagger. Imports images, layout and settings."""

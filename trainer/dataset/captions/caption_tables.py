@@ -12,9 +12,9 @@ from typing import Any
 
 from ...core.counting import plural
 from ...core.files import read_regular
-from ..caption_text import one_line, tidy_lines
-from ..encodings import decode_text
 from ..images.decode import EXTENSIONS
+from .caption_text import one_line, tidy_lines
+from .encodings import decode_text
 
 MAX_METADATA_BYTES = 512 << 20
 NAME_COLUMNS = ("file_name", "file", "image", "filename", "path", "image_path")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ...core.counting import plural
 from ...core.files import read_regular
-from ..caption_text import MAX_CAPTION_BYTES, guessed_note, one_line, read_caption_text
-from ..dataset import HEADER, ROWS
-from ..encodings import decode_text
 from ..images.decode import EXTENSIONS
+from ..layout import HEADER, ROWS
 from ..settings import CaptionSettings
 from .booru import caption_of_json, spaced, split_spaced
 from .caption_tables import CaptionTables, folded
+from .caption_text import MAX_CAPTION_BYTES, guessed_note, one_line, read_caption_text
+from .encodings import decode_text
 
 META = "_meta.json"  # waifuc's .NAME_meta.json
 _LARGEST_JSON = 16 << 20  # bytes, of one image's file

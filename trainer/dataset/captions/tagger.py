@@ -22,8 +22,8 @@ from PIL import Image
 from ...core.errors import Cancelled, UserError
 from ...core.files import read_regular, sha256_file, write_atomic
 from ...core.image_file import load_image
+from ..layout import WORK
 from ..settings import CaptionSettings, TaggerSettings
-from ..work_folder import WORK
 from .booru import spaced
 from .tag_rules import TagPatterns
 

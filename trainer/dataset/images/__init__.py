@@ -1,1 +1,1 @@
-"""From image bytes to what is trained: decoding, cropping, buckets, finding heads and duplicates."""
+"""One image from its bytes to the prepared PNG: decoding, cropping, buckets, heads, similarity. Imports settings only."""

@@ -20,7 +20,7 @@ from .decode import Picture, Rejected, decode, open_image
 from .focus import content_box, crop_offset, find_head
 from .signature import signature
 from .source_masks import UnusableMask, load_mask
-from .useless import refuse_useless
+from .unusable import refuse_useless
 
 # raise when the same source and settings give other pixels than before: cached results are then made again
 PIPELINE_VERSION = 1

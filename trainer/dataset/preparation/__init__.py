@@ -1,1 +1,1 @@
-"""Preparing a dataset: settings, the run from source to folder, and what earlier runs left."""
+"""Preparing a dataset: from source to folder, and what earlier runs left there. Imports all of dataset but loading and export."""

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from ...core.counting import plural
 from ...core.prompt_syntax import EMPHASIS
-from ..caption_text import guessed_note
+from ..captions.caption_text import guessed_note
 from ..captions.tags import WILDCARD, instance_prompt
-from ..dataset import Dataset, Row, caption_file
 from ..images.process import BELOW_BORDER, MASK_NOT_USED
+from ..layout import caption_file
+from ..manifest.items import Dataset, Row
 from ..settings import PrepareSettings, bucket_rules
 
 if TYPE_CHECKING:
-    from .caption_all import Captioned
+    from .captioning import Captioned
 
 _TOP = 0.02  # of the height: less is rounding
 

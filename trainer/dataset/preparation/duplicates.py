@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...core.counting import plural
-from ..report import Rejection
-from .jobs import Job
+from ..report.summary import Rejection
+from .candidates import Job
 
 
 def without_duplicates(jobs: Sequence[Job]) -> tuple[list[Job], list[Rejection], list[str]]:

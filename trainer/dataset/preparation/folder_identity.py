@@ -24,14 +24,14 @@ from pydantic import ValidationError
 from ...core.errors import UserError
 from ...core.files import write_atomic
 from ...core.paths import require_short_path
-from ..dataset import HEADER, MASKS, REGULARISATION, ROWS, caption_file, read_header
+from ..layout import FOLDERS, HEADER, JOURNAL, MASKS, REGULARISATION, ROWS, WORK, caption_file
+from ..manifest.read import read_header
 from ..settings import PrepareSettings, dataset_folder
-from ..work_folder import JOURNAL, WORK
 from .journal import locked
 from .tidy import remove_partials
 
 RECORD = "preparation.json"  # in WORK
-WRITTEN, TAGS = "captions.jsonl", "tags.json"  # in WORK: see earlier.py and tagger.py
+WRITTEN, TAGS = "captions.jsonl", "tags.json"  # in WORK: see previous_run.py and tagger.py
 _BATCH = "images:"  # in front of the content hash that stands for an IMAGE batch
 
 
@@ -205,7 +205,7 @@ def _start_from(origin: Path, folder: Path) -> None:
     for name in (f"{WORK}/{WRITTEN}", f"{WORK}/{TAGS}", ROWS):
         _copy(origin / name, folder / name)
     ours = _file_names(origin)
-    for below in ("", REGULARISATION, MASKS, f"{MASKS}/{REGULARISATION}"):
+    for below in FOLDERS:
         for path in sorted((origin / below).glob("*")):
             if path.name in ours:
                 _copy(path, folder / below / path.name, link=path.suffix == ".png" and not below.startswith(MASKS))

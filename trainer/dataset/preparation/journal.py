@@ -13,7 +13,7 @@ from ...core import locks
 from ...core.errors import UserError
 from ...core.files import atomic_path, read_regular
 from ..images.process import Processed
-from ..work_folder import JOURNAL, WORK
+from ..layout import JOURNAL, WORK
 
 _LARGEST = 4 << 30  # bytes
 

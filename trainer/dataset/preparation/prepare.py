@@ -12,25 +12,29 @@ from ...core.counting import plural
 from ...core.errors import UserError
 from ...core.parallel import ordered_map
 from ..captions.tags import tag_frequency
-from ..contents import Contents
-from ..dataset import Dataset, Item, Row, caption_file, dataset_hash, hashed_header, open_dataset, write_manifest
 from ..images.process import Processed, Upscaler, process, processing_key
 from ..images.signature import read_signature
+from ..layout import caption_file
+from ..manifest.hashing import dataset_hash, hashed_header
+from ..manifest.integrity import Contents
+from ..manifest.items import Dataset, Item, Row
+from ..manifest.read import open_dataset
+from ..manifest.write import write_manifest
 from ..reading import sources
 from ..reading.sources import Found
-from ..report import Doubt, Rejection, Report
-from ..report_page import write_page
+from ..report.html_page import write_page
+from ..report.summary import Doubt, Rejection, Report
 from ..settings import PrepareSettings, dataset_folder_name
 from .advice import warnings_for
-from .caption_all import Captioned, caption_all
+from .candidates import Job, mask_bytes
+from .captioning import Captioned, caption_all
+from .check_models import check_models
+from .collect import Hashed, Progress, Source, gathered
 from .duplicates import with_captions_of_repeats, without_duplicates
-from .earlier import Earlier
 from .folder_identity import own_folder
-from .gather import Hashed, Progress, Source, gathered
-from .jobs import Job, mask_bytes
 from .journal import Journal
-from .models import check_models
-from .repeats import find_repeats
+from .near_duplicates import find_repeats
+from .previous_run import Earlier
 from .tidy import foreign_pictures, stale_files
 
 WAITING = "waiting for another process that prepares the same dataset"

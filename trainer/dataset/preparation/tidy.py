@@ -6,15 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..dataset import MASKS, REGULARISATION, Row, caption_file
 from ..images.decode import EXTENSIONS
-
-_FOLDERS = ("", REGULARISATION, MASKS, f"{MASKS}/{REGULARISATION}")
+from ..layout import FOLDERS, caption_file
+from ..manifest.items import Row
 
 
 def remove_partials(folder: Path) -> None:
     """Half-written files of a killed run."""
-    for name in _FOLDERS:
+    for name in FOLDERS:
         for path in _files(folder / name):
             if path.name.startswith(".partial-"):
                 path.unlink(missing_ok=True)
@@ -28,7 +27,7 @@ def stale_files(folder: Path, rows: Sequence[Row], ours: set[str]) -> dict[str, 
     wanted = _wanted(rows)
     ours = ours | {caption_file(name) for name in ours}
     found: dict[str, Path] = {}
-    for name in _FOLDERS:
+    for name in FOLDERS:
         for path in _files(folder / name):
             relative = f"{name}/{path.name}" if name else path.name
             if path.name in ours and relative not in wanted:

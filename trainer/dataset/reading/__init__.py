@@ -1,1 +1,1 @@
-"""Finding images and what lies beside them in folders and archives."""
+"""Images with captions and masks as they lie in folders and archives. Imports captions, images and settings."""

@@ -16,7 +16,7 @@ from ...core.paths import safe_name
 from ..captions.sidecars import DATA, LOOKS_LIKE_CAPTIONS
 from ..images.decode import EXTENSIONS
 from . import tar
-from .names import readable
+from .surrogates import readable
 from .walk import is_passed_over
 
 MAX_MEMBERS = 2_000_000

@@ -16,7 +16,7 @@ from ..captions.sidecars import LOOKS_LIKE_CAPTIONS, CaptionIndex, belongs_to
 from ..images.decode import EXTENSIONS
 from ..images.source_masks import find_masks
 from ..settings import CaptionSettings
-from .names import readable
+from .surrogates import readable
 from .walk import walk
 
 MAX_FILE_BYTES = 1 << 30

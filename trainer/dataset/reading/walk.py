@@ -13,9 +13,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ...core.files import read_regular
-from ..dataset import HEADER, MASKS, ROWS, SCHEMA
-from ..export import MARKER
-from ..work_folder import JOURNAL, WORK
+from ..layout import EXPORT_MARKER, HEADER, JOURNAL, MASKS, ROWS, SCHEMA, WORK
 
 _SKIP_FOLDERS = {"__macosx", "$recycle.bin", "node_modules", "@eadir"}
 _LARGEST_HEADER = 256 << 20  # bytes
@@ -88,7 +86,7 @@ def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), 
 
 def is_ours(folder: Path) -> bool:
     """Whether this program wrote the folder: a dataset, one that is not finished, or an export."""
-    if (folder / MARKER).is_file() or (folder / WORK / JOURNAL).is_file():
+    if (folder / EXPORT_MARKER).is_file() or (folder / WORK / JOURNAL).is_file():
         return True
     try:
         header: Any = json.loads(read_regular(folder / HEADER, _LARGEST_HEADER))

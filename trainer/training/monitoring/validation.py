@@ -8,7 +8,7 @@ from functools import partial
 
 from ...core import seeding
 from ...core.errors import Cancelled
-from ...dataset.caption_forms import fixed_caption
+from ...dataset.loading.kohya_captions import fixed_caption
 from ...runs import events
 from ...runs.run_folder import read_events
 from .. import micro_batch

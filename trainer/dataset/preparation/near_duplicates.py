@@ -17,10 +17,10 @@ from ..images.compare import is_same_image
 from ..images.decode import Rejected, decode, open_image
 from ..images.process import Processed, flattened
 from ..images.signature import Looks, NearDuplicates, read_signature
-from ..report import Doubt
+from ..layout import WORK
+from ..report.summary import Doubt
 from ..settings import PrepareSettings
-from ..work_folder import WORK
-from .jobs import Job
+from .candidates import Job
 
 PAIRS = "pairs.json"  # in WORK: whether two images that look alike are the same
 _CLOSEST = 8  # of the images that look alike are compared: hundreds of sprites of one figure all do

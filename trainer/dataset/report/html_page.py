@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 from jinja2 import Environment
 
-from ..core.counting import plural
-from ..core.files import write_atomic
-from .dataset import Dataset
-from .report import DECIDE, Report
+from ...core.counting import plural
+from ...core.files import write_atomic
+from ..manifest.items import Dataset
+from .summary import DECIDE, Report
 
 PAGE = "report.html"
 MAX_PICTURES = 1000  # a browser shows that many at once without trouble

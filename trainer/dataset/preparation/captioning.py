@@ -13,16 +13,16 @@ from ...core.counting import plural
 from ...core.errors import UserError
 from ...core.files import write_atomic
 from ...core.parallel import ordered_map
-from ..caption_text import one_line, read_caption_text
+from ..captions.caption_text import one_line, read_caption_text
 from ..captions.tag_rules import TagRules
 from ..captions.tags import instance_prompt, joined, plain_frequency, sections, split_tags, with_trigger
-from ..dataset import caption_file
+from ..layout import caption_file
 from ..settings import PrepareSettings
-from .earlier import Earlier, Edit
+from .previous_run import Earlier, Edit
 
 if TYPE_CHECKING:
     from ..images.process import Processed
-    from .jobs import Job
+    from .candidates import Job
 
 
 WRITERS = 8

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.counting import plural
-from ..core.files import open_regular
+from ...core.counting import plural
+from ...core.files import open_regular
 from .encodings import decode_text
 
 MAX_CAPTION_BYTES = 1 << 20

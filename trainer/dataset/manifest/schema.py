@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from .settings import TrainingHints
+from ..settings import TrainingHints
 
 MAX_SIDE = 1 << 20  # pixels
 MAX_REPEATS = 10**10  # kohya's five digits times the setting's limit
@@ -33,7 +33,7 @@ class _Checked(BaseModel):
 
 
 class ManifestRow(_Checked):
-    """One line of ``manifest.jsonl``; the fields are those of ``Item`` and ``Row`` in dataset.py, where they are described."""
+    """One line of ``manifest.jsonl``; the fields are those of ``Item`` and ``Row`` in items.py, which describes them."""
 
     file: Path
     sha256: Sha256

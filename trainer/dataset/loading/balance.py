@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..manifest.items import Dataset
 from .combine import select
-from .dataset import Dataset
 
 
 def balanced(dataset: Dataset) -> Dataset:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core.seeding import derive_seed
+from ...core.seeding import derive_seed
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core.counting import plural
-from ..core.errors import UserError
-from ..core.image_file import load_image
-from ..core.long_work import counted
-from .dataset import Dataset, Item
+from ...core.counting import plural
+from ...core.errors import UserError
+from ...core.image_file import load_image
+from ...core.long_work import counted
+from ..manifest.items import Dataset, Item
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

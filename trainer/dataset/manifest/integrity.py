@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..core.errors import UserError
-from ..core.files import file_stamp, read_regular, write_atomic
-from .dataset import Dataset, Item
-from .work_folder import WORK
+from ...core.errors import UserError
+from ...core.files import file_stamp, read_regular, write_atomic
+from ..layout import WORK
+from .items import Dataset, Item
 
 VERIFIED = "verified.jsonl"  # in WORK
 _LARGEST = 1 << 30  # bytes of an image

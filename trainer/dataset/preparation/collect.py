@@ -12,15 +12,14 @@ from pathlib import Path
 
 from ...core.errors import Cancelled, UserError
 from ...core.parallel import ordered_map
-from ..dataset import REGULARISATION
 from ..images.decode import EXTENSIONS
+from ..layout import REGULARISATION, WORK
 from ..reading import sources
 from ..reading.archive import is_archive, unpack
 from ..reading.sources import Entry, Found, SourceImage
 from ..settings import PrepareSettings
-from ..work_folder import WORK
+from .candidates import content_hash
 from .folder_identity import Preparation, batch, can_be_made, place_of, siblings
-from .jobs import content_hash
 from .journal import locked
 
 Progress = Callable[[int, int, str], None]

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.counting import plural
+from ...core.counting import plural
 
 DECIDE = "To leave one out, delete it from the source or name it in clean.leave_out."
 

@@ -6,12 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config.run_config import DatasetSection, MoreDataset, RunConfig, ValidationSection
-from ..core.errors import UserError
-from . import Dataset, open_dataset
+from ...config.run_config import DatasetSection, MoreDataset, RunConfig, ValidationSection
+from ...core.errors import UserError
+from .. import Dataset, open_dataset
+from ..manifest.integrity import require_as_prepared
 from .balance import balanced, count_regularisation, regularisation_shown
 from .combine import Share, combine, select
-from .contents import require_as_prepared
 
 
 def open_datasets(section: DatasetSection) -> Dataset:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from ..core.prompt_syntax import unescape
-from .dataset import Item
-from .settings import TrainingHints
+from ...core.prompt_syntax import unescape
+from ..manifest.items import Item
+from ..settings import TrainingHints
 
 _CHOICE = re.compile(r"\{([^}]+)\}")
 

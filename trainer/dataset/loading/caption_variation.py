@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from ..core.prompt_syntax import unescape
-from ..core.seeding import derive_seed
-from .caption_forms import chosen, fixed_caption, tag_sections
-from .dataset import Item
-from .settings import TrainingHints
+from ...core.prompt_syntax import unescape
+from ...core.seeding import derive_seed
+from ..manifest.items import Item
+from ..settings import TrainingHints
+from .kohya_captions import chosen, fixed_caption, tag_sections
 
 
 def caption_at(item: Item, hints: TrainingHints, *, seed: int, epoch: int, position: int) -> str:

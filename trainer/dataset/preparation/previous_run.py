@@ -13,16 +13,15 @@ from pydantic import ValidationError
 
 from ...core.counting import plural
 from ...core.files import read_regular, replace, write_atomic
-from ..caption_text import read_caption_text, tidy_lines
-from ..dataset import LARGEST_MANIFEST, LARGEST_MASK, MASKS, ROWS, caption_file
+from ..captions.caption_text import read_caption_text, tidy_lines
 from ..images.signature import alike
-from ..rows import parse_row
-from ..work_folder import WORK
+from ..layout import LARGEST_MANIFEST, LARGEST_MASK, MASKS, ROWS, WORK, caption_file
+from ..manifest.schema import parse_row
 
 if TYPE_CHECKING:
-    from ..contents import Contents
     from ..images.process import Processed
-    from .jobs import Job
+    from ..manifest.integrity import Contents
+    from .candidates import Job
 
 WRITTEN = "captions.jsonl"  # in WORK: what captions were written, kept before they are
 KEPT_CAPTIONS, KEPT_MASKS, KEPT_IMAGES = "kept-captions", "kept-masks", "kept-images"

@@ -1,148 +1,22 @@
-"""The prepared dataset as a trainer reads it: a folder with PNG images, captions and a manifest."""
+"""Opening a prepared dataset from its manifest, captions and masks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from ..core.errors import UserError
-from ..core.files import atomic_path, read_regular, write_atomic
-from .caption_text import guessed_note, read_caption_text
-from .rows import Header, parse_rows
-from .settings import TrainingHints
-
-SCHEMA = "animelora-dataset"
-SCHEMA_VERSION = 1
-HEADER = "manifest.json"
-ROWS = "manifest.jsonl"
-REGULARISATION = "regularisation"
-MASKS = "masks"
-LARGEST_MASK = 1 << 28  # bytes
-LARGEST_MANIFEST = 4 << 30  # bytes
-
-
-@dataclass(frozen=True)
-class Item:
-    """One training picture. Paths are relative to the dataset's folder, with forward slashes."""
-
-    file: str
-    sha256: str  # of the PNG file's bytes
-    caption: str  # final: the trigger word is in front
-    width: int
-    height: int
-    original_size: tuple[int, int]  # (width, height) of the source
-    crop_top_left: tuple[int, int]  # (top, left) in the scaled source: SDXL's crop conditioning
-    repeats: int = 1
-    mask: str | None = None  # 8-bit grey PNG of the same size: how much each pixel counts in the loss
-    is_regularisation: bool = False
-    weight: float = 1.0  # of this picture's loss
-    crop_right: int | None = None  # what the crop leaves to the right of the picture, as crop_top_left; None in older manifests
-
-
-@dataclass(frozen=True)
-class Row:
-    """A manifest line: the item with where it came from and what was done to it."""
-
-    item: Item
-    mask_sha256: str = ""
-    bytes: int = 0
-    source: str = ""
-    source_sha256: str = ""
-    source_format: str = ""
-    caption_from: str = ""
-    steps: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """One line of ``manifest.jsonl``."""
-        data = {name: getattr(self.item, name) for name in Item.__dataclass_fields__}
-        return data | {name: getattr(self, name) for name in Row.__dataclass_fields__ if name != "item"}
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """An opened dataset. ``hash`` changes with any picture, mask, caption, weight or training hint, and with nothing else."""
-
-    path: Path
-    name: str
-    hash: str
-    trigger: str
-    class_description: str
-    resolution: int
-    items: Sequence[Item] = field(repr=False)
-    training: TrainingHints = field(default_factory=TrainingHints)
-    settings: dict[str, Any] = field(default_factory=dict, repr=False)
-    notes: tuple[str, ...] = ()  # what a user should know about how it was read
-
-    @property
-    def members(self) -> tuple[Dataset, ...]:
-        """The datasets that are trained together: this one alone, unless ``combine`` made it."""
-        return (self,)
-
-    def member(self, index: int) -> Dataset:
-        """The dataset that picture ``index`` belongs to."""
-        return self
-
-    def image_path(self, item: Item) -> Path:
-        """The picture's file."""
-        return self.path / item.file
-
-    def mask_path(self, item: Item) -> Path | None:
-        """The loss mask's file."""
-        return self.path / item.mask if item.mask else None
-
-    def buckets(self) -> dict[str, int]:
-        """``"512x512"`` -> number of pictures, largest group first."""
-        counts: dict[str, int] = {}
-        for item in self.items:
-            name = f"{item.width}x{item.height}"
-            counts[name] = counts.get(name, 0) + 1
-        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The manifest's lines, with sources and steps."""
-        for line in read_regular(self.path / ROWS, LARGEST_MANIFEST).splitlines():
-            yield json.loads(line)
-
-
-def dataset_hash(rows: Iterable[tuple[Item, str]], header: dict[str, Any]) -> str:
-    """SHA-256 over what a trainer sees. ``rows``: items with their mask's hash; ``header``: see ``hashed_header``."""
-    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, header], sort_keys=True).encode())
-    for item, mask in rows:
-        seen = (
-            item.sha256, item.caption, item.width, item.height, item.original_size, item.crop_top_left,
-            item.repeats, mask, item.is_regularisation, item.weight,
-        )  # fmt: skip
-        digest.update(json.dumps(seen).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
-
-
-def hashed_header(trigger: str, class_description: str, resolution: int, training: TrainingHints) -> dict[str, Any]:
-    """The part of the header that a trainer sees."""
-    hints = training.model_dump(mode="json")
-    for name in ("wildcards", "keep_tokens_separator"):  # came later: a dataset that does without keeps its hash
-        if hints[name] == TrainingHints.model_fields[name].default:
-            del hints[name]
-    return {"trigger": trigger, "class": class_description, "resolution": resolution, "training": hints}
-
-
-def write_manifest(folder: Path, header: dict[str, Any], rows: Sequence[Row]) -> None:
-    """Write both files; the header last, with the rows' hash, so that a half-written pair is noticed."""
-    digest = hashlib.sha256()
-    with atomic_path(folder / ROWS) as temporary, temporary.open("wb") as file:
-        for row in rows:
-            line = json.dumps(row.to_json(), ensure_ascii=False).encode("utf-8") + b"\n"
-            digest.update(line)
-            file.write(line)
-    full = {"schema": SCHEMA, "version": SCHEMA_VERSION, **header, "count": len(rows), "rows_sha256": digest.hexdigest()}
-    write_atomic(folder / HEADER, json.dumps(full, indent=1, ensure_ascii=False) + "\n")
+from ...core.errors import UserError
+from ...core.files import read_regular
+from ..captions.caption_text import guessed_note, read_caption_text
+from ..layout import FOLDERS, HEADER, LARGEST_MANIFEST, LARGEST_MASK, ROWS, SCHEMA, SCHEMA_VERSION, caption_file
+from .hashing import dataset_hash, hashed_header
+from .items import Dataset, Item
+from .schema import Header, parse_rows
 
 
 def open_dataset(path: Path) -> Dataset:
@@ -200,11 +74,6 @@ def read_header(path: Path) -> dict[str, Any]:
             kind="dataset",
         )
     return header
-
-
-def caption_file(file: str) -> str:
-    """The caption that belongs to a picture: ``a/b.png`` -> ``a/b.txt``."""
-    return file.removesuffix(".png") + ".txt"
 
 
 def _read_items(path: Path, rows_sha256: str, *, lines: bool) -> tuple[list[Item], list[str], tuple[str, ...]]:
@@ -282,7 +151,8 @@ def _listing(path: Path) -> tuple[set[str], set[str]]:
     """The dataset's files by name, and what is there but no file: one directory listing each, not one stat for each picture."""
     files: set[str] = set()
     odd: set[str] = set()
-    for prefix in ("", f"{REGULARISATION}/", f"{MASKS}/", f"{MASKS}/{REGULARISATION}/"):
+    for folder in FOLDERS:
+        prefix = f"{folder}/" if folder else ""
         try:
             with os.scandir(path / prefix) as entries:
                 for entry in entries:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from ...core.files import read_regular
 from ...core.paths import safe_name
-from ..contents import Contents
-from ..dataset import MASKS, REGULARISATION
 from ..images.process import Processed
+from ..layout import MASKS, REGULARISATION
+from ..manifest.integrity import Contents
 from ..reading.sources import MAX_FILE_BYTES, Entry
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .dataset import Dataset, Item
+from ..manifest.items import Dataset, Item
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""A prepared dataset in the formats of other trainers. Imports manifest, loading and captions."""

@@ -1,0 +1,1 @@
+"""What a run takes from prepared datasets: combined, balanced, split, in which order, with which captions. Imports manifest."""

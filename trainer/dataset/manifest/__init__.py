@@ -1,0 +1,1 @@
+"""The manifest of a prepared dataset: its schema, hash, reading, writing and integrity check. Imports captions and settings."""
