@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..config.run_config import RunConfig
 from ..dataset import Dataset
-from ..dataset.open import open_training
+from ..dataset.loading.open import open_training
 from ..families import BaseCheckpoint, Family, family_of, open_checkpoint
 from .settle import settle_memory
 

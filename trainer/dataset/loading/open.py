@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from ...config.run_config import DatasetSection, MoreDataset, RunConfig, ValidationSection
 from ...core.errors import UserError
-from .. import Dataset, open_dataset
 from ..manifest.integrity import require_as_prepared
+from ..manifest.items import Dataset
+from ..manifest.read import open_dataset
 from .balance import balanced, count_regularisation, regularisation_shown
 from .combine import Share, combine, select
 
