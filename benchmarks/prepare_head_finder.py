@@ -77,9 +77,7 @@ def scene(seed: int, styles: tuple[str, ...]) -> Scene:
     x, y = rng.randint(0, max(0, width - size)), rng.randint(0, max(0, height - size))
     canvas.paste(part.image, (x, y))
     left, top, right, bottom = part.head
-    return Scene(
-        canvas, (part.window[0] + x, part.window[1] + y, part.window[2]), (left + x, top + y, right + x, bottom + y)
-    )
+    return Scene(canvas, (part.window[0] + x, part.window[1] + y, part.window[2]), (left + x, top + y, right + x, bottom + y))
 
 
 def changed(image: Image.Image, rng: random.Random) -> Image.Image:

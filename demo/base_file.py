@@ -17,15 +17,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from trainer.core.files import atomic_path
+from trainer.core.files.writing import atomic_path
 
 from .model import TOKENS
 
 BASE_FILE = Path(__file__).resolve().parent / "base" / "animelora-base.safetensors"
 
 _RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
 }
 
 
@@ -33,9 +37,13 @@ def unet_names(attention: Sequence[bool], layers: int) -> list[tuple[str, str]]:
     """Pairs (diffusers prefix, LDM prefix) of the UNet's blocks; ``attention`` says which levels, from the first, have it."""
     levels = len(attention)
     pairs = [
-        ("time_embedding.linear_1.", "time_embed.0."), ("time_embedding.linear_2.", "time_embed.2."),
-        ("conv_in.", "input_blocks.0.0."), ("conv_norm_out.", "out.0."), ("conv_out.", "out.2."),
-        ("mid_block.resnets.0.", "middle_block.0."), ("mid_block.attentions.0.", "middle_block.1."),
+        ("time_embedding.linear_1.", "time_embed.0."),
+        ("time_embedding.linear_2.", "time_embed.2."),
+        ("conv_in.", "input_blocks.0.0."),
+        ("conv_norm_out.", "out.0."),
+        ("conv_out.", "out.2."),
+        ("mid_block.resnets.0.", "middle_block.0."),
+        ("mid_block.attentions.0.", "middle_block.1."),
         ("mid_block.resnets.1.", "middle_block.2."),
     ]
     for level in range(levels):
@@ -62,7 +70,7 @@ def unet_to_ldm(weights: Mapping[str, Tensor], attention: Sequence[bool], layers
     out: dict[str, Tensor] = {}
     for key, value in weights.items():
         old, new = next(pair for pair in pairs if key.startswith(pair[0]))
-        rest = key[len(old):]
+        rest = key[len(old) :]
         if ".resnets." in old:
             part, _, kind = rest.rpartition(".")
             rest = f"{_RESNET[part]}.{kind}"

@@ -92,9 +92,7 @@ class Canvas:
         """Draw an open line of constant ``width`` (image widths)."""
         self.draw.line(self._xy(points), fill=colour, width=max(1, round(width * self.pixels)), joint="curve")
 
-    def stroke(
-        self, points: Points, colour: Colour | int, width: float, taper: tuple[float, float] = (0.25, 0.25)
-    ) -> None:
+    def stroke(self, points: Points, colour: Colour | int, width: float, taper: tuple[float, float] = (0.25, 0.25)) -> None:
         """Draw a brush stroke that is thinner at its ends."""
         self.fill(ribbon(points, width, taper), colour)
 

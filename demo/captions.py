@@ -34,9 +34,5 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 def training_captions(tokenizer: CLIPTokenizer, portraits: list[Portrait], style: str, variants: int, seed: int) -> Tensor:
     """``variants`` different captions of each portrait, some without style words: (n, variants, 77)."""
     rng = random.Random(f"captions-{style}-{seed}")
-    texts = [
-        caption(p, style if rng.random() > 0.08 else None, rng)
-        for p in portraits
-        for _ in range(variants)
-    ]
+    texts = [caption(p, style if rng.random() > 0.08 else None, rng) for p in portraits for _ in range(variants)]
     return token_ids(tokenizer, texts).view(len(portraits), variants, TOKENS)

@@ -1,6 +1,6 @@
 """Measures a LoRA of the demonstration on other portraits, or painted in another way, than the demonstration does.
 
-    python -m demo.examine results/anime_demo.safetensors --first 700 --tests 20
+python -m demo.examine results/anime_demo.safetensors --first 700 --tests 20
 """
 
 from __future__ import annotations

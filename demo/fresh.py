@@ -19,7 +19,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.core.files import remove_partial
+from trainer.core.files.writing import remove_partial
 from trainer.training.parent_channel import watch_parent
 
 from .pictures import FIRST_TRAINING_SEED, Pictures, picture, save_array, start_module

@@ -95,8 +95,21 @@ def build(portrait: Portrait, proportions: Proportions) -> Geometry:
     dx = portrait.shift_x
     neck = np.array([(0.425, 0.6), (0.575, 0.6), (0.578, 0.78), (0.585, 0.84), (0.415, 0.84), (0.422, 0.78)])
     body = smooth(
-        [(0.42, 0.775), (0.34, 0.82), (0.2, 0.865), (0.1, 0.93), (0.06, 1.05), (0.94, 1.05), (0.9, 0.93),
-         (0.8, 0.865), (0.66, 0.82), (0.58, 0.775), (0.5, 0.80)], closed=True)
+        [
+            (0.42, 0.775),
+            (0.34, 0.82),
+            (0.2, 0.865),
+            (0.1, 0.93),
+            (0.06, 1.05),
+            (0.94, 1.05),
+            (0.9, 0.93),
+            (0.8, 0.865),
+            (0.66, 0.82),
+            (0.58, 0.775),
+            (0.5, 0.80),
+        ],
+        closed=True,
+    )
     offset = np.array([dx, BODY_DOWN])
     return Geometry(
         frame=frame,
@@ -178,8 +191,7 @@ def _hair_front(portrait: Portrait, proportions: Proportions, rng: random.Random
         edge = [(0.86, -0.12), (0.6, -0.36), (0.15, -0.62), (-0.45, -0.92), (-0.7, -0.5), (-0.87, -0.1)]
         teeth, depth = 5, 0.22
     elif portrait.fringe == "parted":
-        edge = [(0.87, -0.05), (0.68, -0.42), (0.32, -0.78), (0.0, -1.02), (-0.32, -0.78), (-0.68, -0.42),
-                (-0.87, -0.05)]
+        edge = [(0.87, -0.05), (0.68, -0.42), (0.32, -0.78), (0.0, -1.02), (-0.32, -0.78), (-0.68, -0.42), (-0.87, -0.05)]
         teeth, depth = 6, 0.2
     else:
         edge = [(0.9, -0.3), (0.74, -0.68), (0.4, -0.88), (0.0, -0.94), (-0.4, -0.88), (-0.74, -0.68), (-0.9, -0.3)]
@@ -192,20 +204,34 @@ def _hair_front(portrait: Portrait, proportions: Proportions, rng: random.Random
     if proportions.strands:
         # Pointed locks in front of the ears.
         right = smooth([outer_right, (1.16, low + 0.3), (1.02, low + 0.62), (0.98, low + 0.3), right_in], steps=4)
-        left = (right * [-1, 1])[::-1] if portrait.hair_style != "spiky" else smooth(
-            [left_in, (-0.98, low + 0.3), (-1.02, low + 0.62), (-1.16, low + 0.3), outer_left], steps=4)
+        left = (
+            (right * [-1, 1])[::-1]
+            if portrait.hair_style != "spiky"
+            else smooth([left_in, (-0.98, low + 0.3), (-1.02, low + 0.62), (-1.16, low + 0.3), outer_left], steps=4)
+        )
         return np.concatenate([dome, right, shown, left]), line
     polygon = np.concatenate([dome, [outer_right, right_in], shown, [left_in, outer_left]])
     return polygon, line
 
 
-def _hair_back(
-    portrait: Portrait, proportions: Proportions, rng: random.Random
-) -> tuple[list[Points], list[tuple[float, float]]]:
+def _hair_back(portrait: Portrait, proportions: Proportions, rng: random.Random) -> tuple[list[Points], list[tuple[float, float]]]:
     """The hair behind the head, and where tails are tied."""
     style, s = portrait.hair_style, portrait.side
-    cap = smooth([(0, -1.4), (0.8, -1.15), (1.16, -0.4), (1.14, 0.3), (0.95, 0.75), (0, 0.9), (-0.95, 0.75),
-                  (-1.14, 0.3), (-1.16, -0.4), (-0.8, -1.15)], closed=True)
+    cap = smooth(
+        [
+            (0, -1.4),
+            (0.8, -1.15),
+            (1.16, -0.4),
+            (1.14, 0.3),
+            (0.95, 0.75),
+            (0, 0.9),
+            (-0.95, 0.75),
+            (-1.14, 0.3),
+            (-1.16, -0.4),
+            (-0.8, -1.15),
+        ],
+        closed=True,
+    )
     if style == "bob":
         half = [(0.0, -1.4), (0.85, -1.15), (1.24, -0.35), (1.36, 0.5), (1.3, 1.12), (0.9, 1.22), (0.45, 1.12)]
         return [smooth(half + [(-u, v) for u, v in reversed(half[1:])], closed=True)], []
@@ -217,12 +243,38 @@ def _hair_back(
         bump = 1 + 0.06 * np.abs(np.sin(t * 7))
         return [np.stack([1.42 * np.cos(t) * bump, -0.12 + 1.32 * np.sin(t) * bump], axis=1)], []
     if style == "ponytail":
-        tail = smooth([(0.7, -1.2), (1.15, -1.35), (1.6, -0.95), (1.78, -0.2), (1.72, 0.7), (1.5, 1.5), (1.42, 0.9),
-                       (1.38, 0.1), (1.2, -0.4), (0.9, -0.7)], closed=True) * [s, 1]
+        tail = smooth(
+            [
+                (0.7, -1.2),
+                (1.15, -1.35),
+                (1.6, -0.95),
+                (1.78, -0.2),
+                (1.72, 0.7),
+                (1.5, 1.5),
+                (1.42, 0.9),
+                (1.38, 0.1),
+                (1.2, -0.4),
+                (0.9, -0.7),
+            ],
+            closed=True,
+        ) * [s, 1]
         return [tail, cap], [(0.92 * s, -1.0)]
     if style == "twin tails":
-        right = smooth([(0.95, -0.75), (1.35, -0.85), (1.75, -0.35), (1.85, 0.5), (1.75, 1.4), (1.5, 2.2), (1.42, 1.5),
-                        (1.36, 0.7), (1.25, 0.0), (1.05, -0.4)], closed=True)
+        right = smooth(
+            [
+                (0.95, -0.75),
+                (1.35, -0.85),
+                (1.75, -0.35),
+                (1.85, 0.5),
+                (1.75, 1.4),
+                (1.5, 2.2),
+                (1.42, 1.5),
+                (1.36, 0.7),
+                (1.25, 0.0),
+                (1.05, -0.4),
+            ],
+            closed=True,
+        )
         return [right, right * [-1, 1], cap], [(1.1, -0.62), (-1.1, -0.62)]
     if style == "bun":
         return [ellipse(0.0, -1.62, 0.46, 0.42), cap], []
@@ -232,8 +284,7 @@ def _hair_back(
 def _locks(portrait: Portrait, proportions: Proportions) -> list[Points]:
     """Hair that falls in front of the shoulders."""
     if portrait.hair_style == "long":
-        right = smooth([(0.95, 0.1), (1.16, 0.1), (1.34, 0.9), (1.36, 1.7), (1.2, 2.45), (1.0, 1.9), (0.95, 1.2),
-                        (0.9, 0.6)], closed=True)
+        right = smooth([(0.95, 0.1), (1.16, 0.1), (1.34, 0.9), (1.36, 1.7), (1.2, 2.45), (1.0, 1.9), (0.95, 1.2), (0.9, 0.6)], closed=True)
         return [right, right * [-1, 1]]
     if portrait.hair_style == "bob":
         right = smooth([(0.92, 0.1), (1.16, 0.0), (1.3, 0.6), (1.2, 1.15), (0.98, 1.05), (0.92, 0.6)], closed=True)

@@ -65,9 +65,7 @@ def _blurred(values: Map, sigma: float) -> Map:
         pad = [(0, 0)] * values.ndim
         pad[axis] = (radius, radius)
         padded = np.pad(values, pad, mode="symmetric")
-        values = sum(
-            weight * np.take(padded, np.arange(values.shape[axis]) + i, axis=axis) for i, weight in enumerate(kernel)
-        )
+        values = sum(weight * np.take(padded, np.arange(values.shape[axis]) + i, axis=axis) for i, weight in enumerate(kernel))
     return values
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.core import devices
-from trainer.core.files import atomic_path
+from trainer.core.files.writing import atomic_path
 
 from .portraits import BASE_STYLES, random_portrait
 from .render import render

@@ -152,9 +152,7 @@ def jitter(rgb: RGB, rng: random.Random, amount: float = 1.0) -> RGB:
 def random_portrait(seed: int) -> Portrait:
     """Draw every attribute at random; the same seed gives the same portrait on every machine."""
     rng = random.Random(f"portrait-{seed}")
-    chosen = {
-        name: rng.choices(values, weights=_WEIGHTS.get(name))[0] for name, values in CHOICES.items()
-    }
+    chosen = {name: rng.choices(values, weights=_WEIGHTS.get(name))[0] for name, values in CHOICES.items()}
     if chosen["hair_style"] in ("spiky", "curly", "bun") and chosen["accessory"] == "beanie":
         chosen["accessory"] = "none"
     tilt = {"left": -11.0, "straight": 0.0, "right": 11.0}[chosen["head"]]
@@ -216,8 +214,7 @@ def tags(portrait: Portrait) -> list[str]:
     if p.glasses != "none":
         out.append(f"{p.glasses} glasses")
     out.append(f"{p.eye_shape} {p.eye_colour} eyes")
-    out.append({"straight": "straight bangs", "side": "side bangs", "parted": "parted bangs",
-                "none": "hair swept back"}[p.fringe])
+    out.append({"straight": "straight bangs", "side": "side bangs", "parted": "parted bangs", "none": "hair swept back"}[p.fringe])
     out.append({"smile": "smile", "neutral": "closed mouth", "open": "open mouth", "sad": "sad"}[p.mouth])
     if p.accessory != "none":
         out.append({"bow": "hair bow", "flower": "flower in hair"}.get(p.accessory, p.accessory))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.core.files import atomic_path
+from trainer.core.files.writing import atomic_path
 
 
 class Budget:

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from trainer.core.files import remove_partial
+from trainer.core.files.writing import remove_partial
 
 from .base_file import BASE_FILE, read_base, write_base
 from .captions import load_tokenizer, token_ids, training_captions
@@ -90,7 +90,11 @@ def held_out_set(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, devic
 
 
 def sample_grid(
-    unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL, tokenizer: CLIPTokenizer, columns: int = 6,
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    columns: int = 6,
     steps: int = 25,
 ) -> Image.Image:
     """For each base style a row of true drawings of held-out portraits and a row of what the base makes of their captions."""
@@ -104,9 +108,20 @@ def sample_grid(
     return sheet(rows)
 
 
-def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decoder_settings: VaeSettings, unet_settings: UnetSettings,
-        portraits: int, encoded: int, tokenizer: CLIPTokenizer, device: torch.device, start: Path | None = None,
-        drawing: int = 0) -> dict[str, float]:
+def run(
+    work: Path,
+    out: Path,
+    widths: Widths,
+    vae_settings: VaeSettings,
+    decoder_settings: VaeSettings,
+    unet_settings: UnetSettings,
+    portraits: int,
+    encoded: int,
+    tokenizer: CLIPTokenizer,
+    device: torch.device,
+    start: Path | None = None,
+    drawing: int = 0,
+) -> dict[str, float]:
     """Train what is not trained yet and write the base to ``out``; returns the held-out figures.
 
     ``start`` is the file of a base with the same widths to go on from; ``drawing`` processes draw further portraits while the UNet
@@ -150,8 +165,9 @@ def run(work: Path, out: Path, widths: Widths, vae_settings: VaeSettings, decode
         "modelspec.resolution": f"{size}x{size}",
         "modelspec.prediction_type": "epsilon",
         "modelspec.description": "Small Stable Diffusion 1.x trained from nothing on drawn portraits (demo/recipe.py).",
-        "animelora.recipe": json.dumps({"widths": asdict(widths), "vae": asdict(vae_settings), "decoder": asdict(decoder_settings),
-                                         "unet": asdict(unet_settings)}),
+        "animelora.recipe": json.dumps(
+            {"widths": asdict(widths), "vae": asdict(vae_settings), "decoder": asdict(decoder_settings), "unet": asdict(unet_settings)}
+        ),
     }
     if decoder_settings.minutes > 0:
         if not rank():
@@ -209,15 +225,23 @@ def _train(number: int, args: argparse.Namespace, meeting: str | None) -> None:
     logging.basicConfig(level=logging.INFO if number == 0 else logging.WARNING, format="%(asctime)s %(message)s")
     if meeting is not None:
         torch.set_num_threads(1)
-        torch.distributed.init_process_group("gloo", init_method=meeting, rank=number, world_size=args.processes,
-                                             timeout=timedelta(hours=6))
+        torch.distributed.init_process_group(
+            "gloo", init_method=meeting, rank=number, world_size=args.processes, timeout=timedelta(hours=6)
+        )
     run(
-        args.work, args.out, Widths(),
+        args.work,
+        args.out,
+        Widths(),
         VaeSettings(minutes=args.vae_minutes, batch=args.vae_batch),
-        VaeSettings(minutes=args.decoder_minutes, batch=args.vae_batch, small_share=0.0, crop_share=0.0, large_share=0.5,
-                    lr=1e-3, adam_lr=1e-3),
+        VaeSettings(
+            minutes=args.decoder_minutes, batch=args.vae_batch, small_share=0.0, crop_share=0.0, large_share=0.5, lr=1e-3, adam_lr=1e-3
+        ),
         UnetSettings(minutes=args.unet_minutes, batch=args.unet_batch, lr=args.unet_lr, adam_lr=args.unet_lr, ema=args.unet_ema),
-        args.portraits, args.encoded, load_tokenizer(args.tokenizer), torch.device(args.device), args.start,
+        args.portraits,
+        args.encoded,
+        load_tokenizer(args.tokenizer),
+        torch.device(args.device),
+        args.start,
         args.drawing,
     )
 

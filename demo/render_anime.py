@@ -129,9 +129,18 @@ def _eye(canvas: Canvas, g: Geometry, portrait: Portrait, side: int) -> None:
     outer = 1 if side > 0 else -1
     lift = 0.05 if portrait.eye_shape == "almond" else -0.03 if portrait.eye_shape == "sleepy" else 0.0
     white = smooth(
-        [(u - rx * outer, v + 0.1 * ry), (u - rx * 0.72 * outer, v - 0.72 * ry), (u, v - ry),
-         (u + rx * 0.74 * outer, v - (0.74 + lift) * ry), (u + rx * outer, v - lift), (u + rx * 0.72 * outer, v + 0.78 * ry),
-         (u, v + ry), (u - rx * 0.66 * outer, v + 0.8 * ry)], closed=True)
+        [
+            (u - rx * outer, v + 0.1 * ry),
+            (u - rx * 0.72 * outer, v - 0.72 * ry),
+            (u, v - ry),
+            (u + rx * 0.74 * outer, v - (0.74 + lift) * ry),
+            (u + rx * outer, v - lift),
+            (u + rx * 0.72 * outer, v + 0.78 * ry),
+            (u, v + ry),
+            (u - rx * 0.66 * outer, v + 0.8 * ry),
+        ],
+        closed=True,
+    )
     shape = g.frame(white)
     canvas.fill(shape, (252, 252, 255))
     mask = canvas.mask(shape)
@@ -145,19 +154,36 @@ def _eye(canvas: Canvas, g: Geometry, portrait: Portrait, side: int) -> None:
     canvas.fill_inside(mask, [g.frame(ellipse(iu, iv + 0.24 * iry, irx * 0.86, iry * 0.72))], colour)
     canvas.fill_inside(mask, [g.frame(ellipse(iu, iv + 0.62 * iry, irx * 0.6, iry * 0.3))], glow)
     canvas.fill_inside(mask, [g.frame(ellipse(iu, iv + 0.02 * iry, irx * 0.42, iry * 0.46))], (24, 14, 30))
-    canvas.fill_inside(mask, [g.frame([(u - 1.2 * rx, v - 1.3 * ry), (u + 1.2 * rx, v - 1.3 * ry),
-                                       (u + 1.2 * rx, v - 0.62 * ry), (u - 1.2 * rx, v - 0.62 * ry)])],
-                       mix(deep, (0, 0, 0), 0.35))
+    canvas.fill_inside(
+        mask,
+        [
+            g.frame(
+                [(u - 1.2 * rx, v - 1.3 * ry), (u + 1.2 * rx, v - 1.3 * ry), (u + 1.2 * rx, v - 0.62 * ry), (u - 1.2 * rx, v - 0.62 * ry)]
+            )
+        ],
+        mix(deep, (0, 0, 0), 0.35),
+    )
     canvas.fill(g.frame(ellipse(iu - 0.34 * irx, iv - 0.36 * iry, irx * 0.36, iry * 0.28, 18)), (255, 255, 255))
     canvas.fill(g.frame(ellipse(iu + 0.42 * irx, iv + 0.42 * iry, irx * 0.2, iry * 0.15, 14)), (255, 255, 255))
-    upper = smooth([(u - rx * 1.02 * outer, v + 0.02 * ry), (u - rx * 0.72 * outer, v - 0.74 * ry), (u, v - 1.02 * ry),
-                    (u + rx * 0.78 * outer, v - (0.78 + lift) * ry), (u + rx * 1.12 * outer, v - (0.12 + lift) * ry)])
+    upper = smooth(
+        [
+            (u - rx * 1.02 * outer, v + 0.02 * ry),
+            (u - rx * 0.72 * outer, v - 0.74 * ry),
+            (u, v - 1.02 * ry),
+            (u + rx * 0.78 * outer, v - (0.78 + lift) * ry),
+            (u + rx * 1.12 * outer, v - (0.12 + lift) * ry),
+        ]
+    )
     canvas.stroke(g.frame(upper), INK, 0.024, (0.3, 0.75))
-    flick = smooth([(u + rx * 0.86 * outer, v - (0.5 + lift) * ry), (u + rx * 1.12 * outer, v - (0.34 + lift) * ry),
-                    (u + rx * 1.34 * outer, v - (0.52 + lift) * ry)])
+    flick = smooth(
+        [
+            (u + rx * 0.86 * outer, v - (0.5 + lift) * ry),
+            (u + rx * 1.12 * outer, v - (0.34 + lift) * ry),
+            (u + rx * 1.34 * outer, v - (0.52 + lift) * ry),
+        ]
+    )
     canvas.stroke(g.frame(flick), INK, 0.014, (0.9, 0.1))
-    lower = smooth([(u - rx * 0.5 * outer, v + 0.93 * ry), (u + 0.1 * rx * outer, v + 1.01 * ry),
-                    (u + rx * 0.72 * outer, v + 0.8 * ry)])
+    lower = smooth([(u - rx * 0.5 * outer, v + 0.93 * ry), (u + 0.1 * rx * outer, v + 1.01 * ry), (u + rx * 0.72 * outer, v + 0.8 * ry)])
     canvas.stroke(g.frame(lower), INK, 0.008, (0.2, 0.5))
 
 
@@ -169,8 +195,19 @@ def _mouth_and_nose(canvas: Canvas, g: Geometry, portrait: Portrait, skin: Colou
     canvas.stroke(g.frame(nose), line, 0.009, (0.5, 0.5))
     r, v = p.mouth_rx, p.mouth_v
     if portrait.mouth == "open":
-        shape = g.frame(smooth([(turn - r, v - 0.03), (turn, v - 0.015), (turn + r, v - 0.03), (turn + r * 0.6, v + 0.13),
-                                (turn, v + 0.18), (turn - r * 0.6, v + 0.13)], True))
+        shape = g.frame(
+            smooth(
+                [
+                    (turn - r, v - 0.03),
+                    (turn, v - 0.015),
+                    (turn + r, v - 0.03),
+                    (turn + r * 0.6, v + 0.13),
+                    (turn, v + 0.18),
+                    (turn - r * 0.6, v + 0.13),
+                ],
+                True,
+            )
+        )
         canvas.fill(shape, (150, 40, 56))
         canvas.fill_inside(canvas.mask(shape), [g.frame(ellipse(turn, v + 0.17, r * 0.7, 0.08, 18))], (238, 120, 126))
         canvas.outline(shape, INK, LINE * 0.75)
@@ -212,8 +249,18 @@ def _front_hair(canvas: Canvas, g: Geometry, portrait: Portrait, hair: Colour) -
         bulge = 0.05 * (1 if i % 2 else -1)
         middle = (tip + root) / 2
         blade = smooth(
-            [np.add(tip, (-0.05, 0.3)), np.add(tip, (-0.035, 0.0)), np.add(middle, (bulge, 0)), root,
-             np.add(middle, (bulge + 0.05, 0)), np.add(tip, (0.06, 0.05)), np.add(tip, (0.05, 0.3))], True, 4)
+            [
+                np.add(tip, (-0.05, 0.3)),
+                np.add(tip, (-0.035, 0.0)),
+                np.add(middle, (bulge, 0)),
+                root,
+                np.add(middle, (bulge + 0.05, 0)),
+                np.add(tip, (0.06, 0.05)),
+                np.add(tip, (0.05, 0.3)),
+            ],
+            True,
+            4,
+        )
         if i % 2 == 0:
             canvas.fill_inside(mask, [f(blade)], dark)
     if portrait.accessory != "beanie":

@@ -28,8 +28,9 @@ def render(portrait: Portrait, size: int = 128) -> Image.Image:
         canvas.dot(x, y, 0.026, (220, 70, 90))
     canvas.fill(g.body, main)
     canvas.fill(g.neck, mix(skin, (90, 40, 30), 0.14))
-    for points, colour in clothes_parts(portrait, mix(skin, (90, 40, 30), 0.14), main, mix(main, (0, 0, 0), 0.2),
-                                        mix(main, (255, 255, 255), 0.22)):
+    for points, colour in clothes_parts(
+        portrait, mix(skin, (90, 40, 30), 0.14), main, mix(main, (0, 0, 0), 0.2), mix(main, (255, 255, 255), 0.22)
+    ):
         canvas.fill(points, colour)
     for points in [*g.ears, g.face]:
         canvas.fill(points, skin)
@@ -46,8 +47,7 @@ def render(portrait: Portrait, size: int = 128) -> Image.Image:
         u, v = side * p.eye_u, p.eye_v
         ry = {"round": 0.17, "almond": 0.13, "sleepy": 0.09}[portrait.eye_shape]
         canvas.fill(f(ellipse(u, v, 0.23, ry)), (250, 250, 250))
-        canvas.fill_inside(canvas.mask(f(ellipse(u, v, 0.23, ry))), [f(ellipse(u + look, v, 0.14, 0.15))],
-                           portrait.eye_rgb)
+        canvas.fill_inside(canvas.mask(f(ellipse(u, v, 0.23, ry))), [f(ellipse(u + look, v, 0.14, 0.15))], portrait.eye_rgb)
         canvas.fill(f(ellipse(u + look, v, 0.065, min(ry, 0.075), 18)), dark)
         thick = {"thin": 0.012, "thick": 0.026, "angry": 0.019}[portrait.brows]
         drop = 0.13 if portrait.brows == "angry" else 0.0
@@ -59,8 +59,7 @@ def render(portrait: Portrait, size: int = 128) -> Image.Image:
         canvas.fill(f(smooth([(-r, v - 0.06), (0, v - 0.03), (r, v - 0.06), (0, v + 0.2)], True)), (150, 50, 60))
     else:
         bend = {"smile": 0.12, "neutral": 0.0, "sad": -0.12}[portrait.mouth]
-        canvas.stroke(f(smooth([(-r, v - bend * 0.6), (0, v + bend * 0.6), (r, v - bend * 0.6)])), (170, 70, 74),
-                      0.018, (0.6, 0.6))
+        canvas.stroke(f(smooth([(-r, v - bend * 0.6), (0, v + bend * 0.6), (r, v - bend * 0.6)])), (170, 70, 74), 0.018, (0.6, 0.6))
     for points in [*g.locks, g.hair_front]:
         canvas.fill(points, hair)
     for rim in glasses_rims(portrait, g, 0.34):

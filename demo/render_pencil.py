@@ -135,5 +135,6 @@ def _features(canvas: Canvas, pencil: _Pencil, g: Geometry, portrait: Portrait) 
         canvas.line(np.concatenate([shape, shape[:2]]), ink, 0.007)
         return
     bend = {"smile": 0.12, "neutral": 0.0, "sad": -0.12}[portrait.mouth]
-    canvas.stroke(f(smooth([(-r, v - bend * 0.6), (0, v + bend * 0.6), (r, v - bend * 0.6)])),
-                  mix((170, 70, 74), GRAPHITE, 0.5), 0.013, (0.4, 0.4))
+    canvas.stroke(
+        f(smooth([(-r, v - bend * 0.6), (0, v + bend * 0.6), (r, v - bend * 0.6)])), mix((170, 70, 74), GRAPHITE, 0.5), 0.013, (0.4, 0.4)
+    )

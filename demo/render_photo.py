@@ -59,8 +59,7 @@ def _albedo(portrait: Portrait, g: Geometry, size: int) -> tuple[Image.Image, Im
         canvas.dot(x, y, 0.024, (190, 60, 80))
     canvas.fill(g.body, main)
     canvas.fill(g.neck, mix(skin, (80, 30, 20), 0.18))
-    clothes = clothes_parts(portrait, mix(skin, (80, 30, 20), 0.14), main, mix(main, (0, 0, 0), 0.16),
-                            mix(main, (255, 255, 255), 0.12))
+    clothes = clothes_parts(portrait, mix(skin, (80, 30, 20), 0.14), main, mix(main, (0, 0, 0), 0.16), mix(main, (255, 255, 255), 0.12))
     for points, colour in clothes:
         canvas.fill(points, colour)
     for ear in g.ears:
@@ -102,8 +101,19 @@ def _features(canvas: Canvas, portrait: Portrait, g: Geometry) -> None:
         u, v = side * p.eye_u, p.eye_v
         ry = {"round": 0.155, "almond": 0.12, "sleepy": 0.085}[portrait.eye_shape]
         outer = side
-        shape = f(smooth([(u - 0.24 * outer, v + 0.03), (u - 0.1 * outer, v - ry * 0.86), (u + 0.06 * outer, v - ry),
-                          (u + 0.24 * outer, v - 0.01), (u + 0.08 * outer, v + ry * 0.9), (u - 0.1 * outer, v + ry * 0.8)], True))
+        shape = f(
+            smooth(
+                [
+                    (u - 0.24 * outer, v + 0.03),
+                    (u - 0.1 * outer, v - ry * 0.86),
+                    (u + 0.06 * outer, v - ry),
+                    (u + 0.24 * outer, v - 0.01),
+                    (u + 0.08 * outer, v + ry * 0.9),
+                    (u - 0.1 * outer, v + ry * 0.8),
+                ],
+                True,
+            )
+        )
         canvas.fill(f(ellipse(u, v - 0.03, 0.29, ry + 0.07)), mix(skin, (110, 50, 40), 0.22))
         canvas.fill(shape, (240, 238, 236))
         mask = canvas.mask(shape)
@@ -112,8 +122,9 @@ def _features(canvas: Canvas, portrait: Portrait, g: Geometry) -> None:
         canvas.fill_inside(mask, [f(ellipse(u + look, v, 0.058, 0.06, 18))], (18, 14, 16))
         x, y = f([(u + look - 0.045 * portrait.light, v - 0.05)])[0]
         canvas.dot(x, y, 0.0075, (255, 255, 255))
-        lash = smooth([(u - 0.25 * outer, v + 0.03), (u - 0.1 * outer, v - ry * 0.9), (u + 0.06 * outer, v - ry * 1.04),
-                       (u + 0.27 * outer, v - 0.02)])
+        lash = smooth(
+            [(u - 0.25 * outer, v + 0.03), (u - 0.1 * outer, v - ry * 0.9), (u + 0.06 * outer, v - ry * 1.04), (u + 0.27 * outer, v - 0.02)]
+        )
         canvas.stroke(f(lash), dark, 0.011, (0.3, 0.6))
         thick = {"thin": 0.011, "thick": 0.026, "angry": 0.018}[portrait.brows]
         drop = 0.13 if portrait.brows == "angry" else 0.0
@@ -121,8 +132,9 @@ def _features(canvas: Canvas, portrait: Portrait, g: Geometry) -> None:
         canvas.stroke(f(brow), mix(portrait.hair_rgb, (40, 26, 20), 0.55), thick, (0.8, 0.25))
         if portrait.cheeks == "blush":
             for i, r in enumerate((0.28, 0.22, 0.15)):
-                canvas.fill_inside(canvas.mask(g.face), [f(ellipse(side * 0.6, 0.47, r, r * 0.72))],
-                                   mix(skin, (228, 70, 84), 0.12 + 0.09 * i))
+                canvas.fill_inside(
+                    canvas.mask(g.face), [f(ellipse(side * 0.6, 0.47, r, r * 0.72))], mix(skin, (228, 70, 84), 0.12 + 0.09 * i)
+                )
         if portrait.cheeks == "freckles":
             for du, dv in ((-0.14, 0.0), (0.0, 0.07), (0.13, -0.01)):
                 x, y = f([(side * 0.56 + du, 0.46 + dv)])[0]
@@ -132,18 +144,30 @@ def _features(canvas: Canvas, portrait: Portrait, g: Geometry) -> None:
     r, v = p.mouth_rx, p.mouth_v
     lip = mix(skin, (190, 60, 70), 0.5)
     if portrait.mouth == "open":
-        shape = smooth([(-r, v - 0.05), (-0.1, v - 0.1), (0, v - 0.08), (0.1, v - 0.1), (r, v - 0.05), (0.14, v + 0.19),
-                        (-0.14, v + 0.19)], True)
+        shape = smooth(
+            [(-r, v - 0.05), (-0.1, v - 0.1), (0, v - 0.08), (0.1, v - 0.1), (r, v - 0.05), (0.14, v + 0.19), (-0.14, v + 0.19)], True
+        )
         canvas.fill(f(shape), lip)
         canvas.fill(f(ellipse(0, v + 0.035, r * 0.7, 0.085)), (90, 26, 34))
         canvas.fill(f(ellipse(0, v - 0.015, r * 0.55, 0.03, 16)), (240, 234, 230))
         return
     bend = {"smile": 0.1, "neutral": 0.0, "sad": -0.1}[portrait.mouth]
-    top = smooth([(-r, v - bend * 0.8), (-0.1, v - 0.07 + bend * 0.2), (0, v - 0.045 + bend * 0.3), (0.1, v - 0.07 + bend * 0.2),
-                  (r, v - bend * 0.8), (0.12, v + 0.1 + bend * 0.5), (-0.12, v + 0.1 + bend * 0.5)], True)
+    top = smooth(
+        [
+            (-r, v - bend * 0.8),
+            (-0.1, v - 0.07 + bend * 0.2),
+            (0, v - 0.045 + bend * 0.3),
+            (0.1, v - 0.07 + bend * 0.2),
+            (r, v - bend * 0.8),
+            (0.12, v + 0.1 + bend * 0.5),
+            (-0.12, v + 0.1 + bend * 0.5),
+        ],
+        True,
+    )
     canvas.fill(f(top), lip)
-    canvas.stroke(f(smooth([(-r, v - bend * 0.8), (0, v + 0.01 + bend * 0.4), (r, v - bend * 0.8)])), mix(lip, (60, 10, 16), 0.6),
-                  0.009, (0.4, 0.4))
+    canvas.stroke(
+        f(smooth([(-r, v - bend * 0.8), (0, v + 0.01 + bend * 0.4), (r, v - bend * 0.8)])), mix(lip, (60, 10, 16), 0.6), 0.009, (0.4, 0.4)
+    )
 
 
 def _soft(shapes: list[Points], size: int, blur: float, shift: tuple[float, float] = (0, 0)) -> Map:
@@ -183,7 +207,7 @@ def _light(portrait: Portrait, g: Geometry, size: int) -> tuple[Map, Map]:
     back = _soft(g.hair_back, size, 0.006) * (1 - face) * (1 - _soft([g.body], size, 0.004))
     light = light * (1 - back * (1 - hair_front)) + (0.82 * hair_light) * back * (1 - hair_front)
     light = light * (1 - hair_front) + hair_light * hair_front
-    band = np.exp(-((np.hypot(u * 0.95, (v + 0.2)) - 0.98) / 0.13) ** 2) * np.clip(-v - 0.45, 0, 0.5) * 2
+    band = np.exp(-(((np.hypot(u * 0.95, (v + 0.2)) - 0.98) / 0.13) ** 2)) * np.clip(-v - 0.45, 0, 0.5) * 2
     side = np.clip(0.6 - 0.5 * u * portrait.light, 0, 1)
     shine = 0.26 * band * side * hair_front * (portrait.accessory != "beanie")
     return light.astype(np.float32), shine.astype(np.float32)

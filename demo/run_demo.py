@@ -77,7 +77,7 @@ class Painted:
 
 def dataset_source(count: int) -> list[Any]:
     """``count`` anime portraits with captions that describe everything but the style."""
-    from trainer.core.long_work import counted
+    from trainer.core.work.progress import counted
     from trainer.dataset import SourceImage
 
     return [
@@ -88,7 +88,7 @@ def dataset_source(count: int) -> list[Any]:
 
 def other_styles(count: int) -> list[Any]:
     """Portraits in the base's own styles with its own captions, trained without the trigger phrase: they keep those styles."""
-    from trainer.core.long_work import counted
+    from trainer.core.work.progress import counted
     from trainer.dataset import SourceImage
 
     made = []
@@ -121,7 +121,7 @@ def main(out: Path, *, quick: bool = False, progress: Progress | None = None) ->
     base file is missing or the training fails.
     """
     from trainer.core.errors import UserError
-    from trainer.core.files import write_atomic
+    from trainer.core.files.writing import write_atomic
 
     if not BASE_FILE.exists():
         raise UserError(
@@ -152,7 +152,7 @@ def main(out: Path, *, quick: bool = False, progress: Progress | None = None) ->
 def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path, Path, int, float]:
     """Prepare the dataset and train on it; returns the LoRA file, the loss curve, the steps and the child's seconds."""
     from trainer.config.run_config import parse
-    from trainer.core.long_work import report
+    from trainer.core.work.progress import report
     from trainer.dataset import PrepareSettings, TrainingHints, prepare
     from trainer.dataset.settings import CleanSettings
     from trainer.launch.launcher import train
@@ -173,18 +173,26 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
         progress=lambda done, total, _: report("preparing images", done, total),
     )
     per_epoch = -(-prepared.kept // settings.batch)
-    config = parse({
-        "name": "anime_demo",
-        "base": {"checkpoint": str(BASE_FILE)},
-        "dataset": {"path": str(prepared.dataset.path)},
-        "network": {"rank": settings.rank, "alpha": float(settings.rank), "targets": settings.targets},
-        "optimizer": {"lr": settings.lr, "schedule": "cosine", "warmup_steps": 10},
-        "objective": {"debiased": True},
-        "training": {"epochs": -(-settings.steps // per_epoch), "max_steps": settings.steps, "batch_size": settings.batch,
-                     "gradient_accumulation": 1, "device": "cpu", "checkpoint_every": 0},
-        "sample": {"every_epochs": 0},
-        "output": {"runs": str(out / "runs"), "publish": str(out), "tensorboard": False},
-    })
+    config = parse(
+        {
+            "name": "anime_demo",
+            "base": {"checkpoint": str(BASE_FILE)},
+            "dataset": {"path": str(prepared.dataset.path)},
+            "network": {"rank": settings.rank, "alpha": float(settings.rank), "targets": settings.targets},
+            "optimizer": {"lr": settings.lr, "schedule": "cosine", "warmup_steps": 10},
+            "objective": {"debiased": True},
+            "training": {
+                "epochs": -(-settings.steps // per_epoch),
+                "max_steps": settings.steps,
+                "batch_size": settings.batch,
+                "gradient_accumulation": 1,
+                "device": "cpu",
+                "checkpoint_every": 0,
+            },
+            "sample": {"every_epochs": 0},
+            "output": {"runs": str(out / "runs"), "publish": str(out), "tensorboard": False},
+        }
+    )
     tell(f"training a LoRA: {settings.steps} steps of {settings.batch} pictures")
     shown = [0]
 
@@ -199,7 +207,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
 
 def paint(painter: Painter, lora: Any, settings: DemoSettings) -> Painted:
     """Everything by the base alone, then everything with the LoRA: same prompts, same noise. Reports each image."""
-    from trainer.core.long_work import counted
+    from trainer.core.work.progress import counted
 
     portraits = [random_portrait(settings.first + i) for i in range(settings.tests)]
     others = [random_portrait(number) for number in text_portraits(settings)]

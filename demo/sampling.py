@@ -19,9 +19,18 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 
 @torch.no_grad()
 def sample(
-    unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL, ids: Tensor, empty: Tensor, *,
-    steps: int = 25, guidance: float = 3.0, seed: int = 0, size: int = SIZE,
-    start: Tensor | None = None, strength: float = 1.0,
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    vae: AutoencoderKL,
+    ids: Tensor,
+    empty: Tensor,
+    *,
+    steps: int = 25,
+    guidance: float = 3.0,
+    seed: int = 0,
+    size: int = SIZE,
+    start: Tensor | None = None,
+    strength: float = 1.0,
 ) -> list[Image.Image]:
     """Pictures for caption ids (n, 77), guided away from ``empty`` (77,).
 
@@ -29,14 +38,21 @@ def sample(
     """
     device = unet.device
     count = len(ids)
-    scheduler = DDIMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012,
-                              beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    scheduler = DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps
     noise = torch.randn(count, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)).to(device)
     latents = noise
     if start is not None:
-        timesteps = timesteps[steps - max(1, round(steps * strength)):]
+        timesteps = timesteps[steps - max(1, round(steps * strength)) :]
         clean = vae.encode(start.to(device)).latent_dist.mean * LATENT_SCALE
         latents = scheduler.add_noise(clean, noise, timesteps[:1])
     hidden = text(torch.cat([ids, empty.expand(count, -1)]).to(device)).last_hidden_state

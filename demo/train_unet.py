@@ -87,8 +87,14 @@ class Growing:
 
 def noise_schedule() -> DDPMScheduler:
     """SD 1.x's schedule."""
-    return DDPMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                         prediction_type="epsilon", clip_sample=False)
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
+        clip_sample=False,
+    )
 
 
 def loss_weight(alphas_cumprod: Tensor, gamma: float, largest: float) -> Tensor:
@@ -109,9 +115,14 @@ def stratified_timesteps(count: int, total: int, generator: torch.Generator, pow
 
 
 def train_unet(
-    data: LatentSet, work: Path, widths: Widths, settings: UnetSettings, device: torch.device,
+    data: LatentSet,
+    work: Path,
+    widths: Widths,
+    settings: UnetSettings,
+    device: torch.device,
     on_save: Callable[[UNet2DConditionModel, CLIPTextModel, int], None] | None = None,
-    start: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None, more: Callable[[], LatentSet | None] | None = None,
+    start: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None,
+    more: Callable[[], LatentSet | None] | None = None,
     words: Tensor | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Train, or go on training, UNet and text encoder; returns them with their averaged weights.
@@ -192,9 +203,18 @@ def train_unet(
         if budget.step % 50 == 0:
             logger.info("unet %s", log.write(budget, share=round(share, 3), pictures=float(len(data.latents))))
         if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
-            save(path, {"unet": unet.state_dict(), "text": tokens.whole(text.state_dict()), "unet_average": averages[0].weights,
-                        "text_average": averages[1].weights, "optimisers": [opt.state_dict() for opt in opts],
-                        "step": budget.step, "seconds": budget.spent})
+            save(
+                path,
+                {
+                    "unet": unet.state_dict(),
+                    "text": tokens.whole(text.state_dict()),
+                    "unet_average": averages[0].weights,
+                    "text_average": averages[1].weights,
+                    "optimisers": [opt.state_dict() for opt in opts],
+                    "step": budget.step,
+                    "seconds": budget.spent,
+                },
+            )
             last_save = time.monotonic()
             if on_save is not None and not budget.over:
                 on_save(*_averaged(widths, averages, tokens, device), budget.step)
@@ -220,9 +240,7 @@ def _batch(data: LatentSet, count: int, dropout: float, generator: torch.Generat
     return data.latents[index] * LATENT_SCALE, torch.where(dropped[:, None], data.empty, data.captions[index, variant])
 
 
-def held_out_loss(
-    unet: UNet2DConditionModel, text: CLIPTextModel, data: LatentSet, device: torch.device, per_picture: int = 4
-) -> float:
+def held_out_loss(unet: UNet2DConditionModel, text: CLIPTextModel, data: LatentSet, device: torch.device, per_picture: int = 4) -> float:
     """Mean squared error of the predicted noise on pictures that were not trained on; fixed noise, unweighted."""
     generator = torch.Generator().manual_seed(1234)
     alphas = noise_schedule().alphas_cumprod.to(device)

@@ -54,8 +54,7 @@ def reconstruction_loss(picture: Tensor, target: Tensor) -> Tensor:
     error = picture - target
     loss = 2 * error.abs().mean() + 3 * functional.avg_pool2d(error, 8).abs().mean()
     for weight in (1.0, 0.7, 0.5):
-        loss = loss + weight * ((error[..., 1:] - error[..., :-1]).abs().mean()
-                                + (error[..., 1:, :] - error[..., :-1, :]).abs().mean())
+        loss = loss + weight * ((error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean())
         error = functional.avg_pool2d(error, 2)
     return loss
 
@@ -87,7 +86,11 @@ def batch_of(sources: list[Pictures], count: int, size: int, rng: np.random.Gene
 
 
 def train_vae(
-    sources: list[Pictures], work: Path, widths: Widths, settings: VaeSettings, device: torch.device,
+    sources: list[Pictures],
+    work: Path,
+    widths: Widths,
+    settings: VaeSettings,
+    device: torch.device,
     start: Mapping[str, Tensor] | None = None,
 ) -> AutoencoderKL:
     """Train, or go on training, the autoencoder; returns it with its averaged weights. See :func:`fold_scale`.
@@ -102,18 +105,14 @@ def train_vae(
     return _fit(vae.to(device), "vae", sources, work, settings, device)
 
 
-def train_decoder(
-    vae: AutoencoderKL, sources: list[Pictures], work: Path, settings: VaeSettings, device: torch.device
-) -> AutoencoderKL:
+def train_decoder(vae: AutoencoderKL, sources: list[Pictures], work: Path, settings: VaeSettings, device: torch.device) -> AutoencoderKL:
     """Train the decoder alone: latents stay what they are, so that it can happen after the UNet has learned them."""
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     return _fit(vae, "decoder", sources, work, settings, device)
 
 
-def _fit(
-    vae: AutoencoderKL, name: str, sources: list[Pictures], work: Path, settings: VaeSettings, device: torch.device
-) -> AutoencoderKL:
+def _fit(vae: AutoencoderKL, name: str, sources: list[Pictures], work: Path, settings: VaeSettings, device: torch.device) -> AutoencoderKL:
     """Train what requires gradients in ``vae``; checkpoint and losses are called ``name``."""
     vae.train()
     opts = optimisers([vae], settings.lr, settings.adam_lr)
@@ -154,8 +153,16 @@ def _fit(
         if budget.step % 20 == 0:
             logger.info("%s %s", name, log.write(budget, share=round(share, 3)))
         if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
-            save(path, {"weights": vae.state_dict(), "average": average.weights, "step": budget.step,
-                        "optimisers": [opt.state_dict() for opt in opts], "seconds": budget.spent})
+            save(
+                path,
+                {
+                    "weights": vae.state_dict(),
+                    "average": average.weights,
+                    "step": budget.step,
+                    "optimisers": [opt.state_dict() for opt in opts],
+                    "seconds": budget.spent,
+                },
+            )
             last_save = time.monotonic()
     full_resolution_blocks(vae, active=True)
     vae.load_state_dict(average.weights)

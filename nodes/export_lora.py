@@ -11,8 +11,8 @@ from comfy_api.latest import io, ui
 
 from ..trainer.core.counting import plural
 from ..trainer.core.errors import UserError
-from ..trainer.core.files import sha256_file
-from ..trainer.core.paths import safe_name
+from ..trainer.core.files.paths import safe_name
+from ..trainer.core.files.reading import sha256_file
 from .load_lora import FROM_INPUT, chosen_lora, inspect, state_of
 from .shared import written
 from .shared.failures import readable

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.core.errors import UserError
-from ..trainer.core.files import file_stamp
+from ..trainer.core.files.reading import file_stamp
 from .load_lora import chosen_lora
 from .shared import places
 from .shared.failures import readable

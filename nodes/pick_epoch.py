@@ -8,8 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.core.errors import UserError
-from ..trainer.core.files import sha256_file
-from ..trainer.core.paths import safe_name
+from ..trainer.core.files.paths import safe_name
+from ..trainer.core.files.reading import sha256_file
 from ..trainer.runs.publish import put, remove_left_over
 from ..trainer.runs.saved_lora import require_undamaged
 from .load_lora import inspect

@@ -13,9 +13,9 @@ from comfy_api.latest import io
 from ..trainer.config import presets
 from ..trainer.config.run_config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
 from ..trainer.core.counting import plural
-from ..trainer.core.files import file_stamp, sha256_file
-from ..trainer.core.long_work import reported_to
-from ..trainer.core.paths import safe_name
+from ..trainer.core.files.paths import safe_name
+from ..trainer.core.files.reading import file_stamp, sha256_file
+from ..trainer.core.work.progress import reported_to
 from ..trainer.runs import events
 from ..trainer.runs.run_folder import read_events
 from .shared import places, written

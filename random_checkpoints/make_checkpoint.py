@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from random_checkpoints.layout import SIZES, TOKENS, Tensor, tensors
-from trainer.core.files import atomic_path
+from trainer.core.files.writing import atomic_path
 
 VERSION = 1  # raise it when the bytes change, so that cached files are made again
 _RESIDUAL_GAIN = 0.5  # branches that are added to their input: without it, activations grow with depth

@@ -12,8 +12,8 @@ from .commands import check, demo, export, info, prepare, prune, sample, train
 from .commands.started import as_typed, typed
 from .core.diagnosis import as_user_error
 from .core.errors import Cancelled
-from .core.long_work import Lines, reported_to
 from .core.terminal import escape_unprintable
+from .core.work.progress import Lines, reported_to
 
 COMMANDS = (prepare, train, sample, export, info, check, prune, demo)
 

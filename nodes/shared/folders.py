@@ -9,8 +9,8 @@ from pathlib import Path
 import folder_paths
 
 from ...trainer.core.errors import UserError
-from ...trainer.core.files import file_stamp
-from ...trainer.core.paths import resolve_below
+from ...trainer.core.files.paths import resolve_below
+from ...trainer.core.files.reading import file_stamp
 
 DEMO_BASE = "AnimeLoRA demo base (embedded)"
 REGISTERED = "animelora_datasets"  # the key under which people register dataset folders in extra_model_paths.yaml

@@ -16,8 +16,8 @@ from PIL import Image
 from server import PromptServer
 
 from ...trainer.core.counting import plural
-from ...trainer.core.image_file import load_image
-from ...trainer.core.long_work import share
+from ...trainer.core.files.image_file import load_image
+from ...trainer.core.work.progress import share
 from ...trainer.dataset.reading.surrogates import readable
 from ...trainer.runs import events
 from .images import keep_graph

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ...trainer.core.files import file_stamp
+from ...trainer.core.files.reading import file_stamp
 from .folders import lora_path
 
 _KEPT = 256  # cards in memory, about 20 KB each with their pictures

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...trainer.core.files import file_stamp
+from ...trainer.core.files.reading import file_stamp
 from ...trainer.dataset.layout import FOLDERS, HEADER, ROWS
 
 _KINDS = (".png", ".txt")

@@ -14,7 +14,7 @@ from server import PromptServer
 
 from ...trainer.config import presets
 from ...trainer.core.errors import UserError
-from ...trainer.core.paths import resolve_below
+from ...trainer.core.files.paths import resolve_below
 from ...trainer.runs import events
 from ...trainer.runs.run_folder import RunFolder, read_events
 from ...trainer.runs.states import newest_step, state_folder

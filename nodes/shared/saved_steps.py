@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ...trainer.core.errors import UserError
-from ...trainer.core.files import file_stamp
-from ...trainer.core.paths import resolve_below
+from ...trainer.core.files.paths import resolve_below
+from ...trainer.core.files.reading import file_stamp
 from ...trainer.runs import events
 from ...trainer.runs.run_folder import read_events
 from ...trainer.runs.states import state_folders

@@ -18,7 +18,7 @@ import comfy.utils
 import folder_paths
 
 from ...trainer.core.errors import UserError
-from ...trainer.core.torch_files import check_torch_file
+from ...trainer.core.files.torch_files import check_torch_file
 from ...trainer.families import ldm
 from .schema import known
 

@@ -12,15 +12,11 @@ from tests.tools.node_texts import LANGUAGES, help_page, node_texts
 TRANSLATED = LANGUAGES[1:]
 
 
-
-
 def flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
     """Every text by its place."""
     if isinstance(value, str):
         return {path: value}
     return {place: text for key, part in value.items() for place, text in flat(part, (*path, key)).items()}
-
-
 
 
 @pytest.mark.parametrize("language", TRANSLATED)

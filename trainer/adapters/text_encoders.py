@@ -10,7 +10,6 @@ from ..families import Family, TextEncoder
 from . import adapter
 
 if TYPE_CHECKING:
-
     pass
 
 

@@ -159,7 +159,7 @@ def _pairs(replace: list[str] | None) -> dict[str, str] | None:
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr, so that stdout has only the report; without a terminal a line now and then."""
-    from ..core.long_work import report
+    from ..core.work.progress import report
     from ..dataset.preparation.prepare import WAITING
 
     def tell(done: int, total: int, text: str) -> None:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..core.counting import plural
-from ..core.long_work import is_uncounted, share
+from ..core.work.progress import is_uncounted, share
 from ..runs import events
 
 

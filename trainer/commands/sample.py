@@ -65,10 +65,10 @@ def run(args: argparse.Namespace) -> int:
     from PIL import ImageOps
 
     from ..core.errors import UserError
-    from ..core.files import atomic_path
-    from ..core.image_file import load_image
-    from ..core.long_work import report
-    from ..core.paths import safe_name
+    from ..core.files.image_file import load_image
+    from ..core.files.paths import safe_name
+    from ..core.files.writing import atomic_path
+    from ..core.work.progress import report
     from ..families import family_of, open_checkpoint
     from ..lorafile import read_lora
     from .inference import open_painter

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             accelerate_config=args.accelerate_config,
         )
     else:
-        from ..core.long_work import reported_to
+        from ..core.work.progress import reported_to
         from .progress_bar import TrainingProgress
 
         with TrainingProgress() as progress, reported_to(progress.work):
@@ -142,8 +142,10 @@ def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str)
         "base": f" in {plan.precision if training.base_precision == 'same' else training.base_precision}"
         + (", packed for the CPU" if plan.prepacked else ""),
         "optimizer": f" for {settings.optimizer.name}",
-        "activations": f", {min(passes, training.batch_size)} at a time" + (", checkpointed" if training.gradient_checkpointing else "")
-        + (", in CUDA graphs" if plan.cuda_graphs else "") + (", fused blocks" if plan.fused else ""),
+        "activations": f", {min(passes, training.batch_size)} at a time"
+        + (", checkpointed" if training.gradient_checkpointing else "")
+        + (", in CUDA graphs" if plan.cuda_graphs else "")
+        + (", fused blocks" if plan.fused else ""),
     }
     table = Table(title=Text(f"Plan of {settings.name}"), show_header=False)
     rows = [

@@ -34,9 +34,7 @@ def quantise(unet: nn.Module, kind: str, device: torch.device) -> None:
         _bitsandbytes()
     # their names alone: a list of the layers would keep every unpacked weight, moved to the device, until the last is packed
     names = [
-        name
-        for name, module in unet.named_modules()
-        if type(module) in (nn.Linear, nn.Conv2d) and not name.startswith(_KEPT) and name
+        name for name, module in unet.named_modules() if type(module) in (nn.Linear, nn.Conv2d) and not name.startswith(_KEPT) and name
     ]
     for name in names:
         parent, _, last = name.rpartition(".")

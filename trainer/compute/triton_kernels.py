@@ -25,9 +25,7 @@ _TILES = 16  # whose sums are added up at once
 _BLOCK = 1024  # numbers that one program of an elementwise kernel takes
 
 
-def group_norm(
-    x: torch.Tensor, norm: nn.GroupNorm, *, silu: bool, shift: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def group_norm(x: torch.Tensor, norm: nn.GroupNorm, *, silu: bool, shift: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """``x``, and ``norm`` of ``x + shift``, with SiLU if asked for. ``x`` (batch, channels, height, width), ``shift`` (batch, channels).
 
     Who goes on with that ``x`` has the gradients of both ways added in the kernel.

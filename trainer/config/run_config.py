@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..core.errors import UserError
-from ..core.paths import expand_home
-from ..core.text_file import read_text
+from ..core.files.paths import expand_home
+from ..core.files.text_file import read_text
 from .overrides import apply_override
 from .presets import expanded
 from .sample_prompts import read_prompt

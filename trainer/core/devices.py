@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import UserError
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 _OTHERS_GB = 1.5
 _AMPERE, _HOPPER = 8, 9  # major compute capabilities; from Ampere on GPUs multiply bf16 matrices
-_QUEUED = 2  # steps
 
 
 def pick_device(asked: str) -> torch.device:
@@ -107,58 +105,6 @@ def use_own_gpu() -> None:
     rank = os.environ.get("LOCAL_RANK", "")
     if rank.isdigit() and int(rank) < gpu_count():
         torch.cuda.set_device(int(rank))
-
-
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``tensor``, made on the CPU just now, on ``device``; the copy to a GPU waits for nothing, which takes page-locked memory."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-class Arriving:
-    """Numbers on their way from ``device`` to the CPU, behind what the device still has to do. ``arrived`` never waits, ``values`` does.
-
-    To read a tensor itself would wait for all that was started since, too.
-    """
-
-    def __init__(self, numbers: torch.Tensor, device: torch.device) -> None:
-        import torch
-
-        self._numbers = numbers.detach().to("cpu", non_blocking=True)  # torch makes the copy page-locked
-        self._event: Any = None
-        if device.type == "cuda":
-            self._event = torch.cuda.Event()
-            self._event.record()
-
-    def arrived(self) -> bool:
-        """Whether ``values`` would not wait."""
-        return self._event is None or bool(self._event.query())
-
-    def values(self) -> list[float]:
-        """The numbers."""
-        if self._event is not None:
-            self._event.synchronize()
-        return [float(number) for number in self._numbers.tolist()]
-
-
-class Queue:
-    """Keeps the processor at most two steps ahead of a GPU: enough for the GPU never to wait, and few enough that what is told of speed and
-    progress is the GPU's, and that a stop need not wait for long."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._events: deque[Any] = deque()
-
-    def step(self) -> None:
-        """A step was handed over; waits until the GPU has done all but the last two."""
-        import torch
-
-        if self._device.type != "cuda":
-            return
-        event = torch.cuda.Event()
-        event.record()
-        self._events.append(event)
-        if len(self._events) > _QUEUED:
-            self._events.popleft().synchronize()
 
 
 def return_memory(device: torch.device) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .disk_errors import about_the_disk
 from .errors import UserError
-from .processes import current
+from .work.processes import current
 
 # a drive or folder that is not there, a file where a folder should be (or the other way round), too long a name
 _NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)

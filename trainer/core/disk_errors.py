@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .errors import UserError
-from .files import PARTIAL
+from .files.writing import PARTIAL
 
 _EDQUOT = getattr(errno, "EDQUOT", 122)  # Windows knows no quota error
 _IN_USE = (32, 33, 1224)  # Windows' ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION and ERROR_USER_MAPPED_FILE

@@ -203,7 +203,7 @@ def setting_keys(model: type[BaseModel] = PrepareSettings, prefix: str = "") -> 
 
 def dataset_folder_name(settings: PrepareSettings) -> str:
     """``<trigger>_<class>``, a valid folder name on Linux and Windows."""
-    from ..core.paths import safe_name
+    from ..core.files.paths import safe_name
 
     parts = [re.sub(r"\s+", " ", part) for part in (settings.trigger, settings.class_description) if part]
     return safe_name("_".join(parts), fallback="dataset")

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
-from ..core.text_file import read_text
+from ..core.files.text_file import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The table in a TOML file. Raises UserError."""

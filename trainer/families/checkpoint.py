@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.errors import UserError
-from ..core.files import file_stamp, sha256_file, write_atomic
-from ..core.torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
+from ..core.files.reading import file_stamp, sha256_file
+from ..core.files.torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
+from ..core.files.writing import write_atomic
 from . import quantised
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UserError
-from ..core.paths import expand_home
+from ..core.files.paths import expand_home
 
 if TYPE_CHECKING:
-
     pass
 from .checkpoint import BaseCheckpoint
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..core.devices import to_device
+from ..core.gpu_sync import to_device
 from . import clip, ldm
 from .base import PLAIN_TEXT, Framing, TextSettings
 from .checkpoint import BaseCheckpoint

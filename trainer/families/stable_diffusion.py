@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+
 class StableDiffusion:
     """The shared part of a family. ``heads`` is the number of attention heads of every level; None: 64 channels a head."""
 
@@ -190,4 +191,3 @@ def _require_filled(model: nn.Module) -> None:
 
 def _below(prefix: str, checkpoint: BaseCheckpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
     return checkpoint.tensors(lambda key: key.startswith(prefix), dtype, channels_last=channels_last)
-

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
-from ..core.paths import expand_home
+from ..core.files.paths import expand_home
 from . import ldm
 from .checkpoint import BaseCheckpoint, cached_digest, laid_out_as
 from .markers import read_json

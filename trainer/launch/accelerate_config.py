@@ -7,7 +7,7 @@ from pathlib import Path
 from ..config.run_config import RunConfig
 from ..core import devices
 from ..core.errors import UserError
-from ..core.text_file import read_text
+from ..core.files.text_file import read_text
 
 # MULTI_GPU also starts processes on a CPU: entry.py chooses the device, and accelerate then the backend (gloo). accelerate's own
 # MULTI_CPU would start a single one.

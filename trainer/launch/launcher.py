@@ -21,7 +21,7 @@ from ..config.run_config import RunConfig
 from ..core import devices
 from ..core.disk_errors import from_exit_status
 from ..core.errors import Cancelled, UserError
-from ..core.locks import locked
+from ..core.files.locks import locked
 from ..runs import events
 from ..runs.pruning import prune
 from ..runs.publish import publish, restore
@@ -38,6 +38,7 @@ ShouldStop = Callable[[], bool]
 # Without any event for this long the child hangs. The longest honest silence is one step of accumulated micro-batches, or one
 # validation image, of SDXL on a slow CPU: minutes for each forward pass, half an hour in all.
 SILENT_SECONDS = 2 * 3600.0
+
 
 def train(
     run: PreparedRun,

@@ -10,8 +10,9 @@ from pathlib import Path
 from ..adapters.start_from import lora_identity, require_lora
 from ..config.run_config import RunConfig, absolute
 from ..core.disk_errors import about_the_disk
-from ..core.files import remove_partial, require_own_file, write_atomic
-from ..core.paths import require_short_path
+from ..core.files.paths import require_short_path
+from ..core.files.reading import require_own_file
+from ..core.files.writing import remove_partial, write_atomic
 from ..families import Family
 from ..objective.objective import chosen_prediction
 from ..plan.inputs import open_inputs

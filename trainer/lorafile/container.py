@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
-from ..core.files import atomic_path
+from ..core.files.writing import atomic_path
 
 MAX_HEADER = 100_000_000  # safetensors' own limit
 

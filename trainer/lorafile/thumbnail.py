@@ -8,7 +8,7 @@ import io
 
 from PIL import Image
 
-from ..core.image_file import load_image
+from ..core.files.image_file import load_image
 
 SIDE = 256  # what model browsers show; about 15 KB as JPEG
 _MAX_URL = 20_000_000

@@ -204,7 +204,7 @@ def require_memory(plan: events.Plan, usable_gb: float, again: Callable[[Sequenc
     for count in range(1, len(_THRIFT) + 1):
         needed = again(_THRIFT[:count])
         if needed <= usable_gb * _TOLERANCE:
-            hint = f"It would fit ({needed:.1f} GB) with {', '.join(_THRIFT[:count])}; training.memory = \"auto\" chooses such settings."
+            hint = f'It would fit ({needed:.1f} GB) with {", ".join(_THRIFT[:count])}; training.memory = "auto" chooses such settings.'
             break
     else:
         hint = "No setting makes it fit: prepare the dataset at a smaller resolution, or train on a smaller model or a larger GPU."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.files import atomic_path
+from ..core.files.writing import atomic_path
 from .events import Step, Validation
 
 _SMOOTHING = 0.95  # weight of the past in the smoothed line; the first steps are bias-corrected as in Adam
@@ -20,9 +20,7 @@ def smooth(values: Sequence[float]) -> list[float]:
     return smoothed
 
 
-def draw_loss_curve(
-    steps: Sequence[Step], path: Path, *, title: str, per_epoch: int = 0, validation: Sequence[Validation] = ()
-) -> None:
+def draw_loss_curve(steps: Sequence[Step], path: Path, *, title: str, per_epoch: int = 0, validation: Sequence[Validation] = ()) -> None:
     """Write a PNG of 1024x576 pixels: loss of each step, its smoothed line, validation loss, ends of epochs, learning rate."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from ..core.disk_errors import about_the_disk
 from ..core.errors import UserError
-from ..core.files import PARTIAL, move_new, remove_partial, sha256_file, unlink_partial, when_free, write_atomic
-from ..core.paths import expand_home
+from ..core.files.paths import expand_home
+from ..core.files.reading import sha256_file
+from ..core.files.writing import PARTIAL, move_new, remove_partial, unlink_partial, when_free, write_atomic
 from .run_folder import RunFolder
 
 _OURS = f"{PARTIAL}lora-"  # in a folder of LoRAs: locked while it is written, so that what a killed process left can be told

@@ -18,9 +18,9 @@ from typing import Any
 
 from .. import __version__
 from ..config.run_config import RunConfig
-from ..core.files import read_regular, sha256_file
-from ..core.paths import expand_home, safe_name
-from ..core.records import read_sealed, write_sealed
+from ..core.files.paths import expand_home, safe_name
+from ..core.files.reading import read_regular, sha256_file
+from ..core.files.sealed_json import read_sealed, write_sealed
 from . import events
 
 _MAX_LOG = 1 << 31  # bytes

@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from ..core.records import read_sealed, write_sealed
+from ..core.files.sealed_json import read_sealed, write_sealed
 from . import events
 from .run_folder import RunFolder, read_events
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.errors import UserError
-from ..core.files import sha256_file
-from ..core.records import read_sealed, write_sealed
+from ..core.files.reading import sha256_file
+from ..core.files.sealed_json import read_sealed, write_sealed
 
 _RECORD = "lora.json"
 

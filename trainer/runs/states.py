@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.diagnosis import first_line
-from ..core.files import PARTIAL, is_link, replace, sha256_file
-from ..core.records import read_sealed, write_sealed
+from ..core.files.reading import is_link, sha256_file
+from ..core.files.sealed_json import read_sealed, write_sealed
+from ..core.files.writing import PARTIAL, replace
 
 _STATE = "state.pt"
 _RECORD = "state.json"

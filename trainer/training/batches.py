@@ -31,7 +31,7 @@ _CACHE_REPAIRS = 16  # damaged cache files that one read puts up with
 
 @dataclass(frozen=True)
 class Micro:
-    """One forward pass. Its loss counts ``scale / parts`` in the step's, see :class:`~trainer.core.processes.Share`."""
+    """One forward pass. Its loss counts ``scale / parts`` in the step's, see :class:`~trainer.core.work.processes.Share`."""
 
     batch: micro_batch.MicroBatch
     scale: float

@@ -17,7 +17,8 @@ from ..adapters.frozen_lora import merge_into
 from ..core.diagnosis import is_out_of_memory
 from ..core.disk_errors import free_bytes
 from ..core.errors import Cancelled, UserError
-from ..core.files import atomic_path, read_regular
+from ..core.files.reading import read_regular
+from ..core.files.writing import atomic_path
 from ..core.library_imports import import_text_models
 from ..dataset import Dataset, Item
 from ..families import PLAIN_TEXT, BaseCheckpoint, Family, TextSettings
@@ -212,7 +213,7 @@ def load_pixels(folder: Path, item: Item) -> torch.Tensor:
     import numpy as np
     import torch
 
-    from ..core.image_file import load_image
+    from ..core.files.image_file import load_image
 
     try:
         data = read_regular(folder / item.file, _LARGEST_IMAGE)

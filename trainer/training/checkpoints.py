@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..adapters import adapter
 from ..core.errors import UserError
-from ..core.paths import safe_name
+from ..core.files.paths import safe_name
 from ..runs import events, states
 from ..runs.loss_curve import draw_loss_curve
 from ..runs.run_folder import loss_history, validation_history

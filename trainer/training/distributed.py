@@ -11,7 +11,7 @@ from ..dataset.loading.batch_order import Slot
 
 if TYPE_CHECKING:
     from .job import Job
-from ..core.processes import Processes
+from ..core.work.processes import Processes
 
 
 @dataclass(frozen=True)

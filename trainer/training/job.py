@@ -17,11 +17,11 @@ from ..compute.attention import choose_attention
 from ..compute.denoiser_setup import channels_last
 from ..config import run_config as config
 from ..core import devices
-from ..core.background import Ahead
 from ..core.diagnosis import explain, memory_hint
 from ..core.errors import UserError
 from ..core.library_imports import import_models, import_text_models
-from ..core.processes import Processes, current
+from ..core.work.background import Ahead
+from ..core.work.processes import Processes, current
 from ..dataset import Dataset
 from ..families import BaseCheckpoint, Family, Prediction, cautions
 from ..objective import objective

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import run_config as config
-from ..core.devices import Queue
 from ..core.diagnosis import explain
 from ..core.disk_errors import exit_status
 from ..core.errors import Cancelled
-from ..core.processes import current
+from ..core.gpu_sync import StepLimiter
+from ..core.work.processes import current
 from ..runs import events
 from ..runs.run_folder import RunFolder
 from ..runs.states import state_folder
@@ -118,7 +118,7 @@ class Trainer:
         keeper.save_missing_lora()
         job.emit(events.Phase("training", learner.step, plan.steps))
         with ThreadPoolExecutor(1, "batches") as pool:
-            clock, queue = time.monotonic(), Queue(job.device)
+            clock, queue = time.monotonic(), StepLimiter(job.device)
             for portion in feed.portions(learner.step, learner.timesteps, pool, learner.tokenize):
                 _take_step(learner, teller, portion, clock, queue)
                 teller.tell()
@@ -172,7 +172,7 @@ def _look_for_garbage() -> None:
         gc.enable()
 
 
-def _take_step(learner: Learner, teller: Teller, portion: Portion, clock: float, queue: Queue) -> None:
+def _take_step(learner: Learner, teller: Teller, portion: Portion, clock: float, queue: StepLimiter) -> None:
     """One optimiser step; a stop finds the weights before it or after it, never between. ``clock``: when the last step ended."""
     measured = learner.optimise(portion.micro_batches)
     with learner.job.between_steps:

@@ -118,7 +118,7 @@ def masks(dataset: Dataset, chosen: Sequence[tuple[int, bool]]) -> torch.Tensor 
     import torch
     from PIL import Image
 
-    from ..core.image_file import load_image
+    from ..core.files.image_file import load_image
 
     found = []
     for (index, flipped), item in zip(chosen, items, strict=True):

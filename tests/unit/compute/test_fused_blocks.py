@@ -225,11 +225,13 @@ def test_what_differs_from_stable_diffusion_stays() -> None:
     from diffusers.models.attention import BasicTransformerBlock
     from diffusers.models.resnet import ResnetBlock2D
 
-    model = nn.ModuleList([
-        ResnetBlock2D(in_channels=32, temb_channels=8, output_scale_factor=2.0, groups=4),
-        ResnetBlock2D(in_channels=32, temb_channels=8, time_embedding_norm="scale_shift", groups=4),
-        BasicTransformerBlock(32, 2, 16, norm_type="ada_norm", num_embeds_ada_norm=10),
-    ])
+    model = nn.ModuleList(
+        [
+            ResnetBlock2D(in_channels=32, temb_channels=8, output_scale_factor=2.0, groups=4),
+            ResnetBlock2D(in_channels=32, temb_channels=8, time_embedding_norm="scale_shift", groups=4),
+            BasicTransformerBlock(32, 2, 16, norm_type="ada_norm", num_embeds_ada_norm=10),
+        ]
+    )
     fused_blocks.fuse(model)
     assert [type(block) for block in model] == [ResnetBlock2D, ResnetBlock2D, BasicTransformerBlock]
 
@@ -271,9 +273,7 @@ def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
     assert counted == pytest.approx(bytes_kept_for_backward(real.train(), 16, 1), rel=0.02 if fuses else 0.035)
 
 
-def test_a_plan_for_a_gpu_counts_what_will_run(
-    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_for_a_gpu_counts_what_will_run(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset_folder = make_dataset(tmp_path, 1, resolution=512)
     checkpoint = open_checkpoint(str(shallow_checkpoint))
     monkeypatch.setattr("trainer.plan.run_plan.usable_memory_gb", lambda device: 80.0)

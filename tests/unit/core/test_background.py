@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.unit.training_helpers import Trained, configuration, make_dataset, train_here
-from trainer.core.background import Ahead
+from trainer.core.work.background import Ahead
 from trainer.families import BaseCheckpoint, ldm
 from trainer.runs import events
 

@@ -10,6 +10,7 @@ import torch
 from trainer.compute import packing
 from trainer.compute.attention import choose_attention
 from trainer.core import devices
+from trainer.core.gpu_sync import StepLimiter
 
 GPU = torch.device("cuda")
 
@@ -29,7 +30,7 @@ def test_the_processor_stays_two_steps_ahead_of_the_gpu(monkeypatch: pytest.Monk
             waited.append(made.index(self))
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    queue, idle = devices.Queue(GPU), devices.Queue(torch.device("cpu"))
+    queue, idle = StepLimiter(GPU), StepLimiter(torch.device("cpu"))
     after = []
     for _ in range(5):
         idle.step()

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from trainer.core import disk_errors
 from trainer.core.errors import UserError
-from trainer.core.files import atomic_path, read_regular, sha256_file, write_atomic
-from trainer.core.paths import expand_home, on_another_machine, require_short_path, resolve_below, safe_name
+from trainer.core.files.paths import expand_home, on_another_machine, require_short_path, resolve_below, safe_name
+from trainer.core.files.reading import read_regular, sha256_file
+from trainer.core.files.writing import atomic_path, write_atomic
 
 # learn.microsoft.com, "Naming Files, Paths, and Namespaces"
 WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"COM{n}" for n in "123456789¹²³"), *(f"LPT{n}" for n in "123456789¹²³")}
@@ -253,8 +254,8 @@ def test_on_windows_a_file_that_somebody_looks_at_is_waited_for(
         real(source, target)
 
     monkeypatch.setattr(os, "replace", refusing)
-    monkeypatch.setattr("trainer.core.files.sys", SimpleNamespace(platform=platform))
-    monkeypatch.setattr("trainer.core.files._BUSY_SECONDS", 0.3)
+    monkeypatch.setattr("trainer.core.files.writing.sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr("trainer.core.files.writing._BUSY_SECONDS", 0.3)
     if (refusals, platform) == (2, "win32"):
         write_atomic(tmp_path / "a", "new")
         assert (tmp_path / "a").read_text(encoding="utf-8") == "new"

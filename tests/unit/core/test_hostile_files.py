@@ -18,7 +18,7 @@ from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from tests.unit.training_helpers import configuration, make_pictures, train_here
 from trainer.cli import main
 from trainer.core.errors import UserError
-from trainer.core.files import sha256_file
+from trainer.core.files.reading import sha256_file
 from trainer.dataset import open_dataset
 from trainer.families import open_checkpoint
 from trainer.runs import events

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tests.tools import hostile
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from trainer.core.errors import UserError
-from trainer.core.image_file import FORMATS, ImageRefused, load_image
+from trainer.core.files.image_file import FORMATS, ImageRefused, load_image
 from trainer.dataset.images.decode import Rejected, open_image
 from trainer.lorafile import card, inspect_lora
 from trainer.lorafile.thumbnail import from_data_url

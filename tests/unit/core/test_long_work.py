@@ -19,8 +19,8 @@ from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from trainer import lorafile
 from trainer.cli import main
 from trainer.commands.progress_bar import TrainingProgress
-from trainer.core.files import sha256_file
-from trainer.core.long_work import Lines, counted, report, reported_to, share
+from trainer.core.files.reading import sha256_file
+from trainer.core.work.progress import Lines, counted, report, reported_to, share
 from trainer.dataset import PrepareSettings, contact_sheet, export_dataset, prepare
 from trainer.families.sd1 import FAMILY
 from trainer.training.monitoring.preview_sampling import sample_latents
@@ -124,7 +124,7 @@ def test_the_demo_counts_its_portraits(told: Told) -> None:
 
 def test_lines_come_now_and_then_and_never_for_what_is_soon_done(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("trainer.core.long_work.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("trainer.core.work.progress.time.monotonic", lambda: now[0])
     held = io.StringIO()
     lines = Lines(held)
     for second in range(13):

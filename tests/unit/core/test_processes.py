@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.core.processes import Processes
+from trainer.core.work.processes import Processes
 from trainer.dataset.loading.batch_order import Slot, epoch_batches, group
 from trainer.training.distributed import shares
 

@@ -16,7 +16,7 @@ from tests.unit.training_helpers import configuration
 from trainer.cli import main
 from trainer.config.run_config import DatasetSection
 from trainer.core.errors import UserError
-from trainer.core.files import file_stamp, sha256_file
+from trainer.core.files.reading import file_stamp, sha256_file
 from trainer.dataset import Dataset, PrepareSettings, open_dataset, prepare
 from trainer.dataset.loading.open import open_datasets
 from trainer.dataset.manifest.integrity import VERIFIED

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.core.errors import Cancelled
-from trainer.core.files import write_atomic
+from trainer.core.files.writing import write_atomic
 from trainer.dataset import BucketSettings, CaptionSettings, CleanSettings, Dataset, PrepareSettings, open_dataset, prepare
 
 SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)

@@ -20,7 +20,7 @@ from demo.portraits import BASE_STYLES, CHOICES, STYLE_WORDS, Portrait, attribut
 from demo.recipe import MANY, _further
 from demo.train_unet import Growing, LatentSet, UnetSettings
 from tests.unit.demo.test_demo_recipe import TOY
-from trainer.core.files import PARTIAL
+from trainer.core.files.writing import PARTIAL
 
 SIZE = 64
 

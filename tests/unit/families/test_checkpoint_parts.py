@@ -140,9 +140,7 @@ def vaes(shallow_checkpoint: Path, whole: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize("form", ["prefixed", "bare", "pickle", "diffusers", "folder", "model folder"])
-def test_a_vae_of_one_s_own_is_the_vae_that_it_was(
-    without_vae: Path, vaes: dict[str, Path], shallow_checkpoint: Path, form: str
-) -> None:
+def test_a_vae_of_one_s_own_is_the_vae_that_it_was(without_vae: Path, vaes: dict[str, Path], shallow_checkpoint: Path, form: str) -> None:
     assert same(weights(without_vae, str(vaes[form])), weights(shallow_checkpoint))
 
 

@@ -167,9 +167,7 @@ def test_an_lcm_folder_is_warned_of(edited: Callable[..., Path]) -> None:
     assert ["LCMScheduler" in caution for caution in cautions(open_checkpoint(str(path)))] == [True]
 
 
-def test_the_run_and_the_dry_run_say_what_is_doubtful(
-    shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_run_and_the_dry_run_say_what_is_doubtful(shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, data = tmp_path / "my-turbo.safetensors", make_dataset(tmp_path / "data", 1)
     path.hardlink_to(shallow_checkpoint)
     settings = configuration(path, data, tmp_path / "runs", {"training.max_steps": 1})

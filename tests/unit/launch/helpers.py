@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.core.files import PARTIAL
+from trainer.core.files.writing import PARTIAL
 from trainer.launch.launcher import OnEvent
 from trainer.runs import events
 from trainer.runs.run_folder import RunFolder

@@ -23,7 +23,7 @@ from tests.unit.training_helpers import UNDISTURBED, configuration
 from trainer import lorafile
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import Cancelled, UserError
-from trainer.core.files import PARTIAL
+from trainer.core.files.writing import PARTIAL
 from trainer.launch import child_process, launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states

@@ -16,8 +16,8 @@ from tests.unit.training_helpers import UNDISTURBED, Trained, configuration, mak
 from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import UserError
-from trainer.core.files import sha256_file
-from trainer.core.records import read_sealed, write_sealed
+from trainer.core.files.reading import sha256_file
+from trainer.core.files.sealed_json import read_sealed, write_sealed
 from trainer.dataset import open_dataset
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.launch.helpers import finished
-from trainer.core import files
 from trainer.core.errors import UserError
-from trainer.core.files import remove_partial, write_atomic
+from trainer.core.files import paths, writing
+from trainer.core.files.writing import remove_partial, write_atomic
 from trainer.runs.publish import publish
 
 pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="NOT CHECKED: elsewhere an open file can be replaced")
@@ -46,7 +46,7 @@ def held(path: Path, seconds: float | None = None) -> Iterator[None]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(writing, "_BUSY_SECONDS", 0.2)
 
 
 def test_a_published_lora_that_is_looked_at_for_a_moment_is_found_and_not_written_twice(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_file_that_stays_open_is_named_and_left_as_it_was(tmp_path: Path) -> N
 
 
 def test_a_half_written_file_that_is_open_elsewhere_stays_until_the_next_time(tmp_path: Path) -> None:
-    left = tmp_path / f"{files.PARTIAL}0123456789abcdef.png.tmp"
+    left = tmp_path / f"{writing.PARTIAL}0123456789abcdef.png.tmp"
     left.write_bytes(b"half")
     with held(left):
         remove_partial(tmp_path)
@@ -100,7 +100,7 @@ def test_a_path_that_is_too_long_is_refused_in_words(tmp_path: Path) -> None:
     """Asks this Windows, or this Wine, whether it has long paths: either answer is one, and not an internal error."""
     long = tmp_path / ("x" * 120) / ("y" * 120) / "z.safetensors"
     try:
-        files.require_short_path(long)
+        paths.require_short_path(long)
     except UserError as error:
         assert "Windows allows 259" in error.message
     else:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.unit.launch.helpers import finished
-from trainer.core.files import atomic_path
+from trainer.core.files.writing import atomic_path
 from trainer.runs.publish import publish, put, remove_left_over, restore
 from trainer.runs.run_folder import RunFolder
 
@@ -106,9 +106,7 @@ def held_in_mid_publish(run: RunFolder, folder: Path) -> Iterator[subprocess.Pop
 
 
 @pytest.mark.parametrize("where", ["same disk", "another disk"])
-def test_one_killed_while_it_publishes_leaves_nothing_that_a_menu_lists(
-    where: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_one_killed_while_it_publishes_leaves_nothing_that_a_menu_lists(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     loras = tmp_path / "loras" if where == "same disk" else Path(request.getfixturevalue("elsewhere"))
     loras.mkdir(exist_ok=True)
     run, other = finished(tmp_path / "runs", "0123456789abcdef", b"one"), finished(tmp_path / "runs", "fedcba9876543210", b"two")

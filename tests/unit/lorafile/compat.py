@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TypedDict
 
-from trainer.core.files import write_atomic
+from trainer.core.files.writing import write_atomic
 
 _DOCS = Path(__file__).resolve().parents[3] / "docs"
 RESULTS = _DOCS / "compatibility.json"

@@ -12,7 +12,7 @@ import torch
 
 from tests.unit.training_helpers import train_here
 from trainer.config.run_config import RunConfig
-from trainer.core.files import sha256_file
+from trainer.core.files.reading import sha256_file
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder

@@ -13,7 +13,8 @@ import torch
 from tests.unit.training_helpers import configuration
 from trainer.config import run_config
 from trainer.core.errors import UserError
-from trainer.core.files import read_regular, sha256_file, write_atomic
+from trainer.core.files.reading import read_regular, sha256_file
+from trainer.core.files.writing import write_atomic
 from trainer.families import family_named
 from trainer.launch.prepared_run import PreparedRun, write_run_folder
 from trainer.runs import events

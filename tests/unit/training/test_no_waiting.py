@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer.core import devices
+from trainer.core import gpu_sync
 from trainer.families import Framing
 from trainer.families.clip import ClipText
 from trainer.families.sdxl import FAMILY as SDXL
@@ -97,13 +97,13 @@ def test_numbers_come_to_the_cpu_without_a_wait(gpu: type[Event]) -> None:
             return torch.tensor([0.5])
 
     numbers: Any = OnGpu()
-    arriving = devices.Arriving(numbers, GPU)
+    arriving = gpu_sync.PendingCopy(numbers, GPU)
     assert asked == [("cpu", True, 0)] and len(gpu.made) == 1, "the event comes behind the copy"
-    assert not arriving.arrived() and gpu.waited == 0
+    assert not arriving.is_ready() and gpu.waited == 0
     gpu.reached = 1
-    assert arriving.arrived() and arriving.values() == [0.5]
-    arriving = devices.Arriving(torch.tensor([1.5, -2.0]), torch.device("cpu"))
-    assert arriving.arrived() and arriving.values() == [1.5, -2.0]
+    assert arriving.is_ready() and arriving.values() == [0.5]
+    arriving = gpu_sync.PendingCopy(torch.tensor([1.5, -2.0]), torch.device("cpu"))
+    assert arriving.is_ready() and arriving.values() == [1.5, -2.0]
 
 
 class Model(torch.nn.Module):
@@ -140,8 +140,8 @@ def test_sizes_are_copied_from_page_locked_memory(monkeypatch: pytest.MonkeyPatc
             return self._numbers
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: Locked(self))
-    assert torch.equal(devices.to_device(torch.ones(2), GPU), torch.ones(2))
-    assert devices.to_device(torch.ones(2), torch.device("meta")).device.type == "meta"
+    assert torch.equal(gpu_sync.to_device(torch.ones(2), GPU), torch.ones(2))
+    assert gpu_sync.to_device(torch.ones(2), torch.device("meta")).device.type == "meta"
 
     def moved(self: torch.Tensor, *args: Any, **named: Any) -> torch.Tensor:
         return self
@@ -152,4 +152,3 @@ def test_sizes_are_copied_from_page_locked_memory(monkeypatch: pytest.MonkeyPatc
     inputs = SDXL.denoiser_inputs(conditions, framings, GPU, torch.float32)
     assert inputs["added_cond_kwargs"]["time_ids"].tolist() == [[480, 640, 3, 5, 384, 512]]
     assert pinned[1:] == [[[480, 640, 3, 5, 384, 512]]]
-

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.counting import plural
-from ...core.files import read_regular
+from ...core.files.reading import read_regular
 from ..images.decode import EXTENSIONS
 from .caption_text import one_line, tidy_lines
 from .encodings import decode_text

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...core.counting import plural
-from ...core.files import open_regular
+from ...core.files.reading import open_regular
 from .encodings import decode_text
 
 MAX_CAPTION_BYTES = 1 << 20

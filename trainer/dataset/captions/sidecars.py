@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...core.counting import plural
-from ...core.files import read_regular
+from ...core.files.reading import read_regular
 from ..images.decode import EXTENSIONS
 from ..layout import HEADER, ROWS
 from ..settings import CaptionSettings

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...core.errors import Cancelled, UserError
-from ...core.files import read_regular, sha256_file, write_atomic
-from ...core.image_file import load_image
+from ...core.files.image_file import load_image
+from ...core.files.reading import read_regular, sha256_file
+from ...core.files.writing import write_atomic
 from ..layout import WORK
 from ..settings import CaptionSettings, TaggerSettings
 from .booru import spaced
@@ -143,8 +144,7 @@ def tag_pictures(
                 cache.save()
     cache.keep({digest for _, digest in pictures.values()})
     return {
-        key: ", ".join(choose(cache.known[digest], settings, underscores=captions.underscores))
-        for key, (_, digest) in pictures.items()
+        key: ", ".join(choose(cache.known[digest], settings, underscores=captions.underscores)) for key, (_, digest) in pictures.items()
     }
 
 

@@ -6,8 +6,8 @@ import json
 import shutil
 from pathlib import Path, PurePosixPath
 
-from ...core.files import write_atomic
-from ...core.long_work import counted
+from ...core.files.writing import write_atomic
+from ...core.work.progress import counted
 from ..loading.kohya_captions import fixed_caption
 from ..manifest.items import Dataset
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...core.files import write_atomic
-from ...core.image_file import load_image
-from ...core.long_work import report
-from ...core.paths import safe_name
+from ...core.files.image_file import load_image
+from ...core.files.paths import safe_name
+from ...core.files.writing import write_atomic
 from ...core.prompt_syntax import unescape
+from ...core.work.progress import report
 from ..captions.tags import instance_prompt
 from ..loading.kohya_captions import fixed_caption
 from ..manifest.items import Dataset, Item

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from ...core.image_file import identify
+from ...core.files.image_file import identify
 
 EXTENSIONS = frozenset(
     (

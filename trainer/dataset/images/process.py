@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageChops, ImageColor
 
 from ...core.errors import UserError
-from ...core.files import write_atomic
+from ...core.files.writing import write_atomic
 from ..settings import CleanSettings, PrepareSettings
 from .buckets import Fit, Size, fit
 from .decode import Picture, Rejected, decode, open_image
@@ -130,7 +130,8 @@ def process(
             write_atomic(mask, mask_png)
     except OSError as error:  # a full disk ends the run: every further picture would fail, too
         raise UserError(
-            f"{target} cannot be written: {error.strerror or error}.", "Make room, or choose another output folder; what is done is kept.",
+            f"{target} cannot be written: {error.strerror or error}.",
+            "Make room, or choose another output folder; what is done is kept.",
             kind="dataset",
         ) from error
     return Processed(

@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...core.errors import UserError
-from ...core.files import file_stamp, read_regular, write_atomic
+from ...core.files.reading import file_stamp, read_regular
+from ...core.files.writing import write_atomic
 from ..layout import WORK
 from .items import Dataset, Item
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...core.files import read_regular
+from ...core.files.reading import read_regular
 from ..layout import LARGEST_MANIFEST, ROWS
 from ..settings import TrainingHints
 

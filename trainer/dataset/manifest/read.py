@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...core.errors import UserError
-from ...core.files import read_regular
+from ...core.files.reading import read_regular
 from ..captions.caption_text import guessed_note, read_caption_text
 from ..layout import FOLDERS, HEADER, LARGEST_MANIFEST, LARGEST_MASK, ROWS, SCHEMA, SCHEMA_VERSION, caption_file
 from .hashing import dataset_hash, hashed_header

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core.files import atomic_path, write_atomic
+from ...core.files.writing import atomic_path, write_atomic
 from ..layout import HEADER, ROWS, SCHEMA, SCHEMA_VERSION
 from .items import Row
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...core.files import read_regular
-from ...core.paths import safe_name
+from ...core.files.paths import safe_name
+from ...core.files.reading import read_regular
 from ..images.process import Processed
 from ..layout import MASKS, REGULARISATION
 from ..manifest.integrity import Contents

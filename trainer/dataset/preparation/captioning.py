@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ...core.counting import plural
 from ...core.errors import UserError
-from ...core.files import write_atomic
-from ...core.parallel import ordered_map
+from ...core.files.writing import write_atomic
+from ...core.work.parallel import ordered_map
 from ..captions.caption_text import one_line, read_caption_text
 from ..captions.tag_rules import TagRules
 from ..captions.tags import instance_prompt, joined, plain_frequency, sections, split_tags, with_trigger

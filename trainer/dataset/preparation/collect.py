@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...core.errors import Cancelled, UserError
-from ...core.parallel import ordered_map
+from ...core.work.parallel import ordered_map
 from ..images.decode import EXTENSIONS
 from ..layout import REGULARISATION, WORK
 from ..reading import sources

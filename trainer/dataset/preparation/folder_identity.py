@@ -22,8 +22,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...core.errors import UserError
-from ...core.files import write_atomic
-from ...core.paths import require_short_path
+from ...core.files.paths import require_short_path
+from ...core.files.writing import write_atomic
 from ..layout import FOLDERS, HEADER, JOURNAL, MASKS, REGULARISATION, ROWS, WORK, caption_file
 from ..manifest.read import read_header
 from ..settings import PrepareSettings, dataset_folder

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ...core import locks
 from ...core.errors import UserError
-from ...core.files import atomic_path, read_regular
+from ...core.files import locks
+from ...core.files.reading import read_regular
+from ...core.files.writing import atomic_path
 from ..images.process import Processed
 from ..layout import JOURNAL, WORK
 

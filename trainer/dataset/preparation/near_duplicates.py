@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...core.errors import Cancelled
-from ...core.files import write_atomic
+from ...core.files.writing import write_atomic
 from ..images.compare import is_same_image
 from ..images.decode import Rejected, decode, open_image
 from ..images.process import Processed, flattened

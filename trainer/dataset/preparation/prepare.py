@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...core.counting import plural
 from ...core.errors import UserError
-from ...core.parallel import ordered_map
+from ...core.work.parallel import ordered_map
 from ..captions.tags import tag_frequency
 from ..images.process import Processed, Upscaler, process, processing_key
 from ..images.signature import read_signature

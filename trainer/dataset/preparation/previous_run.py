@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from ...core.counting import plural
-from ...core.files import read_regular, replace, write_atomic
+from ...core.files.reading import read_regular
+from ...core.files.writing import replace, write_atomic
 from ..captions.caption_text import read_caption_text, tidy_lines
 from ..images.signature import alike
 from ..layout import LARGEST_MANIFEST, LARGEST_MASK, MASKS, ROWS, WORK, caption_file

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
-from ...core.files import read_regular
+from ...core.files.reading import read_regular
 from ..layout import EXPORT_MARKER, HEADER, JOURNAL, MASKS, ROWS, SCHEMA, WORK
 
 _SKIP_FOLDERS = {"__macosx", "$recycle.bin", "node_modules", "@eadir"}

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...core.counting import plural
 from ...core.errors import UserError
-from ...core.image_file import load_image
-from ...core.long_work import counted
+from ...core.files.image_file import load_image
+from ...core.work.progress import counted
 from ..manifest.items import Dataset, Item
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from jinja2 import Environment
 
 from ...core.counting import plural
-from ...core.files import write_atomic
+from ...core.files.writing import write_atomic
 from ..manifest.items import Dataset
 from .summary import DECIDE, Report
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from ...core.errors import UserError
-from ...core.long_work import counted
+from ...core.work.progress import counted
 from .. import algorithms
 from ..biases import bias_of, with_bias, without_bias
 from ..describing.information import trigger_words

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from ...core.errors import UserError
-from ...core.files import atomic_path
-from ...core.long_work import counted
+from ...core.files.writing import atomic_path
+from ...core.work.progress import counted
 from .. import algorithms, container, dora
 from ..biases import bias_of, without_bias
 from ..family import mismatch

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...core.errors import UserError
-from ...core.long_work import counted
+from ...core.work.progress import counted
 from .. import algorithms
 from ..biases import bias_of
 from ..weights import LoraModule, LoraWeights

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...core.image_file import load_image
+from ...core.files.image_file import load_image
 
 _PICTURES = tuple(f"{middle}{ending}" for middle in (".preview", "") for ending in (".png", ".jpg", ".jpeg", ".webp"))
 _NOTES = (".json", ".civitai.info")

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ...core.errors import UserError
-from ...core.torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
+from ...core.files.torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
 from .. import container
 
 FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ...core.errors import UserError
-from ...core.files import atomic_path
+from ...core.files.writing import atomic_path
 from .. import dora, folding
 from ..biases import bias_of
 from ..models import MODELS

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...core.errors import UserError
-from ...core.image_file import load_image
+from ...core.files.image_file import load_image
 from .. import container
 from ..thumbnail import from_data_url, to_data_url
 

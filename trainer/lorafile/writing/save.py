@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from ...core.errors import UserError
-from ...core.files import atomic_path
+from ...core.files.writing import atomic_path
 from .. import container
 from ..reading.read import scan_lora
 

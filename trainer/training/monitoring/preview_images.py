@@ -10,8 +10,8 @@ from ...config.sample_prompts import SamplePrompt, read_prompt
 from ...core import seeding
 from ...core.devices import return_memory
 from ...core.errors import Cancelled
-from ...core.files import atomic_path
-from ...core.image_file import load_image
+from ...core.files.image_file import load_image
+from ...core.files.writing import atomic_path
 from ...runs import events
 from ..batches import Feed
 from ..job import Job

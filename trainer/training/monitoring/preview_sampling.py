@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...core.diagnosis import is_out_of_memory
-from ...core.long_work import counted
+from ...core.work.progress import counted
 from ...families import EPSILON, Family, Framing, Prediction
 
 if TYPE_CHECKING:

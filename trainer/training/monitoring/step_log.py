@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...core import devices
 from ...core.errors import UserError
+from ...core.gpu_sync import PendingCopy
 from ...runs import events, states
 from ..job import Job
 from ..learner import Measured
@@ -25,7 +26,7 @@ class _Untold:
     step: int
     epoch: int
     lr: float
-    numbers: devices.Arriving  # loss, gradient norm, and mean and largest of the weight norms where they were measured
+    numbers: PendingCopy  # loss, gradient norm, and mean and largest of the weight norms where they were measured
     images_per_second: float
 
 
@@ -55,7 +56,7 @@ class Teller:
 
         norms = [] if weight_norms is None else [weight_norms.mean(), weight_norms.max()]
         numbers = torch.stack([number.detach().float().reshape(()) for number in (measured.loss, measured.grad_norm, *norms)])
-        arriving = devices.Arriving(numbers, self.job.device)
+        arriving = PendingCopy(numbers, self.job.device)
         self._untold.append(_Untold(step, epoch, measured.lr, arriving, images_per_second))
 
     def tell(self) -> None:
@@ -63,7 +64,7 @@ class Teller:
         now = time.monotonic()
         if now - self._flushed_at > _FLUSH_SECONDS or self.job.device.type == "cpu":
             with self.job.between_steps:
-                done = next((place for place, each in enumerate(self._untold) if not each.numbers.arrived()), len(self._untold))
+                done = next((place for place, each in enumerate(self._untold) if not each.numbers.is_ready()), len(self._untold))
                 self._tell(done)
             self._flushed_at = now
 

@@ -39,7 +39,7 @@ class TensorBoard:
     def image(self, step: int, name: str, path: Path, caption: str) -> None:
         import numpy as np
 
-        from ...core.image_file import load_image
+        from ...core.files.image_file import load_image
 
         self._writer.add_image(name, np.asarray(load_image(path)), step, dataformats="HWC")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import Cancelled
+from ..errors import Cancelled
 
 
 @contextmanager

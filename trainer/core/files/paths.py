@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from .errors import UserError
+from ..errors import UserError
 
 # Windows refuses these as file names whatever their extension (learn.microsoft.com, "Naming Files"); it reads ¹, ² and ³ as digits.
 _RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³")}

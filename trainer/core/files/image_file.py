@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from .files import read_regular
+from .reading import read_regular
 
 with suppress(ImportError):  # Pillow itself reads AVIF since 11.3
     import pillow_avif  # noqa: F401

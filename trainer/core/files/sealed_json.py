@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import read_regular, write_atomic
+from .reading import read_regular
+from .writing import write_atomic
 
 _CHECKSUM = "checksum"
 _MAX_BYTES = 1 << 20

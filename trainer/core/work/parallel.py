@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from .devices import cores
-from .errors import Cancelled
+from ..devices import cores
+from ..errors import Cancelled
 
 T = TypeVar("T")
 R = TypeVar("R")
