@@ -18,6 +18,7 @@ _EDQUOT = getattr(errno, "EDQUOT", 122)  # Windows knows no quota error
 _IN_USE = (32, 33, 1224)  # Windows' ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION and ERROR_USER_MAPPED_FILE
 _NOBODYS = (errno.ENOSPC, _EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # that come from the disk, whatever library was writing
 _FULL_BYTES = 1 << 20  # with less than this free, a write that failed failed for lack of space
+_FEW_FILES = 16  # of which a saved state takes several
 _ROOM_BYTES = 2 << 30  # with more than this free, no file of a run fills a disk
 _PROBE_BYTES = 1 << 16
 _AGAIN = "and start again: what was finished is kept, and a run resumes from its last checkpoint."
@@ -159,11 +160,14 @@ def _largest_file() -> int | None:
 
 
 def _most_files(folder: Path) -> int:
-    """How many files a file system can hold that holds as many; 0 for any other."""
+    """How many files a file system can hold, if it holds as many or nearly; 0 for any other.
+
+    Nearly: removing a half-written state has freed a few before anyone looks.
+    """
     if sys.platform == "win32":
         return 0
     status = os.statvfs(_existing(folder))
-    return status.f_files if status.f_files and not status.f_favail else 0
+    return status.f_files if status.f_files and status.f_favail < _FEW_FILES else 0
 
 
 def _permission_hint(error: BaseException, number: int | None) -> str:
