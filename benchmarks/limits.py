@@ -26,12 +26,13 @@ def step_flop(checkpoint: Path, *, resolution: int, rank: int) -> float:
     network = NetworkSection(rank=rank, alpha=float(rank))
     with torch.device("meta"):
         adapter.adapt(unet, family.denoiser_targets(unet, network.targets), network, 0)
-    side, meta = resolution // 8, torch.device("meta")
+    meta = torch.device("meta")
     condition = family.empty_condition(unet)
     inputs = family.denoiser_inputs([condition], [Framing((resolution, resolution), (resolution, resolution))], meta, torch.float32)
     counter = FlopCounterMode(display=False)
     with counter:
-        output = unet.train()(torch.empty(1, 4, side, side, device=meta), torch.zeros(1, dtype=torch.int64, device=meta), **inputs).sample
+        latents = torch.empty(1, *family.latents.shape(resolution, resolution), device=meta)
+        output = unet.train()(latents, torch.zeros(1, dtype=torch.int64, device=meta), **inputs).sample
         (output**2).mean().backward()
     return float(counter.get_total_flops())
 

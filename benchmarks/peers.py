@@ -19,7 +19,7 @@ from trainer.config.overrides import apply_override
 from trainer.dataset import PrepareSettings, export_dataset, open_dataset
 from trainer.dataset import prepare as prepare_dataset
 from trainer.families import family_of, open_checkpoint
-from trainer.families.base import tokenizer_folder
+from trainer.families.stable_diffusion.clip_text import tokenizer_folder
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs.run_folder import RunFolder

@@ -19,7 +19,8 @@ import folder_paths
 
 from ...trainer.core.errors import UserError
 from ...trainer.core.files.torch_files import check_torch_file
-from ...trainer.families import ldm
+from ...trainer.families.sd1 import FAMILY as SD1
+from ...trainer.families.stable_diffusion import ldm_configs
 from .schema import known
 
 _TEXT = "cond_stage_model.transformer.text_model."
@@ -56,12 +57,12 @@ def _patchers(path: Path, disable_dynamic: bool = False) -> tuple[Any, Any, Any]
 
 
 def _check_family(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    config = ldm.unet_config(shapes, heads=8)
+    config = ldm_configs.unet_config(shapes, heads=SD1.heads)
     widths = config["block_out_channels"]
     wrong = ""
     if any(width % widths[0] or width % 32 for width in widths):
         wrong = f"its widths {widths} are not multiples of the first one and of 32"
-    elif config["use_linear_projection"] or f"{ldm.UNET}label_emb.0.0.weight" in shapes:
+    elif config["use_linear_projection"] or f"{ldm_configs.UNET}label_emb.0.0.weight" in shapes:
         wrong = "it is a Stable Diffusion 2 or SDXL model"
     elif config["in_channels"] != 4:
         wrong = f"it takes {config['in_channels']} latent channels instead of 4"
@@ -77,22 +78,22 @@ def _check_family(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
 
 def _model(tensors: dict[str, Any]) -> Any:
     management = comfy.model_management
-    config = SmallSD15(comfy.model_detection.detect_unet_config(tensors, ldm.UNET))
+    config = SmallSD15(comfy.model_detection.detect_unet_config(tensors, ldm_configs.UNET))
     device = management.get_torch_device()
     dtype = management.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(tensors, ldm.UNET),
+        model_params=comfy.utils.calculate_parameters(tensors, ldm_configs.UNET),
         supported_dtypes=config.supported_inference_dtypes,
-        weight_dtype=comfy.utils.weight_dtype(tensors, ldm.UNET),
+        weight_dtype=comfy.utils.weight_dtype(tensors, ldm_configs.UNET),
     )
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
     offload = management.unet_offload_device()
-    model = config.get_model(tensors, ldm.UNET, device=offload)
-    model.load_model_weights(tensors, ldm.UNET)
+    model = config.get_model(tensors, ldm_configs.UNET, device=offload)
+    model.load_model_weights(tensors, ldm_configs.UNET)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
 def _clip(tensors: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Any:
-    config = ldm.clip_config(shapes, prefix=_TEXT, head_dim=_HEAD_WIDTH, activation="quick_gelu")
+    config = ldm_configs.clip_config(shapes, prefix=_TEXT, head_dim=_HEAD_WIDTH, activation="quick_gelu")
     target = SmallSD15({}).clip_target()
     weights = SmallSD15({}).process_clip_state_dict({key: value for key, value in tensors.items() if key.startswith("cond_stage_model.")})
     arguments = {
@@ -109,9 +110,9 @@ def _clip(tensors: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Any:
 
 
 def _vae(tensors: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Any:
-    config = ldm.vae_config(shapes, scaling_factor=0.18215)
+    config = ldm_configs.vae_config(shapes, scaling_factor=SD1.latents.scaling_factor)
     widths = config["block_out_channels"]
-    weights = {key.removeprefix(ldm.VAE): value for key, value in tensors.items() if key.startswith(ldm.VAE)}
+    weights = {key.removeprefix(ldm_configs.VAE): value for key, value in tensors.items() if key.startswith(ldm_configs.VAE)}
     layout = {
         "double_z": True,
         "z_channels": config["latent_channels"],

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tests.browser.frontend import Frontend
 from tests.tools.small_controlnet import BASE, empty, original_names
 from tests.tools.workflows.parts import DEMO_BASE
-from trainer.families.checkpoint import BaseCheckpoint
+from trainer.families import BaseCheckpoint
 from trainer.lorafile import kohya_unet_key
 from trainer.lorafile.unet_names import UNetLayout, ldm_to_diffusers
 

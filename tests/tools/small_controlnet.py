@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 
 from demo.portraits import caption, random_portrait
 from demo.render import render
-from trainer.families import sd1
-from trainer.families.checkpoint import BaseCheckpoint
+from trainer.families import BaseCheckpoint, sd1
 from trainer.lorafile.unet_names import UNetLayout, diffusers_to_ldm
 
 BASE = Path(__file__).resolve().parents[2] / "demo" / "base" / "animelora-base.safetensors"

@@ -14,7 +14,7 @@ from ..core.devices import pick_device
 from ..core.errors import UserError
 from ..core.library_imports import import_models
 from ..families import PLAIN_TEXT, BaseCheckpoint, Prediction, TextSettings, family_of, open_checkpoint, require_supported
-from ..families.clip import CHUNK
+from ..families.stable_diffusion.clip_text import CHUNK
 from ..training.monitoring.preview_sampling import decode, sample_latents
 from ..training.weighted_prompts import encode_keys, prompt_key, prompt_text
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..core.errors import UserError
 from ..families import BaseCheckpoint, Family, Prediction, TextSettings, require_supported
-from ..families.markers import states_prediction
+from ..families.stable_diffusion.prediction_markers import states_prediction
 
 _CHUNK = 75
 
@@ -51,7 +51,7 @@ def choose(
                 break
     text = family.text_settings(tokens, clip_skip)
     found = family.prediction(checkpoint)
-    require_supported(found, checkpoint.name, chosen=prediction != "auto")
+    require_supported(found, checkpoint.name, overridden=prediction != "auto")
     if prediction != "auto":
         kind = prediction.replace("-", "_")
         return Chosen(text, Prediction(kind, found.zero_terminal_snr and kind != "epsilon"), tuple(remarks))

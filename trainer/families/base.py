@@ -1,13 +1,13 @@
-"""What a model family is to the rest of the trainer: one small interface, one file a family."""
+"""The interface of a model family: everything that the rest of the trainer asks about a kind of model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .checkpoint import BaseCheckpoint
+from .checkpoints.base_checkpoint import BaseCheckpoint
+from .prediction import EPSILON, Prediction
 
 if TYPE_CHECKING:
     import torch
@@ -15,29 +15,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a checkpoint's UNet was trained to predict: ``kind`` is ``"epsilon"`` (the noise) or ``"v_prediction"``; a checkpoint may also
-    say something else, which is not supported.
+class LatentSpace:
+    """The latents that a family's denoiser works on: ``channels``, pixels per latent along each side (``downscale``), and the factor that
+    brings the autoencoder's output to about unit variance (``scaling_factor``)."""
 
-    ``zero_terminal_snr``: the last timestep is pure noise (Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are
-    Flawed", section 3.1).
-    """
+    channels: int
+    downscale: int
+    scaling_factor: float
 
-    kind: str = "epsilon"
-    zero_terminal_snr: bool = False
-
-    @property
-    def is_supported(self) -> bool:
-        """Whether it can be trained and sampled."""
-        return self.kind in ("epsilon", "v_prediction")
-
-
-EPSILON = Prediction()
+    def shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(channels, rows, columns) of the latent of an image of ``width`` by ``height`` pixels."""
+        return self.channels, height // self.downscale, width // self.downscale
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How a picture was cut from its source, which SDXL is told (Podell et al. 2023, section 2.2). Sizes are (width, height)."""
+    """How an image was cropped from its source; SDXL is conditioned on it (Podell et al. 2023, section 2.2). Sizes are (width, height)."""
 
     original: tuple[int, int]
     target: tuple[int, int]
@@ -46,8 +39,8 @@ class Framing:
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How prompts go through a text encoder: ``max_tokens`` (a multiple of 75) are read, and layer ``clip_skip`` from the end is used
-    (1: the last; 0: the family's own)."""
+    """How prompts are encoded: the first ``max_tokens`` tokens (a multiple of 75) are read, and the hidden states of layer ``clip_skip``
+    from the end are used (1: the last layer; 0: the family's default)."""
 
     max_tokens: int = 75
     clip_skip: int = 0
@@ -57,123 +50,124 @@ PLAIN_TEXT = TextSettings()
 
 
 class TextEncoder(Protocol):
-    """Turns prompts into what the UNet is conditioned on."""
+    """Turns prompts into the conditioning of the denoiser."""
 
     @property
     def modules(self) -> dict[str, Any]:
-        """The text models by what LoRA files call them: ``te1``, for SDXL also ``te2``."""
+        """The text models by their names in LoRA files: ``te1``, for SDXL also ``te2``."""
         ...
 
     def tokenize(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
-        """One table of token ids per prompt, on the CPU: what ``conditions`` takes."""
+        """Token ids of each prompt by text model, on the CPU: the input of ``conditions``."""
         ...
 
     def conditions(self, tokens: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-        """One conditioning per table of tokens, on the encoder's device, with gradients where they are enabled."""
+        """The conditioning of each prompt, on the encoder's device. Gradients flow where they are enabled."""
         ...
 
     def encode(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
-        """One conditioning per prompt, on the CPU: ``embeds`` of shape (tokens, width), for SDXL also ``pooled`` (width,)."""
+        """The conditioning of each prompt on the CPU: ``embeds`` (tokens, width), for SDXL also ``pooled`` (width,)."""
         ...
 
     def count_tokens(self, prompt: str) -> int:
-        """Tokens of ``prompt`` without the start and end tokens."""
+        """Number of tokens in ``prompt``, without the start and end tokens."""
         ...
 
 
 class Family(Protocol):
-    """A family of checkpoints that share architecture, conditioning and LoRA key names."""
+    """A family of base checkpoints with the same architecture, conditioning and names in LoRA files.
+
+    A model is a denoiser (a UNet or a transformer), one or more text encoders and an autoencoder.
+    """
 
     name: str
     title: str
-    latent_scale: float
-    text_encoders: tuple[str, ...]  # their folders in a diffusers model
-    preset_group: str  # the presets that are made for it, ``"sd15"`` or ``"sdxl"``: see trainer/config
-    learning_rate: float  # that works for a LoRA of rank 16 at scale 1 with AdamW
+    latents: LatentSpace
+    preset_group: str  # the presets in trainer/config that are made for it: ``"sd15"`` or ``"sdxl"``
+    learning_rate: float  # suits a LoRA of rank 16 at scale 1 with AdamW
 
     def recognises(self, checkpoint: BaseCheckpoint) -> bool:
-        """Whether ``checkpoint`` belongs to this family (by shapes or configuration; nothing heavy is read)."""
+        """Whether ``checkpoint`` belongs to this family, judged by tensor shapes or configuration without reading weights."""
+        ...
+
+    def require_parts(self, checkpoint: BaseCheckpoint) -> None:
+        """Raise UserError unless the denoiser, the autoencoder and the text encoders are all present and readable."""
         ...
 
     def prediction(self, checkpoint: BaseCheckpoint) -> Prediction:
-        """What the checkpoint predicts, from its markers, metadata or configuration; it may be something that is not supported."""
+        """What the checkpoint predicts, according to its marker tensors, metadata or configuration. It may be unsupported."""
         ...
 
     def read_denoiser(self, checkpoint: BaseCheckpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
-        """The UNet's tensors in ``dtype`` by their names in the file, convolutions in the memory layout asked for; imports no more
-        than torch."""
+        """The denoiser's tensors of a single file, in ``dtype``, by their names in the file. ``channels_last`` sets the memory format of
+        convolution weights. Imports no library but torch, so that it can run while the others are imported."""
         ...
 
     def load_denoiser(self, checkpoint: BaseCheckpoint, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None) -> nn.Module:
-        """The UNet in evaluation mode on the CPU, frozen; ``read``: what ``read_denoiser`` gave for a single file, else it is read here."""
+        """The frozen denoiser in evaluation mode on the CPU. ``read`` is the result of ``read_denoiser``, if that was called already."""
         ...
 
     def empty_denoiser(self, checkpoint: BaseCheckpoint) -> nn.Module:
-        """The UNet on the ``meta`` device: shapes only, for planning."""
+        """The denoiser on the ``meta`` device, for planning."""
         ...
 
     def load_vae(self, checkpoint: BaseCheckpoint, dtype: torch.dtype) -> nn.Module:
-        """The autoencoder in evaluation mode on the CPU, frozen."""
+        """The frozen autoencoder in evaluation mode on the CPU."""
         ...
 
     def load_text_encoder(
         self, checkpoint: BaseCheckpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
     ) -> TextEncoder:
-        """The text encoder (or encoders) with its tokenizer, frozen."""
+        """The frozen text encoder (or encoders) with its tokenizer."""
         ...
 
     def empty_text_encoder(self, checkpoint: BaseCheckpoint, settings: TextSettings = PLAIN_TEXT) -> TextEncoder:
-        """The same on the ``meta`` device: shapes only, for planning."""
+        """The text encoder on the ``meta`` device and without a tokenizer, for planning."""
         ...
 
     def token_counter(self, checkpoint: BaseCheckpoint) -> Callable[[str], int]:
-        """What counts the tokens of a prompt, without the start and end tokens; nothing heavy is loaded."""
+        """A function that counts the tokens of a prompt without the start and end tokens. No model is loaded."""
         ...
 
     def text_settings(self, max_tokens: int, clip_skip: int) -> TextSettings:
-        """What a run asks for, as this family does it. Raises UserError for a layer that the family cannot use."""
+        """The text settings of a run, normalised for this family. Raises UserError for a layer that the family cannot use."""
         ...
 
     def noise_scheduler(self, prediction: Prediction = EPSILON) -> Any:
-        """diffusers' DDPM scheduler with the family's training betas."""
+        """diffusers' scheduler that adds noise in training."""
         ...
 
     def sampling_scheduler(self, prediction: Prediction = EPSILON, *, karras: bool = False) -> Any:
-        """diffusers' scheduler for validation images; ``karras``: with Karras' noise levels."""
+        """diffusers' scheduler for preview images; ``karras`` selects Karras' noise levels."""
         ...
 
-    def denoiser_targets(self, unet: nn.Module, targets: str) -> list[str]:
-        """Names of the modules of ``unet`` that LoRA adapts."""
+    def denoiser_targets(self, denoiser: nn.Module, targets: str) -> list[str]:
+        """Names of the modules of ``denoiser`` that get an adapter. ``targets`` is a value of ``network.targets``."""
         ...
 
     def text_targets(self, model: nn.Module, targets: str) -> list[str]:
-        """Names of the modules of a text model that LoRA adapts."""
+        """Names of the modules of a text model that get an adapter."""
         ...
 
     def denoiser_inputs(
         self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype
     ) -> dict[str, Any]:
-        """Keyword arguments of the UNet's forward for a batch of conditionings, each with its picture's framing."""
+        """Keyword arguments of the denoiser's forward pass for a batch of conditionings and the framing of each image."""
         ...
 
-    def empty_condition(self, unet: nn.Module, max_tokens: int = 75) -> dict[str, torch.Tensor]:
-        """A conditioning of the right shapes on the ``meta`` device, for planning."""
+    def empty_condition(self, denoiser: nn.Module, max_tokens: int = 75) -> dict[str, torch.Tensor]:
+        """The conditioning of one prompt on the ``meta`` device, for planning."""
         ...
 
     def pipeline(self, checkpoint: BaseCheckpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
-        """A diffusers text-to-image pipeline with everything loaded, for the command line's ``sample``. Raises UserError for ``settings``
-        that the text encoder does not allow."""
+        """A diffusers text-to-image pipeline with everything loaded, for the command ``sample``. Raises UserError for ``settings`` that
+        the text encoder cannot use."""
         ...
 
     def encoder_of(self, pipeline: Any, settings: TextSettings) -> TextEncoder:
-        """The text encoder (or encoders) of ``pipeline``, with whatever LoRA is in them."""
+        """The text encoder (or encoders) of ``pipeline``, including any LoRA on it."""
         ...
 
     def image_to_image(self, pipeline: Any) -> Any:
-        """The image-to-image pipeline around the parts of ``pipeline``."""
+        """An image-to-image pipeline that shares the models of ``pipeline``."""
         ...
-
-
-def tokenizer_folder() -> Path:
-    """Where the CLIP tokenizer that travels with the pack lies."""
-    return Path(__file__).parent / "assets" / "clip_tokenizer"

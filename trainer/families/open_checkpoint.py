@@ -1,34 +1,26 @@
-"""Opening the checkpoint that a path or a hub id names."""
+"""Open the base checkpoint that a path or a Hugging Face id names."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..core.errors import UserError
 from ..core.files.paths import expand_home
-
-if TYPE_CHECKING:
-    pass
-from .checkpoint import BaseCheckpoint
+from .checkpoints.base_checkpoint import BaseCheckpoint
+from .checkpoints.weights_file import require_no_lfs_pointer
+from .stable_diffusion.vae import open_vae
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
-
-
-_FORMATS = "Give a .safetensors file, a diffusers folder (with model_index.json), or a hub id such as owner/name."
+_FORMATS = "Give a .safetensors file, a diffusers folder (with model_index.json), or a Hugging Face id such as owner/name."
 
 
 def open_checkpoint(reference: str, vae: str = "") -> BaseCheckpoint:
-    """The checkpoint that ``reference`` names, with the VAE that ``vae`` names, if it does. Raises UserError when there is none or it
-    cannot be read."""
+    """The checkpoint that ``reference`` names, with the VAE that ``vae`` names in place of its own. Raises UserError when one of them is
+    missing or cannot be read."""
     checkpoint = _open(reference)
-    if not vae:
-        return checkpoint
-    from .vae import open_vae
-
-    return replace(checkpoint, vae=open_vae(vae))
+    return replace(checkpoint, vae=open_vae(vae)) if vae else checkpoint
 
 
 def _open(reference: str) -> BaseCheckpoint:
@@ -42,11 +34,9 @@ def _open(reference: str) -> BaseCheckpoint:
     if path.is_file():
         if path.suffix.lower() not in (".safetensors", ".ckpt", ".pt", ".pth"):
             raise UserError(f"{path.name} is not a checkpoint file.", _FORMATS, kind="checkpoint")
-        from .parts import require_no_pointer
-
-        require_no_pointer(path)
+        require_no_lfs_pointer(path)
         checkpoint = BaseCheckpoint(path.resolve(), "file")
-        _ = checkpoint.scaled  # a broken file is refused here, before anything heavy
+        _ = checkpoint.file.quantised  # refuses a damaged file before anything heavy is loaded
         return checkpoint
     if _HUB_ID.match(reference):
         return BaseCheckpoint(_download(reference), "folder")
@@ -57,17 +47,17 @@ def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["model_index.json", "*/config.json", "scheduler/*", "tokenizer*/*", "*/*.safetensors"]
-    variants = ["*.fp16.*", "*.non_ema.*"]  # gigabytes that training does not open where there are plain ones
+    variants = ["*.fp16.*", "*.non_ema.*"]  # gigabytes that are not used where there are weights without a variant
     try:
-        # the person at the terminal names the model and means its newest revision; only safetensors and JSON are fetched
+        # the user names the model and means its newest revision; only safetensors and JSON are downloaded
         folder = Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["safety_checker/*", *variants]))  # nosec B615
         if not any((folder / "unet").glob("*.safetensors")):  # some models have nothing but a variant
             folder = Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["safety_checker/*"]))  # nosec B615
         return folder
-    except Exception as error:  # network, authorisation and naming errors come in many types; the cause is shown
+    except Exception as error:  # network, authorisation and naming errors come in many types; the message shows the cause
         cause = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
-            f"{hub_id!r} is not a file or folder here, and the hub did not give it: {type(error).__name__}: {cause}",
-            "Check the path, or go online (a hub id needs the network), or use a checkpoint file of your own.",
+            f"{hub_id!r} is not a local file or folder, and downloading it failed: {type(error).__name__}: {cause}",
+            "Check the path, connect to the internet (a Hugging Face id needs it), or use a local checkpoint file.",
             kind="checkpoint",
         ) from error

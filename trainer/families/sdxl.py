@@ -1,6 +1,6 @@
-"""SDXL: context width 2048 from two text encoders, and a UNet that is also told the pooled prompt, the size and the crop.
+"""SDXL: context width 2048 from two text encoders. Its UNet is also conditioned on the pooled prompt, the image size and the crop.
 
-Illustrious, Pony, Animagine and NoobAI are of this family; NoobAI's v-prediction files say so by marker tensors.
+Illustrious, Pony, Animagine and NoobAI belong to this family. NoobAI's v-prediction files state their prediction by marker tensors.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.gpu_sync import to_device
-from . import clip, ldm
-from .base import PLAIN_TEXT, Framing, TextSettings
-from .checkpoint import BaseCheckpoint
-from .markers import read_json
-from .stable_diffusion import StableDiffusion
+from .base import PLAIN_TEXT, Framing, LatentSpace, TextSettings
+from .checkpoints.base_checkpoint import BaseCheckpoint
+from .checkpoints.diffusers_folder import read_json
+from .stable_diffusion import clip_text, clip_weights, ldm_configs
+from .stable_diffusion.family import StableDiffusion
 
 if TYPE_CHECKING:
     import torch
@@ -22,43 +22,43 @@ if TYPE_CHECKING:
 
 _FIRST_PREFIX = "conditioner.embedders.0.transformer.text_model."
 _SECOND_PREFIX = "conditioner.embedders.1.model."
-_TIME_IDS = 6
+_TIME_IDS = 6  # sizes and positions that the UNet is conditioned on
 
 
 class StableDiffusionXL(StableDiffusion):
-    """The family's one instance is ``trainer.families.sdxl.FAMILY``."""
+    """The family SDXL."""
 
     name = "sdxl"
     title = "SDXL"
-    latent_scale = 0.13025  # scaling_factor of SDXL's VAE
-    text_encoders: tuple[str, ...] = ("text_encoder", "text_encoder_2")
+    latents = LatentSpace(channels=4, downscale=8, scaling_factor=0.13025)  # SDXL's VAE
+    text_folders: tuple[str, ...] = ("text_encoder", "text_encoder_2")
     preset_group = "sdxl"
-    learning_rate = 5e-5  # the usual halving for the larger UNet
+    learning_rate = 5e-5  # half of SD 1.x's, as usual for the larger UNet
 
     def recognises(self, checkpoint: BaseCheckpoint) -> bool:
-        """A UNet with a size embedding, and both text encoders. The refiner, which has only the second, is not of this family."""
+        """A UNet with a size embedding, and both text encoders. The refiner has only the second, so it does not belong to this family."""
         if checkpoint.kind == "folder":
             config = read_json(checkpoint.path / "unet" / "config.json")
             encoders = all((checkpoint.path / part).is_dir() for part in ("text_encoder", "text_encoder_2"))
             return config.get("addition_embed_type") == "text_time" and config.get("in_channels", 4) == 4 and encoders
         shapes = checkpoint.shapes
-        sized = ldm.has_unet(shapes) and f"{ldm.UNET}label_emb.0.0.weight" in shapes
+        sized = ldm_configs.has_unet(shapes) and f"{ldm_configs.UNET}label_emb.0.0.weight" in shapes
         named = (f"{_FIRST_PREFIX}embeddings.token_embedding.weight", f"{_SECOND_PREFIX}token_embedding.weight")
         return sized and all(name in shapes for name in named)
 
     def load_text_encoder(
         self, checkpoint: BaseCheckpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
     ) -> DualClipText:
-        """CLIP ViT-L and OpenCLIP ViT-bigG, each up to its last but one layer; the second's pooled output comes with it."""
+        """CLIP ViT-L and OpenCLIP ViT-bigG, each up to the layer before the last, and the pooled output of the second."""
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
         if checkpoint.kind == "folder":
-            first = clip.load_folder(CLIPTextModel, checkpoint, "text_encoder", dtype)
-            second = clip.load_folder(CLIPTextModelWithProjection, checkpoint, "text_encoder_2", dtype)
+            first = clip_weights.load_from_subfolder(CLIPTextModel, checkpoint, "text_encoder", dtype)
+            second = clip_weights.load_from_subfolder(CLIPTextModelWithProjection, checkpoint, "text_encoder_2", dtype)
         else:
-            first = clip.load_openai(checkpoint, _FIRST_PREFIX, family=self.title)
-            second = clip.load_open_clip(checkpoint, _SECOND_PREFIX, family=self.title, projection=True)
-        tokenizers = clip.tokenizer(checkpoint), clip.zero_padded(clip.tokenizer(checkpoint, "tokenizer_2"))
+            first = clip_weights.load_openai(checkpoint, _FIRST_PREFIX, family=self.title)
+            second = clip_weights.load_open_clip(checkpoint, _SECOND_PREFIX, family=self.title, projection=True)
+        tokenizers = clip_text.tokenizer(checkpoint), clip_text.zero_padded(clip_text.tokenizer(checkpoint, "tokenizer_2"))
         models = (model.to(device=device, dtype=dtype) for model in (first, second))
         return _dual(tokenizers, (next(models), next(models)), settings)
 
@@ -67,18 +67,19 @@ class StableDiffusionXL(StableDiffusion):
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
         if checkpoint.kind == "folder":
-            first = clip.empty_folder(CLIPTextModel, checkpoint, "text_encoder")
-            second = clip.empty_folder(CLIPTextModelWithProjection, checkpoint, "text_encoder_2")
+            first = clip_weights.empty_from_subfolder(CLIPTextModel, checkpoint, "text_encoder")
+            second = clip_weights.empty_from_subfolder(CLIPTextModelWithProjection, checkpoint, "text_encoder_2")
         else:
-            first = clip.empty_openai(checkpoint, _FIRST_PREFIX, family=self.title)
-            second = clip.empty_open_clip(checkpoint, _SECOND_PREFIX, family=self.title, projection=True)
+            first = clip_weights.empty_openai(checkpoint, _FIRST_PREFIX, family=self.title)
+            second = clip_weights.empty_open_clip(checkpoint, _SECOND_PREFIX, family=self.title, projection=True)
         return _dual((None, None), (first, second), settings)
 
     def denoiser_inputs(
         self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype
     ) -> dict[str, Any]:
-        """``encoder_hidden_states`` (batch, 77, width); ``text_embeds`` (batch, pooled width) and ``time_ids`` (batch, 6) in fp32, as
-        bf16 would round them: height and width of the source, top and left of the cut, height and width of the picture."""
+        """``encoder_hidden_states`` (batch, tokens, width), ``text_embeds`` (batch, pooled width) and ``time_ids`` (batch, 6): height and
+        width of the source, top and left of the crop, height and width of the image. ``time_ids`` are fp32, because bf16 would round
+        them."""
         import torch
 
         inputs = super().denoiser_inputs(conditions, framings, device, dtype)
@@ -91,20 +92,20 @@ class StableDiffusionXL(StableDiffusion):
         }
         return inputs
 
-    def empty_condition(self, unet: nn.Module, max_tokens: int = 75) -> dict[str, torch.Tensor]:
-        """``embeds`` for ``max_tokens`` between a start and an end, and ``pooled``."""
+    def empty_condition(self, denoiser: nn.Module, max_tokens: int = 75) -> dict[str, torch.Tensor]:
+        """``embeds`` of ``max_tokens`` tokens between a start and an end token, and ``pooled``."""
         import torch
 
-        config: Any = unet.config
+        config: Any = denoiser.config
         width = int(config.projection_class_embeddings_input_dim) - _TIME_IDS * int(config.addition_time_embed_dim)
-        return {**super().empty_condition(unet, max_tokens), "pooled": torch.empty(width, device="meta")}
+        return {**super().empty_condition(denoiser, max_tokens), "pooled": torch.empty(width, device="meta")}
 
     def encoder_of(self, pipeline: Any, settings: TextSettings) -> DualClipText:
         """Both text models of the pipeline with their tokenizers."""
         return _dual((pipeline.tokenizer, pipeline.tokenizer_2), (pipeline.text_encoder, pipeline.text_encoder_2), settings)
 
     def pipeline(self, checkpoint: BaseCheckpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
-        """``StableDiffusionXLPipeline``; empty negative prompts are encoded, not zeroed, as in ComfyUI and in training."""
+        """``StableDiffusionXLPipeline``. Empty negative prompts are encoded, not zeroed, as in ComfyUI and in training."""
         import torch
         from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
@@ -122,16 +123,16 @@ class StableDiffusionXL(StableDiffusion):
         )
 
     def image_to_image(self, pipeline: Any) -> Any:
-        """``StableDiffusionXLImg2ImgPipeline`` around the parts of ``pipeline``."""
+        """``StableDiffusionXLImg2ImgPipeline`` that shares the models of ``pipeline``."""
         from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img import StableDiffusionXLImg2ImgPipeline
 
         return StableDiffusionXLImg2ImgPipeline(**pipeline.components, force_zeros_for_empty_prompt=False, add_watermarker=False)
 
 
 class DualClipText:
-    """Both text encoders on the same prompt, side by side."""
+    """Both text encoders, applied to the same prompt."""
 
-    def __init__(self, first: clip.ClipText, second: clip.ClipText) -> None:
+    def __init__(self, first: clip_text.ClipText, second: clip_text.ClipText) -> None:
         self.first = first
         self.second = second
 
@@ -141,7 +142,7 @@ class DualClipText:
         return {**self.first.modules, **self.second.modules}
 
     def tokenize(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
-        """One table per prompt, with the token ids of both: they differ in their padding."""
+        """Token ids of each prompt for both text models, which differ in their padding."""
         return [{**first, **second} for first, second in zip(self.first.tokenize(prompts), self.second.tokenize(prompts), strict=True)]
 
     def conditions(self, tokens: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
@@ -153,18 +154,18 @@ class DualClipText:
 
     def encode(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
         """``conditions`` of prompts in fp32 on the CPU, without gradients."""
-        return clip.encode(self, prompts)
+        return clip_text.encode(self, prompts)
 
     def count_tokens(self, prompt: str) -> int:
-        """Tokens of ``prompt`` without the start and end tokens."""
+        """Number of tokens in ``prompt``, without the start and end tokens."""
         return self.first.count_tokens(prompt)
 
 
 def _dual(tokenizers: tuple[Any, Any], models: tuple[Any, Any], settings: TextSettings) -> DualClipText:
-    """Both encoders as SDXL uses them: the layer before the last, without the final norm."""
+    """Both encoders with SDXL's settings: the layer before the last, without the final norm."""
     own = replace(settings, clip_skip=2)
-    first = clip.ClipText(tokenizers[0], models[0], own, normed=False)
-    return DualClipText(first, clip.ClipText(tokenizers[1], models[1], own, normed=False, component="te2"))
+    first = clip_text.ClipText(tokenizers[0], models[0], own, normed=False)
+    return DualClipText(first, clip_text.ClipText(tokenizers[1], models[1], own, normed=False, component="te2"))
 
 
 FAMILY = StableDiffusionXL()

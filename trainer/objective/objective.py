@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def chosen_prediction(found: Prediction, settings: ObjectiveSection, name: str = "The checkpoint") -> Prediction:
     """What the checkpoint ``name`` says, unless ``settings`` say otherwise. Raises UserError for what cannot be trained."""
-    require_supported(found, name, chosen=settings.prediction != "auto")
+    require_supported(found, name, overridden=settings.prediction != "auto")
     kind = found.kind if settings.prediction == "auto" else settings.prediction.replace("-", "_")
     zero = found.zero_terminal_snr if settings.zero_terminal_snr == "auto" else settings.zero_terminal_snr == "on"
     if kind == "epsilon" and settings.zero_terminal_snr == "on":

@@ -126,7 +126,7 @@ def _forward_bytes(
 
     training, batch = config.training, _at_once(config)
     conditions, framings = [family.empty_condition(unet, training.max_tokens)] * batch, [Framing(original=size, target=size)] * batch
-    latents = torch.empty(batch, int(unet.config.in_channels), size[1] // 8, size[0] // 8, device="meta", dtype=dtype)
+    latents = torch.empty(batch, *family.latents.shape(*size), device="meta", dtype=dtype)
     seen: set[int] = set()
     kept: list[torch.Tensor] = []  # holding them keeps their ids unique
     weights = {id(tensor) for model in models_of(unet, text) for tensor in (*model.parameters(), *model.buffers())}

@@ -219,7 +219,7 @@ def _files(checkpoint: BaseCheckpoint) -> dict[str, Path]:
     """The files that stand for a checkpoint and its VAE, by what they are called in messages."""
     files = {f"The checkpoint {checkpoint.path}": checkpoint.path if checkpoint.kind == "file" else checkpoint.path / "model_index.json"}
     if (vae := checkpoint.vae) is not None:
-        files[f"The VAE {vae.path}"] = vae.path / "config.json" if vae.folder else vae.path
+        files[f"The VAE {vae.path}"] = vae.path / "config.json" if vae.is_folder else vae.path
     return files
 
 

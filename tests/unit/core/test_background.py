@@ -15,7 +15,8 @@ import pytest
 
 from tests.unit.training_helpers import Trained, configuration, make_dataset, train_here
 from trainer.core.work.background import Ahead
-from trainer.families import BaseCheckpoint, ldm
+from trainer.families import BaseCheckpoint
+from trainer.families.stable_diffusion import ldm_configs
 from trainer.runs import events
 
 
@@ -54,7 +55,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     tensors = BaseCheckpoint.tensors
 
     def noted(self: BaseCheckpoint, wanted: Any, *given: Any, **more: Any) -> Any:
-        if wanted(f"{ldm.UNET}out.2.weight") and not wanted(f"{ldm.VAE}encoder.conv_in.weight"):
+        if wanted(f"{ldm_configs.UNET}out.2.weight") and not wanted(f"{ldm_configs.VAE}encoder.conv_in.weight"):
             threads.append(threading.current_thread().name)
         return tensors(self, wanted, *given, **more)
 

@@ -1,9 +1,9 @@
-"""Chunks prompts with kohya's own code and prints what it did as JSON. Run by ``test_long_prompts.py`` in its own process.
+"""Encode prompts with kohya's own code and print the result as JSON. ``test_long_prompts.py`` runs this in a process of its own.
 
     KOHYA_PATH=sd-scripts python -m tests.unit.families.encode_with_kohya > tests/unit/families/kohya_prompts.json
 
-``library/strategy_sd.py`` and ``strategy_sdxl.py`` are used as they are; of what they import, the logging set-up and the dataset code,
-which do nothing here, are replaced. The text models are stand-ins that tell, instead of what a token means, where it was.
+``library/strategy_sd.py`` and ``strategy_sdxl.py`` are used unchanged. Two modules that they import, for logging and datasets, are replaced
+by empty ones. The text models are stand-ins whose states encode the position of each token.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from transformers import CLIPTokenizer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
-from trainer.families.base import tokenizer_folder
+from trainer.families.stable_diffusion.clip_text import tokenizer_folder
 
 LENGTHS = (75, 150, 225)
 LAYERS = 12
-FINAL_NORM = 1000.0  # what the stand-in's final norm adds
+FINAL_NORM = 1000.0  # added by the stand-in for the final norm
 PROMPTS = [
     "",
     "a photo of a cat",
     "cat " * 75,
     "cat " * 76,
-    "cat " * 75 + "!+",  # a second chunk that begins with token 0, which pads
-    "cat " * 149 + "!+",  # and one that ends in it
+    "cat " * 75 + "!+",  # the second chunk begins with token 0, which is padding for some encoders
+    "cat " * 149 + "!+",  # the second chunk ends with it
     ", ".join(f"tag number {number} of a long caption" for number in range(40)),
 ]
 
 
 class Positions(torch.nn.Module):
-    """A text model whose state ``layer`` of a token is (layer, row x 77 + place); ``projected``: its pooled output is the end token's."""
+    """A text model whose hidden state of a token is (layer, row x 77 + position). ``projected``: the pooled output is the end token's."""
 
     def __init__(self, *, projected: bool = False) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Positions(torch.nn.Module):
         self.text_projection.weight = torch.zeros(1)
 
     def forward(self, ids: torch.Tensor, output_hidden_states: bool = False, return_dict: bool = True) -> Any:
-        """transformers' output classes, as the two kinds of model give them."""
+        """The output in transformers' classes for models with and without a projection."""
         places = torch.arange(ids.numel(), dtype=torch.float32).reshape(ids.shape)
         states = tuple(torch.stack([torch.full_like(places, layer), places], dim=-1) for layer in range(LAYERS + 1))
         last = self.text_model.final_layer_norm(states[-1])
@@ -59,7 +59,7 @@ class Positions(torch.nn.Module):
 
 
 def _with_kohya(path: str) -> dict[str, Any]:
-    """``{family: {length: [{"ids": per encoder, "states": per encoder, and SDXL's pooled one}]}}``, one entry per prompt."""
+    """``{family: {length: [{"ids": by encoder, "states": by encoder, plus SDXL's pooled one}]}}`` with an entry for each prompt."""
     sys.path.insert(0, path)
     utils = types.ModuleType("library.utils")
     utils.setup_logging = lambda *arguments, **options: None  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ def _with_kohya(path: str) -> dict[str, Any]:
 
     def load(self: Any, model_class: Any, model_id: str, subfolder: str | None = None, tokenizer_cache_dir: str | None = None) -> Any:
         tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder()), local_files_only=True)
-        if subfolder:  # SD 2's own pads with token 0
+        if subfolder:  # SD 2's tokenizer pads with token 0
             tokenizer.pad_token = "!"
         return tokenizer
 
@@ -92,21 +92,21 @@ def _with_kohya(path: str) -> dict[str, Any]:
                 ids = list(tokens.tokenize(prompt))
                 rows.append((ids, encode.encode_tokens(tokens, models, ids)))
             found[family][str(length)] = [
-                {"ids": [told_ids(one[0]) for one in ids], "states": [told_states(one[0]) for one in states]} for ids, states in rows
+                {"ids": [ids_as_text(one[0]) for one in ids], "states": [states_as_text(one[0]) for one in states]} for ids, states in rows
             ]
     return found
 
 
-def told_ids(chunks: torch.Tensor) -> list[str]:
-    """Each chunk's token ids as text; one that is repeated as ``id*times``."""
+def ids_as_text(chunks: torch.Tensor) -> list[str]:
+    """The token ids of each chunk as text; repeated ids as ``id*times``."""
     return [" ".join(_times(token, len(list(run))) for token, run in groupby(chunk)) for chunk in chunks.reshape(-1, 77).tolist()]
 
 
-def told_states(states: torch.Tensor) -> str:
-    """The layer and the places of ``states`` (tokens, 2) or (2,), places as ranges."""
+def states_as_text(states: torch.Tensor) -> str:
+    """The layer and the positions of ``states`` (tokens, 2) or (2,), positions as ranges."""
     layers, places = (column.int().tolist() for column in states.reshape(-1, 2).T)
     assert len(set(layers)) == 1
-    # a range is where place - index stays the same
+    # position - index is constant within a range
     ranges = [[place for _, place in run] for _, run in groupby(enumerate(places), lambda pair: pair[1] - pair[0])]
     return f"layer {layers[0]}: " + " ".join(f"{one[0]}-{one[-1]}" for one in ranges)
 

@@ -1,4 +1,4 @@
-"""Checkpoints with parts missing, in variants or as pointers, and a VAE of one's own: loaded, or refused in a sentence before a run."""
+"""Checkpoints with missing parts, in variants or as Git LFS pointers, and separate VAEs: loaded, or refused before a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.cli import main
 from trainer.core.errors import UserError
 from trainer.families import family_named, family_of, open_checkpoint
-from trainer.families.vae import open_vae
+from trainer.families.stable_diffusion.vae import open_vae
 from trainer.lorafile import read_lora
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def whole(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def copy(whole: Path, tmp_path: Path) -> Path:
-    """A copy to change; weights are links."""
+    """A copy of the folder that a test may change; weights are hard links."""
     shutil.copytree(whole, tmp_path / "model", copy_function=lambda source, target: Path(target).hardlink_to(source))
     return tmp_path / "model"
 
@@ -52,7 +52,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 
 @pytest.mark.parametrize("variant", ["fp16", "non_ema"])
-def test_a_folder_with_nothing_but_a_variant_is_loaded(whole: Path, copy: Path, variant: str) -> None:
+def test_folder_with_only_a_variant_is_loaded(whole: Path, copy: Path, variant: str) -> None:
     for name in (UNET, VAE, TEXT):
         (copy / f"{name}.safetensors").rename(copy / f"{name}.{variant}.safetensors")
     assert same(weights(copy), weights(whole))
@@ -92,17 +92,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_an_incomplete_folder_is_a_sentence_in_the_dry_run(
-    copy: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_refuses_an_incomplete_folder(copy: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]) -> None:
     damage, words = DAMAGE[what]
     damage(copy)
     assert dry_run(tmp_path, copy) != 0
-    said = capsys.readouterr().err
-    assert words in said and "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert words in printed and "Traceback" not in printed
 
 
-def test_weights_with_a_tensor_missing_are_not_left_random(copy: Path) -> None:
+def test_missing_tensor_in_folder_is_refused(copy: Path) -> None:
     unet = load_file(copy / f"{UNET}.safetensors")
     del unet["mid_block.attentions.0.proj_in.weight"]
     (copy / f"{UNET}.safetensors").unlink()
@@ -111,7 +109,7 @@ def test_weights_with_a_tensor_missing_are_not_left_random(copy: Path) -> None:
         family_named("sd1").load_denoiser(open_checkpoint(str(copy)), torch.float32)
 
 
-def test_a_single_file_that_is_a_pointer_is_called_one(tmp_path: Path) -> None:
+def test_git_lfs_pointer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text(POINTER, encoding="utf-8")
     with pytest.raises(UserError, match="Git LFS pointer"):
         open_checkpoint(str(tmp_path / "model.safetensors"))
@@ -127,7 +125,7 @@ def without_vae(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def vaes(shallow_checkpoint: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The checkpoint's VAE in the forms that people have."""
+    """The checkpoint's VAE in every supported form."""
     root = tmp_path_factory.mktemp("vaes")
     found = {key: value for key, value in load_file(shallow_checkpoint).items() if key.startswith("first_stage_model.")}
     save_file(found, root / "prefixed.safetensors")
@@ -140,11 +138,11 @@ def vaes(shallow_checkpoint: Path, whole: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize("form", ["prefixed", "bare", "pickle", "diffusers", "folder", "model folder"])
-def test_a_vae_of_one_s_own_is_the_vae_that_it_was(without_vae: Path, vaes: dict[str, Path], shallow_checkpoint: Path, form: str) -> None:
+def test_separate_vae_loads_from_every_form(without_vae: Path, vaes: dict[str, Path], shallow_checkpoint: Path, form: str) -> None:
     assert same(weights(without_vae, str(vaes[form])), weights(shallow_checkpoint))
 
 
-def test_a_single_file_without_a_vae_is_refused_in_the_dry_run_until_one_is_named(
+def test_dry_run_refuses_a_file_without_vae_unless_one_is_set(
     without_vae: Path, vaes: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert dry_run(tmp_path, without_vae) != 0
@@ -152,9 +150,7 @@ def test_a_single_file_without_a_vae_is_refused_in_the_dry_run_until_one_is_name
     assert dry_run(tmp_path, without_vae, **{"base.vae": str(vaes["bare"])}) == 0
 
 
-def test_a_run_with_another_vae_is_another_run_with_latents_of_its_own(
-    shallow_checkpoint: Path, vaes: dict[str, Path], tmp_path: Path
-) -> None:
+def test_separate_vae_gives_another_run_and_other_latents(shallow_checkpoint: Path, vaes: dict[str, Path], tmp_path: Path) -> None:
     halved = load_file(vaes["bare"])
     halved["quant_conv.weight"] = halved["quant_conv.weight"] / 2
     save_file(halved, tmp_path / "halved.safetensors")
@@ -169,14 +165,14 @@ def test_a_run_with_another_vae_is_another_run_with_latents_of_its_own(
     assert losses[0] != losses[1]
 
 
-def test_what_is_no_vae_for_this_model_is_refused(vaes: dict[str, Path], tmp_path: Path) -> None:
+def test_unsuitable_vae_is_refused(vaes: dict[str, Path], tmp_path: Path) -> None:
     bare = load_file(vaes["bare"])
     wide = {**bare, "decoder.conv_in.weight": torch.zeros(64, 16, 3, 3)}
     save_file(wide, tmp_path / "flux.safetensors")
     with pytest.raises(UserError, match="16 channels"):
         open_vae(str(tmp_path / "flux.safetensors"))
     save_file({key: value for key, value in bare.items() if key.startswith("decoder.")}, tmp_path / "taesd.safetensors")
-    with pytest.raises(UserError, match="no VAE with encoder and decoder"):
+    with pytest.raises(UserError, match="no VAE with an encoder and a decoder"):
         open_vae(str(tmp_path / "taesd.safetensors"))
     with pytest.raises(UserError, match="not found"):
         open_vae(str(tmp_path / "none.safetensors"))
@@ -184,20 +180,18 @@ def test_what_is_no_vae_for_this_model_is_refused(vaes: dict[str, Path], tmp_pat
         open_vae("~nosuchuser/vae.safetensors")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderTiny"}), encoding="utf-8")
-    with pytest.raises(UserError, match="no diffusers VAE"):
+    with pytest.raises(UserError, match="not a diffusers VAE"):
         open_vae(str(tmp_path / "folder"))
 
 
-def test_a_hub_model_with_nothing_but_a_variant_is_downloaded_again_with_it(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hub_model_with_only_a_variant_is_downloaded_with_it(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    asked = []
+    requests = []
 
     def snapshot(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.append(ignore_patterns)
-        if len(asked) == 1:
+        requests.append(ignore_patterns)
+        if len(requests) == 1:
             (copy / f"{UNET}.safetensors").rename(tmp_path / "kept")
         else:
             (tmp_path / "kept").rename(copy / f"{UNET}.fp16.safetensors")
@@ -205,5 +199,5 @@ def test_a_hub_model_with_nothing_but_a_variant_is_downloaded_again_with_it(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     checkpoint = open_checkpoint("someone/model")
-    assert len(asked) == 2 and "*.fp16.*" in asked[0] and "*.fp16.*" not in asked[1]
+    assert len(requests) == 2 and "*.fp16.*" in requests[0] and "*.fp16.*" not in requests[1]
     family_of(checkpoint)

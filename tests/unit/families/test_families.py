@@ -1,4 +1,4 @@
-"""SD 2.x and SDXL: configurations, text encoders, conditioning and exported names, held to independent code."""
+"""SD 2.x and SDXL: configurations, text encoders, conditioning and LoRA keys, compared with independent code."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from torch.nn import functional as F
 
 from random_checkpoints.layout import FULL_SDXL, TINY_SD2, TINY_SDXL, tensors
 from random_checkpoints.make_checkpoint import make_empty_checkpoint
-from tests.unit.families.test_model_configs import settled
+from tests.unit.families.plain_models import below, full_config, open_clip
 from tests.unit.lorafile.helpers import key_table
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.config.run_config import ObjectiveSection
 from trainer.core.errors import UserError
 from trainer.dataset import PrepareSettings, open_dataset, prepare
-from trainer.families import FAMILIES, Framing, Prediction, family_named, family_of, ldm, open_checkpoint
+from trainer.families import FAMILIES, Framing, Prediction, family_named, family_of, open_checkpoint
+from trainer.families.stable_diffusion import ldm_configs
 from trainer.objective.objective import chosen_prediction
 from trainer.plan.run_plan import make_plan
 from trainer.training.micro_batch import framing
@@ -47,19 +48,19 @@ SDXL_UNET = {
 }  # fmt: skip
 
 
-def test_the_full_size_unet_of_sdxl_is_the_published_one() -> None:
+def test_sdxl_unet_config_matches_published_one() -> None:
     shapes = {tensor.name: tensor.shape for tensor in tensors(FULL_SDXL)}
-    assert settled(UNet2DConditionModel, ldm.unet_config(shapes, heads=None)) == settled(UNet2DConditionModel, SDXL_UNET)
+    assert full_config(UNet2DConditionModel, ldm_configs.unet_config(shapes, heads=None)) == full_config(UNet2DConditionModel, SDXL_UNET)
 
 
-def test_each_family_recognises_its_own_files_and_no_other(tiny_checkpoints: dict[str, Path]) -> None:
+def test_each_family_recognises_only_its_own_files(tiny_checkpoints: dict[str, Path]) -> None:
     for name, path in tiny_checkpoints.items():
         checkpoint = open_checkpoint(str(path))
         assert [family.name for family in FAMILIES if family.recognises(checkpoint)] == [name]
 
 
 @pytest.mark.parametrize(("name", "modules", "attention", "with_convolutions"), [("sd2", 192, 128, 276), ("sdxl", 722, 560, 787)])
-def test_the_lora_modules_are_kohyas(
+def test_denoiser_targets_match_kohya(
     tiny_checkpoints: dict[str, Path], name: str, modules: int, attention: int, with_convolutions: int
 ) -> None:
     checkpoint = open_checkpoint(str(tiny_checkpoints[name]))
@@ -69,7 +70,7 @@ def test_the_lora_modules_are_kohyas(
 
 
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
-def test_a_single_file_gives_the_unet_that_diffusers_loads_from_it(tiny_checkpoints: dict[str, Path], name: str, tmp_path: Path) -> None:
+def test_unet_from_single_file_matches_diffusers(tiny_checkpoints: dict[str, Path], name: str, tmp_path: Path) -> None:
     size = {"sd2": TINY_SD2, "sdxl": TINY_SDXL}[name]
     config: dict[str, Any] = {"block_out_channels": size.unet, "cross_attention_dim": size.context, "use_linear_projection": True}
     config["attention_head_dim"] = [max(1, width // 64) for width in size.unet]
@@ -91,7 +92,7 @@ def test_a_single_file_gives_the_unet_that_diffusers_loads_from_it(tiny_checkpoi
     with torch.no_grad():
         expected = plain.eval()(latents, torch.tensor([7, 801]), **arguments).sample
         given = ours(latents, torch.tensor([7, 801]), **arguments).sample
-    # the same weights: how memory is aligned may choose another kernel, which rounds differently
+    # the weights are equal, but the alignment of memory may select another kernel, which rounds differently
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
     theirs = dict(plain.named_parameters())
     assert all(torch.equal(value, theirs[key]) for key, value in ours.named_parameters())
@@ -103,40 +104,12 @@ def test_a_single_file_gives_the_unet_that_diffusers_loads_from_it(tiny_checkpoi
         assert value.is_contiguous(memory_format=torch.channels_last if value.dim() == 4 else torch.contiguous_format), key
 
 
-def open_clip(w: dict[str, torch.Tensor], ids: torch.Tensor, layers: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """OpenCLIP's text transformer on ``ids`` (batch, 77): the last layer's output without the final norm, and the pooled projection
-    that all ``layers`` with the norm give at the end token. Pre-norm blocks, causal attention, GELU; written from the architecture."""
-    width = w["ln_final.weight"].shape[0]
-
-    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
-        return F.layer_norm(x, (width,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
-
-    x = w["token_embedding.weight"][ids] + w["positional_embedding"]
-    heads, causal = width // 64, torch.full((77, 77), -math.inf).triu(1)
-    hidden = [x]
-    for layer in range(layers):
-        block = f"transformer.resblocks.{layer}"
-        joined = norm(x, f"{block}.ln_1") @ w[f"{block}.attn.in_proj_weight"].T + w[f"{block}.attn.in_proj_bias"]
-        q, k, v = (part.unflatten(-1, (heads, 64)).transpose(1, 2) for part in joined.chunk(3, dim=-1))
-        attended = ((q @ k.transpose(-1, -2) / 8 + causal).softmax(-1) @ v).transpose(1, 2).flatten(2)
-        x = x + attended @ w[f"{block}.attn.out_proj.weight"].T + w[f"{block}.attn.out_proj.bias"]
-        inner = F.gelu(norm(x, f"{block}.ln_2") @ w[f"{block}.mlp.c_fc.weight"].T + w[f"{block}.mlp.c_fc.bias"])
-        x = x + inner @ w[f"{block}.mlp.c_proj.weight"].T + w[f"{block}.mlp.c_proj.bias"]
-        hidden.append(x)
-    at_end = norm(x, "ln_final")[torch.arange(len(ids)), (ids == 49407).int().argmax(dim=1)]
-    return hidden[-2], at_end @ w["text_projection"]
-
-
 def token_ids(tokenizer: Any, filler: int) -> torch.Tensor:
     rows = [tokenizer(prompt).input_ids for prompt in PROMPTS]
     return torch.tensor([row + [filler] * (77 - len(row)) for row in rows])
 
 
-def below(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor.float() for name, tensor in weights.items() if name.startswith(prefix)}
-
-
-def test_sdxl_s_second_encoder_is_a_plain_open_clip_padded_with_zeros(tiny_checkpoints: dict[str, Path]) -> None:
+def test_sdxl_second_encoder_matches_plain_open_clip(tiny_checkpoints: dict[str, Path]) -> None:
     encoder: Any = family_named("sdxl").load_text_encoder(open_checkpoint(str(tiny_checkpoints["sdxl"])), torch.float32, CPU)
     weights = below(load_file(str(tiny_checkpoints["sdxl"])), "conditioner.embedders.1.model.")
     hidden, pooled = open_clip(weights, token_ids(encoder.first.tokenizer, 0), TINY_SDXL.second_layers)
@@ -145,7 +118,7 @@ def test_sdxl_s_second_encoder_is_a_plain_open_clip_padded_with_zeros(tiny_check
     torch.testing.assert_close(torch.stack([row["pooled"] for row in rows]), pooled, rtol=1e-4, atol=1e-5)
 
 
-def test_sd2_s_encoder_stops_before_its_last_layer_and_is_normed(tiny_checkpoints: dict[str, Path]) -> None:
+def test_sd2_encoder_uses_normed_output_of_the_layer_before_the_last(tiny_checkpoints: dict[str, Path]) -> None:
     encoder: Any = family_named("sd2").load_text_encoder(open_checkpoint(str(tiny_checkpoints["sd2"])), torch.float32, CPU)
     weights = below(load_file(str(tiny_checkpoints["sd2"])), "cond_stage_model.model.")
     hidden, _ = open_clip(weights, token_ids(encoder.tokenizer, 0), TINY_SD2.text_layers)
@@ -155,7 +128,7 @@ def test_sd2_s_encoder_stops_before_its_last_layer_and_is_normed(tiny_checkpoint
 
 
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
-def test_prompts_and_pictures_are_those_of_diffusers_pipeline(tiny_checkpoints: dict[str, Path], name: str) -> None:
+def test_conditioning_and_latents_match_diffusers_pipeline(tiny_checkpoints: dict[str, Path], name: str) -> None:
     checkpoint, family = open_checkpoint(str(tiny_checkpoints[name])), family_named(name)
     pipeline = family.pipeline(checkpoint, dtype=torch.float32)
     assert isinstance(pipeline, StableDiffusionXLPipeline if name == "sdxl" else StableDiffusionPipeline)
@@ -180,7 +153,7 @@ def test_prompts_and_pictures_are_those_of_diffusers_pipeline(tiny_checkpoints: 
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_a_diffusers_folder_of_sdxl_gives_what_its_file_gives(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_sdxl_folder_encodes_like_its_single_file(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     family, single = family_named("sdxl"), open_checkpoint(str(tiny_checkpoints["sdxl"]))
     family.pipeline(single, dtype=torch.float32).save_pretrained(tmp_path / "folder")
     folder = open_checkpoint(str(tmp_path / "folder"))
@@ -190,7 +163,7 @@ def test_a_diffusers_folder_of_sdxl_gives_what_its_file_gives(tiny_checkpoints: 
         assert all(torch.allclose(ours[key], theirs[key], atol=1e-5) for key in ("embeds", "pooled"))
 
 
-def test_sdxl_is_told_source_cut_and_size_in_that_order_and_not_rounded(tmp_path: Path) -> None:
+def test_sdxl_time_ids_are_ordered_and_not_rounded(tmp_path: Path) -> None:
     framings = [Framing((1600, 1001), (1024, 768), (12, 34))]
     condition = {"embeds": torch.zeros(77, 8), "pooled": torch.zeros(4)}
     inputs = family_named("sdxl").denoiser_inputs([condition], framings, CPU, torch.bfloat16)
@@ -199,30 +172,30 @@ def test_sdxl_is_told_source_cut_and_size_in_that_order_and_not_rounded(tmp_path
     assert framing(open_dataset(folder).items[0]) == Framing((64, 64), (64, 64), (0, 0))
 
 
-def test_a_mirrored_picture_was_cut_at_the_other_side(tmp_path: Path) -> None:
+def test_framing_of_flipped_image_mirrors_the_crop(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.effect_noise((101, 64), 80).convert("RGB").save(tmp_path / "in" / "a.png")
     item = prepare(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="x", resolution=64)).dataset.items[0]
     assert framing(item).crop_top_left == (0, 18)
     assert framing(item, flipped=True).crop_top_left == (0, 101 - 64 - 18)
-    older = replace(item, crop_right=None)  # from a manifest of before it was kept
+    older = replace(item, crop_right=None)  # older manifests do not record it
     assert framing(older, flipped=True) == framing(older)
 
 
 def trained_names(checkpoint: Path, tmp_path: Path) -> set[str]:
-    """The layers in the exported file of a run of one step."""
+    """The layers in the exported file of a one-step run."""
     config = configuration(checkpoint, make_dataset(tmp_path, 2), tmp_path / "runs", {"training.max_steps": 1})
     trained = train_here(config)
     assert trained.status == 0
     return {key.split(".")[0] for key in load_file(str(trained.run.lora))}
 
 
-def test_sd2_s_exported_names_are_kohyas(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_sd2_lora_keys_match_kohya(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     known = {key.split(".")[0] for key in key_table("sd15") if key.startswith("lora_unet_")}
     assert trained_names(tiny_checkpoints["sd2"], tmp_path) == known
 
 
-def test_sdxl_s_exported_names_are_the_checkpoint_s_own(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_sdxl_lora_keys_use_the_checkpoint_names(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     layer = re.compile(r"model\.diffusion_model\.(.+\.(?:proj_in|proj_out|to_[qkv]|to_out\.0|ff\.net\.0\.proj|ff\.net\.2))\.weight")
     own = {match[1] for name in load_file(str(tiny_checkpoints["sdxl"])) if (match := layer.fullmatch(name))}
     written = trained_names(tiny_checkpoints["sdxl"], tmp_path)
@@ -230,7 +203,7 @@ def test_sdxl_s_exported_names_are_the_checkpoint_s_own(tiny_checkpoints: dict[s
     assert len(written) == len({key.split(".")[0] for key in key_table("sdxl") if key.startswith("lora_unet_")})
 
 
-def test_the_plan_of_a_full_size_sdxl_counts_kohya_s_parameters(tmp_path: Path) -> None:
+def test_plan_of_full_size_sdxl_counts_parameters_like_kohya(tmp_path: Path) -> None:
     make_empty_checkpoint(tmp_path / "xl.safetensors", "full-sdxl")
     checkpoint, folder = open_checkpoint(str(tmp_path / "xl.safetensors")), make_dataset(tmp_path, 1, resolution=1024)
     plans = [
@@ -250,7 +223,7 @@ def test_the_plan_of_a_full_size_sdxl_counts_kohya_s_parameters(tmp_path: Path) 
             per_rank += shape[1] if key.endswith(".lora_down.weight") else shape[0]
     assert [plan.trainable_parameters for plan in plans] == [16 * per_rank] * 2
     assert plans[0].modules == 722
-    # 2,567.5 million frozen parameters of two bytes, on a CPU with room packed for both directions, and what a step keeps
+    # 2,567.5 million frozen parameters of two bytes; on a CPU with enough memory, packed for both directions; and activations
     assert all(5.13 < plan.memory["base"] < (10.4 if plan.prepacked else 5.2) for plan in plans)
     kept = [plan.memory_gb - plan.memory["base"] for plan in plans]
     assert 0 < kept[0] < 3.9 < kept[1] < 15
@@ -261,36 +234,36 @@ def changed(source: Path, target: Path, tensors: dict[str, torch.Tensor], metada
     return target
 
 
-def test_the_prediction_is_read_from_markers_metadata_and_configuration(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_prediction_is_read_from_markers_metadata_and_configuration(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     source, family = tiny_checkpoints["sdxl"], family_named("sdxl")
 
-    def found(path: Path) -> Prediction:
+    def prediction(path: Path) -> Prediction:
         checkpoint = open_checkpoint(str(path))
         assert family_of(checkpoint) is family
         return family.prediction(checkpoint)
 
-    assert found(source) == Prediction("epsilon")
+    assert prediction(source) == Prediction("epsilon")
     marker = {"v_pred": torch.zeros(1)}
-    assert found(changed(source, tmp_path / "v.safetensors", marker)) == Prediction("v_prediction")
+    assert prediction(changed(source, tmp_path / "v.safetensors", marker)) == Prediction("v_prediction")
     both = changed(source, tmp_path / "z.safetensors", {**marker, "ztsnr": torch.zeros(1)})
-    assert found(both) == Prediction("v_prediction", True)
-    assert found(changed(source, tmp_path / "m.safetensors", {}, {"modelspec.prediction_type": "v"})) == Prediction("v_prediction")
+    assert prediction(both) == Prediction("v_prediction", True)
+    assert prediction(changed(source, tmp_path / "m.safetensors", {}, {"modelspec.prediction_type": "v"})) == Prediction("v_prediction")
     family.pipeline(open_checkpoint(str(both)), dtype=torch.float32).save_pretrained(tmp_path / "folder")
-    assert found(tmp_path / "folder") == Prediction("v_prediction", True)
+    assert prediction(tmp_path / "folder") == Prediction("v_prediction", True)
 
 
-def test_sd2_s_v_models_are_told_by_the_spread_of_one_bias(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_sd2_v_prediction_is_recognised_by_the_spread_of_one_bias(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     family = family_named("sd2")
     name = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
     assert family.prediction(open_checkpoint(str(tiny_checkpoints["sd2"]))).kind == "epsilon"
     wide = {name: torch.linspace(-0.5, 0.5, 64)}
     path = changed(tiny_checkpoints["sd2"], tmp_path / "v.safetensors", wide)
     assert family.prediction(open_checkpoint(str(path))).kind == "v_prediction"
-    said = changed(tiny_checkpoints["sd2"], tmp_path / "e.safetensors", wide, {"modelspec.prediction_type": "epsilon"})
-    assert family.prediction(open_checkpoint(str(said))).kind == "epsilon"
+    stated = changed(tiny_checkpoints["sd2"], tmp_path / "e.safetensors", wide, {"modelspec.prediction_type": "epsilon"})
+    assert family.prediction(open_checkpoint(str(stated))).kind == "epsilon"
 
 
-def test_a_setting_overrules_what_the_file_says() -> None:
+def test_objective_settings_override_the_stated_prediction() -> None:
     noobai = Prediction("v_prediction", True)
     assert chosen_prediction(noobai, ObjectiveSection()) == noobai
     assert chosen_prediction(noobai, ObjectiveSection(prediction="epsilon")) == Prediction("epsilon")
@@ -309,7 +282,7 @@ def test_zero_terminal_snr_samples_from_the_last_timestep() -> None:
 
 
 def test_zero_terminal_snr_rescales_as_in_the_paper() -> None:
-    """Lin et al. 2023, algorithm 1, in plain floats: shift the roots of the products so that the last is zero, scale the first back."""
+    """Lin et al. 2023, algorithm 1, in plain floats: shift the roots of the products so that the last is zero, then rescale the first."""
     first, last = math.sqrt(0.00085), math.sqrt(0.012)
     roots, product = [], 1.0
     for index in range(1000):
@@ -331,7 +304,9 @@ def test_zero_terminal_snr_rescales_as_in_the_paper() -> None:
         ("sd2", "cond_stage_model.model.ln_final.bias", "text encoder"),
     ],
 )
-def test_a_missing_text_tensor_is_an_error(tiny_checkpoints: dict[str, Path], tmp_path: Path, name: str, missing: str, word: str) -> None:
+def test_missing_text_encoder_tensor_is_refused(
+    tiny_checkpoints: dict[str, Path], tmp_path: Path, name: str, missing: str, word: str
+) -> None:
     weights = load_file(str(tiny_checkpoints[name]))
     del weights[missing]
     save_file(weights, tmp_path / "holed.safetensors")
@@ -339,7 +314,7 @@ def test_a_missing_text_tensor_is_an_error(tiny_checkpoints: dict[str, Path], tm
         family_named(name).load_text_encoder(open_checkpoint(str(tmp_path / "holed.safetensors")), torch.float32, CPU)
 
 
-def test_the_refiner_is_called_by_its_name(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_refiner_is_refused_by_name(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     weights = {name: tensor for name, tensor in load_file(str(tiny_checkpoints["sdxl"])).items() if "embedders.0." not in name}
     save_file(weights, tmp_path / "refiner.safetensors")
     with pytest.raises(UserError, match="refiner"):

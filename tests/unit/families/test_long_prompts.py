@@ -1,7 +1,7 @@
-"""Long prompts and clip skip do what kohya's trainer does with them.
+"""Long prompts and clip skip are handled like in kohya's trainer.
 
-``kohya_prompts.json`` is what kohya's own code (sd-scripts at 48d368fa) did with the prompts in ``encode_with_kohya.py``: made by the
-command there. Set KOHYA_PATH to a checkout to compare with that one instead.
+``kohya_prompts.json`` records what kohya's own code (sd-scripts at 48d368fa) does with the prompts in ``encode_with_kohya.py``; the command
+there wrote it. Set KOHYA_PATH to a checkout to compare with that one instead.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.families.encode_with_kohya import LENGTHS, PROMPTS, Positions, told_ids, told_states
-from tests.unit.families.test_families import below, open_clip
-from tests.unit.families.test_prompts import plain_clip
+from tests.unit.families.encode_with_kohya import LENGTHS, PROMPTS, Positions, ids_as_text, states_as_text
+from tests.unit.families.plain_models import below, open_clip, plain_clip
 from trainer.core.errors import UserError
 from trainer.families import TextSettings, family_named, open_checkpoint
-from trainer.families.base import tokenizer_folder
-from trainer.families.clip import ClipText, zero_padded
 from trainer.families.sdxl import DualClipText
+from trainer.families.stable_diffusion.clip_text import ClipText, tokenizer_folder, zero_padded
 
 FAMILIES = ("sd1", "sd1 clip skip 2", "sd2", "sdxl")
 CPU = torch.device("cpu")
@@ -31,7 +29,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def kohya() -> Any:
-    """What kohya's code did, by family, length and prompt."""
+    """The results of kohya's code by family, length and prompt."""
     if not os.environ.get("KOHYA_PATH"):
         return json.loads(Path(__file__).with_name("kohya_prompts.json").read_text(encoding="utf-8"))
     root = Path(__file__).resolve().parents[3]
@@ -42,7 +40,7 @@ def kohya() -> Any:
 
 
 def encoder(family: str, length: int) -> Any:
-    """The family's encoder with text models that tell where a token was."""
+    """The family's encoder with text models whose states encode the position of each token."""
     from transformers import CLIPTokenizer
 
     def tokenizer() -> Any:
@@ -58,25 +56,25 @@ def encoder(family: str, length: int) -> Any:
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prompts_are_chunked_and_joined_as_kohya_does(kohya: Any, family: str, length: int) -> None:
+def test_prompts_are_chunked_and_joined_like_kohya(kohya: Any, family: str, length: int) -> None:
     text = encoder(family, length)
     rows = kohya[family][str(length)]
     for prompt, expected, tokens, row in zip(PROMPTS, rows, text.tokenize(PROMPTS), text.encode(PROMPTS), strict=True):
-        assert [told_ids(ids) for ids in tokens.values()] == expected["ids"], prompt
-        alone = text.encode([prompt])[0]  # states tell their place in the batch: alone, it is the place in the prompt
-        states = [told_states(part) for part in alone["embeds"].split(2, dim=-1)]
-        states += [told_states(alone["pooled"])] if "pooled" in alone else []
+        assert [ids_as_text(ids) for ids in tokens.values()] == expected["ids"], prompt
+        alone = text.encode([prompt])[0]  # states count positions over the whole batch, so encode one prompt alone
+        states = [states_as_text(part) for part in alone["embeds"].split(2, dim=-1)]
+        states += [states_as_text(alone["pooled"])] if "pooled" in alone else []
         assert states == expected["states"], prompt
         assert row["embeds"].shape == alone["embeds"].shape == (length + 2, 4 if family == "sdxl" else 2)
 
 
-def test_the_record_holds_every_family_and_length(kohya: Any) -> None:
+def test_kohya_record_covers_every_family_and_length(kohya: Any) -> None:
     assert set(kohya) == set(FAMILIES)
     assert all(set(kohya[family]) == set(map(str, LENGTHS)) for family in FAMILIES)
     assert all(len(rows) == len(PROMPTS) for lengths in kohya.values() for rows in lengths.values())
 
 
-def test_clip_skip_is_the_normed_output_of_an_earlier_layer(shallow_checkpoint: Path) -> None:
+def test_clip_skip_uses_normed_output_of_an_earlier_layer(shallow_checkpoint: Path) -> None:
     from safetensors.torch import load_file
 
     checkpoint, sd1 = open_checkpoint(str(shallow_checkpoint)), family_named("sd1")
@@ -86,13 +84,13 @@ def test_clip_skip_is_the_normed_output_of_an_earlier_layer(shallow_checkpoint: 
     assert torch.equal(own, last)
     ids = [encoders[0].tokenizer(prompt).input_ids for prompt in prompts]
     padded = torch.tensor([row + [49407] * (77 - len(row)) for row in ids])
-    # a CLIP without its last layer has the layer before as its last
+    # without its last layer, a CLIP ends in the layer before
     weights = {name: t for name, t in load_file(str(shallow_checkpoint)).items() if ".layers.1." not in name}
     torch.testing.assert_close(second, plain_clip(weights, padded, layers=1), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(own, second, atol=0.1)
 
 
-def test_a_layer_that_a_model_cannot_use_is_refused(tiny_checkpoints: dict[str, Path]) -> None:
+def test_unusable_clip_skip_is_refused(tiny_checkpoints: dict[str, Path]) -> None:
     for name in ("sd2", "sdxl"):
         family = family_named(name)
         assert family.text_settings(150, 2) == family.text_settings(150, 0) == TextSettings(150)
@@ -103,7 +101,7 @@ def test_a_layer_that_a_model_cannot_use_is_refused(tiny_checkpoints: dict[str, 
         sd1.load_text_encoder(checkpoint, torch.float32, CPU, sd1.text_settings(75, 4))
 
 
-def test_sdxl_s_pooled_prompt_is_that_of_the_first_75_tokens(tiny_checkpoints: dict[str, Path]) -> None:
+def test_sdxl_pooled_output_comes_from_the_first_chunk(tiny_checkpoints: dict[str, Path]) -> None:
     from safetensors.torch import load_file
 
     checkpoint, sdxl = open_checkpoint(str(tiny_checkpoints["sdxl"])), family_named("sdxl")

@@ -1,4 +1,4 @@
-"""Checkpoints of objectives and kinds that are not supported are refused by name, and doubtful ones are warned of."""
+"""Checkpoints with unsupported objectives or of special kinds are refused by name, and doubtful ones cause a warning."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def folder(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def edited(folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of the folder with some values of one configuration changed; weights are links."""
+    """A function that copies the folder and changes values of one configuration; weights are hard links."""
 
     def make(file: str, **values: Any) -> Path:
         copy = tmp_path / "model"
@@ -53,7 +53,7 @@ def marked(source: Path, target: Path, tensors: dict[str, torch.Tensor], metadat
 
 
 def refusal(path: Path, tmp_path: Path, **changes: object) -> str:
-    """How starting a run on ``path`` is refused."""
+    """The message with which a run on ``path`` is refused."""
     with pytest.raises(UserError) as caught:
         prepare_run(configuration(path, make_dataset(tmp_path / "data", 1), tmp_path / "runs", changes))
     return str(caught.value)
@@ -66,7 +66,7 @@ EDM = {
 
 
 @pytest.mark.parametrize("name", EDM)
-def test_edm_marker_tensors_are_refused_whatever_is_chosen(shallow_sdxl: Path, tmp_path: Path, name: str) -> None:
+def test_edm_checkpoint_is_refused_with_every_setting(shallow_sdxl: Path, tmp_path: Path, name: str) -> None:
     path = marked(shallow_sdxl, tmp_path / "edm.safetensors", EDM[name])
     assert name in refusal(path, tmp_path)
     assert name in refusal(path, tmp_path, **{"objective.prediction": "epsilon"})
@@ -74,15 +74,13 @@ def test_edm_marker_tensors_are_refused_whatever_is_chosen(shallow_sdxl: Path, t
         Painter(open_checkpoint(str(path)), device="cpu")
 
 
-def test_edm_markers_outweigh_v_pred_as_in_comfyui(shallow_sdxl: Path, tmp_path: Path) -> None:
+def test_edm_markers_take_precedence_over_v_pred(shallow_sdxl: Path, tmp_path: Path) -> None:
     both = marked(shallow_sdxl, tmp_path / "both.safetensors", {"v_pred": torch.zeros(1), **EDM["CosXL"]})
     assert not family_named("sdxl").prediction(open_checkpoint(str(both))).is_supported
 
 
 @pytest.mark.parametrize("stated", ["flow_prediction", "rectified flow", "sample", "x0", "something-new"])
-def test_an_unknown_stated_prediction_of_a_file_is_refused_until_one_is_chosen(
-    shallow_checkpoint: Path, tmp_path: Path, stated: str
-) -> None:
+def test_unknown_prediction_is_refused_unless_overridden(shallow_checkpoint: Path, tmp_path: Path, stated: str) -> None:
     path = marked(shallow_checkpoint, tmp_path / "flow.safetensors", {}, {"modelspec.prediction_type": stated})
     assert "objective.prediction" in refusal(path, tmp_path)
     found = family_of(open_checkpoint(str(path))).prediction(open_checkpoint(str(path)))
@@ -111,20 +109,20 @@ def test_spellings_of_supported_predictions_are_understood(shallow_checkpoint: P
         ("unet/config.json", {"class_embed_type": "projection"}, "class_embed_type"),
     ],
 )
-def test_what_a_folder_s_configuration_says_is_refused_by_name(
+def test_unsupported_folder_configuration_is_refused_by_name(
     edited: Callable[..., Path], tmp_path: Path, file: str, values: dict[str, Any], word: str
 ) -> None:
     assert re.search(word, refusal(edited(file, **values), tmp_path))
 
 
-def test_a_folder_of_v_prediction_is_still_read(edited: Callable[..., Path]) -> None:
+def test_v_prediction_folder_is_supported(edited: Callable[..., Path]) -> None:
     path = edited("scheduler/scheduler_config.json", prediction_type="v_prediction", rescale_betas_zero_snr=True)
     checkpoint = open_checkpoint(str(path))
     assert family_of(checkpoint).prediction(checkpoint) == Prediction("v_prediction", True)
 
 
-@pytest.mark.parametrize(("channels", "word"), [(9, "inpainting"), (8, "pix2pix"), (5, "depth"), (7, "upscalers"), (13, "13 channels")])
-def test_a_unet_with_more_inputs_is_named(shallow_checkpoint: Path, tmp_path: Path, channels: int, word: str) -> None:
+@pytest.mark.parametrize(("channels", "word"), [(9, "inpainting"), (8, "pix2pix"), (5, "depth"), (7, "upscaler"), (13, "13 channels")])
+def test_unet_with_more_channels_is_refused_by_kind(shallow_checkpoint: Path, tmp_path: Path, channels: int, word: str) -> None:
     stem = "model.diffusion_model.input_blocks.0.0.weight"
     width = load_file(str(shallow_checkpoint))[stem].shape[0]
     path = marked(shallow_checkpoint, tmp_path / "more.safetensors", {stem: torch.zeros(width, channels, 3, 3)})
@@ -139,7 +137,7 @@ def test_a_unet_with_more_inputs_is_named(shallow_checkpoint: Path, tmp_path: Pa
         ("model.diffusion_model.input_blocks.1.1.time_stack.0.attn1.to_q.weight", "video"),
     ],
 )
-def test_a_single_file_with_layers_that_would_be_left_out_is_refused(shallow_checkpoint: Path, tmp_path: Path, key: str, word: str) -> None:
+def test_single_file_with_additional_layers_is_refused(shallow_checkpoint: Path, tmp_path: Path, key: str, word: str) -> None:
     assert word in refusal(marked(shallow_checkpoint, tmp_path / "more.safetensors", {key: torch.zeros(2, 2)}), tmp_path)
 
 
@@ -155,24 +153,24 @@ def test_a_single_file_with_layers_that_would_be_left_out_is_refused(shallow_che
         ("flowers_turbot", ""),
     ],
 )
-def test_a_name_that_says_more_than_the_file_is_warned_of(shallow_checkpoint: Path, tmp_path: Path, name: str, word: str) -> None:
+def test_cautions_about_model_names(shallow_checkpoint: Path, tmp_path: Path, name: str, word: str) -> None:
     path = tmp_path / f"{name}.safetensors"
     path.hardlink_to(shallow_checkpoint)
     found = " ".join(cautions(open_checkpoint(str(path))))
     assert word.lower() in found.lower() if word else not found
 
 
-def test_an_lcm_folder_is_warned_of(edited: Callable[..., Path]) -> None:
+def test_caution_about_lcm_scheduler(edited: Callable[..., Path]) -> None:
     path = edited("scheduler/scheduler_config.json", _class_name="LCMScheduler")
     assert ["LCMScheduler" in caution for caution in cautions(open_checkpoint(str(path)))] == [True]
 
 
-def test_the_run_and_the_dry_run_say_what_is_doubtful(shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_and_dry_run_report_cautions(shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, data = tmp_path / "my-turbo.safetensors", make_dataset(tmp_path / "data", 1)
     path.hardlink_to(shallow_checkpoint)
     settings = configuration(path, data, tmp_path / "runs", {"training.max_steps": 1})
-    told = [event.message for event in train_here(settings).told if isinstance(event, Warning_)]
-    assert any("distilled" in message for message in told)
+    warnings = [event.message for event in train_here(settings).told if isinstance(event, Warning_)]
+    assert any("distilled" in message for message in warnings)
     (tmp_path / "run.json").write_text(settings.to_json(), encoding="utf-8")
     assert main(["train", str(tmp_path / "run.json"), "--dry-run"]) == 0
     assert "distilled" in capsys.readouterr().err

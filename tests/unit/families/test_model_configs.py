@@ -1,4 +1,4 @@
-"""Configurations derived from tensor shapes are those that were published for Stable Diffusion 1.5."""
+"""Configurations derived from tensor shapes match the published ones of Stable Diffusion 1.5."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig
 
 from random_checkpoints.layout import FULL, tensors
+from tests.unit.families.plain_models import full_config
 from trainer.core.errors import UserError
-from trainer.families import ldm
 from trainer.families.sd1 import FAMILY
+from trainer.families.stable_diffusion import ldm_configs
 
 SHAPES = {tensor.name: tensor.shape for tensor in tensors(FULL)}
 
@@ -61,30 +62,23 @@ TEXT: dict[str, Any] = {
 }
 
 
-def settled(cls: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """What a model of ``cls`` makes of ``config``, with its defaults filled in."""
-    with torch.device("meta"):
-        made = dict(cls.from_config({**config, "_class_name": cls.__name__}).config)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in made.items() if not key.startswith("_")}
+def test_unet_config_matches_published_one() -> None:
+    assert full_config(UNet2DConditionModel, ldm_configs.unet_config(SHAPES, heads=8)) == full_config(UNet2DConditionModel, UNET)
 
 
-def test_the_unet_is_the_published_one() -> None:
-    assert settled(UNet2DConditionModel, ldm.unet_config(SHAPES, heads=8)) == settled(UNet2DConditionModel, UNET)
+def test_vae_config_matches_published_one() -> None:
+    ours = ldm_configs.vae_config(SHAPES, scaling_factor=FAMILY.latents.scaling_factor)
+    assert full_config(AutoencoderKL, ours) == full_config(AutoencoderKL, VAE)  # diffusers' default scaling factor is SD 1.5's
 
 
-def test_the_vae_is_the_published_one() -> None:
-    ours = ldm.vae_config(SHAPES, scaling_factor=FAMILY.latent_scale)
-    assert settled(AutoencoderKL, ours) == settled(AutoencoderKL, VAE)  # diffusers' default scaling factor is SD 1.5's
-
-
-def test_the_text_encoder_is_the_published_one() -> None:
-    ours = ldm.clip_config(SHAPES, prefix="cond_stage_model.transformer.text_model.", head_dim=64, activation="quick_gelu")
-    ignored = {"bos_token_id", "eos_token_id", "pad_token_id"}  # the published ones are not those of its own tokenizer
+def test_text_encoder_config_matches_published_one() -> None:
+    ours = ldm_configs.clip_config(SHAPES, prefix="cond_stage_model.transformer.text_model.", head_dim=64, activation="quick_gelu")
+    ignored = {"bos_token_id", "eos_token_id", "pad_token_id"}  # the published ones do not match its tokenizer
     made, published = CLIPTextConfig(**ours).to_dict(), CLIPTextConfig(**TEXT).to_dict()
     assert {key: made[key] for key in made if key not in ignored} == {key: published[key] for key in published if key not in ignored}
 
 
-def test_the_noise_schedule_is_the_published_one() -> None:
+def test_noise_schedule_matches_published_one() -> None:
     # scheduler_config.json of stable-diffusion-v1-5: scaled_linear is linear in the square root of beta
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     for scheduler in (FAMILY.noise_scheduler(), FAMILY.sampling_scheduler()):
@@ -93,23 +87,23 @@ def test_the_noise_schedule_is_the_published_one() -> None:
 
 
 @pytest.mark.parametrize("width", [32, 96, 192])
-def test_other_widths_of_the_same_architecture_are_read_from_the_shapes(width: int) -> None:
+def test_config_of_other_widths_follows_from_shapes(width: int) -> None:
     from dataclasses import replace
 
     size = replace(FULL, unet=(width, width, 2 * width, 2 * width), text_width=128, text_layers=3)
     shapes = {tensor.name: tensor.shape for tensor in tensors(size)}
-    assert ldm.unet_config(shapes, heads=8)["block_out_channels"] == [width, width, 2 * width, 2 * width]
-    assert ldm.unet_config(shapes, heads=8)["cross_attention_dim"] == 128
-    text = ldm.clip_config(shapes, prefix="cond_stage_model.transformer.text_model.", head_dim=64, activation="quick_gelu")
+    assert ldm_configs.unet_config(shapes, heads=8)["block_out_channels"] == [width, width, 2 * width, 2 * width]
+    assert ldm_configs.unet_config(shapes, heads=8)["cross_attention_dim"] == 128
+    text = ldm_configs.clip_config(shapes, prefix="cond_stage_model.transformer.text_model.", head_dim=64, activation="quick_gelu")
     assert (text["hidden_size"], text["num_hidden_layers"], text["num_attention_heads"]) == (128, 3, 2)
 
 
 @pytest.mark.parametrize("part", ["model.diffusion_model.", "first_stage_model.", "cond_stage_model."])
-def test_a_missing_part_is_named(part: str) -> None:
+def test_missing_part_is_named(part: str) -> None:
     rest = {name: shape for name, shape in SHAPES.items() if not name.startswith(part)}
     word = {"model.diffusion_model.": "UNet", "first_stage_model.": "VAE", "cond_stage_model.": "text encoder"}[part]
     with pytest.raises(UserError, match=word) as caught:
-        ldm.unet_config(rest, heads=8)
-        ldm.vae_config(rest, scaling_factor=1)
-        ldm.clip_config(rest, prefix="cond_stage_model.transformer.text_model.", head_dim=64, activation="quick_gelu")
+        ldm_configs.unet_config(rest, heads=8)
+        ldm_configs.vae_config(rest, scaling_factor=1)
+        ldm_configs.clip_config(rest, prefix="cond_stage_model.transformer.text_model.", head_dim=64, activation="quick_gelu")
     assert caught.value.kind == "checkpoint"

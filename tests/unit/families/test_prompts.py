@@ -1,9 +1,8 @@
-"""Prompts: CLIP's tokens and the text encoder's output, held to known ids and to a plain implementation of CLIP."""
+"""CLIP's tokens and the text encoder's output, compared with published ids and a plain implementation of CLIP."""
 
 from __future__ import annotations
 
 import json
-import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 
+from tests.unit.families.plain_models import plain_clip
 from trainer.families import open_checkpoint
-from trainer.families.base import tokenizer_folder
 from trainer.families.sd1 import FAMILY
+from trainer.families.stable_diffusion.clip_text import tokenizer_folder
 
 START, END = 49406, 49407
 
@@ -39,7 +38,7 @@ def encoder(shallow_checkpoint: Path) -> Any:
         ("hello world", [3306, 1002]),
     ],
 )
-def test_a_prompt_has_clips_token_ids(encoder: Any, prompt: str, ids: list[int]) -> None:
+def test_tokenizer_gives_published_ids(encoder: Any, prompt: str, ids: list[int]) -> None:
     assert encoder.tokenizer(prompt).input_ids == [START, *ids, END]
     assert encoder.count_tokens(prompt) == len(ids)
 
@@ -74,48 +73,23 @@ def byte_pairs(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
 
 
 @pytest.mark.parametrize("word", ["myanimestyletoken", "xyzzyqwv", "antidisestablishmentarianism", "絵柄", "🎨", "naïve", "hatsune"])
-def test_an_unknown_word_is_cut_by_the_published_merges(encoder: Any, word: str) -> None:
+def test_unknown_word_is_split_by_published_merges(encoder: Any, word: str) -> None:
     lines = (tokenizer_folder() / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     ranks = {(left, right): rank for rank, (left, _, right) in enumerate(line.partition(" ") for line in lines if line)}
     vocabulary: dict[str, int] = json.loads((tokenizer_folder() / "vocab.json").read_text(encoding="utf-8"))
     assert encoder.tokenizer(word).input_ids == [START, *(vocabulary[part] for part in byte_pairs(word, ranks)), END]
 
 
-def test_the_vocabulary_has_the_published_size() -> None:
+def test_vocabulary_has_published_size() -> None:
     vocabulary = json.loads((tokenizer_folder() / "vocab.json").read_text(encoding="utf-8"))
     assert sorted(vocabulary.values()) == list(range(49408))
     assert (vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]) == (START, END)
 
 
-def plain_clip(weights: dict[str, torch.Tensor], ids: torch.Tensor, layers: int = 2) -> torch.Tensor:
-    """CLIP's text transformer (Radford et al. 2021) on ``ids`` (batch, 77): pre-norm blocks, causal attention, quick GELU."""
-    w = {name.split("text_model.")[1]: t.float() for name, t in weights.items() if name.startswith("cond_stage_model.")}
-    width = w["final_layer_norm.weight"].shape[0]
-
-    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
-        return F.layer_norm(x, (width,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
-
-    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
-        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
-
-    x = w["embeddings.token_embedding.weight"][ids] + w["embeddings.position_embedding.weight"]
-    heads, length = width // 64, ids.shape[1]
-    hidden_from = torch.full((length, length), -math.inf).triu(1)
-    for layer in range(layers):
-        name = f"encoder.layers.{layer}"
-        y = norm(x, f"{name}.layer_norm1")
-        q, k, v = (linear(y, f"{name}.self_attn.{part}_proj").unflatten(-1, (heads, 64)).transpose(1, 2) for part in "qkv")
-        attention = (q @ k.transpose(-1, -2) / 8 + hidden_from).softmax(-1) @ v
-        x = x + linear(attention.transpose(1, 2).flatten(2), f"{name}.self_attn.out_proj")
-        y = linear(norm(x, f"{name}.layer_norm2"), f"{name}.mlp.fc1")
-        x = x + linear(y * torch.sigmoid(1.702 * y), f"{name}.mlp.fc2")
-    return norm(x, "final_layer_norm")
-
-
 PROMPTS = ["", "a photo of a cat", "myAnimeStyleToken anime_face girl, high quality"]
 
 
-def test_the_embeddings_are_those_of_a_plain_clip(encoder: Any, shallow_checkpoint: Path) -> None:
+def test_embeddings_match_plain_clip(encoder: Any, shallow_checkpoint: Path) -> None:
     rows = []
     for prompt in PROMPTS:
         ids = encoder.tokenizer(prompt).input_ids
@@ -126,18 +100,18 @@ def test_the_embeddings_are_those_of_a_plain_clip(encoder: Any, shallow_checkpoi
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_prompt_s_embedding_does_not_depend_on_the_batch_around_it(encoder: Any) -> None:
-    together = encoder.encode(PROMPTS)
-    for prompt, row in zip(PROMPTS, together, strict=True):
+def test_embedding_does_not_depend_on_the_batch(encoder: Any) -> None:
+    batch = encoder.encode(PROMPTS)
+    for prompt, row in zip(PROMPTS, batch, strict=True):
         torch.testing.assert_close(encoder.encode([prompt])[0]["embeds"], row["embeds"], rtol=1e-5, atol=1e-6)
 
 
-def test_a_long_prompt_is_cut_at_77_tokens_with_the_end_token_last(encoder: Any) -> None:
+def test_long_prompt_is_truncated_at_75_tokens(encoder: Any) -> None:
     long, cut = encoder.encode(["cat " * 100, "cat " * 75])
     assert torch.equal(long["embeds"], cut["embeds"])
 
 
-def test_a_file_without_text_model_in_its_names_gives_the_same_embeddings(encoder: Any, shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_file_without_text_model_prefix_gives_same_embeddings(encoder: Any, shallow_checkpoint: Path, tmp_path: Path) -> None:
     weights = load_file(str(shallow_checkpoint))
     short = {name.replace("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer."): t for name, t in weights.items()}
     assert short.keys() != weights.keys()

@@ -1,4 +1,4 @@
-"""Quantised checkpoints give the weights that their numbers and scales stand for; unknown ways of quantising are refused by name."""
+"""Quantised checkpoints are dequantised exactly, and unknown quantisations are refused by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUERY = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn1.to_q"  # (64, 64)
 
 @pytest.fixture(scope="module")
 def exact(shallow_checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The shallow checkpoint with linear weights that fp8 holds exactly once they are divided by a power of two."""
+    """The shallow checkpoint, its linear weights rounded so that fp8 with a scale of 1/256 represents them exactly."""
     tensors = load_file(str(shallow_checkpoint))
     for key in layers(tensors):
         tensors[key] = (tensors[key].float() * 256).to(torch.float8_e4m3fn).float() / 256
@@ -30,7 +30,7 @@ def exact(shallow_checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def layers(tensors: dict[str, torch.Tensor]) -> list[str]:
-    """The linear weights of UNet and text encoder, which tools quantise."""
+    """The linear weights of UNet and text encoder, the ones that tools quantise."""
     return [key for key, value in tensors.items() if key.endswith(".weight") and value.dim() == 2 and "embedding" not in key]
 
 
@@ -40,7 +40,7 @@ def written(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, st
 
 
 def models(path: Path) -> dict[str, torch.Tensor]:
-    """Every weight of all three models, as training loads them in bf16 and fp32."""
+    """Every weight of all three models in fp32."""
     checkpoint, family = open_checkpoint(str(path)), family_named("sd1")
     assert family_of(checkpoint) is family
     loaded = {"unet": family.load_denoiser(checkpoint, torch.float32), "vae": family.load_vae(checkpoint, torch.float32)}
@@ -49,7 +49,7 @@ def models(path: Path) -> dict[str, torch.Tensor]:
 
 
 def in_fp8(tensors: dict[str, torch.Tensor], layout: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors as tools write scaled fp8, in ``layout``; the scale is 1/256."""
+    """The tensors in scaled fp8 with a scale of 1/256, in one of the layouts that tools write."""
     result, described = dict(tensors), {}
     for key in layers(tensors):
         layer = key.removesuffix(".weight")
@@ -74,7 +74,7 @@ def in_fp8(tensors: dict[str, torch.Tensor], layout: str) -> tuple[dict[str, tor
 
 
 @pytest.mark.parametrize("layout", ["scale_weight", "scale of each output", "scale of each block", "comfy_quant", "metadata"])
-def test_scaled_fp8_is_the_checkpoint_that_it_was_made_from(exact: dict[str, torch.Tensor], tmp_path: Path, layout: str) -> None:
+def test_scaled_fp8_restores_original_weights(exact: dict[str, torch.Tensor], tmp_path: Path, layout: str) -> None:
     tensors, metadata = in_fp8(exact, layout)
     plain, scaled = models(written(tmp_path / "plain.safetensors", exact)), models(written(tmp_path / "fp8.safetensors", tensors, metadata))
     assert plain.keys() == scaled.keys()
@@ -82,7 +82,9 @@ def test_scaled_fp8_is_the_checkpoint_that_it_was_made_from(exact: dict[str, tor
         assert torch.equal(value, scaled[key]), key
 
 
-def test_opening_reads_all_descriptions_at_once(exact: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_reads_all_descriptions_in_one_pass(
+    exact: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each opening parses the header, which takes a large checkpoint 10 ms."""
     path = written(tmp_path / "fp8.safetensors", in_fp8(exact, "comfy_quant")[0])
     opened, safe_open = [], safetensors.safe_open
@@ -92,17 +94,17 @@ def test_opening_reads_all_descriptions_at_once(exact: dict[str, torch.Tensor], 
         return safe_open(*arguments, **options)
 
     monkeypatch.setattr(safetensors, "safe_open", counted)
-    assert len(open_checkpoint(str(path)).scaled) == len(layers(exact)) > 10
+    assert len(open_checkpoint(str(path)).file.quantised) == len(layers(exact)) > 10
     assert len(opened) == 3  # shapes, metadata, descriptions
 
 
-def test_unscaled_fp8_is_read_as_it_is(exact: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_unscaled_fp8_is_read_unchanged(exact: dict[str, torch.Tensor], tmp_path: Path) -> None:
     tensors = {key: value.to(torch.float8_e4m3fn) if key in layers(exact) else value for key, value in exact.items()}
     key = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
     assert torch.equal(models(written(tmp_path / "fp8.safetensors", tensors))[f"unet.{key}"], tensors[f"{QUERY}.weight"].float())
 
 
-def test_a_pickled_checkpoint_is_scaled_too(exact: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_pickled_checkpoint_is_dequantised(exact: dict[str, torch.Tensor], tmp_path: Path) -> None:
     torch.save({"state_dict": in_fp8(exact, "scale_weight")[0]}, tmp_path / "fp8.ckpt")
     checkpoint = open_checkpoint(str(tmp_path / "fp8.ckpt"))
     read = family_named("sd1").read_denoiser(checkpoint, torch.float32)
@@ -116,14 +118,14 @@ def int8(exact: dict[str, torch.Tensor], weight: torch.Tensor, scale: torch.Tens
     return {**exact, f"{QUERY}.weight": weight, f"{QUERY}.weight_scale": scale, f"{QUERY}.comfy_quant": described}
 
 
-def test_int8_with_a_scale_for_each_output_is_multiplied(exact: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_int8_is_multiplied_by_output_scales(exact: dict[str, torch.Tensor], tmp_path: Path) -> None:
     codes, scale = torch.randint(-127, 128, (64, 64), dtype=torch.int8), torch.rand(64, 1)
     path = written(tmp_path / "int8.safetensors", int8(exact, codes, scale))
     read = family_named("sd1").read_denoiser(open_checkpoint(str(path)), torch.float32)[f"{QUERY}.weight"]
     np.testing.assert_allclose(read.numpy(), codes.numpy() * scale.numpy(), rtol=1e-6)
 
 
-def test_a_rotated_int8_weight_is_rotated_back(exact: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_rotated_int8_is_rotated_back(exact: dict[str, torch.Tensor], tmp_path: Path) -> None:
     """The rotation multiplies each group of inputs by an orthogonal matrix: written here with numpy, entry by entry."""
     size = 16
     # the Kronecker square of the 4 x 4 matrix that is -1 on its antidiagonal: a sign for each base-4 digit
@@ -148,7 +150,7 @@ def test_a_rotated_int8_weight_is_rotated_back(exact: dict[str, torch.Tensor], t
         (int8({}, torch.zeros(64, 64, dtype=torch.int8), torch.ones(1), convrot=True, convrot_groupsize=10**12), "groups of 1000000000000"),
     ],
 )
-def test_unknown_quantisation_is_refused_before_anything_is_loaded(
+def test_unknown_quantisation_is_refused_on_opening(
     exact: dict[str, torch.Tensor], tmp_path: Path, more: dict[str, torch.Tensor], word: str
 ) -> None:
     with pytest.raises(UserError, match=word):
@@ -156,7 +158,7 @@ def test_unknown_quantisation_is_refused_before_anything_is_loaded(
 
 
 @pytest.mark.parametrize("shape", [(7,), (64, 3, 1), (64, 0, 1), (16, 2, 1)])
-def test_a_scale_that_does_not_fit_is_named(exact: dict[str, torch.Tensor], tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_misshapen_scale_is_refused(exact: dict[str, torch.Tensor], tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = written(tmp_path / "odd.safetensors", {**exact, f"{QUERY}.scale_weight": torch.ones(shape)})
     with pytest.raises(UserError, match="to_q"):
         family_named("sd1").read_denoiser(open_checkpoint(str(path)), torch.float32)

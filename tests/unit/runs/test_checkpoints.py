@@ -238,7 +238,7 @@ def test_a_folder_or_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_hub_id_without_a_network_says_so() -> None:
-    with pytest.raises(UserError, match="the hub did not give it") as caught:
+    with pytest.raises(UserError, match="downloading it failed") as caught:
         open_checkpoint("nobody-at-all/no-such-model")
     assert "online" in caught.value.hint
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from trainer.dataset.loading.batch_order import epoch_batches, steps_per_epoch
-from trainer.families import clip
-from trainer.families.base import TextSettings, tokenizer_folder
+from trainer.families import TextSettings
+from trainer.families.stable_diffusion import clip_text
+from trainer.families.stable_diffusion.clip_text import tokenizer_folder
 
 DATA = Path(__file__).parent / "data"
 ORDERS: list[dict[str, Any]] = json.loads((DATA / "kohya_order.json").read_text(encoding="utf-8"))
@@ -70,7 +71,7 @@ def tokenizer_that_pads(padding: str) -> Any:
     from transformers import CLIPTokenizer
 
     tokenizer: Any = CLIPTokenizer.from_pretrained(str(tokenizer_folder()), local_files_only=True)
-    return clip.zero_padded(tokenizer) if padding == "zero" else tokenizer
+    return clip_text.zero_padded(tokenizer) if padding == "zero" else tokenizer
 
 
 @pytest.mark.parametrize("length", [75, 150, 225])
@@ -78,7 +79,7 @@ def tokenizer_that_pads(padding: str) -> Any:
 def test_a_prompt_s_tokens_are_kohya_s(padding: str, length: Any) -> None:
     """(kohya's SD 2.x reads "!" as padding, because the tokenizer file it downloads says so; ours reads it as text everywhere, as its
     SDXL and ComfyUI do.)"""
-    encoder = clip.ClipText(tokenizer_that_pads(padding), None, TextSettings(max_tokens=length))
+    encoder = clip_text.ClipText(tokenizer_that_pads(padding), None, TextSettings(max_tokens=length))
     for prompt, expected in zip(TOKENS["prompts"], TOKENS["pieces"][padding][str(length)], strict=True):
         assert encoder.tokenize([prompt])[0]["te1"].tolist() == expected, prompt
 
@@ -86,4 +87,4 @@ def test_a_prompt_s_tokens_are_kohya_s(padding: str, length: Any) -> None:
 @pytest.mark.parametrize("length", [75, 150, 225])
 def test_the_unet_gets_kohya_s_choice_of_the_pieces_outputs(length: int) -> None:
     places = torch.arange(length // 75 * 77, dtype=torch.float32).reshape(1, -1, 77, 1)
-    assert clip.joined(places).flatten().int().tolist() == TOKENS["joined"][str(length)]
+    assert clip_text.joined(places).flatten().int().tolist() == TOKENS["joined"][str(length)]

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.core import gpu_sync
 from trainer.families import Framing
-from trainer.families.clip import ClipText
 from trainer.families.sdxl import FAMILY as SDXL
 from trainer.families.sdxl import DualClipText
+from trainer.families.stable_diffusion.clip_text import ClipText
 from trainer.runs import events
 from trainer.training.learner import Measured
 from trainer.training.monitoring import step_log

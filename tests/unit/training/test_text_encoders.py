@@ -35,7 +35,7 @@ from trainer.core.errors import UserError
 from trainer.dataset import open_dataset
 from trainer.dataset.loading import batch_order
 from trainer.families import TextSettings, family_named, family_of, open_checkpoint
-from trainer.families.base import tokenizer_folder
+from trainer.families.stable_diffusion.clip_text import tokenizer_folder
 from trainer.lorafile import convert, inspect_lora, read_lora, write_lora
 from trainer.plan.run_plan import make_plan
 from trainer.runs import events

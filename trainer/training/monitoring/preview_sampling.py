@@ -37,14 +37,14 @@ def sample_latents(
     strength: float = 1.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> torch.Tensor | None:
-    """Latents (1, 4, height/8, width/8) in fp32, or None when ``stop`` said so. With ``start``, an image's latents, these are changed
+    """Latents in fp32, (1, channels, height, width), or None when ``stop`` said so. With ``start``, an image's latents, these are changed
     as far as ``strength`` (above 0, up to 1) says, see ``noise_for``.
 
     Noise comes from ``generator`` on the CPU, so that the same seed gives the same picture on every device.
     """
     import torch
 
-    noise = torch.randn((1, 4, height // 8, width // 8), generator=generator)
+    noise = torch.randn((1, *family.latents.shape(width, height)), generator=generator)
     scheduler = family.sampling_scheduler(prediction, karras=start is not None)
     if start is None:
         scheduler.set_timesteps(steps)

@@ -1,7 +1,7 @@
 """Model configurations read from the tensor shapes of an original-layout (LDM) checkpoint.
 
-A single file has no configuration beside it. The widths follow from the shapes, so one rule serves full-size
-checkpoints and small ones of the same architecture; what shapes cannot tell (attention heads) is the family's to say.
+A single file comes without a configuration. Widths follow from the shapes, so the same code reads full-size checkpoints and small ones of
+the same architecture. The number of attention heads does not show in the shapes; the family states it.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.errors import UserError
+from ...core.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
-
-
 _HEAD_CHANNELS = 64  # of SD 2.x and SDXL
-_TIME_WIDTH = 256  # of the sinusoids that each of SDXL's six numbers becomes
+_TIME_WIDTH = 256  # of the sinusoidal embedding of each of SDXL's six sizes
 
 
 def has_unet(shapes: Shapes) -> bool:
-    """Whether there is a UNet that takes latents of four channels (an inpainting one takes nine)."""
+    """Whether there is a UNet that takes latents of four channels. (An inpainting UNet takes nine.)"""
     return shapes.get(f"{UNET}input_blocks.0.0.weight", (0, 0))[1:2] == (4,)
 
 
 def has_plain_unet(shapes: Shapes) -> bool:
-    """``has_unet``, and the UNet has no size embedding, unlike SDXL's."""
+    """Whether there is such a UNet without SDXL's size embedding."""
     return has_unet(shapes) and f"{UNET}label_emb.0.0.weight" not in shapes
 
 
@@ -42,7 +40,7 @@ def unet_config(shapes: Shapes, *, heads: int | None) -> dict[str, Any]:
     if stem is None:
         raise UserError(
             "The file holds no Stable Diffusion UNet (model.diffusion_model.input_blocks is missing).",
-            "Choose a full checkpoint: not a LoRA, a VAE, or a UNet-only file.",
+            "Choose a full checkpoint, not a LoRA, a VAE or a file with only a UNet.",
             kind="checkpoint",
         )
     channels: list[int] = []
@@ -117,7 +115,7 @@ def vae_config(shapes: Shapes, *, scaling_factor: float) -> dict[str, Any]:
     if not found:
         raise UserError(
             "The checkpoint holds no VAE (first_stage_model is missing).",
-            "Choose a full checkpoint, with its VAE baked in.",
+            "Choose a full checkpoint that includes its VAE.",
             kind="checkpoint",
         )
     levels = max(level for level, _, _ in found) + 1
@@ -142,7 +140,9 @@ def clip_config(shapes: Shapes, *, prefix: str, head_dim: int, activation: str) 
     """Configuration of ``transformers.CLIPTextModel`` for the text encoder below ``prefix``."""
     table = shapes.get(f"{prefix}embeddings.token_embedding.weight")
     if table is None:
-        raise UserError("The checkpoint holds no CLIP text encoder.", "Choose a full checkpoint, with its text encoder.", kind="checkpoint")
+        raise UserError(
+            "The checkpoint holds no CLIP text encoder.", "Choose a full checkpoint that includes its text encoder.", kind="checkpoint"
+        )
     layers = {int(m[1]) for key in shapes if (m := re.match(rf"{re.escape(prefix)}encoder\.layers\.(\d+)\.", key))}
     return {
         "vocab_size": table[0],

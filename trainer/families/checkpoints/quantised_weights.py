@@ -1,8 +1,8 @@
-"""Quantised weights of single files: the scales beside them, and the numbers that they stand for.
+"""Quantised weights of single files: the scales stored beside them, and dequantisation.
 
-Two layouts are read. Older files have ``<layer>.scale_weight`` beside the weight, and a marker ``scaled_fp8`` for each model. Newer ones,
-which ComfyUI reads since late 2025, have ``<layer>.weight_scale`` and a description in JSON: in the tensor ``<layer>.comfy_quant`` or, for
-all layers, in the metadata ``_quantization_metadata`` (ComfyUI's QUANTIZATION.md). A weight is its stored number times the scale.
+Two layouts are supported. Older files have ``<layer>.scale_weight`` beside the weight, and a marker ``scaled_fp8`` for each model. Newer
+ones, which ComfyUI reads since late 2025, have ``<layer>.weight_scale`` and a description in JSON: in the tensor ``<layer>.comfy_quant``
+or, for all layers, in the metadata ``_quantization_metadata`` (ComfyUI's QUANTIZATION.md). A weight is its stored value times the scale.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import UserError
+from ...core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
 _SCALES = (".scale_weight", ".weight_scale")
-# what belongs to a quantised layer besides its weight; those of the input are for fast kernels and change no weight
+# tensors of a quantised layer besides its weight; those of the input serve fast kernels and do not change the weight
 _COMPANIONS = (*_SCALES, ".scale_input", ".input_scale", ".comfy_quant", ".weight_scale_2", ".pre_quant_scale", ".scaled_fp8")
 _FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
-_PACKED_SUFFIXES = (".quant_map", ".qweight", ".weight_s_rel")  # of bitsandbytes, GPTQ and 4-bit formats
+_FOUR_BIT_SUFFIXES = (".quant_map", ".qweight", ".weight_s_rel")  # of bitsandbytes, GPTQ and 4-bit formats
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 _GROUP = 256  # ComfyUI's default of convrot_groupsize
-_GROUPS = (0, 4, 16, 64, 256, 1024)  # 0: not rotated; the matrices have the sizes of powers of 4
+_GROUPS = (0, 4, 16, 64, 256, 1024)  # 0: not rotated; Hadamard matrices of this construction have sizes that are powers of 4
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """How one weight is stored: the key of its ``scale``, and the size of the groups of inputs that were rotated (0: none were)."""
+class QuantisedWeight:
+    """How a weight is stored: the key of its ``scale``, and the size of the groups of inputs that were rotated (0: none)."""
 
     scale: str
-    rotated: int = 0
+    rotation_group: int = 0
 
 
 def is_companion(key: str) -> bool:
-    """Whether ``key`` describes a quantised layer and is no weight itself."""
+    """Whether ``key`` describes a quantised layer and is not a weight itself."""
     return key.endswith(_COMPANIONS) or key == "scaled_fp8"
 
 
-def scaled_weights(
+def quantised_weights(
     name: str, dtypes: Mapping[str, str], metadata: Mapping[str, str], read: Callable[[Sequence[str]], Mapping[str, torch.Tensor]]
-) -> dict[str, Scaled]:
-    """The quantised weights among tensors of these ``dtypes`` (safetensors' or torch's names), by key.
+) -> dict[str, QuantisedWeight]:
+    """The quantised weights among tensors of these ``dtypes`` (names of safetensors or torch), by key.
 
-    ``read`` gives tensors by key, and is called once: it opens the file. Raises UserError, with the ``name`` of the file, for a way of
-    quantising that is not known here.
+    ``read`` returns tensors by key. It opens the file, so it is called once. Raises UserError with the file's ``name`` for an unknown
+    quantisation.
     """
     keys = [key for key in dtypes if key.endswith(".comfy_quant")]
     descriptions = read(keys) if keys else {}
@@ -54,31 +54,31 @@ def scaled_weights(
     for layer, description in described.items():
         if (kind := description.get("format")) not in _FORMATS:
             raise _unknown(name, f"{layer} as {kind}")
-    if packed := next((key for key in dtypes if key.endswith(_PACKED_SUFFIXES)), ""):
-        raise _unknown(name, f"{packed} belongs to weights of 4 bits")
-    found: dict[str, Scaled] = {}
+    if four_bit := next((key for key in dtypes if key.endswith(_FOUR_BIT_SUFFIXES)), ""):
+        raise _unknown(name, f"{four_bit} belongs to 4-bit weights")
+    found: dict[str, QuantisedWeight] = {}
     for key in dtypes:
         if key.endswith(_SCALES):
             layer = key[: key.rindex(".")]
             if (group := _group(described.get(layer, {}))) not in _GROUPS:
                 raise _unknown(name, f"{layer} is rotated in groups of {group}")
-            found[f"{layer}.weight"] = Scaled(key, group)
+            found[f"{layer}.weight"] = QuantisedWeight(key, group)
     for key, dtype in dtypes.items():
         if key.endswith(".weight") and key not in found and dtype.removeprefix("torch.") not in _FLOATS:
             raise _unknown(name, f"{key} as {dtype} without a scale")
         if key.endswith(".pre_quant_scale"):
-            raise _unknown(name, f"{key} is for inputs that were smoothed")
+            raise _unknown(name, f"{key} expects smoothed inputs")
     return found
 
 
-def dequantised(key: str, weight: torch.Tensor, scale: torch.Tensor, stored: Scaled) -> torch.Tensor:
+def dequantised(key: str, weight: torch.Tensor, scale: torch.Tensor, stored: QuantisedWeight) -> torch.Tensor:
     """``weight`` (outputs, ...) times ``scale``, in fp32. The scale is one number, one for each output, or (outputs, blocks, 1) for blocks
-    of inputs."""
+    of inputs. Raises UserError when the shapes do not match."""
     value, factor = weight.float(), scale.float()
     outputs = value.shape[0] if value.dim() else 1
     blocks = factor.shape[1] if factor.dim() == 3 else 1
-    fits = value.dim() == 2 and not value.shape[1] % max(blocks, 1) and not value.shape[1] % max(stored.rotated, 1)
-    if (stored.rotated or factor.dim() == 3) and not fits:
+    fits = value.dim() == 2 and not value.shape[1] % max(blocks, 1) and not value.shape[1] % max(stored.rotation_group, 1)
+    if (stored.rotation_group or factor.dim() == 3) and not fits:
         factor = factor.new_empty(0)
     if factor.numel() == 1:
         value = value * factor.reshape(())
@@ -92,11 +92,11 @@ def dequantised(key: str, weight: torch.Tensor, scale: torch.Tensor, stored: Sca
             "Download the checkpoint again, or use its fp16 version.",
             kind="checkpoint",
         )
-    return _rotated_back(value, stored.rotated) if stored.rotated else value
+    return _rotated_back(value, stored.rotation_group) if stored.rotation_group else value
 
 
 def _rotated_back(weight: torch.Tensor, size: int) -> torch.Tensor:
-    """``weight`` (outputs, inputs) before its groups of ``size`` inputs were multiplied by a regular Hadamard matrix, which is orthogonal.
+    """Undo the rotation of ``weight`` (outputs, inputs), whose groups of ``size`` inputs were multiplied by an orthogonal Hadamard matrix.
 
     The matrix is the Kronecker power of the 4 x 4 one whose antidiagonal is -1 ("ConvRot", as ComfyUI stores int8 weights).
     """
@@ -131,7 +131,7 @@ def _json(data: bytes) -> dict[str, Any]:
 
 def _unknown(name: str, what: str) -> UserError:
     return UserError(
-        f"The weights of {name} are quantised in a way that this version cannot read ({what}).",
-        "Use the checkpoint in fp16, bf16, fp8 or int8 with scales. training.base_precision makes it small in memory.",
+        f"The weights of {name} use a quantisation that this version cannot read ({what}).",
+        "Use the checkpoint in fp16, bf16, fp8 or int8 with scales. training.base_precision reduces its memory use.",
         kind="checkpoint",
     )
