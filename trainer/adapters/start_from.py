@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..config.run_config import NetworkSection
 from ..core.errors import UserError
-from ..families.checkpoint import cached_digest
+from ..families.checkpoints.digests import cached_digest
 from . import adapter
 
 if TYPE_CHECKING:
