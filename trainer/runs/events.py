@@ -8,8 +8,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Annotated, Any, ClassVar, Union
+
+from pydantic import BeforeValidator, Discriminator, StrictBool, StrictFloat, StrictInt, StrictStr, Tag, TypeAdapter
+
+
+def _parse_non_finite(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+Number = Annotated[StrictFloat, BeforeValidator(_parse_non_finite)]
+"""A float. NaN and infinity, which JSON lacks, are strings in the log."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +29,8 @@ class Event:
     processes of a machine until it is switched off, and 0 in logs of earlier versions."""
 
     name: ClassVar[str] = ""
-    time: float = field(default_factory=lambda: time.time(), kw_only=True)
-    clock: float = field(default_factory=lambda: time.monotonic(), kw_only=True)
+    time: Number = field(default_factory=lambda: time.time(), kw_only=True)
+    clock: Number = field(default_factory=lambda: time.monotonic(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -27,26 +38,26 @@ class Plan(Event):
     """What the run will do, sent once before anything heavy. ``buckets`` maps ``"512x512"`` to a count of images."""
 
     name: ClassVar[str] = "plan"
-    images: int
-    buckets: dict[str, int]
-    epochs: int
-    steps: int
-    steps_per_epoch: int
-    trainable_parameters: int
-    modules: int
-    family: str
-    device: str
-    precision: str
-    memory_gb: float
-    start_step: int = 0
-    prediction: str = "epsilon"
-    held_out: int = 0  # pictures that are not trained on
-    memory: dict[str, float] = field(default_factory=dict)  # memory_gb by what it is for, see memory_estimate.py
-    attention: str = "sdpa"
-    prepacked: bool = False  # layers of the base on a CPU, see onednn_layers.py
-    cuda_graphs: bool = False  # passes are recorded and replayed, see cuda_graphs.py
-    fused: bool = False  # blocks of the UNet, see fused_blocks.py
-    regularisation: str = ""  # a sentence about the share of regularisation images; empty without any
+    images: StrictInt
+    buckets: dict[str, StrictInt]
+    epochs: StrictInt
+    steps: StrictInt
+    steps_per_epoch: StrictInt
+    trainable_parameters: StrictInt
+    modules: StrictInt
+    family: StrictStr
+    device: StrictStr
+    precision: StrictStr
+    memory_gb: Number
+    start_step: StrictInt = 0
+    prediction: StrictStr = "epsilon"
+    held_out: StrictInt = 0  # pictures that are not trained on
+    memory: dict[str, Number] = field(default_factory=dict)  # memory_gb by what it is for, see memory_estimate.py
+    attention: StrictStr = "sdpa"
+    prepacked: StrictBool = False  # layers of the base on a CPU, see onednn_layers.py
+    cuda_graphs: StrictBool = False  # passes are recorded and replayed, see cuda_graphs.py
+    fused: StrictBool = False  # blocks of the UNet, see fused_blocks.py
+    regularisation: StrictStr = ""  # a sentence about the share of regularisation images; empty without any
 
 
 SAVING = "saving"  # the phase of a child that was asked to stop
@@ -60,9 +71,9 @@ class Phase(Event):
     parent."""
 
     name: ClassVar[str] = "phase"
-    phase: str
-    done: int = 0
-    total: int = 0
+    phase: StrictStr
+    done: StrictInt = 0
+    total: StrictInt = 0
 
 
 @dataclass(frozen=True)
@@ -70,18 +81,18 @@ class Step(Event):
     """One optimiser step: ``loss`` is its mean over the accumulated micro-batches, ``eta`` in seconds, memory in GB."""
 
     name: ClassVar[str] = "step"
-    step: int
-    steps: int
-    epoch: int
-    loss: float
-    loss_average: float
-    lr: float
-    grad_norm: float
-    images_per_second: float
-    eta: float
-    memory_gb: float
-    weight_norm: float | None = None  # mean over the modules of the norm of scale * up * down; None: not measured at this step
-    weight_norm_max: float | None = None
+    step: StrictInt
+    steps: StrictInt
+    epoch: StrictInt
+    loss: Number
+    loss_average: Number
+    lr: Number
+    grad_norm: Number
+    images_per_second: Number
+    eta: Number
+    memory_gb: Number
+    weight_norm: Number | None = None  # mean over the modules of the norm of scale * up * down; None: not measured at this step
+    weight_norm_max: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -92,11 +103,11 @@ class Validation(Event):
     """
 
     name: ClassVar[str] = "validation"
-    step: int
-    epoch: int
-    loss: float
-    pictures: int
-    by_timestep: dict[str, float] = field(default_factory=dict)
+    step: StrictInt
+    epoch: StrictInt
+    loss: Number
+    pictures: StrictInt
+    by_timestep: dict[str, Number] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,11 +115,11 @@ class Sample(Event):
     """A validation image was written. ``epoch`` 0 is the base before training."""
 
     name: ClassVar[str] = "sample"
-    path: str
-    prompt: str
-    epoch: int
-    step: int
-    index: int
+    path: StrictStr
+    prompt: StrictStr
+    epoch: StrictInt
+    step: StrictInt
+    index: StrictInt
 
 
 @dataclass(frozen=True)
@@ -116,9 +127,9 @@ class Checkpoint(Event):
     """A state that the run can resume from was written, with a LoRA file that can be used already."""
 
     name: ClassVar[str] = "checkpoint"
-    step: int
-    path: str
-    lora: str
+    step: StrictInt
+    path: StrictStr
+    lora: StrictStr
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ class Warning_(Event):
     """Something the user should know, which does not end the run."""
 
     name: ClassVar[str] = "warning"
-    message: str
+    message: StrictStr
 
 
 @dataclass(frozen=True)
@@ -134,11 +145,11 @@ class Done(Event):
     """The run is complete; ``lora`` is the exported file, ``loss_curve`` a picture."""
 
     name: ClassVar[str] = "done"
-    lora: str
-    loss_curve: str
-    steps: int
-    seconds: float
-    loss: float
+    lora: StrictStr
+    loss_curve: StrictStr
+    steps: StrictInt
+    seconds: Number
+    loss: Number
 
 
 @dataclass(frozen=True)
@@ -146,9 +157,9 @@ class Error(Event):
     """The run failed; ``kind`` is a short stable word, ``hint`` what the user can change."""
 
     name: ClassVar[str] = "error"
-    kind: str
-    message: str
-    hint: str
+    kind: StrictStr
+    message: StrictStr
+    hint: StrictStr
 
 
 @dataclass(frozen=True)
@@ -156,8 +167,8 @@ class Stopped(Event):
     """The run was asked to stop and kept a state to resume from (``step`` 0: nothing was trained yet)."""
 
     name: ClassVar[str] = "stopped"
-    step: int
-    path: str
+    step: StrictInt
+    path: StrictStr
 
 
 _ALL: tuple[type[Event], ...] = (Plan, Phase, Step, Validation, Sample, Checkpoint, Warning_, Done, Error, Stopped)
@@ -165,30 +176,27 @@ TYPES: dict[str, type[Event]] = {cls.name: cls for cls in _ALL}
 
 
 def encode(event: Event) -> str:
-    """One line of JSON without the newline. NaN and infinity, which JSON lacks, travel as strings and come back as floats."""
+    """One line of JSON without the newline."""
     return json.dumps({"event": event.name, **_finite(asdict(event))}, ensure_ascii=True, allow_nan=False)
 
 
 def decode(line: str) -> Event | None:
-    """The event on a line, or None when the line is not one (a library's print, half a line of a killed child).
+    """The event on a line; None if the line holds none, such as a library's message, or half a line of a killed child.
 
-    Unknown fields are dropped, so that an older parent reads a newer child's log.
+    Unknown fields are dropped, so that an older parent can read a newer child's log.
     """
     try:
-        data = json.loads(line)
-    except (ValueError, RecursionError):
+        data = json.loads(line)  # not pydantic's parser, which refuses the surrogates in file names that are not UTF-8
+        return _adapter().validate_python({"clock": 0.0, **data}) if isinstance(data, dict) else None
+    except (ValueError, RecursionError):  # pydantic's ValidationError is a ValueError
         return None
-    if not isinstance(data, dict) or not isinstance(data.get("event"), str):
-        return None
-    cls = TYPES.get(data["event"])
-    if cls is None:
-        return None
-    try:
-        values = {f.name: _value(data[f.name], str(f.type)) for f in fields(cls) if f.name in data}
-        values.setdefault("clock", 0.0)
-        return cls(**values)
-    except (TypeError, OverflowError):  # a field is missing, or of another type than declared: a log can come from anyone
-        return None
+
+
+@cache
+def _adapter() -> TypeAdapter[Event]:
+    """Chooses the class by the field ``event``."""
+    tagged = tuple(Annotated[cls, Tag(name)] for name, cls in TYPES.items())
+    return TypeAdapter(Annotated[Union[tagged], Discriminator(lambda data: data.get("event"))])  # noqa: UP007 (a computed union)
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
@@ -197,16 +205,3 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _value(value: Any, declared: str) -> Any:
-    """``value``, as JSON gave it, for a field that is ``declared`` so. Raises TypeError for one of another type."""
-    if declared.endswith(" | None"):
-        return None if value is None else _value(value, declared.removesuffix(" | None"))
-    if declared.startswith("dict[str, ") and isinstance(value, dict):
-        return {key: _value(part, declared[10:-1]) for key, part in value.items()}
-    if declared == "float" and (value in ("nan", "inf", "-inf") or type(value) in (int, float)):
-        return float(value)
-    if type(value).__name__ != declared:  # by its name: True is an int, too
-        raise TypeError(f"{value!r} is no {declared}")
-    return value
