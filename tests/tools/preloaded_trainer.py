@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_PRELOADED = ("trainer.training.loop", "accelerate", "matplotlib.pyplot", "psutil", "torch.optim.adamw")
+PRELOADED = ("trainer.training.loop", "accelerate", "matplotlib.pyplot", "psutil", "torch.optim.adamw")
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def serve(path: str) -> None:
     import importlib
 
     sys.path.insert(0, str(ROOT))
-    for name in _PRELOADED:
+    for name in PRELOADED:
         importlib.import_module(name)
     from trainer.core.library_imports import import_models, import_text_models
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -119,6 +120,20 @@ def test_export_replaces_only_itself(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not an earlier export"):
         export_dataset(dataset, "kohya", tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.doc").exists()
+
+
+def test_export_that_was_killed_while_it_replaced_another_can_be_repeated(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = export_dataset(dataset, "kohya")
+
+    def killed(path: Path) -> None:
+        next(each for each in sorted(path.rglob("*")) if each.is_file()).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        export_dataset(dataset, "imagefolder", folder)
+    export_dataset(dataset, "imagefolder", folder)
+    assert [path.name for path in sorted(folder.iterdir())] == [".animelora-export", "train"]
 
 
 def test_export_prepared_again_is_the_same_dataset(dataset: Dataset, tmp_path: Path) -> None:

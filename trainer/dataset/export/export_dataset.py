@@ -37,11 +37,16 @@ def export_dataset(dataset: Dataset, kind: Format, out: Path | None = None) -> P
 
 
 def _replace_earlier_export(folder: Path) -> None:
-    if folder.exists():
-        if not (folder / EXPORT_MARKER).is_file() and any(folder.iterdir()):
-            raise UserError(
-                f"{folder} exists and is not an earlier export.", "Choose another folder with --export-to, or remove it.", kind="dataset"
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    (folder / EXPORT_MARKER).write_text("Written by AnimeLoRA; replaced by the next export.\n", encoding="utf-8")
+    """Empty ``folder`` except for the marker. It stays throughout, so that an export can be repeated after a kill."""
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / EXPORT_MARKER
+    if not marker.is_file() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder} exists and is not an earlier export.", "Choose another folder with --export-to, or remove it.", kind="dataset"
+        )
+    marker.write_text("Written by AnimeLoRA; replaced by the next export.\n", encoding="utf-8")
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != marker:
+            path.unlink()
