@@ -35,7 +35,7 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry or ".").re
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.utime", "os.chmod", "os.symlink")
 # Files that tell when and how often something was done: only their names are compared.
 _LOGS = (
-    "*/events.jsonl", "*/child.log", "*/result.json", "*/loss_curve.png", "*/report.html", "*/.prepare/*", "*.lock", "*/tensorboard/*",
+    "*/events.jsonl", "*/child.log", "*/result.json", "*/loss_curve.png", "*/report.html", "*/.prepare/*", "*.lock", "*/checkpoint-hashes.json",
     "*/started.json",
 )  # fmt: skip
 _CHILD_SECONDS = 30.0  # for a child whose parent was killed to save and leave
@@ -291,8 +291,7 @@ def _change(place: Path) -> None:
 
 def _export_dataset(kind: str) -> Callable[[Path], None]:
     def act(place: Path) -> None:
-        from trainer.dataset import open_dataset
-        from trainer.dataset.export import export_dataset
+        from trainer.dataset import export_dataset, open_dataset
 
         export_dataset(open_dataset(place / "datasets" / "sks_girl"), kind, place / "exported")  # type: ignore[arg-type]
 
