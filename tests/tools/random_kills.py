@@ -1,7 +1,7 @@
 """Kill the pack at random points of its work, run the work again, and compare what is on the disk with what an undisturbed run leaves.
 
-``python tests/tools/random_kills.py --kills 300 --seed 0`` kills processes that prepare, train, publish, export and convert, and prints each
-difference with the seed that gives it again. POSIX only: each attempt is a fork of this process, in which the libraries are loaded already.
+``python tests/tools/random_kills.py --kills 300 --seed 0`` kills processes that prepare, train, publish, export and convert. It prints each
+difference with the seed that reproduces it. POSIX only: each attempt is a fork of this process, which has loaded the libraries.
 
 A kill (SIGKILL) comes either just before the n-th operation that changes the file system, which is exact, or after a random time, which
 also hits the middle of a write. Sometimes the repetition is killed, too. After that the work must end without an error, with the same files
@@ -35,8 +35,8 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry or ".").re
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.utime", "os.chmod", "os.symlink")
 # Files that tell when and how often something was done: only their names are compared.
 _LOGS = (
-    "*/events.jsonl", "*/child.log", "*/result.json", "*/loss_curve.png", "*/report.html", "*/.prepare/*", "*.lock", "*/checkpoint-hashes.json",
-    "*/started.json",
+    "*/events.jsonl", "*/child.log", "*/result.json", "*/loss_curve.png", "*/report.html", "*/.prepare/*", "*.lock",
+    "*/checkpoint-hashes.json", "*/started.json",
 )  # fmt: skip
 _CHILD_SECONDS = 30.0  # for a child whose parent was killed to save and leave
 
@@ -78,9 +78,10 @@ def main() -> int:
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", MPLBACKEND="Agg")
     works = [work for work in WORKS if args.only in (None, work.name)]
     _load_libraries()
-    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        with _preloaded_children(Path(folder) / "quick") if _IN_CHILD in works else contextlib.nullcontext():
-            tally = search(Path(folder).resolve(), args.kills, args.seed, works)
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder, contextlib.ExitStack() as running:
+        if _IN_CHILD in works:
+            running.enter_context(_preloaded_children(Path(folder) / "quick"))
+        tally = search(Path(folder).resolve(), args.kills, args.seed, works)
     print(f"{tally.kills} kills in {tally.trials} trials, {len(tally.failures)} differences")
     return 1 if tally.failures else 0
 
@@ -310,8 +311,8 @@ def _train(place: Path) -> None:
     from trainer.launch import launcher
     from trainer.training.loop import train_run
 
-    def run_child(run: Any, *_: object) -> None:
-        assert train_run(run.path, watch_stdin=False) == 0
+    def run_child(folder: Any, *_: object) -> None:
+        assert train_run(folder.path, watch_stdin=False) == 0
 
     launcher._run_child = run_child
     launcher.train(_configuration(place))

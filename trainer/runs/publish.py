@@ -11,7 +11,6 @@ import hashlib
 import os
 import secrets
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,11 +19,19 @@ from ..core.disk_errors import about_the_disk
 from ..core.errors import UserError
 from ..core.files.paths import expand_home
 from ..core.files.reading import sha256_file
-from ..core.files.writing import PARTIAL, move_new, remove_partial, unlink_partial, when_free, write_atomic
+from ..core.files.writing import (
+    PARTIAL,
+    move_new,
+    remove_abandoned,
+    remove_partial,
+    try_lock,
+    unlink_partial,
+    when_free,
+    write_atomic,
+)
 from .run_folder import RunFolder
 
-_OURS = f"{PARTIAL}lora-"  # in a folder of LoRAs: locked while it is written, so that what a killed process left can be told
-_OLD_SECONDS = 86_400.0  # after which any other partial file there is taken to be left over
+_OURS = f"{PARTIAL}lora-"
 _ATTEMPTS = 5
 
 
@@ -95,12 +102,10 @@ def put(data: bytes, targets: Sequence[Path], *, near: Path | None = None) -> Pa
 
 def remove_left_over(folder: Path) -> None:
     """Delete what killed processes left half written in a folder of LoRAs, where others may be writing now."""
-    for path in folder.glob(f"{PARTIAL}*"):
-        with suppress(OSError):
-            if path.name.startswith(_OURS) and not path.is_symlink():
-                if _is_unlocked(path):
-                    path.unlink()
-            elif path.is_file() and time.time() - path.stat().st_mtime > _OLD_SECONDS:
+    remove_abandoned(folder)
+    if sys.platform == "win32":
+        for path in folder.glob(f"{_OURS}*"):
+            with suppress(OSError):  # one that is being written is open and cannot be deleted
                 path.unlink()
 
 
@@ -135,7 +140,7 @@ def _staged(data: bytes, folder: Path, target: Path) -> Iterator[Path]:
     path = folder / f"{_OURS}{secrets.token_hex(8)}.tmp"
     try:
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
-            _lock(file.fileno())
+            try_lock(file.fileno())
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -150,21 +155,3 @@ def _staged(data: bytes, folder: Path, target: Path) -> Iterator[Path]:
         raise
     finally:
         unlink_partial(path)
-
-
-def _lock(file: int) -> None:
-    if sys.platform != "win32":  # where an open file cannot be deleted
-        import fcntl
-
-        with suppress(OSError):  # some network drives know no locks
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_unlocked(path: Path) -> bool:
-    if sys.platform == "win32":
-        return True  # it cannot be deleted while it is open
-    import fcntl
-
-    with path.open("rb") as file:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: somebody holds it, or there are no locks here
-    return True

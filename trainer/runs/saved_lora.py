@@ -16,15 +16,19 @@ def write_record(lora: Path) -> None:
     write_sealed(lora.with_name(_RECORD), {"file": lora.name, "sha256": sha256_file(lora)})
 
 
+def has_record(lora: Path) -> bool:
+    """Whether the checksum of a saved LoRA was recorded. An earlier version and a process that was killed before it leave none."""
+    return lora.with_name(_RECORD).exists()
+
+
 def is_undamaged(lora: Path) -> bool:
     """Whether a saved LoRA has the bytes that were written; without a record (older versions) the weights are as their own hash says."""
     from ..lorafile import matches_own_hash
 
-    record = lora.with_name(_RECORD)
     try:
-        if not record.exists():
+        if not has_record(lora):
             return matches_own_hash(lora)
-        return bool(read_sealed(record) == {"file": lora.name, "sha256": sha256_file(lora)})
+        return bool(read_sealed(lora.with_name(_RECORD)) == {"file": lora.name, "sha256": sha256_file(lora)})
     except (OSError, ValueError, UserError):
         return False
 

@@ -11,7 +11,7 @@ from ..runs import events, states
 from ..runs.loss_curve import draw_loss_curve
 from ..runs.run_folder import loss_history, validation_history
 from ..runs.run_times import start_day, training_seconds
-from ..runs.saved_lora import is_undamaged, write_record
+from ..runs.saved_lora import has_record, is_undamaged, write_record
 from .export import Exporter
 from .job import Job
 from .learner import Learner
@@ -83,8 +83,9 @@ class Keeper:
         self.job.emit(events.Checkpoint(step, str(lora.parent), str(lora)))
 
     def save_missing_lora(self) -> None:
-        """Write the LoRA file of the state that a run resumes from, if the run was stopped between the two or the file is damaged."""
-        if self.step and self.is_due() and not is_undamaged(self._checkpoint_lora()):
+        """Write the LoRA file of the state that a run resumes from, if the run was stopped before its checksum or the file is damaged."""
+        lora = self._checkpoint_lora()
+        if self.step and self.is_due() and not (has_record(lora) and is_undamaged(lora)):
             self.save_lora()
 
     def finish(self) -> None:

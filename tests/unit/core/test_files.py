@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 import unicodedata
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from trainer.core import disk_errors
 from trainer.core.errors import UserError
 from trainer.core.files.paths import expand_home, on_another_machine, require_short_path, resolve_below, safe_name
 from trainer.core.files.reading import read_regular, sha256_file
-from trainer.core.files.writing import atomic_path, write_atomic
+from trainer.core.files.writing import atomic_path, remove_abandoned, write_atomic
 
 # learn.microsoft.com, "Naming Files, Paths, and Namespaces"
 WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"COM{n}" for n in "123456789¹²³"), *(f"LPT{n}" for n in "123456789¹²³")}
@@ -168,10 +169,24 @@ def test_file_that_becomes_a_pipe_after_the_check_is_not_waited_for(tmp_path: Pa
         read_regular(tmp_path / "pipe", 10)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows' home folders lie beside each other: every user has one, there or not")
 def test_a_home_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nosuchuser"):
         expand_home("~nosuchuser/pictures")
     assert expand_home("~/x") == Path.home() / "x" and expand_home("a~b/~c") == Path("a~b/~c")
+
+
+def test_abandoned_partial_files_are_removed_and_those_in_use_stay(tmp_path: Path) -> None:
+    abandoned, day_old = tmp_path / ".partial-0123456789abcdef.safetensors.tmp", tmp_path / ".partial-fedcba9876543210.json.tmp"
+    for path in (abandoned, day_old, tmp_path / "mine.tmp"):
+        path.write_bytes(b"half")
+    os.utime(day_old, times=(time.time() - 90_000,) * 2)
+    with atomic_path(tmp_path / "new.safetensors") as temporary:
+        temporary.write_bytes(b"whole")
+        remove_abandoned(tmp_path)
+        kept = {abandoned.name} if os.name == "nt" else set()  # where no lock tells that nobody writes it
+        assert {path.name for path in tmp_path.iterdir()} == {temporary.name, "mine.tmp", *kept}
+    assert (tmp_path / "new.safetensors").read_bytes() == b"whole"
 
 
 def test_letters_of_every_script_survive() -> None:

@@ -137,3 +137,12 @@ def test_a_damaged_lora_beside_the_state_that_is_resumed_is_written_again(stoppe
     assert lora.read_bytes() != whole
     assert train_here(stopped).status == 0
     assert lora.read_bytes() == whole
+
+
+@pytest.mark.slow
+def test_a_lora_whose_checksum_was_not_recorded_before_a_kill_gets_one(stopped: RunConfig) -> None:
+    record = prepare_run(stopped).folder.checkpoints / "step-000006" / "lora.json"
+    whole = record.read_bytes()
+    record.unlink()
+    assert train_here(stopped).status == 0
+    assert record.read_bytes() == whole

@@ -16,7 +16,10 @@ from typing import TypeVar
 
 from filelock import FileLock
 
+from .reading import open_regular
+
 _BUSY_SECONDS = 5.0
+_ABANDONED_SECONDS = 86_400.0
 PARTIAL = ".partial-"  # how every file and folder that is being written begins
 
 T = TypeVar("T")
@@ -26,29 +29,67 @@ T = TypeVar("T")
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
 
-    On an exception the temporary file is removed and ``path`` is left as it was. A killed process leaves it, so it has no name that a
-    menu of models or a reader of images would take for a whole file: it ends in ``.tmp``.
+    On an exception the temporary file is removed and ``path`` is left as it was.
+    """
+    with partial_path(path) as temporary:
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            replace(temporary, path)
+        except Exception as error:
+            if getattr(error, "filename", None) in (None, str(temporary)):  # libraries' own errors have none, too
+                with suppress(AttributeError):
+                    error.filename, error.filename2 = str(path), None  # type: ignore[attr-defined]
+            raise
+
+
+@contextmanager
+def partial_path(path: Path) -> Iterator[Path]:
+    """Yield a new temporary file beside ``path``, which is removed afterwards unless it was renamed.
+
+    A killed process leaves it, so it has no name that a menu of models or a reader of images would take for a whole file: it ends in
+    ``.tmp``. Write into it without replacing it: its lock tells ``remove_abandoned`` that it is in use.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}{path.suffix}.tmp")
-    # With the mode of an ordinary file: the system takes the umask off it. To ask for the umask is to change it, for all threads.
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        temporary, handle = _new_partial(path)
     except OSError as error:
         error.filename = str(path)  # nobody asked for the other
         raise
+    if sys.platform == "win32":  # where an open file cannot be renamed
+        os.close(handle)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        replace(temporary, path)
-    except Exception as error:
-        if getattr(error, "filename", None) in (None, str(temporary)):  # libraries' own errors have none, too
-            with suppress(AttributeError):
-                error.filename, error.filename2 = str(path), None  # type: ignore[attr-defined]
-        raise
     finally:
+        if sys.platform != "win32":
+            os.close(handle)
         unlink_partial(temporary)
+
+
+def _new_partial(path: Path) -> tuple[Path, int]:
+    """A new temporary file beside ``path``, and a handle that locks it."""
+    while True:
+        temporary = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}{path.suffix}.tmp")
+        # With the mode of an ordinary file: the system takes the umask off it. To ask for the umask is to change it, for all threads.
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+        try_lock(handle)
+        if sys.platform == "win32" or os.fstat(handle).st_nlink:
+            return temporary, handle
+        os.close(handle)  # another process deleted it as abandoned before it was locked
+
+
+def try_lock(handle: int) -> bool:
+    """Lock an open file unless another handle holds it. False on Windows and on network drives without locks, too."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def replace(source: Path, target: Path) -> None:
@@ -108,6 +149,25 @@ def remove_partial(*folders: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             unlink_partial(path)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete what killed processes left half written in ``folder``, where other processes may be writing now.
+
+    Where a file cannot be locked (on Windows, on some network drives, by earlier versions), it is abandoned after a day without a change.
+    """
+    for path in folder.glob(f"{PARTIAL}*"):
+        with suppress(OSError):
+            if path.is_symlink():
+                continue
+            handle = open_regular(path)
+            try:
+                if path.suffix == ".tmp" and try_lock(handle):
+                    path.unlink()  # while it is locked, so that a writer that has just made it sees that it is gone
+            finally:
+                os.close(handle)
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                path.unlink()
 
 
 def unlink_partial(path: Path) -> None:

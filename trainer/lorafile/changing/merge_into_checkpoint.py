@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ...core.errors import UserError
-from ...core.files.writing import atomic_path
+from ...core.files.writing import atomic_path, remove_abandoned
 from ...core.work.progress import counted
 from .. import algorithms, container, dora
 from ..biases import bias_of, without_bias
@@ -64,8 +64,9 @@ def merge_into_checkpoint(checkpoint: Path, parts: Sequence[tuple[LoraWeights, f
         raise UserError(f"There is no checkpoint {checkpoint}.", "Check the path.", kind="checkpoint")
     header = container.read_header(checkpoint)
     changes = _plan(header, parts)
+    remove_abandoned(target.parent)
     with atomic_path(target) as temporary:
-        container.rewrite_metadata(checkpoint, temporary, {**header.metadata, **_metadata(header.metadata, parts)})
+        container.copy_with_metadata(checkpoint, temporary, {**header.metadata, **_metadata(header.metadata, parts)})
         start = container.read_header(temporary).data_start
         with temporary.open("r+b") as file:
             for key, layers in counted(changes.items(), f"merging into {target.name}", len(changes)):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ...core.errors import UserError
-from ...core.files.writing import atomic_path
+from ...core.files.writing import atomic_path, remove_abandoned
 from .. import dora, folding
 from ..biases import bias_of
 from ..models import MODELS
@@ -91,10 +91,14 @@ def convert(weights: LoraWeights, form: str, dtype: torch.dtype | None = None) -
 
 
 def write_lora(path: Path, converted: Converted) -> None:
-    """Write a converted LoRA with its hashes to ``path``, atomically, and read it back before it gets its name."""
+    """Write a converted LoRA with its hashes to ``path``, atomically, and read it back before it gets its name.
+
+    What a killed process left half written in that folder is deleted.
+    """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise UserError(f"{path.name}: LoRAs are written as .safetensors only.", "Give the file that ending.", kind="lora")
+    remove_abandoned(path.parent)
     with atomic_path(path) as temporary:
         write_tensors(temporary, converted.tensors, converted.metadata)
         faults = scan_lora(temporary).fatal
