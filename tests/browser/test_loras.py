@@ -129,7 +129,7 @@ def test_the_card_shows_a_lora_and_hands_out_its_trigger_words(frontend: Fronten
         assert r"orb \(toy\)" in sorted(texts(frontend))[1]
     assert sorted(texts(frontend)) == ["blurry", r"chibi, big head, orb \(toy\), myRetro girl, a portrait"]
     pick(frontend, "plain.safetensors")
-    frontend.page.get_by_text("names no trigger words").wait_for(timeout=30_000)
+    frontend.page.get_by_text("lists no trigger words").wait_for(timeout=30_000)
     assert "rank 2, alpha 1" in card.inner_text()
     pick(frontend, "(lora input)")
     frontend.page.get_by_text("Choose a LoRA to see its card").wait_for(timeout=30_000)
@@ -244,7 +244,7 @@ def test_the_card_of_a_linked_lora_comes_when_the_node_has_run(frontend: Fronten
       train.connect(0, load, load.inputs.findIndex((input) => input.name === "lora"));
       return load.id;
     }""")
-    frontend.page.get_by_text("appears when the graph has run").wait_for(timeout=30_000)
+    frontend.page.get_by_text("appears after the graph has run").wait_for(timeout=30_000)
     send_event(frontend, "animelora.lora", node_id=str(number), name="retro_style.safetensors")
     card = frontend.page.locator(".animelora-lora")
     card.locator("img").wait_for(timeout=30_000)
