@@ -22,7 +22,7 @@ from .shared.prompts import lines
 from .shared.schema import field, result, schema
 from .shared.sockets import allow
 from .shared.types import DATASET, DATASET_OPTIONS, Dataset, DatasetOptions, as_options
-from .shared.wording import on_the_canvas
+from .shared.wording import on_canvas
 
 FROM_INPUT = "(images input)"
 CROP_MODES = ("centre", "face", "buckets", "top")  # new ones go last: saved workflows keep what they say
@@ -181,7 +181,7 @@ class DatasetPrep(io.ComfyNode):
             made = done.dataset
             prepared.remember(made.path)
             handle = Dataset(str(made.path), made.hash, made.trigger, made.class_description, len(made.items))
-            report = on_the_canvas(done.report.text())
+            report = on_canvas(done.report.text())
             return io.NodeOutput(handle, from_pil(datasets.contact_sheet(made)), report, ui=ui.PreviewText(report))
 
 

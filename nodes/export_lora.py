@@ -21,7 +21,7 @@ from .shared.images import to_pil
 from .shared.schema import field, result, schema
 from .shared.sockets import allow
 from .shared.types import LORA, Lora
-from .shared.wording import on_the_canvas
+from .shared.wording import on_canvas
 
 FORMATS = ("kohya", "diffusers", "peft", "comfyui")
 AS_IT_IS = "as it is"
@@ -194,7 +194,7 @@ def export(
         *(f"Note: {note}" for note in converted.notes),
         *(f"Warning: {problem}" for problem in weights.problems),
     ]
-    return on_the_canvas("\n".join(said))
+    return on_canvas("\n".join(said))
 
 
 def _for_model(weights: Any, format: str, model: Any, clip: Any) -> tuple[Any, str]:

@@ -26,7 +26,7 @@ from .shared.live import TrainingView, duration, say, work_text
 from .shared.prompts import lines
 from .shared.schema import field, number, result, schema, setting
 from .shared.types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
-from .shared.wording import on_the_canvas
+from .shared.wording import on_canvas
 
 _NODE = "TrainLora"
 
@@ -301,4 +301,4 @@ def _remarks(run_dir: Path) -> list[str]:
     told = read_events(run_dir / "events.jsonl")
     remarks = [event.regularisation for event in told if isinstance(event, events.Plan) and event.regularisation]
     remarks += [f"Warning: {event.message}" for event in told if isinstance(event, events.Warning_)]
-    return list(dict.fromkeys(on_the_canvas(remark) for remark in remarks))
+    return list(dict.fromkeys(on_canvas(remark) for remark in remarks))

@@ -9,7 +9,7 @@ import comfy.model_management
 
 from ...trainer.core.diagnosis import as_user_error
 from ...trainer.core.errors import Cancelled
-from .wording import on_the_canvas
+from .wording import on_canvas
 
 
 class AnimeLoRAError(Exception):
@@ -28,4 +28,4 @@ def readable() -> Iterator[None]:
         told = as_user_error(error)
         if told is None:
             raise
-        raise AnimeLoRAError(on_the_canvas(str(told))) from error
+        raise AnimeLoRAError("\n".join(filter(None, map(on_canvas, (told.message, told.hint))))) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -21,7 +22,7 @@ from ...trainer.core.work.progress import share
 from ...trainer.dataset.reading.surrogates import readable
 from ...trainer.runs import events
 from .images import keep_graph
-from .wording import on_the_canvas
+from .wording import on_canvas
 
 log = logging.getLogger("animelora")
 EVENT = "animelora.train"
@@ -32,7 +33,6 @@ RUNNING: dict[str, dict[str, str]] = {}
 FINISHED: dict[str, dict[str, str]] = {}
 """The same of the run that each node had last. Only TrainingView writes it."""
 _PREVIEW = 512  # pixels of the longer side
-_FOR_READERS = {"message", "hint"}  # what warnings and errors say to the user
 _TEXT_EVERY = 0.5  # seconds between two lines of text
 
 
@@ -117,7 +117,7 @@ class TrainingView:
             self._steps, self._step = max(1, event.steps), event.start_step
             text = f"{plural(event.images, 'image')}, {plural(event.steps, 'step')} on {event.device} ({event.precision})"
             if event.regularisation:
-                text += f"\n{on_the_canvas(event.regularisation)}"
+                text += f"\n{on_canvas(event.regularisation)}"
         elif isinstance(event, events.Phase):
             text = event.phase if not event.total else f"{event.phase} {event.done}/{event.total}"
         elif isinstance(event, events.Step):
@@ -152,15 +152,26 @@ class TrainingView:
             log.debug("the sample %s does not carry its workflow", path, exc_info=True)
 
     def _send(self, event: events.Event) -> None:
-        data = {**asdict(event), "event": event.name}
+        data = event_data(event)
         if isinstance(event, events.Sample):
             data["view"] = viewable(Path(event.path))
-        self._tell({**data, **{key: on_the_canvas(data[key]) for key in _FOR_READERS & data.keys()}})
+        self._tell(data)
 
     def _tell(self, data: dict[str, Any]) -> None:
         server = getattr(PromptServer, "instance", None)
         if server is not None:
             server.send_sync(EVENT, {**data, **self._run, "node_id": self.node_id})
+
+
+def event_data(event: events.Event) -> dict[str, Any]:
+    """An event as JSON for the browser: messages in the words of the canvas, null for the numbers that JSON lacks."""
+    return {"event": event.name, **{key: _for_browser(value) for key, value in asdict(event).items()}}
+
+
+def _for_browser(value: Any) -> Any:
+    if isinstance(value, str):
+        return on_canvas(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def viewable(path: Path) -> dict[str, str] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ...trainer.runs.states import newest_step, state_folder
 from . import places
 from .card_pool import CardPool
 from .folders import runs_dir
-from .live import FINISHED, RUNNING, viewable
+from .live import FINISHED, RUNNING, event_data, viewable
 from .lora_cards import lora_card, unread_card
 
 _MOST_POINTS = 2000  # of a curve: more than the pixels that show it
@@ -100,20 +99,15 @@ def history(folder: Path) -> dict[str, Any]:
         },
         "plan": _last(log, events.Plan),
         "phase": _last(log, events.Phase),
-        "step": plain(ordered[-1]) if ordered else None,
+        "step": event_data(ordered[-1]) if ordered else None,
         "validation": _last(log, events.Validation),
         "samples": [
-            {**plain(event), "view": view}
+            {**event_data(event), "view": view}
             for _, event in sorted(samples.items())
             if (view := viewable(Path(event.path))) is not None and Path(event.path).is_file()
         ],
-        "ending": None if _goes_on(run.name) else plain(_ending(run, log)),
+        "ending": None if _goes_on(run.name) else event_data(_ending(run, log)),
     }
-
-
-def plain(event: events.Event) -> dict[str, Any]:
-    """An event as JSON; numbers that JSON lacks become null."""
-    return {"event": event.name, **{key: _number(value) for key, value in asdict(event).items()}}
 
 
 def _thinned(steps: list[events.Step]) -> list[events.Step]:
@@ -122,7 +116,7 @@ def _thinned(steps: list[events.Step]) -> list[events.Step]:
 
 
 def _last(log: list[events.Event], kind: type[events.Event]) -> dict[str, Any] | None:
-    return next((plain(event) for event in reversed(log) if isinstance(event, kind)), None)
+    return next((event_data(event) for event in reversed(log) if isinstance(event, kind)), None)
 
 
 def _goes_on(name: str) -> bool:

@@ -1,9 +1,8 @@
-"""The trainer's words as the canvas says them: settings by their node and widget, and no command line."""
+"""Messages of the trainer in the words of the canvas: settings by node and widget, actions by node instead of command."""
 
 from __future__ import annotations
 
-import re
-
+from ...trainer.core.messages import Action, DatasetSetting, ExportOption, File, Message, Part, Setting
 from .places import BY_NODE
 
 TITLES = {
@@ -14,36 +13,50 @@ TITLES = {
     "MachineOptions": "Machine Options",
     "MonitorOptions": "Monitor Options",
 }
-_WIDGETS = {
-    key: f"{TITLES[node]} → {widget}"
-    for node, table in BY_NODE.items()
-    for widget, key in table.items()
-    if "." in key  # "preset" is a word of the language, too
-}
-# settings of datasets that reports name
-_WIDGETS |= {
+_WIDGETS = {key: f"{TITLES[node]} → {widget}" for node, table in BY_NODE.items() for widget, key in table.items()}
+DATASET_WIDGETS = {
     "captions.remove": "Dataset Options → remove_tags",
     "captions.replace": "Dataset Options → replace_tags",
     "captions.separator": "Dataset Options → tag_separator",
     "training.wildcards": "Dataset Options → wildcards",
 }
-# Not inside a path or another word. What follows a dot is a part of the setting (network.block_ranks.mid_block), but not the end of a file.
-_KEY = re.compile(r"(?<![\w./\\-])(" + "|".join(map(re.escape, _WIDGETS)) + r')(?![\w/\\-]|\.safetensors)(?: = "([^"\n]*)")?')
-_COMMANDS = (
-    (
-        re.compile(r"Every (?:key|setting) is described in docs/\w+\.md(?: and in `python -m trainer [^`]*`)?\."),
-        "The help page of each node describes its settings.",
-    ),
-    (re.compile(r"python -m trainer export\b"), "Export LoRA"),
-    (re.compile(r"--(dtype|format|rank)\b"), r"\1"),  # widgets of Export LoRA
-    (re.compile(r"Use `info` on the file for all details\."), "Choose another file, or make it again."),
-    (re.compile(r"Its metadata may help: --metadata [^\n]*"), "Choose a file that says for which model it was made."),
-    (re.compile(r"(?:, or| or|:) python -m trainer .*?(?=\.(?:\s|$)|$)", re.MULTILINE), ""),
-)
+ACTIONS = {
+    Action.PREPARE_DATASET: "Dataset Prep",
+    Action.EXPORT_LORA: "Export LoRA",
+    Action.MERGE_LORA: "Load LoRA and ComfyUI's Save Checkpoint",
+    Action.INSPECT_LORA: "the card of the LoRA in Load LoRA",
+    Action.READ_ABOUT_SETTINGS: "the help page of each node",
+    Action.READ_ABOUT_DATASET_SETTINGS: "the help pages of Dataset Prep and Dataset Options",
+}
 
 
-def on_the_canvas(text: str) -> str:
-    """``text`` with ``training.memory = "auto"`` as ``Machine Options → memory = auto``. What is on no node keeps its name."""
-    for pattern, instead in _COMMANDS:
-        text = pattern.sub(instead, text)
-    return _KEY.sub(lambda found: _WIDGETS[found[1]] + ("" if found[2] is None else f" = {found[2]}"), text)
+def on_canvas(text: str) -> str:
+    """``text`` as an artist reads it: ``Machine Options → memory = auto`` for the setting ``training.memory = "auto"``."""
+    return text.worded(_word) if isinstance(text, Message) else text
+
+
+def _word(part: Part) -> str:
+    if isinstance(part, Action):
+        return ACTIONS[part]
+    if isinstance(part, File):
+        return part.path
+    if isinstance(part, ExportOption):
+        return _with_value(f"Export LoRA → {part.name}", part)
+    return _with_value(_place(part.key, DATASET_WIDGETS if isinstance(part, DatasetSetting) else _WIDGETS), part)
+
+
+def _place(key: str, widgets: dict[str, str]) -> str:
+    """The widget for ``key``, or for the setting that it is a part of (``network.block_ranks.mid_block``); else ``key`` itself."""
+    setting, inside = key, ""
+    while setting:
+        if setting in widgets:
+            return widgets[setting] + inside
+        setting, dot, last = setting.rpartition(".")
+        inside = f"{dot}{last}{inside}"
+    return key
+
+
+def _with_value(place: str, part: Setting | ExportOption) -> str:
+    if part.value is None:
+        return place
+    return f"{place} = {str(part.value).lower() if isinstance(part.value, bool) else part.value}"

@@ -6,7 +6,6 @@ pydantic validates (ComfyUI already depends on it); this module adds errors that
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import sys
@@ -19,15 +18,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..core.errors import UserError
 from ..core.files.paths import expand_home
 from ..core.files.text_file import read_text
+from ..core.messages import Action, Message, Setting
 from .overrides import apply_override
 from .presets import expanded
 from .sample_prompts import read_prompt
+from .validation_errors import describe_problems
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+_SEE_DOCS = Message("Every setting is described in ", Action.READ_ABOUT_SETTINGS, ".")
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Targets = Literal["all-linear", "attention", "all-linear+conv"]
 Schedule = Literal[
@@ -341,15 +343,18 @@ class RunConfig(_Section):
     @model_validator(mode="after")
     def _something_is_trained_to_the_end(self) -> RunConfig:
         if not self.network.unet and self.training.text_encoder_share < 1:
-            raise ValueError("training.text_encoder_share leaves nothing to train after it, as network.unet is off: set it to 1")
+            share, unet = Setting("training.text_encoder_share"), Setting("network.unet")
+            raise ValueError(Message(share, " leaves nothing to train after it, as ", unet, " is off: set it to 1"))
         return self
 
     @model_validator(mode="after")
     def _one_average_and_no_hidden_weights(self) -> RunConfig:
         if self.optimizer.name == "schedule-free" and self.training.ema_decay:
-            raise ValueError("schedule-free averages the weights itself: leave training.ema_decay at 0")
+            raise ValueError(Message("schedule-free averages the weights itself: leave ", Setting("training.ema_decay"), " at 0"))
         if self.optimizer.name == "schedule-free" and self.network.max_norm:
-            raise ValueError("schedule-free keeps weights of its own that network.max_norm cannot reach: use another optimizer")
+            raise ValueError(
+                Message("schedule-free keeps weights of its own that ", Setting("network.max_norm"), " cannot reach: use another optimizer")
+            )
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -387,7 +392,11 @@ def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     except RecursionError as error:
         raise UserError(f"The configuration {path} is nested too deeply.", kind="config") from error
     except ValueError as error:  # TOMLDecodeError and JSONDecodeError are ValueErrors
-        raise UserError(f"The configuration {path} is not valid: {error}", "Compare it with docs/training.md.", kind="config") from error
+        raise UserError(
+            f"The configuration {path} is not valid: {error}",
+            _SEE_DOCS,
+            kind="config",
+        ) from error
     if not isinstance(data, dict):
         raise UserError(f"The configuration {path} must be a table of keys.", kind="config")
     _absolute_paths(data, path.resolve().parent)
@@ -401,10 +410,10 @@ def parse(data: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(expanded(data))
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors(include_url=False)]
+        problems = describe_problems(error, Setting, keys())
         raise UserError(
-            "The run configuration is not valid:\n" + "\n".join(f"  {p}" for p in problems),
-            "Every key is described in docs/training.md and in `python -m trainer train --help`.",
+            Message("The run configuration is not valid:\n", problems),
+            _SEE_DOCS,
             kind="config",
         ) from error
 
@@ -428,20 +437,6 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterable[str]:
             yield from _keys(annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
-
-
-def _explain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"]) or "(configuration)"
-    if problem["type"] == "extra_forbidden":
-        valid = keys()
-        last = str(problem["loc"][-1])
-        near = [key for key in valid if key.rsplit(".", 1)[-1] == last]  # the right word in the wrong section
-        near = near or difflib.get_close_matches(where, valid, n=1, cutoff=0.5)
-        return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
-    if problem["type"] == "missing":
-        return f"{where}: missing"
-    shown = repr(problem.get("input"))
-    return f"{where}: {problem['msg']} (got {shown[:80]})"
 
 
 def _absolute_paths(data: dict[str, Any], folder: Path) -> None:

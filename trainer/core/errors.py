@@ -1,13 +1,16 @@
-"""The one exception that the pack shows to users."""
+"""The exceptions that are meant for users."""
 
 from __future__ import annotations
 
+from .messages import Part, mentions
+
 
 class UserError(Exception):
-    """Something the user can put right.
+    """Something the user can correct.
 
-    ``message`` says what happened and where, ``hint`` what to do about it. ``kind`` is a short stable
-    word (``"config"``, ``"dataset"``, ``"checkpoint"``, ``"memory"``, …) for programs that read the event stream.
+    ``message`` says what happened and where, ``hint`` what to do about it; ``about`` are the settings, files and actions that they name,
+    if they are a ``Message``. ``kind`` is a short stable word (``"config"``, ``"dataset"``, ``"checkpoint"``, ``"memory"``, …) for
+    programs that read the event stream.
     """
 
     def __init__(self, message: str, hint: str = "", *, kind: str = "input") -> None:
@@ -16,9 +19,14 @@ class UserError(Exception):
         self.hint = hint
         self.kind = kind
 
+    @property
+    def about(self) -> tuple[Part, ...]:
+        """The settings, files and actions that message and hint name."""
+        return (*mentions(self.message), *mentions(self.hint))
+
     def __str__(self) -> str:
-        return f"{self.message}\n{self.hint}" if self.hint else self.message
+        return f"{self.message}\n{self.hint}" if self.hint else str(self.message)
 
 
 class Cancelled(Exception):
-    """The user asked to stop; what was done so far is kept."""
+    """The user asked to stop; finished work is kept."""

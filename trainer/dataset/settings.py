@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..config.validation_errors import describe_problems
 from ..core.errors import UserError
+from ..core.messages import Action, DatasetSetting, Message
 
 Shape = Literal["auto", "square", "buckets"]
 Crop = Literal["top", "face", "centre", "none"]
@@ -158,7 +159,7 @@ class PrepareSettings(_Part):
             if not low <= self.resolution <= high:
                 raise ValueError(f"bucket sides {low} to {high} must include the resolution {self.resolution}")
         if self.captions.source in ("tags", "sidecar+tags") and self.tagger is None:
-            raise ValueError(f'captions.source = "{self.captions.source}" needs a tagger model')
+            raise ValueError(Message(DatasetSetting("captions.source", self.captions.source), " needs a tagger model"))
         return self
 
 
@@ -185,9 +186,11 @@ def parse_settings(data: dict[str, Any]) -> PrepareSettings:
     try:
         return PrepareSettings.model_validate(data)
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors(include_url=False))
+        problems = describe_problems(error, DatasetSetting, list(setting_keys()))
         raise UserError(
-            f"The dataset settings are not valid:\n{problems}", "Every setting is described in docs/datasets.md.", kind="config"
+            Message("The dataset settings are not valid:\n", problems),
+            Message("Every setting is described in ", Action.READ_ABOUT_DATASET_SETTINGS, "."),
+            kind="config",
         ) from error
 
 
@@ -212,15 +215,3 @@ def dataset_folder_name(settings: PrepareSettings) -> str:
 def dataset_folder(out_root: Path, settings: PrepareSettings) -> Path:
     """Where ``prepare`` writes the dataset."""
     return out_root / dataset_folder_name(settings)
-
-
-def _explain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"]) or "(settings)"
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, list(setting_keys()), n=1, cutoff=0.5)
-        return f"{where}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "missing":
-        return f"{where}: missing"
-    shown = repr(problem.get("input"))[:80]
-    return f"{where}: {message}" + (f" (got {shown})" if problem["loc"] else "")

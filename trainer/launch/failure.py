@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.diagnosis import LOST
 from ..core.disk_errors import file_too_large, from_exit_status, probe
 from ..core.errors import UserError
+from ..core.messages import Message
 from ..runs import events
 from ..runs.run_folder import RunFolder
 
@@ -37,7 +38,7 @@ def failure(run: RunFolder, status: int, last: events.Event | None, log_start: i
     lines = _last_lines(run.log, log_start)
     if isinstance(last, events.Error) and last.kind != LOST:
         shown = "" if last.kind not in ("internal",) else f"\nThe child's last lines:\n{lines}"
-        return UserError(f"Training failed: {last.message}{shown}", last.hint, kind=last.kind)
+        return UserError(Message("Training failed: ", last.message, shown), last.hint, kind=last.kind)
     if _TOO_LARGE is not None and status == -_TOO_LARGE:
         return file_too_large(run.path)
     # a child that cannot write could not even log its error; of several processes the status is their launcher's

@@ -15,6 +15,7 @@ from ..config.memory_presets import SIZES
 from ..config.run_config import RunConfig
 from ..core.devices import torch_dtype, usable_memory_gb
 from ..core.errors import UserError
+from ..core.messages import Message, Setting, joined
 from ..dataset import Dataset
 from ..dataset.loading.batch_order import steps_per_epoch
 from ..families import BaseCheckpoint, Family, TextEncoder
@@ -29,17 +30,19 @@ if TYPE_CHECKING:
 _ROOM = 0.6  # share of the memory that a run may take for what is only faster
 _WORTH_GB = 0.1  # weights that fit into a processor's cache are put into blocks in no time
 _TOLERANCE = 1.1  # how far the estimate may be off
-TIGHT = (
-    "it may run out of memory, and on Windows it becomes many times slower, as the driver moves what does not fit into main memory. "
-    'training.memory = "auto" chooses settings that fit.'
+_AUTO = Setting("training.memory", "auto")
+TIGHT = Message(
+    "It may run out of memory, and on Windows it becomes many times slower, because the driver moves what does not fit into main memory. ",
+    _AUTO,
+    " chooses settings that fit.",
 )
 # What saves memory, in the order of how little it costs.
 _THRIFT = (
-    'training.precision = "bf16"',
-    "training.gradient_checkpointing = true",
-    "training.micro_batch_size = 1",
-    'training.base_precision = "int8"',
-    'network.targets = "attention"',
+    Setting("training.precision", "bf16"),
+    Setting("training.gradient_checkpointing", True),
+    Setting("training.micro_batch_size", 1),
+    Setting("training.base_precision", "int8"),
+    Setting("network.targets", "attention"),
 )
 
 
@@ -193,10 +196,10 @@ def _planned_models(
     return unet, text, modules
 
 
-def require_memory(plan: events.Plan, usable_gb: float, again: Callable[[Sequence[str]], float]) -> None:
+def require_memory(plan: events.Plan, usable_gb: float, again: Callable[[Sequence[Setting]], float]) -> None:
     """Refuse a run that cannot fit into ``usable_gb``, naming the first change that would make it fit.
 
-    ``again`` gives the estimate in GB with some keys changed, ``["training.batch_size = 1"]``. The estimate may be a tenth too high,
+    ``again`` gives the estimate in GB with some settings changed. The estimate may be a tenth too high,
     so that much above the memory is still let through. Raises UserError of the kind ``memory``.
     """
     if plan.memory_gb <= usable_gb * _TOLERANCE:
@@ -204,16 +207,17 @@ def require_memory(plan: events.Plan, usable_gb: float, again: Callable[[Sequenc
     for count in range(1, len(_THRIFT) + 1):
         needed = again(_THRIFT[:count])
         if needed <= usable_gb * _TOLERANCE:
-            hint = f'It would fit ({needed:.1f} GB) with {", ".join(_THRIFT[:count])}; training.memory = "auto" chooses such settings.'
+            changes = joined(", ", _THRIFT[:count])
+            hint = Message(f"It would fit ({needed:.1f} GB) with ", changes, "; ", _AUTO, " chooses such settings.")
             break
     else:
-        hint = "No setting makes it fit: prepare the dataset at a smaller resolution, or train on a smaller model or a larger GPU."
+        hint = Message("No setting makes it fit: prepare the dataset at a smaller resolution, or train on a smaller model or a larger GPU.")
     where = "this machine" if plan.device == "cpu" else "the GPU"
     message = f"This run needs about {plan.memory_gb:.1f} GB of memory, and {where} has {usable_gb:.1f} GB for it."
     raise UserError(message, hint, kind="memory")
 
 
-def savings(plan: events.Plan, again: Callable[[Sequence[str]], float]) -> list[tuple[str, float]]:
+def savings(plan: events.Plan, again: Callable[[Sequence[Setting]], float]) -> list[tuple[Setting, float]]:
     """The changes that would save memory, each alone, with the estimate in GB that is left, the most helpful first. ``again`` as above."""
     left = [(change, again([change])) for change in _THRIFT]
     return sorted(((change, needed) for change, needed in left if needed < plan.memory_gb - 0.01), key=lambda pair: pair[1])

@@ -9,6 +9,7 @@ from ..config import run_config
 from ..config.memory_presets import is_settled, settled
 from ..config.overrides import apply_override
 from ..core import devices
+from ..core.messages import Setting
 from ..dataset import Dataset
 from ..families import BaseCheckpoint, Family
 from .run_plan import Models, make_plan
@@ -37,13 +38,13 @@ def settle_memory(config: run_config.RunConfig, dataset: Dataset, family: Family
 
 def memory_with_changes(
     config: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint, device: torch.device, models: Models
-) -> Callable[[Sequence[str]], float]:
-    """A function that estimates the memory in GB with some keys changed, for example ``["training.batch_size = 1"]``."""
+) -> Callable[[Sequence[Setting]], float]:
+    """A function that estimates the memory in GB with some settings changed."""
 
-    def memory_with(changes: Sequence[str]) -> float:
+    def memory_with(changes: Sequence[Setting]) -> float:
         data = config.model_dump(mode="json")
         for change in changes:
-            apply_override(data, change, example="training.batch_size=1")
+            apply_override(data, str(change), example="training.batch_size=1")
         changed = run_config.parse(data)
         precision = devices.pick_precision(changed.training.precision, device)
         return make_plan(changed, dataset, family, checkpoint, device, precision, models=models).memory_gb

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, Union
 
 from pydantic import BeforeValidator, Discriminator, StrictBool, StrictFloat, StrictInt, StrictStr, Tag, TypeAdapter
+
+from ..core.messages import Message, from_json
 
 
 def _parse_non_finite(value: Any) -> Any:
@@ -176,8 +179,10 @@ TYPES: dict[str, type[Event]] = {cls.name: cls for cls in _ALL}
 
 
 def encode(event: Event) -> str:
-    """One line of JSON without the newline."""
-    return json.dumps({"event": event.name, **_finite(asdict(event))}, ensure_ascii=True, allow_nan=False)
+    """One line of JSON without the newline. ``parts`` holds the parts of each message that names settings, files or actions."""
+    data = {"event": event.name, **_finite(asdict(event))}
+    parts = {name: value.to_json() for name, value in data.items() if isinstance(value, Message) and value.mentions}
+    return json.dumps({**data, "parts": parts} if parts else data, ensure_ascii=True, allow_nan=False)
 
 
 def decode(line: str) -> Event | None:
@@ -187,9 +192,21 @@ def decode(line: str) -> Event | None:
     """
     try:
         data = json.loads(line)  # not pydantic's parser, which refuses the surrogates in file names that are not UTF-8
-        return _adapter().validate_python({"clock": 0.0, **data}) if isinstance(data, dict) else None
+        event = _adapter().validate_python({"clock": 0.0, **data}) if isinstance(data, dict) else None
     except (ValueError, RecursionError):  # pydantic's ValidationError is a ValueError
         return None
+    return None if event is None else _with_messages(event, data.get("parts"))
+
+
+def _with_messages(event: Event, parts: object) -> Event:
+    """``event`` with messages for its texts that ``parts`` divides into words and what they name."""
+    messages = {}
+    for name, data in parts.items() if isinstance(parts, dict) else ():
+        with suppress(ValueError):
+            message = from_json(data)
+            if message == getattr(event, name, None):
+                messages[name] = message
+    return replace(event, **messages)
 
 
 @cache

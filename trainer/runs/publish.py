@@ -29,6 +29,7 @@ from ..core.files.writing import (
     when_free,
     write_atomic,
 )
+from ..core.messages import File, Message
 from .run_folder import RunFolder
 
 _OURS = f"{PARTIAL}lora-"
@@ -52,7 +53,9 @@ def publish(run: RunFolder, folder: str) -> Path | None:
         explained = about_the_disk(error, target_folder)
         if explained is None:
             raise
-        raise UserError(explained.message, f"{explained.hint} The new LoRA is whole in {run.lora}.", kind=explained.kind) from error
+        raise UserError(
+            explained.message, Message(explained.hint, " The new LoRA is whole in ", File(str(run.lora)), "."), kind=explained.kind
+        ) from error
     if place is None:
         raise UserError(
             f"{target_folder} already holds other files named {targets[0].name} and {targets[1].name}.",

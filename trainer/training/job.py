@@ -17,9 +17,10 @@ from ..compute.attention import choose_attention
 from ..compute.denoiser_setup import channels_last
 from ..config import run_config as config
 from ..core import devices
-from ..core.diagnosis import explain, memory_hint
+from ..core.diagnosis import diagnose, memory_hint
 from ..core.errors import UserError
 from ..core.library_imports import import_models, import_text_models
+from ..core.messages import Message
 from ..core.work.background import Ahead
 from ..core.work.processes import Processes, current
 from ..dataset import Dataset
@@ -68,7 +69,7 @@ class Job:
 
     def explained(self, error: Exception) -> UserError:
         """``error`` for the user; when memory ran out, with the setting that would help this run most."""
-        failure = explain(error, self.run.path)
+        failure = diagnose(error, self.run.path)
         if failure.kind == "internal" and not all(file.exists() for file in _files(self.checkpoint).values()):
             try:
                 self.require_checkpoint()
@@ -139,7 +140,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     usable = devices.usable_memory_gb(device)
     require_memory(plan, usable, memory_with)
     if device.type == "cuda" and plan.memory_gb > usable:
-        emit(events.Warning_(f"This run needs about {plan.memory_gb:.1f} GB, and the GPU has {usable:.1f} GB for it: {TIGHT}"))
+        emit(events.Warning_(Message(f"This run needs about {plan.memory_gb:.1f} GB, and {usable:.1f} GB of the GPU are usable. ", TIGHT)))
     for caution in [*cautions(checkpoint), describe_frozen(settings, frozen)]:
         if caution:
             emit(events.Warning_(caution))

@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import run_config as config
-from ..core.diagnosis import explain
+from ..core.diagnosis import diagnose
 from ..core.disk_errors import exit_status
 from ..core.errors import Cancelled
 from ..core.gpu_sync import StepLimiter
+from ..core.messages import Message
 from ..core.work.processes import current
 from ..runs import events
 from ..runs.run_folder import RunFolder
@@ -64,11 +65,11 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
         emit(events.Stopped(0, ""))
         return STOPPED
     except Exception as error:  # every failure becomes an event with its cause and a hint
-        failure = explain(error, folder) if trainer is None else trainer.job.explained(error)
+        failure = diagnose(error, folder) if trainer is None else trainer.job.explained(error)
         with suppress(OSError):  # the log is on the disk that may be full
             traceback.print_exc()
         if trainer is not None and failure.kind == "checkpoint":
-            failure.hint = f"{failure.hint} {trainer.save_step()}"
+            failure.hint = Message(failure.hint, " ", trainer.save_step())
         if not first:
             time.sleep(_FAREWELL_SECONDS)  # most often the first process fails of the same and tells it
             emit = Emitter(run.events)
@@ -150,7 +151,7 @@ class Trainer:
                 step = self._start.step if keeper is None else keeper.saved_step
                 job.emit(events.Stopped(step, str(state_folder(job.run.checkpoints, step)) if step else ""))
             except Exception as error:  # nothing may keep a child alive that was told to stop
-                failure, status = explain(error, job.run.path), exit_status(error) or FAILED
+                failure, status = diagnose(error, job.run.path), exit_status(error) or FAILED
                 job.emit(events.Error(failure.kind, failure.message, failure.hint))
             finally:
                 os._exit(status)

@@ -51,7 +51,7 @@ def refusal(data: dict[str, Any]) -> str:
 )
 def test_an_unknown_key_is_refused_and_the_nearest_valid_one_is_named(typo: str, meant: str) -> None:
     message = refusal(with_value(typo, 1))
-    assert f"{typo}: unknown key" in message
+    assert f"{typo}: unknown setting" in message
     if typo != "optimizer.learning_rate":  # no letters in common: a guess would be luck
         assert f"did you mean {meant}?" in message
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.unit.compute.test_cuda_graphs import Small
-from trainer.core.diagnosis import explain, is_out_of_memory
+from trainer.core.diagnosis import diagnose, is_out_of_memory
 from trainer.training.cache import encode_latents
 
 # as the libraries print them
@@ -60,7 +60,7 @@ OTHER = [
 @pytest.mark.parametrize("text", SHORT)
 def test_memory_that_ran_out_is_known_by_every_library_s_words(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
-    told = explain(RuntimeError(text), Path())
+    told = diagnose(RuntimeError(text), Path())
     assert told.kind == "memory" and text.splitlines()[0] in told.message and "training.memory" in told.hint
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.core.messages import File, Message, Setting, mentions
 from trainer.runs import events
 
 _ANY_CHARACTER = st.characters(codec=None, exclude_categories=())  # surrogates, too: file names may have them
@@ -129,3 +130,25 @@ def test_the_names_of_the_stream_are_those_of_the_design() -> None:
     assert {"plan", "phase", "step", "sample", "checkpoint", "warning", "done", "error"} <= set(events.TYPES)
     error = {field.name for field in fields(events.Error) if field.default is MISSING and field.default_factory is MISSING}
     assert error == {"kind", "message", "hint"}
+
+
+def test_what_messages_name_survives_the_stream() -> None:
+    hint = Message("Set ", Setting("training.memory", "auto"), ".")
+    error = events.decode(events.encode(events.Error("memory", "Out of memory", hint)))
+    assert isinstance(error, events.Error) and (error.hint, mentions(error.hint)) == (hint, hint.mentions)
+    assert mentions(error.message) == ()
+    warning = events.decode(events.encode(events.Warning_(Message(File("a.log"), " is long"))))
+    assert isinstance(warning, events.Warning_) and mentions(warning.message) == (File("a.log"),)
+
+
+def test_other_programs_read_messages_as_plain_strings() -> None:
+    line = json.loads(events.encode(events.Warning_(Message("Set ", Setting("network.rank", 8)))))
+    assert line["message"] == "Set network.rank = 8"
+
+
+@pytest.mark.parametrize(
+    "parts", [None, [], {"message": "text"}, {"message": ["other text"]}, {"message": [{"setting": 1}]}, {"other": []}]
+)
+def test_a_log_without_valid_parts_is_read_as_plain_text(parts: object) -> None:
+    line = json.dumps({"event": "warning", "message": "Set network.rank", "time": 1.0, "parts": parts})
+    assert events.decode(line) == events.Warning_("Set network.rank", time=1.0, clock=0.0)
