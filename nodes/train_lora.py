@@ -14,10 +14,10 @@ from ..trainer.config import presets
 from ..trainer.config.run_config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
 from ..trainer.core.counting import plural
 from ..trainer.core.files.paths import safe_name
-from ..trainer.core.files.reading import file_stamp, sha256_file
+from ..trainer.core.files.reading import file_stamp
 from ..trainer.core.work.progress import reported_to
 from ..trainer.runs import events
-from ..trainer.runs.run_folder import read_events
+from ..trainer.runs.run_folder import read_events_of
 from .shared import places, written
 from .shared.failures import readable
 from .shared.folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
@@ -232,7 +232,7 @@ class TrainLora(io.ComfyNode):
             run = _train(config, widgets.get("preset", presets.NONE), node_id, _graph(cls.hidden))
             written.remember(_NODE, widgets["name"], run.lora)
             say(node_id, _summary(run))
-            lora = Lora(str(run.lora), sha256_file(run.lora), prepared.trigger_words(), str(run.run_dir))
+            lora = Lora(str(run.lora), run.lora_sha256, prepared.trigger_words(), str(run.run_dir))
             curve = load_rgb(run.loss_curve)
             samples = [load_rgb(sample.path) for sample in run.samples if sample.path.is_file()] or [curve]
             return io.NodeOutput(lora, batch(samples), batch([curve]))
@@ -298,7 +298,7 @@ def _summary(run: Any) -> str:
 
 def _remarks(run_dir: Path) -> list[str]:
     """What the run said about itself that its user should know, each once, in the words of the canvas."""
-    told = read_events(run_dir / "events.jsonl")
-    remarks = [event.regularisation for event in told if isinstance(event, events.Plan) and event.regularisation]
-    remarks += [f"Warning: {event.message}" for event in told if isinstance(event, events.Warning_)]
+    log = run_dir / "events.jsonl"
+    remarks = [plan.regularisation for plan in read_events_of(log, events.Plan) if plan.regularisation]
+    remarks += [f"Warning: {warning.message}" for warning in read_events_of(log, events.Warning_)]
     return list(dict.fromkeys(on_canvas(remark) for remark in remarks))

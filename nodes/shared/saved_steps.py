@@ -9,7 +9,7 @@ from ...trainer.core.errors import UserError
 from ...trainer.core.files.paths import resolve_below
 from ...trainer.core.files.reading import file_stamp
 from ...trainer.runs import events
-from ...trainer.runs.run_folder import read_events
+from ...trainer.runs.run_folder import read_events_of
 from ...trainer.runs.states import state_folders
 from .folders import runs_dir
 from .prompts import numbers
@@ -68,7 +68,7 @@ def wanted(saved: dict[int, Path], steps: str) -> dict[int, Path]:
 
 def labels(run: Path, steps: list[int]) -> list[str]:
     """``epoch 2 · step 600`` for each step; only the step where the run's log does not tell how long an epoch is."""
-    plans = [event for event in read_events(run / "events.jsonl") if isinstance(event, events.Plan)]
+    plans = read_events_of(run / "events.jsonl", events.Plan)
     if not plans or plans[-1].steps_per_epoch < 1:
         return [f"step {step}" for step in steps]
     return [f"epoch {step / plans[-1].steps_per_epoch:.3g} · step {step}" for step in steps]

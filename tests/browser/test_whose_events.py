@@ -68,7 +68,7 @@ def run_on_disk(server: Server, name: str, *, steps: int, kept: int = 0) -> Path
     folder = server.base / "output" / "animelora" / "runs" / f"{name}-0123456789abcdef"
     folder.mkdir(parents=True)
     lines = [
-        events.encode(
+        events.encode_event(
             events.Step(step, 9, 1, loss=0.5, loss_average=0.5, lr=1e-4, grad_norm=1.0, images_per_second=2.0, eta=3.0, memory_gb=1.0)
         )
         for step in range(1, steps + 1)

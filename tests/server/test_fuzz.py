@@ -257,7 +257,7 @@ def test_a_tar_with_a_vast_header_is_refused(server: Server, kind: bytes, tmp_pa
 
 
 def try_log(server: Server, run: RunFolder, compare: dict[str, Any], outcomes: list[str], data: st.DataObject) -> None:
-    odd = st.sampled_from(LOGGED).flatmap(lambda event: some_of(json.loads(events.encode(event))))
+    odd = st.sampled_from(LOGGED).flatmap(lambda event: some_of(json.loads(events.encode_event(event))))
     lines = data.draw(st.lists(odd, min_size=1, max_size=4))
     run.events.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     for read in (read_samples, loss_history, validation_history, training_seconds):

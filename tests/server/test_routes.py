@@ -34,7 +34,7 @@ def test_the_ending_of_a_run_is_where_it_goes_on(
         state.mkdir(parents=True)
         (state / "state.pt").touch()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "events.jsonl").write_text("".join(f"{events.encode(event)}\n" for event in (STEP, last)), encoding="utf-8")
+    (folder / "events.jsonl").write_text("".join(f"{events.encode_event(event)}\n" for event in (STEP, last)), encoding="utf-8")
     told = server.get(f"/animelora/runs/{name}")
     assert told["folder"] == str(folder.resolve())
     assert {key: told["ending"][key] for key in ending} == ending

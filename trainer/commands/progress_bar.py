@@ -69,7 +69,7 @@ class TrainingProgress:
     def _step(self, event: events.Step) -> None:
         detail = (
             f"epoch {event.epoch}  loss {event.loss_average:.4f}{self._validation}  lr {event.lr:.2e}  "
-            f"{event.images_per_second:.2f} img/s  {event.memory_gb:.1f} GB  {duration(event.eta)} left"
+            f"{event.images_per_second:.2f} img/s  {event.memory_gb:.1f} GB  {hours_minutes_seconds(event.eta)} left"
         )
         self._progress.update(self._task, description="training", completed=event.step, total=event.steps, detail=detail)
 
@@ -77,7 +77,7 @@ class TrainingProgress:
         self._progress.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)  # names may have square brackets
 
 
-def duration(seconds: float) -> str:
+def hours_minutes_seconds(seconds: float) -> str:
     """``3723`` seconds as ``1:02:03``."""
     moment = time.gmtime(max(0, int(seconds)))
     hours = moment.tm_hour + 24 * (moment.tm_yday - 1)

@@ -80,11 +80,11 @@ def run(args: argparse.Namespace) -> int:
         print(run.folder.path)
         return 0
     if args.json:
-        from ..runs.events import encode
+        from ..runs.events import encode_event
 
         result = train(
             prepare_run(settings),
-            on_event=lambda event: print(encode(event), flush=True),
+            on_event=lambda event: print(encode_event(event), flush=True),
             accelerate_config=args.accelerate_config,
         )
     else:
@@ -109,7 +109,7 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     from ..families import cautions
     from ..plan.inputs import open_inputs
     from ..plan.run_plan import make_plan
-    from ..runs.events import encode
+    from ..runs.events import encode_event
 
     inputs = open_inputs(settings)
     settings, checkpoint = inputs.config, inputs.checkpoint
@@ -124,7 +124,7 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
         if caution:
             print(f"warning: {caution}", file=sys.stderr)
     if as_json:
-        shown = {key: value for key, value in json.loads(encode(plan)).items() if key not in ("event", "time", "clock")}
+        shown = {key: value for key, value in json.loads(encode_event(plan)).items() if key not in ("event", "time", "clock")}
         print(json.dumps(shown, indent=2))
     else:
         _print_plan(plan, settings, inputs.dataset.name, checkpoint.name)

@@ -90,7 +90,7 @@ class Tail:
                 return
             self._position += len(data)
             *lines, self._buffer = (self._buffer + data).split(b"\n")
-            fresh = [event for line in lines if (event := events.decode(line.decode("utf-8", "replace"))) is not None]
+            fresh = [event for line in lines if (event := events.decode_event(line.decode("utf-8", "replace"))) is not None]
             self._events.extend(fresh)
             self.saving = self.saving or any(isinstance(event, events.Phase) and event.phase == events.SAVING for event in fresh)
             if fresh:

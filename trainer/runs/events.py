@@ -178,14 +178,14 @@ _ALL: tuple[type[Event], ...] = (Plan, Phase, Step, Validation, Sample, Checkpoi
 TYPES: dict[str, type[Event]] = {cls.name: cls for cls in _ALL}
 
 
-def encode(event: Event) -> str:
+def encode_event(event: Event) -> str:
     """One line of JSON without the newline. ``parts`` holds the parts of each message that names settings, files or actions."""
     data = {"event": event.name, **_finite(asdict(event))}
     parts = {name: value.to_json() for name, value in data.items() if isinstance(value, Message) and value.mentions}
     return json.dumps({**data, "parts": parts} if parts else data, ensure_ascii=True, allow_nan=False)
 
 
-def decode(line: str) -> Event | None:
+def decode_event(line: str) -> Event | None:
     """The event on a line; None if the line holds none, such as a library's message, or half a line of a killed child.
 
     Unknown fields are dropped, so that an older parent can read a newer child's log.
@@ -206,11 +206,11 @@ def _with_messages(event: Event, parts: object) -> Event:
             message = from_json(data)
             if message == getattr(event, name, None):
                 messages[name] = message
-    return replace(event, **messages)
+    return replace(event, **messages) if messages else event
 
 
 @cache
-def _adapter() -> TypeAdapter[Event]:
+def _adapter() -> TypeAdapter[Any]:
     """Chooses the class by the field ``event``."""
     tagged = tuple(Annotated[cls, Tag(name)] for name, cls in TYPES.items())
     return TypeAdapter(Annotated[Union[tagged], Discriminator(lambda data: data.get("event"))])  # noqa: UP007 (a computed union)

@@ -48,7 +48,7 @@ def publish(run: RunFolder, folder: str) -> Path | None:
     try:
         remove_partial(run.path)
         remove_left_over(target_folder)
-        place = put(run.lora.read_bytes(), targets, near=run.path)
+        place = put(run.lora.read_bytes(), targets, near=run.path, digest=run.lora_digest())
     except OSError as error:
         explained = about_the_disk(error, target_folder)
         if explained is None:
@@ -77,13 +77,13 @@ def restore(run: RunFolder, folder: str) -> Path | None:
     return None
 
 
-def put(data: bytes, targets: Sequence[Path], *, near: Path | None = None) -> Path | None:
+def put(data: bytes, targets: Sequence[Path], *, near: Path | None = None, digest: str = "") -> Path | None:
     """Write ``data`` to the first of ``targets`` that is free, or find it there; None when all of them are other files.
 
     Several processes may do this at once: none overwrites the other's file. ``near``: a folder to write in first, if a file can be moved
-    from there.
+    from there. ``digest``: the SHA-256 of ``data``, if it is known.
     """
-    digest = hashlib.sha256(data).hexdigest()
+    digest = digest or hashlib.sha256(data).hexdigest()
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(_ATTEMPTS):

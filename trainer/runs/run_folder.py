@@ -14,7 +14,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import __version__
 from ..config.run_config import RunConfig
@@ -23,6 +23,7 @@ from ..core.files.reading import read_regular, sha256_file
 from ..core.files.sealed_json import read_sealed, write_sealed
 from . import events
 
+EventT = TypeVar("EventT", bound=events.Event)
 _MAX_LOG = 1 << 31  # bytes
 _OLD_RESULT = ("lora_sha256", "steps", "loss", "seconds", "version")  # what a result held before it had a checksum
 
@@ -44,6 +45,7 @@ class RunResult:
 
     run_dir: Path
     lora: Path
+    lora_sha256: str
     loss_curve: Path
     samples: tuple[SampleImage, ...]
     reused: bool
@@ -140,6 +142,7 @@ class RunFolder:
             return RunResult(
                 run_dir=self.path,
                 lora=self.lora,
+                lora_sha256=data["lora_sha256"],
                 loss_curve=self.loss_curve,
                 samples=read_samples(self.events),
                 reused=True,
@@ -177,29 +180,38 @@ def cache_folder(config: RunConfig) -> Path:
 
 def read_samples(path: Path) -> tuple[SampleImage, ...]:
     """The validation images that an event log names and that still exist, in order of epoch and prompt."""
-    found: dict[tuple[int, int], SampleImage] = {}
-    for event in read_events(path):
-        if isinstance(event, events.Sample) and Path(event.path).is_file():
-            found[event.epoch, event.index] = SampleImage(Path(event.path), event.prompt, event.epoch, event.step, event.index)
-    return tuple(found[key] for key in sorted(found))
+    images: dict[tuple[int, int], SampleImage] = {}
+    for event in read_events_of(path, events.Sample):
+        if Path(event.path).is_file():
+            images[event.epoch, event.index] = SampleImage(Path(event.path), event.prompt, event.epoch, event.step, event.index)
+    return tuple(images[key] for key in sorted(images))
 
 
 def read_events(path: Path) -> list[events.Event]:
-    """All events of a log; lines that are not events are skipped. Empty when there is no log, or something else in its place."""
+    """All events of a log; lines that are not events are skipped. Empty if there is no log, or something else in its place."""
+    return [event for line in _lines(path) if (event := events.decode_event(line)) is not None]
+
+
+def read_events_of(path: Path, kind: type[EventT]) -> list[EventT]:
+    """The events of one kind in a log. Other lines are not parsed: a log can have tens of thousands of steps."""
+    name = f'"{kind.name}"'
+    return [event for line in _lines(path) if name in line and isinstance(event := events.decode_event(line), kind)]
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = read_regular(path, _MAX_LOG).decode("utf-8", "replace").splitlines()
+        return read_regular(path, _MAX_LOG).decode("utf-8", "replace").splitlines()
     except OSError:
         return []
-    return [event for line in lines if (event := events.decode(line)) is not None]
 
 
 def validation_history(path: Path) -> list[events.Validation]:
-    """The validation losses of a log by step; where a resumed run told one again, the later one counts."""
-    told = {event.step: event for event in read_events(path) if isinstance(event, events.Validation)}
-    return [told[number] for number in sorted(told)]
+    """The validation losses of a log by step; if a resumed run measured one again, the later one counts."""
+    by_step = {event.step: event for event in read_events_of(path, events.Validation)}
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def loss_history(path: Path) -> list[events.Step]:
-    """The step events of a log by step; where a resumed run did a step again, the later one counts."""
-    steps = {event.step: event for event in read_events(path) if isinstance(event, events.Step)}
-    return [steps[number] for number in sorted(steps)]
+    """The step events of a log by step; if a resumed run took a step again, the later one counts."""
+    by_step = {event.step: event for event in read_events_of(path, events.Step)}
+    return [by_step[step] for step in sorted(by_step)]

@@ -123,7 +123,7 @@ def newest_step(folder: Path) -> int:
     return max((_number(path) for path in state_folders(folder) if (path / _STATE).exists()), default=0)
 
 
-def prune(folder: Path, keep: int) -> None:
+def delete_old(folder: Path, keep: int) -> None:
     """Delete all but the ``keep`` newest states (0 keeps all). The LoRA files beside them stay."""
     states = [path / _STATE for path in state_folders(folder) if (path / _STATE).exists()]
     for path in sorted(states, key=lambda path: _number(path.parent), reverse=True)[keep:] if keep else []:

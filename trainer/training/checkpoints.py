@@ -55,7 +55,7 @@ class Keeper:
             return
         with self.job.between_steps:
             self.save_now()
-        states.prune(self.job.run.checkpoints, self.job.config.training.keep_checkpoints)
+        states.delete_old(self.job.run.checkpoints, self.job.config.training.keep_checkpoints)
 
     def save_now(self) -> None:
         """Write the state after the last step, unless no run could go on from it (UserError). The caller holds ``between_steps``."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from ..runs.events import Event, encode
+from ..runs.events import Event, encode_event
 
 _LOOK_SECONDS = 0.2
 _BROKEN_PIPE, _NOT_CONNECTED = 109, 233  # Windows' ERROR_BROKEN_PIPE and ERROR_PIPE_NOT_CONNECTED
@@ -28,7 +28,7 @@ class Emitter:
     def __call__(self, event: Event) -> None:
         with self._lock:
             if not self._file.closed:
-                self._file.write(encode(event) + "\n")
+                self._file.write(encode_event(event) + "\n")
                 self._file.flush()
 
     def close(self) -> None:

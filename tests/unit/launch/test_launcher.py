@@ -217,7 +217,7 @@ def test_a_child_outlives_no_parent_and_of_two_that_want_the_same_run_one_trains
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as parent:
         assert parent.stdout is not None
         for line in parent.stdout:
-            event = events.decode(line)
+            event = events.decode_event(line)
             if isinstance(event, events.Step) and event.step >= 3:
                 break
         parent.kill()

@@ -40,9 +40,9 @@ def same(first: Any, second: Any) -> bool:
 
 @given(st.sampled_from(sorted(events.TYPES)).flatmap(lambda name: any_event(events.TYPES[name])))
 def test_every_event_comes_back_as_it_was(event: events.Event) -> None:
-    line = events.encode(event)
+    line = events.encode_event(event)
     assert "\n" not in line and "\r" not in line and line.isascii()
-    back = events.decode(line)
+    back = events.decode_event(line)
     assert type(back) is type(event)
     for field in fields(event):
         assert same(getattr(back, field.name), getattr(event, field.name)), field.name
@@ -53,13 +53,13 @@ def test_a_line_is_json_that_any_program_reads(event: events.Event) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    data = json.loads(events.encode(event), parse_constant=refuse)
+    data = json.loads(events.encode_event(event), parse_constant=refuse)
     assert data["event"] == "step"
 
 
 def test_not_a_number_travels() -> None:
     step = events.Step(1, 2, 1, math.nan, math.inf, 1e-4, -math.inf, 1.0, 0.0, 0.5)
-    back = events.decode(events.encode(step))
+    back = events.decode_event(events.encode_event(step))
     assert isinstance(back, events.Step)
     assert math.isnan(back.loss) and back.loss_average == math.inf and back.grad_norm == -math.inf
 
@@ -80,7 +80,7 @@ def test_not_a_number_travels() -> None:
         '{"event": "done"}',
         '{"event": "step", "step": 1}',
         '{"loss": 0.5}',
-        events.encode(events.Phase("training", 1, 2, time=0.0, clock=0.0))[:-5],
+        events.encode_event(events.Phase("training", 1, 2, time=0.0, clock=0.0))[:-5],
         "[" * 100_000,
         '{"event":' * 50_000,
         "9" * 10_000,
@@ -88,7 +88,7 @@ def test_not_a_number_travels() -> None:
     ],
 )
 def test_a_line_that_is_no_event_is_nothing(line: str) -> None:
-    assert events.decode(line) is None
+    assert events.decode_event(line) is None
 
 
 WRONG: dict[str, list[Any]] = {
@@ -108,20 +108,20 @@ def test_an_event_with_a_field_of_the_wrong_type_is_nothing(name: str) -> None:
     plain = {"StrictInt": 1, "Number": 0.5, "StrictBool": True, "StrictStr": "a", "Number | None": None}
     plain |= {"dict[str, Number]": {"a": 0.5}, "dict[str, StrictInt]": {"a": 1}}
     whole = {"event": name, **{field.name: plain[str(field.type)] for field in fields(cls)}}
-    assert isinstance(events.decode(json.dumps(whole)), cls)
+    assert isinstance(events.decode_event(json.dumps(whole)), cls)
     for field in fields(cls):
         for value in WRONG[str(field.type)]:
-            assert events.decode(json.dumps({**whole, field.name: value})) is None, (field.name, value)
+            assert events.decode_event(json.dumps({**whole, field.name: value})) is None, (field.name, value)
 
 
 @given(st.text())
 def test_no_text_raises(text: str) -> None:
-    events.decode(text)
+    events.decode_event(text)
 
 
 def test_fields_of_a_newer_version_are_dropped() -> None:
-    line = json.dumps({**json.loads(events.encode(events.Warning_("careful"))), "severity": 3})
-    back = events.decode(line)
+    line = json.dumps({**json.loads(events.encode_event(events.Warning_("careful"))), "severity": 3})
+    back = events.decode_event(line)
     assert isinstance(back, events.Warning_)
     assert back.message == "careful"
 
@@ -134,15 +134,15 @@ def test_the_names_of_the_stream_are_those_of_the_design() -> None:
 
 def test_what_messages_name_survives_the_stream() -> None:
     hint = Message("Set ", Setting("training.memory", "auto"), ".")
-    error = events.decode(events.encode(events.Error("memory", "Out of memory", hint)))
+    error = events.decode_event(events.encode_event(events.Error("memory", "Out of memory", hint)))
     assert isinstance(error, events.Error) and (error.hint, mentions(error.hint)) == (hint, hint.mentions)
     assert mentions(error.message) == ()
-    warning = events.decode(events.encode(events.Warning_(Message(File("a.log"), " is long"))))
+    warning = events.decode_event(events.encode_event(events.Warning_(Message(File("a.log"), " is long"))))
     assert isinstance(warning, events.Warning_) and mentions(warning.message) == (File("a.log"),)
 
 
 def test_other_programs_read_messages_as_plain_strings() -> None:
-    line = json.loads(events.encode(events.Warning_(Message("Set ", Setting("network.rank", 8)))))
+    line = json.loads(events.encode_event(events.Warning_(Message("Set ", Setting("network.rank", 8)))))
     assert line["message"] == "Set network.rank = 8"
 
 
@@ -151,4 +151,4 @@ def test_other_programs_read_messages_as_plain_strings() -> None:
 )
 def test_a_log_without_valid_parts_is_read_as_plain_text(parts: object) -> None:
     line = json.dumps({"event": "warning", "message": "Set network.rank", "time": 1.0, "parts": parts})
-    assert events.decode(line) == events.Warning_("Set network.rank", time=1.0, clock=0.0)
+    assert events.decode_event(line) == events.Warning_("Set network.rank", time=1.0, clock=0.0)

@@ -16,7 +16,7 @@ from trainer.core.errors import UserError
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
 from trainer.runs.publish import publish
-from trainer.runs.run_folder import RunFolder, loss_history, read_samples
+from trainer.runs.run_folder import RunFolder, loss_history, read_events, read_events_of, read_samples
 
 
 def step(number: int, loss: float) -> events.Step:
@@ -24,7 +24,7 @@ def step(number: int, loss: float) -> events.Step:
 
 
 def write_log(path: Path, *lines: events.Event | str) -> None:
-    path.write_text("\n".join(line if isinstance(line, str) else events.encode(line) for line in lines) + "\n", encoding="utf-8")
+    path.write_text("\n".join(line if isinstance(line, str) else events.encode_event(line) for line in lines) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
@@ -91,6 +91,12 @@ def test_samples_are_those_that_still_exist_in_order(tmp_path: Path) -> None:
     assert [image.path.name for image in read_samples(tmp_path / "e")] == ["c", "b"]
 
 
+def test_events_of_one_kind_are_those_of_the_whole_log(undisturbed: RunFolder) -> None:
+    log = read_events(undisturbed.events)
+    for kind in events.TYPES.values():
+        assert read_events_of(undisturbed.events, kind) == [event for event in log if isinstance(event, kind)]
+
+
 def test_the_newest_whole_state_is_taken(tmp_path: Path) -> None:
     assert states.newest(tmp_path) == (None, None)
     for number in (2, 10, 9):
@@ -118,9 +124,9 @@ def test_the_newest_whole_state_is_taken(tmp_path: Path) -> None:
 def test_saving_a_state_again_replaces_it_and_old_ones_are_pruned(tmp_path: Path) -> None:
     for number, value in ((1, 1), (2, 2), (3, 3), (3, 4)):
         states.save(tmp_path, number, {"value": value})
-    states.prune(tmp_path, 0)
+    states.delete_old(tmp_path, 0)
     assert len(list(tmp_path.iterdir())) == 3
-    states.prune(tmp_path, 2)
+    states.delete_old(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003"]
     _, values = states.newest(tmp_path)
     assert values == {"value": 4}
@@ -130,7 +136,7 @@ def test_the_lora_beside_a_state_that_is_pruned_stays(tmp_path: Path) -> None:
     for number in (1, 2):
         states.save(tmp_path, number, {"value": number})
         (states.state_folder(tmp_path, number) / "style.safetensors").touch()
-    states.prune(tmp_path, 1)
+    states.delete_old(tmp_path, 1)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["step-000001/style.safetensors", *(f"step-000002/{name}" for name in ("state.json", "state.pt", "style.safetensors"))]
     assert states.newest_step(tmp_path) == 2
@@ -246,10 +252,9 @@ def test_an_unknown_failure_keeps_its_type_and_says_where_to_look(
 
 
 def test_no_event_is_lost_after_a_child_was_killed_in_mid_line(tmp_path: Path) -> None:
-    from trainer.runs.run_folder import read_events
     from trainer.training.parent_channel import Emitter
 
-    (tmp_path / "e").write_text(events.encode(events.Phase("training")) + "\n" + '{"event": "ste', encoding="utf-8")
+    (tmp_path / "e").write_text(events.encode_event(events.Phase("training")) + "\n" + '{"event": "ste', encoding="utf-8")
     Emitter(tmp_path / "e")(events.Phase("loading"))
     assert [event.phase for event in read_events(tmp_path / "e") if isinstance(event, events.Phase)] == ["training", "loading"]
 

@@ -81,7 +81,7 @@ def test_the_day_is_that_of_the_first_start(tmp_path: Path, set_clock: SetClock,
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     run = RunFolder(tmp_path, "style")
     moment = 20_000 * DAY + 86_399.0
-    run.events.write_text(events.encode(events.Phase("loading", time=moment)) + "\n", encoding="utf-8")
+    run.events.write_text(events.encode_event(events.Phase("loading", time=moment)) + "\n", encoding="utf-8")
     set_clock(YEARS)
     assert start_day(run, record=False) == 20_000 * DAY
     assert not run.started.exists()
@@ -89,14 +89,14 @@ def test_the_day_is_that_of_the_first_start(tmp_path: Path, set_clock: SetClock,
     run.events.unlink()
     assert start_day(run, record=True) == 20_000 * DAY
     run.started.write_text(run.started.read_text(encoding="utf-8").replace("17280", "17281"), encoding="utf-8")
-    run.events.write_text(events.encode(events.Phase("loading", time=moment)) + "\n", encoding="utf-8")
+    run.events.write_text(events.encode_event(events.Phase("loading", time=moment)) + "\n", encoding="utf-8")
     assert start_day(run, record=True) == 20_000 * DAY, "a damaged record is believed"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(5 * DAY + 7)))
     assert start_day(run, record=True) == 5 * DAY
 
 
 def log(path: Path, *told: events.Event, without_clock: bool = False) -> Path:
-    lines = [events.encode(event) for event in told]
+    lines = [events.encode_event(event) for event in told]
     if without_clock:
         lines = [line.replace('"clock"', '"unknown"') for line in lines]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from ...core import seeding
 from ...core.errors import Cancelled
 from ...dataset.loading.kohya_captions import fixed_caption
 from ...runs import events
-from ...runs.run_folder import read_events
+from ...runs.run_folder import validation_history
 from .. import micro_batch
 from ..batches import Feed
 from ..job import Job
@@ -31,7 +31,7 @@ def validate(job: Job, feed: Feed, learner: Learner, teller: Teller, epoch: int)
     step, section = learner.step, job.config.validation
     if not job.held_out.items or not job.writes or (epoch % section.every_epochs and step != job.plan.steps):
         return
-    if step == job.plan.start_step and any(isinstance(e, events.Validation) and e.step == step for e in read_events(job.run.events)):
+    if step == job.plan.start_step and any(event.step == step for event in validation_history(job.run.events)):
         return  # stopped after it was told
     with learner.averaged():
         by_timestep = _losses(job, feed, learner)
