@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.adapters import adapter
-from trainer.config.run_config import NetworkSection
+from trainer.config.sections.network import NetworkSection
 from trainer.families import Framing, family_of, open_checkpoint
 
 SIDES = {"cpu": 2048, "cuda": 8192}  # of the square matrices

@@ -10,7 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .shared.failures import readable
-from .shared.schema import field, result, schema, setting
+from .shared.schema import field, result, schema
 from .shared.types import DATASET, Dataset, as_dataset
 
 
@@ -67,13 +67,19 @@ def _scaled(dataset: Dataset, repeats: int, weight: float) -> tuple[Dataset, ...
 
 
 def _repeats(which: str) -> io.Input:
-    return setting(
-        io.Int, f"{which}_repeats", f"How many times an epoch shows each picture of the {which} dataset.", default=1, min=1, max=1000
+    return field(
+        io.Int,
+        f"{which}_repeats",
+        f"How many times an epoch shows each picture of the {which} dataset.",
+        default=1,
+        min=1,
+        max=1000,
+        optional=True,
     )
 
 
 def _weight(which: str) -> io.Input:
-    return setting(
+    return field(
         io.Float,
         f"{which}_weight",
         f"How much each picture of the {which} dataset counts; 0.5 is half, 0 is nothing.",
@@ -82,4 +88,5 @@ def _weight(which: str) -> io.Input:
         max=100.0,
         step=0.05,
         round=False,
+        optional=True,
     )

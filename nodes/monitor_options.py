@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .shared import places
 from .shared.failures import readable
 from .shared.options import earlier, extended
-from .shared.schema import number, result, schema, setting
+from .shared.schema import inputs, result, schema
+from .shared.training_widgets import MONITOR_OPTIONS_WIDGETS
 from .shared.types import TRAIN_OPTIONS
 
 
@@ -20,40 +20,11 @@ class MonitorOptionsNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs, outputs and help; each default is the trainer's own."""
         return schema(
-            "MonitorOptions",
-            "Monitor Options",
+            MONITOR_OPTIONS_WIDGETS.node,
+            MONITOR_OPTIONS_WIDGETS.title,
             "Shows whether the LoRA learns or only memorises: a few pictures are held out and measured. Connect it to Train LoRA, "
             "or to another options node.",
-            [
-                number(
-                    "held_out",
-                    "This share of the pictures is not trained on but measured, to see what is learned; try 0.1. 0 is none.",
-                    default=0.0,
-                    min=0.0,
-                    max=0.5,
-                    step=0.01,
-                ),
-                setting(io.Int, "most_held_out", "At most so many pictures are held out.", default=16, min=1, max=10_000),
-                setting(io.Int, "measure_every", "They are measured after every so many epochs.", default=1, min=1, max=10_000),
-                setting(
-                    io.Int,
-                    "noise_levels",
-                    "At how many levels of noise each of them is measured. More is steadier, and slower.",
-                    default=4,
-                    min=1,
-                    max=100,
-                ),
-                setting(
-                    io.Int,
-                    "held_out_seed",
-                    "The dice that choose the pictures and their noise. Keep it, to compare runs.",
-                    default=42,
-                    min=0,
-                    max=0xFFFF_FFFF,
-                    control_after_generate=False,
-                ),
-                earlier(),
-            ],
+            inputs(MONITOR_OPTIONS_WIDGETS, options=earlier()),
             [result(TRAIN_OPTIONS, "options", "For the options input of Train LoRA.")],
             search=["validation loss", "overfitting", "validation split"],
         )
@@ -62,4 +33,4 @@ class MonitorOptionsNode(io.ComfyNode):
     def execute(cls, options: Any = None, **widgets: Any) -> io.NodeOutput:
         """The options as plain data."""
         with readable():
-            return extended(options, places.sections(places.MONITOR_OPTIONS, widgets))
+            return extended(options, MONITOR_OPTIONS_WIDGETS.settings(widgets))

@@ -11,24 +11,23 @@ from comfy import cli_args
 from comfy_api.latest import io
 
 from ..trainer.config import presets
-from ..trainer.config.run_config import PRECISIONS, SCHEDULES, TARGETS, RunConfig, parse
+from ..trainer.config.run_config import RunConfig, parse
 from ..trainer.core.counting import plural
 from ..trainer.core.files.paths import safe_name
 from ..trainer.core.files.reading import file_stamp
 from ..trainer.core.work.progress import reported_to
 from ..trainer.runs import events
 from ..trainer.runs.run_folder import read_events_of
-from .shared import places, written
+from .shared import written
 from .shared.failures import readable
 from .shared.folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
 from .shared.images import batch, load_rgb
 from .shared.live import TrainingView, duration, say, work_text
-from .shared.prompts import lines
-from .shared.schema import field, number, result, schema, setting
+from .shared.schema import field, inputs, result, schema
+from .shared.training_widgets import TRAIN_LORA_WIDGETS, left_to_memory_preset
 from .shared.types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
+from .shared.widget import merged
 from .shared.wording import on_canvas
-
-_NODE = "TrainLora"
 
 
 class TrainLora(io.ComfyNode):
@@ -38,174 +37,29 @@ class TrainLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs, outputs and help; the defaults are the reference run's."""
         return schema(
-            _NODE,
-            "Train LoRA",
+            TRAIN_LORA_WIDGETS.node,
+            TRAIN_LORA_WIDGETS.title,
             "Trains a LoRA on your dataset and puts the finished file in models/loras. "
-            "A run that is already finished is found again and not repeated; a cancelled one goes on where it stopped.",
-            [
-                field(DATASET, "dataset", "The pictures to learn from: the dataset output of Dataset Prep."),
-                field(
-                    io.Combo,
-                    "checkpoint",
-                    "The model to train on. The LoRA works best with this model and its relatives.",
-                    options=checkpoint_names(),
-                ),
-                field(io.String, "name", "The name of the LoRA file.", default="my_anime_style"),
-                setting(io.Int, "epochs", "How many times all pictures are gone through.", default=5, min=1, max=10_000),
-                setting(
-                    io.Int,
-                    "rank",
-                    "How much the LoRA can hold. 16 is enough for a style; a larger file is rarely a better one.",
-                    default=16,
-                    min=1,
-                    max=1024,
-                ),
-                number(
-                    "learning_rate",
-                    "How big the learning steps are. Lower it when results look burnt, raise it when the style does not show. "
-                    "0 lets the trainer choose for your model.",
-                    default=1e-4,
-                    min=0.0,
-                    max=1.0,
-                    step=1e-6,
-                ),
-                setting(io.Int, "batch_size", "Pictures per step. More needs more graphics memory.", default=1, min=1, max=256),
-                setting(
-                    io.Int,
-                    "gradient_accumulation",
-                    "Adds up this many steps before learning from them: like a larger batch, without the memory.",
-                    default=2,
-                    min=1,
-                    max=256,
-                ),
-                setting(
-                    io.String,
-                    "validation_prompts",
-                    "A test picture is made for each line before training and after every epoch, so that you see it learn.",
-                    default="myAnimeStyleToken anime_face girl, high quality",
-                    multiline=True,
-                ),
-                setting(
-                    io.Int,
-                    "checkpoint_every",
-                    "Saves the state of training every so many steps, to go on from after a stop. 0 saves only at the end.",
-                    default=500,
-                    min=0,
-                    max=1_000_000,
-                ),
-                setting(
-                    io.Int,
-                    "training_seed",
-                    "The dice of this run: the same number gives the same LoRA.",
-                    display_name="seed",
-                    default=42,
-                    min=0,
-                    max=0xFFFF_FFFF,
-                    control_after_generate=False,
-                ),
-                setting(
-                    io.Combo,
-                    "precision",
-                    "Number format of the calculation. auto picks what is fastest and safe on your hardware.",
-                    options=list(PRECISIONS),
-                    default=PRECISIONS[0],
-                    advanced=True,
-                ),
-                setting(
-                    io.Float,
-                    "alpha",
-                    "Scales what the LoRA learns by alpha / rank. The same as rank means a scale of 1.",
-                    default=16.0,
-                    min=0.01,
-                    max=4096.0,
-                    step=0.5,
-                    advanced=True,
-                ),
-                setting(
-                    io.Combo,
-                    "targets",
-                    "Which parts of the model learn: everything that kohya trains; the attention layers only (a smaller file); "
-                    "or the convolutions too (a larger one).",
-                    options=list(TARGETS),
-                    default=TARGETS[0],
-                    advanced=True,
-                ),
-                setting(
-                    io.Combo,
-                    "schedule",
-                    "How the learning rate changes over the run.",
-                    options=list(SCHEDULES),
-                    default=SCHEDULES[0],
-                    advanced=True,
-                ),
-                setting(
-                    io.Int,
-                    "warmup_steps",
-                    "Steps in which the learning rate rises from zero, for a gentle start.",
-                    default=0,
-                    min=0,
-                    max=100_000,
-                    advanced=True,
-                ),
-                setting(
-                    io.Int,
-                    "max_steps",
-                    "Ends the run after this many steps, whatever the epochs say. 0 means no limit.",
-                    default=0,
-                    min=0,
-                    max=1_000_000,
-                    advanced=True,
-                ),
-                setting(
-                    io.Boolean,
-                    "gradient_checkpointing",
-                    "Needs much less graphics memory and is about a fifth slower. Switch it on when memory runs out.",
-                    default=False,
-                    advanced=True,
-                ),
-                setting(
-                    io.Int,
-                    "validation_steps",
-                    "Sampling steps of each test picture.",
-                    default=20,
-                    min=1,
-                    max=200,
-                    advanced=True,
-                ),
-                setting(
-                    io.Float,
-                    "validation_guidance",
-                    "How closely the test pictures follow their prompt.",
-                    default=7.5,
-                    min=0.0,
-                    max=30.0,
-                    step=0.1,
-                    advanced=True,
-                ),
-                setting(
-                    io.Int,
-                    "validate_every",
-                    "Test pictures are made after every so many epochs. 0 makes none.",
-                    default=1,
-                    min=0,
-                    max=10_000,
-                    advanced=True,
-                ),
-                field(
+            "A finished run is found again instead of repeated; a cancelled one resumes where it stopped.",
+            inputs(
+                TRAIN_LORA_WIDGETS,
+                dataset=field(DATASET, "dataset", "The images to learn from: the dataset output of Dataset Prep."),
+                checkpoint=checkpoint_names(),
+                options=field(
                     TRAIN_OPTIONS,
                     "options",
-                    "Optimizer, noise and loss settings for people who know them (from Train Options).",
+                    "Settings of the options nodes: optimizer, noise, loss, memory and more (from Train Options and others).",
                     optional=True,
                 ),
-                # added later: at the end, so that graphs saved before them still load
-                setting(
+                preset=field(
                     io.Combo,
                     "preset",
-                    "Fills in good values for what you want to teach and for your kind of model. Change any of them afterwards.",
+                    "Fills in good values for what you want to teach and for your kind of model. You can change any of them afterwards.",
                     options=[presets.NONE, *presets.names()],
                     default=presets.NONE,
+                    optional=True,
                 ),
-            ],
+            ),
             [
                 result(LORA, "lora", "The trained LoRA, for Load LoRA."),
                 result(io.Image, "samples", "The test pictures, from before training to the last epoch."),
@@ -220,7 +74,7 @@ class TrainLora(io.ComfyNode):
     def fingerprint_inputs(cls, checkpoint: str = "", name: str | None = None, **_: Any) -> str:
         """Changes when the checkpoint file is replaced, or the finished LoRA deleted. A finished run is found by the launcher, whatever
         this says, and its LoRA published again."""
-        return f"{file_stamp(checkpoint_path(checkpoint))} {written.mark(_NODE, name)}"
+        return f"{file_stamp(checkpoint_path(checkpoint))} {written.mark(TRAIN_LORA_WIDGETS.node, name)}"
 
     @classmethod
     def execute(cls, dataset: Any, options: TrainOptions | None = None, **widgets: Any) -> io.NodeOutput:
@@ -230,7 +84,7 @@ class TrainLora(io.ComfyNode):
             prepared = as_dataset(dataset)
             config = run_config(prepared.section(), widgets, as_options(options, TrainOptions))
             run = _train(config, widgets.get("preset", presets.NONE), node_id, _graph(cls.hidden))
-            written.remember(_NODE, widgets["name"], run.lora)
+            written.remember(TRAIN_LORA_WIDGETS.node, widgets["name"], run.lora)
             say(node_id, _summary(run))
             lora = Lora(str(run.lora), run.lora_sha256, prepared.trigger_words(), str(run.run_dir))
             curve = load_rgb(run.loss_curve)
@@ -244,21 +98,16 @@ def run_config(dataset: dict[str, Any], widgets: dict[str, Any], options: TrainO
     The node's own widgets win over the options; what neither says has the trainer's default.
     """
     extra = json.loads(options.settings) if options is not None else {}
-    whole = presets.expanded(places.merged(extra, _own_sections(dataset, widgets)))  # may choose a memory preset, so it comes first
-    return parse(places.left_to_memory_preset(whole))
+    whole = presets.expanded(merged(extra, _own_sections(dataset, widgets)))  # may choose a memory preset, so it comes first
+    return parse(left_to_memory_preset(whole))
 
 
 def _own_sections(dataset: dict[str, Any], widgets: dict[str, Any]) -> dict[str, Any]:
-    """What Train LoRA's own widgets say, in the sections of the run configuration."""
-    values = {
-        **widgets,
-        **({"learning_rate": "auto"} if widgets.get("learning_rate") == 0 else {}),
-        "name": safe_name(widgets["name"]),
-        "checkpoint": str(checkpoint_path(widgets["checkpoint"])),
-        "validation_prompts": lines(widgets.get("validation_prompts", "")),
-    }
+    """What Train LoRA's own inputs set, in the sections of the run configuration."""
+    values = {**widgets, "name": safe_name(widgets["name"]), "checkpoint": str(checkpoint_path(widgets["checkpoint"]))}
     fixed = {"dataset": dataset, "output": {"runs": str(runs_dir()), "publish": str(loras_dir())}}
-    return places.merged(places.sections(places.TRAIN_LORA, values), fixed)
+    preset = {presets.KEY: widgets["preset"]} if "preset" in widgets else {}
+    return merged({**TRAIN_LORA_WIDGETS.settings(values), **preset}, fixed)
 
 
 def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str, Any]) -> Any:

@@ -7,14 +7,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .places import merged
 from .schema import field
 from .types import TRAIN_OPTIONS, TrainOptions, as_options
+from .widget import merged
 
 
 def earlier() -> io.Input:
     """The socket for another options node in front of this one."""
-    return field(TRAIN_OPTIONS, "options", "Settings of another options node, which travel along with these.", optional=True)
+    return field(TRAIN_OPTIONS, "options", "Settings of another options node, to combine with these.", optional=True)
 
 
 def extended(before: Any, sections: dict[str, Any]) -> io.NodeOutput:

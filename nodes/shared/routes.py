@@ -17,11 +17,11 @@ from ...trainer.core.files.paths import resolve_below
 from ...trainer.runs import events
 from ...trainer.runs.run_folder import RunFolder, read_events
 from ...trainer.runs.states import newest_step, state_folder
-from . import places
 from .card_pool import CardPool
 from .folders import runs_dir
 from .live import FINISHED, RUNNING, event_data, viewable
 from .lora_cards import lora_card, unread_card
+from .training_widgets import by_widget
 
 _MOST_POINTS = 2000  # of a curve: more than the pixels that show it
 _CARDS = CardPool()
@@ -40,7 +40,7 @@ def register() -> None:
 
     @server.routes.get("/animelora/presets")
     async def all_presets(_request: web.Request) -> web.Response:
-        return web.json_response({name: places.widgets(presets.values(name)) for name in presets.names()})
+        return web.json_response({name: by_widget(presets.values(name)) for name in presets.names()})
 
     @server.routes.get("/animelora/finished")
     async def finished(_request: web.Request) -> web.Response:

@@ -12,7 +12,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .places import PREFIX
+from .widget import PREFIX, NodeWidgets
 
 CATEGORY = "AnimeLoRA"
 
@@ -69,14 +69,19 @@ def field(kind: Any, id: str, tooltip: str, *, advanced: bool = False, widget: s
     return result
 
 
-def setting(kind: Any, id: str, tooltip: str, **arguments: Any) -> io.Input:
-    """A widget that a graph from a program may leave out: the trainer then uses its own default, or a preset's value."""
-    return field(kind, id, tooltip, optional=True, **arguments)
-
-
-def number(id: str, tooltip: str, *, default: float, min: float, max: float, step: float, **arguments: Any) -> io.Input:
-    """A ``setting`` for a number with decimals, which stays as it was typed: the browser would round it to multiples of ``step``."""
-    return setting(io.Float, id, tooltip, default=default, min=min, max=max, step=step, round=False, **arguments)
+def inputs(node: NodeWidgets, **given: io.Input | Sequence[str]) -> list[io.Input]:
+    """All inputs of ``node``. ``given`` are the inputs that set no setting, and the menus that depend on this machine."""
+    kinds = {"BOOLEAN": io.Boolean, "INT": io.Int, "FLOAT": io.Float, "COMBO": io.Combo, "STRING": io.String}
+    result: list[io.Input] = []
+    for row in node.inputs:
+        if isinstance(row, str):
+            result.append(given[row])
+            continue
+        setting = node.setting(row)
+        menu = {"options": list(given[row.name])} if row.name in given else {}
+        kind = io.Combo if menu else kinds[row.kind(setting)]
+        result.append(field(kind, row.name, advanced=row.advanced, **row.arguments(setting), **menu))
+    return result
 
 
 def result(kind: Any, id: str, tooltip: str) -> io.Output:

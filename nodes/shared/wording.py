@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from ...trainer.core.messages import Action, DatasetSetting, ExportOption, File, Message, Part, Setting
-from .places import BY_NODE
+from .training_widgets import TITLE_AND_WIDGET
 
-TITLES = {
-    "TrainLora": "Train LoRA",
-    "TrainOptions": "Train Options",
-    "NetworkOptions": "Network Options",
-    "LearningOptions": "Learning Options",
-    "MachineOptions": "Machine Options",
-    "MonitorOptions": "Monitor Options",
-}
-_WIDGETS = {key: f"{TITLES[node]} → {widget}" for node, table in BY_NODE.items() for widget, key in table.items()}
+_WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in TITLE_AND_WIDGET.items()}
 DATASET_WIDGETS = {
     "captions.remove": "Dataset Options → remove_tags",
     "captions.replace": "Dataset Options → replace_tags",

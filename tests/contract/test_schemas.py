@@ -9,10 +9,9 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from trainer.config import run_config
-from trainer.config.run_config import RunConfig
 
 Helper = Callable[[str], ModuleType]
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,10 +38,7 @@ NODES = {
 OPTIONS = {"ANIMELORA_DATASET_OPTIONS", "ANIMELORA_TRAIN_OPTIONS"}  # plain data, each for one socket of ours
 SOCKETS = {"MODEL", "CLIP", "VAE", "IMAGE", "CONTROL_NET", "UPSCALE_MODEL", "STRING", "DATASET", "LORA"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-# widgets whose empty or zero value stands for another default of the configuration
-SHOWN_OTHERWISE = {"name", "checkpoint", "validation_prompts", "continue_from", "vae", "block_ranks", "block_alphas", "text_encoder_lr"}
 
-ZERO_IS_AUTO = {"learning_rate", "text_encoder_lr"}
 
 
 def inputs(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -78,46 +74,45 @@ def test_sockets_are_comfyui_types_or_our_own(description: dict[str, Any]) -> No
             assert isinstance(kind, list) or kind in SOCKETS | WIDGETS | OPTIONS, f"{name}.{key}: {kind}"
 
 
-def test_defaults_of_training_are_those_of_the_run_configuration(description: dict[str, Any], helper: Helper) -> None:
-    reference = RunConfig.model_validate({"base": {"checkpoint": "x"}, "dataset": {"path": "x"}}).model_dump()
-    for node, table in helper("places").BY_NODE.items():
-        widgets = inputs(description["nodes"][f"AnimeLoRA_{node}"])
-        for widget, key in table.items():
-            if widget not in SHOWN_OTHERWISE | {"preset"}:
-                section, name = key.split(".")
-                assert widgets[widget][1]["default"] == reference[section][name], widget
+def test_inputs_are_those_of_the_widget_tables_in_their_order(description: dict[str, Any], helper: Helper) -> None:
+    for node in helper("training_widgets").NODES:
+        names = [row if isinstance(row, str) else row.name for row in node.inputs]
+        info = description["nodes"][node.id]
+        assert info["display_name"] == f"{node.title} (AnimeLoRA)"
+        required = [name for name in names if name in info["input"].get("required", {})]
+        assert list(inputs(info)) == [*required, *(name for name in names if name not in required)]
+        for widget in node.widgets:
+            setting = node.setting(widget)
+            expected = {name: value for name, value in widget.arguments(setting).items() if name not in ("optional", "options")}
+            assert expected.items() <= inputs(info)[widget.name][1].items(), widget.name
 
 
-def test_limits_of_widgets_lie_inside_those_of_the_run_configuration(description: dict[str, Any], helper: Helper) -> None:
+def test_limits_of_widgets_lie_inside_those_of_their_settings(description: dict[str, Any], helper: Helper) -> None:
     tried = 0
-    for node, table in helper("places").BY_NODE.items():
-        widgets = inputs(description["nodes"][f"AnimeLoRA_{node}"])
-        for widget, key in table.items():
-            kind, options = widgets[widget]
+    for node in helper("training_widgets").NODES:
+        for widget in node.widgets:
+            kind, options = inputs(description["nodes"][node.id])[widget.name]
             if kind not in ("INT", "FLOAT"):
                 continue
-            section, name = key.split(".")
-            field = RunConfig.model_fields[section].default.__class__.model_fields[name]
+            setting = node.setting(widget)
+            *sections, name = widget.key.split(".")
+            place: type[BaseModel] = node.model
+            for section in sections:
+                place = next(part for part in (place.model_fields[section].annotation,) if isinstance(part, type))
+            field = place.model_fields[name]
             limited: Any = Annotated[field.annotation, field]
             accepts = TypeAdapter[Any](limited)
             for bound in (options["min"], options["max"]):
-                if not (bound == 0 and widget in ZERO_IS_AUTO):
-                    accepts.validate_python(bound)  # raises where the trainer would refuse what the widget allows
-                    tried += 1
+                accepts.validate_python(widget.value(setting, bound))  # raises where the trainer would refuse what the widget allows
+                tried += 1
     assert tried > 80
 
 
-def test_every_key_of_the_run_configuration_is_on_one_node_or_has_a_reason_not_to_be(helper: Helper) -> None:
-    places = helper("places")
-    on_nodes = [key for table in places.BY_NODE.values() for key in table.values() if key != "preset"]
-    assert sorted([*on_nodes, *places.NOT_ON_A_NODE]) == sorted(run_config.keys())
-    assert all(len(reason) > 30 for reason in places.NOT_ON_A_NODE.values())
-
-
-def test_every_widget_of_training_has_a_place_in_the_run_configuration(description: dict[str, Any], helper: Helper) -> None:
-    for node, table in helper("places").BY_NODE.items():
-        own = {name for name in inputs(description["nodes"][f"AnimeLoRA_{node}"])}
-        assert own - {"options", "lora", "dataset"} == set(table), node
+def test_every_setting_of_a_run_is_on_one_node_or_has_a_reason_not_to_be(helper: Helper) -> None:
+    training = helper("training_widgets")
+    on_nodes = [widget.key for node in training.NODES for widget in node.widgets]
+    assert sorted([*on_nodes, *training.NOT_ON_A_NODE]) == sorted(run_config.keys())
+    assert all(len(reason) > 30 for reason in training.NOT_ON_A_NODE.values())
 
 
 def test_options_nodes_can_be_chained_and_need_nothing(description: dict[str, Any]) -> None:

@@ -73,8 +73,3 @@ def test_a_run_that_cannot_fit_names_widgets(wording: ModuleType) -> None:
     out_of_memory = diagnosis.diagnose(MemoryError(), Path())
     assert "Machine Options → memory = auto" in wording.on_canvas(out_of_memory.hint)
     assert all(isinstance(part, wording.Setting) for part in out_of_memory.about)
-
-
-def test_nodes_have_the_titles_of_the_canvas(description: dict[str, Any], wording: ModuleType) -> None:
-    for node, title in wording.TITLES.items():
-        assert description["nodes"][f"AnimeLoRA_{node}"]["display_name"] == f"{title} (AnimeLoRA)"

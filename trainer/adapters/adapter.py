@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..config.run_config import NetworkSection
+from ..config.sections.network import NetworkSection
 from ..core.errors import UserError
 
 if TYPE_CHECKING:

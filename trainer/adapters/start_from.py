@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.run_config import NetworkSection
+from ..config.sections.network import NetworkSection
 from ..core.errors import UserError
 from ..families.checkpoints.digests import cached_digest
 from . import adapter

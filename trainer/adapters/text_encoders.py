@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..config.run_config import NetworkSection
+from ..config.sections.network import NetworkSection
 from ..core import seeding
 from ..families import Family, TextEncoder
 from . import adapter

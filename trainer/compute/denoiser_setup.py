@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ..config.run_config import TrainingSection
+from ..config.sections.training import TrainingSection
 from .attention import use_attention
 from .quantise import quantise
 

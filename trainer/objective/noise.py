@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from ..config.run_config import ObjectiveSection
+    from ..config.sections.objective import ObjectiveSection
 
 
 def draw_noise(shape: tuple[int, ...], settings: ObjectiveSection, generator: torch.Generator) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..config.run_config import ObjectiveSection
+from ..config.sections.objective import ObjectiveSection
 from ..core.errors import UserError
 from ..families import Prediction, require_supported
 from . import weighting

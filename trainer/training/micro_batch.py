@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..config.run_config import ObjectiveSection
+from ..config.sections.objective import ObjectiveSection
 from ..core.errors import UserError
 from ..core.seeding import derive_seed, generator
 from ..dataset import Dataset, Item

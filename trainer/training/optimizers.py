@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..adapters.adapter import Pair
-from ..config.run_config import OptimizerSection
+from ..config.sections.optimizer import OptimizerSection
 from ..core.errors import UserError
 
 # Lion's sign updates want a third to a tenth of Adam's rate (Chen et al. 2023, section 5); Prodigy finds its own, 1 is its multiplier.

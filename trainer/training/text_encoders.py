@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.text_encoders import adapt_text
-from ..config.run_config import NetworkSection, RunConfig
+from ..config.run_config import RunConfig
+from ..config.sections.network import NetworkSection
 from ..families import Family, TextEncoder
 from .weighted_prompts import is_weighted, prompt_text, weigh
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.unit.training_helpers import configuration, make_dataset, thrown_back, train_here
 from trainer.adapters import adapter
-from trainer.config import run_config
+from trainer.config.sections.network import NetworkSection
 from trainer.core.errors import UserError
 from trainer.families import family_of, open_checkpoint
 from trainer.lorafile import convert, read_lora, write_lora
@@ -150,7 +150,7 @@ def test_dropout_changes_the_training_and_not_the_first_weights(shallow_checkpoi
 
 
 def test_size_of_takes_the_longest_name() -> None:
-    network = run_config.NetworkSection(
+    network = NetworkSection(
         rank=8, alpha=4, targets="all-linear+conv", conv_rank=2, conv_alpha=1, block_ranks={"mid_block": 5, "down_blocks.1": 6}
     )
     assert network.size_of("mid_block.attentions.0.proj_in", ()) == (5, 4.0)

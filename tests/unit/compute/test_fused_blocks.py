@@ -29,6 +29,7 @@ from trainer.compute.attention import Processor
 from trainer.compute.casting import CastingConv2d, CastingLinear, LowCopies
 from trainer.compute.cuda_graphs import Captured, Passed
 from trainer.config import run_config
+from trainer.config.sections.training import TrainingSection
 from trainer.dataset import open_dataset
 from trainer.families import family_of, open_checkpoint
 from trainer.plan.run_plan import make_plan, memory_of
@@ -239,7 +240,7 @@ def test_what_differs_from_stable_diffusion_stays() -> None:
 @pytest.mark.parametrize("asked", ["auto", "on"])
 def test_without_kernels_a_unet_stays_and_only_who_asked_is_told(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     said: list[str] = []
-    training, cuda = run_config.TrainingSection.model_validate({"fused": asked}), torch.device("cuda")
+    training, cuda = TrainingSection.model_validate({"fused": asked}), torch.device("cuda")
     unet = nn.ModuleList([nn.GroupNorm(4, 8)])
     monkeypatch.setattr(denoiser_setup, "kernels_problem", denoiser_setup.kernels_problem.__wrapped__)  # it remembers
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # the engine sets it

@@ -14,6 +14,7 @@ from tests.unit.training_helpers import configuration, make_dataset
 from trainer.adapters.adapter import Pair
 from trainer.config import memory_presets, presets, run_config
 from trainer.config.run_config import PRESET_KEYS, RunConfig
+from trainer.config.sections.optimizer import OptimizerSection
 from trainer.families import family_of, open_checkpoint
 from trainer.launch.prepared_run import prepare_run
 from trainer.plan.inputs import open_inputs
@@ -147,7 +148,7 @@ def test_the_optimizer_keeps_what_the_estimate_says(name: str, shape: tuple[int,
         pytest.importorskip(packages[name])
     down = torch.nn.Parameter(torch.randn(shape))
     up = torch.nn.Parameter(torch.randn(4, 4))
-    optimizer = make_optimizer([Pair("m", down, up)], run_config.OptimizerSection(name=name), 1e-3)  # type: ignore[arg-type]
+    optimizer = make_optimizer([Pair("m", down, up)], OptimizerSection(name=name), 1e-3)  # type: ignore[arg-type]
     if hasattr(optimizer, "train"):
         optimizer.train()
     down.grad, up.grad = torch.randn(shape), torch.randn(4, 4)

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.unit.dataset.pictures import drawing, folder_of
 from tests.unit.training_helpers import configuration
 from trainer.cli import main
-from trainer.config.run_config import DatasetSection
+from trainer.config.sections.dataset import DatasetSection
 from trainer.core.errors import UserError
 from trainer.core.files.reading import file_stamp, sha256_file
 from trainer.dataset import Dataset, PrepareSettings, open_dataset, prepare

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.cli import main
-from trainer.config.run_config import DatasetSection, MoreDataset
+from trainer.config.sections.dataset import DatasetSection, MoreDataset
 from trainer.core.errors import UserError
 from trainer.dataset import CaptionSettings, Dataset, PrepareSettings, SourceImage, export_dataset, open_dataset, prepare
 from trainer.dataset.loading.open import open_datasets

@@ -20,7 +20,7 @@ from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from tests.unit.families.plain_models import below, full_config, open_clip
 from tests.unit.lorafile.helpers import key_table
 from tests.unit.training_helpers import configuration, make_dataset, train_here
-from trainer.config.run_config import ObjectiveSection
+from trainer.config.sections.objective import ObjectiveSection
 from trainer.core.errors import UserError
 from trainer.dataset import PrepareSettings, open_dataset, prepare
 from trainer.families import FAMILIES, Framing, Prediction, family_named, family_of, open_checkpoint

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.cli import main
 from trainer.commands.inference import Painter
-from trainer.config.run_config import ObjectiveSection
+from trainer.config.sections.objective import ObjectiveSection
 from trainer.core.errors import UserError
 from trainer.families import Prediction, cautions, family_named, family_of, open_checkpoint
 from trainer.launch.prepared_run import prepare_run

@@ -8,7 +8,7 @@ import statistics
 import pytest
 import torch
 
-from trainer.config.run_config import ObjectiveSection
+from trainer.config.sections.objective import ObjectiveSection
 from trainer.objective.noise import draw_noise, draw_timestep
 
 
@@ -99,7 +99,7 @@ def test_logit_normal_timesteps_have_the_median_of_their_formula() -> None:
 
 
 def test_contradictory_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="use one of them"):
+    with pytest.raises(ValueError, match="use only one of them"):
         ObjectiveSection(min_snr_gamma=5, debiased=True)
     with pytest.raises(ValueError, match="is not below"):
         ObjectiveSection(timestep_min=500, timestep_max=400)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.config.run_config import ObjectiveSection
+from trainer.config.sections.objective import ObjectiveSection
 from trainer.core.errors import UserError
 from trainer.core.seeding import derive_seed
 from trainer.dataset import Dataset, TrainingHints, open_dataset

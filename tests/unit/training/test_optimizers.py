@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trainer.adapters.adapter import Pair
-from trainer.config.run_config import OptimizerSection
+from trainer.config.sections.optimizer import OptimizerSection
 from trainer.core.errors import UserError
 from trainer.families import family_named
 from trainer.training.optimizers import learning_rate, make_optimizer, make_schedule, optimizer_arguments, rex

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from trainer.adapters import adapter
-from trainer.config.run_config import NetworkSection, ObjectiveSection, OptimizerSection
+from trainer.config.sections.network import NetworkSection
+from trainer.config.sections.objective import ObjectiveSection
+from trainer.config.sections.optimizer import OptimizerSection
 from trainer.families import Framing, Prediction, family_named, open_checkpoint
 from trainer.objective import objective
 from trainer.training import micro_batch

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.config.run_config import OptimizerSection
+from trainer.config.sections.optimizer import OptimizerSection
 from trainer.training.optimizers import make_schedule
 
 STEPS = 40
@@ -72,7 +72,7 @@ def test_constant_with_warmup_is_constant_that_warms_up() -> None:
 def test_every_schedule_of_diffusers_is_there() -> None:
     from diffusers.optimization import SchedulerType
 
-    from trainer.config.run_config import SCHEDULES
+    from trainer.config.sections.optimizer import SCHEDULES
 
     assert {kind.value for kind in SchedulerType} <= set(SCHEDULES)
 

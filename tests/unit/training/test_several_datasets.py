@@ -15,7 +15,8 @@ from safetensors import safe_open
 
 from tests.unit.training_helpers import configuration, make_dataset, make_pictures, train_here
 from trainer.config import run_config
-from trainer.config.run_config import DatasetSection, MoreDataset, ObjectiveSection
+from trainer.config.sections.dataset import DatasetSection, MoreDataset
+from trainer.config.sections.objective import ObjectiveSection
 from trainer.dataset import Dataset, PrepareSettings, Share, TrainingHints, combine, open_dataset, prepare, select
 from trainer.dataset.loading import batch_order
 from trainer.dataset.loading.caption_variation import caption_at

@@ -28,8 +28,8 @@ from tests.unit.training.test_training_step import distance, is_linear_or_1x1
 from tests.unit.training_helpers import Trained, apart, configuration, make_dataset, thrown_back, train_here
 from trainer.adapters import adapter
 from trainer.adapters.text_encoders import adapt_text
-from trainer.config import run_config
 from trainer.config.run_config import RunConfig
+from trainer.config.sections.optimizer import OptimizerSection
 from trainer.core import seeding
 from trainer.core.errors import UserError
 from trainer.dataset import open_dataset
@@ -237,9 +237,9 @@ def test_the_text_encoder_has_a_rate_of_its_own(both: tuple[str, Trained, Plain]
     names = iter(ours.state(STEPS)["lora"])
     for group, text in zip(groups, (False, True), strict=True):
         assert all(next(names).startswith("te") == text for _ in group["params"])
-    automatic = run_config.OptimizerSection(lr=1e-4)
+    automatic = OptimizerSection(lr=1e-4)
     assert text_learning_rate(automatic, 1e-4) == 5e-5
-    assert text_learning_rate(run_config.OptimizerSection(name="prodigy", lr=1.0), 1.0) == 1.0
+    assert text_learning_rate(OptimizerSection(name="prodigy", lr=1.0), 1.0) == 1.0
 
 
 def test_the_file_has_kohya_s_keys_for_every_layer(both: tuple[str, Trained, Plain]) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tests.unit.training_helpers import Trained, configuration, make_dataset, thrown_back, train_here
 from trainer.adapters import adapter
 from trainer.config import run_config as config
-from trainer.config.run_config import ValidationSection
+from trainer.config.sections.validation import ValidationSection
 from trainer.core import seeding
 from trainer.core.errors import UserError
 from trainer.dataset import Dataset, open_dataset

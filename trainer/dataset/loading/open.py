@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from ...config.run_config import DatasetSection, MoreDataset, RunConfig, ValidationSection
+from ...config.run_config import RunConfig
+from ...config.sections.dataset import DatasetSection, MoreDataset
+from ...config.sections.validation import ValidationSection
 from ...core.errors import UserError
 from ..manifest.integrity import require_as_prepared
 from ..manifest.items import Dataset
