@@ -239,10 +239,21 @@ def differences(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
 
 # what is killed
 
+_CONFIGURATION = """\
+name = "style"
+base.checkpoint = "base.safetensors"
+dataset.path = "datasets/sks_girl"
+network = {rank = 4, alpha = 2.0}
+optimizer.lr = 1e-3
+training = {max_steps = 4, precision = "fp32", device = "cpu", checkpoint_every = 2, keep_checkpoints = 0, gradient_accumulation = 1}
+sample = {every_epochs = 1, prompts = ["sks girl"], steps = 2}
+output = {runs = "runs", publish = "loras", tensorboard = false}
+"""
+
 
 def make_templates(folder: Path) -> None:
     """The folders that works start from: pictures with captions, a prepared dataset with a checkpoint, a finished run."""
-    from tests.tools.make_checkpoint import make_checkpoint
+    from random_checkpoints.make_checkpoint import make_checkpoint
     from tests.unit.training_helpers import make_pictures
 
     pictures = folder / "pictures"
@@ -255,7 +266,7 @@ def make_templates(folder: Path) -> None:
     _in_place(folder, "pictures", "changed", [_prepare, _change])
     _in_place(folder, "pictures", "dataset", [_prepare])
     make_checkpoint(folder / "dataset" / "base.safetensors", "shallow")
-    (folder / "dataset" / "loras").mkdir()
+    (folder / "dataset" / "run.toml").write_text(_CONFIGURATION, encoding="utf-8")
     _in_place(folder, "dataset", "exported", [_export_dataset("kohya")])
     _in_place(folder, "dataset", "trained", [_train])
 
@@ -299,13 +310,6 @@ def _export_dataset(kind: str) -> Callable[[Path], None]:
     return act
 
 
-def _configuration(place: Path) -> Any:
-    from tests.unit.training_helpers import UNDISTURBED, configuration
-
-    changes = {**UNDISTURBED, "training.max_steps": 4, "output.publish": str(place / "loras")}
-    return configuration(place / "base.safetensors", place / "datasets" / "sks_girl", place / "runs", changes)
-
-
 def _train(place: Path) -> None:
     """Parent and child in this process, so that both are killed, as by a power failure."""
     from trainer.launch import launcher
@@ -315,7 +319,7 @@ def _train(place: Path) -> None:
         assert train_run(folder.path, watch_stdin=False) == 0
 
     launcher._run_child = run_child
-    launcher.train(_configuration(place))
+    _command("train", "run.toml")
 
 
 def _train_in_child(place: Path) -> None:
@@ -324,7 +328,7 @@ def _train_in_child(place: Path) -> None:
 
     command = launcher.command
     launcher.command = lambda run: [str(_QUICK[0]), *command(run)[1:]]
-    launcher.train(_configuration(place), poll_seconds=0.02)
+    _command("train", "run.toml")
 
 
 def _publish_again(place: Path) -> None:
