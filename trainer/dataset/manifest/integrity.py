@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...core.errors import UserError
 from ...core.files.reading import file_stamp, read_regular
-from ...core.files.writing import write_atomic
+from ...core.files.writing import remove_abandoned, write_atomic
 from ..layout import WORK
 from .items import Dataset, Item
 
@@ -56,6 +56,7 @@ class Contents:
             return
         lines = (json.dumps({"file": file, "stamp": stamp, "sha256": digest}) + "\n" for file, (stamp, digest) in known.items())
         with suppress(OSError):
+            remove_abandoned(self._folder / WORK)
             write_atomic(self._folder / WORK / VERIFIED, "".join(lines))
             self._listed = known
 

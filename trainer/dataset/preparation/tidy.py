@@ -6,13 +6,15 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ...core.files.writing import remove_abandoned
 from ..images.decode import EXTENSIONS
-from ..layout import FOLDERS, caption_file
+from ..layout import FOLDERS, WORK, caption_file
 from ..manifest.items import Row
 
 
 def remove_partials(folder: Path) -> None:
-    """Half-written files of a killed run."""
+    """Delete half-written files of a killed run. In the work folder a training may be writing now."""
+    remove_abandoned(folder / WORK)
     for name in FOLDERS:
         for path in _files(folder / name):
             if path.name.startswith(".partial-"):
