@@ -30,9 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     measured, trained = {*range(chosen.first, chosen.first + chosen.tests), *text_portraits(settings)}, trained_on(settings)
     if both := sorted(measured & trained):
         parser.error(f"the LoRA was trained on portrait {both[0]}; choose others, from --first {max(trained) + 1} on, say")
-    from trainer.commands.inference import LoraUse, open_painter
+    from trainer.commands.image_generator import LoraUse, load_generator
+    from trainer.families import open_checkpoint
 
-    painted = paint(open_painter(str(chosen.base), device="cpu"), LoraUse(chosen.lora), settings)
+    painted = paint(load_generator(open_checkpoint(str(chosen.base)), device="cpu"), LoraUse(chosen.lora), settings)
     print(json.dumps(measure(painted.cases) | painted.moved(), indent=2))
     return 0
 

@@ -23,7 +23,7 @@ from .render import render
 if TYPE_CHECKING:
     from PIL import Image
 
-    from trainer.commands.inference import Painter
+    from trainer.commands.image_generator import ImageGenerator
 
 Progress = Callable[[str], None]
 
@@ -133,11 +133,12 @@ def main(out: Path, *, quick: bool = False, progress: Progress | None = None) ->
     out.mkdir(parents=True, exist_ok=True)
     lora, curve, steps, seconds = train_lora(out, settings, tell)
     shutil.copyfile(curve, out / "loss_curve.png")
-    from trainer.commands.inference import LoraUse, open_painter
+    from trainer.commands.image_generator import LoraUse, load_generator
+    from trainer.families import open_checkpoint
 
     tell("painting portraits that were never trained on")
-    painter = open_painter(str(BASE_FILE), device="cpu")
-    painted = paint(painter, LoraUse(lora), settings)
+    generator = load_generator(open_checkpoint(str(BASE_FILE)), device="cpu")
+    painted = paint(generator, LoraUse(lora), settings)
     figures = measure(painted.cases) | painted.moved()
     figures |= {"training_seconds": round(seconds, 1), "training_steps": steps, "demo_seconds": round(time.monotonic() - started, 1)}
     figures["meaning"] = MEANING
@@ -205,7 +206,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
     return result.lora, result.loss_curve, result.steps, result.seconds
 
 
-def paint(painter: Painter, lora: Any, settings: DemoSettings) -> Painted:
+def paint(generator: ImageGenerator, lora: Any, settings: DemoSettings) -> Painted:
     """Everything by the base alone, then everything with the LoRA: same prompts, same noise. Reports each image."""
     from trainer.core.work.progress import counted
 
@@ -218,19 +219,19 @@ def paint(painter: Painter, lora: Any, settings: DemoSettings) -> Painted:
         pairs = zip(sources, portraits, strict=True)
         away: dict[str, Any] = {"negative": settings.negative, "guidance": settings.guidance, "strength": strength}
         images = counted(pairs, f"repainting portraits ({who} at strength {strength:g})", len(sources))
-        return [painter.repaint(s, prompt_for(p), **away, **options) for s, p in images]
+        return [generator.generate_with_diffusers(prompt_for(p), image=s, **away, **options) for s, p in images]
 
     def from_text(prompts: list[str]) -> list[Image.Image]:
         size: dict[str, Any] = {"width": SIZE, "height": SIZE, "guidance": settings.text_guidance}
         images = counted(prompts, f"painting portraits from text ({who})", len(prompts))
-        return [painter.paint(prompt, **size, **options) for prompt in images]
+        return [generator.generate_with_diffusers(prompt, **size, **options) for prompt in images]
 
     with_trigger, without = [prompt_for(p) for p in others], [caption(p, "photo") for p in others]
     who = "the base"
-    painter.use([])
+    generator.apply_loras([])
     base, base_text = repainted(STRENGTHS[0]), from_text(with_trigger + without)
     who = "the LoRA"
-    painter.use([lora])
+    generator.apply_loras([lora])
     low, high, lora_text = repainted(STRENGTHS[0]), repainted(STRENGTHS[1]), from_text(with_trigger + without)
     truths = [render(p, "anime", SIZE) for p in portraits]
     cases = [Case(*row) for row in zip(portraits, sources, truths, base, low, high, strict=True)]

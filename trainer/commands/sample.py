@@ -1,4 +1,4 @@
-"""``python -m trainer sample``: pictures from a checkpoint and LoRA files, by text or from a photo."""
+"""``python -m trainer sample``: generate images with a checkpoint and LoRA files, from text or from a photo."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .strength import parse_strength
 
 if TYPE_CHECKING:
     from ..config.sample_prompts import SamplePrompt
-    from .inference import LoraUse
+    from .image_generator import LoraUse
 
 _EXAMPLES = """\
   python -m trainer sample --base v1-5.safetensors --lora my_style.safetensors \\
-      --prompt "myAnimeStyleToken anime_face girl, high quality" --out pictures
+      --prompt "myAnimeStyleToken anime_face girl, high quality" --out images
 
   python -m trainer sample --base v1-5.safetensors --lora my_style.safetensors:0.8 \\
-      --image photo.jpg --strength 0.65 --prompt "myAnimeStyleToken anime_face" --out pictures
+      --image photo.jpg --strength 0.65 --prompt "myAnimeStyleToken anime_face" --out images
 """
 
 
@@ -26,42 +26,42 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add this command's parser."""
     parser = subparsers.add_parser(
         "sample",
-        help="make pictures with a LoRA: from text, or from a photo",
-        description="Make pictures from a checkpoint and LoRA files: from text, or from a photo with --image.",
+        help="generate images with a LoRA, from text or from a photo",
+        description="Generate images with a checkpoint and LoRA files: from text, or from a photo with --image.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--base", required=True, metavar="CHECKPOINT", help=".safetensors file, diffusers folder or hub id")
-    parser.add_argument("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="LoRA file; may be given several times")
-    more = "may be given several times; kohya's flags (--w 768 --d 7 and so on) are read"
+    parser.add_argument("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="LoRA file; can be given several times")
+    more = "can be given several times; may hold kohya's flags (--w 768 --d 7 and so on)"
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help=more)
-    parser.add_argument("--negative", default="", metavar="TEXT", help="what the picture should not show")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="start from this picture instead of noise")
-    parser.add_argument("--strength", type=float, default=0.65, help="with --image: 0 keeps it, 1 ignores it, as on the canvas (0.65)")
+    parser.add_argument("--negative", default="", metavar="TEXT", help="what the image should not show")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="start from this image instead of noise")
+    parser.add_argument("--strength", type=float, default=0.65, help="with --image: near 0 keeps it, 1 ignores it, as on the canvas (0.65)")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (20)")
     parser.add_argument("--guidance", type=float, default=7.5, help="classifier-free guidance (7.5)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the first picture (42); the next ones count up")
-    parser.add_argument("--count", type=int, default=1, help="pictures per prompt (1)")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the first image (42); each further image adds 1")
+    parser.add_argument("--count", type=int, default=1, help="images per prompt (1)")
     parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (512)")
     parser.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (512)")
-    parser.add_argument("--vae", default="", metavar="FILE", help="a VAE in place of the checkpoint's own")
+    parser.add_argument("--vae", default="", metavar="FILE", help="use this VAE instead of the checkpoint's own")
     parser.add_argument(
-        "--clip-skip", type=int, metavar="N", help="layer of the text encoder from the end, 0 the model's own (as the LoRA was trained)"
+        "--clip-skip", type=int, metavar="N", help="text encoder layer from the end; 0: the model's own (default: as the LoRA was trained)"
     )
     parser.add_argument(
         "--prediction",
         choices=("auto", "epsilon", "v-prediction"),
         default="auto",
-        help="what the checkpoint predicts (what it says, else what the LoRA was trained for)",
+        help="what the checkpoint predicts (auto: as its file states, else as the LoRA was trained)",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    parser.add_argument("--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder for the pictures (pictures)")
+    parser.add_argument("--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder for the images (pictures)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the pictures; print where each is."""
+    """Generate the images and print the path of each."""
     from PIL import ImageOps
 
     from ..core.errors import UserError
@@ -71,22 +71,22 @@ def run(args: argparse.Namespace) -> int:
     from ..core.work.progress import report
     from ..families import family_of, open_checkpoint
     from ..lorafile import read_lora
-    from .inference import open_painter
+    from .image_generator import load_generator
     from .trained_with import choose
 
     for name in ("width", "height"):
         if getattr(args, name) <= 0 or getattr(args, name) % 8:
             raise UserError(f"--{name} {getattr(args, name)} is not a positive multiple of 8.", "Try 512.")
     if not 0 < args.strength <= 1:
-        raise UserError(f"--strength {args.strength} is not between 0 and 1.", "0.65 keeps the person, 0.8 follows the style more.")
+        raise UserError(f"--strength {args.strength} is not between 0 and 1.", "0.65 keeps the person; 0.8 follows the style more.")
     source = None
     if args.image is not None:
         try:
             source = ImageOps.exif_transpose(load_image(args.image, None)).convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"{args.image} cannot be read as a picture ({error}).", "Give a PNG, JPEG or WebP file.") from error
+            raise UserError(f"{args.image} cannot be read as an image ({error}).", "Give a PNG, JPEG or WebP file.") from error
     loras = [_lora(text) for text in args.lora]
-    # also refuses in words, before a checkpoint is loaded, what diffusers would stumble over
+    # a damaged LoRA is refused here, before the checkpoint is loaded and diffusers fails with a message of its own
     stated = [(lora.path, read_lora(lora.path).metadata) for lora in loras]
     prompts = [_prompt(text) for text in args.prompt]
     checkpoint = open_checkpoint(args.base, args.vae)
@@ -94,13 +94,14 @@ def run(args: argparse.Namespace) -> int:
     for remark in [*chosen.remarks, *dict.fromkeys(note for prompt in prompts for note in prompt.notes)]:
         print(f"note: {remark}", file=sys.stderr)
     options: dict[str, Any] = {"prediction": chosen.prediction, "text": chosen.text}
-    painter = open_painter(args.base, device=args.device, precision=args.precision, vae=args.vae, **options)
-    painter.use(loras)
+    print(f"loading {checkpoint.name}", file=sys.stderr, flush=True)
+    generator = load_generator(checkpoint, device=args.device, precision=args.precision, **options)
+    generator.apply_loras(loras)
     for number, prompt in enumerate(prompts):
         for offset in range(args.count):
             report("images", number * args.count + offset, len(prompts) * args.count)
             seed = (args.seed if prompt.seed is None else prompt.seed) + offset
-            picture = painter.sample(
+            image = generator.generate(
                 prompt.text,
                 negative=args.negative if prompt.negative is None else prompt.negative,
                 width=prompt.width or args.width,
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
             )
             path = args.out / f"{number:02d}-{safe_name(prompt.text, limit=60)}-{seed}.png"
             with atomic_path(path) as temporary:
-                picture.save(temporary, format="PNG")
+                image.save(temporary, format="PNG")
             print(path)
     return 0
 
@@ -130,7 +131,7 @@ def _prompt(text: str) -> SamplePrompt:
 
 def _lora(text: str) -> LoraUse:
     from ..core.errors import UserError
-    from .inference import LoraUse
+    from .image_generator import LoraUse
 
     path, strength = parse_strength(text)
     if not path.is_file():

@@ -53,7 +53,7 @@ def test_an_image_is_the_run_s_own_validation_image(
     lora, last = trained
     made = sample(shallow_checkpoint, lora, tmp_path / "as trained")
     said = capsys.readouterr().err
-    assert "clip skip 2" in said and "v-prediction" in said
+    assert f"loading {shallow_checkpoint.name}" in said and "clip skip 2" in said and "v-prediction" in said
     own = pixels(last)
     assert np.abs(made - own).mean() < 2  # the file holds the LoRA in fp16
     for number, more in enumerate((["--clip-skip", "0"], ["--prediction", "epsilon"])):

@@ -104,14 +104,11 @@ def test_sampling_counts_steps(told: Told) -> None:
 
 def test_the_demo_counts_its_portraits(told: Told) -> None:
     class Stub:
-        def use(self, loras: Any) -> None:
+        def apply_loras(self, loras: Any) -> None:
             """Nothing is loaded."""
 
-        def repaint(self, image: Image.Image, prompt: str, **_: Any) -> Image.Image:
-            return image
-
-        def paint(self, prompt: str, **_: Any) -> Image.Image:
-            return Image.new("RGB", (run_demo.SIZE, run_demo.SIZE))
+        def generate_with_diffusers(self, prompt: str, image: Image.Image | None = None, **_: Any) -> Image.Image:
+            return image or Image.new("RGB", (run_demo.SIZE, run_demo.SIZE))
 
     stub: Any = Stub()
     with listener(told):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.cli import main
-from trainer.commands.inference import Painter
+from trainer.commands.image_generator import ImageGenerator
 from trainer.config.sections.objective import ObjectiveSection
 from trainer.core.errors import UserError
 from trainer.families import Prediction, cautions, family_named, family_of, open_checkpoint
@@ -71,7 +71,7 @@ def test_edm_checkpoint_is_refused_with_every_setting(shallow_sdxl: Path, tmp_pa
     assert name in refusal(path, tmp_path)
     assert name in refusal(path, tmp_path, **{"objective.prediction": "epsilon"})
     with pytest.raises(UserError, match=name):
-        Painter(open_checkpoint(str(path)), device="cpu")
+        ImageGenerator(open_checkpoint(str(path)), device="cpu")
 
 
 def test_edm_markers_take_precedence_over_v_pred(shallow_sdxl: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Pictures on the command line: a checkpoint with LoRA files in a diffusers pipeline.
+"""Generating images with a checkpoint and LoRA files in a diffusers pipeline.
 
-On the canvas ComfyUI samples; this is for machines without it, for the demo, and for checks.
+On the canvas ComfyUI generates them; this is for machines without it, for the demo, and for tests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.devices import pick_device
 from ..core.errors import UserError
 from ..core.library_imports import import_models
-from ..families import PLAIN_TEXT, BaseCheckpoint, Prediction, TextSettings, family_of, open_checkpoint, require_supported
+from ..families import PLAIN_TEXT, BaseCheckpoint, Prediction, TextSettings, family_of, require_supported
 from ..families.stable_diffusion.clip_text import CHUNK
 from ..training.monitoring.preview_sampling import decode, sample_latents
 from ..training.weighted_prompts import encode_keys, prompt_key, prompt_text
@@ -31,8 +31,8 @@ class LoraUse:
     strength: float = 1.0
 
 
-class Painter:
-    """A checkpoint ready to make pictures; the pipelines share their weights. LoRAs can be changed between pictures."""
+class ImageGenerator:
+    """A loaded checkpoint. LoRAs can be changed between images; the pipelines share their weights."""
 
     def __init__(
         self,
@@ -43,7 +43,8 @@ class Painter:
         prediction: Prediction | None = None,
         text: TextSettings = PLAIN_TEXT,
     ) -> None:
-        """``prediction``: what the checkpoint predicts, if not what it says; ``text``: how prompts are read, at least so many tokens."""
+        """``prediction``: what the checkpoint predicts, if not what its file states; ``text``: how prompts are encoded, with at least as
+        many tokens as it says."""
         from ..core.devices import torch_dtype
 
         self._family = family = family_of(checkpoint)
@@ -58,8 +59,8 @@ class Painter:
         for pipeline in (self._text_to_image, self._image_to_image):
             pipeline.set_progress_bar_config(disable=True)
 
-    def use(self, loras: Sequence[LoraUse]) -> None:
-        """Apply these LoRA files instead of the present ones. Raises UserError for a file that does not fit."""
+    def apply_loras(self, loras: Sequence[LoraUse]) -> None:
+        """Apply these LoRA files in place of the current ones. Raises UserError for a file that does not fit the checkpoint."""
         pipeline = self._text_to_image
         pipeline.unload_lora_weights()
         for index, lora in enumerate(loras):
@@ -74,7 +75,7 @@ class Painter:
         if loras:
             pipeline.set_adapters([f"lora{index}" for index in range(len(loras))], [lora.strength for lora in loras])
 
-    def sample(
+    def generate(
         self,
         prompt: str,
         *,
@@ -87,18 +88,19 @@ class Painter:
         image: Image.Image | None = None,
         strength: float = 1.0,
     ) -> Image.Image:
-        """An image as validation images are made and with ComfyUI's meaning of prompts: of any length, ``(word:1.2)`` weighs a word.
+        """An image as training makes its preview images. Prompts mean what they mean in ComfyUI: any length, ``(word:1.2)`` for weights.
 
-        With ``image`` it is changed as far as ``strength`` says, which means what it means on the canvas with scheduler karras; the size
-        is then the image's, cut to multiples of 8.
+        With ``image``, image to image: ``strength`` means what it means on the canvas with the scheduler karras, and the size is the
+        image's, cut to multiples of 8.
         """
         import torch
 
         pipeline = self._text_to_image
         start = None
         if image is not None:
-            width, height = (side // 8 * 8 for side in image.size)
-            pixels = pipeline.image_processor.preprocess(image.convert("RGB").crop((0, 0, width, height)))
+            image = _cut_to_eights(image)
+            width, height = image.size
+            pixels = pipeline.image_processor.preprocess(image)
             with torch.no_grad():
                 encoded = pipeline.vae.encode(pixels.to(self._device, pipeline.vae.dtype)).latent_dist.mode()
             start = encoded * pipeline.vae.config.scaling_factor
@@ -112,7 +114,7 @@ class Painter:
             height=height,
             steps=steps,
             guidance=guidance,
-            generator=self._generator(seed),
+            generator=self._noise(seed),
             device=self._device,
             dtype=self._dtype,
             prediction=self._prediction,
@@ -123,76 +125,58 @@ class Painter:
         return decode(pipeline.vae, latents)
 
     def _conditions(self, *prompts: str) -> list[dict[str, torch.Tensor]]:
-        """The conditionings of ``prompts``, all as long as the longest needs, in chunks of 75 tokens."""
+        """The conditioning of each prompt, all padded to the length that the longest needs, in chunks of 75 tokens."""
         encoder = self._family.encoder_of(self._text_to_image, self._text)
         needed = max(encoder.count_tokens(prompt_text(prompt)) for prompt in prompts)
         tokens = max(self._text.max_tokens, -(-needed // CHUNK) * CHUNK)
         encoder = self._family.encoder_of(self._text_to_image, replace(self._text, max_tokens=tokens))
         return encode_keys(encoder, [prompt_key(prompt) for prompt in prompts])
 
-    def paint(
+    def generate_with_diffusers(
         self,
         prompt: str,
         *,
         negative: str = "",
-        width: int,
-        height: int,
+        width: int = 512,
+        height: int = 512,
         steps: int = 20,
         guidance: float = 7.5,
         seed: int = 42,
+        image: Image.Image | None = None,
+        strength: float = 1.0,
     ) -> Image.Image:
-        """Text to image; ``width`` and ``height`` in pixels, multiples of 8."""
-        result = self._text_to_image(
-            prompt,
-            negative_prompt=negative,
-            width=width,
-            height=height,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=self._generator(seed),
-        )
-        image: Image.Image = result.images[0]
-        return image
+        """An image as diffusers' own pipelines make it; ``width`` and ``height`` in pixels, multiples of 8.
 
-    def repaint(
-        self,
-        image: Image.Image,
-        prompt: str,
-        *,
-        strength: float,
-        negative: str = "",
-        steps: int = 20,
-        guidance: float = 7.5,
-        seed: int = 42,
-    ) -> Image.Image:
-        """Image to image with diffusers' meaning of ``strength``, the share of ``steps`` that is taken: 0 keeps the image, 1 ignores it.
-
-        The size is the image's, cut to multiples of 8.
+        With ``image``, image to image with diffusers' meaning of ``strength``: the share of ``steps`` that is taken, from 0, which keeps
+        the image, to 1, which ignores it. The size is then the image's, cut to multiples of 8.
         """
-        width, height = (side // 8 * 8 for side in image.size)
-        result = self._image_to_image(
-            prompt,
-            negative_prompt=negative,
-            image=image.convert("RGB").crop((0, 0, width, height)),
-            strength=strength,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=self._generator(seed),
-        )
-        made: Image.Image = result.images[0]
-        return made
+        options: dict[str, Any] = {
+            "negative_prompt": negative,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "generator": self._noise(seed),
+        }
+        if image is None:
+            result = self._text_to_image(prompt, width=width, height=height, **options)
+        else:
+            result = self._image_to_image(prompt, image=_cut_to_eights(image), strength=strength, **options)
+        generated: Image.Image = result.images[0]
+        return generated
 
     @staticmethod
-    def _generator(seed: int) -> Any:
+    def _noise(seed: int) -> Any:
         import torch
 
-        return torch.Generator("cpu").manual_seed(seed)  # on the CPU: the same picture on every device
+        return torch.Generator("cpu").manual_seed(seed)  # on the CPU: the same image on every device
 
 
-def open_painter(reference: str, *, device: str = "auto", precision: str = "fp32", vae: str = "", **options: Any) -> Painter:
-    """A painter, with the ``options`` of ``Painter``, for a checkpoint file, a diffusers folder or a hub id, and the VAE that is named.
+def _cut_to_eights(image: Image.Image) -> Image.Image:
+    """``image`` in RGB, cut at the right and bottom to multiples of 8 pixels, the VAE's factor."""
+    width, height = (side // 8 * 8 for side in image.size)
+    return image.convert("RGB").crop((0, 0, width, height))
 
-    For processes of the pack's own (see ``imports.import_models``).
-    """
+
+def load_generator(checkpoint: BaseCheckpoint, **options: Any) -> ImageGenerator:
+    """An ``ImageGenerator`` with these ``options``, for processes of our own, not ComfyUI's (see ``library_imports.import_models``)."""
     import_models(pipelines=True)
-    return Painter(open_checkpoint(reference, vae), device=device, precision=precision, **options)
+    return ImageGenerator(checkpoint, **options)
