@@ -39,7 +39,7 @@ from random_checkpoints.make_checkpoint import make_checkpoint
 from trainer.config import run_config
 from trainer.core import devices
 from trainer.core.terminal import escape_unprintable
-from trainer.dataset import PrepareSettings, prepare
+from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.dataset.settings import CleanSettings
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
@@ -132,7 +132,7 @@ def make_dataset(folder: Path, count: int) -> Path:
         changed.reshape(-1)[number] ^= 1
         Image.fromarray(changed).save(source / f"{number:05d}.png")
     settings = PrepareSettings(trigger="growth", resolution=SIDE, clean=CleanSettings(near_duplicates=False))
-    return prepare(source, folder / "datasets", settings).dataset.path
+    return prepare_dataset(source, folder / "datasets", settings).dataset.path
 
 
 def run(checkpoint: Path, dataset: Path, runs: Path, seed: int, steps: int, *, processes: int = 1, batch: int = 1) -> Seen:

@@ -16,8 +16,7 @@ from PIL import Image
 from random_checkpoints.make_checkpoint import VERSION, make_checkpoint
 from trainer.config import run_config
 from trainer.config.overrides import apply_override
-from trainer.dataset import PrepareSettings, export_dataset, open_dataset
-from trainer.dataset import prepare as prepare_dataset
+from trainer.dataset import PrepareSettings, export_dataset, open_dataset, prepare_dataset
 from trainer.families import family_of, open_checkpoint
 from trainer.families.stable_diffusion.clip_text import tokenizer_folder
 from trainer.launch import launcher

@@ -4,7 +4,7 @@
 
 Prints, from one run on one machine:
 
-- images per second and core of ``prepare`` (hashing, checks, perceptual hash, crop, PNG, captions, journal, manifest) and of a loop
+- images per second and core of ``prepare_dataset`` (hashing, checks, perceptual hash, crop, PNG, captions, journal, manifest) and of a loop
   that only decodes, resizes and encodes the same files with the same PNG level, on all cores, in turns so that both see the same noise;
 - the same by processor time, which other work on the machine does not disturb;
 - peak memory in each tenth of a run over many pictures (small ones, so that it ends: memory grows by the picture, if at all);
@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from trainer.core.devices import cores
 from trainer.core.terminal import escape_unprintable
-from trainer.dataset import PrepareSettings, open_dataset, prepare
+from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
 from trainer.dataset.images.process import PNG_LEVEL
 from trainer.dataset.manifest.hashing import hashed_header
 from trainer.dataset.manifest.items import Item, Row
@@ -101,7 +101,7 @@ def compare(folder: Path, paths: list[Path], rounds: int = 4) -> dict[str, Any]:
                 for file in (path, path.with_suffix(".txt")):
                     os.link(file, source / file.name)
             started, used = time.perf_counter(), time.process_time()
-            result = prepare(source, folder / f"out{number}", SETTINGS)
+            result = prepare_dataset(source, folder / f"out{number}", SETTINGS)
             wall["prepare"] += time.perf_counter() - started
             cpu["prepare"] += time.process_time() - used
             assert result.kept + len(result.rejected) == len(part), result.report.text()
@@ -135,14 +135,14 @@ def memory_over(source: Path, out: Path, count: int) -> dict[str, Any]:
         position[0] = done if text.endswith(".jpg") else position[0]
 
     settings = SETTINGS.model_copy(update={"resolution": 128})
-    first = prepare(source, out, settings, progress=progress)
+    first = prepare_dataset(source, out, settings, progress=progress)
     seconds = time.perf_counter() - started
     stop.set()
     thread.join()
     tenths = [max((rss for done, rss in seen if count * i // 10 <= done < count * (i + 1) // 10), default=0) >> 20 for i in range(10)]
     Image.effect_mandelbrot((900, 900), (-2, -1.5, 1, 1.5), 60).convert("RGB").save(source / "one more.png")
     started = time.perf_counter()
-    second = prepare(source, out, settings)
+    second = prepare_dataset(source, out, settings)
     return {
         "images": count,
         "kept": first.kept,

@@ -34,7 +34,7 @@ from demo.render import render
 from trainer.config import run_config
 from trainer.config.overrides import apply_override
 from trainer.core.terminal import escape_unprintable
-from trainer.dataset import PrepareSettings, prepare
+from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.dataset.settings import CleanSettings
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
@@ -90,7 +90,7 @@ def run(checkpoint: Path, faces: Path, work: Path, pixels: int, overrides: list[
     began = time.time()
     clean = CleanSettings(near_duplicates=False)  # drawn faces resemble each other more than people's do
     settings = PrepareSettings(trigger=TRIGGER, class_description=CLASS, resolution=pixels, clean=clean)
-    prepared = prepare(faces, work / "datasets", settings)
+    prepared = prepare_dataset(faces, work / "datasets", settings)
     data: dict[str, Any] = {
         "name": "reference",
         "base": {"checkpoint": str(checkpoint)},

@@ -34,7 +34,7 @@ from trainer.config import run_config
 from trainer.config.overrides import apply_override
 from trainer.core import devices
 from trainer.core.terminal import escape_unprintable
-from trainer.dataset import PrepareSettings, prepare
+from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.launch.prepared_run import prepare_run
 from trainer.training.batches import Feed
 from trainer.training.distributed import make_accelerator
@@ -146,7 +146,7 @@ def _pictures(folder: Path, pixels: int, count: int) -> Path:
         small = Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8))
         small.resize((pixels, pixels), Image.Resampling.BICUBIC).save(source / f"{index:02d}.png")
     chosen = PrepareSettings(trigger="bench", class_description="picture", resolution=pixels)
-    return prepare(source, folder / "datasets", chosen).dataset.path
+    return prepare_dataset(source, folder / "datasets", chosen).dataset.path
 
 
 def _device_name(device: Any) -> str:

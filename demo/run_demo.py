@@ -154,13 +154,13 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
     """Prepare the dataset and train on it; returns the LoRA file, the loss curve, the steps and the child's seconds."""
     from trainer.config.run_config import parse
     from trainer.core.work.progress import report
-    from trainer.dataset import PrepareSettings, TrainingHints, prepare
+    from trainer.dataset import PrepareSettings, TrainingHints, prepare_dataset
     from trainer.dataset.settings import CleanSettings
     from trainer.launch.launcher import train
     from trainer.launch.prepared_run import prepare_run
 
     tell(f"drawing {settings.pictures} anime portraits")
-    prepared = prepare(
+    prepared = prepare_dataset(
         dataset_source(settings.pictures),
         out / "datasets",
         PrepareSettings(

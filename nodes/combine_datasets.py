@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from .shared.failures import readable
 from .shared.schema import field, result, schema
-from .shared.types import DATASET, Dataset, as_dataset
+from .shared.types import DATASET, DatasetHandle, as_dataset
 
 
 class CombineDatasets(io.ComfyNode):
@@ -61,7 +61,7 @@ class CombineDatasets(io.ComfyNode):
             )
 
 
-def _scaled(dataset: Dataset, repeats: int, weight: float) -> tuple[Dataset, ...]:
+def _scaled(dataset: DatasetHandle, repeats: int, weight: float) -> tuple[DatasetHandle, ...]:
     """The single datasets in ``dataset``, seen ``repeats`` times as often and counted ``weight`` times as much as before."""
     return tuple(replace(part, repeats=part.repeats * repeats, loss_weight=part.loss_weight * weight) for part in dataset.parts())
 

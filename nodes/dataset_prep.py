@@ -21,7 +21,7 @@ from .shared.live import interrupted, say
 from .shared.prompts import lines
 from .shared.schema import field, result, schema
 from .shared.sockets import allow
-from .shared.types import DATASET, DATASET_OPTIONS, Dataset, DatasetOptions, as_options
+from .shared.types import DATASET, DATASET_OPTIONS, DatasetHandle, DatasetOptions, as_options
 from .shared.wording import on_canvas
 
 FROM_INPUT = "(images input)"
@@ -168,7 +168,7 @@ class DatasetPrep(io.ComfyNode):
                     "upscaler": "" if upscale_model is None else _name(upscale_model),
                 }
             )
-            done = datasets.prepare(
+            done = datasets.prepare_dataset(
                 _source(folder, images, captions),
                 datasets_dir(),
                 settings,
@@ -180,7 +180,7 @@ class DatasetPrep(io.ComfyNode):
             )
             made = done.dataset
             prepared.remember(made.path)
-            handle = Dataset(str(made.path), made.hash, made.trigger, made.class_description, len(made.items))
+            handle = DatasetHandle(str(made.path), made.hash, made.trigger, made.class_description, len(made.items))
             report = on_canvas(done.report.text())
             return io.NodeOutput(handle, from_pil(datasets.contact_sheet(made)), report, ui=ui.PreviewText(report))
 

@@ -19,7 +19,7 @@ from server import PromptServer
 from ...trainer.core.counting import plural
 from ...trainer.core.files.image_file import load_image
 from ...trainer.core.work.progress import share
-from ...trainer.dataset.reading.surrogates import readable
+from ...trainer.dataset.reading.surrogates import replace_surrogates
 from ...trainer.runs import events
 from .images import keep_graph
 from .wording import on_canvas
@@ -40,7 +40,7 @@ def say(node_id: str | None, text: str) -> None:
     """Show ``text`` in the node."""
     server = getattr(PromptServer, "instance", None)
     if node_id is not None and server is not None:
-        server.send_progress_text(readable(text), node_id)  # names of files need not be text
+        server.send_progress_text(replace_surrogates(text), node_id)  # names of files need not be text
 
 
 def work_text(node_id: str | None) -> Callable[[str, int, int], None]:
@@ -129,7 +129,7 @@ class TrainingView:
         elif isinstance(event, events.Sample):
             preview = _open(event.path)
         elif isinstance(event, events.Warning_):
-            log.warning("training: %s", readable(event.message))
+            log.warning("training: %s", replace_surrogates(event.message))
         elif isinstance(event, events.Done):
             self._step = self._steps
         self._show(text, preview)

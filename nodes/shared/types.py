@@ -11,7 +11,7 @@ from ...trainer.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Dataset:
+class DatasetHandle:
     """A prepared dataset. ``hash`` covers pixels, captions and training hints; ``count`` is its number of images.
 
     ``more`` are datasets to train together with it, each with ``repeats`` and ``loss_weight`` of its own; hash and count are then of all,
@@ -25,11 +25,11 @@ class Dataset:
     count: int
     repeats: int = 1
     loss_weight: float = 1.0
-    more: tuple[Dataset, ...] = ()
+    more: tuple[DatasetHandle, ...] = ()
     own_hash: str = ""
     own_count: int = 0
 
-    def parts(self) -> tuple[Dataset, ...]:
+    def parts(self) -> tuple[DatasetHandle, ...]:
         """Itself, alone, and those to train together with it."""
         if not self.more:
             return (self,)
@@ -78,9 +78,9 @@ TRAIN_OPTIONS = io.Custom("ANIMELORA_TRAIN_OPTIONS")
 LORA = io.Custom("LORA")
 
 
-def as_dataset(value: Any) -> Dataset:
+def as_dataset(value: Any) -> DatasetHandle:
     """``value`` from a DATASET socket; UserError when another pack's object of the same socket name came in."""
-    if isinstance(value, Dataset):
+    if isinstance(value, DatasetHandle):
         return value
     raise UserError(
         f"The dataset input got {type(value).__name__}, which AnimeLoRA did not make.",

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from trainer.dataset import parse_settings, prepare
+from trainer.dataset import parse_settings, prepare_dataset
 
 Helper = Callable[[str], ModuleType]
 
@@ -36,7 +36,7 @@ def make(tmp_path: Path, prepared: ModuleType) -> Callable[[], Path]:
     )
 
     def run() -> Path:
-        folder = prepare(tmp_path / "source", tmp_path / "out", settings).dataset.path
+        folder = prepare_dataset(tmp_path / "source", tmp_path / "out", settings).dataset.path
         prepared.remember(folder)
         return folder
 

@@ -9,7 +9,7 @@ from filelock import FileLock
 from tests.server.comfy_server import Server
 from tests.server.files import TINY
 from tests.server.graphs import Graph, node, prepare, train_settings
-from trainer.dataset.preparation.prepare import WAITING
+from trainer.dataset.preparation.progress import WAITING_FOR_FOLDER
 from trainer.runs.run_folder import read_events
 
 
@@ -50,11 +50,11 @@ def test_a_preparation_that_waits_for_another_process_hears_cancel_and_goes_on_w
     hidden.mkdir(parents=True)
     with FileLock(str(hidden / "lock")):
         first = server.queue(graph)
-        server.wait_for_text(WAITING)
+        server.wait_for_text(WAITING_FOR_FOLDER)
         server.interrupt()
         messages = server.wait(first)["status"]["messages"]
         assert "execution_interrupted" in [kind for kind, _ in messages]
         server.texts.clear()
         second = server.queue(graph)
-        server.wait_for_text(WAITING)
+        server.wait_for_text(WAITING_FOR_FOLDER)
     assert server.wait(second)["status"]["status_str"] == "success", server.log()[-3000:]

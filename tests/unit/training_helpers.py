@@ -19,7 +19,7 @@ from PIL import Image
 from trainer.compute import denoiser_setup
 from trainer.compute.lora_layers import LoraLayer
 from trainer.config import run_config
-from trainer.dataset import PrepareSettings, prepare
+from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.launch.prepared_run import prepare_run, write_run_folder
 from trainer.runs import events
 from trainer.runs.run_folder import RunFolder, read_events
@@ -58,7 +58,7 @@ def make_dataset(root: Path, count: int = 6, *, seed: int = 0, **settings: Any) 
     """A prepared dataset of ``count`` pictures of 64 pixels; its folder."""
     source = make_pictures(root / f"pictures-{count}-{seed}", count, seed=seed)
     chosen = PrepareSettings(**{"trigger": "myStyle", "class_description": "anime_face", "resolution": 64, **settings})
-    return prepare(source, root / "datasets", chosen).dataset.path
+    return prepare_dataset(source, root / "datasets", chosen).dataset.path
 
 
 def configuration(checkpoint: Path, dataset: Path, runs: Path, changes: Mapping[str, object] | None = None) -> run_config.RunConfig:

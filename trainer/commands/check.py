@@ -45,12 +45,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _is_as_prepared(folder: Path) -> bool:
     from ..dataset import open_dataset
-    from ..dataset.manifest.integrity import changed_error, changed_images
+    from ..dataset.manifest.integrity import changed_images, changed_images_error
 
     dataset = open_dataset(folder)
     changed = changed_images(dataset, full=True)
     if changed:
-        error = changed_error(dataset, changed)
+        error = changed_images_error(dataset, changed)
         print(f"{error.message}\n{error.hint}")
         return False
     print(f"{folder}: {plural(len(dataset.items), 'image')} as prepared ({dataset.hash[:16]})")

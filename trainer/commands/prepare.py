@@ -83,12 +83,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Prepare, show the report, export."""
-    from ..dataset import contact_sheet, parse_settings, prepare
+    from ..dataset import contact_sheet, parse_settings, prepare_dataset
     from ..dataset.export.export_dataset import export_dataset
 
     settings = parse_settings(_settings(args))
     with _progress(quiet=args.json) as progress:
-        result = prepare(
+        result = prepare_dataset(
             args.source, args.out, settings, regularisation=args.regularisation, progress=progress, workers=args.workers or None,
             replace_other=args.replace_other,
         )  # fmt: skip
@@ -160,10 +160,10 @@ def _pairs(replace: list[str] | None) -> dict[str, str] | None:
 def _progress(*, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr, so that stdout has only the report; without a terminal a line now and then."""
     from ..core.work.progress import report
-    from ..dataset.preparation.prepare import WAITING
+    from ..dataset.preparation.progress import WAITING_FOR_FOLDER
 
     def tell(done: int, total: int, text: str) -> None:
-        if text == WAITING:
+        if text == WAITING_FOR_FOLDER:
             print(text, file=sys.stderr)
         else:
             report("preparing images", done, total)

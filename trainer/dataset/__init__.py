@@ -1,12 +1,12 @@
-"""Datasets: ``prepare`` turns pictures as people have them into a folder that a trainer reads with ``open_dataset``."""
+"""Datasets: ``prepare_dataset`` turns images as people have them into a folder that ``open_dataset`` reads for training."""
 
 from __future__ import annotations
 
 from .export.export_dataset import export_dataset
-from .loading.combine import Combined, Share, combine, select
+from .loading.combine import CombinedDataset, WeightedDataset, combine_datasets, select_items
 from .manifest.items import Dataset, Item
 from .manifest.read import open_dataset
-from .preparation.prepare import PrepareResult, prepare
+from .preparation.prepare_dataset import PrepareResult, prepare_dataset
 from .reading.sources import SourceImage
 from .report.contact_sheet import contact_sheet
 from .report.summary import Rejection, Report
@@ -26,24 +26,24 @@ __all__ = [
     "BucketSettings",
     "CaptionSettings",
     "CleanSettings",
-    "Combined",
+    "CombinedDataset",
     "Dataset",
     "Item",
     "PrepareResult",
     "PrepareSettings",
     "Rejection",
     "Report",
-    "Share",
     "SourceImage",
     "TaggerSettings",
     "TrainingHints",
-    "combine",
+    "WeightedDataset",
+    "combine_datasets",
     "contact_sheet",
     "dataset_folder",
     "dataset_folder_name",
     "export_dataset",
     "open_dataset",
     "parse_settings",
-    "prepare",
-    "select",
+    "prepare_dataset",
+    "select_items",
 ]

@@ -12,7 +12,7 @@ from ..config.sample_prompts import read_prompt
 from ..core.devices import return_memory
 from ..core.errors import UserError
 from ..dataset.loading import batch_order
-from ..dataset.loading.caption_variation import all_captions, caption_at, changes_captions, cut_captions
+from ..dataset.loading.caption_variation import caption_at, changes_captions, distinct_prompts, truncation_warning
 from ..dataset.loading.kohya_captions import fixed_caption
 from ..runs import events
 from . import micro_batch
@@ -83,7 +83,8 @@ class Feed:
             fill_latents(job.cache, dataset, *common, progress("caching latents"), job.stop.is_set)
         if prompts:
             frozen = [module for module in job.frozen if module.component != "unet"]
-            fill_prompts(job.cache, all_captions(prompts), *common, progress("caching prompts"), job.stop.is_set, warn=warn, frozen=frozen)
+            prompts = distinct_prompts(prompts)
+            fill_prompts(job.cache, prompts, *common, progress("caching prompts"), job.stop.is_set, warn=warn, frozen=frozen)
         return_memory(job.device)
 
     def warn_of_cut_captions(self) -> None:
@@ -97,7 +98,7 @@ class Feed:
         ]
         asked = [read_prompt(prompt) for prompt in job.config.sample.prompts]
         named += [("A validation prompt", prompt_text(prompt.text)) for prompt in asked]
-        if warning := cut_captions(named, limit, lambda: job.family.token_counter(job.checkpoint)):
+        if warning := truncation_warning(named, limit, lambda: job.family.token_counter(job.checkpoint)):
             job.emit(events.Warning_(warning))
 
     def warn_of_prompt_flags(self) -> None:

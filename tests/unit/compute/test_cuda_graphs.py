@@ -24,7 +24,7 @@ from trainer.adapters import adapter
 from trainer.compute import cuda_graphs, denoiser_setup, lora_layers
 from trainer.compute.cuda_graphs import Passed
 from trainer.config.run_config import RunConfig
-from trainer.dataset import PrepareSettings, open_dataset, prepare
+from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
 from trainer.dataset.settings import BucketSettings
 from trainer.families import family_of, open_checkpoint
 from trainer.plan import run_plan
@@ -130,7 +130,7 @@ def test_every_size_of_picture_has_a_recording(
     for path in make_pictures(tmp_path / "wide", 3, (128, 64), seed=1).iterdir():
         path.rename(source / f"wide-{path.name}")
     chosen = PrepareSettings(trigger="myStyle", class_description="anime_face", resolution=64, buckets=BucketSettings(step=8))
-    folder = prepare(source, tmp_path / "datasets", chosen).dataset.path
+    folder = prepare_dataset(source, tmp_path / "datasets", chosen).dataset.path
     plain, recording = both_ways(
         lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, {**CHANGES, "training.batch_size": 1}), monkeypatch
     )

@@ -21,7 +21,7 @@ from trainer.cli import main
 from trainer.commands.progress_bar import TrainingProgress
 from trainer.core.files.reading import sha256_file
 from trainer.core.work.progress import Lines, counted, report, reported_to, share
-from trainer.dataset import PrepareSettings, contact_sheet, export_dataset, prepare
+from trainer.dataset import PrepareSettings, contact_sheet, export_dataset, prepare_dataset
 from trainer.families.sd1 import FAMILY
 from trainer.training.monitoring.preview_sampling import sample_latents
 
@@ -68,7 +68,7 @@ def test_hashing_counts_bytes(tmp_path: Path, told: Told) -> None:
 
 def test_preparing_exporting_and_the_contact_sheet_count_images(tmp_path: Path, told: Told) -> None:
     settings = PrepareSettings(trigger="a", class_description="girl", resolution=64)
-    dataset = prepare(folder_of(tmp_path / "in", 3), tmp_path / "out", settings).dataset
+    dataset = prepare_dataset(folder_of(tmp_path / "in", 3), tmp_path / "out", settings).dataset
     with listener(told):
         export_dataset(dataset, "imagefolder")
         assert ends(told) == {"exporting images": (3, 3)}

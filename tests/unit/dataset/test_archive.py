@@ -16,7 +16,7 @@ import pytest
 from tests.tools.hostile import raw_tar
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.core.errors import Cancelled, UserError
-from trainer.dataset import PrepareSettings, prepare
+from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.dataset.reading import archive
 
 SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)
@@ -29,7 +29,7 @@ def png(seed: int) -> bytes:
 
 
 def captions(source: Path, out: Path) -> list[str]:
-    return [item.caption for item in prepare(source, out, SETTINGS).dataset.items]
+    return [item.caption for item in prepare_dataset(source, out, SETTINGS).dataset.items]
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
@@ -38,8 +38,8 @@ def test_archive_equals_folder(tmp_path: Path, suffix: str) -> None:
     (folder / "1.txt").write_text("smile", encoding="utf-8")
     kind = {".zip": "zip", ".tar": "tar", ".tar.gz": "gztar", ".tar.bz2": "bztar", ".tar.xz": "xztar"}[suffix]
     made = Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "pictures"))
-    from_archive = prepare(made, tmp_path / "a", SETTINGS).dataset
-    from_folder = prepare(tmp_path / "pictures", tmp_path / "b", SETTINGS).dataset
+    from_archive = prepare_dataset(made, tmp_path / "a", SETTINGS).dataset
+    from_folder = prepare_dataset(tmp_path / "pictures", tmp_path / "b", SETTINGS).dataset
     assert from_archive.hash == from_folder.hash
     assert [item.repeats for item in from_archive.items] == [10, 10, 10]
     assert not list(from_archive.path.glob(".prepare/unpacked*")), "the unpacked copy is gone"
@@ -72,7 +72,7 @@ def test_members_that_leave_the_archive_are_refused(tmp_path: Path, name: str, k
                 info_.size = len(data)
                 tar.addfile(info_, io.BytesIO(data))
     before = {path for path in tmp_path.parent.rglob("*evil*")}
-    result = prepare(made, tmp_path / "out", SETTINGS)
+    result = prepare_dataset(made, tmp_path / "out", SETTINGS)
     assert result.kept == 1
     assert [rejection.reason for rejection in result.rejected] == ["unsafe path"]
     assert {path for path in tmp_path.parent.rglob("*evil*")} == before
@@ -88,7 +88,7 @@ def test_links_in_a_tar_are_refused(tmp_path: Path) -> None:
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
-    result = prepare(made, tmp_path / "out", SETTINGS)
+    result = prepare_dataset(made, tmp_path / "out", SETTINGS)
     assert result.kept == 1 and "a link or device" in result.rejected[0].message
 
 
@@ -97,7 +97,7 @@ def test_member_that_unpacks_to_too_much_is_left_out(tmp_path: Path, monkeypatch
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("good.png", png(1))
         file.writestr("bomb.bmp", bytes(10_000_000))
-    result = prepare(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
+    result = prepare_dataset(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
     assert [(r.source, r.reason) for r in result.rejected] == [("bomb.bmp", "bomb")]
     assert result.kept == 1
 
@@ -107,13 +107,13 @@ def test_archive_larger_than_the_disk_is_refused(tmp_path: Path, monkeypatch: py
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("bomb.bmp", bytes(10_000_000))
     with pytest.raises(UserError, match="unpacks to more than"):
-        prepare(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
+        prepare_dataset(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
 
 
 def test_damaged_archive_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(UserError, match="damaged"):
-        prepare(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
+        prepare_dataset(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
 
 
 def test_damaged_member_does_not_end_the_run(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_damaged_member_does_not_end_the_run(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "a.zip").read_bytes())
     data[200] ^= 0xFF  # inside the first member: its checksum no longer fits
     (tmp_path / "a.zip").write_bytes(bytes(data))
-    result = prepare(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
+    result = prepare_dataset(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
     assert result.kept == 1 and result.rejected[0].source == "0.png"
 
 
@@ -135,7 +135,7 @@ def zipped(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def sources_and_captions(source: Path, out: Path) -> dict[str, str]:
-    dataset = prepare(source, out, SETTINGS).dataset
+    dataset = prepare_dataset(source, out, SETTINGS).dataset
     return {row["source"]: row["caption"] for row in dataset.rows()}
 
 
@@ -160,7 +160,7 @@ def test_names_that_become_the_same_are_numbered_with_their_captions(tmp_path: P
 
 def test_hidden_members_are_passed_over_as_in_a_folder(tmp_path: Path) -> None:
     members = {"./ok.png": png(1), ".thumbs/t.png": png(2), "a/._p.png": b"junk", "__MACOSX/a/q.png": png(3), ".png": png(4)}
-    result = prepare(zipped(tmp_path / "a.zip", members), tmp_path / "out", SETTINGS)
+    result = prepare_dataset(zipped(tmp_path / "a.zip", members), tmp_path / "out", SETTINGS)
     assert ([row["source"] for row in result.dataset.rows()], result.rejected) == (["ok.png"], ())
 
 
@@ -173,7 +173,7 @@ def test_damaged_member_of_each_compression_is_left_out_by_name(tmp_path: Path, 
     data = bytearray((tmp_path / "a.zip").read_bytes())
     data[60 : 35 + size] = bytes(b ^ 0xFF for b in data[60 : 35 + size])  # the compressed bytes, not the headers
     (tmp_path / "a.zip").write_bytes(bytes(data))
-    result = prepare(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
+    result = prepare_dataset(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
     assert result.kept == 1
     assert [(r.source, r.reason) for r in result.rejected] == [("0.png", "unreadable")]
     assert "damaged in the archive" in result.rejected[0].message
@@ -192,7 +192,7 @@ def test_headers_of_a_tar_do_not_fill_the_memory(tmp_path: Path, kind: bytes, na
     tracemalloc.start()
     try:
         with pytest.raises(UserError, match="longer than 1 MB" if named else "neither a folder nor"):
-            prepare(made, tmp_path / "out", SETTINGS)
+            prepare_dataset(made, tmp_path / "out", SETTINGS)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -207,7 +207,7 @@ def test_global_headers_of_a_tar_do_not_add_up(tmp_path: Path) -> None:
     made = raw_tar(tmp_path / "a.tar.gz", ("0.png", tarfile.REGTYPE, png(0)), *(("g", tarfile.XGLTYPE, comment(n)) for n in range(4)),
                    ("1.png", tarfile.REGTYPE, png(1)))  # fmt: skip
     with pytest.raises(UserError, match="longer than 1 MB"):
-        prepare(made, tmp_path / "out", SETTINGS)
+        prepare_dataset(made, tmp_path / "out", SETTINGS)
 
 
 def test_files_behind_a_damaged_header_of_a_tar_are_not_lost_silently(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_files_behind_a_damaged_header_of_a_tar_are_not_lost_silently(tmp_path: 
     data[second + 100] ^= 1
     (tmp_path / "a.tar").write_bytes(bytes(data))
     with pytest.raises(UserError, match="damaged"):
-        prepare(tmp_path / "a.tar", tmp_path / "out", SETTINGS)
+        prepare_dataset(tmp_path / "a.tar", tmp_path / "out", SETTINGS)
 
 
 def test_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             file.addfile(info, io.BytesIO(data))
-    assert [row["source"] for row in prepare(tmp_path / "a.tar", tmp_path / "out", SETTINGS).dataset.rows()] == ["0.png"]
+    assert [row["source"] for row in prepare_dataset(tmp_path / "a.tar", tmp_path / "out", SETTINGS).dataset.rows()] == ["0.png"]
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar"])
@@ -263,4 +263,4 @@ def test_full_disk_while_unpacking_is_not_called_a_damaged_archive(tmp_path: Pat
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(UserError, match="No space left"):
-        prepare(made, tmp_path / "out", SETTINGS)
+        prepare_dataset(made, tmp_path / "out", SETTINGS)

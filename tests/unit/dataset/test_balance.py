@@ -14,7 +14,7 @@ from tests.unit.training_helpers import configuration, make_pictures
 from trainer.cli import main
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import UserError
-from trainer.dataset import Dataset, Item, PrepareSettings, prepare
+from trainer.dataset import Dataset, Item, PrepareSettings, prepare_dataset
 from trainer.dataset.loading.balance import balanced
 from trainer.dataset.loading.open import open_training
 from trainer.launch.prepared_run import prepare_run
@@ -74,7 +74,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three images, ten times each, and 40 regularisation images."""
     root = tmp_path_factory.mktemp("balance")
     settings = PrepareSettings(trigger="me", resolution=64, repeats=10)
-    return prepare(
+    return prepare_dataset(
         make_pictures(root / "in", 3), root / "out", settings, regularisation=make_pictures(root / "reg", 40, seed=9)
     ).dataset.path
 
@@ -113,14 +113,14 @@ def test_images_held_out_for_validation_do_not_count(prepared: Path, shallow_che
 def test_a_folder_of_zero_repeats_is_left_out_by_name(tmp_path: Path) -> None:
     make_pictures(tmp_path / "in" / "2_me girl", 2)
     make_pictures(tmp_path / "in" / "0_rest", 3, seed=1)
-    result = prepare(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="me", resolution=64))
+    result = prepare_dataset(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="me", resolution=64))
     assert [item.repeats for item in result.dataset.items] == [2, 2]
     assert any("0_rest is left out with its 3 images" in warning for warning in result.report.warnings)
     with pytest.raises(UserError, match="0_rest is left out"):
         make_pictures(tmp_path / "only" / "0_rest", 1)
-        prepare(tmp_path / "only", tmp_path / "out2", PrepareSettings(trigger="me", resolution=64))
+        prepare_dataset(tmp_path / "only", tmp_path / "out2", PrepareSettings(trigger="me", resolution=64))
 
 
 def test_a_folder_that_is_itself_chosen_counts_once(tmp_path: Path) -> None:
-    result = prepare(make_pictures(tmp_path / "0_me", 2), tmp_path / "out", PrepareSettings(trigger="me", resolution=64))
+    result = prepare_dataset(make_pictures(tmp_path / "0_me", 2), tmp_path / "out", PrepareSettings(trigger="me", resolution=64))
     assert [item.repeats for item in result.dataset.items] == [1, 1]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.dataset.pictures import folder_of
 from trainer.cli import main
-from trainer.dataset import PrepareSettings, open_dataset, prepare
+from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
 
 
 def test_json_is_one_object_with_the_promised_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +44,7 @@ def test_command_line_equals_api(tmp_path: Path) -> None:
             "training": {"shuffle_caption": True, "keep_tokens": 2, "caption_dropout": 0.1, "flip": True},
         }
     )  # fmt: skip
-    mine = prepare(tmp_path / "in", tmp_path / "b", settings).dataset
+    mine = prepare_dataset(tmp_path / "in", tmp_path / "b", settings).dataset
     theirs = open_dataset(tmp_path / "a" / "mk01_girl")
     assert theirs.hash == mine.hash and list(theirs.items) == list(mine.items)
     assert (theirs.path / "manifest.json").read_bytes() == (mine.path / "manifest.json").read_bytes()

@@ -17,7 +17,7 @@ from trainer.cli import main
 from trainer.config.sections.dataset import DatasetSection
 from trainer.core.errors import UserError
 from trainer.core.files.reading import file_stamp, sha256_file
-from trainer.dataset import Dataset, PrepareSettings, open_dataset, prepare
+from trainer.dataset import Dataset, PrepareSettings, open_dataset, prepare_dataset
 from trainer.dataset.loading.open import open_datasets
 from trainer.dataset.manifest.integrity import VERIFIED
 
@@ -49,7 +49,7 @@ CHANGES = [
 
 @pytest.fixture
 def made(tmp_path: Path) -> Dataset:
-    return prepare(folder_of(tmp_path / "in", 3), tmp_path / "out", SETTINGS).dataset
+    return prepare_dataset(folder_of(tmp_path / "in", 3), tmp_path / "out", SETTINGS).dataset
 
 
 def opened(dataset: Dataset) -> Dataset:
@@ -66,7 +66,7 @@ def test_changed_image_is_refused_by_training_and_made_again_by_preparing(made: 
         with pytest.raises(UserError) as caught:
             opened(made)
         assert victim.name in caught.value.message and "Dataset Prep again" in caught.value.hint
-    again = prepare(tmp_path / "in", tmp_path / "out", SETTINGS)
+    again = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS)
     assert again.reused == 2 and again.dataset.hash == made.hash == opened(made).hash
     assert sha256_file(victim) == made.items[1].sha256
     assert any(victim.name in text and "changed after preparing" in text for text in again.report.warnings)
@@ -77,7 +77,7 @@ def test_changed_image_whose_source_is_gone_is_kept(made: Dataset, tmp_path: Pat
     victim = made.image_path(made.items[1])
     Image.new("RGB", (64, 64), "red").save(victim)
     (tmp_path / "in" / "1.png").unlink()
-    again = prepare(tmp_path / "in", tmp_path / "out", SETTINGS)
+    again = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS)
     assert again.kept == 2 and not victim.exists()
     assert (made.path / ".prepare" / "kept-images" / victim.name).is_file()
 
@@ -86,11 +86,11 @@ def test_changed_source_of_the_same_size_and_time_is_prepared_again(tmp_path: Pa
     source = tmp_path / "in" / "a.bmp"
     source.parent.mkdir()
     drawing(1).save(source)
-    first, status = prepare(source.parent, tmp_path / "out", SETTINGS).dataset, source.stat()
+    first, status = prepare_dataset(source.parent, tmp_path / "out", SETTINGS).dataset, source.stat()
     drawing(2).save(source)
     os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert source.stat().st_size == status.st_size
-    again = prepare(source.parent, tmp_path / "out", SETTINGS).dataset
+    again = prepare_dataset(source.parent, tmp_path / "out", SETTINGS).dataset
     assert again.path == first.path and again.items[0].sha256 != first.items[0].sha256
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.tools import hostile
 from tests.unit.dataset.pictures import folder_of
 from trainer.core.errors import UserError
-from trainer.dataset import Dataset, PrepareSettings, TrainingHints, contact_sheet, open_dataset, prepare
+from trainer.dataset import Dataset, PrepareSettings, TrainingHints, contact_sheet, open_dataset, prepare_dataset
 from trainer.dataset.manifest.hashing import dataset_hash, hashed_header
 from trainer.dataset.manifest.items import Item, Row
 from trainer.dataset.manifest.schema import ManifestRow, parse_row
@@ -25,7 +25,7 @@ from trainer.dataset.report.contact_sheet import wrap
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder_of(tmp_path / "in", 3)
-    return prepare(tmp_path / "in", tmp_path, PrepareSettings(trigger="mk01", resolution=64)).dataset.path
+    return prepare_dataset(tmp_path / "in", tmp_path, PrepareSettings(trigger="mk01", resolution=64)).dataset.path
 
 
 def test_moved_and_copied_datasets_open(folder: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_fields_of_the_wrong_type_are_named_with_their_line(folder: Path, key: s
     with pytest.raises(UserError, match=f"damaged: line 2, {key}"):
         open_dataset(folder)
     # and preparing again is the way out, as the message says
-    prepare(folder.parent / "in", folder.parent, PrepareSettings(trigger="mk01", resolution=64))
+    prepare_dataset(folder.parent / "in", folder.parent, PrepareSettings(trigger="mk01", resolution=64))
     assert len(open_dataset(folder).items) == 3
 
 
@@ -138,7 +138,7 @@ def test_pipe_in_place_of_a_file_is_refused_without_waiting(folder: Path, suffix
     else:
         assert len(open_dataset(folder).items) == 3
     try:
-        prepare(folder.parent / "in", folder.parent, PrepareSettings(trigger="mk01", resolution=64))
+        prepare_dataset(folder.parent / "in", folder.parent, PrepareSettings(trigger="mk01", resolution=64))
     except UserError as error:
         assert "cannot be read" in str(error) or "cannot be written" in str(error)
 
@@ -181,7 +181,7 @@ def sheet_of(dataset: Dataset, **options: int) -> Image.Image:
 def test_contact_sheet_shows_every_picture_and_its_caption(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 5)
     (tmp_path / "in" / "0.txt").write_text("青い髪, " + "long words " * 30, encoding="utf-8")
-    dataset = prepare(tmp_path / "in", tmp_path, PrepareSettings(trigger="mk01", resolution=64)).dataset
+    dataset = prepare_dataset(tmp_path / "in", tmp_path, PrepareSettings(trigger="mk01", resolution=64)).dataset
     sheet = sheet_of(dataset, columns=3, cell=128)
     assert sheet.mode == "RGB" and sheet.width == 3 * 140 + 12
     shown = sheet.tobytes()
@@ -204,6 +204,6 @@ def test_page_escapes_what_people_wrote(tmp_path: Path) -> None:
     (tmp_path / "in" / "0.txt").write_text("<script>alert(1)</script>", encoding="utf-8")
     if os.name != "nt":
         (tmp_path / "in" / "x&y<b>.png").write_bytes(b"")
-    dataset = prepare(tmp_path / "in", tmp_path, PrepareSettings(trigger="mk01", resolution=64)).dataset
+    dataset = prepare_dataset(tmp_path / "in", tmp_path, PrepareSettings(trigger="mk01", resolution=64)).dataset
     page = (dataset.path / "report.html").read_text(encoding="utf-8")
     assert "<script>" not in page and "&lt;script&gt;" in page and "<b>.png" not in page

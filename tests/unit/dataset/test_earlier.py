@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.core.errors import Cancelled
 from trainer.core.files.writing import write_atomic
-from trainer.dataset import BucketSettings, CaptionSettings, CleanSettings, Dataset, PrepareSettings, open_dataset, prepare
+from trainer.dataset import BucketSettings, CaptionSettings, CleanSettings, Dataset, PrepareSettings, open_dataset, prepare_dataset
 
 SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)
 MINE = "mk01, my own words"
@@ -49,46 +49,47 @@ def kept(dataset: Dataset, kind: str = "captions") -> dict[str, str]:
 )
 def test_edited_caption_survives_settings_that_give_the_picture_another_name(tmp_path: Path, change: dict[str, object]) -> None:
     folder_of(tmp_path / "in", 3, (200, 160))
-    first = prepare(tmp_path / "in", tmp_path / "out", SETTINGS).dataset
+    first = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS).dataset
     caption_path(first, "1.png").write_text(MINE, encoding="utf-8")
-    second = prepare(tmp_path / "in", tmp_path / "out", changed(**change))
+    second = prepare_dataset(tmp_path / "in", tmp_path / "out", changed(**change))
     assert second.dataset.items[1].file != first.items[1].file
     assert captions(second.dataset) == {"0.png": "mk01 girl", "1.png": MINE, "2.png": "mk01 girl"}
     assert len(list(second.dataset.path.glob("*.txt"))) == 3, "no caption of the old name is left"
-    third = prepare(tmp_path / "in", tmp_path / "out", SETTINGS)
+    third = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS)
     assert captions(third.dataset)["1.png"] == MINE and not kept(third.dataset)
 
 
 def test_edited_caption_follows_a_renamed_and_a_retouched_source(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 4)
-    first = prepare(source, tmp_path / "out", SETTINGS).dataset
+    first = prepare_dataset(source, tmp_path / "out", SETTINGS).dataset
     for name in ("1.png", "2.png"):
         caption_path(first, name).write_text(f"mk01, was {name}", encoding="utf-8")
     (source / "1.png").rename(source / "girl.png")
     ImageDraw.Draw(image := drawing(2)).rectangle((0, 0, 90, 90), fill=(255, 255, 255))
     image.save(source / "2.png")
-    second = prepare(source, tmp_path / "out", SETTINGS)
+    second = prepare_dataset(source, tmp_path / "out", SETTINGS)
     assert captions(second.dataset) | {"girl.png": "mk01, was 1.png", "2.png": "mk01, was 2.png"} == captions(second.dataset)
-    assert any("1 caption edited by hand went to a changed picture of the same name" in text for text in second.report.warnings)
+    assert any("1 caption edited by hand went to a changed image of the same name" in text for text in second.report.warnings)
 
 
 def test_swapped_names_do_not_swap_captions(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 3)
-    first = prepare(source, tmp_path / "out", SETTINGS).dataset
+    first = prepare_dataset(source, tmp_path / "out", SETTINGS).dataset
     caption_path(first, "0.png").write_text(MINE, encoding="utf-8")
     (source / "0.png").rename(source / "x.png")
     (source / "1.png").rename(source / "0.png")
     (source / "x.png").rename(source / "1.png")
-    assert captions(prepare(source, tmp_path / "out", SETTINGS).dataset) == {"0.png": "mk01 girl", "1.png": MINE, "2.png": "mk01 girl"}
+    again = prepare_dataset(source, tmp_path / "out", SETTINGS).dataset
+    assert captions(again) == {"0.png": "mk01 girl", "1.png": MINE, "2.png": "mk01 girl"}
 
 
 def test_edited_caption_without_a_picture_is_put_aside_and_named(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 3)
     for words in ("first", "second"):
-        dataset = prepare(source, tmp_path / "out", SETTINGS).dataset
+        dataset = prepare_dataset(source, tmp_path / "out", SETTINGS).dataset
         caption_path(dataset, "1.png").write_text(words, encoding="utf-8")
         (source / "1.png").unlink()
-        result = prepare(source, tmp_path / "out", SETTINGS)
+        result = prepare_dataset(source, tmp_path / "out", SETTINGS)
         folder_of(source, 1, first=1)
         assert len(list(result.dataset.path.glob("*.txt"))) == 2
         assert any("1 caption changed by hand" in text and "kept-captions" in text for text in result.report.warnings)
@@ -100,25 +101,25 @@ def test_other_sources_of_the_same_names_do_not_get_the_captions(tmp_path: Path)
     folder_of(tmp_path / "b", 6, first=50)
     for number in range(3):
         (tmp_path / "b" / f"{50 + number}.png").rename(tmp_path / "b" / f"{number}.png")
-    first = prepare(tmp_path / "a", tmp_path / "out", SETTINGS).dataset
+    first = prepare_dataset(tmp_path / "a", tmp_path / "out", SETTINGS).dataset
     caption_path(first, "0.png").write_text(MINE, encoding="utf-8")
-    second = prepare(tmp_path / "b", tmp_path / "out", SETTINGS, replace_other=True)
+    second = prepare_dataset(tmp_path / "b", tmp_path / "out", SETTINGS, replace_other=True)
     assert set(captions(second.dataset).values()) == {"mk01 girl"}
     assert list(kept(second.dataset).values()) == [MINE]
 
 
 def test_all_sources_saved_anew_keep_their_captions(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 3)
-    first = prepare(source, tmp_path / "out", SETTINGS).dataset
+    first = prepare_dataset(source, tmp_path / "out", SETTINGS).dataset
     caption_path(first, "0.png").write_text(MINE, encoding="utf-8")
     for path in source.iterdir():
         Image.open(path).point(lambda value: min(255, value + 3)).save(path)
-    assert captions(prepare(source, tmp_path / "out", SETTINGS).dataset)["0.png"] == MINE
+    assert captions(prepare_dataset(source, tmp_path / "out", SETTINGS).dataset)["0.png"] == MINE
 
 
 def test_captions_of_a_stopped_run_are_not_taken_for_edits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = folder_of(tmp_path / "in", 60)
-    first = prepare(source, tmp_path / "out", changed(captions=CaptionSettings(suffix="A"))).dataset
+    first = prepare_dataset(source, tmp_path / "out", changed(captions=CaptionSettings(suffix="A"))).dataset
     caption_path(first, "1.png").write_text(MINE, encoding="utf-8")
     written: list[object] = []
 
@@ -129,10 +130,10 @@ def test_captions_of_a_stopped_run_are_not_taken_for_edits(tmp_path: Path, monke
     monkeypatch.setattr("trainer.dataset.preparation.captioning.write_atomic", counting)
     with pytest.raises(Cancelled):
         settings = changed(captions=CaptionSettings(suffix="B"))
-        prepare(source, tmp_path / "out", settings, replace_other=True, should_stop=lambda: len(written) >= 10)
+        prepare_dataset(source, tmp_path / "out", settings, replace_other=True, should_stop=lambda: len(written) >= 10)
     monkeypatch.undo()
     assert any(path.read_text(encoding="utf-8") == "mk01 girl, B\n" for path in first.path.glob("*.txt"))
-    last = prepare(source, tmp_path / "out", changed(captions=CaptionSettings(suffix="C")), replace_other=True)
+    last = prepare_dataset(source, tmp_path / "out", changed(captions=CaptionSettings(suffix="C")), replace_other=True)
     assert captions(last.dataset) == {f"{i}.png": MINE if i == 1 else "mk01 girl, C" for i in range(60)}
     assert last.report.captions_from == {"instance prompt": 59, "edited by hand": 1}
 
@@ -155,12 +156,12 @@ def paint(dataset: Dataset, index: int = 1) -> bytes:
 
 def test_painted_mask_goes_with_its_picture(tmp_path: Path) -> None:
     source, settings = masked_source(tmp_path / "in"), changed(alpha="mask")
-    first = prepare(source, tmp_path / "out", settings).dataset
+    first = prepare_dataset(source, tmp_path / "out", settings).dataset
     painted = paint(first)
     first.image_path(first.items[1]).write_bytes(b"cut")  # made again: the mask must not be
 
     def mask(change: PrepareSettings) -> bytes:
-        dataset = prepare(source, tmp_path / "out", change).dataset
+        dataset = prepare_dataset(source, tmp_path / "out", change).dataset
         path = dataset.mask_path(dataset.items[1])
         assert path is not None and not kept(dataset, "masks")
         return path.read_bytes()
@@ -173,8 +174,8 @@ def test_painted_mask_goes_with_its_picture(tmp_path: Path) -> None:
 
 def test_painted_mask_of_other_pixels_is_put_aside_and_named(tmp_path: Path) -> None:
     source = masked_source(tmp_path / "in")
-    painted = paint(prepare(source, tmp_path / "out", changed(alpha="mask")).dataset)
-    result = prepare(source, tmp_path / "out", changed(alpha="mask", resolution=72))
+    painted = paint(prepare_dataset(source, tmp_path / "out", changed(alpha="mask")).dataset)
+    result = prepare_dataset(source, tmp_path / "out", changed(alpha="mask", resolution=72))
     (aside,) = (result.dataset.path / ".prepare" / "kept-masks").iterdir()
     assert aside.read_bytes() == painted
     assert any("1 mask changed by hand" in text and "kept-masks" in text for text in result.report.warnings)
@@ -183,21 +184,21 @@ def test_painted_mask_of_other_pixels_is_put_aside_and_named(tmp_path: Path) -> 
 
 def test_folder_of_an_older_version_keeps_its_edits(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 3)
-    first = prepare(tmp_path / "in", tmp_path / "out", SETTINGS).dataset
+    first = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS).dataset
     caption_path(first, "1.png").write_text(MINE, encoding="utf-8")
     (first.path / ".prepare" / "captions.jsonl").unlink()  # which older versions did not write
-    second = prepare(tmp_path / "in", tmp_path / "out", changed(captions=CaptionSettings(suffix="B"), resolution=72)).dataset
+    second = prepare_dataset(tmp_path / "in", tmp_path / "out", changed(captions=CaptionSettings(suffix="B"), resolution=72)).dataset
     assert captions(second) == {"0.png": "mk01 girl, B", "1.png": MINE, "2.png": "mk01 girl, B"}
 
 
 def test_manifest_of_a_stranger_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 2)
-    folder = prepare(tmp_path / "in", tmp_path / "out", SETTINGS).dataset.path
+    folder = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS).dataset.path
     (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     rows[0]["file"] = "../../secret.png"
     (folder / "manifest.jsonl").write_text("not json\n" + "\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     shutil.rmtree(folder / ".prepare")
-    dataset = prepare(tmp_path / "in", tmp_path / "out", SETTINGS).dataset
+    dataset = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS).dataset
     assert "secret" not in captions(dataset).values()
     assert (tmp_path / "secret.txt").exists() and open_dataset(folder).hash == dataset.hash

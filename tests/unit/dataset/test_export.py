@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.core.errors import UserError
-from trainer.dataset import BucketSettings, Dataset, PrepareSettings, TrainingHints, export_dataset, prepare
+from trainer.dataset import BucketSettings, Dataset, PrepareSettings, TrainingHints, export_dataset, prepare_dataset
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,7 +41,7 @@ def dataset(tmp_path: Path) -> Dataset:
         trigger="mk01", class_description="girl", resolution=256, buckets=BucketSettings(), alpha="mask", regularisation_weight=0.5,
         training=TrainingHints(shuffle_caption=True, keep_tokens=2, caption_dropout=0.1, tag_dropout=0.2, flip=True),
     )  # fmt: skip
-    return prepare(tmp_path / "in", tmp_path / "out", settings, regularisation=tmp_path / "reg").dataset
+    return prepare_dataset(tmp_path / "in", tmp_path / "out", settings, regularisation=tmp_path / "reg").dataset
 
 
 def test_kohya_export_has_kohyas_structure(dataset: Dataset) -> None:
@@ -140,7 +140,7 @@ def test_export_prepared_again_is_the_same_dataset(dataset: Dataset, tmp_path: P
     """What other tools get is complete: preparing the kohya folder gives the same pictures and captions."""
     folder = export_dataset(dataset, "kohya")
     settings = PrepareSettings.model_validate(dataset.settings)
-    again = prepare(folder, tmp_path / "again", settings).dataset
+    again = prepare_dataset(folder, tmp_path / "again", settings).dataset
 
     def key(d: Dataset) -> list[tuple[str, int, bool]]:
         return sorted((item.caption, item.repeats, item.is_regularisation) for item in d.items)

@@ -14,7 +14,7 @@ from demo.geometry import ANIME, REALISTIC, build
 from demo.portraits import random_portrait
 from demo.render import render
 from tests.unit.dataset.pictures import drawing
-from trainer.dataset import PrepareSettings, prepare
+from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.dataset.images.focus import Focus, content_box, crop_offset, find_head
 from trainer.dataset.images.head_finder import cell_features, find_heads
 
@@ -60,7 +60,7 @@ def test_head_is_whole_where_a_centre_crop_cuts_it(tmp_path: Path, style: str, s
         rules = PrepareSettings.model_validate(
             {"trigger": "t", "resolution": 200, "shape": "square", "crop": crop, "clean": {"near_duplicates": False}}
         )
-        dataset = prepare(tmp_path / "in", tmp_path / crop, rules).dataset
+        dataset = prepare_dataset(tmp_path / "in", tmp_path / crop, rules).dataset
         kept[crop] = [item.crop_top_left for item in dataset.items]
         steps = [row["steps"] for row in dataset.rows()]
         found = "crop face", "crop top, no face found", "crop top, below an empty border, no face found"
@@ -139,7 +139,7 @@ def drawings_in_a_folder(folder: Path) -> Path:
 def test_images_whose_top_is_cut_are_counted(tmp_path: Path, data: dict[str, str], count: int) -> None:
     source = drawings_in_a_folder(tmp_path / "in")
     rules = PrepareSettings.model_validate({"trigger": "t", "resolution": 128, **data})
-    said = [text for text in prepare(source, tmp_path / "out", rules).report.warnings if "top is cut" in text]
+    said = [text for text in prepare_dataset(source, tmp_path / "out", rules).report.warnings if "top is cut" in text]
     assert [text.split(": heads")[0] for text in said] == ["The top is cut off in 2 images of 4, most (33% of the height) in tall.png"][
         : count // 2
     ]
@@ -147,7 +147,7 @@ def test_images_whose_top_is_cut_are_counted(tmp_path: Path, data: dict[str, str
 
 def test_by_default_no_image_loses_more_than_its_bucket_asks(tmp_path: Path) -> None:
     source = drawings_in_a_folder(tmp_path / "in")
-    dataset = prepare(source, tmp_path / "out", PrepareSettings(trigger="t", resolution=256)).dataset
+    dataset = prepare_dataset(source, tmp_path / "out", PrepareSettings(trigger="t", resolution=256)).dataset
     sizes = {row["source"]: (row["width"], row["height"], row["crop_top_left"][0]) for row in dataset.rows()}
     assert all(top == 0 for _, _, top in sizes.values())
     assert sizes["square.png"][:2] == (256, 256)

@@ -12,7 +12,7 @@ from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.cli import main
 from trainer.config.sections.dataset import DatasetSection, MoreDataset
 from trainer.core.errors import UserError
-from trainer.dataset import CaptionSettings, Dataset, PrepareSettings, SourceImage, export_dataset, open_dataset, prepare
+from trainer.dataset import CaptionSettings, Dataset, PrepareSettings, SourceImage, export_dataset, open_dataset, prepare_dataset
 from trainer.dataset.loading.open import open_datasets
 
 SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)
@@ -29,14 +29,14 @@ def sources(dataset: Dataset) -> set[str]:
 def test_two_sources_of_one_name_are_two_datasets(tmp_path: Path) -> None:
     folder_of(tmp_path / "a", 4)
     folder_of(tmp_path / "b", 5, first=10)
-    first = prepare(tmp_path / "a", tmp_path / "out", SETTINGS).dataset
-    second = prepare(tmp_path / "b", tmp_path / "out", SETTINGS)
+    first = prepare_dataset(tmp_path / "a", tmp_path / "out", SETTINGS).dataset
+    second = prepare_dataset(tmp_path / "b", tmp_path / "out", SETTINGS)
     assert first.path.name == "mk01_girl" and second.dataset.path.name.startswith("mk01_girl-")
     assert [len(open_dataset(each.path).items) for each in (first, second.dataset)] == [4, 5]
     assert open_dataset(first.path).hash == first.hash
     assert any("mk01_girl holds another dataset" in text and str(tmp_path / "a") in text for text in second.report.warnings)
     for source, dataset in (("a", first), ("b", second.dataset)):
-        again = prepare(tmp_path / source, tmp_path / "out", SETTINGS)
+        again = prepare_dataset(tmp_path / source, tmp_path / "out", SETTINGS)
         assert (again.dataset.path, again.dataset.hash, again.reused) == (dataset.path, dataset.hash, len(dataset.items))
         assert not any("another dataset" in text for text in again.report.warnings)
 
@@ -44,22 +44,22 @@ def test_two_sources_of_one_name_are_two_datasets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", [{"resolution": 128}, {"repeats": 3}, {"captions": CaptionSettings(suffix="x")}], ids=str)
 def test_other_settings_are_another_dataset_that_takes_over_images_and_hand_edits(tmp_path: Path, change: dict[str, object]) -> None:
     source = folder_of(tmp_path / "in", 3)
-    first = prepare(source, tmp_path / "out", SETTINGS).dataset
+    first = prepare_dataset(source, tmp_path / "out", SETTINGS).dataset
     (first.path / first.items[1].file).with_suffix(".txt").write_text("mk01, mine", encoding="utf-8")
-    second = prepare(source, tmp_path / "out", changed(**change))
+    second = prepare_dataset(source, tmp_path / "out", changed(**change))
     assert second.dataset.path != first.path
     assert second.dataset.items[1].caption == "mk01, mine"
     assert second.reused == (0 if "resolution" in change else 3)
-    assert any("taken over from mk01_girl" in text for text in second.report.warnings)
+    assert any("hand-edited captions of mk01_girl" in text for text in second.report.warnings)
     assert [item.width for item in open_dataset(first.path).items] == [64] * 3
-    assert prepare(source, tmp_path / "out", SETTINGS).dataset.path == first.path
-    assert prepare(source, tmp_path / "out", changed(**change)).dataset.path == second.dataset.path
+    assert prepare_dataset(source, tmp_path / "out", SETTINGS).dataset.path == first.path
+    assert prepare_dataset(source, tmp_path / "out", changed(**change)).dataset.path == second.dataset.path
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_trigger_words_that_become_equal_as_a_folder_name_are_told_apart(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 2)
-    made = {word: prepare(source, tmp_path / "out", changed(trigger=word)).dataset for word in ("q?x", "q*x")}
+    made = {word: prepare_dataset(source, tmp_path / "out", changed(trigger=word)).dataset for word in ("q?x", "q*x")}
     assert len({dataset.path for dataset in made.values()}) == 2
     for word, dataset in made.items():
         assert [item.caption for item in open_dataset(dataset.path).items] == [f"{word} girl"] * 2
@@ -68,14 +68,14 @@ def test_trigger_words_that_become_equal_as_a_folder_name_are_told_apart(tmp_pat
 def test_batches_differ_by_image_and_by_caption(tmp_path: Path) -> None:
     images = [SourceImage(drawing(seed), f"image_{seed}", "a cat") for seed in range(3)]
     batches = [images, images[:2], [*images[:2], SourceImage(drawing(2), "image_2", "a dog")], images]
-    paths = [prepare(each, tmp_path / "out", SETTINGS).dataset.path for each in batches]
+    paths = [prepare_dataset(each, tmp_path / "out", SETTINGS).dataset.path for each in batches]
     assert len(set(paths)) == 3 and paths[3] == paths[0]
 
 
 def test_regularisation_images_are_part_of_what_identifies_a_dataset(tmp_path: Path) -> None:
     source, extra = folder_of(tmp_path / "in", 2), folder_of(tmp_path / "reg", 1, first=20)
-    plain = prepare(source, tmp_path / "out", SETTINGS).dataset
-    both = prepare(source, tmp_path / "out", SETTINGS, regularisation=extra).dataset
+    plain = prepare_dataset(source, tmp_path / "out", SETTINGS).dataset
+    both = prepare_dataset(source, tmp_path / "out", SETTINGS, regularisation=extra).dataset
     assert both.path != plain.path and len(both.items) == 3 and len(open_dataset(plain.path).items) == 2
 
 
@@ -88,45 +88,45 @@ def test_dataset_of_an_earlier_version_is_found_by_its_images_and_settings(tmp_p
     folder_of(tmp_path / "b", 4, first=10)
     for number in range(4):  # the same names as in the first folder
         (tmp_path / "b" / f"{10 + number}.png").rename(tmp_path / "b" / f"{number}.png")
-    old = prepare(source, tmp_path / "out", SETTINGS).dataset
+    old = prepare_dataset(source, tmp_path / "out", SETTINGS).dataset
     (old.path / old.items[1].file).with_suffix(".txt").write_text("mk01, mine", encoding="utf-8")
     as_an_earlier_version_left_it(old)
     folder_of(source, 1, first=7)
-    other = prepare(tmp_path / "b", tmp_path / "out", SETTINGS).dataset
+    other = prepare_dataset(tmp_path / "b", tmp_path / "out", SETTINGS).dataset
     assert other.path != old.path and not sources(other) & sources(old)
-    larger = prepare(source, tmp_path / "out", changed(resolution=128)).dataset
+    larger = prepare_dataset(source, tmp_path / "out", changed(resolution=128)).dataset
     assert larger.path not in (old.path, other.path) and larger.items[1].caption == "mk01, mine"
-    again = prepare(source, tmp_path / "out", SETTINGS)
+    again = prepare_dataset(source, tmp_path / "out", SETTINGS)
     assert again.dataset.path == old.path and (again.kept, again.reused) == (5, 4)
     assert again.dataset.items[1].caption == "mk01, mine"
 
 
 def test_moved_source_finds_its_dataset_and_a_copy_does_not_take_it(tmp_path: Path) -> None:
     folder_of(tmp_path / "a", 3)
-    first = prepare(tmp_path / "a", tmp_path / "out", SETTINGS).dataset
+    first = prepare_dataset(tmp_path / "a", tmp_path / "out", SETTINGS).dataset
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
-    assert prepare(tmp_path / "copy", tmp_path / "out", SETTINGS).dataset.path != first.path
+    assert prepare_dataset(tmp_path / "copy", tmp_path / "out", SETTINGS).dataset.path != first.path
     (tmp_path / "a").rename(tmp_path / "moved")
-    moved = prepare(tmp_path / "moved", tmp_path / "out", SETTINGS)
+    moved = prepare_dataset(tmp_path / "moved", tmp_path / "out", SETTINGS)
     assert (moved.dataset.path, moved.reused) == (first.path, 3)
 
 
 def test_archive_is_a_source_of_its_own_and_leaves_nothing_behind(tmp_path: Path) -> None:
     folder_of(tmp_path / "a", 2)
     shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a")
-    names = {prepare(tmp_path / source, tmp_path / "out", SETTINGS).dataset.path.name for source in ("a", "a.zip", "a.zip")}
+    names = {prepare_dataset(tmp_path / source, tmp_path / "out", SETTINGS).dataset.path.name for source in ("a", "a.zip", "a.zip")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names and len(names) == 2
 
 
 def test_failed_preparation_does_not_keep_the_name(tmp_path: Path) -> None:
     folder_of(tmp_path / "small", 2, (20, 20))
     with pytest.raises(UserError, match="too small"):
-        prepare(tmp_path / "small", tmp_path / "out", SETTINGS)
-    assert prepare(folder_of(tmp_path / "in", 2), tmp_path / "out", SETTINGS).dataset.path.name == "mk01_girl"
+        prepare_dataset(tmp_path / "small", tmp_path / "out", SETTINGS)
+    assert prepare_dataset(folder_of(tmp_path / "in", 2), tmp_path / "out", SETTINGS).dataset.path.name == "mk01_girl"
 
 
 def test_exports_of_two_datasets_of_one_name_lie_apart(tmp_path: Path) -> None:
-    made = [prepare(folder_of(tmp_path / f"{n}", 2, first=n), tmp_path / "out", SETTINGS).dataset for n in (0, 10)]
+    made = [prepare_dataset(folder_of(tmp_path / f"{n}", 2, first=n), tmp_path / "out", SETTINGS).dataset for n in (0, 10)]
     assert len({export_dataset(dataset, "imagefolder") for dataset in made}) == 2
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == set()
 
@@ -142,12 +142,12 @@ def test_command_line_replaces_another_dataset_only_when_asked(tmp_path: Path, c
 
 
 def test_training_refuses_a_dataset_that_is_not_the_one_that_was_chosen(tmp_path: Path) -> None:
-    style = prepare(folder_of(tmp_path / "a", 2), tmp_path / "style", SETTINGS).dataset
-    hero = prepare(folder_of(tmp_path / "b", 2, first=10), tmp_path / "hero", SETTINGS).dataset
+    style = prepare_dataset(folder_of(tmp_path / "a", 2), tmp_path / "style", SETTINGS).dataset
+    hero = prepare_dataset(folder_of(tmp_path / "b", 2, first=10), tmp_path / "hero", SETTINGS).dataset
     more = (MoreDataset(path=str(hero.path), hash=hero.hash),)
     section = DatasetSection(path=str(style.path), hash=style.hash, more=more)
     assert len(open_datasets(section).items) == 4
-    prepare(folder_of(tmp_path / "c", 3, first=20), tmp_path / "hero", SETTINGS, replace_other=True)
+    prepare_dataset(folder_of(tmp_path / "c", 3, first=20), tmp_path / "hero", SETTINGS, replace_other=True)
     with pytest.raises(UserError) as caught:
         open_datasets(section)
     assert str(hero.path) in caught.value.message and hero.hash[:16] in caught.value.message

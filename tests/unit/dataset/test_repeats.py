@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from tests.unit.dataset.pictures import drawing
-from trainer.dataset import CaptionSettings, CleanSettings, PrepareResult, PrepareSettings, prepare
-from trainer.dataset.images.signature import read_signature, signature
+from trainer.dataset import CaptionSettings, CleanSettings, PrepareResult, PrepareSettings, prepare_dataset
+from trainer.dataset.images.signature import compute_signature, parse_signature
 
 SETTINGS = PrepareSettings(trigger="mk01", resolution=64)
 SIZE = (400, 400)
@@ -40,7 +40,7 @@ def saved(folder: Path, **images: Image.Image) -> Path:
 
 
 def prepared(folder: Path, **settings: object) -> PrepareResult:
-    return prepare(folder, folder.parent / "out", PrepareSettings.model_validate({**SETTINGS.model_dump(), **settings}))
+    return prepare_dataset(folder, folder.parent / "out", PrepareSettings.model_validate({**SETTINGS.model_dump(), **settings}))
 
 
 def names(result: PrepareResult) -> set[str]:
@@ -90,7 +90,7 @@ def test_other_expression_and_other_hair_stay_and_are_shown(tmp_path: Path, othe
     assert [set(doubt.sources) for doubt in result.report.doubtful] == [{"a.png", "b.png"}]
     assert "a.png and b.png: differ in a part" in result.report.text()
     page = (result.dataset.path / "report.html").read_text(encoding="utf-8")
-    assert "Alike, and kept" in page and all(page.count(item.file) >= 4 for item in result.dataset.items)
+    assert "Similar images that were kept" in page and all(page.count(item.file) >= 4 for item in result.dataset.items)
 
 
 def cropped(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
@@ -129,10 +129,10 @@ def test_unlike_images_are_not_shown(tmp_path: Path) -> None:
 
 def test_hashes_are_those_of_imagehash() -> None:
     image = drawing(3, (120, 120))
-    looks = read_signature(signature(image))
-    assert looks is not None
+    parsed = parse_signature(compute_signature(image))
+    assert parsed is not None
     expected = [image, ImageOps.mirror(image), image.crop((6, 6, 114, 114))]
-    found = [looks.whole, looks.mirrored, looks.crops[2]]
+    found = [parsed.phash, parsed.mirrored, parsed.crops[2]]
     for value, picture in zip(found, expected, strict=True):
         assert (value ^ int(str(imagehash.phash(picture, hash_size=16)), 16)).bit_count() <= 4
 

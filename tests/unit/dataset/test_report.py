@@ -11,7 +11,7 @@ import pytest
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.cli import main
 from trainer.core.errors import UserError
-from trainer.dataset import PrepareSettings, prepare
+from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.dataset.report.html_page import SHOWN
 
 SETTINGS = PrepareSettings(trigger="mk01", resolution=64)
@@ -19,19 +19,19 @@ SETTINGS = PrepareSettings(trigger="mk01", resolution=64)
 
 def test_one_image_is_one_image_and_a_first_run_has_nothing_unchanged(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 1)
-    first = prepare(source, tmp_path / "out", SETTINGS).report.text()
+    first = prepare_dataset(source, tmp_path / "out", SETTINGS).report.text()
     assert "1 image in" in first and "1 images" not in first and "1 pictures" not in first
     assert "unchanged" not in first and "an epoch" not in first
-    assert "1 unchanged since the last run" in prepare(source, tmp_path / "out", SETTINGS).report.text()
+    assert "1 unchanged since the last run" in prepare_dataset(source, tmp_path / "out", SETTINGS).report.text()
     source.rename(tmp_path / "3_mk01")
-    assert "3 images an epoch, with repeats" in prepare(tmp_path / "3_mk01", tmp_path / "out", SETTINGS).report.text()
+    assert "3 images an epoch, with repeats" in prepare_dataset(tmp_path / "3_mk01", tmp_path / "out", SETTINGS).report.text()
 
 
 def test_page_names_sources_and_keeps_shapes(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 1)
     (source / "below").mkdir()
     drawing(5, (200, 120)).save(source / "below" / "a&b.png")
-    dataset = prepare(source, tmp_path / "out", PrepareSettings(trigger="mk01", resolution=128)).dataset
+    dataset = prepare_dataset(source, tmp_path / "out", PrepareSettings(trigger="mk01", resolution=128)).dataset
     page = (dataset.path / "report.html").read_text(encoding="utf-8")
     assert {html.unescape(name) for name in re.findall(r"<small>([^<]*\.png)</small>", page)} == {"0.png", "below/a&b.png"}
     # with width and height given, the browser keeps the shape only of an image whose height is automatic
@@ -42,7 +42,7 @@ def test_page_names_sources_and_keeps_shapes(tmp_path: Path) -> None:
 def test_tags_beyond_the_first_unfold(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 1)
     (source / "0.txt").write_text(", ".join(f"tag {number:03d}" for number in range(260)), encoding="utf-8")
-    page = (prepare(source, tmp_path / "out", SETTINGS).dataset.path / "report.html").read_text(encoding="utf-8")
+    page = (prepare_dataset(source, tmp_path / "out", SETTINGS).dataset.path / "report.html").read_text(encoding="utf-8")
     rows = re.findall(r"<tr><td>(tag \d+|mk01)</td>", page)
     assert len(rows) == SHOWN < 30
     folded = re.search(r"<details>.*?</details>", page, re.S)
@@ -60,9 +60,9 @@ def test_a_tagger_that_is_not_there_is_refused_even_where_it_has_nothing_to_do(t
     assert not (tmp_path / "out").exists()
     (tmp_path / "model.onnx").write_bytes(b"x")
     with pytest.raises(UserError, match=r"selected_tags\.csv is missing"):
-        prepare(source, tmp_path / "out", PrepareSettings.model_validate({"tagger": {"model": str(tmp_path / "model.onnx")}}))
+        prepare_dataset(source, tmp_path / "out", PrepareSettings.model_validate({"tagger": {"model": str(tmp_path / "model.onnx")}}))
     with pytest.raises(UserError, match=r"face model .* does not exist"):
-        prepare(source, tmp_path / "out", PrepareSettings(trigger="mk01", face_model=str(tmp_path / "nope.onnx")))
+        prepare_dataset(source, tmp_path / "out", PrepareSettings(trigger="mk01", face_model=str(tmp_path / "nope.onnx")))
 
 
 def test_models_that_other_settings_leave_unused_are_named(tmp_path: Path) -> None:
@@ -73,6 +73,6 @@ def test_models_that_other_settings_leave_unused_are_named(tmp_path: Path) -> No
         "trigger": "mk01", "resolution": 64, "captions": {"source": "instance"}, "face_model": str(tmp_path / "model.onnx"),
         "tagger": {"model": str(tmp_path)},
     }  # fmt: skip
-    told = prepare(source, tmp_path / "out", PrepareSettings.model_validate(data)).report.warnings
+    told = prepare_dataset(source, tmp_path / "out", PrepareSettings.model_validate(data)).report.warnings
     assert 'The tagger is not used: captions.source is "instance".' in told
     assert 'The face detector is not used: crop is "top", not "face".' in told

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from tests.unit.dataset.pictures import drawing, folder_of
-from trainer.dataset import CaptionSettings, PrepareSettings, TrainingHints, open_dataset, prepare
+from trainer.dataset import CaptionSettings, PrepareSettings, TrainingHints, open_dataset, prepare_dataset
 from trainer.dataset.captions.booru import split_spaced
-from trainer.dataset.reading.sources import Found, from_folder
+from trainer.dataset.reading.sources import SourceListing, from_folder
 
 
-def found(root: Path, **settings: Any) -> Found:
+def found(root: Path, **settings: Any) -> SourceListing:
     return from_folder(root, CaptionSettings(**settings))
 
 
@@ -192,17 +192,18 @@ def test_names_of_kohyas_folders_win_over_the_class(tmp_path: Path) -> None:
     folder_of(tmp_path / "in" / "5_rin boy", 1, first=1)
     folder_of(tmp_path / "in" / "other", 1, first=2)
     settings: dict[str, Any] = {"trigger": "tok", "class_description": "anime_face", "resolution": 64}
-    result = prepare(tmp_path / "in", tmp_path / "out", PrepareSettings(**settings))
+    result = prepare_dataset(tmp_path / "in", tmp_path / "out", PrepareSettings(**settings))
     assert sorted(item.caption for item in result.dataset.items) == ["tok anime_face", "tok, miku girl", "tok, rin boy"]
     assert any("2 images had no caption and got the name of their folder, not the class 'anime_face'" in w for w in result.report.warnings)
     plain = PrepareSettings(**settings, captions=CaptionSettings(source="instance"))
-    result = prepare(tmp_path / "in", tmp_path / "out", plain)
+    result = prepare_dataset(tmp_path / "in", tmp_path / "out", plain)
     assert {item.caption for item in result.dataset.items} == {"tok anime_face"}
 
 
 def test_a_set_without_any_caption_is_named(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 3)
-    warnings = prepare(source, tmp_path / "out", PrepareSettings(trigger="tok", class_description="girl", resolution=64)).report.warnings
+    settings = PrepareSettings(trigger="tok", class_description="girl", resolution=64)
+    warnings = prepare_dataset(source, tmp_path / "out", settings).report.warnings
     assert any(text.startswith("No image has a caption: all 3 got the instance prompt 'tok girl'.") for text in warnings)
 
 
@@ -210,7 +211,7 @@ def test_removal_rules_without_a_match_are_in_the_report(tmp_path: Path) -> None
     source = folder_of(tmp_path / "in", 2)
     write(source / "0.txt", r"1girl, saber \(fate\)")
     rules = CaptionSettings(remove=("saber_(fate)", "sollo"))
-    result = prepare(source, tmp_path / "out", PrepareSettings(trigger="tok", resolution=64, captions=rules))
+    result = prepare_dataset(source, tmp_path / "out", PrepareSettings(trigger="tok", resolution=64, captions=rules))
     assert [item.caption for item in result.dataset.items] == ["tok, 1girl", "tok"]
     assert any("captions.remove matched no tag: 'sollo'" in text for text in result.report.warnings)
 
@@ -228,7 +229,7 @@ def test_removal_rules_without_a_match_are_in_the_report(tmp_path: Path) -> None
 def test_a_caption_edited_in_the_dataset_is_read_as_one_in_a_source_folder(tmp_path: Path, data: bytes) -> None:
     source = folder_of(tmp_path / "in", 1)
     settings = PrepareSettings(trigger="tok", resolution=64)
-    made = prepare(source, tmp_path / "out", settings).dataset
+    made = prepare_dataset(source, tmp_path / "out", settings).dataset
     text_file = made.path / made.items[0].file.replace(".png", ".txt")
     text_file.write_bytes(data)
     (source / "0.txt").write_bytes(data)
@@ -238,7 +239,7 @@ def test_a_caption_edited_in_the_dataset_is_read_as_one_in_a_source_folder(tmp_p
     assert opened.items[0].caption == wanted
     told = [text for text in found(source).warnings if "is not UTF-8" in text]
     assert [text.replace(text_file.name, "0.txt") for text in opened.notes] == told
-    again = prepare(source, tmp_path / "out", settings)
+    again = prepare_dataset(source, tmp_path / "out", settings)
     assert again.dataset.hash == opened.hash and again.dataset.items[0].caption == wanted, "kept as it is"
     assert text_file.read_bytes() == data
     assert [text.replace(text_file.name, "0.txt") in again.report.warnings for text in opened.notes] == [True] * len(told)
@@ -248,20 +249,20 @@ def test_lines_edited_in_the_dataset_stay_apart_with_wildcards(tmp_path: Path) -
     source = folder_of(tmp_path / "in", 1)
     write(source / "0.txt", "a cat\na dog")
     settings = PrepareSettings(trigger="tok", resolution=64, training=TrainingHints(wildcards=True))
-    made = prepare(source, tmp_path / "out", settings).dataset
+    made = prepare_dataset(source, tmp_path / "out", settings).dataset
     assert made.items[0].caption == "tok, a cat\ntok, a dog"
     text_file = made.path / made.items[0].file.replace(".png", ".txt")
     text_file.write_text("tok, a cat\ntok, a hat\ntok, a dog\n", encoding="utf-8")
-    result = prepare(source, tmp_path / "out", settings)
+    result = prepare_dataset(source, tmp_path / "out", settings)
     assert result.dataset.items[0].caption == "tok, a cat\ntok, a hat\ntok, a dog"
     assert result.dataset.hash == open_dataset(made.path).hash != made.hash
     text_file.unlink()
     without = settings.model_copy(update={"training": TrainingHints()})
-    assert prepare(source, tmp_path / "out", without).dataset.items[0].caption == "tok, a cat, a dog"
+    assert prepare_dataset(source, tmp_path / "out", without).dataset.items[0].caption == "tok, a cat, a dog"
 
 
 def test_new_hints_at_their_defaults_leave_a_datasets_hash(tmp_path: Path) -> None:
-    made = prepare(folder_of(tmp_path / "in", 1), tmp_path / "out", PrepareSettings(trigger="tok", resolution=64)).dataset
+    made = prepare_dataset(folder_of(tmp_path / "in", 1), tmp_path / "out", PrepareSettings(trigger="tok", resolution=64)).dataset
     header = json.loads((made.path / "manifest.json").read_bytes())
     assert header["training"] == {
         "shuffle_caption": False, "keep_tokens": 1, "caption_dropout": 0.0, "tag_dropout": 0.0, "flip": False
@@ -275,5 +276,5 @@ def test_an_archive_brings_every_kind_of_caption(tmp_path: Path) -> None:
     write(folder / "2.mine", "own ending")
     shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
     settings = PrepareSettings(trigger="tok", resolution=64, captions=CaptionSettings(extensions=(".mine",)))
-    made = prepare(tmp_path / "packed.zip", tmp_path / "out", settings).dataset
+    made = prepare_dataset(tmp_path / "packed.zip", tmp_path / "out", settings).dataset
     assert sorted(item.caption for item in made.items) == ["tok, hydrus", "tok, own ending", "tok, waifuc"]

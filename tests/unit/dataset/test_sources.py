@@ -12,14 +12,14 @@ import pytest
 
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.core.errors import UserError
-from trainer.dataset import CaptionSettings, PrepareSettings, prepare
+from trainer.dataset import CaptionSettings, PrepareSettings, prepare_dataset
 from trainer.dataset.export.export_dataset import export_dataset
-from trainer.dataset.reading.sources import Entry, Found, SourceImage, from_folder, from_images, natural_key
+from trainer.dataset.reading.sources import Entry, SourceImage, SourceListing, from_folder, from_images, natural_key
 
 CAPTIONS = CaptionSettings()
 
 
-def found(root: Path) -> Found:
+def found(root: Path) -> SourceListing:
     return from_folder(root, CAPTIONS)
 
 
@@ -183,7 +183,7 @@ def names(root: Path, *inside: Path) -> list[str]:
 def test_what_this_program_wrote_below_the_source_is_not_read(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 3)
     for trigger in ("one", "two"):
-        result = prepare(source, source / "out", PrepareSettings(trigger=trigger, resolution=64))
+        result = prepare_dataset(source, source / "out", PrepareSettings(trigger=trigger, resolution=64))
         export_dataset(result.dataset, "kohya")
         export_dataset(result.dataset, "imagefolder")
     (source / "out" / "begun" / ".prepare").mkdir(parents=True)
@@ -202,9 +202,9 @@ def test_what_this_program_wrote_below_the_source_is_not_read(tmp_path: Path) ->
 
 
 def test_packed_dataset_can_be_a_source(tmp_path: Path) -> None:
-    prepare(folder_of(tmp_path / "in", 3), tmp_path / "out", PrepareSettings(trigger="one", resolution=64))
+    prepare_dataset(folder_of(tmp_path / "in", 3), tmp_path / "out", PrepareSettings(trigger="one", resolution=64))
     made = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "out"))
-    assert prepare(made, tmp_path / "again", PrepareSettings(trigger="one", resolution=64)).kept == 3
+    assert prepare_dataset(made, tmp_path / "again", PrepareSettings(trigger="one", resolution=64)).kept == 3
 
 
 def test_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

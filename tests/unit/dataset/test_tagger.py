@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.unit.dataset.pictures import drawing
 from trainer.core.errors import UserError
-from trainer.dataset import CaptionSettings, PrepareSettings, TaggerSettings, prepare
+from trainer.dataset import CaptionSettings, PrepareSettings, TaggerSettings, prepare_dataset
 from trainer.dataset.captions.booru import spaced
 from trainer.dataset.captions.tagger import Tag, Tagger, choose, model_input
 
@@ -109,12 +109,12 @@ def test_dataset_is_tagged_where_there_is_no_caption(tmp_path: Path) -> None:
         image.paste((0, 0, 0), (0, 0, 8, 8))  # one colour alone would be left out as blank
         image.save(tmp_path / "in" / name)
     (tmp_path / "in" / "b.txt").write_text("smile", encoding="utf-8")
-    result = prepare(tmp_path / "in", tmp_path / "out", settings(model))
+    result = prepare_dataset(tmp_path / "in", tmp_path / "out", settings(model))
     assert [item.caption for item in result.dataset.items] == ["mk01, hatsune miku, red theme, >_<", "mk01, smile"]
     assert result.report.captions_from == {"tagger": 1, ".txt": 1}
-    both = prepare(tmp_path / "in", tmp_path / "out", settings(model, source="sidecar+tags", underscores=True))
+    both = prepare_dataset(tmp_path / "in", tmp_path / "out", settings(model, source="sidecar+tags", underscores=True))
     assert both.dataset.items[1].caption == "mk01, smile, hatsune_miku, blue_theme, >_<"
-    only = prepare(tmp_path / "in", tmp_path / "out", settings(model, source="tags", remove=(">_<",)))
+    only = prepare_dataset(tmp_path / "in", tmp_path / "out", settings(model, source="tags", remove=(">_<",)))
     assert only.dataset.items[1].caption == "mk01, hatsune miku, blue theme"
 
 
@@ -131,9 +131,9 @@ def test_a_picture_is_shown_to_the_model_once(tmp_path: Path, monkeypatch: pytes
         return tag(self, pictures)
 
     monkeypatch.setattr(Tagger, "tag", counted)
-    prepare(tmp_path / "in", tmp_path / "out", settings(model))
+    prepare_dataset(tmp_path / "in", tmp_path / "out", settings(model))
     drawing(9).save(tmp_path / "in" / "9.png")
-    prepare(tmp_path / "in", tmp_path / "out", settings(model, underscores=True))
+    prepare_dataset(tmp_path / "in", tmp_path / "out", settings(model, underscores=True))
     assert seen == [3, 1]
 
 

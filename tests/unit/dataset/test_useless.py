@@ -12,15 +12,15 @@ from PIL import Image
 
 from tests.unit.dataset.pictures import drawing, folder_of
 from trainer.core.errors import UserError
-from trainer.dataset import PrepareSettings, prepare
-from trainer.dataset.preparation.prepare import PrepareResult
+from trainer.dataset import PrepareSettings, prepare_dataset
+from trainer.dataset.preparation.prepare_dataset import PrepareResult
 
 SETTINGS = PrepareSettings(trigger="mk01", resolution=64)
 
 
 def prepared(source: Path, **data: object) -> PrepareResult:
     settings = PrepareSettings.model_validate({"trigger": "mk01", "resolution": 64, **data})
-    return prepare(source, source.parent / "out", settings)
+    return prepare_dataset(source, source.parent / "out", settings)
 
 
 def left_half(size: tuple[int, int]) -> Image.Image:
@@ -149,7 +149,7 @@ def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
     assert not any(part in told[0] for part in (".txt", ".json", ".db", "LICENSE", ".md"))
     for kind in ("zip", "tar"):
         made = Path(shutil.make_archive(str(tmp_path / "packed"), kind, source))
-        assert [text for text in prepare(made, tmp_path / kind, SETTINGS).report.warnings if text.startswith("Not read: 2 .mov")]
+        assert [text for text in prepare_dataset(made, tmp_path / kind, SETTINGS).report.warnings if text.startswith("Not read: 2 .mov")]
 
 
 def test_scan_that_is_too_large_says_what_to_do(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_source_that_gives_nothing_leaves_no_dataset_behind(tmp_path: Path, wh
     if what == "useless":
         Image.new("RGB", (90, 90)).save(source / "0.png")
     with pytest.raises(UserError):
-        prepare(
+        prepare_dataset(
             tmp_path / "nowhere" if what == "missing" else source, tmp_path / "out", SETTINGS,
             regularisation=tmp_path / "nowhere" if what == "regularisation" else None,
         )  # fmt: skip

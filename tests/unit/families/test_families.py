@@ -22,7 +22,7 @@ from tests.unit.lorafile.helpers import key_table
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.config.sections.objective import ObjectiveSection
 from trainer.core.errors import UserError
-from trainer.dataset import PrepareSettings, open_dataset, prepare
+from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
 from trainer.families import FAMILIES, Framing, Prediction, family_named, family_of, open_checkpoint
 from trainer.families.stable_diffusion import ldm_configs
 from trainer.objective.objective import chosen_prediction
@@ -175,7 +175,7 @@ def test_sdxl_time_ids_are_ordered_and_not_rounded(tmp_path: Path) -> None:
 def test_framing_of_flipped_image_mirrors_the_crop(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.effect_noise((101, 64), 80).convert("RGB").save(tmp_path / "in" / "a.png")
-    item = prepare(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="x", resolution=64)).dataset.items[0]
+    item = prepare_dataset(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="x", resolution=64)).dataset.items[0]
     assert framing(item).crop_top_left == (0, 18)
     assert framing(item, flipped=True).crop_top_left == (0, 101 - 64 - 18)
     older = replace(item, crop_right=None)  # older manifests do not record it

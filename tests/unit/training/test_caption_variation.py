@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.dataset import Item, TrainingHints
-from trainer.dataset.loading.caption_variation import all_captions, caption_at
+from trainer.dataset.loading.caption_variation import caption_at, distinct_prompts
 from trainer.dataset.loading.kohya_captions import fixed_caption
 
 TAGS = ["trigger", "1girl", "solo", "long hair", "smile", "sky", "hat", "tree", "cat", "night"]
@@ -79,7 +79,7 @@ def test_a_caption_is_a_function_of_seed_epoch_and_position() -> None:
 
 
 def test_the_prompts_to_encode_are_distinct_and_hold_the_empty_one() -> None:
-    assert all_captions(["b", "a", "b", ""]) == ["", "b", "a"]
+    assert distinct_prompts(["b", "a", "b", ""]) == ["", "b", "a"]
 
 
 def chosen(caption: str, hints: TrainingHints, count: int = 400) -> Counter[str]:

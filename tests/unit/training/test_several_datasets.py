@@ -17,7 +17,16 @@ from tests.unit.training_helpers import configuration, make_dataset, make_pictur
 from trainer.config import run_config
 from trainer.config.sections.dataset import DatasetSection, MoreDataset
 from trainer.config.sections.objective import ObjectiveSection
-from trainer.dataset import Dataset, PrepareSettings, Share, TrainingHints, combine, open_dataset, prepare, select
+from trainer.dataset import (
+    Dataset,
+    PrepareSettings,
+    TrainingHints,
+    WeightedDataset,
+    combine_datasets,
+    open_dataset,
+    prepare_dataset,
+    select_items,
+)
 from trainer.dataset.loading import batch_order
 from trainer.dataset.loading.caption_variation import caption_at
 from trainer.dataset.loading.open import open_datasets
@@ -42,22 +51,22 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for index in range(2):
         (source / f"{index:02d}.txt").write_text("red hair, hat, smile, blue eyes, standing", encoding="utf-8")
     other = make_pictures(root / "other", 1, seed=3)
-    hero = prepare(source, root / "datasets", settings, regularisation=other).dataset.path
+    hero = prepare_dataset(source, root / "datasets", settings, regularisation=other).dataset.path
     return style, hero
 
 
-def share_of(folder: Path, repeats: int = 1, loss_weight: float = 1.0) -> Share:
-    return Share(open_dataset(folder), repeats, loss_weight)
+def share_of(folder: Path, repeats: int = 1, loss_weight: float = 1.0) -> WeightedDataset:
+    return WeightedDataset(open_dataset(folder), repeats, loss_weight)
 
 
 def test_one_dataset_alone_stays_what_it_is(folders: tuple[Path, Path]) -> None:
     alone = open_dataset(folders[0])
-    assert combine([Share(alone)]) is alone
-    assert combine([Share(alone, repeats=2)]).hash != alone.hash
+    assert combine_datasets([WeightedDataset(alone)]) is alone
+    assert combine_datasets([WeightedDataset(alone, repeats=2)]).hash != alone.hash
 
 
 def test_an_epoch_shows_every_picture_its_own_repeats_times_those_of_its_dataset(folders: tuple[Path, Path]) -> None:
-    both = combine([share_of(folders[0], 3), share_of(folders[1], 5)])
+    both = combine_datasets([share_of(folders[0], 3), share_of(folders[1], 5)])
     style, hero = (open_dataset(folder) for folder in folders)
     sizes, repeats = [(item.width, item.height) for item in both.items], [item.repeats for item in both.items]
     seen: Counter[str] = Counter()
@@ -78,7 +87,7 @@ def test_a_picture_s_batch_is_what_its_own_dataset_gives_but_for_the_weight(
     opened = open_dataset(moved)
     hero = replace(opened, items=[replace(item, mask="mask.png") for item in opened.items])
     style = open_dataset(folders[0])
-    both = combine([Share(style), Share(hero, loss_weight=0.25)])
+    both = combine_datasets([WeightedDataset(style), WeightedDataset(hero, loss_weight=0.25)])
     cache, checkpoint = Cache(tmp_path / "cache", "base"), open_checkpoint(str(shallow_checkpoint))
     fill_latents(cache, both, FAMILY, checkpoint, CPU, lambda *_: None, lambda: False)
     captions = set()
@@ -101,13 +110,13 @@ def test_a_picture_s_batch_is_what_its_own_dataset_gives_but_for_the_weight(
 
 
 def test_selected_pictures_stay_with_their_dataset(folders: tuple[Path, Path]) -> None:
-    both = combine([share_of(folder) for folder in folders])
-    some = select(both, [4, 0])
+    both = combine_datasets([share_of(folder) for folder in folders])
+    some = select_items(both, [4, 0])
     assert [some.member(index).name for index in range(2)] == [both.member(4).name, both.member(0).name]
     assert [item.sha256 for item in some.items] == [both.items[4].sha256, both.items[0].sha256]
     assert some.image_path(some.items[0]).is_file() and some.image_path(some.items[1]).is_file()
     single = open_dataset(folders[0])
-    assert select(single, [1]).member(0) is single
+    assert select_items(single, [1]).member(0) is single
 
 
 def test_what_is_combined_and_how_changes_the_run(folders: tuple[Path, Path], shallow_checkpoint: Path, tmp_path: Path) -> None:
@@ -140,12 +149,12 @@ def test_paths_of_further_datasets_are_relative_to_the_file_as_the_first_one_is(
 def test_a_section_opens_as_its_datasets_combined(folders: tuple[Path, Path]) -> None:
     section = DatasetSection(path=str(folders[1]), repeats=2, more=(MoreDataset(path=str(folders[0])),))
     opened = open_datasets(section)
-    assert opened.hash == combine([share_of(folders[1], 2), share_of(folders[0])]).hash
+    assert opened.hash == combine_datasets([share_of(folders[1], 2), share_of(folders[0])]).hash
     assert opened.trigger == "myHero girl, myStyle anime_face"
 
 
 def test_the_same_dataset_twice_has_two_names(folders: tuple[Path, Path]) -> None:
-    twice = combine([share_of(folders[0]), share_of(folders[0])])
+    twice = combine_datasets([share_of(folders[0]), share_of(folders[0])])
     assert len({member.name for member in twice.members}) == 2
 
 
@@ -189,6 +198,6 @@ def tags_of(dataset: Dataset) -> dict[str, int]:
 
 
 def test_hints_are_those_of_each_dataset(folders: tuple[Path, Path]) -> None:
-    both = combine([share_of(folder) for folder in folders])
+    both = combine_datasets([share_of(folder) for folder in folders])
     assert [both.member(index).training.flip for index in range(len(both.items))] == [False] * 3 + [True] * 3
     assert both.training == TrainingHints()

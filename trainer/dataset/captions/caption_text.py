@@ -46,7 +46,7 @@ def one_line(text: str) -> str:
     return tidy_lines(text).replace("\n", ", ")
 
 
-def guessed_note(encoding: str, names: Sequence[str]) -> str:
+def encoding_warning(encoding: str, names: Sequence[str]) -> str:
     """What a user should know about caption files that are not UTF-8."""
     verb = "is not UTF-8 and was" if len(names) == 1 else "are not UTF-8 and were"
     return f"{plural(len(names), 'caption file')} {verb} read as {encoding}, for example {names[0]}. Check the captions."

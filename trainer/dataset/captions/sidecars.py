@@ -15,7 +15,7 @@ from ..layout import HEADER, ROWS
 from ..settings import CaptionSettings
 from .booru import caption_of_json, spaced, split_spaced
 from .caption_tables import CaptionTables, folded
-from .caption_text import MAX_CAPTION_BYTES, guessed_note, one_line, read_caption_text
+from .caption_text import MAX_CAPTION_BYTES, encoding_warning, one_line, read_caption_text
 from .encodings import decode_text
 
 META = "_meta.json"  # waifuc's .NAME_meta.json
@@ -81,7 +81,7 @@ class CaptionIndex:
         found = self._tables.warnings()
         if self._unreadable:
             found.append(f"{plural(len(self._unreadable), 'caption file')} cannot be read, for example {self._unreadable[0]}.")
-        found += [guessed_note(encoding, names) for encoding, names in self._guessed.items()]
+        found += [encoding_warning(encoding, names) for encoding, names in self._guessed.items()]
         for note, names in self._noted.items():
             found.append(f"{plural(len(names), 'caption')}, for example of {names[0]}: {note}")
         return found + self._unused_texts() + self._unread_files()

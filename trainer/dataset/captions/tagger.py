@@ -115,7 +115,7 @@ def choose(tags: Sequence[Tag], settings: TaggerSettings, *, underscores: bool) 
     return [name if underscores else spaced(name) for name in picked if banned.match(name) is None]
 
 
-def tag_pictures(
+def tag_images(
     pictures: dict[str, tuple[Path, str]],
     folder: Path,
     settings: TaggerSettings,

@@ -35,7 +35,7 @@ class Rejected(Exception):
 
 
 @dataclass
-class Picture:
+class DecodedImage:
     """``rgb`` is mode RGB; ``alpha`` mode L or None when every pixel is opaque; ``steps`` says what was done."""
 
     rgb: Image.Image
@@ -64,7 +64,7 @@ def open_image(data: bytes, max_megapixels: float) -> Image.Image:
     return image
 
 
-def decode(image: Image.Image) -> Picture:
+def decode(image: Image.Image) -> DecodedImage:
     """Decode the first frame. Raises Rejected when the pixel data is cut off or damaged."""
     steps: list[str] = []
     if getattr(image, "n_frames", 1) > 1:
@@ -78,7 +78,7 @@ def decode(image: Image.Image) -> Picture:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, EOFError, struct.error, ...
         raise Rejected("truncated", f"the picture is cut off or damaged: {error or type(error).__name__}") from None
-    return Picture(rgb, alpha, name, steps)
+    return DecodedImage(rgb, alpha, name, steps)
 
 
 def _turned(image: Image.Image, steps: list[str]) -> Image.Image:

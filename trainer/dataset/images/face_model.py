@@ -88,7 +88,7 @@ def _input_size(shape: list[Any], image: tuple[int, int]) -> tuple[int, int]:
     return max(32, -(-round(image[0] * scale) // 32) * 32), max(32, -(-round(image[1] * scale) // 32) * 32)
 
 
-def require_file(model: str) -> None:
+def require_face_model(model: str) -> None:
     """Raises UserError when there is no such file."""
     if not Path(model).is_file():
         raise UserError(f"The face model {model} does not exist.", "Give the .onnx file of a face or head detector.", kind="face model")
@@ -96,7 +96,7 @@ def require_file(model: str) -> None:
 
 @lru_cache(maxsize=2)
 def _session(model: str) -> Any:
-    require_file(model)
+    require_face_model(model)
     try:
         import onnxruntime
     except ImportError as error:

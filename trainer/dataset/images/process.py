@@ -16,11 +16,11 @@ from ...core.errors import UserError
 from ...core.files.writing import write_atomic
 from ..settings import CleanSettings, PrepareSettings
 from .buckets import Fit, Size, fit
-from .decode import Picture, Rejected, decode, open_image
+from .decode import DecodedImage, Rejected, decode, open_image
 from .focus import content_box, crop_offset, find_head
-from .signature import signature
+from .signature import compute_signature
 from .source_masks import UnusableMask, load_mask
-from .unusable import refuse_useless
+from .unusable import reject_unusable
 
 # raise when the same source and settings give other pixels than before: cached results are then made again
 PIPELINE_VERSION = 1
@@ -40,7 +40,7 @@ Upscaler = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True)
-class Processed:
+class ProcessedImage:
     """What is known about a source after it was opened; one line of the journal. ``file`` is empty when it was rejected."""
 
     key: str
@@ -65,7 +65,7 @@ class Processed:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Processed:
+    def from_json(cls, data: dict[str, Any]) -> ProcessedImage:
         """The reverse of ``to_json``. Raises TypeError or ValueError for anything else."""
         pairs = {name: (int(data[name][0]), int(data[name][1])) for name in ("original", "size", "crop_top_left")}
         return cls(**{**data, **pairs, "steps": tuple(data["steps"])})
@@ -91,7 +91,7 @@ def processing_key(source_sha256: str, settings: PrepareSettings, is_regularisat
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def process(
+def process_image(
     data: bytes | Image.Image,
     *,
     key: str,
@@ -101,7 +101,7 @@ def process(
     settings: PrepareSettings,
     upscaler: Upscaler | None,
     source_mask: bytes | str | None = None,
-) -> Processed:
+) -> ProcessedImage:
     """Decode, check, crop, resize and write ``target`` (and ``mask``). ``data``: the file's bytes, or a picture of an IMAGE batch.
 
     ``source_mask``: the bytes of a mask that lies beside the source, or why it cannot be read.
@@ -115,13 +115,13 @@ def process(
         found["original"] = picture.rgb.size
         if min(picture.rgb.size) < settings.clean.min_side:
             raise Rejected("too small", f"{_size(picture.rgb.size)} is smaller than {settings.clean.min_side} pixels")
-        found["signature"] = signature(flattened(picture, settings))
-        refuse_useless(picture, settings)
+        found["signature"] = compute_signature(flattened(picture, settings))
+        reject_unusable(picture, settings)
         result = _finish(picture, _mask(picture, source_mask, settings), settings, upscaler)
     except Rejected as rejection:
-        return Processed(**found, reason=rejection.reason, message=str(rejection))
+        return ProcessedImage(**found, reason=rejection.reason, message=str(rejection))
     except MemoryError:
-        return Processed(**found, reason="memory", message="not enough memory to decode it")
+        return ProcessedImage(**found, reason="memory", message="not enough memory to decode it")
     png = _png(result.image)
     mask_png = _png(result.mask) if result.mask is not None else b""
     try:
@@ -134,7 +134,7 @@ def process(
             "Make room, or choose another output folder; what is done is kept.",
             kind="dataset",
         ) from error
-    return Processed(
+    return ProcessedImage(
         **found,
         size=result.image.size,
         crop_top_left=result.crop_top_left,
@@ -148,7 +148,7 @@ def process(
     )
 
 
-def flattened(picture: Picture, settings: PrepareSettings) -> Image.Image:
+def flattened(picture: DecodedImage, settings: PrepareSettings) -> Image.Image:
     """What is to be seen of a picture, which is what is trained: pixels behind full transparency are not part of it."""
     return picture.rgb if picture.alpha is None else _on_background(picture.rgb, picture.alpha, settings.background)
 
@@ -162,7 +162,7 @@ class _Result:
     steps: list[str]
 
 
-def _mask(picture: Picture, data: bytes | str | None, settings: PrepareSettings) -> Image.Image | None:
+def _mask(picture: DecodedImage, data: bytes | str | None, settings: PrepareSettings) -> Image.Image | None:
     """The mask beside the source; one that cannot be used is named in the steps."""
     if data is None:
         return None
@@ -179,7 +179,7 @@ def _mask(picture: Picture, data: bytes | str | None, settings: PrepareSettings)
     return mask
 
 
-def _finish(picture: Picture, mask: Image.Image | None, settings: PrepareSettings, upscaler: Upscaler | None) -> _Result:
+def _finish(picture: DecodedImage, mask: Image.Image | None, settings: PrepareSettings, upscaler: Upscaler | None) -> _Result:
     steps = list(picture.steps)
     image, alpha = picture.rgb, picture.alpha
     if alpha is not None:

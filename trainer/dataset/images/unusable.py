@@ -6,12 +6,12 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from ..settings import PrepareSettings
-from .decode import Picture, Rejected
+from .decode import DecodedImage, Rejected
 
 _ONE_COLOUR = 8  # levels of 255: what JPEG makes of one colour
 
 
-def refuse_useless(picture: Picture, settings: PrepareSettings) -> None:
+def reject_unusable(picture: DecodedImage, settings: PrepareSettings) -> None:
     """Raise Rejected for an image of one colour, one that nothing is seen of on the background, and a strip."""
     width, height = picture.rgb.size
     aspect = max(width / height, height / width)

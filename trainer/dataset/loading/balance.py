@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..manifest.items import Dataset
-from .combine import select
+from .combine import select_items
 
 
 def balanced(dataset: Dataset) -> Dataset:
@@ -34,7 +34,7 @@ def balanced(dataset: Dataset) -> Dataset:
         repeats[index] += missing // len(repeats) + (position < missing % len(repeats))
     kept = [index for index, item in enumerate(dataset.items) if not item.is_regularisation or index in repeats]
     items = [replace(dataset.items[index], repeats=repeats.get(index, dataset.items[index].repeats)) for index in kept]
-    return replace(select(dataset, kept), items=items)
+    return replace(select_items(dataset, kept), items=items)
 
 
 def regularisation_shown(dataset: Dataset) -> int:

@@ -9,7 +9,7 @@ from ...core.prompt_syntax import unescape
 from ...core.seeding import derive_seed
 from ..manifest.items import Item
 from ..settings import TrainingHints
-from .kohya_captions import chosen, fixed_caption, tag_sections
+from .kohya_captions import choose_variant, fixed_caption, tag_sections
 
 
 def caption_at(item: Item, hints: TrainingHints, *, seed: int, epoch: int, position: int) -> str:
@@ -24,7 +24,7 @@ def caption_at(item: Item, hints: TrainingHints, *, seed: int, epoch: int, posit
     rng = random.Random(derive_seed(seed, "caption", epoch, position))
     if rng.random() < hints.caption_dropout:
         return ""
-    caption = chosen(item.caption, rng.choice) if hints.wildcards else item.caption
+    caption = choose_variant(item.caption, rng.choice) if hints.wildcards else item.caption
     kept, rest, last = tag_sections(caption, hints)
     if hints.shuffle_caption:
         rng.shuffle(rest)
@@ -36,12 +36,12 @@ def changes_captions(hints: TrainingHints) -> bool:
     return bool(hints.shuffle_caption or hints.caption_dropout or hints.tag_dropout or hints.wildcards)
 
 
-def all_captions(prompts: Sequence[str]) -> list[str]:
+def distinct_prompts(prompts: Sequence[str]) -> list[str]:
     """The distinct prompts in their first order, with the empty prompt that guidance needs."""
     return list(dict.fromkeys(["", *prompts]))
 
 
-def cut_captions(named: Sequence[tuple[str, str]], limit: int, counter: Callable[[], Callable[[str], int]]) -> str:
+def truncation_warning(named: Sequence[tuple[str, str]], limit: int, counter: Callable[[], Callable[[str], int]]) -> str:
     """A sentence about captions of more than ``limit`` tokens, which names the first; empty when there is none.
 
     ``named`` has what a caption is called, and the caption. ``counter`` gives a function that counts tokens, if one is needed at all.

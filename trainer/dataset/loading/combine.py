@@ -12,7 +12,7 @@ from ..manifest.items import Dataset, Item
 
 
 @dataclass(frozen=True)
-class Share:
+class WeightedDataset:
     """A dataset and its part of an epoch: ``repeats`` multiplies how often each picture comes, ``loss_weight`` how much it counts."""
 
     dataset: Dataset
@@ -26,7 +26,7 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Combined(Dataset):
+class CombinedDataset(Dataset):
     """Pictures of several datasets; ``owners`` says for each picture which of ``parts`` it belongs to."""
 
     parts: tuple[Dataset, ...]
@@ -50,7 +50,7 @@ class Combined(Dataset):
         return self.member(self.items.index(item)).mask_path(item)
 
 
-def combine(shares: Sequence[Share]) -> Dataset:
+def combine_datasets(shares: Sequence[WeightedDataset]) -> Dataset:
     """The datasets of ``shares`` as one. One dataset alone that nothing changes is itself; ``hash`` covers all and their shares."""
     if len(shares) == 1 and shares[0].changes_nothing:
         return shares[0].dataset
@@ -63,7 +63,7 @@ def combine(shares: Sequence[Share]) -> Dataset:
     first = parts[0]
     one = len(parts) == 1
     hashed = [[share.dataset.hash, share.repeats, share.loss_weight] for share in shares]
-    return Combined(
+    return CombinedDataset(
         path=first.path,
         name=" + ".join(part.name for part in parts),
         hash=hashlib.sha256(json.dumps(hashed).encode()).hexdigest(),
@@ -78,12 +78,12 @@ def combine(shares: Sequence[Share]) -> Dataset:
     )
 
 
-def select(dataset: Dataset, indices: Sequence[int]) -> Dataset:
+def select_items(dataset: Dataset, indices: Sequence[int]) -> Dataset:
     """Some pictures of ``dataset``, each still with the dataset that it belongs to; name, hash and hints stay those of the whole."""
-    owners = dataset.owners if isinstance(dataset, Combined) else (0,) * len(dataset.items)
+    owners = dataset.owners if isinstance(dataset, CombinedDataset) else (0,) * len(dataset.items)
     known = {name: getattr(dataset, name) for name in Dataset.__dataclass_fields__}
     known["items"] = [dataset.items[index] for index in indices]
-    return Combined(**known, parts=dataset.members, owners=tuple(owners[index] for index in indices))
+    return CombinedDataset(**known, parts=dataset.members, owners=tuple(owners[index] for index in indices))
 
 
 def trigger_phrase(dataset: Dataset) -> str:

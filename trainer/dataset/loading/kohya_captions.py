@@ -14,14 +14,14 @@ _CHOICE = re.compile(r"\{([^}]+)\}")
 
 def fixed_caption(item: Item, hints: TrainingHints) -> str:
     """The caption where nothing is drawn: whole and in its order; with wildcards the first line, and the first of each choice."""
-    caption = chosen(item.caption, lambda choices: choices[0]) if hints.wildcards else item.caption
+    caption = choose_variant(item.caption, lambda choices: choices[0]) if hints.wildcards else item.caption
     if hints.keep_tokens_separator and hints.keep_tokens_separator in caption:
         kept, rest, last = tag_sections(caption, hints)
         caption = ", ".join(kept + rest + last)
     return unescape(caption)
 
 
-def chosen(caption: str, choose: Callable[[Sequence[str]], str]) -> str:
+def choose_variant(caption: str, choose: Callable[[Sequence[str]], str]) -> str:
     """One line of ``caption`` with one part of each ``{a|b}``; ``{{`` and ``}}`` are braces."""
     line = choose(caption.split("\n")) if "\n" in caption else caption
     line = line.replace("{{", "\1").replace("}}", "\2")

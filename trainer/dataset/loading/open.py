@@ -10,11 +10,11 @@ from ...config.run_config import RunConfig
 from ...config.sections.dataset import DatasetSection, MoreDataset
 from ...config.sections.validation import ValidationSection
 from ...core.errors import UserError
-from ..manifest.integrity import require_as_prepared
+from ..manifest.integrity import require_unchanged
 from ..manifest.items import Dataset
 from ..manifest.read import open_dataset
 from .balance import balanced, count_regularisation, regularisation_shown
-from .combine import Share, combine, select
+from .combine import WeightedDataset, combine_datasets, select_items
 
 
 def open_datasets(section: DatasetSection) -> Dataset:
@@ -22,10 +22,10 @@ def open_datasets(section: DatasetSection) -> Dataset:
 
     Raises UserError as ``open_dataset`` does, and for a dataset with another hash or with images that changed since.
     """
-    return combine([_share(section), *(_share(more) for more in section.more)])
+    return combine_datasets([_share(section), *(_share(more) for more in section.more)])
 
 
-def _share(section: MoreDataset) -> Share:
+def _share(section: MoreDataset) -> WeightedDataset:
     dataset = open_dataset(Path(section.path))
     if not dataset.hash.startswith(section.hash):
         raise UserError(
@@ -34,11 +34,11 @@ def _share(section: MoreDataset) -> Share:
             "in a configuration file, correct dataset.hash or leave it out.",
             kind="dataset",
         )
-    require_as_prepared(dataset)
-    return Share(dataset, section.repeats, section.loss_weight)
+    require_unchanged(dataset)
+    return WeightedDataset(dataset, section.repeats, section.loss_weight)
 
 
-class Opened(NamedTuple):
+class RunDatasets(NamedTuple):
     """What a run trains on, what it holds out for validation, and a sentence about the regularisation images (empty without any)."""
 
     training: Dataset
@@ -47,18 +47,18 @@ class Opened(NamedTuple):
     all_images: Dataset  # before any were held out or left out for balance
 
 
-def open_training(config: RunConfig) -> Opened:
+def open_training(config: RunConfig) -> RunDatasets:
     """The datasets of ``config`` as its run uses them: regularisation images are in balance with the others unless it says otherwise."""
     opened = open_datasets(config.dataset)
     present, held_out = hold_out(opened, config.validation)
     training = balanced(present) if config.dataset.balance_regularisation else present
     shown, of = regularisation_shown(training), sum(item.repeats for item in training.items)
     if not shown:
-        return Opened(training, held_out, "", opened)
+        return RunDatasets(training, held_out, "", opened)
     text = f"{shown} of the {of} images that an epoch shows are regularisation images ({shown / of:.0%})"
     if unused := count_regularisation(present) - count_regularisation(training):
         text += f"; {unused} more are not used, as no more are needed for balance (dataset.balance_regularisation = false uses all)"
-    return Opened(training, held_out, text, opened)
+    return RunDatasets(training, held_out, text, opened)
 
 
 def hold_out(dataset: Dataset, section: ValidationSection) -> tuple[Dataset, Dataset]:
@@ -68,7 +68,7 @@ def hold_out(dataset: Dataset, section: ValidationSection) -> tuple[Dataset, Dat
     Copies of a picture are held out with it, regularisation pictures never. Raises UserError when there is no picture to spare.
     """
     if not section.share:
-        return dataset, select(dataset, [])
+        return dataset, select_items(dataset, [])
     contents = {item.sha256 for item in dataset.items if not item.is_regularisation}
     if len(contents) < 2:
         raise UserError(
@@ -80,4 +80,4 @@ def hold_out(dataset: Dataset, section: ValidationSection) -> tuple[Dataset, Dat
     chosen = set(sorted(contents, key=lambda content: hashlib.sha256(f"{section.seed}|{content}".encode()).digest())[:count])
     out = {item.sha256: index for index, item in reversed(list(enumerate(dataset.items))) if item.sha256 in chosen}
     rest = [index for index, item in enumerate(dataset.items) if item.sha256 not in chosen]
-    return select(dataset, rest), select(dataset, sorted(out.values()))
+    return select_items(dataset, rest), select_items(dataset, sorted(out.values()))

@@ -1,7 +1,7 @@
-"""Whether the images of a prepared dataset are still those that were prepared. Their content decides.
+"""Whether the images of a prepared dataset are still the ones that were prepared; their content decides.
 
-Size, times and inode of a file whose content was read are remembered in ``.prepare/verified.jsonl``; a change of any of them has the
-content read again.
+Size, times and inode of each file whose content was read are kept in ``.prepare/verified.jsonl``. When one of them changes, the content
+is read again.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from .items import Dataset, Item
 
 VERIFIED = "verified.jsonl"  # in WORK
 _LARGEST = 1 << 30  # bytes of an image
+_MAX_NAMES = 5  # in a message
 
 
-class Contents:
-    """The images below ``folder``. ``full``: believe no file that was not read by this object."""
+class IntegrityCheck:
+    """Checks the images below ``folder``. ``full``: read every image, whatever is recorded about it."""
 
     def __init__(self, folder: Path, *, full: bool = False) -> None:
         self._folder = folder
         self._known = {} if full else _read(folder / WORK / VERIFIED)
-        self._listed = dict(self._known)
+        self._stored = dict(self._known)
 
-    def is_as_prepared(self, file: str, sha256: str) -> bool:
+    def is_unchanged(self, file: str, sha256: str) -> bool:
         """Whether ``file`` (relative to the folder) has this content. False for one that is missing or cannot be read."""
         path = self._folder / file
         try:
@@ -44,44 +45,44 @@ class Contents:
         self._known[file] = (stamp, sha256)
         return True
 
-    def written(self, file: str, sha256: str) -> None:
-        """Remember a file that was just written."""
+    def record(self, file: str, sha256: str) -> None:
+        """Record a file that was just written."""
         with suppress(OSError):
             self._known[file] = (file_stamp(self._folder / file), sha256)
 
     def save(self, files: Iterable[str]) -> None:
-        """Remember what is known of ``files`` and forget the others. A folder that cannot be written is read in full every time."""
+        """Store what is known of ``files`` and forget the others. Where the folder is read-only, nothing is stored."""
         known = {file: self._known[file] for file in files if file in self._known}
-        if known == self._listed:
+        if known == self._stored:
             return
         lines = (json.dumps({"file": file, "stamp": stamp, "sha256": digest}) + "\n" for file, (stamp, digest) in known.items())
         with suppress(OSError):
             remove_abandoned(self._folder / WORK)
             write_atomic(self._folder / WORK / VERIFIED, "".join(lines))
-            self._listed = known
+            self._stored = known
 
 
 def changed_images(dataset: Dataset, *, full: bool = False) -> list[Item]:
-    """The images that are not what was prepared, of one dataset that is not combined. ``full``: read every one."""
-    contents = Contents(dataset.path, full=full)
-    changed = [item for item in dataset.items if not contents.is_as_prepared(item.file, item.sha256)]
-    contents.save(item.file for item in dataset.items)
+    """The images of one dataset (not a combined one) that differ from the prepared ones. ``full``: see ``IntegrityCheck``."""
+    check = IntegrityCheck(dataset.path, full=full)
+    changed = [item for item in dataset.items if not check.is_unchanged(item.file, item.sha256)]
+    check.save(item.file for item in dataset.items)
     return changed
 
 
-def require_as_prepared(dataset: Dataset) -> None:
+def require_unchanged(dataset: Dataset) -> None:
     """Raises UserError when an image was changed after it was prepared."""
     changed = changed_images(dataset)
     if changed:
-        raise changed_error(dataset, changed)
+        raise changed_images_error(dataset, changed)
 
 
-def changed_error(dataset: Dataset, changed: Sequence[Item]) -> UserError:
-    """Names ``changed`` images and says what to do."""
-    names = ", ".join(item.file for item in changed[:5]) + (", …" if len(changed) > 5 else "")
-    count = "1 image is" if len(changed) == 1 else f"{len(changed)} images are"
+def changed_images_error(dataset: Dataset, changed: Sequence[Item]) -> UserError:
+    """An error that names the ``changed`` images and what to do about them."""
+    names = ", ".join(item.file for item in changed[:_MAX_NAMES]) + (", …" if len(changed) > _MAX_NAMES else "")
+    count = "1 image differs" if len(changed) == 1 else f"{len(changed)} images differ"
     return UserError(
-        f"The dataset {dataset.path} changed after it was prepared: {count} not what its manifest names ({names}).",
+        f"The dataset {dataset.path} changed after it was prepared: {count} from its manifest ({names}).",
         "Run Dataset Prep again: it makes these images again from their sources and keeps the changed ones in .prepare/kept-images. "
         "To train on a changed image, change its source.",
         kind="dataset",
@@ -89,10 +90,10 @@ def changed_error(dataset: Dataset, changed: Sequence[Item]) -> UserError:
 
 
 def _read(path: Path) -> dict[str, tuple[str, str]]:
-    found: dict[str, tuple[str, str]] = {}
+    known: dict[str, tuple[str, str]] = {}
     with suppress(OSError), path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             with suppress(ValueError, KeyError, TypeError, RecursionError):
                 row = json.loads(line)
-                found[str(row["file"])] = (str(row["stamp"]), str(row["sha256"]))
-    return found
+                known[str(row["file"])] = (str(row["stamp"]), str(row["sha256"]))
+    return known

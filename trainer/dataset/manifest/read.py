@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ...core.errors import UserError
 from ...core.files.reading import read_regular
-from ..captions.caption_text import guessed_note, read_caption_text
+from ..captions.caption_text import encoding_warning, read_caption_text
 from ..layout import FOLDERS, HEADER, LARGEST_MANIFEST, LARGEST_MASK, ROWS, SCHEMA, SCHEMA_VERSION, caption_file
 from .hashing import dataset_hash, hashed_header
 from .items import Dataset, Item
@@ -120,7 +120,7 @@ def _read_items(path: Path, rows_sha256: str, *, lines: bool) -> tuple[list[Item
             "Prepare the dataset again: missing pictures are made from their sources.",
             kind="dataset",
         )
-    return items, masks, tuple(guessed_note(encoding, names) for encoding, names in guessed.items())
+    return items, masks, tuple(encoding_warning(encoding, names) for encoding, names in guessed.items())
 
 
 def _mask_digest(path: Path) -> str:

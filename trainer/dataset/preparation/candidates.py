@@ -1,4 +1,4 @@
-"""A source picture on its way into the dataset: its content's hash, and the address of its result."""
+"""A source image that may become part of the dataset: its content hash, and where its result is written."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from PIL import Image
 
 from ...core.files.paths import safe_name
 from ...core.files.reading import read_regular
-from ..images.process import Processed
+from ..images.process import ProcessedImage
 from ..layout import MASKS, REGULARISATION
-from ..manifest.integrity import Contents
+from ..manifest.integrity import IntegrityCheck
 from ..reading.sources import MAX_FILE_BYTES, Entry
 
 
 @dataclass(frozen=True)
-class Job:
-    """``sha256`` is the source's, ``key`` its content address together with the settings that change pixels."""
+class Candidate:
+    """``sha256``: of the source. ``key``: of the source, its mask and the settings that change pixels (``processing_key``)."""
 
     entry: Entry
     sha256: str
@@ -27,37 +27,40 @@ class Job:
 
     @property
     def file(self) -> str:
-        """The PNG's name: readable, and unique by content."""
+        """The name of the PNG: readable, and unique by content."""
         stem = self.entry.name.rsplit("/", 1)[-1]
         stem = stem.rsplit(".", 1)[0] if self.entry.path is not None else stem
         return f"{safe_name(stem, fallback='image', limit=60)}-{self.key[:10]}.png"
 
     @property
+    def relative_target(self) -> str:
+        """The PNG's path below the dataset's folder, with forward slashes."""
+        return f"{REGULARISATION}/{self.file}" if self.entry.is_regularisation else self.file
+
+    @property
     def target(self) -> Path:
-        """Where the PNG goes."""
-        return self.folder / REGULARISATION / self.file if self.entry.is_regularisation else self.folder / self.file
+        """The path of the PNG."""
+        return self.folder / self.relative_target
 
     @property
     def mask(self) -> Path:
-        """Where its mask goes."""
-        return self.folder / MASKS / self.target.relative_to(self.folder)
+        """The path of its mask."""
+        return self.folder / MASKS / self.relative_target
 
-    def intact(self, done: Processed, contents: Contents) -> bool:
-        """The result lies where it should, with the content that was written."""
-        return contents.is_as_prepared(self.target.relative_to(self.folder).as_posix(), done.sha256) and (
-            not done.mask or self.mask.is_file()
-        )
+    def is_intact(self, result: ProcessedImage, integrity: IntegrityCheck) -> bool:
+        """Whether the files of ``result`` are there, and the image has the content that was written."""
+        return integrity.is_unchanged(self.relative_target, result.sha256) and (not result.mask or self.mask.is_file())
 
-    def worth(self, done: Processed) -> tuple[int, bool, bool]:
-        """Sorts the better of two like pictures first: the larger, the one with a caption, the one that is no JPEG."""
-        return -done.original[0] * done.original[1], self.entry.caption is None, done.format == "JPEG"
+    def preference(self, result: ProcessedImage) -> tuple[int, bool, bool]:
+        """Sort key of near duplicates, the preferred first: larger, with a caption, not a JPEG."""
+        return -result.original[0] * result.original[1], self.entry.caption is None, result.format == "JPEG"
 
     def read_mask(self) -> bytes | str | None:
-        """The bytes of the mask that lies beside the source; a text when it cannot be read."""
+        """The bytes of the mask beside the source, None without one; a text says why it cannot be read."""
         return None if self.entry.mask is None else mask_bytes(self.entry.mask)
 
     def read(self) -> bytes | Image.Image | str:
-        """The file's bytes or the graph's picture; a text when it cannot be read or is another one than before."""
+        """The file's bytes or the image of a batch; a text says why it cannot be read or that it changed."""
         if self.entry.path is None:
             return self.entry.image if self.entry.image is not None else "has no content"
         try:
@@ -68,7 +71,7 @@ class Job:
 
 
 def mask_bytes(path: Path) -> bytes | str:
-    """The file's bytes, or why it cannot be read."""
+    """The file's bytes, or a text that says why it cannot be read."""
     try:
         return read_regular(path, MAX_FILE_BYTES)
     except OSError as error:

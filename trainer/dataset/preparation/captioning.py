@@ -1,4 +1,4 @@
-"""Every picture's caption: from its source, the tagger or the instance prompt, edited, written beside it."""
+"""Captions of the prepared images: from the source, the tagger or the instance prompt, edited by the rules, written beside them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...core.counting import plural
 from ...core.errors import UserError
@@ -16,24 +15,22 @@ from ...core.work.parallel import ordered_map
 from ..captions.caption_text import one_line, read_caption_text
 from ..captions.tag_rules import TagRules
 from ..captions.tags import instance_prompt, joined, plain_frequency, sections, split_tags, with_trigger
+from ..images.process import ProcessedImage
 from ..layout import caption_file
 from ..settings import PrepareSettings
-from .previous_run import Earlier, Edit
+from .candidates import Candidate
+from .previous_run import Edit, PreviousRun
+from .progress import Progress
 
-if TYPE_CHECKING:
-    from ..images.process import Processed
-    from .candidates import Job
-
-
-WRITERS = 8
+WRITERS = 8  # threads, because writing waits for the disk
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """``prepared`` is what the settings give; ``final`` differs when somebody edited the file by hand since.
+class CaptionResult:
+    """``prepared``: the caption that the settings give. ``final``: the one in the file, which the user may have edited.
 
-    ``encoding`` is the one in which an edited file was read when it is not UTF-8.
+    ``encoding`` is that of an edited file that is not UTF-8, else empty.
     """
 
     prepared: str
@@ -42,54 +39,58 @@ class Captioned:
     encoding: str = ""
 
 
-def caption_all(
-    kept: Sequence[tuple[Job, Processed]],
+def caption_images(
+    kept: Sequence[tuple[Candidate, ProcessedImage]],
     folder: Path,
     settings: PrepareSettings,
-    earlier: Earlier,
+    previous: PreviousRun,
     edits: Mapping[str, Edit],
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
     should_stop: Callable[[], bool] | None,
-) -> list[Captioned]:
-    """Make and write all captions; files that are right already are left alone. ``edits``: see ``Earlier.edits``."""
+) -> list[CaptionResult]:
+    """Make all captions and write those that are missing or not up to date. ``edits``: see ``PreviousRun.edits``.
+
+    Raises UserError for a caption file that cannot be read or written, and Cancelled.
+    """
     tags = _tags(kept, folder, settings, progress, should_stop)
-    raw = [_raw(job, tags.get(job.key), settings) for job, _ in kept]
+    sources = [_source_caption(candidate, tags.get(candidate.key), settings) for candidate, _ in kept]
     rules = TagRules(settings.captions, settings.training.keep_tokens_separator)
     frequency: Counter[str] | None = None
     if settings.captions.order == "frequency":
-        frequency = plain_frequency(text for text, _ in raw)
+        frequency = plain_frequency(text for text, _ in sources)
     prepared = {
-        caption_file(job.target.relative_to(folder).as_posix()): _finished(text, job, settings, rules, frequency)
-        for (job, _), (text, _) in zip(kept, raw, strict=True)
+        caption_file(candidate.relative_target): _edited_by_rules(text, candidate, settings, rules, frequency)
+        for (candidate, _), (text, _) in zip(kept, sources, strict=True)
     }
-    earlier.notes += rules.unmatched()
-    earlier.will_write(prepared)
+    previous.warnings += rules.unmatched()
+    previous.will_write(prepared)
 
-    def finish(one: tuple[tuple[str, str], tuple[str, str]]) -> Captioned:
+    def write(one: tuple[tuple[str, str], tuple[str, str]]) -> CaptionResult:
         (file, caption), (_, origin) = one
-        final, encoding = _write(folder, file, caption, earlier, edits.get(file))
-        edited = final != caption
-        if not settings.training.wildcards:
-            final = one_line(final)
-        return Captioned(caption, final, "edited by hand" if edited else origin, encoding)
+        final, encoding = _write_unless_edited(folder, file, caption, previous, edits.get(file))
+        origin = origin if final == caption else "edited by hand"
+        return CaptionResult(caption, final if settings.training.wildcards else one_line(final), origin, encoding)
 
-    # many at a time, because each waits for the disk
-    done = list(ordered_map(finish, zip(prepared.items(), raw, strict=True), workers=WRITERS, should_stop=should_stop))
-    finals = dict(zip(prepared, (one.final for one in done), strict=True))
+    results = list(ordered_map(write, zip(prepared.items(), sources, strict=True), workers=WRITERS, should_stop=should_stop))
+    _note_carried_edits(dict(zip(prepared, (result.final for result in results), strict=True)), edits, previous)
+    return results
+
+
+def _note_carried_edits(finals: Mapping[str, str], edits: Mapping[str, Edit], previous: PreviousRun) -> None:
+    """Tell ``previous`` which edited captions have a new file now; warn about those whose image may be another one."""
     carried = {file: edit for file, edit in edits.items() if finals.get(file) in (edit.text, one_line(edit.text))}
-    earlier.carried |= {edit.file for edit in carried.values()}
+    previous.carried |= {edit.file for edit in carried.values()}
     unsure = [file for file, edit in carried.items() if not edit.sure]
     if unsure:
-        earlier.notes.append(
-            f"{plural(len(unsure), 'caption')} edited by hand went to a changed picture of the same name, for example {unsure[0]}: "
+        previous.warnings.append(
+            f"{plural(len(unsure), 'caption')} edited by hand went to a changed image of the same name, for example {unsure[0]}: "
             "check that they still fit."
         )
-    return done
 
 
-def _raw(job: Job, tags: str | None, settings: PrepareSettings) -> tuple[str, str]:
-    """(caption before editing, where from)."""
-    entry, source = job.entry, settings.captions.source
+def _source_caption(candidate: Candidate, tags: str | None, settings: PrepareSettings) -> tuple[str, str]:
+    """(caption before the rules, where it comes from)."""
+    entry, source = candidate.entry, settings.captions.source
     own = entry.caption if source in ("auto", "sidecar", "sidecar+tags") else None
     if source == "sidecar+tags" and own and tags:
         return "\n".join(joined(line, tags) for line in own.split("\n")), f"{entry.caption_from} and tagger"
@@ -104,11 +105,13 @@ def _raw(job: Job, tags: str | None, settings: PrepareSettings) -> tuple[str, st
     return instance_prompt(settings.trigger, settings.class_description), "instance prompt"
 
 
-def _finished(text: str, job: Job, settings: PrepareSettings, rules: TagRules, frequency: Counter[str] | None) -> str:
+def _edited_by_rules(
+    text: str, candidate: Candidate, settings: PrepareSettings, rules: TagRules, frequency: Counter[str] | None
+) -> str:
     captions, separator = settings.captions, settings.training.keep_tokens_separator
     edited = rules.edit(_CONTROL.sub("", text), frequency)
-    if job.entry.is_regularisation:
-        return edited  # the class as the model knows it, without the new word
+    if candidate.entry.is_regularisation:
+        return edited  # the class as the model knows it, without the trigger word
     if captions.prefix or captions.suffix:
         prefix, suffix = split_tags(captions.prefix), split_tags(captions.suffix)
 
@@ -121,27 +124,26 @@ def _finished(text: str, job: Job, settings: PrepareSettings, rules: TagRules, f
 
 
 def _tags(
-    kept: Sequence[tuple[Job, Processed]],
+    kept: Sequence[tuple[Candidate, ProcessedImage]],
     folder: Path,
     settings: PrepareSettings,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
     should_stop: Callable[[], bool] | None,
 ) -> dict[str, str]:
-    """Tags by key for the pictures that need them."""
+    """Tags of the images that need them, by the candidate's key."""
     if settings.tagger is None or settings.captions.source in ("instance", "sidecar"):
         return {}
-    wanted = [(job, done) for job, done in kept if settings.captions.source != "auto" or not job.entry.caption]
-    if not wanted:
+    untagged = [(candidate, result) for candidate, result in kept if settings.captions.source != "auto" or not candidate.entry.caption]
+    if not untagged:
         return {}
-    from ..captions.tagger import tag_pictures
+    from ..captions.tagger import tag_images
 
-    return tag_pictures(
-        {job.key: (job.target, done.sha256) for job, done in wanted}, folder, settings.tagger, settings.captions, progress, should_stop
-    )
+    images = {candidate.key: (candidate.target, result.sha256) for candidate, result in untagged}
+    return tag_images(images, folder, settings.tagger, settings.captions, progress, should_stop)
 
 
-def _write(folder: Path, file: str, prepared: str, earlier: Earlier, edit: Edit | None) -> tuple[str, str]:
-    """Write the caption unless the user changed the file. (the caption that is in it then, encoding if it had to be guessed)."""
+def _write_unless_edited(folder: Path, file: str, prepared: str, previous: PreviousRun, edit: Edit | None) -> tuple[str, str]:
+    """(caption in the file afterwards, its encoding if it had to be guessed). A file that the user edited is left as it is."""
     path = folder / file
     present: str | None
     try:
@@ -152,7 +154,7 @@ def _write(folder: Path, file: str, prepared: str, earlier: Earlier, edit: Edit 
         raise UserError(
             f"The caption {path} cannot be read ({error.strerror or error}).", "Check its permissions, or delete it.", kind="dataset"
         ) from error
-    if present is not None and not earlier.wrote(file, present):
+    if present is not None and not previous.wrote(file, present):
         return present, guessed
     final = edit.text if edit is not None else prepared
     if present != final or guessed:
@@ -161,7 +163,7 @@ def _write(folder: Path, file: str, prepared: str, earlier: Earlier, edit: Edit 
         except OSError as error:  # a full disk, a folder of that name
             raise UserError(
                 f"The caption {path} cannot be written: {error.strerror or error}.",
-                "Make room or remove what is in its place; what is done is kept.",
+                "Make room on the disk, or remove what is in its place. Finished images are kept.",
                 kind="dataset",
             ) from error
     return final, ""

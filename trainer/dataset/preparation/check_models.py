@@ -1,23 +1,23 @@
-"""The models that a user names in the settings: looked for before anything is done, needed in the end or not."""
+"""Check at the start that the models which the settings name exist, whether or not this run will use them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ..captions.tagger import model_with_tags
-from ..images.face_model import require_file
+from ..images.face_model import require_face_model
 from ..settings import PrepareSettings
 
 
 def check_models(settings: PrepareSettings) -> list[str]:
-    """Raises UserError for a tagger or face detector that is not there; warnings about one that the other settings leave unused."""
-    found = []
+    """Warnings about models that other settings leave unused. Raises UserError for a tagger or face detector that does not exist."""
+    warnings = []
     if settings.tagger is not None:
         model_with_tags(Path(settings.tagger.model))
         if settings.captions.source in ("instance", "sidecar"):
-            found.append(f'The tagger is not used: captions.source is "{settings.captions.source}".')
+            warnings.append(f'The tagger is not used: captions.source is "{settings.captions.source}".')
     if settings.face_model:
-        require_file(settings.face_model)
+        require_face_model(settings.face_model)
         if settings.crop != "face":
-            found.append(f'The face detector is not used: crop is "{settings.crop}", not "face".')
-    return found
+            warnings.append(f'The face detector is not used: crop is "{settings.crop}", not "face".')
+    return warnings

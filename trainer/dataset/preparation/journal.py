@@ -1,4 +1,4 @@
-"""What earlier runs already know: an append-only file of results, so that nothing is done twice and a killed run goes on."""
+"""Results of earlier runs, so that no image is processed twice and a run that was killed can continue."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from ...core.errors import UserError
 from ...core.files import locks
 from ...core.files.reading import read_regular
 from ...core.files.writing import atomic_path
-from ..images.process import Processed
+from ..images.process import ProcessedImage
 from ..layout import JOURNAL, WORK
 
 _LARGEST = 4 << 30  # bytes
 
 
 class Journal:
-    """Results by key, in ``.prepare/journal.jsonl``. The last line of a killed run may be cut off; it is ignored."""
+    """Results by key, in the append-only file ``.prepare/journal.jsonl``. An incomplete last line of a killed run is ignored."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / WORK / JOURNAL
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self.known: dict[str, Processed] = {}
+        self.results: dict[str, ProcessedImage] = {}
         if os.path.lexists(self._path):
             for line in _read(self._path).splitlines():
-                record = _parse(line)
-                if record is not None:
-                    self.known[record.key] = record
+                result = _parse(line)
+                if result is not None:
+                    self.results[result.key] = result
         self._file: IO[str] = self._path.open("a", encoding="utf-8")
         if self._path.stat().st_size and not _ends_with_newline(self._path):
             self._file.write("\n")
 
-    def add(self, record: Processed) -> None:
-        """Remember a result at once."""
-        self.known[record.key] = record
-        self._file.write(json.dumps(record.to_json()) + "\n")
+    def add(self, result: ProcessedImage) -> None:
+        """Keep a result and write it at once."""
+        self.results[result.key] = result
+        self._file.write(json.dumps(result.to_json()) + "\n")
         self._file.flush()
 
     def files(self) -> set[str]:
-        """Names of the pictures and masks that were written."""
-        return {name for done in self.known.values() for name in (done.file, done.mask) if name}
+        """Names of the images and masks that were written."""
+        return {name for result in self.results.values() for name in (result.file, result.mask) if name}
 
-    def compact(self, keep: Iterable[str]) -> None:
-        """Rewrite the file with the results in ``keep`` only."""
+    def compact(self, keys: Iterable[str]) -> None:
+        """Close the file and write it again with the results of ``keys`` only."""
         self.close()
-        self.known = {key: self.known[key] for key in keep if key in self.known}
+        self.results = {key: self.results[key] for key in keys if key in self.results}
         with atomic_path(self._path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for record in self.known.values():
-                file.write(json.dumps(record.to_json()) + "\n")
+            for result in self.results.values():
+                file.write(json.dumps(result.to_json()) + "\n")
 
     def close(self) -> None:
         """Close the file."""
@@ -60,7 +60,7 @@ class Journal:
 
 @contextmanager
 def locked(folder: Path, should_stop: Callable[[], bool], waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the dataset for one writer; others wait, and then find what it made. Raises Cancelled when ``should_stop`` returned True."""
+    """Lock ``folder`` for one process; others call ``waiting`` and wait. Raises Cancelled when ``should_stop`` returned True."""
     path = folder / WORK / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with locks.locked(path, should_stop, waiting=waiting):
@@ -74,10 +74,10 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror}.", "Remove it and prepare the dataset again.", kind="dataset") from error
 
 
-def _parse(line: bytes) -> Processed | None:
+def _parse(line: bytes) -> ProcessedImage | None:
     try:
         data: Any = json.loads(line)
-        return Processed.from_json(data)
+        return ProcessedImage.from_json(data)
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None
 

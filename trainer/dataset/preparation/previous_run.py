@@ -1,155 +1,129 @@
-"""What earlier runs left in the dataset's folder, and what a person changed there since: that is never thrown away."""
+"""What earlier runs wrote into the dataset's folder, and what the user changed there since, which is never deleted."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pydantic import ValidationError
 
 from ...core.counting import plural
 from ...core.files.reading import read_regular
 from ...core.files.writing import replace, write_atomic
 from ..captions.caption_text import read_caption_text, tidy_lines
-from ..images.signature import alike
-from ..layout import LARGEST_MANIFEST, LARGEST_MASK, MASKS, ROWS, WORK, caption_file
-from ..manifest.schema import parse_row
+from ..layout import LARGEST_MASK, MASKS, WORK, caption_file
+from .earlier_rows import RowMatcher, earlier_rows, lines_of
 
 if TYPE_CHECKING:
-    from ..images.process import Processed
-    from ..manifest.integrity import Contents
-    from .candidates import Job
+    from ..images.process import ProcessedImage
+    from ..manifest.integrity import IntegrityCheck
+    from .candidates import Candidate
 
-WRITTEN = "captions.jsonl"  # in WORK: what captions were written, kept before they are
+WRITTEN = "captions.jsonl"  # in WORK: hashes of captions, written before the captions themselves
 KEPT_CAPTIONS, KEPT_MASKS, KEPT_IMAGES = "kept-captions", "kept-masks", "kept-images"
-_RETOUCHED = 64  # of 256 bits of the perceptual hash: half of what unrelated pictures differ in
-
-
-@dataclass(frozen=True)
-class EarlierRow:
-    """A line of the manifest that is there, with what is needed to find a picture's earlier name."""
-
-    file: str
-    caption: str
-    source: str
-    source_sha256: str
-    sha256: str
-    mask: str
-    mask_sha256: str
-    is_regularisation: bool
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A caption written by hand under an earlier name. ``sure`` is False when only the source's name is the same."""
+    """A caption edited by hand under an earlier file name. ``sure``: the source is the same by content, not only by name."""
 
     file: str
     text: str
     sure: bool
 
 
-class Earlier:
-    """The manifest of the last finished run and the captions written since, by file. ``carried``: what lives on under a new name."""
+class PreviousRun:
+    """The manifest of the last finished run and the captions written since. ``carried``: edited files whose content has a new name."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.rows = {row.file: row for row in _rows(folder)}
-        self._listed = _read_written(folder / WORK / WRITTEN)
-        self._written = {file: set(digests) for file, digests in self._listed.items()}
+        self.rows = {row.file: row for row in earlier_rows(folder)}
+        self._stored = _read_written(folder / WORK / WRITTEN)
+        self._written = {file: set(digests) for file, digests in self._stored.items()}
         for row in self.rows.values():
             self._written.setdefault(caption_file(row.file), set()).add(_digest(row.caption))
         self.carried: set[str] = set()
-        self.notes: list[str] = []
+        self.warnings: list[str] = []
 
     def names(self) -> set[str]:
-        """The names (without folder) of the pictures and masks that the last finished run wrote."""
+        """Names, without folder, of the images and masks that the last finished run wrote."""
         return {name.rsplit("/", 1)[-1] for row in self.rows.values() for name in (row.file, row.mask) if name}
 
     def sha256(self, file: str) -> str:
-        """The content of an image of the last finished run; empty for another file."""
+        """SHA-256 of an image of the last finished run; empty for other files."""
         return self.rows[file].sha256 if file in self.rows else ""
 
     def wrote(self, file: str, caption: str) -> bool:
-        """Whether a run of this program wrote this text into this caption file."""
+        """Whether a run of this program wrote this caption into this file."""
         return _digest(caption) in self._written.get(file, ())
 
     def will_write(self, captions: Mapping[str, str]) -> None:
-        """Remember what is about to be written: a run that is stopped must not make its captions look edited by hand."""
+        """Record captions before they are written, so that captions of a stopped run do not look edited by hand."""
         for file, caption in captions.items():
             self._written.setdefault(file, set()).add(_digest(caption))
         self._save({file: self._written[file] for file in captions} | {f: d for f, d in self._written.items() if f not in captions})
 
     def forget_all_but(self, captions: Mapping[str, str]) -> None:
-        """After a finished run only its own captions matter."""
+        """Record the captions of a finished run and forget all others."""
         self._save({file: {_digest(caption)} for file, caption in captions.items()})
 
     def edits(
-        self, jobs: Sequence[Job], known: Mapping[str, Processed], repeats: Mapping[str, Sequence[Job]] | None = None
+        self,
+        candidates: Sequence[Candidate],
+        results: Mapping[str, ProcessedImage],
+        duplicates: Mapping[str, Sequence[Candidate]] | None = None,
     ) -> dict[str, Edit]:
-        """Caption file -> the text that a person wrote for this source when its picture had another name.
+        """Caption file -> the caption that the user wrote for the same source when its image had another name.
 
-        The same content counts first, then the same name: when other sources of this folder stayed, or when the two look alike,
-        because ``1.png`` of another collection is another picture. ``repeats``: what was left out for a job, by the job's key; the text
-        of such an image goes to the one that stays, unless that has one of its own.
+        ``duplicates``: images left out, by the key of the candidate that stays. Their edited captions go to it, unless it has one itself.
         """
-        present = {(job.entry.is_regularisation, job.sha256) for job in jobs}
-        by_content = {(row.is_regularisation, row.source_sha256): row for row in self.rows.values()}
-        gone = [row for row in self.rows.values() if (row.is_regularisation, row.source_sha256) not in present]
-        by_name = {(row.is_regularisation, row.source): row for row in gone}
-        same_collection = len(gone) < len(self.rows)
-        looks = {done.source_sha256: done.signature for done in known.values() if done.signature}
-        found: dict[str, Edit] = {}
-        for job in jobs:
-            file = job.target.relative_to(self._folder).as_posix()
-            for left_out in (repeats or {}).get(job.key, ()):
-                row = by_content.get((left_out.entry.is_regularisation, left_out.sha256))
+        matcher = RowMatcher(self.rows, candidates, results)
+        edits: dict[str, Edit] = {}
+        for candidate in candidates:
+            file = caption_file(candidate.relative_target)
+            for left_out in (duplicates or {}).get(candidate.key, ()):
+                row = matcher.by_content(left_out)
                 text = None if row is None else self._edited(caption_file(row.file))
-                if row is not None and text is not None and self._edited(caption_file(file)) is None:
-                    found[caption_file(file)] = Edit(caption_file(row.file), text, sure=True)
+                if row is not None and text is not None and self._edited(file) is None:
+                    edits[file] = Edit(caption_file(row.file), text, sure=True)
                     break
-            if file in self.rows:
+            if candidate.relative_target in self.rows:
                 continue
-            row = by_content.get((job.entry.is_regularisation, job.sha256))
-            sure = row is not None
-            if row is None:
-                row = by_name.get((job.entry.is_regularisation, job.entry.name))
-                if row is None or not (same_collection or alike(looks.get(row.source_sha256), looks.get(job.sha256), _RETOUCHED)):
-                    continue
-            text = self._edited(caption_file(row.file))
-            if text is not None:
-                found[caption_file(file)] = Edit(caption_file(row.file), text, sure)
-        return found
+            same = matcher.by_content(candidate)
+            row = same or matcher.by_name(candidate)
+            text = None if row is None else self._edited(caption_file(row.file))
+            if row is not None and text is not None:
+                edits[file] = Edit(caption_file(row.file), text, sure=same is not None)
+        return edits
 
-    def carry_masks(self, kept: Sequence[tuple[Job, Processed]]) -> None:
-        """Masks that were painted by hand go with their picture when its pixels are the same under another name."""
+    def carry_masks(self, kept: Sequence[tuple[Candidate, ProcessedImage]]) -> None:
+        """Copy a mask that was painted by hand when its image has the same pixels under another name."""
         painted = {(row.is_regularisation, row.sha256): row for row in self.rows.values() if row.mask}
-        for job, done in kept:
-            row = painted.get((job.entry.is_regularisation, done.sha256))
-            if row is None or not done.mask or job.target.relative_to(self._folder).as_posix() in self.rows:
+        for candidate, result in kept:
+            row = painted.get((candidate.entry.is_regularisation, result.sha256))
+            if row is None or not result.mask or candidate.relative_target in self.rows:
                 continue
             data = _bytes(self._folder / row.mask)
             if data is None or _sha256(data) == row.mask_sha256:
                 continue
-            present = _bytes(job.mask)
-            if present is not None and _sha256(present) == done.mask_sha256:
-                write_atomic(job.mask, data)
+            present = _bytes(candidate.mask)
+            if present is not None and _sha256(present) == result.mask_sha256:
+                write_atomic(candidate.mask, data)
                 present = data
             if present == data:
                 self.carried.add(row.mask)
 
-    def set_aside_mask(self, path: Path, known: Processed | None) -> Path | None:
-        """Move a mask away that is about to be written over, unless it is what ``known`` says was written."""
+    def set_aside_mask(self, path: Path, known: ProcessedImage | None) -> Path | None:
+        """Move away a mask that is about to be overwritten, unless it is the one that ``known`` describes."""
         data = _bytes(path)
         if data is None or (known is not None and _sha256(data) == known.mask_sha256):
             return None
         return self._put_aside(path, KEPT_MASKS)
 
     def set_aside_images(self, paths: Sequence[Path]) -> None:
-        """Move images away that somebody changed, before they are made again from their sources; with a warning."""
+        """Move away images that the user changed, before they are made again from their sources; adds a warning."""
         if not paths:
             return
         names = ", ".join(path.name for path in paths[:5]) + (", …" if len(paths) > 5 else "")
@@ -157,45 +131,48 @@ class Earlier:
             self._put_aside(path, KEPT_IMAGES)
         changed = plural(len(paths), "image")
         verb = "was" if len(paths) == 1 else "were"
-        self.notes.append(
-            f"{changed} in the dataset's folder changed after preparing and {verb} made again from the source: {names}. What was there "
-            f"is in {self._folder / WORK / KEPT_IMAGES}. To train on it, change the source."
+        self.warnings.append(
+            f"{changed} in the dataset's folder changed after preparing and {verb} made again from the source: {names}. The changed "
+            f"version is in {self._folder / WORK / KEPT_IMAGES}. To train on it, change the source."
         )
 
-    def bring_back_mask(self, aside: Path, path: Path, known: Processed | None, done: Processed) -> None:
-        """Undo ``set_aside_mask`` when the picture came out the same; otherwise the mask stays where it is, with a warning."""
+    def restore_mask(self, aside: Path, path: Path, known: ProcessedImage | None, result: ProcessedImage) -> None:
+        """Undo ``set_aside_mask`` when the image came out the same; otherwise the mask stays set aside, with a warning."""
         file = path.relative_to(self._folder / MASKS).as_posix()
         row = self.rows.get(file)
         before = known.sha256 if known is not None else row.sha256 if row is not None else ""
         data = _bytes(aside)
-        if done.mask and data is not None and _sha256(data) == done.mask_sha256:
+        if result.mask and data is not None and _sha256(data) == result.mask_sha256:
             aside.unlink()
-        elif done.mask and before == done.sha256:
+        elif result.mask and before == result.sha256:
             replace(aside, path)
         else:
-            self._note(KEPT_MASKS, [aside])
+            self._warn_set_aside(KEPT_MASKS, [aside])
 
-    def remove(self, paths: Mapping[str, Path], known: Mapping[str, Processed], contents: Contents) -> None:
-        """Remove files of ours (by name below the folder) that nobody changed; the others move to ``.prepare``, with a warning."""
-        masks = {row.mask_sha256 for row in self.rows.values()} | {done.mask_sha256 for done in known.values()}
+    def remove(self, paths: Mapping[str, Path], results: Mapping[str, ProcessedImage], integrity: IntegrityCheck) -> None:
+        """Remove files of ours (path below the folder -> path); those that the user changed move to ``.prepare``, with a warning."""
+        masks = {row.mask_sha256 for row in self.rows.values()} | {result.mask_sha256 for result in results.values()}
         aside: dict[str, list[Path]] = {}
         for file, path in paths.items():
-            if file in self.carried:
-                kind = ""
-            elif file.endswith(".txt"):
-                text = _caption(path)
-                kind = "" if text is None or self.wrote(file, text) else KEPT_CAPTIONS
-            elif file.startswith(f"{MASKS}/"):
-                data = _bytes(path)
-                kind = "" if data is None or _sha256(data) in masks else KEPT_MASKS
-            else:
-                kind = "" if file not in self.rows or contents.is_as_prepared(file, self.rows[file].sha256) else KEPT_IMAGES
+            kind = self._edited_kind(file, path, masks, integrity)
             if kind:
                 aside.setdefault(kind, []).append(self._put_aside(path, kind))
             else:
                 path.unlink(missing_ok=True)
         for kind, moved in aside.items():
-            self._note(kind, moved)
+            self._warn_set_aside(kind, moved)
+
+    def _edited_kind(self, file: str, path: Path, masks: set[str], integrity: IntegrityCheck) -> str:
+        """The folder in ``.prepare`` for a file that the user changed; empty for others. ``masks``: SHA-256 of written masks."""
+        if file in self.carried:
+            return ""
+        if file.endswith(".txt"):
+            text = _caption(path)
+            return "" if text is None or self.wrote(file, text) else KEPT_CAPTIONS
+        if file.startswith(f"{MASKS}/"):
+            data = _bytes(path)
+            return "" if data is None or _sha256(data) in masks else KEPT_MASKS
+        return "" if file not in self.rows or integrity.is_unchanged(file, self.rows[file].sha256) else KEPT_IMAGES
 
     def _edited(self, file: str) -> str | None:
         text = _caption(self._folder / file)
@@ -211,44 +188,24 @@ class Earlier:
         replace(path, target)
         return target
 
-    def _note(self, kind: str, moved: Sequence[Path]) -> None:
+    def _warn_set_aside(self, kind: str, moved: Sequence[Path]) -> None:
         what = {KEPT_CAPTIONS: "caption", KEPT_MASKS: "mask", KEPT_IMAGES: "image"}[kind]
         verb = "belongs" if len(moved) == 1 else "belong"
-        self.notes.append(
-            f"{plural(len(moved), what)} changed by hand {verb} to no source image any more, for example {moved[0].name}: "
+        self.warnings.append(
+            f"{plural(len(moved), what)} changed by hand no longer {verb} to a source image, for example {moved[0].name}: "
             f"moved to {self._folder / WORK / kind}."
         )
 
     def _save(self, written: Mapping[str, set[str]]) -> None:
-        if written != self._listed:
+        if written != self._stored:
             lines = (json.dumps({"file": file, "sha256": sorted(digests)}) + "\n" for file, digests in written.items())
             write_atomic(self._folder / WORK / WRITTEN, "".join(lines))
-            self._listed = {file: set(digests) for file, digests in written.items()}
-
-
-def _rows(folder: Path) -> Iterator[EarlierRow]:
-    for line in _lines(folder / ROWS):
-        try:
-            row = parse_row(line)
-        except ValidationError:
-            continue
-        yield EarlierRow(
-            file=row.file, caption=row.caption, source=row.source, source_sha256=row.source_sha256, sha256=row.sha256,
-            mask=row.mask or "", mask_sha256=row.mask_sha256, is_regularisation=row.is_regularisation,
-        )  # fmt: skip
-
-
-def _lines(path: Path) -> list[bytes]:
-    """None where there is no such file, or a pipe in its place."""
-    try:
-        return read_regular(path, LARGEST_MANIFEST).splitlines()
-    except OSError:
-        return []
+            self._stored = {file: set(digests) for file, digests in written.items()}
 
 
 def _read_written(path: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    for line in _lines(path):
+    for line in lines_of(path):
         try:
             record = json.loads(line)
             found[str(record["file"])] = {str(digest) for digest in record["sha256"]}
@@ -272,7 +229,7 @@ def _bytes(path: Path) -> bytes | None:
 
 
 def _digest(caption: str) -> str:
-    """Short: it tells the few captions of one file apart."""
+    """A short hash: it only distinguishes the few captions of one file."""
     return _sha256(tidy_lines(caption).encode("utf-8", "replace"))[:16]
 
 

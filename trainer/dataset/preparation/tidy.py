@@ -1,4 +1,4 @@
-"""Keeping the dataset's folder clean: only files that this program wrote are ever removed."""
+"""Files in the dataset's folder that do not belong there; only files that this program wrote are ever removed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ...core.counting import plural
 from ...core.files.writing import remove_abandoned
 from ..images.decode import EXTENSIONS
 from ..layout import FOLDERS, WORK, caption_file
@@ -13,7 +14,7 @@ from ..manifest.items import Row
 
 
 def remove_partials(folder: Path) -> None:
-    """Delete half-written files of a killed run. In the work folder a training may be writing now."""
+    """Remove incomplete files of a run that was killed. A training may be writing to the work folder at the same time."""
     remove_abandoned(folder / WORK)
     for name in FOLDERS:
         for path in _files(folder / name):
@@ -21,31 +22,32 @@ def remove_partials(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def stale_files(folder: Path, rows: Sequence[Row], ours: set[str]) -> dict[str, Path]:
-    """Pictures, captions and masks that are not in the manifest any more, by name below ``folder``.
+def stale_files(folder: Path, rows: Sequence[Row], written: set[str]) -> dict[str, Path]:
+    """Images, captions and masks that are no longer in the manifest, by their path below ``folder``.
 
-    ``ours``: names that earlier runs wrote.
+    ``written``: names of images and masks that this and earlier runs wrote.
     """
     wanted = _wanted(rows)
-    ours = ours | {caption_file(name) for name in ours}
-    found: dict[str, Path] = {}
+    written = written | {caption_file(name) for name in written}
+    stale: dict[str, Path] = {}
     for name in FOLDERS:
         for path in _files(folder / name):
             relative = f"{name}/{path.name}" if name else path.name
-            if path.name in ours and relative not in wanted:
-                found[relative] = path
-    return found
+            if path.name in written and relative not in wanted:
+                stale[relative] = path
+    return stale
 
 
-def foreign_pictures(folder: Path, rows: Sequence[Row]) -> list[str]:
-    """A warning when somebody put pictures into the dataset's folder: they are not trained on."""
+def foreign_images_warning(folder: Path, rows: Sequence[Row]) -> list[str]:
+    """A warning about images that somebody put into the dataset's folder: they are not trained."""
     wanted = _wanted(rows)
     others = [path.name for path in _files(folder) if path.suffix.lower() in EXTENSIONS and path.name not in wanted]
     if not others:
         return []
+    verb = "is" if len(others) == 1 else "are"
     return [
-        f"{len(others)} picture{'s' * (len(others) > 1)} in the dataset's folder, for example {others[0]}, are not part of it: "
-        "put them into the source folder and prepare again."
+        f"{plural(len(others), 'image')} in the dataset's folder, for example {others[0]}, {verb} not part of it: "
+        "put new images into the source folder and prepare again."
     ]
 
 

@@ -16,8 +16,8 @@ from ...core.files.paths import safe_name
 from ..captions.sidecars import DATA, LOOKS_LIKE_CAPTIONS
 from ..images.decode import EXTENSIONS
 from . import tar
-from .surrogates import readable
-from .walk import is_passed_over
+from .surrogates import replace_surrogates
+from .walk import is_ignored
 
 MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 1 << 30
@@ -30,7 +30,7 @@ _SUFFIXES = (".zip", ".cbz", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".t
 
 
 @dataclass
-class Unpacked:
+class UnpackedArchive:
     """Where the members lie, which were refused: (name, reason, message), and ``others``: those that are neither image nor caption."""
 
     folder: Path
@@ -45,7 +45,9 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(_SUFFIXES) or _is_zip(path) or tar.is_tar(path)
 
 
-def unpack(path: Path, folder: Path, *, captions: Sequence[str] = (), should_stop: Callable[[], bool] | None = None) -> Unpacked:
+def unpack(
+    path: Path, folder: Path, *, captions: Sequence[str] = (), should_stop: Callable[[], bool] | None = None
+) -> UnpackedArchive:
     """Unpack pictures and captions below ``folder``, which is emptied first. ``captions``: extensions of captions beside the usual ones.
 
     Only regular files with names that stay inside are written; sizes are counted while writing, because headers lie.
@@ -60,7 +62,7 @@ def unpack(path: Path, folder: Path, *, captions: Sequence[str] = (), should_sto
     # the archive's own name keeps its meaning: 10_trigger class.zip
     root = folder / safe_name(path.name.split(".")[0] or path.stem)
     root.mkdir(parents=True)
-    result = Unpacked(root)
+    result = UnpackedArchive(root)
     wanted = EXTENSIONS | _TEXT | set(captions)
     names = _Names(root, wanted)
     budget = min(MAX_TOTAL_BYTES, shutil.disk_usage(folder).free - KEEP_FREE_BYTES)
@@ -95,7 +97,9 @@ def unpack(path: Path, folder: Path, *, captions: Sequence[str] = (), should_sto
     return result
 
 
-def _members(path: Path, wanted: Set[str], check: Callable[[], None], others: list[str]) -> Iterator[tuple[str, IO[bytes] | None, str]]:
+def _members(
+    path: Path, wanted: Set[str], check: Callable[[], None], others: list[str]
+) -> Iterator[tuple[str, IO[bytes] | None, str]]:
     """(name, open stream, problem) of the members that matter; the names of the ``others`` that are not hidden."""
     if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
@@ -127,12 +131,12 @@ def _is_zip(path: Path) -> bool:
 
 def _matters(name: str, wanted: Set[str], others: list[str]) -> bool:
     parts = _parts(name)
-    if not parts or any(is_passed_over(part) for part in parts if part != ".."):
+    if not parts or any(is_ignored(part) for part in parts if part != ".."):
         return False
     if PurePosixPath(parts[-1]).suffix.lower() in wanted:
         return True
     if len(others) < _MOST_NAMED:
-        others.append(readable(name))
+        others.append(replace_surrogates(name))
     return False
 
 
@@ -162,7 +166,7 @@ class _Names:
 
     def _unique(self, folder: Path, original: tuple[str, ...]) -> str:
         if original not in self._given:
-            clean = safe_name(readable(original[-1]), limit=200)
+            clean = safe_name(replace_surrogates(original[-1]), limit=200)
             name, number = clean, 1
             while (folder, _folded(name)) in self._taken:
                 number += 1

@@ -16,7 +16,7 @@ from ..captions.sidecars import LOOKS_LIKE_CAPTIONS, CaptionIndex, belongs_to
 from ..images.decode import EXTENSIONS
 from ..images.source_masks import find_masks
 from ..settings import CaptionSettings
-from .surrogates import readable
+from .surrogates import replace_surrogates
 from .walk import walk
 
 MAX_FILE_BYTES = 1 << 30
@@ -53,27 +53,27 @@ class Entry:
 
 
 @dataclass
-class Found:
+class SourceListing:
     """What a source holds."""
 
     entries: list[Entry]
     warnings: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str, str]] = field(default_factory=list)  # name, reason, message
 
-    def cleaned(self) -> Found:
+    def cleaned(self) -> SourceListing:
         """The same with every text as UTF-8 can hold it; the paths stay as the system gave them."""
         entries = [
             replace(
-                entry, name=readable(entry.name), instance=readable(entry.instance),
-                caption=None if entry.caption is None else readable(entry.caption),
+                entry, name=replace_surrogates(entry.name), instance=replace_surrogates(entry.instance),
+                caption=None if entry.caption is None else replace_surrogates(entry.caption),
             )
             for entry in self.entries
         ]  # fmt: skip
-        rejected = [(readable(name), reason, readable(message)) for name, reason, message in self.rejected]
-        return Found(entries, [readable(text) for text in self.warnings], rejected)
+        rejected = [(replace_surrogates(name), reason, replace_surrogates(message)) for name, reason, message in self.rejected]
+        return SourceListing(entries, [replace_surrogates(text) for text in self.warnings], rejected)
 
 
-def from_images(images: Sequence[SourceImage]) -> Found:
+def from_images(images: Sequence[SourceImage]) -> SourceListing:
     """Entries of an IMAGE batch, with names made unique."""
     if not images:
         raise UserError("The IMAGE batch is empty.", "Connect at least one image.", kind="dataset")
@@ -85,7 +85,7 @@ def from_images(images: Sequence[SourceImage]) -> Found:
         if seen[name] > 1:
             name = f"{name}_{seen[name]}"
         entries.append(Entry(name=name, image=source.image, caption=source.caption, caption_from="graph" if source.caption else ""))
-    return Found(entries)
+    return SourceListing(entries)
 
 
 def from_folder(
@@ -96,7 +96,7 @@ def from_folder(
     skip: Sequence[Path] = (),
     inside: Sequence[Path] = (),
     read_ours: bool = False,
-) -> Found:
+) -> SourceListing:
     """Every picture below ``root`` in natural order, with caption, kohya repeats and regularisation set.
 
     ``captions`` and ``lines`` say how captions are read (``CaptionIndex``). ``skip`` are folders that are not looked into (the dataset
@@ -118,8 +118,9 @@ def from_folder(
     ]
     if not entries:
         raise _nothing_found(root, files, walked.ours, left_out)
-    found = Found(entries, warnings=[*index.warnings(), *left_out])
-    found.warnings += [*unread([path.relative_to(root).as_posix() for path in files], captions.extensions), *_many_repeats(root, entries)]
+    found = SourceListing(entries, warnings=[*index.warnings(), *left_out])
+    found.warnings += unread_files_warning([path.relative_to(root).as_posix() for path in files], captions.extensions)
+    found.warnings += _many_repeats(root, entries)
     if walked.ours:
         names = ", ".join(path.relative_to(root).as_posix() for path in walked.ours[:5]) + (", …" if len(walked.ours) > 5 else "")
         found.warnings.append(f"Not read, because AnimeLoRA wrote it: {names}. To use such a folder, give it as the source itself.")
@@ -231,7 +232,7 @@ def _nothing_found(root: Path, files: list[Path], ours: Sequence[Path], left_out
     return UserError(f"No images found in {root}: looked for {kinds} in it and its sub-folders; found {listing}.", hint, kind="dataset")
 
 
-def unread(names: Sequence[str], extensions: Sequence[str]) -> list[str]:
+def unread_files_warning(names: Sequence[str], extensions: Sequence[str]) -> list[str]:
     """A warning that lists what is there besides images and captions, by kind and with a name. ``extensions``: those of captions."""
     known = EXTENSIONS | _NO_IMAGES | LOOKS_LIKE_CAPTIONS | set(extensions)
     others = [name for name in names if (path := PurePosixPath(name)).suffix.lower() not in known and path.stem.lower() not in _NOTES]
@@ -242,10 +243,10 @@ def unread(names: Sequence[str], extensions: Sequence[str]) -> list[str]:
     return [f"Not read: {listing}, for example {others[0]}. Save images as PNG or JPEG, videos as single frames, and unpack archives."]
 
 
-def from_file(path: Path, captions: CaptionSettings, *, lines: bool = False) -> Found:
+def from_file(path: Path, captions: CaptionSettings, *, lines: bool = False) -> SourceListing:
     """A single image with the captions that lie beside it."""
     suffixes = {*captions.extensions, ".json"}
     files = [file for file in path.parent.iterdir() if file == path or (file.suffix.lower() in suffixes and belongs_to(file, path))]
     index = CaptionIndex(path.parent, files, captions, lines=lines)
     mask = find_masks(list(path.parent.iterdir())).of.get(path)
-    return Found([_entry(path.parent, path, index, mask)], index.warnings())
+    return SourceListing([_entry(path.parent, path, index, mask)], index.warnings())

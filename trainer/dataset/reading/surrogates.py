@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def readable(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """``text`` as it is, unless UTF-8 cannot hold it: a name of another encoding gets � for what cannot be read.
 
     Python gives bytes of a file name that are not UTF-8 as lone surrogates, and JSON may hold such, too.

@@ -19,14 +19,14 @@ _SKIP_FOLDERS = {"__macosx", "$recycle.bin", "node_modules", "@eadir"}
 _LARGEST_HEADER = 256 << 20  # bytes
 
 
-def is_passed_over(name: str) -> bool:
+def is_ignored(name: str) -> bool:
     """Whether a folder or file of this name is not looked at: hidden (but waifuc's ``.NAME_meta.json``), or a system's own."""
     hidden = name.startswith(".") and (name.startswith("._") or not name.endswith("_meta.json"))
     return hidden or name.lower() in _SKIP_FOLDERS
 
 
 @dataclass
-class Walked:
+class WalkResult:
     """``ours``: folders below the root that this program wrote; ``rejected``: what cannot be looked into (path, reason, message)."""
 
     files: list[Path] = field(default_factory=list)
@@ -34,14 +34,14 @@ class Walked:
     rejected: list[tuple[Path, str, str]] = field(default_factory=list)
 
 
-def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), read_ours: bool = False) -> Walked:
+def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), read_ours: bool = False) -> WalkResult:
     """Look into ``root`` and its sub-folders in order of their names; then into the folders that links lead to.
 
     ``skip``: folders that are not looked into. With ``inside``, a link to a folder is followed only to one below these.
     No folder is read twice. Datasets and exports of this program below ``root`` are left out unless ``read_ours``.
     Raises UserError when ``root`` itself cannot be read.
     """
-    found = Walked()
+    found = WalkResult()
     here = root.resolve()
     above = {here, *here.parents}
     passed = {path.resolve() for path in skip}
@@ -74,7 +74,7 @@ def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), 
                 raise UserError(f"The folder {root} cannot be read: {cause}.", "Check its permissions.", kind="dataset") from error
             found.rejected.append((folder, "unreadable", f"the folder cannot be read: {cause}"))
             continue
-        if folder != root and not read_ours and is_ours(folder):
+        if folder != root and not read_ours and is_own_output(folder):
             found.ours.append(folder)
             continue
         masks = (folder / ROWS).is_file()  # a dataset of ours as source: its masks are no pictures
@@ -84,7 +84,7 @@ def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), 
     return found
 
 
-def is_ours(folder: Path) -> bool:
+def is_own_output(folder: Path) -> bool:
     """Whether this program wrote the folder: a dataset, one that is not finished, or an export."""
     if (folder / EXPORT_MARKER).is_file() or (folder / WORK / JOURNAL).is_file():
         return True
@@ -101,7 +101,7 @@ def _entries(folder: Path) -> list[tuple[str, str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith(".") and is_passed_over(name):
+            if name.startswith(".") and is_ignored(name):
                 continue
             try:
                 is_folder = entry.is_dir()
@@ -109,7 +109,7 @@ def _entries(folder: Path) -> list[tuple[str, str]]:
                 is_folder = False
             if not is_folder:
                 found.append((name, "file"))
-            elif not (name.startswith(".") or is_passed_over(name)):
+            elif not (name.startswith(".") or is_ignored(name)):
                 found.append((name, "link" if _is_link(entry) else "folder"))
     return sorted(found)
 

@@ -11,7 +11,7 @@ from jinja2 import Environment
 from ...core.counting import plural
 from ...core.files.writing import write_atomic
 from ..manifest.items import Dataset
-from .summary import DECIDE, Report
+from .summary import HOW_TO_LEAVE_OUT, Report
 
 PAGE = "report.html"
 MAX_PICTURES = 1000  # a browser shows that many at once without trouble
@@ -64,7 +64,7 @@ Hash <code>{{ report.hash }}</code></p>
 <p>{% for name, count in counts[shown:most] %}{{ name }} ({{ count }}){{ ", " if not loop.last }}{% endfor %}
 {%- if counts|length > most %}, … and {{ counts|length - most }} more{% endif %}</p></details>{% endif %}</section>{% endif %}{% endfor %}
 </div>
-{% if report.doubtful %}<h2>Alike, and kept</h2><p>{{ decide }}</p><table class="pairs">
+{% if report.doubtful %}<h2>Similar images that were kept</h2><p>{{ how_to_leave_out }}</p><table class="pairs">
 {% for doubt in report.doubtful[:pairs] %}<tr>{% for n in (0, 1) %}<td><a href="{{ doubt.files[n]|urlencode }}">
 <img loading="lazy" src="{{ doubt.files[n]|urlencode }}" alt=""></a><br>{{ doubt.sources[n] }}</td>{% endfor %}<td>{{ doubt.why }}</td></tr>
 {% endfor %}</table>
@@ -110,7 +110,7 @@ def write_page(folder: Path, dataset: Dataset, report: Report, sources: Sequence
     template = Environment(autoescape=True).from_string(_TEMPLATE)
     text = template.render(
         report=report, tables=tables, pictures=pictures, rows=MAX_ROWS, shown=SHOWN, most=MAX_TAGS, images=plural(report.kept, "image"),
-        pairs=MAX_PAIRS, decide=DECIDE,
+        pairs=MAX_PAIRS, how_to_leave_out=HOW_TO_LEAVE_OUT,
     )  # fmt: skip
     path = folder / PAGE
     write_atomic(path, text)

@@ -1,4 +1,4 @@
-"""What preparing did, for people (text) and for programs (JSON)."""
+"""The report on a preparation, as text for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 from ...core.counting import plural
 
-DECIDE = "To leave one out, delete it from the source or name it in clean.leave_out."
+HOW_TO_LEAVE_OUT = "To leave one out, delete it from the source or name it in clean.leave_out."
+_MAX_COUNTS, _MAX_TAGS, _MAX_PAIRS, _MAX_REJECTED = 12, 20, 20, 50  # lines of each list
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """A source that was left out. ``reason`` is a stable word, ``message`` says more."""
+    """A source that was left out. ``reason`` is a short word that programs may rely on, ``message`` explains it."""
 
     source: str
     reason: str
@@ -25,8 +26,8 @@ class Rejection:
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """Two images that were kept though they look alike: ``sources`` are their names, ``files`` lie in the dataset's folder."""
+class SimilarPair:
+    """Two images that look alike and were both kept. ``sources``: their names. ``files``: paths below the dataset's folder."""
 
     sources: tuple[str, str]
     files: tuple[str, str]
@@ -39,7 +40,7 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of preparing a dataset, without the pictures."""
+    """What a preparation made, left out and noticed, without the images themselves."""
 
     name: str
     path: str
@@ -51,7 +52,8 @@ class Report:
     regularisation: int
     reused: int
     masks: int
-    repeats_total: int  # images an epoch shows, repeats counted
+    repeats_total: int  # images in an epoch, with repeats
+    balanced_total: int  # the same when training balances regularisation images with the others, as it does by default
     rejected: tuple[Rejection, ...] = ()
     buckets: dict[str, int] = field(default_factory=dict)
     source_sizes: dict[str, int] = field(default_factory=dict)  # "640x480" -> count
@@ -60,7 +62,7 @@ class Report:
     tags: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
-    doubtful: tuple[Doubt, ...] = ()
+    doubtful: tuple[SimilarPair, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object; the keys are the field names, ``class_description`` is ``class``."""
@@ -68,21 +70,24 @@ class Report:
         data["class"] = data.pop("class_description")
         data["rejected"] = [rejection.to_json() for rejection in self.rejected]
         data["warnings"] = list(self.warnings)
-        data["doubtful"] = [doubt.to_json() for doubt in self.doubtful]
+        data["doubtful"] = [pair.to_json() for pair in self.doubtful]
         data["seconds"] = round(self.seconds, 3)
         return data
 
     def facts(self) -> list[str]:
-        """Sentences about repeats and reuse, where there is something to say."""
-        found = []
+        """Short statements about repeats, balance and reuse, where they apply."""
+        facts = []
         if self.repeats_total != self.kept:
-            found.append(f"{plural(self.repeats_total, 'image')} an epoch, with repeats")
+            facts.append(f"{plural(self.repeats_total, 'image')} an epoch, with repeats")
+        if self.balanced_total != self.repeats_total:
+            count = plural(self.balanced_total, "image")
+            facts.append(f"{count} an epoch in training, which balances regularisation images with the others")
         if self.reused:
-            found.append(f"{self.reused} unchanged since the last run")
-        return found
+            facts.append(f"{self.reused} unchanged since the last run")
+        return facts
 
     def text(self) -> str:
-        """A page of plain text."""
+        """The report as a page of plain text."""
         lines = [f"Dataset {self.name}", f"{plural(self.kept, 'image')} in {self.path}"]
         if self.regularisation:
             lines.append(f"{self.regularisation} of them for regularisation")
@@ -94,26 +99,36 @@ class Report:
         lines += _section("Sizes", [f"{size}: {count}" for size, count in _top(self.buckets)])
         lines += _section("Source sizes", [f"{size}: {count}" for size, count in _top(self.source_sizes)])
         lines += _section("Captions from", [f"{origin}: {count}" for origin, count in _top(self.captions_from)])
-        lines += _section("Most frequent tags", [f"{tag}: {count}" for tag, count in _top(self.tags, 20)])
-        if self.doubtful:
-            lines += ["", f"Alike, and kept: {plural(len(self.doubtful), 'pair')}. {DECIDE}"]
-            lines += [f"  {doubt.sources[0]} and {doubt.sources[1]}: {doubt.why}" for doubt in self.doubtful[:20]]
-            if len(self.doubtful) > 20:
-                lines.append(f"  … and {len(self.doubtful) - 20} more, in report.html")
-        if self.rejected:
-            reasons = Counter(rejection.reason for rejection in self.rejected)
-            lines += ["", f"Left out: {len(self.rejected)} ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})"]
-            lines += [f"  {rejection.source}: {rejection.message}" for rejection in self.rejected[:50]]
-            if len(self.rejected) > 50:
-                lines.append(f"  … and {len(self.rejected) - 50} more, all in report.html")
+        lines += _section("Most frequent tags", [f"{tag}: {count}" for tag, count in _top(self.tags, _MAX_TAGS)])
+        lines += self._similar_lines()
+        lines += self._rejected_lines()
         return "\n".join(lines) + "\n"
+
+    def _similar_lines(self) -> list[str]:
+        if not self.doubtful:
+            return []
+        lines = ["", f"Similar images that were kept: {plural(len(self.doubtful), 'pair')}. {HOW_TO_LEAVE_OUT}"]
+        lines += [f"  {pair.sources[0]} and {pair.sources[1]}: {pair.why}" for pair in self.doubtful[:_MAX_PAIRS]]
+        return lines + _rest(len(self.doubtful) - _MAX_PAIRS, "in report.html")
+
+    def _rejected_lines(self) -> list[str]:
+        if not self.rejected:
+            return []
+        reasons = Counter(rejection.reason for rejection in self.rejected)
+        lines = ["", f"Left out: {len(self.rejected)} ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})"]
+        lines += [f"  {rejection.source}: {rejection.message}" for rejection in self.rejected[:_MAX_REJECTED]]
+        return lines + _rest(len(self.rejected) - _MAX_REJECTED, "all in report.html")
+
+
+def _rest(count: int, where: str) -> list[str]:
+    return [f"  … and {count} more, {where}"] if count > 0 else []
 
 
 def _section(title: str, lines: list[str]) -> list[str]:
     return ["", f"{title}:", *(f"  {line}" for line in lines)] if lines else []
 
 
-def _top(counts: dict[str, int], limit: int = 12) -> list[tuple[str, int]]:
+def _top(counts: dict[str, int], limit: int = _MAX_COUNTS) -> list[tuple[str, int]]:
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     rest = ordered[limit:]
     return ordered[:limit] + ([(f"{len(rest)} others", sum(count for _, count in rest))] if rest else [])
