@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from ...trainer.core.messages import Action, DatasetSetting, ExportOption, File, Message, Part, Setting
+from .dataset_widgets import DATASET_TITLE_AND_WIDGET
 from .training_widgets import TITLE_AND_WIDGET
 
 _WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in TITLE_AND_WIDGET.items()}
-DATASET_WIDGETS = {
-    "captions.remove": "Dataset Options → remove_tags",
-    "captions.replace": "Dataset Options → replace_tags",
-    "captions.separator": "Dataset Options → tag_separator",
-    "training.wildcards": "Dataset Options → wildcards",
-}
+DATASET_WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in DATASET_TITLE_AND_WIDGET.items()}
 ACTIONS = {
     Action.PREPARE_DATASET: "Dataset Prep",
     Action.EXPORT_LORA: "Export LoRA",
