@@ -69,7 +69,13 @@ def read_header(path: Path) -> Header:
 
 
 def rewrite_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
-    """Write ``source`` to ``target`` (may be the same path) with other metadata. Tensor bytes and their order stay the same.
+    """Write ``source`` to ``target`` (may be the same path) with other metadata, atomically; see ``copy_with_metadata``."""
+    with atomic_path(target) as temporary:
+        copy_with_metadata(source, temporary, metadata)
+
+
+def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+    """Write ``source`` to ``target`` with other metadata, not atomically. Tensor bytes and their order stay the same.
 
     Metadata is sorted, so that equal content gives equal files.
     """
@@ -84,8 +90,7 @@ def rewrite_metadata(source: Path, target: Path, metadata: Mapping[str, str]) ->
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
         raise UserError("The metadata exceeds the maximum size of a safetensors header (100 MB).", "Use a smaller thumbnail.", kind="lora")
-    with atomic_path(target) as temporary:
-        _copy_data(source, header.data_start, temporary, len(text).to_bytes(8, "little") + text)
+    _copy_data(source, header.data_start, target, len(text).to_bytes(8, "little") + text)
 
 
 def _copy_data(source: Path, start: int, target: Path, header: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ...core.errors import UserError
-from ...core.files.writing import atomic_path
+from ...core.files.writing import atomic_path, remove_abandoned
 from ..biases import bias_of
 from ..comfyui_dora import has_output_magnitudes, uses_base_norm
 from ..folded_alpha import FOLDED_ALPHA_KEY, fold
@@ -92,10 +92,11 @@ def convert(weights: LoraWeights, form: str, dtype: torch.dtype | None = None) -
 
 
 def write_lora(path: Path, converted: Converted) -> None:
-    """Write a converted LoRA with its hashes to ``path``, atomically, after reading it back."""
+    """Write a converted LoRA with its hashes to ``path``, atomically, after reading it back. Deletes what killed processes left there."""
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise UserError(f"{path.name}: LoRAs can only be written as .safetensors.", "Use that extension.", kind="lora")
+    remove_abandoned(path.parent)
     with atomic_path(path) as temporary:
         write_tensors(temporary, converted.tensors, converted.metadata)
         faults = scan_lora(temporary).fatal

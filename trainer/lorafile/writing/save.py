@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from ...core.errors import UserError
-from ...core.files.writing import atomic_path
+from ...core.files.writing import atomic_path, partial_path
 from .. import container
 from ..reading.read import scan_lora
 
@@ -34,13 +34,14 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     """Write any tensors with ``metadata``, ``sshs_*`` and ``modelspec.hash_sha256``, without a check and not atomically."""
     ready = {key: tensor.detach().to("cpu").contiguous() for key, tensor in sorted(tensors.items())}
     training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
-    save_file(ready, path, metadata=training)
-    model_hash, legacy_hash = file_hashes(path)
-    # hashes in ``metadata`` may belong to other tensors, so they are replaced
-    full = {**metadata, "sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
-    if any(key.startswith("modelspec.") for key in metadata):
-        full["modelspec.hash_sha256"] = f"0x{model_hash}"
-    container.rewrite_metadata(path, path, full)
+    with partial_path(path) as unhashed:
+        save_file(ready, unhashed, metadata=training)
+        model_hash, legacy_hash = file_hashes(unhashed)
+        # hashes in ``metadata`` may belong to other tensors, so they are replaced
+        full = {**metadata, "sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
+        if any(key.startswith("modelspec.") for key in metadata):
+            full["modelspec.hash_sha256"] = f"0x{model_hash}"
+        container.copy_with_metadata(unhashed, path, full)
 
 
 def file_hashes(path: Path) -> tuple[str, str]:
