@@ -13,6 +13,7 @@ from ..trainer.core.counting import plural
 from ..trainer.core.errors import UserError
 from ..trainer.core.files.paths import safe_name
 from ..trainer.core.files.reading import sha256_file
+from ..trainer.core.messages import Message, joined
 from .load_lora import FROM_INPUT, chosen_lora, inspect, state_of
 from .shared import written
 from .shared.failures import readable
@@ -191,20 +192,20 @@ def export(
     said += [
         f"{target.name}: {info.format}, rank {info.rank}, {info.dtype}, {plural(sum(info.targets.values()), 'layer')}",
         str(target),
-        *(f"Note: {note}" for note in converted.notes),
+        *(Message("Note: ", note) for note in converted.notes),
         *(f"Warning: {problem}" for problem in weights.problems),
     ]
-    return on_canvas("\n".join(said))
+    return on_canvas(joined("\n", said))
 
 
 def _for_model(weights: Any, format: str, model: Any, clip: Any) -> tuple[Any, str]:
     """``weights`` whose DoRA is for ComfyUI's own loader and ``model``, and a line that says so or why it is not."""
-    from ..trainer.lorafile.comfyui_dora import for_comfyui, has_output_magnitudes
+    from ..trainer.lorafile.dora import by_output, for_comfyui
     from .shared.original_weights import original_weights
 
     if format != "comfyui":
         return weights, "The model input was not used: it is for the comfyui format."
-    if not any(has_output_magnitudes(module) for module in weights):
+    if not any(by_output(module) for module in weights):
         return weights, "The model input was not used: the LoRA is no DoRA."
     changed = for_comfyui(weights, original_weights(weights, model, clip), "the model that it was exported with")
     return changed, "Its DoRA is for ComfyUI's own loader and the connected model. Keep the original for every other use."

@@ -15,6 +15,7 @@ from ..trainer.config.run_config import RunConfig, parse
 from ..trainer.core.counting import plural
 from ..trainer.core.files.paths import safe_name
 from ..trainer.core.files.reading import file_stamp
+from ..trainer.core.messages import Message
 from ..trainer.core.work.progress import reported_to
 from ..trainer.runs import events
 from ..trainer.runs.run_folder import read_events_of
@@ -149,5 +150,5 @@ def _remarks(run_dir: Path) -> list[str]:
     """What the run said about itself that its user should know, each once, in the words of the canvas."""
     log = run_dir / "events.jsonl"
     remarks = [plan.regularisation for plan in read_events_of(log, events.Plan) if plan.regularisation]
-    remarks += [f"Warning: {warning.message}" for warning in read_events_of(log, events.Warning_)]
+    remarks += [Message("Warning: ", warning.message) for warning in read_events_of(log, events.Warning_)]
     return list(dict.fromkeys(on_canvas(remark) for remark in remarks))

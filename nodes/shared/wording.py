@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...trainer.core.messages import Action, DatasetSetting, ExportOption, File, Message, Part, Setting
-from .dataset_widgets import DATASET_TITLE_AND_WIDGET
 from .training_widgets import TITLE_AND_WIDGET
 
-_WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in TITLE_AND_WIDGET.items()}
-DATASET_WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in DATASET_TITLE_AND_WIDGET.items()}
+DATASET_PREP = {
+    "trigger_word": "trigger",
+    "class_description": "class_description",
+    "resolution": "resolution",
+    "crop_mode": "crop",
+    "repeats": "repeats",
+    "caption_source": "captions.source",
+    "upscale_model": "upscaler",
+}
+DATASET_OPTIONS = {
+    "tagger": "tagger.model",
+    "tag_threshold": "tagger.threshold",
+    "character_threshold": "tagger.character_threshold",
+    "never_tag": "tagger.blacklist",
+    "replace_tags": "captions.replace",
+    "remove_tags": "captions.remove",
+    "first_tags": "captions.first",
+    "tag_order": "captions.order",
+    "trigger_position": "captions.trigger_position",
+    "tag_separator": "captions.separator",
+    "shuffle_tags": "training.shuffle_caption",
+    "keep_tokens": "training.keep_tokens",
+    "caption_dropout": "training.caption_dropout",
+    "tag_dropout": "training.tag_dropout",
+    "mirror": "training.flip",
+    "wildcards": "training.wildcards",
+    "transparency": "alpha",
+    "background": "background",
+    "filter": "resample",
+    "smallest_side": "clean.min_side",
+    "drop_near_duplicates": "clean.near_duplicates",
+    "near_distance": "clean.near_distance",
+    "bucket_step": "buckets.step",
+    "bucket_min": "buckets.min_side",
+    "bucket_max": "buckets.max_side",
+    "bucket_no_upscale": "buckets.no_upscale",
+    "regularisation_weight": "regularisation_weight",
+    "face_detector": "face_model",
+}
+
+
+def _places(title: str, keys: Mapping[str, str]) -> dict[str, str]:
+    return {key: f"{title} → {widget}" for widget, key in keys.items()}
+
+
+WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in TITLE_AND_WIDGET.items()}
+DATASET_WIDGETS = _places("Dataset Prep", DATASET_PREP) | _places("Dataset Options", DATASET_OPTIONS)
 ACTIONS = {
     Action.PREPARE_DATASET: "Dataset Prep",
     Action.EXPORT_LORA: "Export LoRA",
     Action.MERGE_LORA: "Load LoRA and ComfyUI's Save Checkpoint",
     Action.INSPECT_LORA: "the card of the LoRA in Load LoRA",
+    Action.STATE_MODEL: "a file that states for which model it was made",
     Action.READ_ABOUT_SETTINGS: "the help page of each node",
     Action.READ_ABOUT_DATASET_SETTINGS: "the help pages of Dataset Prep and Dataset Options",
 }
@@ -30,18 +77,18 @@ def _word(part: Part) -> str:
         return part.path
     if isinstance(part, ExportOption):
         return _with_value(f"Export LoRA → {part.name}", part)
-    return _with_value(_place(part.key, DATASET_WIDGETS if isinstance(part, DatasetSetting) else _WIDGETS), part)
+    return _with_value(_place(part.key, DATASET_WIDGETS if isinstance(part, DatasetSetting) else WIDGETS), part)
 
 
 def _place(key: str, widgets: dict[str, str]) -> str:
-    """The widget for ``key``, or for the setting that it is a part of (``network.block_ranks.mid_block``); else ``key`` itself."""
+    """The widget for ``key``, or for the setting that it is a part of (``network.block_ranks.mid_block``)."""
     setting, inside = key, ""
     while setting:
         if setting in widgets:
             return widgets[setting] + inside
         setting, dot, last = setting.rpartition(".")
         inside = f"{dot}{last}{inside}"
-    return key
+    return f"{key} (command line only)"
 
 
 def _with_value(place: str, part: Setting | ExportOption) -> str:

@@ -31,7 +31,7 @@ def beside(wording: ModuleType, name: str) -> ModuleType:
         ("training.gradient_checkpointing", True, "Train LoRA → gradient_checkpointing = true"),
         ("network.rank", 8, "Train LoRA → rank = 8"),
         ("network.block_ranks.centre", None, "Network Options → block_ranks.centre"),
-        ("output.wandb", None, "output.wandb"),  # on no node
+        ("output.wandb", None, "output.wandb (command line only)"),
     ],
 )
 def test_a_setting_is_named_by_node_and_widget(wording: ModuleType, key: str, value: Any, words: str) -> None:
@@ -73,3 +73,8 @@ def test_a_run_that_cannot_fit_names_widgets(wording: ModuleType) -> None:
     out_of_memory = diagnosis.diagnose(MemoryError(), Path())
     assert "Machine Options → memory = auto" in wording.on_canvas(out_of_memory.hint)
     assert all(isinstance(part, wording.Setting) for part in out_of_memory.about)
+
+
+def test_nodes_have_the_titles_of_the_canvas(description: dict[str, Any], wording: ModuleType) -> None:
+    for node, title in {"DatasetPrep": "Dataset Prep", "DatasetOptions": "Dataset Options", "ExportLora": "Export LoRA"}.items():
+        assert description["nodes"][f"AnimeLoRA_{node}"]["display_name"] == f"{title} (AnimeLoRA)"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.sections.network import NetworkSection
 from ..core.errors import UserError
+from ..core.messages import Message, Setting
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,11 @@ def adapt(unet: nn.Module, modules: Sequence[str], network: NetworkSection, seed
         if size[0]:
             groups.setdefault(size, []).append(name)
     if not groups:
-        raise UserError("network.block_ranks leaves nothing to train.", "Give at least one part of the UNet a rank above 0.", kind="config")
+        raise UserError(
+            Message(Setting("network.block_ranks"), " leaves nothing to train."),
+            "Give at least one part of the UNet a rank above 0.",
+            kind="config",
+        )
     more: dict[str, Any] = {"dropout": network.dropout, "rslora": network.rslora, "dora": network.dora}
     for (rank, alpha), names in groups.items():
         inject(unet, names, rank=rank, alpha=alpha, seed=seed, **more)

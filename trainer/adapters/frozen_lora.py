@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..config.run_config import RunConfig
 from ..core.errors import UserError
+from ..core.messages import Setting
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,7 @@ def merge_into(models: Mapping[str, nn.Module], modules: Sequence[LoraModule]) -
     """
     import torch
 
-    from ..lorafile.algorithms.dora import apply_dora
+    from ..lorafile.algorithms import apply_dora
 
     for module in modules:
         model = models.get(module.component)
@@ -94,8 +95,8 @@ def tensors_of(family: str, modules: Sequence[LoraModule]) -> dict[str, torch.Te
     return to_kohya(LoraWeights(tuple(modules), family, "kohya")).tensors
 
 
-def _setting(component: str) -> str:
-    return "network.unet" if component == "unet" else "network.text_encoder"
+def _setting(component: str) -> Setting:
+    return Setting("network.unet" if component == "unet" else "network.text_encoder")
 
 
 def _unfit(module: LoraModule, reason: str) -> UserError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..config.sections.network import NetworkSection
 from ..core.errors import UserError
+from ..core.messages import Action, Message, Setting, joined
 from ..families.checkpoints.digests import cached_digest
 from . import adapter
 
@@ -24,17 +25,18 @@ def require_lora(path: Path) -> None:
     """Open the file before anything heavy. Raises UserError when it is missing, damaged or no LoRA, or changes what is not trained."""
     from ..lorafile import read_lora
     from ..lorafile.biases import bias_of
-    from ..lorafile.comfyui_dora import uses_base_norm
+    from ..lorafile.dora import is_of_base
 
     if not path.is_file():
-        raise UserError(f"The LoRA to go on from was not found: {path}.", "Check base.lora, or leave it empty.", kind="lora")
+        raise UserError(
+            f"The LoRA to go on from was not found: {path}.", Message("Check ", Setting("base.lora"), ", or leave it empty."), kind="lora"
+        )
     weights = read_lora(path)
-    if uses_base_norm(weights.metadata):
+    if is_of_base(weights.metadata):
         raise _unfit(path, "its DoRA was exported for ComfyUI's own loader", "Give the LoRA that it was exported from.")
     if changed := [module.name for module in weights if bias_of(module) is not None or module.algorithm in ("norm", "set")]:
-        hint = (
-            "Training here changes weights only. Train on a checkpoint with the LoRA merged into it: "
-            "python -m trainer export LORA OUT --into-checkpoint CKPT."
+        hint = Message(
+            "Training changes weights only. Train on a checkpoint that the LoRA was merged into. To merge it, use ", Action.MERGE_LORA, "."
         )
         raise _unfit(path, f"it changes biases or normalisations of {len(changed)} layers, for example {changed[0]}", hint)
 
@@ -60,10 +62,17 @@ def load_lora(model: nn.Module, path: Path, network: NetworkSection) -> None:
         module = found[name]
         if module.algorithm != "lora" or "lora_mid.weight" in module.tensors or module.is_dora != (pair.magnitude is not None):
             kind = "dora" if module.is_dora else module.algorithm
-            raise _unfit(path, f"its layer {name} is of the kind {kind}", "Set network.dora as in the file; LoHa and LoKr cannot go on.")
+            raise _unfit(
+                path,
+                f"its layer {name} is of the kind {kind}",
+                Message("Set ", Setting("network.dora"), " as in the file. LoHa and LoKr files cannot be trained further."),
+            )
         down, up = module.tensors["lora_down.weight"].float(), module.tensors["lora_up.weight"].float()
         if module.rank != pair.down.shape[0]:
-            hint = f"Set network.rank = {module.rank} (or conv_rank, block_ranks), or change the file: python -m trainer export"
+            ranks = joined(", ", (Setting("network.conv_rank"), Setting("network.block_ranks")))
+            hint = Message(
+                "Set ", Setting("network.rank", module.rank), " (or ", ranks, "), or change the file with ", Action.EXPORT_LORA, "."
+            )
             raise _unfit(path, f"its layer {name} has rank {module.rank}, the settings say {pair.down.shape[0]}", hint)
         if down.numel() != pair.down.numel() or up.numel() != pair.up.numel():
             raise _unfit(path, f"its layer {name} has other sizes", "Was it made for another kind of checkpoint?")
@@ -87,7 +96,9 @@ def _same_layers(path: Path, found: set[str], wanted: set[str]) -> None:
     more, fewer = sorted(found - wanted), sorted(wanted - found)
     parts = [f"it has {len(more)} layers that are not trained here, for example {more[0]}"] if more else []
     parts += [f"it lacks {len(fewer)} layers, for example {fewer[0]}"] if fewer else []
-    hint = "Set network.targets (and block_ranks) to what the file has: python -m trainer info shows it."
+    hint = Message(
+        "Set ", Setting("network.targets"), " and ", Setting("network.block_ranks"), " as in the file; see ", Action.INSPECT_LORA, "."
+    )
     raise _unfit(path, "; ".join(parts), hint)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.devices import has_cudnn_attention
 from ..core.diagnosis import first_line
 from ..core.errors import UserError
+from ..core.messages import Message, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,9 @@ def choose_attention(asked: str, device: torch.device, dtype: torch.dtype) -> tu
     if asked == "xformers":
         raise UserError(
             f"xformers does not work on this {device.type} in {str(dtype).removeprefix('torch.')}: {problem or 'it is not installed'}.",
-            'Set training.attention = "sdpa" (as fast on current GPUs), or install the xformers that fits your torch.',
+            Message(
+                "Set ", Setting("training.attention", "sdpa"), " (as fast on current GPUs), or install the xformers that fits your torch."
+            ),
             kind="dependency",
         )
     return "sdpa", problem

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..config.sections.training import TrainingSection
+from ..core.messages import Message, Setting
 from .attention import use_attention
 from .quantise import quantise
 
@@ -51,7 +52,7 @@ def prepare_base(
         fuse(unet)
     elif training.fused == "on" and may_fuse(training, device, dtype):
         problem = kernels_problem(device, dtype)
-        warn(f"training.fused does not work here, so the run goes on without it, at normal speed ({problem}).")
+        warn(Message(Setting("training.fused"), f" does not work here, so the run continues without it, at normal speed ({problem})."))
     if training.gradient_checkpointing:
         _checkpoint(unet, draws)
     if device.type == "cuda":

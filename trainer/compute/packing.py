@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
+from ..core.messages import Message, Setting
 
 if TYPE_CHECKING:
     import torch
@@ -97,6 +98,6 @@ def _bitsandbytes() -> Any:
     except ImportError as error:
         raise UserError(
             f"A base in nf4 needs the package bitsandbytes, which cannot be imported ({error}).",
-            'Install it into ComfyUI\'s Python: pip install bitsandbytes; or set training.base_precision = "int8".',
+            Message("Install it in ComfyUI's Python (pip install bitsandbytes), or set ", Setting("training.base_precision", "int8"), "."),
             kind="dependency",
         ) from error

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from .errors import UserError
+from .messages import Message, Setting
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,11 @@ def pick_device(asked: str) -> torch.device:
     import torch
 
     if asked == "cuda" and not torch.cuda.is_available():
-        raise UserError("CUDA was asked for, but torch sees no CUDA GPU.", "Set training.device to auto or cpu.", kind="device")
+        raise UserError(
+            "A CUDA GPU was requested, but torch finds none.",
+            Message("Set ", Setting("training.device"), " to auto or cpu."),
+            kind="device",
+        )
     return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -52,7 +57,9 @@ def pick_precision(asked: str, device: torch.device) -> str:
     import torch
 
     if asked == "fp16" and device.type == "cpu":
-        raise UserError("fp16 training needs a GPU.", "Set training.precision to auto, bf16 or fp32.", kind="device")
+        raise UserError(
+            "fp16 training needs a GPU.", Message("Set ", Setting("training.precision"), " to auto, bf16 or fp32."), kind="device"
+        )
     if asked != "auto":
         return asked
     if device.type == "cuda":

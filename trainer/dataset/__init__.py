@@ -10,8 +10,17 @@ from .preparation.prepare_dataset import PrepareResult, prepare_dataset
 from .reading.sources import SourceImage
 from .report.contact_sheet import contact_sheet
 from .report.summary import Rejection, Report
-from .settings import PrepareSettings, dataset_folder, dataset_folder_name, parse_settings
-from .settings_sections import BucketSettings, CaptionSettings, CleanSettings, TaggerSettings, TrainingHints
+from .settings import (
+    BucketSettings,
+    CaptionSettings,
+    CleanSettings,
+    PrepareSettings,
+    TaggerSettings,
+    TrainingHints,
+    dataset_folder,
+    dataset_folder_name,
+    parse_settings,
+)
 
 __all__ = [
     "BucketSettings",

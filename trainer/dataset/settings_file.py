@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.files.text_file import read_text
+from ..core.messages import Action, Message
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,4 +22,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         data: dict[str, Any] = tomllib.loads(read_text(path, "settings file"))
         return data
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
-        raise UserError(f"The settings {path} are not valid TOML: {error}", "Compare them with docs/datasets.md.", kind="config") from error
+        raise UserError(
+            f"The settings {path} are not valid TOML: {error}",
+            Message("Every setting is described in ", Action.READ_ABOUT_DATASET_SETTINGS, "."),
+            kind="config",
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..core.errors import UserError
+from ..core.messages import Message, Setting
 
 EDM = "edm"
 EDM_VELOCITY = "edm_v_prediction"
@@ -47,7 +48,8 @@ def require_supported(prediction: Prediction, name: str, *, overridden: bool = F
     if prediction.is_supported or (overridden and not uses_edm):
         return
     target = _UNSUPPORTED.get(prediction.kind, f"{prediction.kind!r}, which AnimeLoRA does not know")
-    hint = "Use a checkpoint that predicts the noise (epsilon) or the velocity (v-prediction)."
+    hint = Message("Use a checkpoint that predicts the noise (epsilon) or the velocity (v-prediction).")
     if not uses_edm:
-        hint += " If this one does and its file is wrong, set objective.prediction to epsilon or v-prediction."
+        prediction_setting = Setting("objective.prediction")
+        hint = Message(hint, " If this one does and its file is wrong, set ", prediction_setting, " to epsilon or v-prediction.")
     raise UserError(f"{name} predicts {target}. This version cannot train such models.", hint, kind="checkpoint")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.errors import UserError
+from ..core.messages import Message, Setting
 from .base import PLAIN_TEXT, TextSettings
 from .checkpoints.base_checkpoint import BaseCheckpoint
 from .checkpoints.diffusers_folder import read_json
@@ -52,8 +53,11 @@ class StableDiffusion1(StableDiffusion):
             model = clip_weights.load_openai(checkpoint, _text_prefix(checkpoint.shapes), family="SD 1.x")
         if settings.clip_skip > (layers := model.config.num_hidden_layers):
             raise UserError(
-                f"training.clip_skip is {settings.clip_skip}, but the text encoder of {checkpoint.name} has {layers} layers.",
-                "Set training.clip_skip = 2, which suits most anime models, or 0 for the model's default.",
+                Message(
+                    Setting("training.clip_skip"),
+                    f" is {settings.clip_skip}, but the text encoder of {checkpoint.name} has {layers} layers.",
+                ),
+                Message("Set ", Setting("training.clip_skip", 2), ", which suits most anime models, or 0 for the model's default."),
                 kind="config",
             )
         return clip_text.ClipText(clip_text.tokenizer(checkpoint), model.to(device=device, dtype=dtype), settings)

@@ -8,6 +8,7 @@ from ..config.run_config import RunConfig
 from ..core import devices
 from ..core.errors import UserError
 from ..core.files.text_file import read_text
+from ..core.messages import Message, Setting
 
 # MULTI_GPU also starts processes on a CPU: entry.py chooses the device, and accelerate then the backend (gloo). accelerate's own
 # MULTI_CPU would start a single one.
@@ -38,8 +39,8 @@ def accelerate_config(config: RunConfig, given: Path | None = None) -> str:
     processes = process_count(config)
     if config.training.device != "cpu" and processes > max(1, devices.gpu_count()):
         raise UserError(
-            f"training.processes is {processes}, but this machine has {devices.gpu_count()} GPUs.",
-            "Use 0 for as many as there are; for several machines pass an accelerate configuration (docs/training.md).",
+            Message(Setting("training.processes"), f" is {processes}, but this machine has {devices.gpu_count()} GPUs."),
+            "Use 0 for all GPUs. Training on several machines needs an accelerate configuration, which only the command line accepts.",
             kind="device",
         )
     kind = "MULTI_GPU" if processes > 1 else "NO"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.sections.objective import ObjectiveSection
 from ..core.errors import UserError
+from ..core.messages import Message, Setting
 from ..families import Prediction, require_supported
 from . import weighting
 
@@ -20,8 +21,15 @@ def chosen_prediction(found: Prediction, settings: ObjectiveSection, name: str =
     zero = found.zero_terminal_snr if settings.zero_terminal_snr == "auto" else settings.zero_terminal_snr == "on"
     if kind == "epsilon" and settings.zero_terminal_snr == "on":
         raise UserError(
-            "objective.zero_terminal_snr is on, but this checkpoint predicts the noise, and pure noise teaches it nothing.",
-            'Leave it at "auto"; if this is a v-prediction checkpoint that does not say so, set objective.prediction to "v-prediction".',
+            Message(
+                Setting("objective.zero_terminal_snr"),
+                " is on, but this checkpoint predicts the noise, and from pure noise it learns nothing.",
+            ),
+            Message(
+                'Leave it at "auto". If this is a v-prediction checkpoint that does not say so, set ',
+                Setting("objective.prediction", "v-prediction"),
+                ".",
+            ),
             kind="config",
         )
     return Prediction(kind, zero and kind != "epsilon")

@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..core.errors import UserError
+from ..core.messages import Message, Setting
 from .run_folder import RunFolder
 from .states import STATE_FILES, state_folders
 
@@ -39,11 +40,19 @@ def prune(runs: Path, *, days: float, dry_run: bool, finished_days: float = 0) -
     Raises UserError when ``runs`` holds no runs.
     """
     if not runs.is_dir():
-        raise UserError(f"The folder {runs} does not exist.", "Give the folder that holds the run folders (output.runs).", kind="path")
+        raise UserError(
+            f"The folder {runs} does not exist.",
+            Message("Choose the folder that holds the run folders: ", Setting("output.runs"), "."),
+            kind="path",
+        )
     folders = [path for path in sorted(runs.iterdir()) if (path / "events.jsonl").is_file() and not path.is_symlink()]
     cache = runs / "_cache"
     if not folders and not cache.is_dir():
-        raise UserError(f"The folder {runs} holds no runs.", "Give the folder that holds the run folders (output.runs).", kind="path")
+        raise UserError(
+            f"The folder {runs} holds no runs.",
+            Message("Choose the folder that holds the run folders: ", Setting("output.runs"), "."),
+            kind="path",
+        )
     states, size = 0, 0
     for folder in folders:
         with _spare_states(folder, finished_days) as files:

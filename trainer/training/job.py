@@ -20,7 +20,7 @@ from ..core import devices
 from ..core.diagnosis import diagnose, memory_hint
 from ..core.errors import UserError
 from ..core.library_imports import import_models, import_text_models
-from ..core.messages import Message
+from ..core.messages import Message, Setting
 from ..core.work.background import Ahead
 from ..core.work.processes import Processes, current
 from ..dataset import Dataset
@@ -158,7 +158,9 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     if processes.world > images:
         raise UserError(
             f"{processes.world} processes were started, but a step has only {images} image{'s' if images > 1 else ''}.",
-            f"Raise training.batch_size or training.gradient_accumulation, or start {images} at most.",
+            Message(
+                "Raise ", Setting("training.batch_size"), " or ", Setting("training.gradient_accumulation"), f", or start {images} at most."
+            ),
             kind="device",
         )
     job = Job(

@@ -142,7 +142,7 @@ def test_space_separated_tags_are_read_and_named(tmp_path: Path) -> None:
     result = found(tmp_path)
     assert result.entries[0].caption == "1girl, saber (fate), blonde hair"
     assert result.warnings == [
-        '1 caption, for example of 0.txt: read as tags separated by spaces. If it is a sentence, set captions.separator to "comma".'
+        '1 caption, for example of 0.txt: read as tags separated by spaces. If it is a sentence, set captions.separator = "comma".'
     ]
     assert captions(tmp_path, separator="comma") == {"0.png": "1girl saber_(fate) blonde_hair"}
     write(tmp_path / "0.txt", "solo smile")

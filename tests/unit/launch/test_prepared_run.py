@@ -76,9 +76,7 @@ def test_the_parent_opens_the_dataset_settles_memory_and_hashes_the_checkpoint_o
     assert not result.reused
 
 
-def test_the_child_opens_the_dataset_once_and_neither_settles_nor_hashes_again(
-    config: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_child_opens_the_dataset_once_and_neither_settles_nor_hashes_again(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepare_run(config)
     write_run_folder(run)
     with counting(monkeypatch) as counts:

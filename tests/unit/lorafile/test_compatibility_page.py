@@ -1,4 +1,4 @@
-"""docs/compatibility.md matches the recorded results."""
+"""docs/compatibility.md is what the recorded results render to."""
 
 from __future__ import annotations
 

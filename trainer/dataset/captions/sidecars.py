@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ...core.counting import plural
 from ...core.files.reading import read_regular
+from ...core.messages import DatasetSetting, Message
 from ..images.decode import EXTENSIONS
 from ..layout import HEADER, ROWS
-from ..settings_sections import CaptionSettings
+from ..settings import CaptionSettings
 from .booru import caption_of_json, spaced, split_spaced
 from .caption_tables import CaptionTables, folded
 from .caption_text import MAX_CAPTION_BYTES, encoding_warning, one_line, read_caption_text
@@ -83,7 +84,7 @@ class CaptionIndex:
             found.append(f"{plural(len(self._unreadable), 'caption file')} cannot be read, for example {self._unreadable[0]}.")
         found += [encoding_warning(encoding, names) for encoding, names in self._guessed.items()]
         for note, names in self._noted.items():
-            found.append(f"{plural(len(names), 'caption')}, for example of {names[0]}: {note}")
+            found.append(Message(f"{plural(len(names), 'caption')}, for example of {names[0]}: ", note))
         return found + self._unused_texts() + self._unread_files()
 
     def _unused_texts(self) -> list[str]:
@@ -155,8 +156,11 @@ class CaptionIndex:
             self._note("the caption file is empty.", path.name)
         if "\n" in text and not self._lines:
             self._note(
-                "its lines were joined with commas. If each line is a caption of its own, set training.wildcards: then one of them is "
-                "chosen each time.",
+                Message(
+                    "its lines were joined with commas. If each line is a separate caption, set ",
+                    DatasetSetting("training.wildcards"),
+                    ": then one of them is chosen each time.",
+                ),
                 path.name,
             )
             text = one_line(text)
@@ -183,7 +187,8 @@ class CaptionIndex:
                 lines.append(line)
                 continue
             if chosen == "auto":
-                self._note('read as tags separated by spaces. If it is a sentence, set captions.separator to "comma".', name)
+                separator = DatasetSetting("captions.separator", "comma")
+                self._note(Message("read as tags separated by spaces. If it is a sentence, set ", separator, "."), name)
             lines.append(", ".join(part if self._settings.underscores else spaced(part) for part in parts))
         return "\n".join(lines)
 

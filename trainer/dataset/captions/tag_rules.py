@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from ...core.messages import DatasetSetting, Message
 from ...core.prompt_syntax import unescape
-from ..settings_sections import CaptionSettings
+from ..settings import CaptionSettings
 from .tags import SEPARATOR, plain, sections, split_tags, unique
 
 
@@ -68,7 +69,8 @@ class TagRules:
             idle = [repr(rule) for rule in rules if rule not in patterns.matched and split_tags(rule)]
             if idle:
                 shown = ", ".join(idle[:5]) + (f" and {len(idle) - 5} more" if len(idle) > 5 else "")
-                found.append(f"captions.{name} matched no tag: {shown}. Check the spelling; a rule is a whole tag, or a part with *.")
+                setting = DatasetSetting(f"captions.{name}")
+                found.append(Message(setting, f" matched no tag: {shown}. Check the spelling; a rule is a whole tag, or a part with *."))
         return found
 
     def _edit(self, parts: list[list[str]], frequency: Counter[str] | None) -> list[list[str]]:

@@ -41,9 +41,7 @@ def _replace_earlier_export(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / EXPORT_MARKER
     if not marker.is_file() and any(folder.iterdir()):
-        raise UserError(
-            f"{folder} exists and is not an earlier export.", "Choose another folder with --export-to, or remove it.", kind="dataset"
-        )
+        raise UserError(f"{folder} exists and is not an earlier export.", "Choose another folder, or delete it.", kind="dataset")
     marker.write_text("Written by AnimeLoRA; replaced by the next export.\n", encoding="utf-8")
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from ...core.files.image_file import identify
+from ...core.messages import DatasetSetting, Message
 
 EXTENSIONS = frozenset(
     (
@@ -58,8 +59,11 @@ def open_image(data: bytes, max_megapixels: float) -> Image.Image:
     if megapixels > max_megapixels:
         raise Rejected(
             "too large",
-            f"{image.width}x{image.height} is {megapixels:.0f} megapixels, more than {max_megapixels:g}: make it smaller, or raise "
-            "clean.max_megapixels (to 178 at most)",
+            Message(
+                f"{image.width}x{image.height} is {megapixels:.0f} megapixels, more than {max_megapixels:g}: make it smaller, or raise ",
+                DatasetSetting("clean.max_megapixels"),
+                " (to 178 at most)",
+            ),
         )
     return image
 

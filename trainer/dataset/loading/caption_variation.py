@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from ...core.messages import Message, Setting
 from ...core.prompt_syntax import unescape
 from ...core.seeding import derive_seed
 from ..manifest.items import Item
-from ..settings_sections import TrainingHints
+from ..settings import TrainingHints
 from .kohya_captions import choose_variant, fixed_caption, tag_sections
 
 
@@ -58,5 +59,5 @@ def truncation_warning(named: Sequence[tuple[str, str]], limit: int, counter: Ca
     more = f", and {len(cut) - 1} more" if len(cut) > 1 else ""
     start = caption if len(caption) <= 60 else f"{caption[:60]}…"
     longest = max(tokens for _, _, tokens in cut)
-    hint = " Set training.max_tokens higher to read more." if limit < longest and limit < 225 else ""
-    return f"{name} has {tokens} tokens, of which the first {limit} are read ({start!r}){more}.{hint}"
+    hint = Message(" Raise ", Setting("training.max_tokens"), " to read more.") if limit < longest and limit < 225 else ""
+    return Message(f"{name} has {tokens} tokens, of which the first {limit} are read ({start!r}){more}.", hint)

@@ -10,6 +10,7 @@ from ...config.run_config import RunConfig
 from ...config.sections.dataset import DatasetSection, MoreDataset
 from ...config.sections.validation import ValidationSection
 from ...core.errors import UserError
+from ...core.messages import Message, Setting
 from ..manifest.integrity import require_unchanged
 from ..manifest.items import Dataset
 from ..manifest.read import open_dataset
@@ -30,8 +31,12 @@ def _share(section: MoreDataset) -> WeightedDataset:
     if not dataset.hash.startswith(section.hash):
         raise UserError(
             f"The dataset in {section.path} is not the one that was chosen: its hash is {dataset.hash[:16]}, not {section.hash[:16]}.",
-            "Another preparation wrote to this folder, or its files were edited since. Queue Dataset Prep again; "
-            "in a configuration file, correct dataset.hash or leave it out.",
+            Message(
+                "Another preparation wrote to this folder, or its files were edited since. Queue Dataset Prep again; "
+                "in a configuration file, correct ",
+                Setting("dataset.hash"),
+                " or leave it out.",
+            ),
             kind="dataset",
         )
     require_unchanged(dataset)
@@ -57,7 +62,8 @@ def open_training(config: RunConfig) -> RunDatasets:
         return RunDatasets(training, held_out, "", opened)
     text = f"{shown} of the {of} images that an epoch shows are regularisation images ({shown / of:.0%})"
     if unused := count_regularisation(present) - count_regularisation(training):
-        text += f"; {unused} more are not used, as no more are needed for balance (dataset.balance_regularisation = false uses all)"
+        use_all = Setting("dataset.balance_regularisation", False)
+        text = Message(text, f"; {unused} more are not needed for balance and not used (", use_all, " uses all)")
     return RunDatasets(training, held_out, text, opened)
 
 
@@ -73,7 +79,7 @@ def hold_out(dataset: Dataset, section: ValidationSection) -> tuple[Dataset, Dat
     if len(contents) < 2:
         raise UserError(
             f"The dataset {dataset.name} has {len(contents)} picture to train on, so none can be held out for validation.",
-            "Set validation.share to 0, or add pictures.",
+            Message("Set ", Setting("validation.share"), " to 0, or add images."),
             kind="dataset",
         )
     count = min(section.max_pictures, max(1, round(section.share * len(contents))))

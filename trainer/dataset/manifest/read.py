@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ...core.errors import UserError
 from ...core.files.reading import read_regular
+from ...core.messages import Action, Message
 from ..captions.caption_text import encoding_warning, read_caption_text
 from ..layout import FOLDERS, HEADER, LARGEST_MANIFEST, LARGEST_MASK, ROWS, SCHEMA, SCHEMA_VERSION, caption_file
 from .hashing import dataset_hash, hashed_header
@@ -58,7 +59,7 @@ def read_header(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(
             f"{path} is not a prepared dataset: it has no {HEADER}.",
-            "Prepare it first: Dataset Prep on the canvas, or python -m trainer prepare FOLDER --out DIR --trigger WORD.",
+            Message("Prepare it first with ", Action.PREPARE_DATASET, "."),
             kind="dataset",
         ) from None
     except OSError as error:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from ..settings_sections import TrainingHints
+from ..settings import TrainingHints
 
 MAX_SIDE = 1 << 20  # pixels
 MAX_REPEATS = 10**10  # kohya's five digits times the setting's limit

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ...core.counting import plural
+from ...core.messages import DatasetSetting, Message
 from ...core.prompt_syntax import EMPHASIS
 from ..captions.caption_text import encoding_warning
 from ..captions.tags import WILDCARD, instance_prompt
@@ -83,13 +84,17 @@ def _encodings(rows: Sequence[Row], captions: Sequence[CaptionResult]) -> list[s
 
 def _kohya_syntax(captions: Sequence[str], settings: PrepareSettings) -> list[str]:
     """Captions with syntax that kohya's reader interprets and these settings do not."""
-    warnings = []
+    warnings: list[str] = []
     wildcards = [caption for caption in captions if WILDCARD.search(caption)]
     if wildcards and not settings.training.wildcards:
         verb = "has" if len(wildcards) == 1 else "have"
         warnings.append(
-            f"{plural(len(wildcards), 'caption')} {verb} choices in braces, for example {wildcards[0][:60]!r}. They are trained as plain "
-            "text. To choose one of them each time, as kohya's enable_wildcard does, set training.wildcards."
+            Message(
+                f"{plural(len(wildcards), 'caption')} {verb} choices in braces, for example {wildcards[0][:60]!r}. They are trained as "
+                "plain text. To choose one of them each time, as kohya's enable_wildcard does, set ",
+                DatasetSetting("training.wildcards"),
+                ".",
+            )
         )
     emphasised = [caption for caption in captions if EMPHASIS.search(caption)]
     if emphasised:

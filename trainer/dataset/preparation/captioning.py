@@ -105,9 +105,7 @@ def _source_caption(candidate: Candidate, tags: str | None, settings: PrepareSet
     return instance_prompt(settings.trigger, settings.class_description), "instance prompt"
 
 
-def _edited_by_rules(
-    text: str, candidate: Candidate, settings: PrepareSettings, rules: TagRules, frequency: Counter[str] | None
-) -> str:
+def _edited_by_rules(text: str, candidate: Candidate, settings: PrepareSettings, rules: TagRules, frequency: Counter[str] | None) -> str:
     captions, separator = settings.captions, settings.training.keep_tokens_separator
     edited = rules.edit(_CONTROL.sub("", text), frequency)
     if candidate.entry.is_regularisation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...core.messages import DatasetSetting, Message
 from ..captions.tagger import model_with_tags
 from ..images.face_model import require_face_model
 from ..settings import PrepareSettings
@@ -15,7 +16,7 @@ def check_models(settings: PrepareSettings) -> list[str]:
     if settings.tagger is not None:
         model_with_tags(Path(settings.tagger.model))
         if settings.captions.source in ("instance", "sidecar"):
-            warnings.append(f'The tagger is not used: captions.source is "{settings.captions.source}".')
+            warnings.append(Message("The tagger is not used: ", DatasetSetting("captions.source"), f' is "{settings.captions.source}".'))
     if settings.face_model:
         require_face_model(settings.face_model)
         if settings.crop != "face":

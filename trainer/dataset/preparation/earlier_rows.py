@@ -39,9 +39,7 @@ class RowMatcher:
     two look alike, because ``1.png`` of another collection is another image.
     """
 
-    def __init__(
-        self, rows: Mapping[str, EarlierRow], candidates: Sequence[Candidate], results: Mapping[str, ProcessedImage]
-    ) -> None:
+    def __init__(self, rows: Mapping[str, EarlierRow], candidates: Sequence[Candidate], results: Mapping[str, ProcessedImage]) -> None:
         present = {(candidate.entry.is_regularisation, candidate.sha256) for candidate in candidates}
         gone = [row for row in rows.values() if (row.is_regularisation, row.source_sha256) not in present]
         self._by_content = {(row.is_regularisation, row.source_sha256): row for row in rows.values()}

@@ -95,9 +95,7 @@ def _search(
     found.similar.extend(_similar_pairs([candidate for candidate, _ in kept], pairs))
 
 
-def _mirrored_and_cropped(
-    signatures: Sequence[Signature], index: SimilarityIndex, distance: int
-) -> Iterator[tuple[frozenset[int], str]]:
+def _mirrored_and_cropped(signatures: Sequence[Signature], index: SimilarityIndex, distance: int) -> Iterator[tuple[frozenset[int], str]]:
     """Pairs of which one looks like the mirror image or a crop of the other. ``index`` holds ``signatures``."""
     crop_index = SimilarityIndex(max(distance, _CROP_DISTANCE))
     for signature in signatures:

@@ -111,9 +111,7 @@ def _find_origin(folder: Path, out_root: Path, identity: PreparationIdentity) ->
     if not _is_free(folder):
         return None
     related = [
-        path
-        for path in siblings(out_root, identity.settings)
-        if path != folder and header_or_empty(path) and identity.is_related(path)
+        path for path in siblings(out_root, identity.settings) if path != folder and header_or_empty(path) and identity.is_related(path)
     ]
     return max(related, key=lambda path: (path / HEADER).stat().st_mtime_ns, default=None)
 

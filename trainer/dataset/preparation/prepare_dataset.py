@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...core.counting import plural
 from ...core.errors import UserError
+from ...core.messages import DatasetSetting, Message
 from ..images.process import Upscaler, processing_key
 from ..layout import caption_file
 from ..manifest.integrity import IntegrityCheck
@@ -30,6 +31,8 @@ from .process_candidates import CandidateProcessor, ImageSet
 from .progress import WAITING_FOR_FOLDER, Progress, no_progress
 from .tidy import foreign_images_warning, stale_files
 from .write_dataset import manifest_row, write_dataset, write_report
+
+_LEAVE_OUT = DatasetSetting("clean.leave_out")
 
 
 @dataclass(frozen=True)
@@ -140,20 +143,18 @@ def _prepare(
     return PrepareResult(dataset, report, len(rows), tuple(rejected), images.reused)
 
 
-def _candidates(
-    sources: CollectedSources, folder: Path, settings: PrepareSettings
-) -> tuple[list[Candidate], list[Rejection], list[str]]:
+def _candidates(sources: CollectedSources, folder: Path, settings: PrepareSettings) -> tuple[list[Candidate], list[Rejection], list[str]]:
     """(a candidate for each source that can be read, without exact duplicates; rejections; warnings)."""
     warnings: list[str] = []
     rejected = [Rejection(*row) for row in sources.listing.rejected]
     leave_out = settings.clean.leave_out
     names = {entry.name for entry, _, _ in sources.hashed}
     if unknown := [name for name in leave_out if name not in names]:
-        warnings.append(f"clean.leave_out names files that the source does not have: {', '.join(unknown)}.")
+        warnings.append(Message(_LEAVE_OUT, f" names files that the source does not have: {', '.join(unknown)}."))
     candidates: list[Candidate] = []
     for entry, digest, problem in sources.hashed:
         if entry.name in leave_out:
-            rejected.append(Rejection(entry.name, "left out", "named in clean.leave_out"))
+            rejected.append(Rejection(entry.name, "left out", Message("named in ", _LEAVE_OUT)))
             continue
         if problem:
             rejected.append(Rejection(entry.name, "unreadable", problem))

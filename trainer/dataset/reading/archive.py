@@ -45,9 +45,7 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(_SUFFIXES) or _is_zip(path) or tar.is_tar(path)
 
 
-def unpack(
-    path: Path, folder: Path, *, captions: Sequence[str] = (), should_stop: Callable[[], bool] | None = None
-) -> UnpackedArchive:
+def unpack(path: Path, folder: Path, *, captions: Sequence[str] = (), should_stop: Callable[[], bool] | None = None) -> UnpackedArchive:
     """Unpack pictures and captions below ``folder``, which is emptied first. ``captions``: extensions of captions beside the usual ones.
 
     Only regular files with names that stay inside are written; sizes are counted while writing, because headers lie.
@@ -97,9 +95,7 @@ def unpack(
     return result
 
 
-def _members(
-    path: Path, wanted: Set[str], check: Callable[[], None], others: list[str]
-) -> Iterator[tuple[str, IO[bytes] | None, str]]:
+def _members(path: Path, wanted: Set[str], check: Callable[[], None], others: list[str]) -> Iterator[tuple[str, IO[bytes] | None, str]]:
     """(name, open stream, problem) of the members that matter; the names of the ``others`` that are not hidden."""
     if _is_zip(path):
         with zipfile.ZipFile(path) as archive:

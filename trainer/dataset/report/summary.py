@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.counting import plural
+from ...core.messages import DatasetSetting, Message, joined
 
-HOW_TO_LEAVE_OUT = "To leave one out, delete it from the source or name it in clean.leave_out."
+HOW_TO_LEAVE_OUT = Message("To leave one out, delete it from the source or name it in ", DatasetSetting("clean.leave_out"), ".")
 _MAX_COUNTS, _MAX_TAGS, _MAX_PAIRS, _MAX_REJECTED = 12, 20, 20, 50  # lines of each list
 
 
@@ -88,7 +89,7 @@ class Report:
 
     def text(self) -> str:
         """The report as a page of plain text."""
-        lines = [f"Dataset {self.name}", f"{plural(self.kept, 'image')} in {self.path}"]
+        lines: list[str] = [f"Dataset {self.name}", f"{plural(self.kept, 'image')} in {self.path}"]
         if self.regularisation:
             lines.append(f"{self.regularisation} of them for regularisation")
         lines += self.facts()
@@ -102,12 +103,12 @@ class Report:
         lines += _section("Most frequent tags", [f"{tag}: {count}" for tag, count in _top(self.tags, _MAX_TAGS)])
         lines += self._similar_lines()
         lines += self._rejected_lines()
-        return "\n".join(lines) + "\n"
+        return Message(joined("\n", lines), "\n")
 
     def _similar_lines(self) -> list[str]:
         if not self.doubtful:
             return []
-        lines = ["", f"Similar images that were kept: {plural(len(self.doubtful), 'pair')}. {HOW_TO_LEAVE_OUT}"]
+        lines: list[str] = ["", Message(f"Similar images that were kept: {plural(len(self.doubtful), 'pair')}. ", HOW_TO_LEAVE_OUT)]
         lines += [f"  {pair.sources[0]} and {pair.sources[1]}: {pair.why}" for pair in self.doubtful[:_MAX_PAIRS]]
         return lines + _rest(len(self.doubtful) - _MAX_PAIRS, "in report.html")
 
@@ -115,8 +116,11 @@ class Report:
         if not self.rejected:
             return []
         reasons = Counter(rejection.reason for rejection in self.rejected)
-        lines = ["", f"Left out: {len(self.rejected)} ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})"]
-        lines += [f"  {rejection.source}: {rejection.message}" for rejection in self.rejected[:_MAX_REJECTED]]
+        lines: list[str] = [
+            "",
+            f"Left out: {len(self.rejected)} ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})",
+        ]
+        lines += [Message(f"  {rejection.source}: ", rejection.message) for rejection in self.rejected[:_MAX_REJECTED]]
         return lines + _rest(len(self.rejected) - _MAX_REJECTED, "all in report.html")
 
 
@@ -125,7 +129,7 @@ def _rest(count: int, where: str) -> list[str]:
 
 
 def _section(title: str, lines: list[str]) -> list[str]:
-    return ["", f"{title}:", *(f"  {line}" for line in lines)] if lines else []
+    return ["", f"{title}:", *(Message("  ", line) for line in lines)] if lines else []
 
 
 def _top(counts: dict[str, int], limit: int = _MAX_COUNTS) -> list[tuple[str, int]]:

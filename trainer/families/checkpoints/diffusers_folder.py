@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
+from ...core.messages import Message, Setting
 from .quantised_weights import is_companion
 from .weights_file import require_no_lfs_pointer, safetensors_header
 
@@ -35,7 +36,7 @@ def require_weights(folder: Path, name: str) -> None:
     if "quantization_config" in read_json(folder / "config.json"):
         raise UserError(
             f"{name} is quantised ({folder.name}/config.json: quantization_config), which this version cannot read.",
-            "Use the model in fp16, bf16 or fp32. training.base_precision reduces its memory use.",
+            Message("Use the model in fp16, bf16 or fp32. ", Setting("training.base_precision"), " reduces its memory use."),
             kind="checkpoint",
         )
     variant = weights_variant(folder)

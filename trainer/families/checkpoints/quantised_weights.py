@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UserError
+from ...core.messages import Message, Setting
 
 if TYPE_CHECKING:
     import torch
@@ -132,6 +133,8 @@ def _json(data: bytes) -> dict[str, Any]:
 def _unknown(name: str, what: str) -> UserError:
     return UserError(
         f"The weights of {name} use a quantisation that this version cannot read ({what}).",
-        "Use the checkpoint in fp16, bf16, fp8 or int8 with scales. training.base_precision reduces its memory use.",
+        Message(
+            "Use the checkpoint in fp16, bf16, fp8 or int8 with scales. ", Setting("training.base_precision"), " reduces its memory use."
+        ),
         kind="checkpoint",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ...core.messages import Message, Setting
 from ..checkpoints.base_checkpoint import BaseCheckpoint
 from ..checkpoints.diffusers_folder import read_json, read_scheduler
 from .prediction_markers import states_prediction
@@ -32,8 +33,11 @@ def cautions(checkpoint: BaseCheckpoint) -> list[str]:
         )
     elif _NAMED_VELOCITY.search(names):
         warnings.append(
-            f"The name of {name} suggests v-prediction, but the file does not state what it predicts, so objective.prediction decides: "
-            '"auto" means epsilon. Set it to "v-prediction" if the name is right.'
+            Message(
+                f"The name of {name} suggests v-prediction, but the file does not state what it predicts, so ",
+                Setting("objective.prediction"),
+                ' decides: "auto" means epsilon. Set it to "v-prediction" if the name is right.',
+            )
         )
     return warnings
 

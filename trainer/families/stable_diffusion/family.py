@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UserError
+from ...core.messages import Message, Setting
 from ..base import PLAIN_TEXT, Framing, LatentSpace, TextSettings
 from ..checkpoints.base_checkpoint import BaseCheckpoint, layout_errors
 from ..checkpoints.diffusers_folder import load_from_folder, read_json, require_weights, weights_variant
@@ -49,8 +50,8 @@ class StableDiffusion(ABC):
         for part in ("unet", *(() if checkpoint.vae else ("vae",)), *self.text_folders):
             folder = checkpoint.path / part
             if not (folder / "config.json").is_file():
-                hint = "Download the model again with all its folders"
-                hint += ", or choose a separate VAE in base.vae." if part == "vae" else "."
+                other = Message(", or choose a separate VAE in ", Setting("base.vae")) if part == "vae" else ""
+                hint = Message("Download the model again with all its folders", other, ".")
                 raise UserError(f"{checkpoint.name} has no {part} ({part}/config.json is missing).", hint, kind="checkpoint")
             require_weights(folder, f"{checkpoint.name}/{part}")
 
@@ -164,8 +165,8 @@ class StableDiffusion(ABC):
         """SD 2.x and SDXL were trained on the layer before the last, and support no other."""
         if clip_skip not in (0, 2):
             raise UserError(
-                f"training.clip_skip is {clip_skip}, but {self.title} always uses the layer before the last (2).",
-                "Set training.clip_skip = 0, which uses the model's default.",
+                Message(Setting("training.clip_skip"), f" is {clip_skip}, but {self.title} always uses the layer before the last (2)."),
+                Message("Set ", Setting("training.clip_skip", 0), ", which uses the model's default."),
                 kind="config",
             )
         return TextSettings(max_tokens)

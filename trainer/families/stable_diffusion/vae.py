@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UserError
 from ...core.files.paths import expand_home
+from ...core.messages import Message, Setting
 from ..checkpoints.base_checkpoint import SeparateVae, layout_errors
 from ..checkpoints.diffusers_folder import read_json, require_weights, weights_variant
 from ..checkpoints.weights_file import WeightsFile, require_no_lfs_pointer
@@ -33,7 +34,7 @@ def open_vae(reference: str) -> SeparateVae:
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
-        hint = "Check base.vae, or leave it empty to use the checkpoint's own VAE."
+        hint = Message("Check ", Setting("base.vae"), ", or leave it empty to use the checkpoint's own VAE.")
         raise UserError(f"The VAE {reference!r} was not found.", hint, kind="checkpoint")
     if path.suffix.lower() not in (".safetensors", ".ckpt", ".pt", ".pth"):
         raise UserError(f"{path.name} is not a VAE file.", _HINT, kind="checkpoint")

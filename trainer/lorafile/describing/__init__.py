@@ -1,1 +1,1 @@
-"""Describe LoRA files for people: information, cards, files beside them. May import reading and the files and folders beside it."""
+"""Describing LoRA files for people: information, cards, files beside them."""
