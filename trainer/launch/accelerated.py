@@ -1,8 +1,7 @@
-"""accelerate's launcher in the process that trains.
+"""accelerate's launcher, run in the process that trains.
 
-``accelerate launch`` starts even a single process as a child, which imports torch a second time and is waited for, until the training
-ends, by a process with torch loaded. For one process all that the launcher does is to prepare its environment, and that it can do for
-itself.
+``accelerate launch`` starts even a single process as a child. That imports torch twice, and the launcher stays in memory with torch loaded
+until the training ends. For one process all that the launcher does is to set environment variables, which can be done in place.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from pathlib import Path
 
 
 def launched(configuration: Path, script: Path, arguments: list[str]) -> bool:
-    """Do what ``accelerate launch --config_file configuration script arguments`` does; whether it has started, and waited for, processes.
+    """Do what ``accelerate launch --config_file configuration script arguments`` does. True if it started processes and they have ended.
 
-    False: the configuration asks for one process, and ``os.environ`` is now as accelerate wants it there; the caller goes on as
-    that process. What a library reads while it is loaded has to be in the environment before: accelerate has imported torch by now.
-    Errors of accelerate, of a started process that failed, too, pass through.
+    False if the configuration asks for one process: ``os.environ`` is then as accelerate sets it for that process, and the caller continues
+    as it. Variables that libraries read at import must be set earlier, as accelerate has imported torch by now. Raises what accelerate
+    raises, for a started process that failed, too.
     """
     from accelerate.commands import launch
     from accelerate.utils.launch import prepare_simple_launcher_cmd_env

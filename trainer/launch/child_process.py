@@ -1,8 +1,8 @@
-"""Following a training child: its events as they are written, and its end when it is asked to stop."""
+"""Following a training child: reading its events as they are written, and ending it."""
 
 from __future__ import annotations
 
-import subprocess  # nosec B404: for its types, nothing is started here
+import subprocess  # nosec B404: only for its types
 import threading
 import time
 from collections.abc import Callable
@@ -11,51 +11,51 @@ from pathlib import Path
 
 from ..runs import events
 
-_HEARD_SECONDS = 1.5  # for a child that was told to stop to say that it saves its state; without a word it is killed
-SAVING_SECONDS = 120.0  # for it to save: hundreds of megabytes for SDXL, to whatever disk
+_RESPONSE_SECONDS = 1.5  # a child that was asked to stop is killed unless it reports within this time that it saves its state
+SAVING_SECONDS = 120.0  # for saving the state: hundreds of megabytes for SDXL, perhaps to a slow disk
 
 
-def end(child: subprocess.Popen[bytes], saving: Callable[[], bool]) -> None:
-    """Ask the child to save and leave by closing its standard input; kill its whole process tree when it does not.
+def end_process(child: subprocess.Popen[bytes], is_saving: Callable[[], bool]) -> None:
+    """Ask the child to save its state and exit, by closing its standard input; kill its process tree if it does not.
 
-    ``saving`` is asked again and again whether the child has told that it saves its state: then it gets the time for that.
+    ``is_saving`` is polled: once the child has reported that it saves its state, it gets more time.
     """
     import psutil
 
     try:
-        family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+        tree = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
     except psutil.NoSuchProcess:
-        family = []
+        tree = []
     if child.stdin is not None:
         with suppress(OSError):
             child.stdin.close()
     asked = time.monotonic()
     try:
-        while child.poll() is None and time.monotonic() - asked < (SAVING_SECONDS if saving() else _HEARD_SECONDS):
+        while child.poll() is None and time.monotonic() - asked < (SAVING_SECONDS if is_saving() else _RESPONSE_SECONDS):
             with suppress(subprocess.TimeoutExpired):
                 child.wait(0.05)
     finally:
-        for process in family:
+        for process in tree:
             try:
-                family.extend(p for p in process.children(recursive=True) if p not in family)
+                tree.extend(p for p in process.children(recursive=True) if p not in tree)
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
         child.wait()
 
 
-class Tail:
-    """Reads new events of a growing file on a thread. ``saving``: whether one of them said that the child saves its state to leave."""
+class EventTail:
+    """Reads the events of a growing file on a thread. ``saving``: whether the child has reported that it saves its state to stop."""
 
     def __init__(self, path: Path, start: int) -> None:
         self.saving = False
         self._path, self._position = path, start
         self._buffer = b""
         self._events: list[events.Event] = []
-        self._lock, self._news, self._quit = threading.Lock(), threading.Event(), threading.Event()
+        self._lock, self._arrived, self._quit = threading.Lock(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="animelora-events", daemon=True)
 
-    def __enter__(self) -> Tail:
+    def __enter__(self) -> EventTail:
         self._thread.start()
         return self
 
@@ -64,17 +64,17 @@ class Tail:
         self._thread.join()
 
     def take(self, *, final: bool) -> list[events.Event]:
-        """The events since the last call; with ``final``, all that the file holds by now."""
+        """The events since the last call. With ``final``, the rest of the file is read first."""
         if final:
             self._read()
         with self._lock:
             taken, self._events = self._events, []
-            self._news.clear()
+            self._arrived.clear()
         return taken
 
     def wait(self, seconds: float) -> None:
-        """Until there is news, at most ``seconds``."""
-        self._news.wait(seconds)
+        """Wait for an event, at most ``seconds``."""
+        self._arrived.wait(seconds)
 
     def _follow(self) -> None:
         while not self._quit.wait(0.05):
@@ -94,4 +94,4 @@ class Tail:
             self._events.extend(fresh)
             self.saving = self.saving or any(isinstance(event, events.Phase) and event.phase == events.SAVING for event in fresh)
             if fresh:
-                self._news.set()
+                self._arrived.set()

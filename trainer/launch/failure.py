@@ -1,4 +1,4 @@
-"""Why a training child ended without a result, from its status, its last event and what it printed."""
+"""Why a training child ended without a result, worked out from its exit status, its last event and its output."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ _TAIL_LINES = 15
 _TOO_LARGE = getattr(signal, "SIGXFSZ", None)  # Python ignores it, not every library
 
 
-def hung(run: RunFolder, last: events.Event | None, silent: float) -> UserError:
-    """Of a child that has told nothing for ``silent`` seconds."""
-    doing = "starting" if last is None else last.phase if isinstance(last, events.Phase) else f"its last event was {last.name!r}"
+def hung_error(run: RunFolder, last: events.Event | None, silent: float) -> UserError:
+    """The error for a child that has written no event for ``silent`` seconds."""
+    activity = "starting" if last is None else last.phase if isinstance(last, events.Phase) else f"its last event was {last.name!r}"
     return UserError(
-        f"The training child has told nothing for {silent:.0f} seconds ({doing}), so it was stopped.",
-        f"Start again: the run resumes from its last checkpoint. If it hangs again, {run.log} may say where; look at the driver, "
-        "the disk and whether memory is being swapped.",
+        f"The training child sent nothing for {silent:.0f} seconds ({activity}), so it was stopped.",
+        f"Start again to resume from the last checkpoint. If it hangs again, {run.log} may show where; check the driver, the disk, "
+        "and whether memory is being swapped.",
         kind="hung",
     )
 
 
-def only_follows(event: events.Event, last: events.Event | None) -> bool:
-    """Whether ``event`` tells of a lost companion after the companion itself has told why it left."""
+def is_consequence(event: events.Event, last: events.Event | None) -> bool:
+    """Whether ``event`` only reports that another training process is gone, after that process reported its own error as ``last``."""
     return isinstance(event, events.Error) and event.kind == LOST and isinstance(last, events.Error)
 
 
-def failure(run: RunFolder, status: int, last: events.Event | None, log_start: int) -> UserError:
-    """Of a child that ended with ``status``; what it printed begins at ``log_start`` of its log."""
+def failure_of(run: RunFolder, status: int, last: events.Event | None, log_start: int) -> UserError:
+    """The error for a child that ended with the exit status ``status``; its output begins at byte ``log_start`` of its log."""
     lines = _last_lines(run.log, log_start)
     if isinstance(last, events.Error) and last.kind != LOST:
-        shown = "" if last.kind not in ("internal",) else f"\nThe child's last lines:\n{lines}"
-        return UserError(Message("Training failed: ", last.message, shown), last.hint, kind=last.kind)
+        output = f"\nIts last lines of output:\n{lines}" if last.kind == "internal" else ""
+        return UserError(Message("Training failed: ", last.message, output), last.hint, kind=last.kind)
     if _TOO_LARGE is not None and status == -_TOO_LARGE:
         return file_too_large(run.path)
-    # a child that cannot write could not even log its error; of several processes the status is their launcher's
-    if (untold := from_exit_status(status, run.path) or probe(run.path)) is not None:
-        return untold
+    # a child that cannot write cannot log its error either; the status of several processes is that of their launcher
+    if (disk_error := from_exit_status(status, run.path) or probe(run.path)) is not None:
+        return disk_error
     cause = _lost_process(run.log, log_start) or (f"killed by {_signal(-status)}" if status < 0 else f"exit status {status}")
-    if status == 137 or "SIGKILL" in cause or "SIGKILL" in lines:  # the lines of a launcher that was given
-        hint = "The system killed it, most often because memory ran out: try gradient checkpointing, a smaller resolution or bf16."
+    if status == 137 or "SIGKILL" in cause or "SIGKILL" in lines:  # in the output of a launcher
+        hint = "The system killed it, usually because memory ran out. Try gradient checkpointing, a smaller resolution, or bf16."
     else:
-        hint = f"The whole output is in {run.log}."
-    return UserError(f"The training child ended without a result ({cause}). Its last lines:\n{lines}", hint, kind="child")
+        hint = f"Its full output is in {run.log}."
+    return UserError(f"The training child ended without a result ({cause}). Its last lines of output:\n{lines}", hint, kind="child")
 
 
 def _signal(number: int) -> str:
@@ -60,10 +60,10 @@ def _signal(number: int) -> str:
 
 
 def _lost_process(path: Path, start: int) -> str:
-    """Which of several processes ended first and how, from the summary that torch's launcher prints; empty for a run of one process."""
+    """Which of several processes ended first and how, from the summary that torch's launcher prints; empty for a single process."""
     text = _read_from(path, start)
     ended = re.findall(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)[^(\n]*\([^)]*\)\s*(?:\((SIG[A-Z]+)\))?", text, re.MULTILINE)
-    by_launcher = "SIGTERM"  # how the launcher ends the others
+    by_launcher = "SIGTERM"  # with which the launcher ends the others
     first = next((each for each in ended if each[2] != by_launcher and each[1] != "1"), next(iter(ended), None))
     if first is None:
         return ""
@@ -74,7 +74,7 @@ def _lost_process(path: Path, start: int) -> str:
 def _last_lines(path: Path, start: int) -> str:
     text = _read_from(path, start)
     lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    return "\n".join(lines[-_TAIL_LINES:]) or "(it printed nothing)"
+    return "\n".join(lines[-_TAIL_LINES:]) or "(no output)"
 
 
 def _read_from(path: Path, start: int) -> str:

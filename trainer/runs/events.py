@@ -200,7 +200,7 @@ def decode_event(line: str) -> Event | None:
 
 def _with_messages(event: Event, parts: object) -> Event:
     """``event`` with messages for its texts that ``parts`` divides into words and what they name."""
-    messages = {}
+    messages: dict[str, Any] = {}
     for name, data in parts.items() if isinstance(parts, dict) else ():
         with suppress(ValueError):
             message = from_json(data)
@@ -213,7 +213,8 @@ def _with_messages(event: Event, parts: object) -> Event:
 def _adapter() -> TypeAdapter[Any]:
     """Chooses the class by the field ``event``."""
     tagged = tuple(Annotated[cls, Tag(name)] for name, cls in TYPES.items())
-    return TypeAdapter(Annotated[Union[tagged], Discriminator(lambda data: data.get("event"))])  # noqa: UP007 (a computed union)
+    union: Any = Annotated[Union[tagged], Discriminator(lambda data: data.get("event"))]  # noqa: UP007 (a computed union)
+    return TypeAdapter(union)
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tests.unit.training_helpers import configuration, train_here
 from trainer.core import devices
 from trainer.core.errors import UserError
 from trainer.launch import launcher
+from trainer.launch.accelerate_config import _TEMPLATE
 from trainer.launch.prepared_run import prepare_run
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def written(tmp_path: Path, **changes: object) -> Path:
     """The file that a run on the CPU is launched with."""
     values = {"kind": "NO", "processes": 1, "use_cpu": "true", **changes}
     path = tmp_path / "accelerate.yaml"
-    path.write_text(launcher._ACCELERATE_CONFIG.format(**values), encoding="utf-8")
+    path.write_text(_TEMPLATE.format(**values), encoding="utf-8")
     return path
 
 

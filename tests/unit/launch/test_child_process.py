@@ -73,7 +73,7 @@ def follow(configured: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_that_says_it_is_saving_is_waited_for(follow: Follow) -> None:
-    seconds = child_process._HEARD_SECONDS + 1
+    seconds = child_process._RESPONSE_SECONDS + 1
     run, told = follow(_SAVES.format(seconds=seconds))
     assert (run.path / "saved").is_file()
     assert [event.name for event in told] == ["phase", "phase", "stopped"]
@@ -88,16 +88,16 @@ def test_one_that_says_nothing_is_killed_and_the_user_learns_where_the_run_goes_
 ) -> None:
     run, told = follow("time.sleep(600)")
     warning, stopped = told[-2:]
-    assert isinstance(warning, events.Warning_) and "from the start" in warning.message
+    assert isinstance(warning, events.Warning_) and "from the beginning" in warning.message
     assert isinstance(stopped, events.Stopped) and stopped.step == 0
     assert not (run.path / "saved").exists()
 
 
 def test_saving_has_an_end_too(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child_process, "SAVING_SECONDS", child_process._HEARD_SECONDS + 0.5)
+    monkeypatch.setattr(child_process, "SAVING_SECONDS", child_process._RESPONSE_SECONDS + 0.5)
     run, told = follow(_SAVES.format(seconds=600), saved=1)
     warning, stopped = told[-2:]
-    assert isinstance(warning, events.Warning_) and "from step 1" in warning.message
+    assert isinstance(warning, events.Warning_) and "at step 1" in warning.message
     assert isinstance(stopped, events.Stopped) and stopped.step == 1
     assert not (run.path / "saved").exists()
 

@@ -213,7 +213,7 @@ def test_a_child_killed_in_mid_write_costs_at_most_that_file(
 def test_a_stop_while_a_lora_is_written_leaves_it_whole(
     shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_process, "_HEARD_SECONDS", 60.0)  # it is held in mid-write for a while
+    monkeypatch.setattr(child_process, "_RESPONSE_SECONDS", 60.0)  # it is held in mid-write for a while
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     run = prepare_run(config).folder
     written: list[Path] = []
@@ -259,7 +259,7 @@ def test_a_child_that_hangs_is_stopped_and_the_run_goes_on_later(
         freeze_at_3 = when(lambda event: isinstance(event, events.Step) and event.step == 3, freeze)
         launcher.train(prepare_run(config), on_event=freeze_at_3, silent_seconds=8)
     assert caught.value.kind == "hung"
-    assert "told nothing for 8 seconds" in caught.value.message
+    assert "sent nothing for 8 seconds" in caught.value.message
     assert "resumes" in caught.value.hint
     assert not of_run(run.path)
     assert launcher.train(prepare_run(config)).lora.read_bytes() == expected
