@@ -89,7 +89,8 @@ def test_a_run_says_the_share_and_what_is_not_used(
     config = run(prepared, shallow_checkpoint, tmp_path)
     opened = open_training(config)
     assert shown(opened.training, regularisation=True) == 30
-    assert opened.regularisation.startswith("30 of the 60 images that an epoch shows are regularisation images (50%); 10 more are not used")
+    start = "30 of the 60 images in an epoch are regularisation images (50%); 10 more are not needed for balance"
+    assert opened.regularisation.startswith(start)
     (tmp_path / "run.json").write_text(config.to_json(), encoding="utf-8")
     assert main(["train", str(tmp_path / "run.json"), "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -101,7 +102,7 @@ def test_balance_can_be_switched_off_and_is_another_run(prepared: Path, shallow_
     off = run(prepared, shallow_checkpoint, tmp_path, **{"dataset.balance_regularisation": False})
     opened = open_training(off)
     assert (shown(opened.training, regularisation=False), shown(opened.training, regularisation=True)) == (30, 40)
-    assert opened.regularisation == "40 of the 70 images that an epoch shows are regularisation images (57%)"
+    assert opened.regularisation == "40 of the 70 images in an epoch are regularisation images (57%)"
     assert prepare_run(on).folder.path != prepare_run(off).folder.path
 
 

@@ -1,4 +1,4 @@
-"""Captions of many images in one file: Hugging Face's metadata.jsonl and metadata.csv, captions.json(l), kohya's metadata JSON."""
+"""Tables with the captions of many images: Hugging Face's metadata.jsonl and metadata.csv, captions.json(l), kohya's metadata JSON."""
 
 from __future__ import annotations
 
@@ -23,65 +23,66 @@ _TAG_COLUMNS = ("tags", "tag_string", "additional_feature")
 
 
 def folded(path: Path | str) -> str:
-    """A path for comparison: upper and lower case, and composed and decomposed accents (macOS' names), count as the same."""
+    """A path for comparison, without differences of case and of composed or decomposed accents (names on macOS are decomposed)."""
     text = path if isinstance(path, str) else path.as_posix()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 class CaptionTables:
-    """The captions of the tables below ``root``; ``lines``: several lines stay apart.
+    """The captions of all tables below ``root``. ``lines``: keep the lines of a caption apart.
 
-    ``problems`` says what could not be read, ``unknown`` are files without captions that are understood.
+    ``problems``: messages about what could not be read. ``unknown``: files in which no captions were recognised.
     """
 
     def __init__(self, root: Path, *, lines: bool = False) -> None:
         self._root = root
         self._tidy = tidy_lines if lines else one_line
-        self._rows: dict[str, tuple[str, bool]] = {}  # image -> text, whether it is tags
-        self._keyed: dict[str, tuple[str, bool]] = {}  # kohya's key without extension -> the same
-        self._short: dict[str, tuple[str, bool] | None] = {}  # the bare name; None where it is ambiguous
+        self._rows: dict[str, tuple[str, bool]] = {}  # image path -> (text, whether it is tags)
+        self._keyed: dict[str, tuple[str, bool]] = {}  # path without extension, as in kohya's files -> the same
+        self._short: dict[str, tuple[str, bool] | None] = {}  # name without folder -> the same; None where it is ambiguous
         self._files: dict[str, str] = {}
         self._used: set[str] = set()
         self.problems: list[str] = []
         self.unknown: list[Path] = []
 
     def read(self, path: Path) -> None:
-        """Take the captions of a ``.jsonl``, ``.csv`` or ``.json`` file."""
+        """Add the captions of a ``.jsonl``, ``.csv`` or ``.json`` file."""
         named = path.name.lower() in ("metadata.jsonl", "metadata.csv")
         name = path.relative_to(self._root).as_posix()
         try:
             if path.suffix.lower() == ".json":
-                understood = self._read_json(path, json.loads(_text(path)))
+                recognised = self._read_json(path, json.loads(_text(path)))
             else:
-                understood = self._read_rows(path, list(_rows(path)), named)
+                recognised = self._read_rows(path, list(_rows(path)), named)
         except (OSError, ValueError, csv.Error, RecursionError) as error:
             cause = getattr(error, "strerror", None) or error
             self.problems.append(f"{name} cannot be read: {cause}")
             return
-        if not understood:
+        if not recognised:
             self.unknown.append(path)
 
     def find(self, image: Path) -> tuple[str, str, bool] | None:
-        """(caption, where from, whether it is tags) of ``image``, or None."""
+        """(caption, origin, whether it is tags) of ``image``, or None."""
         key = folded(image)
         if key in self._rows:
             self._used.add(key)
             return self._rows[key][0], "metadata", self._rows[key][1]
         stem = folded(image.stem)
-        found = self._keyed.get(folded(image.relative_to(self._root).with_suffix(""))) or self._keyed.get(stem) or self._short.get(stem)
-        return (found[0], "kohya metadata", found[1]) if found else None
+        entry = self._keyed.get(folded(image.relative_to(self._root).with_suffix(""))) or self._keyed.get(stem) or self._short.get(stem)
+        return (entry[0], "kohya metadata", entry[1]) if entry else None
 
     def warnings(self) -> list[str]:
-        """What was not used; call after ``find`` for every image."""
+        """Problems and unused rows; call it after ``find`` for every image."""
         unused = [key for key in self._rows if key not in self._used]
         if not unused:
             return self.problems
         files = ", ".join(dict.fromkeys(self._files[key] for key in unused))
-        verb = "names" if len(unused) == 1 else "name"
-        return [*self.problems, f"{plural(len(unused), 'row')} of {files} {verb} no image that needed them."]
+        verb = "was" if len(unused) == 1 else "were"
+        rows = f"{plural(len(unused), 'row')} of {files} {verb} not used"
+        return [*self.problems, f"{rows}: no image without another caption has that name."]
 
     def _read_rows(self, path: Path, rows: list[dict[str, Any]], named: bool) -> bool:
-        """``named``: the file's name says that it holds captions, so rows without one are a problem."""
+        """Whether captions were recognised. ``named``: captions are expected because of the file's name."""
         without_text = 0
         for row in rows:
             name = next((row[column] for column in NAME_COLUMNS if isinstance(row.get(column), str) and row[column]), None)
@@ -92,7 +93,8 @@ class CaptionTables:
                 self._add(path, name, text)
         if without_text and (named or without_text < len(rows)):
             self.problems.append(
-                f"{without_text} rows of {path.name} have no file_name or no caption column (looked for {', '.join(TEXT_COLUMNS)})."
+                f"{plural(without_text, 'row')} of {path.name} without a file_name or a caption column "
+                f"(looked for {', '.join(TEXT_COLUMNS)})."
             )
         return bool(named or without_text < len(rows))
 
@@ -102,7 +104,7 @@ class CaptionTables:
         self._files[key] = path.name
 
     def _read_json(self, path: Path, data: Any) -> bool:
-        """kohya's ``meta_cap.json`` (image -> {"caption": …, "tags": …}), image -> caption, or a list of rows."""
+        """Read kohya's ``meta_cap.json`` (image -> {"caption": …, "tags": …}), image -> caption, or a list of rows."""
         if isinstance(data, dict) and len(data) <= 4:  # {"images": [rows]}, {"data": [rows]}
             lists = [value for value in data.values() if isinstance(value, list) and value and all(isinstance(row, dict) for row in value)]
             data = lists[0] if len(lists) == 1 else data
@@ -111,17 +113,17 @@ class CaptionTables:
             return bool(rows) and self._read_rows(path, rows, False)
         if not isinstance(data, dict):
             return False
-        understood = False
+        recognised = False
         for key, value in data.items():
             text = self._text_of_entry(str(key), value)
             if text is None:
                 continue
-            understood = True
+            recognised = True
             if isinstance(value, dict):
                 self._add_key(str(key), text)
             else:
                 self._add(path, str(key), text)
-        return understood
+        return recognised
 
     def _add_key(self, key: str, text: tuple[str, bool]) -> None:
         name = folded(key.replace("\\", "/"))
@@ -129,7 +131,7 @@ class CaptionTables:
         stem = name.removesuffix(suffix) if suffix in EXTENSIONS else name
         self._keyed[stem.removeprefix(folded(self._root.resolve()) + "/")] = text
         short = stem.rsplit("/", 1)[-1]
-        if short != stem:  # the bare name serves only while it is unambiguous
+        if short != stem:  # used only while it is unambiguous
             self._short[short] = None if short in self._short and self._short[short] != text else text
 
     def _text_of_entry(self, key: str, value: Any) -> tuple[str, bool] | None:
@@ -137,11 +139,11 @@ class CaptionTables:
             caption, tags = (self._tidy(text) if isinstance(text := value.get(part), str) else "" for part in ("caption", "tags"))
             if not caption and not tags:
                 return None
-            # kohya puts the tags behind the caption, and behind each line of it (FineTuningDataset)
+            # sd-scripts appends the tags to each line of the caption (FineTuningDataset)
             lines = [f"{line}, {one_line(tags)}" if tags else line for line in caption.split("\n")] if caption else [one_line(tags)]
             return "\n".join(lines), not caption
         if "." + key.rsplit(".", 1)[-1].lower() not in EXTENSIONS:
-            return None  # {"name": "…"}: not an image's name
+            return None  # such as {"name": "…"}
         if isinstance(value, str) and value.strip():
             return self._tidy(value), False
         if isinstance(value, list) and value and all(isinstance(part, str) for part in value):

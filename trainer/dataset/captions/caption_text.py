@@ -1,4 +1,4 @@
-"""Caption files as text: the one reader for those beside source images and those of a prepared dataset."""
+"""Read caption files, those beside source images and those of a prepared dataset."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _UNUSUAL = re.compile(rb"[^\x09\x0a\x0d\x20-\x7e]")
 
 
 def read_caption_text(path: str | Path) -> tuple[str, str]:
-    """(lines of the file, encoding guessed or "" when it is certain). Each line is tidied, empty ones are dropped.
+    """(text with tidied lines, the encoding if it was guessed, else "").
 
-    Raises OSError for what cannot be read, is no regular file or is longer than ``MAX_CAPTION_BYTES``.
+    Raises OSError for a file that cannot be read, is not a regular file or is longer than ``MAX_CAPTION_BYTES``.
     """
-    handle = open_regular(path)  # the bare calls: 100,000 of them open in seconds
+    handle = open_regular(path)  # system calls instead of file objects, which take longer for 100,000 files
     try:
         size = os.fstat(handle).st_size
         if size > MAX_CAPTION_BYTES:
@@ -36,17 +36,17 @@ def read_caption_text(path: str | Path) -> tuple[str, str]:
 
 
 def tidy_lines(text: str) -> str:
-    """``text`` with tidied spaces, without empty lines."""
+    """``text`` without empty lines and repeated spaces, and without spaces and commas at the ends of lines."""
     lines = (" ".join(line.replace("\x00", "").split()).strip(" ,") for line in text.splitlines())
     return "\n".join(line for line in lines if line)
 
 
 def one_line(text: str) -> str:
-    """Lines joined with commas (a tag on each line is common), spaces tidied."""
+    """``text`` on one line: tidied lines joined with commas, since files with one tag per line are common."""
     return tidy_lines(text).replace("\n", ", ")
 
 
 def encoding_warning(encoding: str, names: Sequence[str]) -> str:
-    """What a user should know about caption files that are not UTF-8."""
+    """A warning about caption files that are not UTF-8. ``names``: all of them."""
     verb = "is not UTF-8 and was" if len(names) == 1 else "are not UTF-8 and were"
     return f"{plural(len(names), 'caption file')} {verb} read as {encoding}, for example {names[0]}. Check the captions."

@@ -1,4 +1,4 @@
-"""Regularisation images in balance with the others: as many of both in an epoch, by kohya's rule."""
+"""Balance regularisation images with the others: an epoch has the same number of both, by the rule of kohya's sd-scripts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .combine import select_items
 
 
 def balanced(dataset: Dataset) -> Dataset:
-    """``dataset`` with regularisation images shown as often in an epoch as the others; itself without any.
+    """``dataset`` with as many regularisation images in an epoch as other images, counting repeats; unchanged without any.
 
-    This is kohya's rule, so that a dataset means the same in both trainers. In their order they are shown with their own repeats until
-    there are as many; those beyond are left out. When all are too few, one after the other is shown once more until there are enough.
+    Regularisation images are taken in order, with their own repeats, until there are enough; the rest are left out. When all of them are
+    too few, their repeats are raised by one in turn until there are enough. sd-scripts does the same.
     """
     wanted, regular = 0, []
     for index, item in enumerate(dataset.items):
@@ -23,13 +23,13 @@ def balanced(dataset: Dataset) -> Dataset:
     if not regular or not wanted:
         return dataset
     repeats: dict[int, int] = {}
-    shown = 0
+    count = 0
     for index in regular:
-        if shown >= wanted:
+        if count >= wanted:
             break
         repeats[index] = dataset.items[index].repeats
-        shown += repeats[index]
-    missing = max(0, wanted - shown)
+        count += repeats[index]
+    missing = max(0, wanted - count)
     for position, index in enumerate(repeats):
         repeats[index] += missing // len(repeats) + (position < missing % len(repeats))
     kept = [index for index, item in enumerate(dataset.items) if not item.is_regularisation or index in repeats]
@@ -37,11 +37,11 @@ def balanced(dataset: Dataset) -> Dataset:
     return replace(select_items(dataset, kept), items=items)
 
 
-def regularisation_shown(dataset: Dataset) -> int:
-    """How many of the images that an epoch shows are for regularisation."""
+def regularisation_per_epoch(dataset: Dataset) -> int:
+    """The number of regularisation images in an epoch, counting repeats."""
     return sum(item.repeats for item in dataset.items if item.is_regularisation)
 
 
 def count_regularisation(dataset: Dataset) -> int:
-    """How many images for regularisation there are."""
+    """The number of regularisation images, without repeats."""
     return sum(item.is_regularisation for item in dataset.items)

@@ -1,4 +1,4 @@
-"""The order in which images are seen: batches of one size, shuffled anew in each epoch, determined by the seed."""
+"""The order of training images: batches of one image size, shuffled for each epoch, determined by the seed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Slot:
 
 
 def epoch_batches(sizes: Sequence[tuple[int, int]], repeats: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[Slot]]:
-    """The batches of one epoch; each holds images of one size only, and each image appears ``repeats`` times.
+    """The batches of one epoch. Each batch holds images of one size, and each image appears ``repeats`` times.
 
-    ``sizes`` and ``repeats`` have one entry per image, in manifest order. A bucket's last batch may be smaller.
+    ``sizes`` (width, height) and ``repeats`` have one entry per image, in manifest order. The last batch of a bucket may be smaller.
     """
     rng = random.Random(derive_seed(seed, "order", epoch))
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -42,12 +42,12 @@ def epoch_batches(sizes: Sequence[tuple[int, int]], repeats: Sequence[int], batc
 
 
 def group(batches: Sequence[list[Slot]], accumulation: int) -> list[list[list[Slot]]]:
-    """Batches gathered into optimiser steps of ``accumulation`` batches; the epoch's last step may have fewer."""
+    """Batches grouped into optimiser steps of ``accumulation`` batches; the last step of the epoch may have fewer."""
     return [list(batches[start : start + accumulation]) for start in range(0, len(batches), accumulation)]
 
 
 def steps_per_epoch(sizes: Sequence[tuple[int, int]], repeats: Sequence[int], batch_size: int, accumulation: int) -> int:
-    """Optimiser steps that one epoch makes."""
+    """The number of optimiser steps in an epoch."""
     counts: dict[tuple[int, int], int] = defaultdict(int)
     for size, times in zip(sizes, repeats, strict=True):
         counts[size] += times

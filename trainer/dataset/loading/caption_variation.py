@@ -1,4 +1,4 @@
-"""What a caption becomes at a given moment of training: chosen, shuffled, thinned out or dropped, as the dataset asks."""
+"""The caption of an image in one epoch: variants chosen, tags shuffled and dropped, or dropped as a whole."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from .kohya_captions import choose_variant, fixed_caption, tag_sections
 
 
 def caption_at(item: Item, hints: TrainingHints, *, seed: int, epoch: int, position: int) -> str:
-    """The prompt of ``item`` in slot ``position`` of ``epoch``, by the rules of kohya's reader.
+    """The prompt of ``item`` in slot ``position`` of ``epoch``, by the rules of sd-scripts.
 
-    The first ``hints.keep_tokens`` comma-separated tags stay in place, or those before ``hints.keep_tokens_separator`` (and those behind
-    a second one); the rest may be shuffled, and each dropped with probability ``tag_dropout``; the whole caption is dropped with
-    probability ``caption_dropout`` (for guidance). With ``hints.wildcards`` one line is chosen, and one part of each ``{a|b}``.
+    The first ``hints.keep_tokens`` comma-separated tags stay in place, or the tags before ``hints.keep_tokens_separator`` and those after
+    a second one. The other tags may be shuffled, and each is dropped with probability ``tag_dropout``. The whole caption is dropped with
+    probability ``caption_dropout``, for classifier-free guidance. With ``hints.wildcards``, one line and one part of each ``{a|b}`` is
+    chosen. Determined by ``seed``, ``epoch`` and ``position``.
     """
     if not changes_captions(hints):
         return fixed_caption(item, hints)
@@ -33,21 +34,21 @@ def caption_at(item: Item, hints: TrainingHints, *, seed: int, epoch: int, posit
 
 
 def changes_captions(hints: TrainingHints) -> bool:
-    """Whether a caption is not the same in every epoch."""
+    """Whether captions differ from epoch to epoch."""
     return bool(hints.shuffle_caption or hints.caption_dropout or hints.tag_dropout or hints.wildcards)
 
 
 def distinct_prompts(prompts: Sequence[str]) -> list[str]:
-    """The distinct prompts in their first order, with the empty prompt that guidance needs."""
+    """The prompts without repetition, in order, after the empty prompt that classifier-free guidance needs."""
     return list(dict.fromkeys(["", *prompts]))
 
 
 def truncation_warning(named: Sequence[tuple[str, str]], limit: int, counter: Callable[[], Callable[[str], int]]) -> str:
-    """A sentence about captions of more than ``limit`` tokens, which names the first; empty when there is none.
+    """A warning about captions of more than ``limit`` tokens, with the first as an example; empty without any.
 
-    ``named`` has what a caption is called, and the caption. ``counter`` gives a function that counts tokens, if one is needed at all.
+    ``named``: pairs of file name and caption. ``counter`` returns a function that counts tokens; it is called only when needed.
     """
-    # a token is a byte or more, so that short captions need no counting
+    # a token has at least one byte, so captions of up to ``limit`` bytes need no counting
     suspects = [(name, caption) for name, caption in named if len(caption.encode("utf-8", "surrogatepass")) > limit]
     if not suspects:
         return ""

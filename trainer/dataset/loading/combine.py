@@ -1,4 +1,4 @@
-"""Several prepared datasets as one: trained together, each with its own captions' hints and trigger word."""
+"""Several prepared datasets trained together as one; each keeps its trigger word and its settings for captions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..manifest.items import Dataset, Item
 
 @dataclass(frozen=True)
 class WeightedDataset:
-    """A dataset and its part of an epoch: ``repeats`` multiplies how often each picture comes, ``loss_weight`` how much it counts."""
+    """A dataset with factors for the repeats and the loss weights of its images."""
 
     dataset: Dataset
     repeats: int = 1
@@ -21,48 +21,48 @@ class WeightedDataset:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the dataset is trained as it was prepared."""
+        """Whether both factors are 1."""
         return self.repeats == 1 and self.loss_weight == 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class CombinedDataset(Dataset):
-    """Pictures of several datasets; ``owners`` says for each picture which of ``parts`` it belongs to."""
+    """Images of several datasets. ``owners``: for each image the index of its dataset in ``parts``."""
 
     parts: tuple[Dataset, ...]
     owners: tuple[int, ...]
 
     @property
     def members(self) -> tuple[Dataset, ...]:
-        """The datasets that are trained together, each under a name of its own."""
+        """The combined datasets; no two have the same name."""
         return self.parts
 
     def member(self, index: int) -> Dataset:
-        """The dataset that picture ``index`` belongs to."""
+        """The dataset that image ``index`` belongs to."""
         return self.parts[self.owners[index]]
 
     def image_path(self, item: Item) -> Path:
-        """The picture's file."""
+        """The path of the image."""
         return self.member(self.items.index(item)).image_path(item)
 
     def mask_path(self, item: Item) -> Path | None:
-        """The loss mask's file."""
+        """The path of the loss mask; None without one."""
         return self.member(self.items.index(item)).mask_path(item)
 
 
-def combine_datasets(shares: Sequence[WeightedDataset]) -> Dataset:
-    """The datasets of ``shares`` as one. One dataset alone that nothing changes is itself; ``hash`` covers all and their shares."""
-    if len(shares) == 1 and shares[0].changes_nothing:
-        return shares[0].dataset
-    parts = _with_names_of_their_own([share.dataset for share in shares])
+def combine_datasets(datasets: Sequence[WeightedDataset]) -> Dataset:
+    """``datasets`` as one, whose hash covers their hashes and factors. A single dataset with factors of 1 is returned as it is."""
+    if len(datasets) == 1 and datasets[0].changes_nothing:
+        return datasets[0].dataset
+    parts = _with_unique_names([each.dataset for each in datasets])
     items, owners = [], []
-    for number, share in enumerate(shares):
-        for item in share.dataset.items:
-            items.append(replace(item, repeats=item.repeats * share.repeats, weight=item.weight * share.loss_weight))
+    for number, each in enumerate(datasets):
+        for item in each.dataset.items:
+            items.append(replace(item, repeats=item.repeats * each.repeats, weight=item.weight * each.loss_weight))
             owners.append(number)
     first = parts[0]
     one = len(parts) == 1
-    hashed = [[share.dataset.hash, share.repeats, share.loss_weight] for share in shares]
+    hashed = [[each.dataset.hash, each.repeats, each.loss_weight] for each in datasets]
     return CombinedDataset(
         path=first.path,
         name=" + ".join(part.name for part in parts),
@@ -79,7 +79,7 @@ def combine_datasets(shares: Sequence[WeightedDataset]) -> Dataset:
 
 
 def select_items(dataset: Dataset, indices: Sequence[int]) -> Dataset:
-    """Some pictures of ``dataset``, each still with the dataset that it belongs to; name, hash and hints stay those of the whole."""
+    """The images of ``dataset`` at ``indices``. Each keeps the dataset that it belongs to; name and hash stay those of the whole."""
     owners = dataset.owners if isinstance(dataset, CombinedDataset) else (0,) * len(dataset.items)
     known = {name: getattr(dataset, name) for name in Dataset.__dataclass_fields__}
     known["items"] = [dataset.items[index] for index in indices]
@@ -87,12 +87,12 @@ def select_items(dataset: Dataset, indices: Sequence[int]) -> Dataset:
 
 
 def trigger_phrase(dataset: Dataset) -> str:
-    """The trigger word, followed by the class description when there is one."""
+    """The trigger word and the class description, as far as there are any."""
     return " ".join(part for part in (dataset.trigger, dataset.class_description) if part)
 
 
-def _with_names_of_their_own(datasets: Sequence[Dataset]) -> tuple[Dataset, ...]:
-    """Metadata lists datasets by name: the second of a name gets a number."""
+def _with_unique_names(datasets: Sequence[Dataset]) -> tuple[Dataset, ...]:
+    """A number is added to the second dataset of a name, because LoRA metadata lists datasets by name."""
     seen: dict[str, int] = {}
     named = []
     for dataset in datasets:

@@ -1,4 +1,4 @@
-"""Kohya's forms in captions: several lines, choices in braces, and separators around the tags that may move."""
+"""Caption syntax of kohya's sd-scripts: several lines, choices in braces, separators around the tags that may be shuffled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHOICE = re.compile(r"\{([^}]+)\}")
 
 
 def fixed_caption(item: Item, hints: TrainingHints) -> str:
-    """The caption where nothing is drawn: whole and in its order; with wildcards the first line, and the first of each choice."""
+    """The caption without any random change: all tags in order; with wildcards the first line and the first part of each choice."""
     caption = choose_variant(item.caption, lambda choices: choices[0]) if hints.wildcards else item.caption
     if hints.keep_tokens_separator and hints.keep_tokens_separator in caption:
         kept, rest, last = tag_sections(caption, hints)
@@ -22,14 +22,14 @@ def fixed_caption(item: Item, hints: TrainingHints) -> str:
 
 
 def choose_variant(caption: str, choose: Callable[[Sequence[str]], str]) -> str:
-    """One line of ``caption`` with one part of each ``{a|b}``; ``{{`` and ``}}`` are braces."""
+    """One line of ``caption`` with one part of each ``{a|b}``, as ``choose`` selects them; ``{{`` and ``}}`` stand for braces."""
     line = choose(caption.split("\n")) if "\n" in caption else caption
     line = line.replace("{{", "\1").replace("}}", "\2")
     return _CHOICE.sub(lambda match: choose(match[1].split("|")), line).replace("\1", "{").replace("\2", "}")
 
 
 def tag_sections(caption: str, hints: TrainingHints) -> tuple[list[str], list[str], list[str]]:
-    """The tags that stay in front, those that may move, and those that stay at the end."""
+    """(tags that stay in front, tags that may be shuffled, tags that stay at the end)."""
     separator = hints.keep_tokens_separator
     if separator and separator in caption:
         parts = [[tag.strip() for tag in part.split(",") if tag.strip()] for part in caption.split(separator, 2)]

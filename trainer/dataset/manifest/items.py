@@ -15,25 +15,25 @@ from ..settings import TrainingHints
 
 @dataclass(frozen=True)
 class Item:
-    """One training picture. Paths are relative to the dataset's folder, with forward slashes."""
+    """One image of a dataset. Paths are relative to the dataset's folder, with forward slashes."""
 
     file: str
-    sha256: str  # of the PNG file's bytes
-    caption: str  # final: the trigger word is in front
+    sha256: str  # of the PNG file
+    caption: str  # final, with the trigger word
     width: int
     height: int
     original_size: tuple[int, int]  # (width, height) of the source
     crop_top_left: tuple[int, int]  # (top, left) in the scaled source: SDXL's crop conditioning
     repeats: int = 1
-    mask: str | None = None  # 8-bit grey PNG of the same size: how much each pixel counts in the loss
+    mask: str | None = None  # 8-bit grey PNG of the same size: the weight of each pixel in the loss
     is_regularisation: bool = False
-    weight: float = 1.0  # of this picture's loss
-    crop_right: int | None = None  # what the crop leaves to the right of the picture, as crop_top_left; None in older manifests
+    weight: float = 1.0  # of this image's loss
+    crop_right: int | None = None  # pixels to the right of the crop, as in crop_top_left; None in older manifests
 
 
 @dataclass(frozen=True)
 class Row:
-    """A manifest line: the item with where it came from and what was done to it."""
+    """A row of the manifest: an item, its source and the steps that made it."""
 
     item: Item
     mask_sha256: str = ""
@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened dataset. ``hash`` changes with any picture, mask, caption, weight or training hint, and with nothing else."""
+    """An opened dataset. ``hash`` covers images, masks, captions, weights and training hints, and nothing else (``dataset_hash``)."""
 
     path: Path
     name: str
@@ -63,27 +63,27 @@ class Dataset:
     items: Sequence[Item] = field(repr=False)
     training: TrainingHints = field(default_factory=TrainingHints)
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
-    notes: tuple[str, ...] = ()  # what a user should know about how it was read
+    notes: tuple[str, ...] = ()  # warnings about how it was read
 
     @property
     def members(self) -> tuple[Dataset, ...]:
-        """The datasets that are trained together: this one alone, unless ``combine`` made it."""
+        """The datasets that are trained together: this one, unless ``combine_datasets`` made it."""
         return (self,)
 
     def member(self, index: int) -> Dataset:
-        """The dataset that picture ``index`` belongs to."""
+        """The dataset that image ``index`` belongs to."""
         return self
 
     def image_path(self, item: Item) -> Path:
-        """The picture's file."""
+        """The path of the image."""
         return self.path / item.file
 
     def mask_path(self, item: Item) -> Path | None:
-        """The loss mask's file."""
+        """The path of the loss mask; None without one."""
         return self.path / item.mask if item.mask else None
 
     def buckets(self) -> dict[str, int]:
-        """``"512x512"`` -> number of pictures, largest group first."""
+        """``"512x512"`` -> number of images, largest group first."""
         counts: dict[str, int] = {}
         for item in self.items:
             name = f"{item.width}x{item.height}"
@@ -91,6 +91,6 @@ class Dataset:
         return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The manifest's lines, with sources and steps."""
+        """The rows of the manifest as plain data, with sources and steps."""
         for line in read_regular(self.path / ROWS, LARGEST_MANIFEST).splitlines():
             yield json.loads(line)

@@ -1,4 +1,4 @@
-"""What a manifest may say: it can come from anyone, so that every field is checked for its type and range when it is read."""
+"""The schema of a manifest. Datasets may come from other people, so type and range of every field are checked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from ..settings import TrainingHints
 
 MAX_SIDE = 1 << 20  # pixels
-MAX_REPEATS = 10**10  # kohya's five digits times the setting's limit
+MAX_REPEATS = 10**10  # five digits of a kohya folder times the limit of the setting
 
 
 def safe_path(name: str) -> str:
-    """A path below the dataset's folder, with forward slashes. Raises ValueError for one that leads out of it."""
+    """``name``, a path below the dataset's folder with forward slashes. Raises ValueError for a path that leads out of it."""
     if not isinstance(name, str) or not name or "\\" in name or ":" in name or "\x00" in name:
         raise ValueError(f"bad file name {name!r}")
     if name.startswith("/") or ".." in name.split("/"):
@@ -28,12 +28,12 @@ Offset = Annotated[int, Field(ge=0, le=MAX_SIDE)]
 
 
 class _Checked(BaseModel):
-    # unknown keys are those of a newer version
+    # unknown keys come from newer versions
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class ManifestRow(_Checked):
-    """One line of ``manifest.jsonl``; the fields are those of ``Item`` and ``Row`` in items.py, which describes them."""
+    """One line of ``manifest.jsonl``, with the fields of ``Item`` and ``Row`` in items.py."""
 
     file: Path
     sha256: Sha256
@@ -57,7 +57,7 @@ class ManifestRow(_Checked):
 
 
 class Header(_Checked):
-    """``manifest.json`` as far as it is read."""
+    """The fields of ``manifest.json`` that are read."""
 
     name: str
     trigger: str
@@ -73,7 +73,7 @@ _ROWS = TypeAdapter(list[ManifestRow])
 
 
 def parse_rows(data: bytes) -> list[ManifestRow]:
-    """The rows of a whole ``manifest.jsonl``. Raises pydantic's ValidationError, whose places begin with the row's number from 0."""
+    """The rows of a whole ``manifest.jsonl``. Raises pydantic's ValidationError, whose locations begin with the row number from 0."""
     return _ROWS.validate_json(b"[" + b",".join(data.splitlines()) + b"]")
 
 

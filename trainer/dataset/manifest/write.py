@@ -14,7 +14,7 @@ from .items import Row
 
 
 def write_manifest(folder: Path, header: dict[str, Any], rows: Sequence[Row]) -> None:
-    """Write both files; the header last, with the rows' hash, so that a half-written pair is noticed."""
+    """Write rows and header. The header comes last and has the hash of the rows, so that an incomplete pair is detected."""
     digest = hashlib.sha256()
     with atomic_path(folder / ROWS) as temporary, temporary.open("wb") as file:
         for row in rows:
