@@ -40,7 +40,7 @@ from trainer.dataset.images.process import PNG_LEVEL
 from trainer.dataset.manifest.hashing import hashed_header
 from trainer.dataset.manifest.items import Item, Row
 from trainer.dataset.manifest.write import write_manifest
-from trainer.dataset.settings import CleanSettings, TrainingHints
+from trainer.dataset.settings_sections import CleanSettings, TrainingHints
 
 RESOLUTION = 512
 # the copies of a picture differ only in a byte behind its end, so near duplicates must stay; their hashes are made all the same

@@ -35,7 +35,7 @@ from trainer.config import run_config
 from trainer.config.overrides import apply_override
 from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, prepare_dataset
-from trainer.dataset.settings import CleanSettings
+from trainer.dataset.settings_sections import CleanSettings
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events

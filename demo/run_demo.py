@@ -155,7 +155,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
     from trainer.config.run_config import parse
     from trainer.core.work.progress import report
     from trainer.dataset import PrepareSettings, TrainingHints, prepare_dataset
-    from trainer.dataset.settings import CleanSettings
+    from trainer.dataset.settings_sections import CleanSettings
     from trainer.launch.launcher import train
     from trainer.launch.prepared_run import prepare_run
 

@@ -14,19 +14,20 @@ from comfy_api.latest import io, ui
 from ..trainer import dataset as datasets
 from ..trainer.core.errors import Cancelled, UserError
 from .shared import core, prepared
+from .shared.dataset_widgets import DATASET_PREP_WIDGETS
 from .shared.failures import readable
 from .shared.folders import datasets_dir, readable_dirs, source_folder, source_folders, tree_digest
 from .shared.images import from_pil, to_pil
 from .shared.live import interrupted, say
 from .shared.prompts import lines
-from .shared.schema import field, result, schema
+from .shared.schema import field, inputs, result, schema
 from .shared.sockets import allow
 from .shared.types import DATASET, DATASET_OPTIONS, DatasetHandle, DatasetOptions, as_options
+from .shared.widget import merged
 from .shared.wording import on_canvas
 
 FROM_INPUT = "(images input)"
 CROP_MODES = ("centre", "face", "buckets", "top")  # new ones go last: saved workflows keep what they say
-CAPTION_SOURCES = ("auto", "sidecar", "instance")
 
 
 class DatasetPrep(io.ComfyNode):
@@ -36,84 +37,48 @@ class DatasetPrep(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs, outputs and help."""
         return schema(
-            "DatasetPrep",
-            "Dataset Prep",
-            "Turns a folder of pictures (or an image batch) into a clean, captioned dataset for training a LoRA.",
-            [
-                field(
+            DATASET_PREP_WIDGETS.node,
+            DATASET_PREP_WIDGETS.title,
+            "Turns a folder of images (or an image batch) into a clean, captioned dataset for training a LoRA.",
+            inputs(
+                DATASET_PREP_WIDGETS,
+                folder=field(
                     io.Combo,
                     "folder",
-                    "The folder with your pictures. Put it below ComfyUI's input folder and refresh the page. "
+                    "The folder with your images. Put it below ComfyUI's input folder and refresh the page. "
                     "Choose the first entry to use the images input instead.",
                     options=[FROM_INPUT, *source_folders()],
                     default=FROM_INPUT,
                 ),
-                field(
-                    io.String,
-                    "trigger_word",
-                    "A made-up word that will call up the style in your prompts. Choose one that means nothing else.",
-                    default="myAnimeStyleToken",
-                ),
-                field(
-                    io.String,
-                    "class_description",
-                    "What the pictures show, in a word or two. It is put in each caption after the trigger word and names the folder.",
-                    default="anime_face",
-                ),
-                field(
-                    io.Int,
-                    "resolution",
-                    "The size your model is trained at: 512 for Stable Diffusion 1.5, 1024 for SDXL. Small pictures are enlarged.",
-                    default=512,
-                    min=64,
-                    max=2048,
-                    step=64,
-                ),
-                field(
+                crop_mode=field(
                     io.Combo,
                     "crop_mode",
-                    "How images that are not square are fitted: nearly their own shape (buckets), a square from the top, a square around "
-                    "the face where one is found for sure (else from the top), or a square around the centre, which cuts heads off.",
+                    "How to fit images that are not square: nearly their own shape (buckets), a square from the top, a square around "
+                    "the face if one is found for certain (else from the top), or a square around the centre, which cuts heads off.",
                     options=list(CROP_MODES),
                     default="buckets",
                 ),
-                field(
-                    io.Int,
-                    "repeats",
-                    "How often each picture is shown in one epoch. Raise it when you have only a few pictures.",
-                    default=1,
-                    min=1,
-                    max=1000,
-                ),
-                field(
-                    io.Combo,
-                    "caption_source",
-                    "Where the descriptions come from: text files beside the pictures where there are any (auto), "
-                    "text files for every picture (sidecar), or only the trigger word and class (instance).",
-                    options=list(CAPTION_SOURCES),
-                    default=CAPTION_SOURCES[0],
-                ),
-                field(io.Image, "images", "Pictures from other nodes, used when the folder is set to the first entry.", optional=True),
-                field(
+                images=field(io.Image, "images", "Images from other nodes, used if the folder is set to the first entry.", optional=True),
+                captions=field(
                     io.String,
                     "captions",
-                    "Captions for the images input, one line per picture. A single line is used for all of them.",
+                    "Captions for the images input, one line per image. A single line is used for all of them.",
                     optional=True,
                     force_input=True,
                 ),
-                field(
+                upscale_model=field(
                     io.UpscaleModel,
                     "upscale_model",
-                    "A model that enlarges small pictures better than the built-in filter (from Load Upscale Model).",
+                    "A model that enlarges small images better than the built-in filter (from Load Upscale Model).",
                     optional=True,
                 ),
-                field(
+                options=field(
                     DATASET_OPTIONS,
                     "options",
-                    "Tagger, tag editing, cleaning, buckets and regularisation pictures (from Dataset Options).",
+                    "Tagger, tag editing, cleaning, buckets and regularisation images (from Dataset Options).",
                     optional=True,
                 ),
-            ],
+            ),
             [
                 result(DATASET, "dataset", "The prepared dataset, for Train LoRA."),
                 result(io.Image, "contact_sheet", "All pictures of the dataset at a glance."),
@@ -153,18 +118,21 @@ class DatasetPrep(io.ComfyNode):
             options = as_options(options, DatasetOptions)
             extra = json.loads(options.settings) if options is not None else {}
             rules = extra.pop("buckets", {})
-            captions_from = {"source": caption_source} if caption_source != "auto" else {}
-            settings = datasets.parse_settings(
+            own = DATASET_PREP_WIDGETS.settings(
                 {
-                    **extra,
-                    "trigger": trigger_word,
+                    "trigger_word": trigger_word,
                     "class_description": class_description,
                     "resolution": resolution,
+                    "repeats": repeats,
+                    **({"caption_source": caption_source} if caption_source != "auto" else {}),
+                }
+            )
+            settings = datasets.parse_settings(
+                {
+                    **merged(extra, own),
                     "shape": "buckets" if crop_mode == "buckets" else "square",
                     "crop": _crop(crop_mode, has_detector="face_model" in extra),
                     "buckets": rules if crop_mode == "buckets" else None,
-                    "repeats": repeats,
-                    "captions": {**extra.get("captions", {}), **captions_from},
                     "upscaler": "" if upscale_model is None else _name(upscale_model),
                 }
             )

@@ -200,12 +200,12 @@ def export(
 
 def _for_model(weights: Any, format: str, model: Any, clip: Any) -> tuple[Any, str]:
     """``weights`` whose DoRA is for ComfyUI's own loader and ``model``, and a line that says so or why it is not."""
-    from ..trainer.lorafile.dora import by_output, for_comfyui
+    from ..trainer.lorafile.comfyui_dora import for_comfyui, has_output_magnitudes
     from .shared.original_weights import original_weights
 
     if format != "comfyui":
         return weights, "The model input was not used: it is for the comfyui format."
-    if not any(by_output(module) for module in weights):
+    if not any(has_output_magnitudes(module) for module in weights):
         return weights, "The model input was not used: the LoRA is no DoRA."
     changed = for_comfyui(weights, original_weights(weights, model, clip), "the model that it was exported with")
     return changed, "Its DoRA is for ComfyUI's own loader and the connected model. Keep the original for every other use."

@@ -134,6 +134,6 @@ def inspect(path: Path) -> Any:
 
 def made_for(info: Any) -> str:
     """The kind of model that a LoRA was made for, in words; empty when the file does not tell."""
-    from ..trainer.lorafile import FAMILY_NAME
+    from ..trainer.lorafile import FAMILY_TITLES
 
-    return "" if info.family == "unknown" else str(FAMILY_NAME.get(info.family, info.family))
+    return "" if info.family == "unknown" else str(FAMILY_TITLES.get(info.family, info.family))

@@ -182,7 +182,7 @@ def _weight(root: Any, key: str) -> Any:
 
 
 def _adapter_fits(name: str, weights: Sequence[Any], shape: tuple[int, ...]) -> bool:
-    from ...trainer.lorafile import algorithms
+    from ...trainer.lorafile.algorithms.weight_change import delta_shape
 
     tensors = dict(zip(_TENSORS[name], weights, strict=False))
     reshaped = tensors.pop("reshape", None)
@@ -191,7 +191,7 @@ def _adapter_fits(name: str, weights: Sequence[Any], shape: tuple[int, ...]) -> 
     tensors = {suffix: tensor for suffix, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
     scale = tensors.pop("dora_scale", None)
     try:
-        change = algorithms.delta_shape(name, tensors)
+        change = delta_shape(name, tensors)
     except (RuntimeError, ValueError, IndexError, KeyError):  # the file's tensors do not fit each other
         return False
     fits = change[0] == shape[0] and math.prod(change) == math.prod(shape)

@@ -13,7 +13,8 @@ import comfy.model_management
 import comfy.weight_adapter
 import torch
 
-from ...trainer.lorafile.dora import EPSILON, is_of_base
+from ...trainer.lorafile.algorithms.dora import EPSILON
+from ...trainer.lorafile.comfyui_dora import uses_base_norm
 
 _LORA, _LOHA, _LOKR = (getattr(comfy.weight_adapter, name) for name in ("LoRAAdapter", "LoHaAdapter", "LoKrAdapter"))
 _SCALE = {"lora": 4, "loha": 7, "lokr": 8}  # where ``dora_scale`` is among an adapter's weights
@@ -22,7 +23,7 @@ _RESHAPE = 5  # of LoRA: a shape to which the weight is padded first
 
 def mended(patches: Mapping[Any, Any], metadata: Mapping[str, str] | None) -> dict[Any, Any]:
     """``patches`` of a LoRA file, as ``comfy.lora.load_lora`` makes them, with adapters that compute what was trained."""
-    exact = not is_of_base(metadata or {})
+    exact = not uses_base_norm(metadata or {})
     return {key: _mended(patch, exact) for key, patch in patches.items()}
 
 

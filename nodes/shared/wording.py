@@ -2,58 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ...trainer.core.messages import Action, DatasetSetting, ExportOption, File, Message, Part, Setting
+from .dataset_widgets import DATASET_TITLE_AND_WIDGET
 from .training_widgets import TITLE_AND_WIDGET
 
-DATASET_PREP = {
-    "trigger_word": "trigger",
-    "class_description": "class_description",
-    "resolution": "resolution",
-    "crop_mode": "crop",
-    "repeats": "repeats",
-    "caption_source": "captions.source",
-    "upscale_model": "upscaler",
-}
-DATASET_OPTIONS = {
-    "tagger": "tagger.model",
-    "tag_threshold": "tagger.threshold",
-    "character_threshold": "tagger.character_threshold",
-    "never_tag": "tagger.blacklist",
-    "replace_tags": "captions.replace",
-    "remove_tags": "captions.remove",
-    "first_tags": "captions.first",
-    "tag_order": "captions.order",
-    "trigger_position": "captions.trigger_position",
-    "tag_separator": "captions.separator",
-    "shuffle_tags": "training.shuffle_caption",
-    "keep_tokens": "training.keep_tokens",
-    "caption_dropout": "training.caption_dropout",
-    "tag_dropout": "training.tag_dropout",
-    "mirror": "training.flip",
-    "wildcards": "training.wildcards",
-    "transparency": "alpha",
-    "background": "background",
-    "filter": "resample",
-    "smallest_side": "clean.min_side",
-    "drop_near_duplicates": "clean.near_duplicates",
-    "near_distance": "clean.near_distance",
-    "bucket_step": "buckets.step",
-    "bucket_min": "buckets.min_side",
-    "bucket_max": "buckets.max_side",
-    "bucket_no_upscale": "buckets.no_upscale",
-    "regularisation_weight": "regularisation_weight",
-    "face_detector": "face_model",
-}
-
-
-def _places(title: str, keys: Mapping[str, str]) -> dict[str, str]:
-    return {key: f"{title} → {widget}" for widget, key in keys.items()}
-
-
 WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in TITLE_AND_WIDGET.items()}
-DATASET_WIDGETS = _places("Dataset Prep", DATASET_PREP) | _places("Dataset Options", DATASET_OPTIONS)
+DATASET_WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in DATASET_TITLE_AND_WIDGET.items()}
 ACTIONS = {
     Action.PREPARE_DATASET: "Dataset Prep",
     Action.EXPORT_LORA: "Export LoRA",

@@ -13,7 +13,7 @@ from tests.tools.small_controlnet import BASE, empty, original_names
 from tests.tools.workflows.parts import DEMO_BASE
 from trainer.families import BaseCheckpoint
 from trainer.lorafile import kohya_unet_key
-from trainer.lorafile.unet_names import UNetLayout, ldm_to_diffusers
+from trainer.lorafile.naming.unet_names import UNetLayout, ldm_to_diffusers
 
 _UNET = "model.diffusion_model."
 _LAYOUT = UNetLayout(layers=1, attention=(False, True, False))

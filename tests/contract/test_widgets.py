@@ -16,7 +16,7 @@ Helper = Callable[[str], ModuleType]
 
 def canvas_nodes(helper: Helper) -> list[Any]:
     """Every node whose widgets set settings."""
-    return [*helper("training_widgets").NODES]
+    return [*helper("training_widgets").NODES, *helper("dataset_widgets").DATASET_NODES]
 
 
 def widgets(helper: Helper) -> Iterator[tuple[Any, Any, Any]]:
@@ -48,7 +48,7 @@ def test_every_widget_has_what_comfyui_needs_and_a_tooltip_of_whole_sentences(he
         if kind == "FLOAT":
             assert arguments["step"] > 0, (node.title, widget.name)
         count += 1
-    assert count > 80
+    assert count > 110
 
 
 def test_only_defaults_with_a_reason_differ_from_the_settings(helper: Helper) -> None:

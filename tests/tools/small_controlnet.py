@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from demo.portraits import caption, random_portrait
 from demo.render import render
 from trainer.families import BaseCheckpoint, sd1
-from trainer.lorafile.unet_names import UNetLayout, diffusers_to_ldm
+from trainer.lorafile.naming.unet_names import UNetLayout, diffusers_to_ldm
 
 BASE = Path(__file__).resolve().parents[2] / "demo" / "base" / "animelora-base.safetensors"
 _LAYOUT = UNetLayout(layers=1, attention=(False, True, False))  # the embedded base's

@@ -66,7 +66,7 @@ def merge_into(models: Mapping[str, nn.Module], modules: Sequence[LoraModule]) -
     """
     import torch
 
-    from ..lorafile.algorithms import apply_dora
+    from ..lorafile.algorithms.dora import apply_dora
 
     for module in modules:
         model = models.get(module.component)

@@ -18,7 +18,7 @@ def weight_norms(pairs: Sequence[Pair]) -> torch.Tensor:
     """
     import torch
 
-    from ..lorafile.algorithms import product_norm
+    from ..lorafile.algorithms.weight_change import product_norm
 
     with torch.no_grad():
         return torch.stack([abs(pair.scale) * product_norm(pair.up, pair.down) for pair in pairs])

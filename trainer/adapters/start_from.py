@@ -25,14 +25,14 @@ def require_lora(path: Path) -> None:
     """Open the file before anything heavy. Raises UserError when it is missing, damaged or no LoRA, or changes what is not trained."""
     from ..lorafile import read_lora
     from ..lorafile.biases import bias_of
-    from ..lorafile.dora import is_of_base
+    from ..lorafile.comfyui_dora import uses_base_norm
 
     if not path.is_file():
         raise UserError(
             f"The LoRA to go on from was not found: {path}.", Message("Check ", Setting("base.lora"), ", or leave it empty."), kind="lora"
         )
     weights = read_lora(path)
-    if is_of_base(weights.metadata):
+    if uses_base_norm(weights.metadata):
         raise _unfit(path, "its DoRA was exported for ComfyUI's own loader", "Give the LoRA that it was exported from.")
     if changed := [module.name for module in weights if bias_of(module) is not None or module.algorithm in ("norm", "set")]:
         hint = Message(

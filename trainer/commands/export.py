@@ -124,12 +124,12 @@ def _read(path: Path, *, several: bool) -> LoraWeights:
 
 def _for_base(weights: LoraWeights, base: Path) -> LoraWeights:
     """``weights`` whose DoRA is for ComfyUI's own loader and ``base``."""
-    from ..lorafile.changing.merge_into_checkpoint import original_weights
-    from ..lorafile.dora import by_output, for_comfyui
+    from ..lorafile.changing.merge_into_checkpoint import checkpoint_weights
+    from ..lorafile.comfyui_dora import for_comfyui, has_output_magnitudes
 
-    if not any(by_output(module) for module in weights):
+    if not any(has_output_magnitudes(module) for module in weights):
         raise UserError("--base is for DoRA, and this LoRA is none.", "Leave --base out.", kind="lora")
-    return for_comfyui(weights, original_weights(base, weights), base.name)
+    return for_comfyui(weights, checkpoint_weights(base, weights), base.name)
 
 
 def _warn(loras: Iterable[LoraWeights]) -> None:

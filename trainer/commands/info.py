@@ -61,14 +61,14 @@ def _norms(weights: LoraWeights) -> dict[str, dict[str, float]]:
 
 
 def _text(info: LoraInfo, norms: Mapping[str, Mapping[str, float]]) -> str:
-    from ..lorafile import FAMILY_NAME
+    from ..lorafile import FAMILY_TITLES
 
     entries = plural(len(info.metadata), "entry", "entries")
     targets = ", ".join(f"{plural(count, 'layer')} of the {_PARTS.get(name, name)}" for name, count in info.targets.items())
     ranks = f"{info.rank}" if len(info.ranks) < 2 else ", ".join(f"{rank} ({plural(count, 'layer')})" for rank, count in info.ranks.items())
     rows = {
         "title": info.title,
-        "made for": f"{FAMILY_NAME.get(info.family, info.family)} ({info.family_reason})" if info.family_reason else info.family,
+        "made for": f"{FAMILY_TITLES.get(info.family, info.family)} ({info.family_reason})" if info.family_reason else info.family,
         "format": f"{info.format}, {info.dtype}" if info.dtype else info.format,
         "algorithm": info.algorithm,
         "rank": ranks if info.ranks else "",

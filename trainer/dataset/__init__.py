@@ -10,17 +10,8 @@ from .preparation.prepare_dataset import PrepareResult, prepare_dataset
 from .reading.sources import SourceImage
 from .report.contact_sheet import contact_sheet
 from .report.summary import Rejection, Report
-from .settings import (
-    BucketSettings,
-    CaptionSettings,
-    CleanSettings,
-    PrepareSettings,
-    TaggerSettings,
-    TrainingHints,
-    dataset_folder,
-    dataset_folder_name,
-    parse_settings,
-)
+from .settings import PrepareSettings, dataset_folder, dataset_folder_name, parse_settings
+from .settings_sections import BucketSettings, CaptionSettings, CleanSettings, TaggerSettings, TrainingHints
 
 __all__ = [
     "BucketSettings",

@@ -3,117 +3,94 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
+from ..config.sections.section import Section
+from ..config.setting import setting, settings_of
 from ..config.validation_errors import describe_problems
 from ..core.errors import UserError
 from ..core.messages import Action, DatasetSetting, Message
+from .settings_sections import BucketSettings, CaptionSettings, CleanSettings, TaggerSettings, TrainingHints
 
 Shape = Literal["auto", "square", "buckets"]
 Crop = Literal["top", "face", "centre", "none"]
 Resample = Literal["lanczos", "bicubic", "bilinear", "area", "nearest"]
 AlphaMode = Literal["background", "mask"]
-CaptionSource = Literal["auto", "instance", "sidecar", "tags", "sidecar+tags"]
-TagOrder = Literal["keep", "alphabetical", "frequency"]
-TagSeparator = Literal["auto", "comma", "space"]
-TriggerPosition = Literal["front", "keep"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=20_000)
+class PrepareSettings(Section):
+    """Everything that determines a prepared dataset, except its source."""
 
-
-class BucketSettings(_Part):
-    """Aspect-ratio buckets by kohya's rules. 0 means: chosen from the resolution."""
-
-    step: Annotated[int, Field(ge=8, le=512, multiple_of=8)] = 64
-    min_side: Annotated[int, Field(ge=0, le=8192)] = 0  # 0: 256, or half the resolution below 512
-    max_side: Annotated[int, Field(ge=0, le=8192)] = 0  # 0: twice the resolution
-    no_upscale: bool = False  # small pictures keep their size instead of growing to the resolution
-
-
-class CleanSettings(_Part):
-    """Which files are left out."""
-
-    min_side: Annotated[int, Field(ge=1, le=8192)] = 64  # pixels of the shorter side
-    max_megapixels: Annotated[float, Field(gt=0, le=178)] = 89.0  # Pillow's own limit for a decompression bomb
-    max_aspect: Annotated[float, Field(ge=1)] = 10.0  # longer side over shorter one: hardly anything of a strip is left after the crop
-    near_duplicates: bool = True
-    near_distance: Annotated[int, Field(ge=0, le=64)] = 12  # of 256 bits of the perceptual hash: what looks alike, and is compared
-    leave_out: tuple[str, ...] = ()  # names of sources, as the report gives them
-
-
-class CaptionSettings(_Part):
-    """Where captions come from and what happens to their tags."""
-
-    source: CaptionSource = "auto"  # the picture's own caption, else tags if there is a tagger, else the instance prompt
-    extensions: tuple[str, ...] = (".txt", ".caption")
-    prefix: str = ""  # text put after the trigger word of every caption
-    suffix: str = ""
-    replace: dict[str, str] = {}  # tag -> tag
-    remove: tuple[str, ...] = ()
-    first: tuple[str, ...] = ()  # these tags, where present, directly after the trigger word
-    order: TagOrder = "keep"
-    underscores: bool = False  # True keeps long_hair, False writes long hair, in tags of the tagger and of image boards
-    separator: TagSeparator = "auto"  # what stands between tags; auto finds image boards' spaces
-    trigger_position: TriggerPosition = "front"  # keep: where the caption has it, in front only where it has none
-
-    @field_validator("extensions")
-    @classmethod
-    def _dotted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple((e if e.startswith(".") else f".{e}").lower() for e in value)
-
-
-class TaggerSettings(_Part):
-    """A WD-tagger ONNX model in a folder with its ``selected_tags.csv``."""
-
-    model: str  # the .onnx file, or the folder that holds it
-    threshold: Annotated[float, Field(gt=0, le=1)] = 0.35
-    character_threshold: Annotated[float, Field(gt=0, le=1)] = 0.85
-    characters: bool = True
-    ratings: bool = False
-    blacklist: tuple[str, ...] = ()
-
-
-class TrainingHints(_Part):
-    """What the captions' author wants the trainer to do with them; travels with the dataset."""
-
-    shuffle_caption: bool = False
-    keep_tokens: Annotated[int, Field(ge=0, le=255)] = 1  # the trigger word stays in front when tags are shuffled
-    caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of steps that see an empty caption
-    tag_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of tags left out
-    flip: bool = False
-    wildcards: bool = False  # one of {a|b} and one of several lines is chosen each time, as by kohya's enable_wildcard
-    keep_tokens_separator: Annotated[str, Field(max_length=20)] = "|||"  # tags before the first and behind the second one stay in place
-
-    @field_validator("keep_tokens_separator")
-    @classmethod
-    def _no_tag_separator(cls, value: str) -> str:
-        value = value.strip()
-        if "," in value or "{" in value or "}" in value:
-            raise ValueError("must not contain a comma or braces, which have a meaning in captions already")
-        return value
-
-
-class PrepareSettings(_Part):
-    """Everything that determines a prepared dataset beside its source."""
-
-    trigger: Annotated[str, Field(max_length=100)] = ""
-    class_description: Annotated[str, Field(max_length=200)] = ""
-    resolution: Annotated[int, Field(ge=16, le=4096, multiple_of=8)] = 512
-    shape: Shape = "auto"  # buckets for images that are not square; what ``buckets`` says decides where this is not given
-    crop: Crop = "top"  # what stays of an image that is larger than its square or bucket
-    repeats: Annotated[int, Field(ge=1, le=100_000)] = 1  # times the number in front of a kohya folder's name
-    resample: Resample = "lanczos"
-    alpha: AlphaMode = "background"
-    background: str = "#ffffff"
-    upscaler: str = ""  # name of the upscale model given to ``prepare``; a different one makes different pictures
-    face_model: str = ""  # optional ONNX face detector for ``crop = "face"``
-    regularisation_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
+    trigger: str = setting(
+        "",
+        "A made-up word that will call up the style in your prompts. Choose one that has no other meaning.",
+        why="Only you can choose it.",
+        max_length=100,
+    )
+    class_description: str = setting(
+        "",
+        "What the images show, in a word or two. It follows the trigger word in captions and names the folder.",
+        details="In captions of images that have no caption of their own.",
+        why="Only you know what they show.",
+        max_length=200,
+    )
+    resolution: int = setting(
+        512,
+        "The size your model is trained at: 512 for Stable Diffusion 1.5, 1024 for SDXL. Small images are enlarged.",
+        details="Side of a square in pixels, or root of the buckets' area.",
+        why="Stable Diffusion 1.5's.",
+        ge=16,
+        le=4096,
+        multiple_of=8,
+    )
+    shape: Shape = setting(
+        "auto",
+        "Shape of the prepared images: all square, or buckets that nearly keep their own shape. auto uses buckets "
+        "for images that are not square.",
+        details="See [Sizes](#sizes). Without it, a `buckets` section means `buckets`.",
+        why="Cuts off the least of each image.",
+    )
+    crop: Crop = setting(
+        "top",
+        "What stays of an image that is larger than its square or bucket: the top, the face, the centre, or everything (none).",
+        details="See [Sizes](#sizes).",
+        why="Heads are at the top.",
+    )
+    repeats: int = setting(
+        1,
+        "How many times an epoch shows each image. Raise it if you have only a few images.",
+        details="Multiplies the number in front of a kohya folder's name.",
+        why="Each image once.",
+        ge=1,
+        le=100_000,
+    )
+    resample: Resample = setting(
+        "lanczos", "Filter that scales images. lanczos is the sharpest; nearest keeps pixel art.", why="The sharpest."
+    )
+    alpha: AlphaMode = setting(
+        "background",
+        "Fills transparent parts with the background colour (background), and also leaves them out of the training (mask).",
+        why="Transparent parts are usually just background.",
+    )
+    background: str = setting("#ffffff", "Colour behind transparent parts: #rrggbb or a name.", why="Most drawings are on white.")
+    upscaler: str = setting(
+        "",
+        "Name of the connected upscale model. Another name prepares small images again.",
+        details="Set by Dataset Prep.",
+        why="Lanczos needs no model.",
+    )
+    face_model: str = setting(
+        "",
+        "Your own face or head detector (an .onnx file), used when cropping to faces or into buckets.",
+        details='With `crop = "face"`.',
+        why="The built-in detector needs no file.",
+    )
+    regularisation_weight: float = setting(
+        1.0, "How much the regularisation images count in the loss.", why="As much as other images.", ge=0, le=100
+    )
     buckets: BucketSettings | None = None
     clean: CleanSettings = CleanSettings()
     captions: CaptionSettings = CaptionSettings()
@@ -146,7 +123,7 @@ class PrepareSettings(_Part):
     @model_validator(mode="before")
     @classmethod
     def _shape_of_buckets(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "shape" not in data and "buckets" in data:  # as settings were written before there was a shape
+        if isinstance(data, dict) and "shape" not in data and "buckets" in data:
             return {**data, "shape": "square" if data["buckets"] is None else "buckets"}
         return data
 
@@ -186,22 +163,12 @@ def parse_settings(data: dict[str, Any]) -> PrepareSettings:
     try:
         return PrepareSettings.model_validate(data)
     except ValidationError as error:
-        problems = describe_problems(error, DatasetSetting, list(setting_keys()))
+        problems = describe_problems(error, DatasetSetting, list(settings_of(PrepareSettings)))
         raise UserError(
             Message("The dataset settings are not valid:\n", problems),
             Message("Every setting is described in ", Action.READ_ABOUT_DATASET_SETTINGS, "."),
             kind="config",
         ) from error
-
-
-def setting_keys(model: type[BaseModel] = PrepareSettings, prefix: str = "") -> Iterator[str]:
-    """Every valid key with its section, for example ``captions.remove``."""
-    for name, info in model.model_fields.items():
-        inner = [t for t in (info.annotation, *get_args(info.annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
-        if inner:
-            yield from setting_keys(inner[0], f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
 
 
 def dataset_folder_name(settings: PrepareSettings) -> str:

@@ -1,4 +1,4 @@
-"""LoRA files: write, read whoever's naming, convert, shrink, merge, describe. The one place that knows key names and metadata."""
+"""LoRA files of every tool: read, write, convert, shrink, merge, describe; their key names and metadata. May import core."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from .changing.rank import RankReport, reduce_rank
 from .describing.card import Card, called_by, card
 from .describing.information import LoraInfo, describe, inspect_lora, trigger_words
 from .describing.sidecar import companions, split_words
-from .family import mismatch, stated_family
-from .models import FAMILY_NAME, MODELS
-from .names import kohya_text_encoder_key, kohya_unet_key
+from .family_detection import mismatch, stated_family
+from .naming.family_layouts import FAMILY_LAYOUTS, FAMILY_TITLES
+from .naming.kohya_names import kohya_text_encoder_key, kohya_unet_key
+from .naming.unet_names import UNetLayout, diffusers_to_ldm, ldm_to_diffusers
 from .reading.read import read_lora, scan_lora
-from .unet_names import UNetLayout, diffusers_to_ldm, ldm_to_diffusers
 from .weights import LoraModule, LoraWeights
 from .writing.convert import DTYPES, FORMATS, Converted, convert, to_comfyui, to_diffusers, to_kohya, to_peft, write_lora
 from .writing.edit import FIELDS, edit_metadata, edited
-from .writing.metadata import SubsetFacts, TrainingFacts, build_metadata
+from .writing.metadata import build_metadata
 from .writing.save import legacy_hash, matches_own_hash, save_lora, verify_lora
+from .writing.training_facts import SubsetFacts, TrainingFacts
 
 __all__ = [
     "DTYPES",
-    "FAMILY_NAME",
+    "FAMILY_LAYOUTS",
+    "FAMILY_TITLES",
     "FIELDS",
     "FORMATS",
-    "MODELS",
     "Card",
     "Converted",
     "LoraInfo",

@@ -1,6 +1,6 @@
-"""The safetensors container: a header checked before anything is believed, and metadata that is rewritten without touching tensors.
+"""The safetensors container: read and validate its header, and replace its metadata without touching the tensors.
 
-Format: 8 bytes little-endian header length, a JSON object of tensors ({dtype, shape, data_offsets}) and ``__metadata__``, the data.
+Format: the header's length in 8 bytes, little-endian; a JSON object of tensors ({dtype, shape, data_offsets}) and ``__metadata__``; data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DTYPE_BYTES = {
 
 @dataclass(frozen=True)
 class Header:
-    """A checked header: ``tensors`` maps key to (dtype, shape, (start, end)) with offsets relative to ``data_start``."""
+    """A valid header. ``tensors`` maps keys to (dtype, shape, (start, end)) with offsets from ``data_start``."""
 
     tensors: dict[str, tuple[str, tuple[int, ...], tuple[int, int]]]
     metadata: dict[str, str]
@@ -34,7 +34,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check a safetensors header: sizes, types, offsets without gap or overlap. Raises UserError for anything false."""
+    """Read a safetensors header and check sizes, types, and that offsets have no gap or overlap. Raises UserError for any fault."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -49,7 +49,7 @@ def read_header(path: Path) -> Header:
     try:
         data = json.loads(raw.decode("utf-8"), object_pairs_hook=lambda pairs: _unique(path, pairs))
         if b"\\ud" in raw or b"\\uD" in raw:
-            json.dumps(data, ensure_ascii=False).encode("utf-8")  # half a character, which no other reader takes either
+            json.dumps(data, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates, which other readers refuse too
     except (UnicodeError, json.JSONDecodeError, RecursionError, ValueError) as error:
         raise _bad(path, "its header is not JSON") from error
     if not isinstance(data, dict):
@@ -75,9 +75,9 @@ def rewrite_metadata(source: Path, target: Path, metadata: Mapping[str, str]) ->
 
 
 def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
-    """Write ``source`` to ``target`` with other metadata, not atomically; tensor bytes and their order stay as they are.
+    """Write ``source`` to ``target`` with other metadata, not atomically. Tensor bytes and their order stay the same.
 
-    Metadata is written in sorted order, so that equal content gives equal files.
+    Metadata is sorted, so that equal content gives equal files.
     """
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
@@ -89,29 +89,29 @@ def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) 
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
-        raise UserError("The metadata is larger than a safetensors header may be (100 MB).", "Use a smaller thumbnail.", kind="lora")
+        raise UserError("The metadata exceeds the maximum size of a safetensors header (100 MB).", "Use a smaller thumbnail.", kind="lora")
     _copy_data(source, header.data_start, target, len(text).to_bytes(8, "little") + text)
 
 
-def _copy_data(source: Path, start: int, target: Path, head: bytes) -> None:
-    # both files are closed before the caller renames: Windows cannot replace an open file
+def _copy_data(source: Path, start: int, target: Path, header: bytes) -> None:
+    # both files must be closed before the caller renames one: Windows cannot replace an open file
     with source.open("rb") as read, target.open("wb") as write:
         read.seek(start)
-        write.write(head)
+        write.write(header)
         shutil.copyfileobj(read, write, 1 << 20)
 
 
 def _entry(path: Path, key: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
     if not isinstance(entry, dict):
-        raise _bad(path, f"the entry of {key!r} is no object")
+        raise _bad(path, f"the entry of {key!r} is not an object")
     dtype = entry.get("dtype")
     shape, offsets = _whole_numbers(entry.get("shape")), _whole_numbers(entry.get("data_offsets"))
     if dtype not in DTYPE_BYTES:
         raise _bad(path, f"{key!r} has the unknown number type {dtype!r}")
     if shape is None or offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _bad(path, f"the shape or place of {key!r} makes no sense")
+        raise _bad(path, f"the shape or the offsets of {key!r} are invalid")
     if math.prod(shape) * DTYPE_BYTES[dtype] != offsets[1] - offsets[0]:
-        raise _bad(path, f"{key!r} has shape {shape} of {dtype}, which does not fill its {offsets[1] - offsets[0]} bytes")
+        raise _bad(path, f"{key!r} has shape {shape} of {dtype}, which does not match its {offsets[1] - offsets[0]} bytes")
     return dtype, tuple(shape), (offsets[0], offsets[1])
 
 

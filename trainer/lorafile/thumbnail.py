@@ -1,4 +1,4 @@
-"""Thumbnails in metadata: a picture as a data URL and back (modelspec.thumbnail)."""
+"""Thumbnails in metadata (modelspec.thumbnail): from an image to a data URL and back."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import Image
 
 from ..core.files.image_file import load_image
 
-SIDE = 256  # what model browsers show; about 15 KB as JPEG
+SIDE = 256  # pixels, as model browsers show; about 15 KB as JPEG
 _MAX_URL = 20_000_000
 _MAX_PIXELS = 4096 * 4096
 
 
 def to_data_url(image: Image.Image, side: int = SIDE) -> str:
-    """``image`` shrunk to fit ``side`` x ``side`` pixels, as a JPEG data URL."""
+    """``image``, reduced to fit ``side`` x ``side`` pixels, as a JPEG data URL."""
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -25,7 +25,7 @@ def to_data_url(image: Image.Image, side: int = SIDE) -> str:
 
 
 def from_data_url(url: str) -> Image.Image | None:
-    """The picture in a data URL; None when it holds none that can be read."""
+    """The image in a data URL; None when it holds no readable image."""
     head, _, data = url.partition(",")
     if not head.startswith("data:image/") or ";base64" not in head or len(url) > _MAX_URL:
         return None

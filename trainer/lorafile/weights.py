@@ -1,4 +1,4 @@
-"""The form that every LoRA file is read into, whatever its naming: one object a module, tensors with LyCORIS' names."""
+"""A LoRA in memory, whatever the naming of its file: one object for each module, with LyCORIS' tensor names."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from dataclasses import dataclass, field
 import torch
 
 from ..core.errors import UserError
-from . import algorithms
-from .models import layout_of
-from .names import kohya_text_encoder_key, kohya_unet_key
-from .unet_names import UNetLayout
+from .algorithms.kinds import PASSED_THROUGH
+from .algorithms.weight_change import delta_shape, product_norm, rank_of, scale_of, unscaled_delta
+from .naming.family_layouts import unet_layout_of
+from .naming.kohya_names import kohya_text_encoder_key, kohya_unet_key
+from .naming.unet_names import UNetLayout
 
-_LARGEST_LAYER = 2**28  # entries, ten times those of SDXL's largest: a small file can name factors whose product fills any memory
-Component = str  # "unet", "te1" (the only or first text encoder), "te2" (SDXL's second)
+_LARGEST_LAYER = 2**28  # weights, ten times SDXL's largest layer: the product of small factors in a file could fill any memory
+Component = str  # "unet" (the denoiser), "te1" (the first text encoder), "te2" (SDXL's second)
 
 
 @dataclass(frozen=True)
 class LoraModule:
     """The change of one layer.
 
-    ``name`` is the layer's diffusers name (text encoders: from ``text_model.`` on); ``tensors`` are by LyCORIS name
-    (``lora_up.weight``, ``hada_w1_a``, …) without ``alpha``, which is a one-element tensor or None (scale 1).
+    ``name`` is the layer's diffusers name (for text encoders, from ``text_model.`` on). ``tensors`` have LyCORIS names (``lora_up.weight``,
+    ``hada_w1_a``, …). ``alpha`` is a one-element tensor, or None for scale 1.
     """
 
     component: Component
@@ -35,45 +36,45 @@ class LoraModule:
 
     @property
     def rank(self) -> int | None:
-        """The rank; None for full weights and other forms that have none."""
-        return algorithms.rank_of(self.algorithm, self.tensors)
+        """The rank; None for full weights and other algorithms without one."""
+        return rank_of(self.algorithm, self.tensors)
 
     @property
     def scale(self) -> float:
         """alpha / rank."""
-        return algorithms.scale_of(self.algorithm, self.tensors, self.alpha)
+        return scale_of(self.algorithm, self.tensors, self.alpha)
 
     @property
     def is_dora(self) -> bool:
-        """Whether the layer's weight is decomposed into direction and magnitude."""
+        """Whether the layer is DoRA: its weight is decomposed into direction and magnitude."""
         return "dora_scale" in self.tensors
 
     def delta(self) -> torch.Tensor:
-        """The scaled weight change in fp32, ``(out, in[, kh, kw])``; for DoRA, the change before its normalisation.
+        """The scaled weight change in fp32, ``(out, in[, kh, kw])``; for DoRA, the change before normalisation.
 
-        Raises UserError for factors whose product is larger than any model's layer.
+        Raises UserError for factors whose product is larger than the layers of any model.
         """
-        if self.algorithm not in algorithms.PASSED_THROUGH:
-            shape = algorithms.delta_shape(self.algorithm, self._summands)
+        if self.algorithm not in PASSED_THROUGH:
+            shape = delta_shape(self.algorithm, self.tensors)
             if math.prod(shape) > _LARGEST_LAYER:
-                raise UserError(f"{self.name} would change {list(shape)} weights, more than any layer has.", "It is no LoRA.", kind="lora")
-        return algorithms.unscaled_delta(self.algorithm, self._summands) * self.scale
-
-    @property
-    def _summands(self) -> dict[str, torch.Tensor]:
-        return {name: tensor for name, tensor in self.tensors.items() if name != "dora_scale"}
+                raise UserError(
+                    f"{self.name} would change {list(shape)} weights, more than any layer has.",
+                    "The file is not a usable LoRA.",
+                    kind="lora",
+                )
+        return unscaled_delta(self.algorithm, self.tensors) * self.scale
 
     def norm(self) -> float | None:
-        """The Frobenius norm of ``delta()``; None for an algorithm that changes the weight in another way than by addition, and for
-        factors whose product is larger than any model's layer."""
-        if self.algorithm in algorithms.PASSED_THROUGH:
+        """The Frobenius norm of ``delta()``; None for an algorithm that is not an addition to the weight, and for factors whose product is
+        larger than the layers of any model."""
+        if self.algorithm in PASSED_THROUGH:
             return None
-        size, rank = math.prod(algorithms.delta_shape(self.algorithm, self._summands)), self.rank or 0
+        size, rank = math.prod(delta_shape(self.algorithm, self.tensors)), self.rank or 0
         if size > _LARGEST_LAYER:
             return None
         if self.algorithm == "lora" and "lora_mid.weight" not in self.tensors and rank * rank < size:
             up, down = self.tensors["lora_up.weight"].float(), self.tensors["lora_down.weight"].float()
-            return abs(self.scale) * float(algorithms.product_norm(up, down))
+            return abs(self.scale) * float(product_norm(up, down))
         return float(self.delta().norm())
 
     def kohya_key(self, family: str, layout: UNetLayout | None = None) -> str:
@@ -85,9 +86,9 @@ class LoraModule:
 
 @dataclass(frozen=True)
 class LoraWeights:
-    """A whole file. ``modules`` is in file order; ``extra`` holds tensors that belong to no module (bundled embeddings).
+    """A whole LoRA file. ``modules`` are in file order; ``extra`` holds tensors that belong to no module (bundled embeddings).
 
-    ``fatal`` faults make the file unusable; ``problems`` are these and lesser ones; ``notes`` are worth knowing.
+    ``fatal`` faults make the file unusable; ``problems`` are these and minor ones; ``notes`` are other remarks for the user.
     """
 
     modules: tuple[LoraModule, ...]
@@ -109,8 +110,8 @@ class LoraWeights:
 
     @property
     def unet_layout(self) -> UNetLayout:
-        """The layout that LDM names are made with."""
-        return self.layout or layout_of(self.family)
+        """The layout that determines LDM names."""
+        return self.layout or unet_layout_of(self.family)
 
     @property
     def algorithm(self) -> str:
@@ -125,7 +126,7 @@ class LoraWeights:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The number type of most weights."""
+        """The most frequent number type of the weights."""
         kinds = Counter(tensor.dtype for module in self.modules for tensor in module.tensors.values())
         return kinds.most_common(1)[0][0] if kinds else None
 

@@ -18,7 +18,7 @@ from trainer.config.sections.network import NetworkSection
 from trainer.core.errors import UserError
 from trainer.families import family_of, open_checkpoint
 from trainer.lorafile import convert, read_lora, write_lora
-from trainer.lorafile.algorithms import apply_dora
+from trainer.lorafile.algorithms.dora import apply_dora
 from trainer.runs import events
 
 QUICK: dict[str, Any] = {"training.max_steps": 3, "optimizer.lr": 0.02, "network.rank": 3, "network.alpha": 6.0}

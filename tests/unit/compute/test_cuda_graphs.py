@@ -25,7 +25,7 @@ from trainer.compute import cuda_graphs, denoiser_setup, lora_layers
 from trainer.compute.cuda_graphs import Passed
 from trainer.config.run_config import RunConfig
 from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
-from trainer.dataset.settings import BucketSettings
+from trainer.dataset.settings_sections import BucketSettings
 from trainer.families import family_of, open_checkpoint
 from trainer.plan import run_plan
 from trainer.runs import events

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trainer.dataset.captions.tag_rules import TagRules
 from trainer.dataset.captions.tags import plain_frequency, tag_frequency, with_trigger
-from trainer.dataset.settings import CaptionSettings
+from trainer.dataset.settings_sections import CaptionSettings
 
 
 def edit_tags(caption: str, settings: CaptionSettings, frequency: Counter[str] | None = None) -> str:

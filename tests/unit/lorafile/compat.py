@@ -1,6 +1,6 @@
-"""What was proved with which tool: collected by the tests, kept in docs/compatibility.json, written out as docs/compatibility.md.
+"""Results with other tools: the tests collect them in docs/compatibility.json, from which docs/compatibility.md is rendered.
 
-ANIMELORA_RECORD=1 python -m pytest tests/unit/lorafile     # tests add what they proved
+ANIMELORA_RECORD=1 python -m pytest tests/unit/lorafile     # tests record their results
 python -m tests.unit.lorafile.compat                        # writes docs/compatibility.md
 """
 
@@ -29,7 +29,7 @@ class Result(TypedDict):
 
 
 def record(tool: str, version: str, what: str, finding: str, how: str) -> None:
-    """Keep a result; called by a test after its last assertion. Does nothing without ANIMELORA_RECORD=1."""
+    """Record a result. Tests call this after their last assertion; it does nothing without ANIMELORA_RECORD=1."""
     if os.environ.get("ANIMELORA_RECORD") != "1":
         return
     row = Result(tool=tool, version=version, what=what, finding=finding, how=how)
@@ -40,7 +40,7 @@ def record(tool: str, version: str, what: str, finding: str, how: str) -> None:
 
 
 def load() -> list[Result]:
-    """All kept results."""
+    """All recorded results."""
     if not RESULTS.is_file():
         return []
     rows: list[Result] = json.loads(RESULTS.read_text(encoding="utf-8"))

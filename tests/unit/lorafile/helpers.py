@@ -1,4 +1,4 @@
-"""Small LoRAs with known content, and the key tables of real kohya files."""
+"""Small LoRAs with known content, key tables of real kohya files, and full-size UNets for other tools."""
 
 from __future__ import annotations
 
@@ -13,20 +13,35 @@ import torch
 from trainer.lorafile import LoraModule, kohya_unet_key
 
 DATA = Path(__file__).parent / "data"
+# Full-size UNets as diffusers configures them
+_COMMON = {"sample_size": 64, "layers_per_block": 2, "norm_num_groups": 32}
+UNETS: dict[str, dict[str, Any]] = {
+    "sd1": {
+        **_COMMON, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+    "sdxl": {
+        **_COMMON, "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "transformer_layers_per_block": [1, 2, 10],
+        "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}  # fmt: skip
 DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 
-# What a peft LoRA on SD 1.5 adapts with kohya's default targets: one transformer's Linear layers and the two 1x1 convolutions
+# The attention layers of a transformer block that kohya's default targets include
 LINEAR = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
 
 
 def key_table(name: str) -> dict[str, tuple[str, list[int]]]:
-    """``sd15`` or ``sdxl``: key -> (number type, shape)."""
+    """Number type and shape of each key of a real kohya file, ``sd15`` or ``sdxl``."""
     table: dict[str, tuple[str, list[int]]] = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
     return {key: (dtype, shape) for key, (dtype, shape) in table.items()}
 
 
 def sd15_layers() -> dict[str, tuple[int, int, bool]]:
-    """diffusers name -> (outputs, inputs, is a 1x1 convolution) of SD 1.5's 192 adapted UNet layers, from its architecture."""
+    """Outputs, inputs and whether it is a 1x1 convolution of SD 1.5's 192 adapted UNet layers, by diffusers name, from its architecture."""
     channels = (320, 640, 1280, 1280)
     blocks = [(f"down_blocks.{i}.attentions.{j}", channels[i]) for i in range(3) for j in range(2)]
     blocks += [("mid_block.attentions.0", 1280)]
@@ -57,12 +72,12 @@ def lora_tensors(
 
 
 def small_layers() -> dict[str, tuple[int, int, bool]]:
-    """The layers of SD 1.5's first attention block: enough for most tests."""
+    """The layers of SD 1.5's first attention block, which are enough for most tests."""
     return {name: size for name, size in sd15_layers().items() if name.startswith("down_blocks.0.attentions.0")}
 
 
 def raw_safetensors(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
-    """Write a safetensors file by hand, with whatever header."""
+    """Write a safetensors file with any header, even an invalid one."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode("utf-8")
     path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
     return path

@@ -1,4 +1,4 @@
-"""Full-size LoRAs of each algorithm for the tests with real tools: SD 1.5 and SDXL, UNet and text encoders, small rank."""
+"""Full-size LoRAs of each algorithm with a small rank, for tests with other tools: SD 1.5 and SDXL, UNet and text encoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Sizes = dict[tuple[str, str], tuple[int, int, bool]]
 
 
 def clip_layers(component: str, width: int, layers: int) -> Sizes:
-    """Text-encoder layers that kohya adapts."""
+    """The text encoder layers that kohya adapts."""
     sizes: Sizes = {}
     for layer in range(layers):
         prefix = f"text_model.encoder.layers.{layer}"

@@ -1,4 +1,4 @@
-"""What ComfyUI's own Train LoRA and Extract and Save LoRA write: changes of biases and normalisations beside LoRA, and alone."""
+"""Files of ComfyUI's own Train LoRA and Extract and Save LoRA, which also change biases and normalisations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RANK = 2
 
 
 def names(checkpoint: Path) -> dict[str, str]:
-    """The checkpoint's key of every layer's weight and bias -> what ComfyUI's Extract and Save LoRA calls it."""
+    """Names in ComfyUI's Extract and Save LoRA for every weight and bias, by the checkpoint's key."""
     found = {}
     for key in load_file(checkpoint):
         if key.startswith(UNET):
@@ -31,8 +31,8 @@ def names(checkpoint: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def extracted(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A file as that node writes it for two models that differ everywhere (``extract_lora``, ``calc_lora_model``), and the change of each
-    tensor of the checkpoint."""
+    """A file as that node writes it (``extract_lora``, ``calc_lora_model``) for two models whose tensors all differ, and the difference of
+    each tensor of the checkpoint."""
     base, tensors, changes = load_file(shallow_checkpoint), {}, {}
     draw = torch.Generator().manual_seed(0)
     for key, name in names(shallow_checkpoint).items():
@@ -54,19 +54,19 @@ def extracted(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 Extracted = tuple[Path, dict[str, torch.Tensor]]
 
 
-def test_it_is_described(extracted: Extracted, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_reports_bias_changes(extracted: Extracted, capsys: pytest.CaptureFixture[str]) -> None:
     path, _ = extracted
     info = inspect_lora(path)
     assert info.usable and not info.problems and not info.unknown_keys, (info.problems, info.unknown_keys[:3])
     assert info.rank == RANK and info.targets["unet"] > 100 and info.targets["te1"] > 10
-    assert any("biases changed" in note for note in info.notes)
+    assert any("change their biases" in note for note in info.notes)
     assert card(path).problem == ""
     assert main(["info", str(path)]) == 0
-    assert "biases changed" in capsys.readouterr().out
+    assert "change their biases" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("form", ["kohya", "comfyui"])
-def test_it_is_renamed_and_comes_back(extracted: Extracted, tmp_path: Path, form: str) -> None:
+def test_bias_changes_survive_conversion_and_back(extracted: Extracted, tmp_path: Path, form: str) -> None:
     weights = read_lora(extracted[0])
     write_lora(tmp_path / "x.safetensors", convert(weights, form))
     again = read_lora(tmp_path / "x.safetensors")
@@ -77,8 +77,8 @@ def test_it_is_renamed_and_comes_back(extracted: Extracted, tmp_path: Path, form
 
 
 @pytest.mark.parametrize("form", ["diffusers", "peft"])
-def test_formats_that_cannot_hold_it_say_so(extracted: Extracted, form: str) -> None:
-    with pytest.raises(UserError, match=r"change of its bias|holds plain LoRA only"):
+def test_formats_for_plain_lora_refuse_bias_changes(extracted: Extracted, form: str) -> None:
+    with pytest.raises(UserError, match=r"changes its bias|holds only plain LoRA"):
         convert(read_lora(extracted[0]), form)
 
 
@@ -88,18 +88,18 @@ def merged_differences(checkpoint: Path, target: Path, changes: dict[str, torch.
     return {key: float((after[key].float() - before[key].float() - strength * changes[key]).abs().max()) for key in changes}
 
 
-def test_it_is_merged_into_a_checkpoint_with_every_bias_and_norm(extracted: Extracted, shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_merge_into_checkpoint_changes_biases_and_norms(extracted: Extracted, shallow_checkpoint: Path, tmp_path: Path) -> None:
     path, changes = extracted
     merge_into_checkpoint(shallow_checkpoint, [(read_lora(path), 0.5)], tmp_path / "merged.safetensors")
     assert max(merged_differences(shallow_checkpoint, tmp_path / "merged.safetensors", changes, 0.5).values()) < 2e-3
 
 
-def test_merging_it_with_itself_doubles_it_and_a_lower_rank_leaves_biases_alone(extracted: Extracted) -> None:
+def test_merge_adds_bias_changes_and_rank_reduction_keeps_them(extracted: Extracted) -> None:
     path, _ = extracted
     weights = read_lora(path)
     doubled, _ = merge([(weights, 1.5), (weights, 0.5)])
     reduced, report = reduce_rank(doubled, RANK)
-    assert report.kept > 0 and "stay" in str(report)
+    assert report.kept > 0 and "are kept" in str(report)
     originals = {(module.component, module.name): module for module in weights}
     for each in (doubled, reduced):
         assert len(each.modules) == len(weights.modules)
@@ -110,7 +110,7 @@ def test_merging_it_with_itself_doubles_it_and_a_lower_rank_leaves_biases_alone(
                 torch.testing.assert_close(module.tensors["diff_b"].float(), 2 * original.tensors["diff_b"].float(), rtol=1e-3, atol=1e-4)
 
 
-def test_it_is_not_trained_on_without_its_biases(extracted: Extracted) -> None:
+def test_training_cannot_start_from_bias_changes(extracted: Extracted) -> None:
     from trainer.adapters.start_from import require_lora
 
     with pytest.raises(UserError, match="changes biases or normalisations") as caught:
@@ -133,7 +133,7 @@ NORM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_norm1"
     ],
     ids=["reshape_weight", "set_weight", "norm", "bias of a norm alone", "bias beside LoRA"],
 )
-def test_every_key_that_comfyui_reads_is_read_and_renamed(tmp_path: Path, beside: dict[str, torch.Tensor], algorithm: str) -> None:
+def test_every_tensor_name_of_comfyui_is_read_and_converted(tmp_path: Path, beside: dict[str, torch.Tensor], algorithm: str) -> None:
     outputs = 640 if any("reshape" in key for key in beside) else 320
     tensors = {f"{PAIR}.lora_up.weight": torch.ones(outputs, 2), f"{PAIR}.lora_down.weight": torch.ones(2, 768), **beside}
     save_file(tensors, tmp_path / "x.safetensors", {"ss_base_model_version": "sd_v1"})
@@ -145,14 +145,14 @@ def test_every_key_that_comfyui_reads_is_read_and_renamed(tmp_path: Path, beside
 
 
 @pytest.mark.parametrize("bias", [torch.ones(7), torch.ones(320, 1), torch.full((320,), float("nan"))], ids=["size", "shape", "nan"])
-def test_a_bias_that_cannot_be_one_is_named(tmp_path: Path, bias: torch.Tensor) -> None:
+def test_invalid_bias_change_is_refused(tmp_path: Path, bias: torch.Tensor) -> None:
     tensors = {f"{PAIR}.lora_up.weight": torch.ones(320, 2), f"{PAIR}.lora_down.weight": torch.ones(2, 768), f"{PAIR}.diff_b": bias}
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"bias|diff_b|not finite"):
         read_lora(tmp_path / "x.safetensors")
 
 
-def test_biases_that_are_all_zero_are_no_lora(tmp_path: Path) -> None:
+def test_all_zero_bias_changes_are_refused(tmp_path: Path) -> None:
     save_file({f"{PAIR}.diff_b": torch.zeros(320)}, tmp_path / "x.safetensors", {"ss_base_model_version": "sd_v1"})
     with pytest.raises(UserError, match="zero"):
         read_lora(tmp_path / "x.safetensors")

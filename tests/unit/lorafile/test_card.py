@@ -1,4 +1,4 @@
-"""A LoRA's card: from anybody's metadata, from files beside it, and from nothing at all."""
+"""A LoRA's card: from the metadata of any trainer, from files beside it, and without either."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def written(path: Path, metadata: dict[str, str] | None = None) -> Path:
     return path
 
 
-def picture(colour: str, size: int = 40) -> Image.Image:
-    """One colour all over, which a JPEG keeps nearly."""
+def plain_image(colour: str, size: int = 40) -> Image.Image:
+    """An image of one colour, which JPEG nearly preserves."""
     return Image.new("RGB", (size, size), colour)
 
 
-def shown(url: str) -> Image.Image:
-    """The picture of a data URL, read here with nothing but the standard library and Pillow."""
+def decoded(url: str) -> Image.Image:
+    """The image in a data URL, decoded with the standard library and Pillow."""
     head, _, data = url.partition(",")
     assert head == "data:image/jpeg;base64"
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-def test_our_own_file_shows_all_that_the_training_knew(tmp_path: Path) -> None:
+def test_card_of_our_own_file_shows_training_facts(tmp_path: Path) -> None:
     facts = TrainingFacts(
         name="retro", family="sd1", rank=4, alpha=2.0, base_name="base.safetensors", lr=1e-4, epochs=5, steps=1200, image_count=24,
         resolution=(512, 768), finished_at=1_770_000_000.0, trigger="myRetro", class_description="girl", optimizer_args={"eps": 1e-8},
-        thumbnail=picture("red"), author="A. Painter", description="The nineties.", seed=7,
+        thumbnail=plain_image("red"), author="A. Painter", description="The nineties.", seed=7,
     )  # fmt: skip
     found = card(written(tmp_path / "retro.safetensors", build_metadata(facts)))
     assert (found.title, found.family, found.base) == ("retro", "Stable Diffusion 1.x", "base.safetensors")
@@ -51,11 +51,11 @@ def test_our_own_file_shows_all_that_the_training_knew(tmp_path: Path) -> None:
     assert wanted.items() <= found.training.items()
     assert (found.training["optimizer"], found.training["date"]) == ("AdamW", "2026-02-02")
     assert (found.author, found.description, found.problem) == ("A. Painter", "The nineties.", "")
-    red, green, blue = shown(found.thumbnail).convert("RGB").getpixel((20, 20))  # type: ignore[misc]
+    red, green, blue = decoded(found.thumbnail).convert("RGB").getpixel((20, 20))  # type: ignore[misc]
     assert red > 200 > 60 > max(green, blue)
 
 
-def test_a_file_without_metadata_still_says_what_its_tensors_are(tmp_path: Path) -> None:
+def test_card_without_metadata_describes_tensors(tmp_path: Path) -> None:
     path = written(tmp_path / "plain.safetensors")
     found = card(path)
     assert (found.title, found.rank, found.alpha, found.trigger_words, found.training) == ("plain", 4, 2.0, (), {})
@@ -63,7 +63,7 @@ def test_a_file_without_metadata_still_says_what_its_tensors_are(tmp_path: Path)
     assert (found.thumbnail, found.problem, found.size) == ("", "", path.stat().st_size)
 
 
-def test_tags_of_the_captions_stand_in_for_trigger_words_that_nobody_stated(tmp_path: Path) -> None:
+def test_common_tags_replace_missing_trigger_words(tmp_path: Path) -> None:
     frequency = {"10_chibi": {"chibi": 20, "1girl": 18, "smile": 12}}
     found = card(written(tmp_path / "a.safetensors", {"ss_tag_frequency": json.dumps(frequency)}))
     assert found.tags == (("chibi", 20), ("1girl", 18), ("smile", 12))
@@ -71,10 +71,10 @@ def test_tags_of_the_captions_stand_in_for_trigger_words_that_nobody_stated(tmp_
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".preview.png", ".webp"])
-def test_a_picture_beside_the_file_is_its_thumbnail(tmp_path: Path, ending: str) -> None:
+def test_image_beside_the_file_is_its_thumbnail(tmp_path: Path, ending: str) -> None:
     path = written(tmp_path / "some.name v1.safetensors")
-    picture("blue", 900).save(tmp_path / f"some.name v1{ending}")
-    image = shown(card(path).thumbnail)
+    plain_image("blue", 900).save(tmp_path / f"some.name v1{ending}")
+    image = decoded(card(path).thumbnail)
     assert max(image.size) <= 256
     assert image.convert("RGB").getpixel((9, 9))[2] > 200  # type: ignore[index]
 
@@ -90,16 +90,16 @@ def test_notes_of_other_programs_are_read(tmp_path: Path) -> None:
     assert card(path).trigger_words == ("ddd",)
 
 
-def test_what_the_file_states_wins_over_notes(tmp_path: Path) -> None:
+def test_metadata_takes_precedence_over_notes(tmp_path: Path) -> None:
     path = written(tmp_path / "both.safetensors", {"modelspec.trigger_phrase": "stated"})
     (tmp_path / "both.json").write_text('{"activation text": "noted"}', encoding="utf-8")
     assert card(path).trigger_words == ("stated",)
 
 
-def test_a_damaged_file_has_a_card_that_says_so(tmp_path: Path) -> None:
+def test_card_of_damaged_file_states_the_problem(tmp_path: Path) -> None:
     path = tmp_path / "broken.safetensors"
     path.write_bytes(b"\xff" * 300)
-    picture("blue").save(tmp_path / "broken.png")
+    plain_image("blue").save(tmp_path / "broken.png")
     found = card(path)
     assert "broken.safetensors" in found.problem
     assert found.thumbnail
@@ -117,7 +117,7 @@ HOSTILE: list[dict[str, str]] = [
 
 
 @pytest.mark.parametrize("metadata", HOSTILE)
-def test_odd_metadata_makes_a_small_harmless_card(tmp_path: Path, metadata: dict[str, str]) -> None:
+def test_odd_metadata_gives_a_small_harmless_card(tmp_path: Path, metadata: dict[str, str]) -> None:
     found: dict[str, Any] = card(written(tmp_path / "odd.safetensors", metadata)).to_json()
     assert len(json.dumps(found, allow_nan=False)) < 20_000
     assert not found["thumbnail"]
@@ -125,7 +125,7 @@ def test_odd_metadata_makes_a_small_harmless_card(tmp_path: Path, metadata: dict
 
 
 @pytest.mark.parametrize("metadata", hostile.lora_metadata().values(), ids=list(hostile.lora_metadata()))
-def test_metadata_that_means_harm_makes_a_small_harmless_card(tmp_path: Path, metadata: dict[str, str]) -> None:
+def test_hostile_metadata_gives_a_small_harmless_card(tmp_path: Path, metadata: dict[str, str]) -> None:
     (tmp_path / "odd.preview.png").write_bytes(hostile.eps())
     found = card(written(tmp_path / "odd.safetensors", metadata))
     assert (found.thumbnail, found.problem) == ("", "")
@@ -134,7 +134,7 @@ def test_metadata_that_means_harm_makes_a_small_harmless_card(tmp_path: Path, me
 
 @pytest.mark.parametrize("content", [b"no picture", b"<svg onload='x'/>", b"GIF89a", b""])
 @pytest.mark.parametrize("ending", [".png", ".json", ".civitai.info"])
-def test_odd_files_beside_it_count_as_absent(tmp_path: Path, ending: str, content: bytes) -> None:
+def test_unreadable_files_beside_it_are_ignored(tmp_path: Path, ending: str, content: bytes) -> None:
     path = written(tmp_path / "odd.safetensors")
     (tmp_path / f"odd{ending}").write_bytes(content)
     found = card(path)

@@ -43,7 +43,7 @@ def test_info_prints_text_and_json(style: Path, capsys: pytest.CaptureFixture[st
     assert data["targets"] == {"unet": 12}
 
 
-def test_info_shows_how_far_each_layer_is_moved(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_reports_norm_of_each_layer(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(style), "--json"]) == 0
     norms = json.loads(capsys.readouterr().out)["norms"]["unet"]
     changes = {module.name: float(module.delta().double().norm()) for module in read_lora(style)}
@@ -61,7 +61,7 @@ def test_info_shows_how_far_each_layer_is_moved(style: Path, tmp_path: Path, cap
     assert json.loads(capsys.readouterr().out)["norms"] == {"unet": {"mid_block.attentions.0.proj_in": pytest.approx(24)}}
 
 
-def test_info_forms_no_product_that_no_model_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_does_not_compute_oversized_products(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bomb, name = tmp_path / "bomb.safetensors", "lora_unet_mid_block_attentions_0_proj_in"
     save_file({f"{name}.lokr_w1": torch.ones(4096, 4096).half(), f"{name}.lokr_w2": torch.ones(4096, 4096).half()}, bomb)  # 2**48 entries
     main(["info", str(bomb), "--json"])
@@ -72,11 +72,11 @@ def test_info_forms_no_product_that_no_model_has(tmp_path: Path, capsys: pytest.
     assert json.loads(capsys.readouterr().out)["norms"] == {"unet": {"mid_block.attentions.0.proj_in": pytest.approx(600_000)}}
 
 
-def test_info_fails_for_a_file_that_cannot_be_used(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_fails_for_unusable_file(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.safetensors").write_bytes(style.read_bytes()[:-5])
     nan = {key: torch.full_like(tensor, float("nan")) for key, tensor in lora_tensors(small_layers()).items()}
     save_file(nan, tmp_path / "nan.safetensors")
-    for name, reason in (("broken", "incomplete"), ("nan", "not finite"), ("absent", "no file")):
+    for name, reason in (("broken", "incomplete"), ("nan", "not finite"), ("absent", "does not exist")):
         path = str(tmp_path / f"{name}.safetensors")
         assert main(["info", path]) == 1
         assert reason in capsys.readouterr().err
@@ -95,7 +95,7 @@ def test_export_converts_with_metadata(style: Path, tmp_path: Path) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in load_file(out).values())
 
 
-def test_export_reduces_rank_and_says_the_error(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_reduces_rank_and_reports_error(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(style), str(tmp_path / "out.safetensors"), "--rank", "2"]) == 0
     assert "relative error" in capsys.readouterr().out
     assert inspect_lora(tmp_path / "out.safetensors").rank == 2
@@ -116,7 +116,7 @@ def test_export_merges_with_strengths(style: Path, tmp_path: Path) -> None:
 
 
 def other_file(path: Path, *, unknown: bool = False, dtype: torch.dtype = torch.float16, algorithm: str = "lora") -> Path:
-    """A second LoRA, with a key that nobody knows, of another number type, or with LoHa layers."""
+    """A second LoRA: with an unknown key, another number type, or LoHa layers."""
     tensors = lora_tensors(small_layers(), seed=5, dtype=dtype)
     if algorithm == "loha":
         shapes = {name: (out, into) for name, (out, into, conv) in small_layers().items() if not conv}
@@ -131,7 +131,7 @@ def other_file(path: Path, *, unknown: bool = False, dtype: torch.dtype = torch.
 
 
 @pytest.mark.parametrize("strength", ["", ":0.7"])
-def test_export_tells_what_a_lower_rank_costs_a_merge(
+def test_export_reports_error_of_merge_with_reduced_rank(
     style: Path, tmp_path: Path, strength: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
@@ -144,21 +144,22 @@ def test_export_tells_what_a_lower_rank_costs_a_merge(
         exact = sum(m.delta().flatten(1) * s for weights, s in parts for m in weights if m.name == module.name)
         lost, total = lost + float((module.delta().flatten(1) - exact).norm()) ** 2, total + float(torch.as_tensor(exact).norm()) ** 2
     assert (lost / total) ** 0.5 > 0.2
-    told = re.search(r"relative error of the weight change ([\d.]+)%", capsys.readouterr().out)
-    assert told and float(told.group(1)) / 100 == pytest.approx((lost / total) ** 0.5, rel=1e-2)
+    reported = re.search(r"relative error of the weight change ([\d.]+)%", capsys.readouterr().out)
+    assert reported and float(reported.group(1)) / 100 == pytest.approx((lost / total) ** 0.5, rel=1e-2)
 
 
-def test_export_warns_of_keys_that_a_merge_leaves_out(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_warns_about_unused_keys(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd, out = other_file(tmp_path / "odd.safetensors", unknown=True), str(tmp_path / "out.safetensors")
     for first, second in ((odd, style), (style, odd)):
         assert main(["export", str(first), out, "--merge", f"{second}:0.5", "--overwrite"]) == 0
-        warned = "warning: odd.safetensors: 1 malformed or foreign keys are not used: lora_unet_weird_layer.lora_up.weight"
+        reason = "1 keys are malformed or belong to another model, and are not used"
+        warned = f"warning: odd.safetensors: {reason}: lora_unet_weird_layer.lora_up.weight"
         assert capsys.readouterr().out.count(warned) == 1
     assert main(["export", f"{odd}:0.5", out, "--overwrite"]) == 0
-    assert "warning: 1 malformed" in capsys.readouterr().out
+    assert "warning: 1 keys are malformed" in capsys.readouterr().out
 
 
-def test_export_writes_the_sum_of_8_bit_numbers_as_fp16(style: Path, tmp_path: Path) -> None:
+def test_export_merges_8_bit_weights_as_fp16(style: Path, tmp_path: Path) -> None:
     eight, out = other_file(tmp_path / "eight.safetensors", dtype=torch.float8_e4m3fn), tmp_path / "out.safetensors"
     assert main(["export", str(eight), str(out), "--merge", f"{style}:0.5"]) == 0
     merged = read_lora(out)
@@ -168,7 +169,7 @@ def test_export_writes_the_sum_of_8_bit_numbers_as_fp16(style: Path, tmp_path: P
         assert float((module.delta() - exact).norm() / exact.norm()) < 1e-3
 
 
-def test_export_never_overwrites_unasked(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_overwrites_only_with_option(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = style.read_bytes()
     assert main(["export", str(style), str(style), "--title", "x"]) == 1
     assert "--overwrite" in capsys.readouterr().err and style.read_bytes() == before
@@ -178,16 +179,14 @@ def test_export_never_overwrites_unasked(style: Path, tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize("place", ["a file/out.safetensors", f"{'n' * 300}.safetensors", "/proc/out.safetensors"])
-def test_a_place_that_no_file_can_be_written_to_is_named(
-    style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
-) -> None:
+def test_unwritable_output_path_is_named(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
     if place.startswith("/proc") and (os.name == "nt" or not Path("/proc").is_dir()):
         pytest.skip("NOT CHECKED: there is no file system that refuses files")
     (tmp_path / "a file").write_bytes(b"kept")
     assert main(["export", str(style), str(tmp_path / place)]) == 1
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     named = tmp_path / place
-    assert told.startswith(f"error: {named.parent if 'a file' in place else named}: ") and "hint: Check the path" in told
+    assert printed.startswith(f"error: {named.parent if 'a file' in place else named}: ") and "hint: Check the path" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"a file", style.name} and (tmp_path / "a file").read_bytes() == b"kept"
 
 
@@ -206,7 +205,7 @@ def test_strength_after_a_colon(text: str, path: str, strength: float) -> None:
 
 
 def test_export_into_a_checkpoint(style: Path, tmp_path: Path, shallow_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The tiny checkpoint has SD 1.x' layers at small widths: a LoRA of that width is merged, a full-width one is refused."""
+    """The tiny checkpoint has SD 1.x' layers with small widths: a LoRA with those widths is merged, one with full widths is refused."""
     out = tmp_path / "out.safetensors"
     assert main(["export", str(style), str(out), "--into-checkpoint", str(shallow_checkpoint)]) == 1
     assert "different sizes" in capsys.readouterr().err
@@ -223,7 +222,7 @@ def test_export_into_a_checkpoint(style: Path, tmp_path: Path, shallow_checkpoin
     save_file(small, tmp_path / "small.safetensors", {"ss_base_model_version": "sd_v1"})
     capsys.readouterr()
     assert main(["export", f"{tmp_path / 'small.safetensors'}:0.5", str(out), "--into-checkpoint", str(shallow_checkpoint)]) == 0
-    assert "warning: 1 malformed or foreign keys are not used" in capsys.readouterr().out
+    assert "warning: 1 keys are malformed or belong to another model" in capsys.readouterr().out
     merged = load_file(out)
     for key, before in weights.items():
         name = key.removeprefix("model.").removesuffix(".weight")
@@ -235,7 +234,7 @@ def test_export_into_a_checkpoint(style: Path, tmp_path: Path, shallow_checkpoin
 
 
 @pytest.mark.parametrize("half", ["\ud800", "a title \udfff"])
-def test_half_a_character_is_an_error_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], half: str) -> None:
+def test_lone_surrogate_in_option_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], half: str) -> None:
     save_file(lora_tensors(small_layers()), tmp_path / "in.safetensors")
     for option in ("--title", "--trigger", "--description"):
         assert main(["export", str(tmp_path / "in.safetensors"), str(tmp_path / "out.safetensors"), option, half]) == 1
@@ -243,7 +242,7 @@ def test_half_a_character_is_an_error_in_words(tmp_path: Path, capsys: pytest.Ca
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors"]
 
 
-def test_half_a_character_in_a_file_s_metadata_is_a_damaged_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lone_surrogate_in_metadata_is_a_damaged_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = raw_safetensors(tmp_path / "x.safetensors", b'{"__metadata__":{"modelspec.title":"\\ud800"}}')
     assert main(["info", str(path)]) == 1
     assert "header is not JSON" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""docs/compatibility.md is what the recorded results render to."""
+"""docs/compatibility.md matches the recorded results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversions there and back, rank reduction, merging, and editing, against plain matrix arithmetic."""
+"""Conversion and back, rank reduction, merging and editing, compared with plain matrix arithmetic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from trainer.lorafile import (
     common_dtype,
     convert,
     edit_metadata,
-    folding,
     inspect_lora,
     merge,
     merge_into_checkpoint,
@@ -31,7 +30,9 @@ from trainer.lorafile import (
     reduce_rank,
     write_lora,
 )  # fmt: skip
-from trainer.lorafile.algorithms import shape_problem
+from trainer.lorafile.algorithms.shape_checks import shape_problem
+from trainer.lorafile.container import read_header
+from trainer.lorafile.folded_alpha import fold, unfold
 
 from .helpers import lora_tensors, same_modules, sd15_layers, small_layers
 
@@ -61,7 +62,7 @@ def through(source: Path, target: Path, form: str, dtype: torch.dtype | None = N
 @pytest.mark.parametrize("form", ["diffusers", "peft"])
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 @pytest.mark.parametrize("alpha", [4.0, 2.0, -3.0])
-def test_8_bit_numbers_come_back_bit_for_bit(tmp_path: Path, form: str, dtype: torch.dtype, alpha: float) -> None:
+def test_8_bit_weights_survive_conversion_and_back(tmp_path: Path, form: str, dtype: torch.dtype, alpha: float) -> None:
     source = lora_file(tmp_path / "a.safetensors", alpha=alpha, dtype=dtype)
     middle = through(source, tmp_path / "b.safetensors", form)
     assert (middle.format, middle.dtype) == (form, dtype)
@@ -75,7 +76,7 @@ def test_8_bit_numbers_come_back_bit_for_bit(tmp_path: Path, form: str, dtype: t
 @pytest.mark.parametrize("form", ["kohya", "diffusers", "peft", "comfyui"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("alpha", [4.0, 2.0, 0.5, 3.0, 1.7])
-def test_the_way_there_and_back_is_bit_exact(tmp_path: Path, form: str, dtype: torch.dtype, alpha: float) -> None:
+def test_conversion_and_back_is_bit_exact(tmp_path: Path, form: str, dtype: torch.dtype, alpha: float) -> None:
     source = lora_file(tmp_path / "a.safetensors", alpha=alpha, dtype=dtype)
     middle = through(source, tmp_path / "b.safetensors", form)
     assert middle.format == form
@@ -87,7 +88,7 @@ def test_the_way_there_and_back_is_bit_exact(tmp_path: Path, form: str, dtype: t
     assert {key: value for key, value in back.metadata.items() if key in METADATA} == METADATA
 
 
-def test_alpha_that_is_no_power_of_two_is_exact_in_fp32_and_rounded_once_in_fp16(tmp_path: Path) -> None:
+def test_folded_alpha_is_exact_in_fp32_and_rounded_once_in_fp16(tmp_path: Path) -> None:
     source = lora_file(tmp_path / "a.safetensors", alpha=3.0)
     original = {(m.component, m.name): m for m in read_lora(source)}
     wide = through(source, tmp_path / "wide.safetensors", "diffusers", torch.float32)
@@ -107,21 +108,21 @@ def test_alpha_that_is_no_power_of_two_is_exact_in_fp32_and_rounded_once_in_fp16
         assert torch.allclose(product, expected, rtol=2e-3, atol=1e-4)
 
 
-def test_what_rounding_lost_is_not_kept_beyond_the_limit(tmp_path: Path) -> None:
+def test_lost_bits_are_stored_up_to_the_limit(tmp_path: Path) -> None:
     modules = read_lora(lora_file(tmp_path / "a.safetensors", alpha=3.0)).modules
-    whole, some = folding.fold(modules, None), folding.fold(modules, None, limit=5000)
+    whole, some = fold(modules, None), fold(modules, None, limit=5000)
     assert whole.lossy == 0 and 0 < some.lossy < len(modules) and len(some.record) < 8000
     assert all(
         torch.equal(a.tensors["lora_down.weight"], b.tensors["lora_down.weight"]) for a, b in zip(whole.modules, some.modules, strict=True)
     )
-    back = folding.unfold(some.modules, some.record)
+    back = unfold(some.modules, some.record)
     same = sum(same_modules((a,), (b,)) for a, b in zip(modules, back, strict=True))
     assert same >= len(modules) - some.lossy and not same_modules(modules, back)
 
 
-def test_a_record_that_does_not_fit_its_matrix_is_passed_over(tmp_path: Path) -> None:
+def test_record_of_another_matrix_is_ignored(tmp_path: Path) -> None:
     modules = read_lora(lora_file(tmp_path / "a.safetensors", alpha=3.0)).modules
-    folded = folding.fold(modules, None)
+    folded = fold(modules, None)
     table = json.loads(folded.record)
     names = list(table["lost"])
 
@@ -129,10 +130,10 @@ def test_a_record_that_does_not_fit_its_matrix_is_passed_over(tmp_path: Path) ->
         return bool((module.delta() - modules[0].delta()).norm() < 1e-3 * modules[0].delta().norm())
 
     for wrong in (table["lost"][names[-1]], base64.b64encode(zlib.compress(bytes(10**8))).decode(), ""):
-        back = folding.unfold(folded.modules, json.dumps({**table, "lost": {**table["lost"], names[0]: wrong}}))
+        back = unfold(folded.modules, json.dumps({**table, "lost": {**table["lost"], names[0]: wrong}}))
         assert nearly(back[0]) and same_modules(modules[1:], back[1:])
     for broken in ("not base64", 7, base64.b64encode(b"not zlib").decode()):
-        back = folding.unfold(folded.modules, json.dumps({**table, "lost": {names[0]: broken}}))
+        back = unfold(folded.modules, json.dumps({**table, "lost": {names[0]: broken}}))
         assert nearly(back[0])
 
 
@@ -149,7 +150,7 @@ def test_folded_alpha_never_changes_the_effect(alpha: float, rank: int, magnitud
     assert torch.allclose(product, expected, rtol=1e-5, atol=1e-5 * float(up.abs().max()))
 
 
-def test_a_value_that_fp16_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_value_beyond_fp16_is_refused(tmp_path: Path) -> None:
     tensors = lora_tensors(small_layers(), dtype=torch.float32)
     tensors["lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight"][0, 0] = 1e6
     save_file(tensors, tmp_path / "a.safetensors")
@@ -165,7 +166,7 @@ def weights_of(*modules: LoraModule) -> LoraWeights:
     return LoraWeights(modules, "sd1", "kohya")
 
 
-def test_formats_that_hold_plain_lora_only_refuse_the_rest_by_name(tmp_path: Path) -> None:
+def test_formats_for_plain_lora_refuse_other_algorithms(tmp_path: Path) -> None:
     weights = weights_of(LoraModule("unet", "mid_block.attentions.0.proj_in", "lokr", lokr(64, 32), torch.tensor(1.0)))
     for form in ("diffusers", "peft"):
         with pytest.raises(UserError, match="lokr") as caught:
@@ -180,7 +181,7 @@ def test_formats_that_hold_plain_lora_only_refuse_the_rest_by_name(tmp_path: Pat
 # --- rank ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_rank_reduction_is_the_best_and_its_error_is_true(tmp_path: Path) -> None:
+def test_rank_reduction_is_optimal_and_reports_exact_error(tmp_path: Path) -> None:
     source = read_lora(lora_file(tmp_path / "a.safetensors", rank=8, alpha=4.0, dtype=torch.float32))
     reduced, report = reduce_rank(source, 2)
     lost = total = best = 0.0
@@ -197,15 +198,15 @@ def test_rank_reduction_is_the_best_and_its_error_is_true(tmp_path: Path) -> Non
     assert reduced.metadata["ss_network_dim"] == "2" and reduced.metadata["ss_network_alpha"] == "1.0"
 
 
-def test_the_worst_layer_is_told_whatever_the_sign_of_alpha(tmp_path: Path) -> None:
-    told = []
+def test_worst_layer_does_not_depend_on_the_sign_of_alpha(tmp_path: Path) -> None:
+    reports = []
     for alpha in (4.0, -4.0):
         _, report = reduce_rank(read_lora(lora_file(tmp_path / "a.safetensors", rank=8, alpha=alpha, dtype=torch.float32)), 2)
-        told.append((report.worst_layer, round(report.worst_error, 6), round(report.error, 6)))
-    assert told[0] == told[1] and told[0][1] >= told[0][2] > 0
+        reports.append((report.worst_layer, round(report.worst_error, 6), round(report.error, 6)))
+    assert reports[0] == reports[1] and reports[0][1] >= reports[0][2] > 0
 
 
-def test_rank_that_is_low_already_stays_bit_for_bit(tmp_path: Path) -> None:
+def test_layers_of_lower_rank_stay_unchanged(tmp_path: Path) -> None:
     source = read_lora(lora_file(tmp_path / "a.safetensors"))
     reduced, report = reduce_rank(source, 16)
     assert same_modules(source.modules, reduced.modules)
@@ -274,7 +275,7 @@ def test_merged_change_is_the_weighted_sum(tmp_path: Path) -> None:
     assert inspect_lora(tmp_path / "c.safetensors").usable
 
 
-def test_merge_refuses_what_does_not_add_up(tmp_path: Path) -> None:
+def test_merge_refuses_incompatible_parts(tmp_path: Path) -> None:
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     one = {"lora_up.weight": torch.ones(1280, 2), "lora_down.weight": torch.ones(2, 768)}
     two = {"lora_up.weight": torch.ones(1280, 2), "lora_down.weight": torch.ones(2, 1024)}
@@ -303,8 +304,8 @@ def tucker(outputs: int, inputs: int, rank: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("algorithm", ["loha", "lokr", "tucker"])
-def test_a_merge_that_lowers_the_rank_tells_all_that_is_lost(algorithm: str) -> None:
-    """The best approximation of the exact sum (Eckart-Young), and its error: not that of an approximation of an approximation."""
+def test_merge_with_rank_is_optimal_and_reports_exact_error(algorithm: str) -> None:
+    """The result is the best approximation of the exact sum (Eckart-Young) and not an approximation of an approximation."""
     torch.manual_seed(0)
     own = [
         LoraModule("unet", name, "lora" if algorithm == "tucker" else algorithm, factors, torch.tensor(2.0))
@@ -328,7 +329,7 @@ def test_a_merge_that_lowers_the_rank_tells_all_that_is_lost(algorithm: str) -> 
     assert merged.metadata["ss_network_module"] == "networks.lora" and "ss_network_args" not in merged.metadata
 
 
-def test_arguments_of_another_algorithm_do_not_outlast_it() -> None:
+def test_rank_reduction_removes_arguments_of_another_algorithm() -> None:
     names = {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "lokr"}', "ss_network_dim": "2"}
     module = LoraModule("unet", "mid_block.attentions.0.proj_in", "lokr", lokr(64, 32), torch.tensor(1.0))
     reduced, _ = reduce_rank(LoraWeights((module,), "sd1", "kohya", names), 4)
@@ -341,8 +342,8 @@ def test_arguments_of_another_algorithm_do_not_outlast_it() -> None:
 
 
 @pytest.mark.parametrize("size", [1e-2, 1e-3, 3e-4])
-def test_a_small_scale_loses_nothing_of_a_merge_in_fp16(size: float) -> None:
-    """kohya's alpha of 1 at rank 128 and its small up weights: their product with the scale would be subnormal in fp16."""
+def test_merge_with_small_scale_is_accurate_in_fp16(size: float) -> None:
+    """With kohya's alpha of 1 at rank 128 and small up weights, the product with the scale would be subnormal in fp16."""
     torch.manual_seed(0)
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     modules = [
@@ -361,7 +362,7 @@ def test_a_small_scale_loses_nothing_of_a_merge_in_fp16(size: float) -> None:
     assert float((product - exact).norm() / exact.norm()) < 5e-4  # one rounding to fp16: 2**-11
 
 
-def test_merged_numbers_are_as_wide_as_the_widest_and_never_of_8_bits() -> None:
+def test_common_dtype_is_the_widest_and_at_least_16_bits() -> None:
     def of(dtype: torch.dtype) -> LoraWeights:
         return weights_of(LoraModule("unet", "conv_out", "full", {"diff": torch.ones(2, 2).to(dtype)}))
 
@@ -390,7 +391,7 @@ def small_checkpoint(path: Path, dtype: torch.dtype, width: int = 768) -> dict[s
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_merge_into_a_checkpoint_changes_these_weights_and_no_other(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_merge_into_checkpoint_changes_only_adapted_weights(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     before = small_checkpoint(tmp_path / "base.safetensors", dtype)
     prefix = "down_blocks.0.attentions.0"
@@ -429,13 +430,11 @@ def test_merge_into_a_checkpoint_changes_these_weights_and_no_other(tmp_path: Pa
     key = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
     product = (loha["hada_w1_a"] @ loha["hada_w1_b"]) * (loha["hada_w2_a"] @ loha["hada_w2_b"])
     assert near(key, before[key].float() + 0.7 * product.reshape(24, 16, 3, 3))
-    from trainer.lorafile.container import read_header
-
     assert read_header(tmp_path / "out.safetensors").metadata["modelspec.merged_from"] == "Base, unnamed LoRA"
 
 
-def test_a_convolution_takes_dora_magnitudes_of_its_own_size_only(tmp_path: Path) -> None:
-    """LoHa of a convolution is a matrix (out, in * 9), from which alone the number of inputs is not known."""
+def test_merge_into_checkpoint_refuses_misshapen_magnitudes(tmp_path: Path) -> None:
+    """LoHa of a convolution is a matrix (out, in * 9), which alone does not determine the number of inputs."""
     torch.manual_seed(0)
     before = small_checkpoint(tmp_path / "base.safetensors", torch.float32)
     factors, name = loha(24, 144, 2), "down_blocks.0.resnets.0.conv1"
@@ -455,7 +454,7 @@ def test_a_convolution_takes_dora_magnitudes_of_its_own_size_only(tmp_path: Path
         assert torch.allclose(load_file(tmp_path / "out.safetensors")[key], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_openclip_joint_matrix_gets_each_third(tmp_path: Path) -> None:
+def test_merge_into_checkpoint_changes_thirds_of_openclip_matrix(tmp_path: Path) -> None:
     joint = "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight"
     base = torch.randn(12, 4)
     save_file({joint: base, UNET_KEY: torch.zeros(640, 2048)}, tmp_path / "base.safetensors")
@@ -466,7 +465,7 @@ def test_openclip_joint_matrix_gets_each_third(tmp_path: Path) -> None:
     assert torch.allclose(load_file(tmp_path / "out.safetensors")[joint], expected)
 
 
-def test_checkpoint_of_another_family_or_without_the_layer_is_refused(tmp_path: Path) -> None:
+def test_merge_into_checkpoint_refuses_other_models(tmp_path: Path) -> None:
     small_checkpoint(tmp_path / "sd2.safetensors", torch.float16, width=1024)
     small_checkpoint(tmp_path / "sd1.safetensors", torch.float16)
     weights = read_lora(lora_file(tmp_path / "a.safetensors"))
@@ -476,7 +475,7 @@ def test_checkpoint_of_another_family_or_without_the_layer_is_refused(tmp_path: 
         merge_into_checkpoint(tmp_path / "sd1.safetensors", [(weights, 1.0)], tmp_path / "out.safetensors")
     with pytest.raises(UserError, match="overwrite the original"):
         merge_into_checkpoint(tmp_path / "sd1.safetensors", [(weights, 1.0)], tmp_path / "sd1.safetensors")
-    with pytest.raises(UserError, match="no Stable Diffusion checkpoint"):
+    with pytest.raises(UserError, match="not a Stable Diffusion checkpoint"):
         merge_into_checkpoint(tmp_path / "a.safetensors", [(weights, 1.0)], tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -484,7 +483,7 @@ def test_checkpoint_of_another_family_or_without_the_layer_is_refused(tmp_path: 
 # --- metadata ------------------------------------------------------------------------------------------------------------------
 
 
-def test_editing_keeps_every_tensor_byte_and_every_other_entry(tmp_path: Path) -> None:
+def test_editing_metadata_keeps_tensors_and_other_entries(tmp_path: Path) -> None:
     source = lora_file(tmp_path / "a.safetensors")
     Image.new("RGB", (700, 500), (10, 200, 90)).save(tmp_path / "thumb.png")
     changes = {"title": "Neuer Titel", "trigger": "ohwx, girl", "custom": "", "thumbnail": str(tmp_path / "thumb.png"), "my.key": "v"}
@@ -497,7 +496,7 @@ def test_editing_keeps_every_tensor_byte_and_every_other_entry(tmp_path: Path) -
     assert before[8 + int.from_bytes(before[:8], "little") :] == after[8 + int.from_bytes(after[:8], "little") :]
     edit_metadata(source, source, {"author": "me"})
     assert inspect_lora(source).metadata["modelspec.author"] == "me"
-    with pytest.raises(UserError, match="no image"):
+    with pytest.raises(UserError, match="does not exist"):
         edit_metadata(source, source, {"thumbnail": str(tmp_path / "none.png")})
     (tmp_path / "bad.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot be read"):
@@ -510,8 +509,8 @@ def test_full_size_file_converts(tmp_path: Path) -> None:
         assert len(through(tmp_path / "a.safetensors", tmp_path / f"{form}.safetensors", form).modules) == 192
 
 
-def test_dora_for_comfyui_and_one_base_gives_the_trained_weight_by_comfyui_s_formula(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """m* (W + D) / (||W|| + eps), as ComfyUI computes it, is m (W + D) / ||W + D||, as it was trained; a merge knows the difference."""
+def test_dora_exported_for_comfyui_gives_trained_weight_by_its_formula(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """ComfyUI's m* (W + D) / (||W|| + eps) equals the trained m (W + D) / ||W + D||, and merging distinguishes both kinds of file."""
     key, name = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight", "mid_block_attentions_0_transformer_blocks_0"
     weight = load_file(tiny_checkpoint)[key].double()
     draw = torch.Generator().manual_seed(0)
@@ -526,7 +525,7 @@ def test_dora_for_comfyui_and_one_base_gives_the_trained_weight_by_comfyui_s_for
     moved = read_lora(out)
     (module,) = moved.modules
     scale = module.tensors["dora_scale"]
-    assert scale.dtype == torch.float32, "rounded, it would round the whole weight"
+    assert scale.dtype == torch.float32, "fp16 would round whole rows of the weight"
     whole = weight + module.delta().double()
     wanted = magnitude.double() * whole / whole.norm(dim=1, keepdim=True)
     in_comfyui = scale.double() * whole / (weight.norm(dim=1, keepdim=True) + torch.finfo(torch.float32).eps)
@@ -539,11 +538,11 @@ def test_dora_for_comfyui_and_one_base_gives_the_trained_weight_by_comfyui_s_for
     assert any("ComfyUI's own loader" in note for note in moved.notes)
     assert main(["export", str(tmp_path / "dora.safetensors"), str(out), "--base", str(tiny_checkpoint), "--overwrite"]) == 1
     twice = ["export", str(out), str(tmp_path / "twice.safetensors"), "--format", "comfyui", "--base", str(tiny_checkpoint)]
-    assert main(twice) == 1, "the ratio of the norms would be in the magnitudes twice"
+    assert main(twice) == 1, "the ratio of the norms would be applied twice"
     assert not (tmp_path / "twice.safetensors").exists()
 
 
-def test_lokr_in_tucker_form_is_read_and_its_change_is_the_kronecker_product(tmp_path: Path) -> None:
+def test_change_of_tucker_lokr_is_the_kronecker_product(tmp_path: Path) -> None:
     """The second factor of a convolution as LyCORIS stores it: a core (rank, rank, 3, 3) between two matrices."""
     draw = torch.Generator().manual_seed(0)
     key = "lora_unet_down_blocks_0_resnets_0_conv1"

@@ -1,4 +1,4 @@
-"""Damaged, hostile and foreign files are refused with a reason, whatever they hold."""
+"""Damaged and hostile files and those for other models are refused with a reason."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[st
         (b"[" * 20000, b"", None, "not JSON"),
         ([1, 2], b"", None, "not a JSON object"),
         ({"__metadata__": {"a": 1}}, b"", None, "not text"),
-        ({"a": 5}, b"", None, "no object"),
+        ({"a": 5}, b"", None, "not an object"),
         ({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, b"\0" * 12, None, "overlaps"),
         ({"a": entry([2], 0, 8), "b": entry([2], 16, 24)}, b"\0" * 24, None, "hole"),
-        ({"a": entry([3], 0, 8)}, b"\0" * 8, None, "does not fill"),
+        ({"a": entry([3], 0, 8)}, b"\0" * 8, None, "does not match"),
         ({"a": entry([2], 0, 8)}, b"\0" * 4, None, "incomplete"),
-        ({"a": entry([-1], 0, 8)}, b"\0" * 8, None, "no sense"),
-        ({"a": entry([2], 8, 0)}, b"\0" * 8, None, "no sense"),
-        ({"a": entry([1 << 61, 8], 0, 8)}, b"\0" * 8, None, "does not fill"),
+        ({"a": entry([-1], 0, 8)}, b"\0" * 8, None, "invalid"),
+        ({"a": entry([2], 8, 0)}, b"\0" * 8, None, "invalid"),
+        ({"a": entry([1 << 61, 8], 0, 8)}, b"\0" * 8, None, "does not match"),
         ({"a": entry([2], 0, 8, "F99")}, b"\0" * 8, None, "unknown number type"),
         (
             b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
@@ -62,13 +62,13 @@ def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[st
         ),
     ],
 )
-def test_false_header_is_refused(tmp_path: Path, header: object, data: bytes, length: int | None, reason: str) -> None:
+def test_invalid_header_is_refused(tmp_path: Path, header: object, data: bytes, length: int | None, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         read_lora(raw_safetensors(tmp_path / "x.safetensors", header, data, length))
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"\0" * 9, b"<html>not found</html>"])
-def test_file_that_is_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_other_content_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError, match="not a valid safetensors"):
@@ -77,7 +77,7 @@ def test_file_that_is_something_else_is_refused(tmp_path: Path, content: bytes) 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 30))
-def test_no_damage_gets_past_as_another_error(tmp_path: Path, seed: int) -> None:
+def test_damaged_bytes_cause_only_user_errors(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     data = bytearray(save({f"{PAIR}.lora_up.weight": torch.ones(8, 2), f"{PAIR}.lora_down.weight": torch.ones(2, 8)}))
     for _ in range(rng.randint(1, 4)):
@@ -106,21 +106,21 @@ def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, around: Callabl
 
 
 @pytest.mark.parametrize("content", [{"lr": 1.0}, [1, 2], {"a": {"b": torch.ones(1)}}])
-def test_pt_of_another_kind_is_refused(tmp_path: Path, content: object) -> None:
+def test_pt_without_named_tensors_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(UserError, match="no table of tensors"):
+    with pytest.raises(UserError, match="does not hold named tensors"):
         read_lora(tmp_path / "x.pt")
 
 
-def test_missing_file_and_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no file"):
+def test_missing_file_and_empty_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
         read_lora(tmp_path / "none.safetensors")
     with pytest.raises(UserError, match="holds no LoRA"):
         read_lora(tmp_path)
 
 
 def refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> str:
-    """The reason for which a file of these tensors is refused; ``info`` says the same."""
+    """The reason for refusing a file with these tensors, which ``info`` reports as well."""
     path = tmp_path / "x.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
     with pytest.raises(UserError) as caught:
@@ -144,7 +144,7 @@ def test_lora_for_another_kind_of_model_is_named(tmp_path: Path, keys: list[str]
     assert named in refused(tmp_path, tensors)
 
 
-def test_file_without_any_lora_says_what_it_saw(tmp_path: Path) -> None:
+def test_file_without_lora_is_described(tmp_path: Path) -> None:
     assert "conv.weight" in refused(tmp_path, {"conv.weight": torch.ones(2)})
     assert "checkpoint" in refused(tmp_path, {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(2)})
     assert "embedding" in refused(tmp_path, {"emb_params": torch.ones(2, 768)})
@@ -159,20 +159,20 @@ def test_malformed_keys_are_listed_and_the_rest_is_used(tmp_path: Path) -> None:
     info = inspect_lora(path)
     assert info.usable
     assert info.unknown_keys == ("lora_unet_down_blocks_0_atentions_0_proj_in.lora_up.weight", "something")
-    assert "2 malformed" in info.problems[0] and "atentions" in info.problems[0]
+    assert "2 keys are malformed" in info.problems[0] and "atentions" in info.problems[0]
 
 
 def test_unknown_algorithm_is_named(tmp_path: Path) -> None:
     tensors = {f"{PAIR}.lora_up.weight": torch.ones(320, 2), f"{PAIR}.hada_w1_a": torch.ones(2, 2)}
     message = refused(tmp_path, tensors)
-    assert "no known algorithm" in message and "hada_w1_a" in message
+    assert "unknown algorithm" in message and "hada_w1_a" in message
     known = {f"{PAIR}.oft_blocks": torch.ones(4, 8, 8), f"{PAIR}.alpha": torch.tensor(1.0)}
     save_file(known, tmp_path / "oft.safetensors")
     info = inspect_lora(tmp_path / "oft.safetensors")
     assert info.usable and info.algorithm == "oft" and "oft" in info.problems[0]
 
 
-def test_numbers_that_are_not_finite_are_found(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     for value in (float("nan"), float("inf")):
         tensors = lora_tensors(small_layers())
         tensors[f"{PAIR}.lora_down.weight"][1, 3] = value
@@ -185,7 +185,7 @@ def test_numbers_that_are_not_finite_are_found(tmp_path: Path) -> None:
     assert "alpha" in refused(tmp_path, tensors)
 
 
-def test_wrong_shapes_are_found(tmp_path: Path) -> None:
+def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
     tensors = lora_tensors(small_layers())
     tensors[f"{PAIR}.lora_up.weight"] = torch.ones(320, 9)
     assert "do not fit each other" in refused(tmp_path, tensors)
@@ -195,11 +195,11 @@ def test_wrong_shapes_are_found(tmp_path: Path) -> None:
     assert "320 x 768 and should be 320 x 320" in message
     tensors = lora_tensors(small_layers())
     tensors[f"{PAIR}.lora_up.weight"] = torch.ones(320)
-    assert "no matrices" in refused(tmp_path, tensors)
+    assert "are not matrices" in refused(tmp_path, tensors)
 
 
 @pytest.mark.parametrize("shape", [(7, 1), (1, 320), (321, 1), (), (0, 1)])
-def test_dora_magnitudes_of_another_size_are_found(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_misshapen_dora_magnitudes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     tensors = lora_tensors(small_layers())
     tensors[f"{PAIR}.dora_scale"] = torch.ones(shape)
     message = refused(tmp_path, tensors)
@@ -214,7 +214,7 @@ def test_dora_magnitudes_of_outputs_or_inputs_are_read(tmp_path: Path, shape: tu
     assert read_lora(tmp_path / "x.safetensors").problems == ()
 
 
-def test_family_is_told_by_the_width_of_the_text(tmp_path: Path) -> None:
+def test_family_is_detected_by_text_width(tmp_path: Path) -> None:
     for width, family in ((768, "sd1"), (1024, "sd2"), (2048, "sdxl")):
         path = tmp_path / f"{family}.safetensors"
         outputs = 640 if family == "sdxl" else 320
@@ -228,12 +228,12 @@ def test_family_is_told_by_the_width_of_the_text(tmp_path: Path) -> None:
             assert "Stable Diffusion 2.x" in reason and "1024" in reason and "768" in reason
 
 
-def test_all_zero_is_no_lora(tmp_path: Path) -> None:
+def test_all_zero_weights_are_refused(tmp_path: Path) -> None:
     tensors = {key: torch.zeros_like(t) if "lora_up" in key else t for key, t in lora_tensors(small_layers()).items()}
     assert "zero" in refused(tmp_path, tensors)
 
 
-def test_metadata_of_any_content_does_not_break_info(tmp_path: Path) -> None:
+def test_odd_metadata_does_not_break_info(tmp_path: Path) -> None:
     metadata = {
         "ss_tag_frequency": "[not json", "ss_dataset_dirs": json.dumps([1]), "modelspec.thumbnail": "data:image/png;base64,AAAA",
         "modelspec.trigger_phrase": " , ", "animelora.folded_alpha": '{"all": 3}', "lora_adapter_metadata": "nonsense", "x": "\u0000\ud7ff",
@@ -245,7 +245,7 @@ def test_metadata_of_any_content_does_not_break_info(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("digits", [400, 5000])
-def test_counts_of_hundreds_of_digits_are_no_counts(tmp_path: Path, digits: int) -> None:
+def test_counts_with_hundreds_of_digits_are_ignored(tmp_path: Path, digits: int) -> None:
     huge = "1" * digits
     for frequency, folders in ((f'{{"a": {{"ohwx": {huge}}}}}', "{}"), ('{"a": {"ohwx": 3}}', f'{{"a": {{"img_count": {huge}}}}}')):
         path = tmp_path / "x.safetensors"
@@ -255,7 +255,7 @@ def test_counts_of_hundreds_of_digits_are_no_counts(tmp_path: Path, digits: int)
 
 
 def memory_taken(refused: Callable[[], object]) -> int:
-    """How many bytes the process grew by at its peak while ``refused`` raised a UserError."""
+    """The number of bytes by which the process' peak memory grew while ``refused`` raised a UserError."""
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -268,7 +268,7 @@ def many(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     return {f"{PAIR}{number}.lora_up.weight": tensor for number in range(100)}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the system counts memory in another way")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems report peak memory differently")
 @pytest.mark.parametrize(
     "content",
     [
@@ -284,13 +284,13 @@ def many(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     ids=["2 GB", "1 TB", "in a state_dict", "in a list", "a parameter", "8 bits", "one tensor a hundred times", "sparse"],
 )
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_tensors_larger_than_their_data_are_refused_before_they_are_copied(tmp_path: Path, content: object, zipped: bool) -> None:
+def test_tensors_larger_than_their_data_are_refused_without_copying(tmp_path: Path, content: object, zipped: bool) -> None:
     torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
     assert memory_taken(lambda: inspect_lora(tmp_path / "x.pt")) < 200_000_000
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the system counts memory in another way")
-def test_a_deflated_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems report peak memory differently")
+def test_deflated_archive_is_refused_without_unpacking(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(4)}, tmp_path / "small.pt")
     with zipfile.ZipFile(tmp_path / "small.pt") as small, zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as large:
         for name in small.namelist():
@@ -305,15 +305,15 @@ def test_a_deflated_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> 
 
 
 def rewritten(source: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes]], *more: tuple[str, bytes]) -> Path:
-    """A copy of a PyTorch archive with other parts."""
+    """A copy of a PyTorch archive with changed and additional members."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of two parts with one name
+        warnings.simplefilter("ignore")  # about two members with the same name
         for name, data in (*(change(name, old.read(name)) for name in old.namelist()), *more):
             new.writestr(name, data)
     return target
 
 
-def test_an_archive_whose_table_and_data_disagree_is_refused(tmp_path: Path) -> None:
+def test_archive_with_inconsistent_sizes_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(4)}, tmp_path / "a.pt")
     claims = rewritten(tmp_path / "a.pt", tmp_path / "claims.pt", lambda n, d: (n, d.replace(b"K\x04t", b"J\x00\x00\x10\x00t")))
     with pytest.raises(UserError, match="claims 4,194,304 bytes of data where it has 16"):
@@ -327,7 +327,7 @@ def test_an_archive_whose_table_and_data_disagree_is_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_views_parameters_and_shared_tensors_of_honest_files_are_read(tmp_path: Path, zipped: bool) -> None:
+def test_views_parameters_and_shared_tensors_are_read(tmp_path: Path, zipped: bool) -> None:
     alpha, wide = torch.tensor(4.0), torch.randn(2, 640)
     tensors = {f"{PAIR}.lora_up.weight": torch.nn.Parameter(torch.randn(2, 320).t()), f"{PAIR}.lora_down.weight": wide[:, 100:420]}
     other = PAIR.replace("attn2_to_k", "attn1_to_q")
@@ -340,7 +340,7 @@ def test_views_parameters_and_shared_tensors_of_honest_files_are_read(tmp_path: 
 
 
 @pytest.mark.parametrize("cut", [1, 100, 400, 700])
-def test_a_torch_file_that_is_cut_off_is_an_error_in_words(tmp_path: Path, cut: int) -> None:
+def test_truncated_torch_file_is_refused(tmp_path: Path, cut: int) -> None:
     for zipped in (True, False):
         torch.save({"a": torch.zeros(400)}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
         (tmp_path / "x.pt").write_bytes((tmp_path / "x.pt").read_bytes()[:-cut])
@@ -348,7 +348,7 @@ def test_a_torch_file_that_is_cut_off_is_an_error_in_words(tmp_path: Path, cut: 
             inspect_lora(tmp_path / "x.pt")
 
 
-def test_factors_whose_product_no_memory_holds_are_refused(tmp_path: Path) -> None:
+def test_factors_with_oversized_product_are_refused(tmp_path: Path) -> None:
     tensors = {f"{PAIR}.hada_w{n}_{side}": torch.ones((1 << 20, 1) if side == "a" else (1, 1 << 20)) for n in "12" for side in "ab"}
     save_file(tensors, tmp_path / "x.safetensors", {"ss_base_model_version": "sd_v1"})
     (module,) = scan_lora(tmp_path / "x.safetensors").modules
@@ -358,8 +358,8 @@ def test_factors_whose_product_no_memory_holds_are_refused(tmp_path: Path) -> No
         as_lora(module, 4)
 
 
-def test_tables_in_the_metadata_are_read_once_however_many_folders_they_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time that reading takes is bounded by the characters that are parsed: those of the tables, and not those times the folders."""
+def test_metadata_tables_are_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading takes time in proportion to the size of the tables, not to their size times the number of folders."""
     names = [f"1_folder {number}" for number in range(2000)]
     metadata = {
         "ss_tag_frequency": json.dumps({name: {"ohwx": 2} for name in names}),
@@ -379,7 +379,7 @@ def test_tables_in_the_metadata_are_read_once_however_many_folders_they_have(tmp
     assert sum(parsed) < 3 * sum(map(len, metadata.values()))
 
 
-def test_a_table_that_is_too_large_is_left_out_by_name(tmp_path: Path) -> None:
+def test_oversized_metadata_table_is_not_read(tmp_path: Path) -> None:
     metadata = {"ss_tag_frequency": json.dumps({"a": {"x" * 9_000_000: 1}})}
     save_file(lora_tensors(small_layers()), tmp_path / "x.safetensors", metadata)
     info = inspect_lora(tmp_path / "x.safetensors")
@@ -397,7 +397,7 @@ def test_a_table_that_is_too_large_is_left_out_by_name(tmp_path: Path) -> None:
     ],
     ids=["comfyui", "kohya", "cloneofsimo", "no name"],
 )
-def test_numbers_of_thousands_of_digits_in_a_key_are_no_layers(tmp_path: Path, key: str) -> None:
+def test_keys_with_thousands_of_digits_are_unknown(tmp_path: Path, key: str) -> None:
     save_file({**lora_tensors(small_layers()), key: torch.ones(4, 4)}, tmp_path / "x.safetensors")
     try:
         info = inspect_lora(tmp_path / "x.safetensors")
@@ -408,8 +408,8 @@ def test_numbers_of_thousands_of_digits_in_a_key_are_no_layers(tmp_path: Path, k
         assert len(card(tmp_path / "x.safetensors").problem) < 2000
 
 
-def test_alpha_patterns_fit_the_ends_of_names_and_the_last_one_holds(tmp_path: Path) -> None:
-    """As PEFT reads them: a regular expression at the end of the name."""
+def test_last_matching_alpha_pattern_applies(tmp_path: Path) -> None:
+    """PEFT treats a pattern as a regular expression for the end of the name."""
     layers = ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q")
     tensors: dict[str, torch.Tensor] = {}
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Key names against the tables of real kohya files and against diffusers' own modules."""
+"""Key names, compared with the tables of real kohya files and with diffusers' modules."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.core.errors import UserError
-from trainer.lorafile import MODELS, UNetLayout, diffusers_to_ldm, kohya_text_encoder_key, kohya_unet_key, ldm_to_diffusers
-from trainer.lorafile.names import dotted
+from trainer.lorafile import FAMILY_LAYOUTS, UNetLayout, diffusers_to_ldm, kohya_text_encoder_key, kohya_unet_key, ldm_to_diffusers
+from trainer.lorafile.naming.kohya_names import dotted
 
 from .helpers import key_table, sd15_layers
 
 
-def test_sd15_names_are_those_of_a_real_kohya_file() -> None:
+def test_sd15_names_match_real_kohya_file() -> None:
     real = {key.split(".")[0] for key in key_table("sd15") if key.startswith("lora_unet")}
     assert {kohya_unet_key("sd1", name) for name in sd15_layers()} == real
     assert len(real) == 192
 
 
 @pytest.mark.parametrize("table", ["sd15", "sdxl"])
-def test_every_key_of_real_files_splits_into_known_module_names(table: str) -> None:
+def test_keys_of_real_files_split_into_known_module_names(table: str) -> None:
     for key in key_table(table):
         prefix = next(p for p in ("lora_unet_", "lora_te1_", "lora_te2_", "lora_te_") if key.startswith(p))
         name = key[len(prefix) :].split(".")[0]
@@ -28,7 +28,7 @@ def test_every_key_of_real_files_splits_into_known_module_names(table: str) -> N
         assert split is not None and split.replace(".", "_") == name
 
 
-def test_text_encoder_names_get_back_what_transformers_leaves_out() -> None:
+def test_text_encoder_keys_restore_missing_prefix() -> None:
     real = {key.split(".")[0] for key in key_table("sd15") if key.startswith("lora_te_")}
     short = [f"encoder.layers.{i}.{layer}" for i in range(12) for layer in ("mlp.fc1", "mlp.fc2")]
     short += [f"text_model.encoder.layers.{i}.self_attn.{which}_proj" for i in range(12) for which in ("q", "k", "v", "out")]
@@ -38,7 +38,7 @@ def test_text_encoder_names_get_back_what_transformers_leaves_out() -> None:
 
 @pytest.mark.parametrize(
     ("family", "ldm", "diffusers"),
-    [  # worked out by hand from the two code bases' constructors
+    [  # derived by hand from the constructors in both code bases
         ("sd1", "input_blocks.1.1.proj_in", "down_blocks.0.attentions.0.proj_in"),
         ("sd1", "input_blocks.8.1.transformer_blocks.0.attn1.to_q", "down_blocks.2.attentions.1.transformer_blocks.0.attn1.to_q"),
         ("sd1", "input_blocks.3.0.op", "down_blocks.0.downsamplers.0.conv"),
@@ -55,8 +55,8 @@ def test_text_encoder_names_get_back_what_transformers_leaves_out() -> None:
     ],
 )
 def test_ldm_names_map_both_ways(family: str, ldm: str, diffusers: str) -> None:
-    assert ldm_to_diffusers(ldm, MODELS[family].layout) == diffusers
-    assert diffusers_to_ldm(diffusers, MODELS[family].layout) == ldm
+    assert ldm_to_diffusers(ldm, FAMILY_LAYOUTS[family].layout) == diffusers
+    assert diffusers_to_ldm(diffusers, FAMILY_LAYOUTS[family].layout) == ldm
 
 
 def test_sdxl_keys_use_ldm_names() -> None:
@@ -81,9 +81,7 @@ def test_unknown_family_and_module_are_refused() -> None:
     rest=st.sampled_from(["proj_in", "in_layers.2", "conv", "op", "transformer_blocks.0.attn1.to_q", "skip_connection", ""]),
     root=st.sampled_from(["input_blocks", "output_blocks"]),
 )
-def test_ldm_names_survive_the_way_there_and_back(
-    layers: int, attention: list[bool], block: int, position: int, rest: str, root: str
-) -> None:
+def test_ldm_names_survive_mapping_and_back(layers: int, attention: list[bool], block: int, position: int, rest: str, root: str) -> None:
     layout = UNetLayout(layers, tuple(attention))
     name = f"{root}.{block}.{position}.{rest}" if rest else f"{root}.{block}.{position}"
     there = ldm_to_diffusers(name, layout)
@@ -98,7 +96,7 @@ def test_any_text_splits_or_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(("layers", "attention"), [(1, (True, True)), (2, (False, True, True)), (3, (True, False))])
-def test_names_of_an_unusual_unet_are_those_that_diffusers_gives_it(layers: int, attention: tuple[bool, ...]) -> None:
+def test_names_of_unusual_unets_match_diffusers(layers: int, attention: tuple[bool, ...]) -> None:
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel(

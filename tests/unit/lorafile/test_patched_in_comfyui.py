@@ -1,4 +1,4 @@
-"""What Load LoRA puts on a model of a real ComfyUI is what was trained, also where core's loader makes something else of it."""
+"""In a real ComfyUI, Load LoRA gives the trained weights, also for files that core's loader applies differently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tools.comfyui import ComfyUI, find_comfyuis
 from trainer.lorafile import LoraModule
-from trainer.lorafile.dora import BASE_KEY, KEY, OF_BASE, for_comfyui
+from trainer.lorafile.comfyui_dora import DORA_BASE_KEY, DORA_NORM_KEY, OF_BASE, for_comfyui
 from trainer.lorafile.reading.read import read_lora
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,13 +31,13 @@ _PLACES: list[ComfyUI | None] = [*find_comfyuis()] or [None]
 
 @pytest.fixture(scope="module", params=_PLACES, ids=[each.version for each in find_comfyuis()] or ["none"])
 def place(request: pytest.FixtureRequest) -> ComfyUI:
-    """Each ComfyUI that there is."""
+    """Each available ComfyUI."""
     found: ComfyUI = request.param
     return found
 
 
 def run(place: ComfyUI, folder: Path, checkpoint: Path, loras: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The program's report of each LoRA; the model can be copied as core's Train LoRA copies it."""
+    """The program's report of each LoRA, after checking that the model can be copied as core's Train LoRA copies it."""
     (folder / "base").mkdir(exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps({"checkpoint": str(checkpoint), "loras": loras}), encoding="utf-8")
     command = [str(place.python), str(PROGRAM), str(place.path), str(ROOT), str(folder / "base"), str(folder / "jobs.json")]
@@ -47,8 +47,8 @@ def run(place: ComfyUI, folder: Path, checkpoint: Path, loras: list[dict[str, An
     assert lines, done.stderr[-4000:]
     report = json.loads(lines[-1].removeprefix("RESULT "))
     assert report["apart"] == [True, True]
-    told: list[dict[str, Any]] = report["loras"]
-    return told
+    reports: list[dict[str, Any]] = report["loras"]
+    return reports
 
 
 def sizes(checkpoint: Path) -> list[tuple[int, ...]]:
@@ -61,7 +61,7 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 
 
 def decomposed(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """DoRA of rank 2 and scale 2 on a Linear and a convolution, with magnitudes beside the norms of the base."""
+    """DoRA of rank 2 and scale 2 on a Linear and a convolution, with magnitudes near the norms of the base."""
     base, tensors = load_file(checkpoint), {}
     for number, (key, prefix) in enumerate(zip(KEYS, PREFIX, strict=True)):
         weight = base[f"model.{key}"].float()
@@ -85,29 +85,27 @@ def trained(tensors: dict[str, torch.Tensor], prefix: str, weight: torch.Tensor)
 
 
 def _number(module: LoraModule) -> int:
-    """Which of ``KEYS`` a module changes."""
+    """The index in ``KEYS`` of the weight that a module changes."""
     return 0 if module.name.endswith("attn1.to_q") else 1
 
 
-def test_dora_is_the_trained_weight_in_load_lora_and_after_an_export_for_comfyui_in_cores_loader(
-    place: ComfyUI, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_dora_gives_trained_weight_in_load_lora_and_exported_in_core(place: ComfyUI, tiny_checkpoint: Path, tmp_path: Path) -> None:
     tensors = decomposed(tiny_checkpoint)
     save_file(tensors, tmp_path / "dora.safetensors", {"ss_base_model_version": "sd_v1"})
     base = load_file(tiny_checkpoint)
     weights = read_lora(tmp_path / "dora.safetensors")
     moved = for_comfyui(weights, lambda module: base[f"model.{KEYS[_number(module)]}"], "tiny")
-    assert moved.metadata[KEY] == OF_BASE and moved.metadata[BASE_KEY] == "tiny"
+    assert moved.metadata[DORA_NORM_KEY] == OF_BASE and moved.metadata[DORA_BASE_KEY] == "tiny"
     exported = dict(tensors)
     for module in moved:
         exported[f"{PREFIX[_number(module)]}.dora_scale"] = module.tensors["dora_scale"]
-    save_file(exported, tmp_path / "exported.safetensors", {"ss_base_model_version": "sd_v1", KEY: OF_BASE})
+    save_file(exported, tmp_path / "exported.safetensors", {"ss_base_model_version": "sd_v1", DORA_NORM_KEY: OF_BASE})
     jobs: list[dict[str, Any]] = [
         {"lora": str(tmp_path / f"{name}.safetensors"), "result": str(tmp_path / f"{name} {s}.out"), "strength": s, "layers": KEYS}
         for name in ("dora", "exported")
         for s in (1.0, 0.5)
     ]
-    assert [told.get("unknown") for told in run(place, tmp_path, tiny_checkpoint, jobs)] == [[]] * 4
+    assert [report.get("unknown") for report in run(place, tmp_path, tiny_checkpoint, jobs)] == [[]] * 4
     for job in jobs:
         results = load_file(job["result"])
         for key, prefix in zip(KEYS, PREFIX, strict=True):
@@ -119,10 +117,10 @@ def test_dora_is_the_trained_weight_in_load_lora_and_after_an_export_for_comfyui
             if "exported" in job["lora"]:
                 assert apart < 1e-4, key
             else:
-                assert apart > 0.01, "core's loader computes what was trained: say so in the documentation"
+                assert apart > 0.01, "core's loader now applies DoRA as trained: update the documentation"
 
 
-def test_lokr_in_tucker_form_is_applied_by_its_formula(place: ComfyUI, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_tucker_lokr_matches_its_formula(place: ComfyUI, tiny_checkpoint: Path, tmp_path: Path) -> None:
     _, (out, into, *_) = sizes(tiny_checkpoint)
     prefix, key = PREFIX[1], KEYS[1]
     tensors = {
@@ -139,7 +137,7 @@ def test_lokr_in_tucker_form_is_applied_by_its_formula(place: ComfyUI, tiny_chec
         {"lora": str(tmp_path / f"{name}.safetensors"), "result": str(tmp_path / f"{name}.out"), "layers": [key]}
         for name in ("plain", "decomposed")
     ]
-    assert [told.get("unknown") for told in run(place, tmp_path, tiny_checkpoint, jobs)] == [[], []]
+    assert [report.get("unknown") for report in run(place, tmp_path, tiny_checkpoint, jobs)] == [[], []]
     second = torch.zeros(out // 4, into // 2, 3, 3, dtype=torch.float64)
     for p in range(3):
         for q in range(3):

@@ -1,4 +1,4 @@
-"""Every naming that people meet is read into the same layers and numbers."""
+"""Files in every known naming are read into the same layers and numbers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from trainer.core.errors import UserError
 from trainer.lorafile import convert, inspect_lora, read_lora, scan_lora
-from trainer.lorafile.algorithms import apply_dora
-from trainer.lorafile.names import dotted
+from trainer.lorafile.algorithms.dora import apply_dora
+from trainer.lorafile.naming.kohya_names import dotted
 
 from .helpers import lora_tensors, sd15_layers, small_layers
 
@@ -39,7 +39,7 @@ def written(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, st
 
 
 def keys_in(naming: str, pairs: Pairs) -> dict[str, torch.Tensor]:
-    """The tensors of ``pairs`` in a naming, spelled out as the program that writes it does."""
+    """The tensors of ``pairs`` in one naming, spelled as the program that writes it spells them."""
     result = {}
     for name, (up, down) in pairs.items():
         parent, layer = (name[: -len(".to_out.0")], "to_out") if name.endswith(".to_out.0") else name.rsplit(".", 1)
@@ -111,7 +111,7 @@ def test_text_encoder_key_is_recognised(tmp_path: Path, key: str) -> None:
     assert weights.family == "sd1"
 
 
-def test_sdxl_text_encoders_are_told_apart(tmp_path: Path) -> None:
+def test_sdxl_text_encoders_are_distinguished(tmp_path: Path) -> None:
     tensors = {}
     for prefix, width in (("lora_te1", 768), ("lora_te2", 1280)):
         name = f"{prefix}_text_model_encoder_layers_0_mlp_fc2"
@@ -121,7 +121,7 @@ def test_sdxl_text_encoders_are_told_apart(tmp_path: Path) -> None:
     assert weights.family == "sdxl"
 
 
-def test_real_key_tables_are_read_without_a_leftover(tmp_path: Path) -> None:
+def test_real_key_tables_are_read_completely(tmp_path: Path) -> None:
     from .helpers import key_table
 
     for table, family, count in (("sd15", "sd1", 264), ("sdxl", "sdxl", 794)):
@@ -147,7 +147,7 @@ def peft_model() -> torch.nn.Module:
 
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("dora", [False, True])
-def test_folder_that_peft_saved_gives_pefts_own_weights(tmp_path: Path, rslora: bool, dora: bool) -> None:
+def test_peft_folder_gives_same_weights_as_peft(tmp_path: Path, rslora: bool, dora: bool) -> None:
     import peft
 
     torch.manual_seed(0)
@@ -188,7 +188,7 @@ def test_scale_in_diffusers_adapter_metadata_is_used(tmp_path: Path) -> None:
     ("naming", "name", "scale"),
     [("kohya", "x", 1.0), ("diffusers", "x", 1.0), ("diffusers-peft", "x", 4.0), ("diffusers", "adapter_model", 4.0)],
 )
-def test_adapter_config_is_for_files_of_peft_only(tmp_path: Path, naming: str, name: str, scale: float) -> None:
+def test_adapter_config_applies_only_to_peft_files(tmp_path: Path, naming: str, name: str, scale: float) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 16, "r": 4}), encoding="utf-8")
     pairs = attention_pairs(small_layers())
     weights = read_lora(written(tmp_path / f"{name}.safetensors", keys_in(naming, pairs)))
@@ -203,34 +203,34 @@ def test_adapter_config_is_for_files_of_peft_only(tmp_path: Path, naming: str, n
         {"lora_alpha": 8, "alpha_pattern": ["a"]}, {"lora_alpha": 8, "alpha_pattern": {"to_q": "q"}}, {"lora_alpha": 8, "use_rslora": "no"},
     ],
 )  # fmt: skip
-def test_a_configuration_that_makes_no_sense_is_refused_in_words(tmp_path: Path, config: dict[str, object]) -> None:
+def test_invalid_adapter_configuration_is_refused(tmp_path: Path, config: dict[str, object]) -> None:
     pairs = keys_in("diffusers-peft", attention_pairs(small_layers()))
     path = written(tmp_path / "x.safetensors", pairs)
     (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UserError, match=r"adapter_config\.json says .*which makes no sense"):
+    with pytest.raises(UserError, match=r"adapter_config\.json has an invalid value: "):
         read_lora(path)
     (tmp_path / "adapter_config.json").unlink()
     written(path, pairs, {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in config.items()})})
-    with pytest.raises(UserError, match=r"adapter metadata says .*which makes no sense"):
+    with pytest.raises(UserError, match=r"adapter metadata has an invalid value: "):
         read_lora(path)
 
 
-def test_a_number_of_thousands_of_digits_makes_no_configuration(tmp_path: Path) -> None:
+def test_adapter_configuration_with_huge_number_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "x.safetensors", keys_in("diffusers-peft", attention_pairs(small_layers())))
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": ' + "1" * 5000 + "}", encoding="utf-8")
     with pytest.raises(UserError, match=r"adapter_config\.json is not a JSON object"):
         read_lora(path)
 
 
-# --- LyCORIS' own modules write the file and say what the weight change is -----------------------------------------------------
+# --- files and weight changes of LyCORIS' own modules ---------------------------------------------------------------------------
 
 
 def lycoris_file(
     path: Path, algorithm: str, convolution: bool, tucker: bool, dora: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
-    """Write a file with one layer that LyCORIS made: original weight, an input, LyCORIS' output for it, layer name.
+    """Write a file with one layer made by LyCORIS. Returns the original weight, an input, LyCORIS' output for it, and the layer's name.
 
-    The output and not ``get_diff_weight``, which in LyCORIS 4.1.3 applies the scale of LoHa and LoKr twice.
+    The output is compared and not ``get_diff_weight``, which applies the scale of LoHa and LoKr twice in LyCORIS 4.1.3.
     """
     pytest.importorskip("lycoris")
     from lycoris.modules.locon import LoConModule
@@ -267,7 +267,7 @@ def lycoris_file(
     ("convolution", "tucker", "dora"),
     [(False, False, False), (True, False, False), (True, True, False), (False, False, True), (True, False, True)],
 )
-def test_lycoris_files_give_lycoris_own_weights(tmp_path: Path, algorithm: str, convolution: bool, tucker: bool, dora: bool) -> None:
+def test_lycoris_files_give_same_output_as_lycoris(tmp_path: Path, algorithm: str, convolution: bool, tucker: bool, dora: bool) -> None:
     path = tmp_path / "x.safetensors"
     before, image, output, name = lycoris_file(path, algorithm, convolution, tucker, dora)
     weights = scan_lora(path)
@@ -286,7 +286,7 @@ def test_lycoris_files_give_lycoris_own_weights(tmp_path: Path, algorithm: str, 
 
 
 def cloneofsimo_order(geglu: str) -> list[str]:
-    """The order in which diffusers 0.11's UNet lists the layers, read off its constructors: down, up, mid; attn1, ff, attn2."""
+    """The order of layers in diffusers 0.11's UNet according to its constructors: down, up, mid; attn1, ff, attn2."""
     layers = sd15_layers()
     blocks = list(dict.fromkeys(name.split(".transformer_blocks")[0] for name in layers if "transformer_blocks" in name))
     blocks = [b for b in blocks if b.startswith("down")] + [b for b in blocks if b.startswith("up")] + ["mid_block.attentions.0"]
@@ -305,7 +305,7 @@ def listed(geglu: str) -> tuple[list[str], list[torch.Tensor]]:
 
 
 @pytest.mark.parametrize("geglu", ["middle", "last", "none"])
-def test_cloneofsimo_list_gets_its_names_back(tmp_path: Path, geglu: str) -> None:
+def test_cloneofsimo_list_gets_layer_names(tmp_path: Path, geglu: str) -> None:
     names, tensors = listed(geglu)
     torch.save(tensors, tmp_path / "lora.pt")
     weights = read_lora(tmp_path / "lora.pt")
@@ -338,7 +338,7 @@ def test_cloneofsimo_safetensors_with_an_embedding(tmp_path: Path) -> None:
 
 
 def extended() -> tuple[list[str], list[torch.Tensor]]:
-    """Names and tensors as cloneofsimo's library lists them: the layers below its target classes, walked on diffusers' own UNet."""
+    """Names and tensors in the order of cloneofsimo's library: the layers below its target classes in diffusers' own UNet."""
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
@@ -355,9 +355,9 @@ def extended() -> tuple[list[str], list[torch.Tensor]]:
     return names, tensors
 
 
-def test_cloneofsimo_extended_list_gets_its_names_back(tmp_path: Path) -> None:
+def test_cloneofsimo_extended_list_gets_layer_names(tmp_path: Path) -> None:
     names, tensors = extended()
-    assert len(names) == 16 * 9 + 22 * 3 + 14  # attention blocks, ResNet blocks, those of them with a shortcut
+    assert len(names) == 16 * 9 + 22 * 3 + 14  # attention blocks, ResNet blocks, ResNet blocks with a shortcut
     torch.save(tensors, tmp_path / "lora.pt")
     weights = read_lora(tmp_path / "lora.pt")
     assert (weights.format, weights.family, weights.algorithm) == ("cloneofsimo", "sd1", "locon")
@@ -383,18 +383,18 @@ def test_cloneofsimo_extended_list_in_another_order_is_refused(tmp_path: Path) -
         tensors[:moved] + tensors[moved + 2 : moved + 4] + tensors[moved : moved + 2] + tensors[moved + 4 :],
     ):
         torch.save(wrong, tmp_path / "wrong.pt")
-        with pytest.raises(UserError, match="nameless"):
+        with pytest.raises(UserError, match="without layer names"):
             read_lora(tmp_path / "wrong.pt")
 
 
 def test_cloneofsimo_list_of_another_model_is_refused(tmp_path: Path) -> None:
     _, tensors = listed("middle")
     torch.save(tensors[:-2], tmp_path / "short.pt")
-    with pytest.raises(UserError, match="nameless"):
+    with pytest.raises(UserError, match="without layer names"):
         read_lora(tmp_path / "short.pt")
     tensors[6], tensors[0] = tensors[16], tensors[8]
     torch.save(tensors, tmp_path / "shuffled.pt")
-    with pytest.raises(UserError, match="nameless"):
+    with pytest.raises(UserError, match="without layer names"):
         read_lora(tmp_path / "shuffled.pt")
 
 
@@ -408,7 +408,7 @@ def test_pt_with_named_tensors(tmp_path: Path) -> None:
     sys.platform != "win32" and not Path("/proc/self/maps").exists(), reason="the system does not show which files a process has mapped"
 )
 @pytest.mark.parametrize("kind", ["kohya", "peft", "embedding", "cloneofsimo"])
-def test_a_file_is_not_held_so_that_windows_lets_it_be_replaced(tmp_path: Path, kind: str) -> None:
+def test_file_is_not_mapped_after_reading(tmp_path: Path, kind: str) -> None:
     """Windows refuses to replace a file that a process has mapped, and tensors of a mapped file keep it mapped."""
 
     def mapped(path: Path) -> bool:
@@ -433,21 +433,21 @@ def test_a_file_is_not_held_so_that_windows_lets_it_be_replaced(tmp_path: Path, 
         tensors |= {"bundle_emb.ohwx.clip_l": torch.ones(2, 768)} if kind == "embedding" else {}
     path = written(tmp_path / "x.safetensors", tensors, metadata)
     held = load_file(path)
-    assert held and mapped(path), "safetensors maps nothing, so this tells nothing"
+    assert held and mapped(path), "safetensors no longer maps files, so this test is void"
     del held
     assert not mapped(path)
     weights = read_lora(path)
     assert weights.modules and not mapped(path)
 
 
-def test_onetrainer_bundled_embeddings_are_kept_apart(tmp_path: Path) -> None:
+def test_onetrainer_embeddings_are_kept_separately(tmp_path: Path) -> None:
     tensors = {**lora_tensors(small_layers()), "bundle_emb.ohwx.clip_l": torch.ones(2, 768)}
     weights = read_lora(written(tmp_path / "x.safetensors", tensors))
     assert list(weights.extra) == ["bundle_emb.ohwx.clip_l"]
     assert weights.problems == () and "embedding" in weights.notes[0]
 
 
-def test_layer_names_of_modules_are_diffusers_names() -> None:
+def test_dotted_gives_diffusers_names() -> None:
     assert (
         dotted("mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj") == "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj"
     )

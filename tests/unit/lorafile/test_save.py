@@ -1,4 +1,4 @@
-"""Writing: the file is what kohya writes, its hashes are kohya's, and a useless one is refused."""
+"""Written files match kohya's in keys and hashes, and unusable ones are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def facts(**changes: object) -> TrainingFacts:
     return TrainingFacts(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def test_keys_types_and_shapes_equal_those_of_a_real_kohya_file(tmp_path: Path) -> None:
+def test_keys_types_and_shapes_match_real_kohya_file(tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     save_lora(path, lora_tensors(sd15_layers(), rank=32, alpha=16), build_metadata(facts(rank=32, alpha=16.0)))
     real = {key: value for key, value in key_table("sd15").items() if key.startswith("lora_unet")}
@@ -41,11 +41,11 @@ def test_keys_types_and_shapes_equal_those_of_a_real_kohya_file(tmp_path: Path) 
     assert len(ours) == 3 * 192
 
 
-def test_hashes_are_computed_as_kohya_does(tmp_path: Path) -> None:
+def test_hashes_match_kohya(tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     tensors, metadata = lora_tensors(sd15_layers(), rank=8), build_metadata(facts())
     save_lora(path, tensors, metadata)
-    # kohya serialises in memory with the ss_ keys alone and hashes what follows the header
+    # kohya serialises in memory with only the ss_ keys and hashes everything after the header
     data = save(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
     body = data[8 + int.from_bytes(data[:8], "little") :]
     written = inspect_lora(path).metadata
@@ -60,7 +60,7 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-def test_metadata_is_text_and_its_tables_are_json() -> None:
+def test_metadata_is_text_with_json_tables() -> None:
     metadata = build_metadata(facts())
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in metadata.items())
     assert json.loads(metadata["ss_tag_frequency"]) == {"ohwx_girl": {"ohwx": 12, "smile": 3}}
@@ -75,7 +75,7 @@ def test_metadata_is_text_and_its_tables_are_json() -> None:
     assert metadata["ss_num_batches_per_epoch"] == "18"
     assert metadata["ss_total_batch_size"] == "4"
     assert (metadata["ss_epoch"], metadata["ss_num_epochs"]) == ("5", "5")
-    mixed = build_metadata(facts(images_seen=21, planned_epochs=8))  # pictures with repeats of their own, in the middle of a run
+    mixed = build_metadata(facts(images_seen=21, planned_epochs=8))  # images with individual repeats, in the middle of a run
     assert (mixed["ss_num_train_images"], mixed["ss_num_batches_per_epoch"]) == ("21", "11")
     assert (mixed["ss_epoch"], mixed["ss_num_epochs"]) == ("5", "8")
     assert metadata["ss_sd_model_hash"] == "deadbeef"
@@ -85,7 +85,7 @@ def test_metadata_is_text_and_its_tables_are_json() -> None:
     assert build_metadata(facts(family="sdxl"))["ss_base_model_version"].startswith("sdxl_")
 
 
-def test_file_tells_what_it_was_trained_on(tmp_path: Path) -> None:
+def test_written_file_is_described_by_info(tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     save_lora(path, lora_tensors(small_layers(), rank=4, alpha=2.0), build_metadata(facts()))
     info = inspect_lora(path)
@@ -106,13 +106,13 @@ def test_file_tells_what_it_was_trained_on(tmp_path: Path) -> None:
         ("nan", "not finite"),
         ("zero", "zero"),
         ("no alpha", "no alpha"),
-        ("no down", "no known algorithm"),
+        ("no down", "unknown algorithm"),
         ("rank", "do not fit"),
         ("stray", "malformed"),
-        ("empty", "no LoRA"),
+        ("empty", "no weights"),
     ],
 )
-def test_useless_file_is_refused_and_the_old_one_stays(tmp_path: Path, damage: str, reason: str) -> None:
+def test_unusable_file_is_refused_and_old_one_stays(tmp_path: Path, damage: str, reason: str) -> None:
     tensors = lora_tensors(small_layers())
     first = "lora_unet_down_blocks_0_attentions_0_proj_in"
     if damage == "nan":
@@ -138,7 +138,7 @@ def test_useless_file_is_refused_and_the_old_one_stays(tmp_path: Path, damage: s
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_written_file_verifies(tmp_path: Path) -> None:
+def test_written_file_verifies(tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     save_lora(path, lora_tensors(small_layers()), {})
     verify_lora(path)
@@ -148,8 +148,8 @@ def test_a_written_file_verifies(tmp_path: Path) -> None:
         verify_lora(path)
 
 
-def test_the_tags_that_are_kept_are_the_most_frequent_that_fit() -> None:
+def test_most_frequent_tags_are_kept_up_to_the_limit() -> None:
     frequency = {"a": {"rare": 1, "often": 9, "x" * 500: 8}, "b": {"some": 5, "once": 1}}
     assert most_frequent(frequency, limit=40) == ({"a": {"rare": 1, "often": 9}, "b": {"some": 5}}, 2)
     assert most_frequent(frequency) == (frequency, 0)
-    assert list(most_frequent(frequency)[0]["a"]) == ["rare", "often", "x" * 500], "their order changed, and with it the file"
+    assert list(most_frequent(frequency)[0]["a"]) == ["rare", "often", "x" * 500], "the order of tags is part of the file"

@@ -1,56 +1,33 @@
-"""ComfyUI's own code loads every export: all keys used, and the weight changes are ours."""
+"""ComfyUI's own code loads every export, uses all keys and computes the same weight changes."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tools.comfyui import ComfyUI
-from trainer.lorafile import MODELS, LoraModule, LoraWeights, convert, diffusers_to_ldm, write_lora
+from trainer.lorafile import LoraModule, LoraWeights, convert, write_lora
 
 from .compat import record
+from .in_comfyui import comfy_key, load_in_comfyui
 from .samples import Sizes, sample, sd15_sizes, sdxl_sizes
-
-_PROGRAM = Path(__file__).parent / "programs" / "load_in_comfyui.py"
-_CLIP = {("sd1", "te1"): "clip_l", ("sdxl", "te1"): "clip_l", ("sdxl", "te2"): "clip_g"}
-
-
-def comfy_key(family: str, component: str, name: str) -> str:
-    """The layer's key in ComfyUI's models."""
-    if component == "unet":
-        return f"diffusion_model.{diffusers_to_ldm(name, MODELS[family].layout)}.weight"
-    return f"{_CLIP[family, component]}.transformer.{name}.weight"
 
 
 def compared(weights: LoraWeights) -> list[LoraModule]:
-    """Layers whose numbers are compared: one of each kind of layer in each component."""
+    """The layers whose numbers are compared: one of each kind in each component."""
     kinds: dict[tuple[str, str], LoraModule] = {}
     for module in weights:
         kinds.setdefault((module.component, re.sub(r"\.\d+", "", module.name)), module)
     return list(kinds.values())
 
 
-def load_in_comfyui(comfyui: ComfyUI, folder: Path, family: str, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(comfyui.path), "PYTHONIOENCODING": "utf-8"}
-    command = [str(comfyui.python), str(_PROGRAM), family, str(folder / "jobs.json")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=600, cwd=folder, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
-    return results
-
-
 @pytest.mark.comfyui
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_comfyui_uses_every_key_and_computes_our_changes(comfyui: ComfyUI, tmp_path: Path, family: str) -> None:
+def test_comfyui_uses_every_key_and_computes_same_changes(comfyui: ComfyUI, tmp_path: Path, family: str) -> None:
     sizes: Sizes = sd15_sizes() if family == "sd1" else sdxl_sizes()
     cases = [("lora", "kohya"), ("lora", "comfyui"), ("loha", "kohya"), ("lokr", "kohya")]
     if family == "sd1":
@@ -89,8 +66,8 @@ def test_comfyui_uses_every_key_and_computes_our_changes(comfyui: ComfyUI, tmp_p
 
 
 @pytest.mark.comfyui
-def test_what_comfyui_reads_of_the_diffusers_formats(comfyui: ComfyUI, tmp_path: Path) -> None:
-    """ComfyUI maps diffusers' old attention names only. The page says so; this test notices when it changes."""
+def test_comfyui_reads_only_old_diffusers_names(comfyui: ComfyUI, tmp_path: Path) -> None:
+    """ComfyUI maps only diffusers' old attention names. This test notices when that changes."""
     weights = sample({key: size for key, size in sd15_sizes().items() if ".attn" in key[1]}, "sd1")
     jobs = []
     for form in ("diffusers", "peft"):
@@ -109,4 +86,4 @@ def test_what_comfyui_reads_of_the_diffusers_formats(comfyui: ComfyUI, tmp_path:
         used = result["keys"] - len(result["left"])
         finding = f"{used} of {result['keys']} keys used: export kohya or comfyui"
         record("ComfyUI", comfyui.version, f"SD 1.5, {form} format, lora", finding, "its loader")
-        assert used < result["keys"], "ComfyUI reads this format now: say so in the documentation"
+        assert used < result["keys"], "ComfyUI now reads this format: update the documentation"

@@ -1,4 +1,4 @@
-"""diffusers' own loader takes every export: no leftover key, and the weight changes in its peft layers are ours."""
+"""diffusers' own loader loads every export without leftover keys and computes the same weight changes."""
 
 from __future__ import annotations
 
@@ -11,35 +11,21 @@ import torch
 import transformers
 
 from trainer.lorafile import convert, write_lora
-from trainer.lorafile.algorithms import delta_shape
+from trainer.lorafile.algorithms.weight_change import delta_shape
 
 from .compat import record
+from .helpers import UNETS
 from .samples import clip_layers, sample, sd15_sizes, sdxl_sizes
-
-_COMMON = {"sample_size": 64, "layers_per_block": 2, "norm_num_groups": 32}
-_UNETS: dict[str, dict[str, Any]] = {
-    "sd1": {
-        **_COMMON, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8,
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    },
-    "sdxl": {
-        **_COMMON, "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20],
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "transformer_layers_per_block": [1, 2, 10],
-        "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-}  # fmt: skip
 
 
 def unet(family: str) -> Any:
-    """The full-size UNet without memory for its weights."""
+    """The full-size UNet on the meta device."""
     with torch.device("meta"):
-        return diffusers.UNet2DConditionModel(**_UNETS[family])
+        return diffusers.UNet2DConditionModel(**UNETS[family])
 
 
-def load_denoiser(family: str, path: Path) -> dict[str, tuple[tuple[int, ...], float]]:
-    """What diffusers makes of a file: layer name -> shape of the weight change, scale. (On the meta device it keeps no numbers.)"""
+def load_in_diffusers(family: str, path: Path) -> dict[str, tuple[tuple[int, ...], float]]:
+    """Shape of the weight change and scale of each layer that diffusers loads. (There are no numbers on the meta device.)"""
     pipeline = diffusers.StableDiffusionPipeline if family == "sd1" else diffusers.StableDiffusionXLPipeline
     model = unet(family)
     options = {"weight_name": path.name, "unet_config": model.config, "return_lora_metadata": True}
@@ -54,12 +40,12 @@ def load_denoiser(family: str, path: Path) -> dict[str, tuple[tuple[int, ...], f
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_diffusers_loads_the_unet_part(tmp_path: Path, family: str, form: str) -> None:
     sizes = {key: size for key, size in (sd15_sizes() if family == "sd1" else sdxl_sizes()).items() if key[0] == "unet"}
-    if family == "sdxl":  # a third of the depth shows the same
+    if family == "sdxl":  # a third of the layers is enough
         sizes = {key: size for key, size in sizes.items() if "attentions.0" in key[1] or "attentions.2" in key[1]}
     weights = sample(sizes, family, alpha=1.0)
     write_lora(tmp_path / "x.safetensors", convert(weights, form))
-    found_layers = load_denoiser(family, tmp_path / "x.safetensors")
-    scale = 0.5 if form == "kohya" else 1.0  # folded into the weights where there is no alpha
+    found_layers = load_in_diffusers(family, tmp_path / "x.safetensors")
+    scale = 0.5 if form == "kohya" else 1.0  # formats without alpha have it folded into the weights
     assert found_layers == {module.name: (delta_shape(module.algorithm, module.tensors), scale) for module in weights}
     name = {"sd1": "SD 1.5", "sdxl": "SDXL"}[family]
     found = f"no leftover key, all {len(found_layers)} UNet layers with their shapes and scale"
@@ -70,9 +56,9 @@ def test_diffusers_loads_the_unet_part(tmp_path: Path, family: str, form: str) -
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers", "peft"])
 def test_diffusers_loads_a_whole_lora_into_a_pipeline(tmp_path: Path, form: str) -> None:
-    """``load_lora_weights`` on a small pipeline with UNet and text encoder; the image changes, and fusing adds our change."""
+    """``load_lora_weights`` on a small pipeline with UNet and text encoder; fusing adds the expected change."""
     torch.manual_seed(0)
-    small = {**_UNETS["sd1"], "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4, "sample_size": 8}
+    small = {**UNETS["sd1"], "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4, "sample_size": 8}
     model = diffusers.UNet2DConditionModel(**small)
     config = transformers.CLIPTextConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=99)
     text = transformers.CLIPTextModel(config)

@@ -1,4 +1,4 @@
-"""InvokeAI's own code recognises the exports, finds every layer and computes our weight changes."""
+"""InvokeAI's own code recognises the exports, finds every layer and computes the same weight changes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from trainer.lorafile import convert, write_lora
 
 from .compat import record
+from .helpers import UNETS
 from .samples import sample, sd15_sizes, sdxl_sizes
-from .test_tool_diffusers import _UNETS
 
 _PROGRAM = Path(__file__).parent / "programs" / "load_in_invokeai.py"
 _SITE = Path(os.environ.get("INVOKEAI_SITE") or Path.home() / "invokeai-site")
@@ -26,7 +26,7 @@ _SITE = Path(os.environ.get("INVOKEAI_SITE") or Path.home() / "invokeai-site")
 @pytest.mark.skipif(
     not (_SITE / "invokeai").is_dir(), reason=f"InvokeAI is not in {_SITE}: see programs/load_in_invokeai.py, set INVOKEAI_SITE"
 )
-def test_invokeai_finds_every_layer_and_computes_our_changes(tmp_path: Path) -> None:
+def test_invokeai_finds_every_layer_and_computes_same_changes(tmp_path: Path) -> None:
     picked = ("mid_block.attentions.0.transformer_blocks.0.attn2.to_k", "mid_block.attentions.0.proj_in")
     cases = [("sd1", sd15_sizes(), "lora"), ("sd1", sd15_sizes(), "lokr"), ("sdxl", sdxl_sizes(), "lora")]
     jobs, files = [], []
@@ -40,7 +40,7 @@ def test_invokeai_finds_every_layer_and_computes_our_changes(tmp_path: Path) -> 
                 "result": str(tmp_path / f"{number}.out.safetensors"),
                 "layers": picked,
                 "family": family,
-                "unet": _UNETS[family],
+                "unet": UNETS[family],
             }
         )
         files.append(weights)
@@ -51,8 +51,8 @@ def test_invokeai_finds_every_layer_and_computes_our_changes(tmp_path: Path) -> 
     results = json.loads(done.stdout.strip().splitlines()[-1])
     version = next(_SITE.glob("invokeai-*.dist-info")).name.split("-")[1].removesuffix(".dist")
     for (family, sizes, algorithm), weights, job, result in zip(cases, files, jobs, results, strict=True):
-        told = result["base"] == {"sd1": "sd-1", "sdxl": "sdxl"}[family]
-        assert told == (algorithm == "lora"), result["base"]  # its probe does not know where LoKr keeps the width of the text
+        recognised = result["base"] == {"sd1": "sd-1", "sdxl": "sdxl"}[family]
+        assert recognised == (algorithm == "lora"), result["base"]  # its probe does not find the text width in LoKr
         assert result["layers"] == len(sizes)
         assert result["found"] == sorted(name for component, name in sizes if component == "unet")
         changes = load_file(str(job["result"]))
@@ -61,6 +61,6 @@ def test_invokeai_finds_every_layer_and_computes_our_changes(tmp_path: Path) -> 
                 ours = module.delta().reshape(changes[module.name].shape)
                 assert torch.allclose(changes[module.name], ours, rtol=1e-3, atol=1e-3)
         name = {"sd1": "SD 1.5", "sdxl": "SDXL"}[family]
-        probe = "base recognised" if told else "base NOT recognised (name it by hand)"
+        probe = "base recognised" if recognised else "base NOT recognised (name it by hand)"
         found = f"{probe}, all {result['layers']} layers read, {len(result['found'])} in the UNet, changes equal to 1e-3"
         record("InvokeAI", version, f"{name}, kohya format, {algorithm}", found, "its probe, loader and patcher on a full-size UNet")

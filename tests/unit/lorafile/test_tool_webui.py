@@ -1,7 +1,7 @@
-"""A1111 and Forge cannot be installed beside the tests: their key and metadata rules are written down here and applied.
+"""A1111 and Forge cannot be installed for the tests, so their rules for keys and metadata are reproduced here.
 
-Rules as of stable-diffusion-webui 1.10 (extensions-builtin/Lora/networks.py, network.py) and Forge (the same names; its loader is
-ComfyUI's of 2024). The layers that keys must land on come from the architecture (random_checkpoints/layout.py).
+They follow stable-diffusion-webui 1.10 (extensions-builtin/Lora/networks.py, network.py) and Forge (the same names; its loader is ComfyUI's
+of 2024). The layers come from the architecture (random_checkpoints/layout.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SUFFIXES = {"lora_up.weight", "lora_down.weight", "alpha"}
 
 
 def webui_name(key: str) -> str:
-    """The layer that A1111 looks up for a kohya key of SD 1.x: LDM names with underscores, without a prefix."""
+    """The name by which A1111 looks up the layer of a kohya key of SD 1.x: LDM names with underscores, without a prefix."""
     if match := re.fullmatch(r"lora_unet_down_blocks_(\d+)_attentions_(\d+)_(.+)", key):
         return f"model_diffusion_model_input_blocks_{1 + int(match[1]) * 3 + int(match[2])}_1_{match[3]}"
     if match := re.fullmatch(r"lora_unet_mid_block_attentions_(\d+)_(.+)", key):
@@ -35,7 +35,7 @@ def webui_name(key: str) -> str:
     return key
 
 
-def test_every_key_lands_on_a_layer_of_the_checkpoint(tmp_path: Path) -> None:
+def test_every_key_names_a_layer_of_the_checkpoint(tmp_path: Path) -> None:
     layers = {tensor.name.removesuffix(".weight").replace(".", "_"): tensor.shape for tensor in tensors(SIZES["full"])}
     write_lora(tmp_path / "x.safetensors", convert(sample(sd15_sizes(), "sd1"), "kohya"))
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
@@ -53,7 +53,7 @@ def test_every_key_lands_on_a_layer_of_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_sdxl_keys_are_the_original_names(tmp_path: Path) -> None:
-    """A1111 looks SDXL keys up as they are (after ``lora_unet_`` becomes ``diffusion_model_``): LDM names, which we write."""
+    """A1111 looks up SDXL keys unchanged (after ``lora_unet_`` becomes ``diffusion_model_``), so they must be LDM names."""
     tensors_ = convert(sample(sdxl_sizes(), "sdxl"), "kohya").tensors
     names = {key.split(".")[0] for key in tensors_}
     assert len(names) == 722 + 72 + 192
@@ -62,15 +62,15 @@ def test_sdxl_keys_are_the_original_names(tmp_path: Path) -> None:
         r"|lora_te[12]_text_model_encoder_layers_\d+_(mlp_fc[12]|self_attn_(q|k|v|out)_proj)"
     )
     assert [name for name in names if not pattern.fullmatch(name)] == []
-    # the same number of layers as a real kohya file, which spells them with diffusers' names
+    # a real kohya file has the same number of layers, with diffusers' names
     real = {key.split(".")[0] for key in key_table("sdxl")}
     assert len({name for name in real if "lora_unet" in name}) == len({name for name in names if "lora_unet" in name})
     for tool, version in (("A1111", "1.10 (rules)"), ("Forge", "2024 (rules)")):
         record(tool, version, "SDXL, kohya format, lora", f"all {len(names)} layers have their original names", "its naming rules")
 
 
-def test_trigger_words_and_base_model_are_shown(tmp_path: Path) -> None:
-    """What the cards and the filter read."""
+def test_metadata_has_trigger_words_and_base_model(tmp_path: Path) -> None:
+    """The metadata that cards and the filter read."""
     for family, version, architecture in (
         ("sd1", "SD1", "stable-diffusion-v1/lora"),
         ("sd2", "SD2", "stable-diffusion-v2-512/lora"),

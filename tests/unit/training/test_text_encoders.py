@@ -23,7 +23,7 @@ from transformers import CLIPTokenizer
 from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from tests.tools.comfyui import ComfyUI
 from tests.unit.lorafile.helpers import key_table
-from tests.unit.lorafile.test_tool_comfyui import comfy_key, load_in_comfyui
+from tests.unit.lorafile.in_comfyui import comfy_key, load_in_comfyui
 from tests.unit.training.test_training_step import distance, is_linear_or_1x1
 from tests.unit.training_helpers import Trained, apart, configuration, make_dataset, thrown_back, train_here
 from trainer.adapters import adapter

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ...core.messages import DatasetSetting, Message
 from ...core.prompt_syntax import unescape
-from ..settings import CaptionSettings
+from ..settings_sections import CaptionSettings
 from .tags import SEPARATOR, plain, sections, split_tags, unique
 
 

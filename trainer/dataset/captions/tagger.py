@@ -24,7 +24,7 @@ from ...core.files.image_file import load_image
 from ...core.files.reading import read_regular, sha256_file
 from ...core.files.writing import write_atomic
 from ..layout import WORK
-from ..settings import CaptionSettings, TaggerSettings
+from ..settings_sections import CaptionSettings, TaggerSettings
 from .booru import spaced
 from .tag_rules import TagPatterns
 

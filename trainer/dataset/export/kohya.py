@@ -16,7 +16,8 @@ from ...core.work.progress import report
 from ..captions.tags import instance_prompt
 from ..loading.kohya_captions import fixed_caption
 from ..manifest.items import Dataset, Item
-from ..settings import PrepareSettings, TrainingHints, bucket_rules, bucket_sides, parse_settings
+from ..settings import PrepareSettings, bucket_rules, bucket_sides, parse_settings
+from ..settings_sections import TrainingHints
 
 
 def write_kohya(dataset: Dataset, folder: Path) -> None:

@@ -14,7 +14,8 @@ from PIL import Image, ImageChops, ImageColor
 
 from ...core.errors import UserError
 from ...core.files.writing import write_atomic
-from ..settings import CleanSettings, PrepareSettings
+from ..settings import PrepareSettings
+from ..settings_sections import CleanSettings
 from .buckets import Fit, Size, fit
 from .decode import DecodedImage, Rejected, decode, open_image
 from .focus import content_box, crop_offset, find_head

@@ -9,7 +9,7 @@ from ...core.messages import Message, Setting
 from ...core.prompt_syntax import unescape
 from ...core.seeding import derive_seed
 from ..manifest.items import Item
-from ..settings import TrainingHints
+from ..settings_sections import TrainingHints
 from .kohya_captions import choose_variant, fixed_caption, tag_sections
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ...core.prompt_syntax import unescape
 from ..manifest.items import Item
-from ..settings import TrainingHints
+from ..settings_sections import TrainingHints
 
 _CHOICE = re.compile(r"\{([^}]+)\}")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..layout import SCHEMA_VERSION
-from ..settings import TrainingHints
+from ..settings_sections import TrainingHints
 from .items import Item
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...core.files.reading import read_regular
 from ..layout import LARGEST_MANIFEST, ROWS
-from ..settings import TrainingHints
+from ..settings_sections import TrainingHints
 
 
 @dataclass(frozen=True)

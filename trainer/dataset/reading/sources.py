@@ -15,7 +15,7 @@ from ...core.errors import UserError
 from ..captions.sidecars import LOOKS_LIKE_CAPTIONS, CaptionIndex, belongs_to
 from ..images.decode import EXTENSIONS
 from ..images.source_masks import find_masks
-from ..settings import CaptionSettings
+from ..settings_sections import CaptionSettings
 from .surrogates import replace_surrogates
 from .walk import walk
 

@@ -1,1 +1,1 @@
-"""Changing LoRA files: merging and lowering the rank."""
+"""Change LoRA files: merge them, reduce their rank, merge them into checkpoints. May import all of lorafile but writing."""

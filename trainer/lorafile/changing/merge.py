@@ -1,4 +1,4 @@
-"""Merge several LoRAs into one: the weight changes add up."""
+"""Merge several LoRAs into one whose weight change is the sum of theirs."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ import torch
 from ...core.errors import UserError
 from ...core.messages import Action, ExportOption, Message
 from ...core.work.progress import counted
-from .. import algorithms
+from ..algorithms.kinds import PASSED_THROUGH
+from ..algorithms.weight_change import delta_shape
 from ..biases import bias_of, with_bias, without_bias
 from ..describing.information import trigger_words
-from ..family import mismatch
-from ..models import FAMILY_NAME
+from ..family_detection import mismatch
+from ..naming.family_layouts import FAMILY_TITLES
 from ..weights import LoraModule, LoraWeights
 from .rank import RankReport, is_plain, reduced, reduced_metadata
 
-_LONGEST = 10_000  # characters of a value of a part's metadata that is kept
+_LONGEST = 10_000  # characters; longer values of the parts' metadata are dropped
 _Part = tuple[LoraModule, float]  # with its strength
 
 
 def merge(parts: Sequence[tuple[LoraWeights, float]], rank: int | None = None) -> tuple[LoraWeights, RankReport | None]:
-    """One LoRA whose weight change is the sum of ``strength`` times each part's, in fp32 tensors, and what ``rank`` cost.
+    """One LoRA in fp32 whose weight change is the sum of each part's times its strength, and the report of lowering it to ``rank``.
 
-    Exact without ``rank``: a layer's rank becomes the sum of the parts' ranks. With it, the exact sum is lowered to that rank at most,
-    once. Parts that are not plain LoRA need it. Raises UserError for parts of different families or sizes, and for DoRA, whose change
-    depends on the model's weights.
+    Without ``rank``, the sum is exact and the rank of each layer is the sum of the parts' ranks. With it, the exact sum is reduced to at
+    most that rank. Parts that are not plain LoRA need a rank. Raises UserError for parts of different families or sizes, and for DoRA,
+    whose change depends on the model's weights.
     """
     if not parts:
-        raise UserError("There is nothing to merge.", "Name at least one LoRA.", kind="lora")
+        raise UserError("There is nothing to merge.", "Choose at least one LoRA.", kind="lora")
     first = parts[0][0]
     for weights, _ in parts:
         if reason := mismatch(weights.family, first.family, weights.context_width, first.context_width):
-            names = f"{FAMILY_NAME.get(first.family, first.family)} and {FAMILY_NAME.get(weights.family, weights.family)}"
+            names = f"{FAMILY_TITLES.get(first.family, first.family)} and {FAMILY_TITLES.get(weights.family, weights.family)}"
             raise UserError(f"LoRAs for {names} cannot be merged.", reason, kind="lora")
     grouped: dict[tuple[str, str], list[_Part]] = {}
     for weights, strength in parts:
@@ -56,7 +57,7 @@ def merge(parts: Sequence[tuple[LoraWeights, float]], rank: int | None = None) -
 
 
 def common_dtype(parts: Sequence[LoraWeights]) -> torch.dtype | None:
-    """The number type that holds the sum of these: the widest of theirs, and at least fp16. Sums of 8-bit numbers are no 8-bit numbers."""
+    """The number type for a sum of these LoRAs: the widest of theirs, and at least fp16, because sums of 8-bit numbers need more bits."""
     kinds = [weights.dtype for weights in parts if weights.dtype]
     wide = [kind for kind in kinds if kind.itemsize > 1]
     if not wide:
@@ -65,42 +66,42 @@ def common_dtype(parts: Sequence[LoraWeights]) -> torch.dtype | None:
 
 
 def _check(layer: Sequence[_Part], rank: int | None) -> None:
-    """Raises UserError for a layer that cannot be summed."""
-    weights = _of_weights(layer)
+    """Raise UserError for a layer whose changes cannot be summed."""
+    weights = _weight_changes(layer)
     for module, _ in layer:
         if "reshape_weight" in module.tensors:
-            raise UserError(f"{module.name} changes the layer's size, which cannot be merged.", "Load it by itself.", kind="lora")
+            raise UserError(f"{module.name} changes the layer's size, so it cannot be merged.", "Load this LoRA by itself.", kind="lora")
         if module.is_dora:
             raise UserError(
-                f"{module.name} is DoRA, whose change depends on the model's weights: it cannot be merged with others.",
+                f"{module.name} is DoRA and cannot be merged with others, because its change depends on the model's weights.",
                 Message("Merge it into a checkpoint instead, with ", Action.MERGE_LORA, "."),
                 kind="lora",
             )
-        if module.algorithm in algorithms.PASSED_THROUGH:
-            raise UserError(f"{module.name} is {module.algorithm}, which cannot be merged.", "Load it by itself.", kind="lora")
-        if module.algorithm == "bias" or _are_whole(weights) or is_plain(module):
+        if module.algorithm in PASSED_THROUGH:
+            raise UserError(f"{module.name} is {module.algorithm}, which cannot be merged.", "Load this LoRA by itself.", kind="lora")
+        if module.algorithm == "bias" or _are_plain_differences(weights) or is_plain(module):
             continue
         if rank is None:
             raise UserError(
                 f"{module.name} is {module.algorithm}, which can be merged only as an approximation.",
-                Message("Choose the rank to approximate it with: ", ExportOption("rank"), "."),
+                Message("Choose the rank of the approximation: ", ExportOption("rank"), "."),
                 kind="lora",
             )
 
 
-def _of_weights(layer: Sequence[_Part]) -> list[_Part]:
-    """The parts as far as they change the weight."""
+def _weight_changes(layer: Sequence[_Part]) -> list[_Part]:
+    """The parts without their bias changes."""
     return [(weight, strength) for module, strength in layer if (weight := without_bias(module)) is not None]
 
 
-def _are_whole(layer: Sequence[_Part]) -> bool:
+def _are_plain_differences(layer: Sequence[_Part]) -> bool:
     kinds = {module.algorithm for module, _ in layer}
     return kinds in ({"full"}, {"norm"})
 
 
 def _merge_layer(layer: Sequence[_Part]) -> LoraModule:
     changes = [(bias, strength) for module, strength in layer if (bias := bias_of(module)) is not None]
-    weights = _of_weights(layer)
+    weights = _weight_changes(layer)
     merged = _merge_weights(weights) if weights else replace(layer[0][0], tensors={}, alpha=None)
     if not changes:
         return merged
@@ -110,9 +111,9 @@ def _merge_layer(layer: Sequence[_Part]) -> LoraModule:
 
 def _merge_weights(layer: Sequence[_Part]) -> LoraModule:
     first = layer[0][0]
-    if _are_whole(layer):
+    if _are_plain_differences(layer):
         return replace(first, tensors={name: _sum_of(name, layer) for name in {n for m, _ in layer for n in m.tensors}}, alpha=None)
-    shapes = [algorithms.delta_shape(module.algorithm, module.tensors) for module, _ in layer]
+    shapes = [delta_shape(module.algorithm, module.tensors) for module, _ in layer]
     _check_sizes(first.name, shapes)
     if not all(is_plain(module) for module, _ in layer):
         # convolutions may be stored as matrices in one file and in the kernel's shape in another
@@ -129,7 +130,7 @@ def _merge_weights(layer: Sequence[_Part]) -> LoraModule:
 
 
 def _sum_of(name: str, layer: Sequence[_Part]) -> torch.Tensor:
-    """The sum of plain differences; a layer without one (of its bias) adds nothing."""
+    """The sum of the plain differences called ``name``, over the parts that have one."""
     tensors = [(module.tensors[name].float(), strength) for module, strength in layer if name in module.tensors]
     _check_sizes(layer[0][0].name, [tuple(tensor.shape) for tensor, _ in tensors])
     like = torch.zeros_like(tensors[0][0])
@@ -137,17 +138,17 @@ def _sum_of(name: str, layer: Sequence[_Part]) -> torch.Tensor:
 
 
 def _check_sizes(name: str, shapes: Sequence[tuple[int, ...]]) -> None:
-    """Raises UserError where outputs or inputs differ. A kernel may be flattened in one file and not in another."""
+    """Raise UserError when outputs or inputs differ. A kernel may be flattened in one file and not in another."""
     sizes = {(math.prod(shape[:1]), math.prod(shape[1:])) for shape in shapes}
     if len(sizes) > 1:
-        raise UserError(f"The LoRAs have different sizes in {name}: {sorted(sizes)}.", "They were made for other models.", kind="lora")
+        raise UserError(f"The LoRAs have different sizes in {name}: {sorted(sizes)}.", "They were made for different models.", kind="lora")
 
 
 def _scaled(module: LoraModule, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """up (out, rank) and down (rank, in) with the scale in them, numbers of both about equally large.
+    """up (out, rank) and down (rank, in) multiplied by the scale, balanced so that both have similar magnitudes.
 
-    All of it in one of them could make that one subnormal in fp16 (below 6.1e-5), which holds fewer digits. What is moved from one to
-    the other is a power of two, which rounds nothing by itself.
+    With the whole scale in one of them, its numbers could become subnormal in fp16 (below 6.1e-5) and lose digits. The balancing factor
+    is a power of two, so it causes no rounding.
     """
     up, down = (module.tensors[f"lora_{side}.weight"].float().flatten(1) for side in ("up", "down"))
     scale = module.scale * strength
@@ -155,8 +156,8 @@ def _scaled(module: LoraModule, strength: float) -> tuple[torch.Tensor, torch.Te
         return up, down
     up = up * scale
     ratio = float(up.double().square().mean().sqrt()) / (float(down.double().square().mean().sqrt()) or 1.0)
-    moved = 2.0 ** round(math.log2(ratio) / 2) if ratio else 1.0
-    return up / moved, down * moved
+    factor = 2.0 ** round(math.log2(ratio) / 2) if ratio else 1.0
+    return up / factor, down * factor
 
 
 def _metadata(parts: Sequence[tuple[LoraWeights, float]], modules: Sequence[LoraModule]) -> dict[str, str]:
@@ -178,5 +179,5 @@ def _metadata(parts: Sequence[tuple[LoraWeights, float]], modules: Sequence[Lora
 
 
 def _own(weights: LoraWeights) -> dict[str, str]:
-    """A part's metadata as far as it is worth keeping: no thumbnail and no other long value, which would bloat the header."""
+    """A part's metadata without long values such as the thumbnail, which would bloat the header."""
     return {key: value for key, value in weights.metadata.items() if len(value) <= _LONGEST and key != "animelora.merged"}

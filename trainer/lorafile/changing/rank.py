@@ -1,4 +1,4 @@
-"""Lower the rank of a LoRA by singular value decomposition (Eckart-Young), with the error it costs."""
+"""Reduce the rank of a LoRA by singular value decomposition (Eckart-Young), and report the error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from ...core.errors import UserError
 from ...core.work.progress import counted
-from .. import algorithms
+from ..algorithms.kinds import COMMON
 from ..biases import bias_of
 from ..weights import LoraModule, LoraWeights
 
@@ -20,19 +20,19 @@ _OVERSAMPLING = 16  # extra directions of the randomised SVD (Halko et al., arXi
 
 @dataclass(frozen=True)
 class RankReport:
-    """What a reduction cost. Errors are relative: the Frobenius norm of what was lost over that of the weight change."""
+    """The result of a reduction. Errors are relative: the Frobenius norm of the lost part divided by that of the weight change."""
 
     rank: int
     error: float  # of all layers together
     worst_error: float
     worst_layer: str
-    changed: int  # layers
-    kept: int = 0  # layers that change a bias or a normalisation, which has no rank
+    changed: int  # number of layers
+    kept: int = 0  # number of layers with a bias or normalisation change, which has no rank
 
     def __str__(self) -> str:
-        kept = f"; {self.kept} changes of biases and normalisations have no rank and stay" if self.kept else ""
+        kept = f"; {self.kept} bias and normalisation changes have no rank and are kept" if self.kept else ""
         if not self.changed:
-            return f"no layer has a rank above {self.rank}: nothing changed{kept}"
+            return f"no layer has a rank above {self.rank}, so nothing was reduced{kept}"
         return (
             f"{self.changed} layers reduced to rank {self.rank}; relative error of the weight change {self.error:.3%} "
             f"(worst layer {self.worst_error:.3%}: {self.worst_layer}){kept}"
@@ -40,19 +40,19 @@ class RankReport:
 
 
 def reduce_rank(weights: LoraWeights, rank: int) -> tuple[LoraWeights, RankReport]:
-    """The best LoRA of at most ``rank`` for every layer, scale alpha / rank unchanged; layers of lower rank stay bit for bit.
+    """The best approximation of at most ``rank`` for every layer, with the same scale alpha / rank. Layers of lower rank stay unchanged.
 
-    LoHa, LoKr, Tucker convolutions and full weights become plain LoRA. For DoRA the change before its normalisation is
-    approximated. Changes of biases and normalisations have no rank and stay. Raises UserError for unknown algorithms.
+    LoHa, LoKr, Tucker convolutions and full weights become plain LoRA. For DoRA, the change before normalisation is approximated. Bias and
+    normalisation changes have no rank and are kept. Raises UserError for unknown algorithms.
     """
-    layers = counted(weights.modules, "lowering the rank", len(weights.modules))
+    layers = counted(weights.modules, "reducing the rank", len(weights.modules))
     modules, report = reduced(layers, rank)
     metadata = reduced_metadata(weights.metadata, weights.modules, modules) if report.changed else dict(weights.metadata)
     return replace(weights, modules=modules, metadata=metadata), report
 
 
 def reduced(modules: Iterable[LoraModule], rank: int) -> tuple[tuple[LoraModule, ...], RankReport]:
-    """``reduce_rank`` for modules that may be made one by one: each is dropped before the next is asked for."""
+    """``reduce_rank`` for an iterator of modules. Each module is released before the next is requested."""
     if rank < 1:
         raise UserError(f"The rank must be at least 1, not {rank}.", "", kind="lora")
     result, lost, total, worst, changed, kept = [], 0.0, 0.0, (0.0, ""), 0, 0
@@ -72,7 +72,7 @@ def reduced(modules: Iterable[LoraModule], rank: int) -> tuple[tuple[LoraModule,
 
 
 def reduced_metadata(metadata: Mapping[str, str], before: Iterable[LoraModule], after: Sequence[LoraModule]) -> dict[str, str]:
-    """What ``metadata`` says of the network, corrected. Arguments of another algorithm (LyCORIS' ``{"algo": "loha"}``) are left out."""
+    """``metadata`` with corrected network entries. Arguments of another algorithm (LyCORIS' ``{"algo": "loha"}``) are removed."""
     result = dict(metadata)
     if "ss_network_dim" in result:
         result["ss_network_dim"] = str(max(module.rank or 0 for module in after))
@@ -85,17 +85,17 @@ def reduced_metadata(metadata: Mapping[str, str], before: Iterable[LoraModule], 
 
 
 def is_plain(module: LoraModule) -> bool:
-    """Whether a layer's change is the product of two matrices: LoRA that is not in Tucker form."""
+    """Whether a layer's change is the product of two matrices: LoRA, and not in Tucker form."""
     return module.algorithm == "lora" and "lora_mid.weight" not in module.tensors
 
 
 def has_rank(module: LoraModule) -> bool:
-    """Whether a layer's change is a matrix: that of a bias or a normalisation is none."""
+    """Whether a layer's change is a matrix, unlike that of a bias or a normalisation."""
     return module.algorithm not in ("norm", "bias") and not (module.algorithm == "full" and module.tensors["diff"].ndim < 2)
 
 
 def as_lora(module: LoraModule, rank: int) -> LoraModule:
-    """``module`` as plain LoRA of at most ``rank``; itself when it is one already, and when it has no rank."""
+    """``module`` as plain LoRA of at most ``rank``; unchanged when it is one already or has no rank."""
     plain = is_plain(module)
     if not has_rank(module) or (plain and (module.rank or 0) <= rank):
         return module
@@ -105,13 +105,13 @@ def as_lora(module: LoraModule, rank: int) -> LoraModule:
         up, down = _reduce_dense(replace(module, alpha=None).delta(), rank)
     dtype = next(iter(module.tensors.values())).dtype
     tensors = {"lora_up.weight": up.to(dtype), "lora_down.weight": down.to(dtype)}
-    tensors |= {name: module.tensors[name] for name in algorithms.COMMON if name in module.tensors}
+    tensors |= {name: module.tensors[name] for name in COMMON if name in module.tensors}
     alpha = module.scale * down.shape[0]
     return replace(module, algorithm="lora", tensors=tensors, alpha=_alpha(alpha, dtype))
 
 
 def _reduce_product(up: torch.Tensor, down: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """up (out, r[, 1, 1]) and down (r, in[, kh, kw]) with r lowered. The SVD is of an r x r core, so this is cheap and exact."""
+    """up (out, r[, 1, 1]) and down (r, in[, kh, kw]) with a lower r. Cheap and exact, because the SVD is of an r x r core."""
     q_up, r_up = torch.linalg.qr(up.flatten(1).double())
     q_down, r_down = torch.linalg.qr(down.flatten(1).double().T)
     u, s, vh = torch.linalg.svd(r_up @ r_down.T)
@@ -122,7 +122,7 @@ def _reduce_product(up: torch.Tensor, down: torch.Tensor, rank: int) -> tuple[to
 
 
 def _reduce_dense(delta: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A dense change (out, in[, kh, kw]) as factors; large ones by a randomised SVD, which is quick and near the optimum."""
+    """Factors of a dense change (out, in[, kh, kw]). Large ones use a randomised SVD, which is fast and close to the optimum."""
     matrix = delta.flatten(1)
     limit = min(matrix.shape)
     rank = min(rank, limit)
@@ -130,7 +130,7 @@ def _reduce_dense(delta: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.T
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     else:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same file every time
+            torch.manual_seed(0)  # gives the same file every time
             u, s, v = torch.svd_lowrank(matrix, q=min(rank + _OVERSAMPLING, limit), niter=4)
         vh = v.T
     root = s[:rank].sqrt()
@@ -140,7 +140,7 @@ def _reduce_dense(delta: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.T
 
 
 def _difference(old: LoraModule, new: LoraModule) -> tuple[float, float]:
-    """(norm of the difference, norm of the old) of the scaled weight changes."""
+    """The norm of the difference between the scaled weight changes, and the norm of the old one."""
     if new is old and old.algorithm == "lora":
         return 0.0, _product_norm(old.tensors["lora_up.weight"], old.tensors["lora_down.weight"]) * abs(old.scale)
     if is_plain(old):
@@ -152,7 +152,7 @@ def _difference(old: LoraModule, new: LoraModule) -> tuple[float, float]:
 
 
 def _product_norm(up: torch.Tensor, down: torch.Tensor) -> float:
-    """The Frobenius norm of up @ down without making the product: that of the product of their triangular QR factors."""
+    """The Frobenius norm of up @ down, computed from their triangular QR factors in double precision."""
     left = torch.linalg.qr(up.flatten(1).double(), mode="r").R
     right = torch.linalg.qr(down.flatten(1).double().T, mode="r").R
     return float((left @ right.T).norm())

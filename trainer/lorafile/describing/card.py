@@ -1,7 +1,7 @@
-"""A LoRA on one card: what a person wants to see before using it, in the size that a browser can show.
+"""The card of a LoRA: what a user wants to know before using it, in a size that suits a browser.
 
-It comes from the file's tensors, from its metadata whoever trained it (kohya's ``ss_*``, Stability's ``modelspec.*``), and from what lies
-beside it. Everything in it is text, numbers and one small JPEG, however large or odd the file's own data are.
+It is made from the file's tensors, from its metadata in any trainer's conventions (kohya's ``ss_*``, Stability's ``modelspec.*``), and from
+the files beside it. It holds text, numbers and one small JPEG, however large or odd the file's own data are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
-from ..models import FAMILY_NAME
+from ..naming.family_layouts import FAMILY_TITLES
 from ..thumbnail import to_data_url
 from .information import LoraInfo, inspect_lora
 from .sidecar import Notes, notes, preview
@@ -28,8 +28,8 @@ _MOST_TAGS = 16
 
 @dataclass(frozen=True)
 class Card:
-    """``thumbnail`` is a JPEG data URL or empty; ``family`` a name for people; ``training`` what the metadata says, in reading order;
-    ``tags`` the most frequent ones of the captions with their counts; ``problem`` why a file cannot be used, empty if it can."""
+    """``thumbnail`` is a JPEG data URL or empty, ``family`` the title of the model family, ``training`` the known training settings in
+    reading order, ``tags`` the most frequent tags of the captions with their counts, ``problem`` the reason why a file cannot be used."""
 
     title: str
     family: str = ""
@@ -52,12 +52,12 @@ class Card:
     problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The card as plain data."""
         return asdict(self)
 
 
 def card(path: Path) -> Card:
-    """The card of the LoRA file at ``path``. A file that cannot be read has one, too; OSError when it is not there."""
+    """The card of the LoRA file at ``path``, even if it cannot be read. Raises OSError when it does not exist."""
     status = path.stat()
     beside = notes(path)
     try:
@@ -99,12 +99,12 @@ def unread(path: Path, problem: str) -> Card:
 
 
 def called_by(info: LoraInfo) -> tuple[str, ...]:
-    """The trigger words of a LoRA: those that its metadata states, else those noted beside the file, else what its captions share."""
+    """The trigger words of a LoRA: from its metadata, otherwise from notes beside the file, otherwise the tags of nearly all captions."""
     return _words(info, notes(info.path))
 
 
 def training(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What the metadata says of the training, by a fixed set of names; what it does not say is left out."""
+    """The training settings in the metadata under fixed names; unknown ones are left out."""
     found = {
         "steps": _value(metadata, "ss_steps") or _value(metadata, "ss_max_train_steps"),
         "epochs": _value(metadata, "ss_epoch") or _value(metadata, "ss_num_epochs"),
@@ -129,7 +129,7 @@ def _title(info: LoraInfo | None, beside: Notes, path: Path) -> str:
 
 def _family(info: LoraInfo | None, beside: Notes) -> str:
     if info and info.family != "unknown":
-        return FAMILY_NAME.get(info.family, info.family)
+        return FAMILY_TITLES.get(info.family, info.family)
     stated = (_value(info.metadata, "modelspec.architecture") or _value(info.metadata, "ss_base_model_version")) if info else ""
     return stated.removesuffix("/lora") or beside.base
 
@@ -179,7 +179,7 @@ def _optimizer(text: str) -> str:
 
 
 def _date(metadata: Mapping[str, str]) -> str:
-    """The day on which it was trained, as 2026-01-31; empty when nothing readable says so."""
+    """The day of training, as 2026-01-31; empty when the metadata has no readable date."""
     stated = re.match(r"\d{4}-\d{2}-\d{2}", _value(metadata, "modelspec.date"))
     if stated:
         return stated[0]

@@ -1,4 +1,4 @@
-"""What a LoRA file is: family, format, algorithm, rank, targets, trigger words, faults."""
+"""Information about a LoRA file: family, format, algorithm, rank, targets, trigger words, faults."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any, TypeGuard
 
 from PIL import Image
 
-from ..models import FAMILY_NAME
+from ..naming.family_layouts import FAMILY_TITLES
 from ..reading.read import scan_lora
 from ..thumbnail import from_data_url
 from ..weights import LoraWeights
 
-_ALWAYS = 0.95  # a tag in this share of the captions is taken for a trigger word
-_MOST_TAGS = 32  # of the most frequent ones
-_LONGEST_TABLE = 8_000_000  # characters of JSON in the metadata, which take fifty times as much memory when they are read: 400,000 tags
+_ALWAYS = 0.95  # a tag in at least this share of the captions counts as a trigger word
+_MOST_TAGS = 32
+_LONGEST_TABLE = 8_000_000  # characters of JSON in the metadata, about 400,000 tags; parsing takes fifty times as much memory
 
 
 @dataclass(frozen=True)
 class LoraInfo:
-    """Everything that is known about a file without the model."""
+    """Everything that is known about a LoRA file without its base model."""
 
     path: Path
     family: str
@@ -33,7 +33,7 @@ class LoraInfo:
     alpha: float | None
     targets: Mapping[str, int]  # component: number of adapted layers
     trigger_words: tuple[str, ...]
-    base: str  # name of the checkpoint it was trained on
+    base: str  # name of the checkpoint that it was trained on
     title: str
     thumbnail: Image.Image | None
     metadata: Mapping[str, str]
@@ -49,7 +49,7 @@ class LoraInfo:
     tags: tuple[tuple[str, int], ...] = ()  # the most frequent ones of the captions, with their counts
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain data; the thumbnail as its size."""
+        """The information as plain data, with the size of the thumbnail instead of the image."""
         return {
             "path": str(self.path),
             "usable": self.usable,
@@ -57,7 +57,7 @@ class LoraInfo:
             "notes": list(self.notes),
             "unknown_keys": list(self.unknown_keys),
             "family": self.family,
-            "family_name": FAMILY_NAME.get(self.family, self.family),
+            "family_name": FAMILY_TITLES.get(self.family, self.family),
             "family_reason": self.family_reason,
             "format": self.format,
             "algorithm": self.algorithm,
@@ -75,12 +75,12 @@ class LoraInfo:
 
 
 def inspect_lora(path: Path) -> LoraInfo:
-    """Look into a LoRA file. Raises UserError when it cannot be opened at all; other faults are in ``problems``."""
+    """Inspect a LoRA file. Raises UserError when it cannot be read; faults of its content are in ``problems``."""
     return describe(Path(path), scan_lora(Path(path)))
 
 
 def describe(path: Path, weights: LoraWeights) -> LoraInfo:
-    """The information of a file that was read already."""
+    """The information about a file that has been read."""
     metadata = weights.metadata
     ranks = Counter(module.rank for module in weights if module.rank)
     sizes = [t for t in (module.alpha for module in weights) if t is not None and t.numel() == 1]
@@ -113,12 +113,12 @@ def describe(path: Path, weights: LoraWeights) -> LoraInfo:
 
 
 def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """The trigger phrase of the model specification, else the tags that (nearly) every caption has, the most frequent first."""
+    """The trigger phrase of the model specification, otherwise the tags of nearly all captions, the most frequent first."""
     return stated_words(metadata) or _in_every_caption(*tag_counts(metadata))
 
 
 def stated_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """The trigger phrase of the model specification, word by word; empty where there is none."""
+    """The trigger phrase of the model specification, split at commas; empty without one."""
     return tuple(word.strip() for word in _value(metadata, "modelspec.trigger_phrase").split(",") if word.strip())
 
 
@@ -127,7 +127,7 @@ def _in_every_caption(tags: Counter[str], images: float) -> tuple[str, ...]:
 
 
 def tag_counts(metadata: Mapping[str, str]) -> tuple[Counter[str], float]:
-    """How many captions have each tag (kohya's ``ss_tag_frequency``), and how many pictures there were. Each table is read once."""
+    """The number of captions with each tag (kohya's ``ss_tag_frequency``), and the number of images. Parses each table once."""
     images: float = 0
     tags = Counter[str]()
     folders = _table(metadata, "ss_dataset_dirs")
@@ -143,7 +143,7 @@ def tag_counts(metadata: Mapping[str, str]) -> tuple[Counter[str], float]:
 
 
 def _unread_tables(metadata: Mapping[str, str]) -> list[str]:
-    """A note for each table that is too large to be read."""
+    """A note for each table that is too large to parse."""
     sizes = {key: len(metadata.get(key, "")) for key in ("ss_tag_frequency", "ss_dataset_dirs")}
     return [f"{key} is {size / 1e6:.0f} MB and was not read" for key, size in sizes.items() if size > _LONGEST_TABLE]
 
@@ -154,13 +154,13 @@ def _table(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
+    except (ValueError, RecursionError):  # ValueError: not JSON, or a number with thousands of digits
         return {}
     return data if isinstance(data, dict) else {}
 
 
 def _is_count(value: object) -> TypeGuard[int]:
-    """Whether a number in the metadata may be one of pictures; hundreds of digits are none."""
+    """Whether a value in the metadata is a plausible number of images, unlike one with hundreds of digits."""
     return isinstance(value, int) and 0 <= value < 1 << 53
 
 

@@ -1,5 +1,4 @@
-"""What lies beside a LoRA file: a preview picture, and the notes that A1111 (``name.json``) and Civitai's helpers
-(``name.civitai.info``) keep there."""
+"""The files beside a LoRA: a preview image, and notes by A1111 (``name.json``) and Civitai helpers (``name.civitai.info``)."""
 
 from __future__ import annotations
 
@@ -13,16 +12,16 @@ from PIL import Image
 
 from ...core.files.image_file import load_image
 
-_PICTURES = tuple(f"{middle}{ending}" for middle in (".preview", "") for ending in (".png", ".jpg", ".jpeg", ".webp"))
+_PREVIEWS = tuple(f"{middle}{ending}" for middle in (".preview", "") for ending in (".png", ".jpg", ".jpeg", ".webp"))
 _NOTES = (".json", ".civitai.info")
-_MOST_NOTES = 1 << 20  # bytes; larger files are no notes
-_MOST_PICTURE = 64 << 20  # bytes
+_MOST_NOTES = 1 << 20  # bytes
+_MOST_PREVIEW = 64 << 20  # bytes
 _MOST_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
 class Notes:
-    """What people wrote about a LoRA; empty where nobody did. ``base`` is the kind of model in their words."""
+    """What users noted about a LoRA; empty without notes. ``base`` is the kind of model in their words."""
 
     trigger_words: tuple[str, ...] = ()
     base: str = ""
@@ -32,25 +31,25 @@ class Notes:
 
 
 def companions(path: Path) -> list[Path]:
-    """The files beside the LoRA at ``path`` that tell of it, where they exist: pictures first, the preferred one in front."""
+    """The existing files beside the LoRA at ``path`` that describe it: images first, in order of preference."""
     stem = str(path.with_suffix(""))
-    return [found for ending in (*_PICTURES, *_NOTES) if (found := Path(stem + ending)).is_file()]
+    return [found for ending in (*_PREVIEWS, *_NOTES) if (found := Path(stem + ending)).is_file()]
 
 
 def preview(path: Path) -> Image.Image | None:
-    """The picture beside the LoRA at ``path``; None when there is none, or none that is a picture of reasonable size."""
+    """The image beside the LoRA at ``path``; None without a readable image of reasonable size."""
     for found in companions(path):
         if found.name.endswith(_NOTES):
             continue
         try:
-            return load_image(found, max_bytes=_MOST_PICTURE, max_pixels=_MOST_PIXELS, draft=(512, 512))
+            return load_image(found, max_bytes=_MOST_PREVIEW, max_pixels=_MOST_PIXELS, draft=(512, 512))
         except OSError:
             continue
     return None
 
 
 def notes(path: Path) -> Notes:
-    """What A1111 and Civitai's helpers noted of the LoRA at ``path``. Files that are no JSON objects count as absent."""
+    """The notes of A1111 and Civitai helpers about the LoRA at ``path``. Files that are not JSON objects count as absent."""
     stem = str(path.with_suffix(""))
     webui, civitai = (_read(Path(stem + ending)) for ending in _NOTES)
     trained = civitai.get("trainedWords")
@@ -67,7 +66,7 @@ def notes(path: Path) -> Notes:
 
 
 def split_words(text: str) -> tuple[str, ...]:
-    """Words at commas, without blanks and repetitions, in their order."""
+    """The words between commas, without empty ones and repetitions."""
     return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 

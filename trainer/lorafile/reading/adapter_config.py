@@ -1,4 +1,4 @@
-"""The scale of PEFT files, whose tensors carry no alpha: from diffusers' metadata or PEFT's adapter_config.json."""
+"""The scale of PEFT files, whose tensors include no alpha, from diffusers' metadata or PEFT's adapter_config.json."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _COMPONENT = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
 
 
 def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], path: Path, form: str) -> tuple[tuple[LoraModule, ...], str]:
-    """``modules`` of the file ``path`` with the alpha that a PEFT configuration states, and where it was found (empty: nowhere, scale 1).
+    """``modules`` of the file ``path`` with the alpha from a PEFT configuration, and where it was found (empty: nowhere, scale 1).
 
-    The adapter_config.json beside it belongs to files that PEFT wrote: with its key names (``form`` is peft) or its file name. Raises
-    UserError for a configuration that makes no sense.
+    An adapter_config.json beside the file applies only to files that PEFT wrote, recognised by key names (``form`` is peft) or by file
+    name. Raises UserError for an invalid configuration.
     """
     if any(module.alpha is not None for module in modules):
         return modules, ""
@@ -35,10 +35,16 @@ def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], pa
     config = path.parent / "adapter_config.json"
     if (form == "peft" or path.stem == "adapter_model") and config.is_file():
         if config.stat().st_size > _LARGEST:
-            raise UserError(f"{config} is too large for a configuration.", "Without it the LoRA's scale is unknown.", kind="lora")
+            raise UserError(
+                f"{config} is too large for a configuration file.",
+                "The LoRA's scale is unknown without it. Export the LoRA again.",
+                kind="lora",
+            )
         table = _json_object(config.read_text(encoding="utf-8-sig", errors="replace"))
         if not table:
-            raise UserError(f"{config} is not a JSON object.", "Without it the LoRA's scale is unknown; export it again.", kind="lora")
+            raise UserError(
+                f"{config} is not a JSON object.", "The LoRA's scale is unknown without it. Export the LoRA again.", kind="lora"
+            )
         scale = _scale(table, str(config))
         return tuple(_with_alpha(module, scale) for module in modules), "adapter_config.json"
     return modules, ""
@@ -46,8 +52,8 @@ def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], pa
 
 @dataclass(frozen=True)
 class _Scale:
-    """What a configuration says of alpha: for all layers, by the end of a layer's name (with the place of that pattern in their order), and
-    whether it is divided by the rank's root."""
+    """alpha in a configuration: for all layers, by the end of a layer's name (with the pattern's position), and whether it is divided by
+    the square root of the rank instead of the rank."""
 
     alpha: float | None
     patterns: Mapping[str, tuple[int, float]]
@@ -58,11 +64,11 @@ def _scale(config: Mapping[str, Any], source: str) -> _Scale:
     name = "lora_alpha" if "lora_alpha" in config else "alpha"
     alpha, patterns, root = config.get(name), config.get("alpha_pattern") or {}, config.get("use_rslora") or False
     if alpha is not None and _number(alpha) is None:
-        raise _senseless(source, name, alpha)
+        raise _invalid(source, name, alpha)
     if not isinstance(patterns, dict) or any(_number(value) is None for value in patterns.values()):
-        raise _senseless(source, "alpha_pattern", patterns)
+        raise _invalid(source, "alpha_pattern", patterns)
     if not isinstance(root, bool):
-        raise _senseless(source, "use_rslora", root)
+        raise _invalid(source, "use_rslora", root)
     return _Scale(_number(alpha), {str(name): (place, _number(value) or 0.0) for place, (name, value) in enumerate(patterns.items())}, root)
 
 
@@ -71,14 +77,14 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number of more than 308 digits
+    except OverflowError:  # an integer with more than 308 digits
         return None
 
 
-def _senseless(source: str, name: str, value: object) -> UserError:
+def _invalid(source: str, name: str, value: object) -> UserError:
     return UserError(
-        f"{source} says {name} = {str(value)[:80]}, which makes no sense.",
-        "Without it the LoRA's scale is unknown; correct it, or export the LoRA again.",
+        f"{source} has an invalid value: {name} = {str(value)[:80]}.",
+        "The LoRA's scale is unknown without it. Correct it, or export the LoRA again.",
         kind="lora",
     )
 
@@ -87,7 +93,7 @@ def _with_alpha(module: LoraModule, scale: _Scale) -> LoraModule:
     alpha, rank = scale.alpha, module.rank
     if alpha is None or not rank:
         return module
-    # a pattern is the end of a name, and the last one that fits holds: each end of this name is looked up, however many patterns there are
+    # a pattern matches the end of a name, and the last match counts; looking up every end of the name is fast however many patterns exist
     ends = [module.name[start:] for start in range(len(module.name) + 1)]
     _, alpha = max((scale.patterns[end] for end in ends if end in scale.patterns), default=(-1, alpha))
     value = alpha * (math.sqrt(rank) if scale.rank_stabilised else 1.0)
@@ -101,6 +107,6 @@ def _part(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
+    except (ValueError, RecursionError):  # ValueError: not JSON, or a number with thousands of digits
         return {}
     return data if isinstance(data, dict) else {}

@@ -1,4 +1,4 @@
-"""Load the tensors of a LoRA file: safetensors after a header check, or a .pt that holds nothing but tensors."""
+"""Load the tensors of a LoRA file: .safetensors after checking the header, or .pt that holds nothing but tensors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .. import container
 
 FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
 PICKLED = (".pt", ".bin", ".ckpt", ".pth")
-_MOST_TENSORS = 50_000  # ten times those of the largest: SDXL's, every layer and both text encoders, as LoHa
-_SLACK = 16 << 20  # bytes: layers that share a tensor (one alpha for all) may be this much larger together than their file
+_MOST_TENSORS = 50_000  # ten times the largest LoRA: a LoHa of every layer of SDXL and both text encoders
+_SLACK = 16 << 20  # bytes by which tensors may exceed their file, because layers may share a tensor (one alpha for all)
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """What a file holds: named tensors, or (cloneofsimo's .pt) a bare list of them. A safetensors file is mapped while one lives."""
+    """The contents of a file: named tensors, or a list of them (cloneofsimo's .pt). A .safetensors file stays mapped while this exists."""
 
     path: Path
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -42,14 +42,14 @@ def load(path: Path) -> RawFile:
     if path.is_dir():
         found = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
         if found is None:
-            raise UserError(f"The folder {path} holds no LoRA.", f"Expected one of: {', '.join(FOLDER_FILES)}.", kind="lora")
+            raise UserError(f"The folder {path} holds no LoRA.", f"It should hold one of: {', '.join(FOLDER_FILES)}.", kind="lora")
         path = found
     if not path.is_file():
-        raise UserError(f"There is no file {path}.", "Check the path.", kind="lora")
+        raise UserError(f"The file {path} does not exist.", "Check the path.", kind="lora")
     if path.suffix.lower() in PICKLED:
         return _load_pickled(path)
     if _is_zip(path):
-        raise UserError(f"{path.name} is a PyTorch file with a wrong ending.", "Rename it to .pt.", kind="lora")
+        raise UserError(f"{path.name} is a PyTorch file with the wrong extension.", "Rename it to .pt.", kind="lora")
     header = container.read_header(path)
     _check_count(path, len(header.tensors))
     try:
@@ -66,13 +66,13 @@ def _load_pickled(path: Path) -> RawFile:
     except (pickle.UnpicklingError, NotOnlyTensors) as error:
         raise UserError(
             f"{path.name} holds more than tensors: loading it could run program code, so it is refused.",
-            "Get it as .safetensors, or convert it on a machine that you can afford to lose.",
+            "Get the LoRA as .safetensors, or convert it on a machine without anything valuable.",
             kind="lora",
         ) from error
     except FalseTorchFile as error:
-        raise UserError(f"{path.name} is damaged or no PyTorch file: {error}.", "Download it again.", kind="lora") from error
+        raise UserError(f"{path.name} is damaged or not a PyTorch file: {error}.", "Download it again.", kind="lora") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path.name} is damaged or no PyTorch file: {error}.", "Download it again.", kind="lora") from error
+        raise UserError(f"{path.name} is damaged or not a PyTorch file: {error}.", "Download it again.", kind="lora") from error
     if isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
         data = data["state_dict"]
     if isinstance(data, (list, tuple)) and data and all(isinstance(item, torch.Tensor) for item in data):
@@ -81,21 +81,21 @@ def _load_pickled(path: Path) -> RawFile:
     if isinstance(data, dict) and data and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in data.items()):
         _check_size(path, list(data.values()))
         return RawFile(path, {key: value.detach().contiguous() for key, value in data.items()})
-    raise UserError(f"{path.name} holds no table of tensors.", "It is no LoRA; is it a training state?", kind="lora")
+    raise UserError(f"{path.name} does not hold named tensors.", "It is not a LoRA. Is it a training state?", kind="lora")
 
 
 def _check_count(path: Path, count: int) -> None:
     if count > _MOST_TENSORS:
-        raise UserError(f"{path.name} has {count:,} tensors, and no LoRA has more than {_MOST_TENSORS:,}.", "It is no LoRA.", kind="lora")
+        raise UserError(f"{path.name} has {count:,} tensors. No LoRA has more than {_MOST_TENSORS:,}.", "Choose a LoRA file.", kind="lora")
 
 
 def _check_size(path: Path, listed: Sequence[torch.Tensor]) -> None:
-    """Raises UserError where a copy of each tensor would be much larger than their file."""
+    """Raise UserError when copies of the tensors would be much larger than their file."""
     _check_count(path, len(listed))
     taken, size = sum(tensor.numel() * tensor.element_size() for tensor in listed), path.stat().st_size
     if taken > size + _SLACK:
         raise UserError(
-            f"{path.name} is damaged or no PyTorch file: its tensors would take {taken:,} bytes, and it has {size:,}.",
+            f"{path.name} is damaged or not a PyTorch file: its tensors would take {taken:,} bytes, but the file has {size:,}.",
             "Download it again.",
             kind="lora",
         )

@@ -1,4 +1,4 @@
-"""From ``LoraWeights`` to the tensors of each naming, and to a file."""
+"""Convert ``LoraWeights`` to the key names of each tool, and write them to a file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from ...core.errors import UserError
 from ...core.files.writing import atomic_path, remove_abandoned
 from ...core.messages import Action, ExportOption, Message
-from .. import dora, folding
 from ..biases import bias_of
-from ..models import MODELS
+from ..comfyui_dora import has_output_magnitudes, uses_base_norm
+from ..folded_alpha import FOLDED_ALPHA_KEY, fold
+from ..naming.family_layouts import FAMILY_LAYOUTS
+from ..naming.unet_names import diffusers_to_ldm
 from ..reading.read import scan_lora
-from ..unet_names import diffusers_to_ldm
 from ..weights import LoraModule, LoraWeights
 from .save import write_tensors
 
@@ -25,7 +26,7 @@ _PREFIX = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
 
 @dataclass(frozen=True)
 class Converted:
-    """A LoRA in one naming, ready to be written. ``notes`` say what could not be carried over exactly."""
+    """A LoRA in one format, ready to write. ``notes`` list what could not be converted exactly."""
 
     format: str
     tensors: dict[str, torch.Tensor]
@@ -34,7 +35,7 @@ class Converted:
 
 
 def to_kohya(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
-    """kohya's naming, for every program; SDXL layers by their LDM names. Any algorithm; layers without alpha get one (scale 1)."""
+    """kohya's format, which every program reads; SDXL layers by LDM names. Any algorithm. Layers without alpha get one (scale 1)."""
     tensors: dict[str, torch.Tensor] = dict(weights.extra)
     for module in _cast(weights, dtype):
         key = module.kohya_key(_family(weights), weights.unet_layout)
@@ -45,9 +46,9 @@ def to_kohya(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converte
 
 
 def to_comfyui(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
-    """ComfyUI's own naming (what its Save LoRA writes): ``diffusion_model.`` and LDM names, ``text_encoders.clip_l.…``. Any algorithm."""
+    """ComfyUI's own format, as its Save LoRA writes it: ``diffusion_model.`` and LDM names, ``text_encoders.clip_l.…``. Any algorithm."""
     family, tensors = _family(weights), {}
-    clips = MODELS[family].clips if family in MODELS else {}
+    clips = FAMILY_LAYOUTS[family].clips if family in FAMILY_LAYOUTS else {}
     for module in _cast(weights, dtype):
         if module.component == "unet":
             name = diffusers_to_ldm(module.name, weights.unet_layout)
@@ -65,14 +66,14 @@ def to_comfyui(weights: LoraWeights, dtype: torch.dtype | None = None) -> Conver
 
 
 def to_diffusers(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
-    """What diffusers' training scripts save (``unet.….lora.down.weight``). Plain LoRA only; alpha is folded into a matrix."""
-    _need_plain(weights, "diffusers", decomposed=False)
+    """The format of diffusers' training scripts (``unet.….lora.down.weight``). Plain LoRA only. alpha is folded into a matrix."""
+    _require_plain(weights, "diffusers", decomposed=False)
     return _folded(weights, dtype, "diffusers", _diffusers_key)
 
 
 def to_peft(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
-    """PEFT's naming as diffusers saves it today (``unet.….lora_A.weight``). LoRA and DoRA with a scale for each output."""
-    _need_plain(weights, "peft", decomposed=True)
+    """PEFT's format as diffusers saves it today (``unet.….lora_A.weight``). LoRA, and DoRA with magnitudes of outputs."""
+    _require_plain(weights, "peft", decomposed=True)
     return _folded(weights, dtype, "peft", _peft_key)
 
 
@@ -85,35 +86,32 @@ FORMATS: dict[str, Callable[[LoraWeights, torch.dtype | None], Converted]] = {
 
 
 def convert(weights: LoraWeights, form: str, dtype: torch.dtype | None = None) -> Converted:
-    """``weights`` in the naming ``form``: kohya, diffusers, peft or comfyui; number type ``dtype``, by default as it is."""
+    """``weights`` in the format ``form`` (kohya, diffusers, peft or comfyui), converted to ``dtype`` if one is given."""
     if form not in FORMATS:
-        raise UserError(f"There is no LoRA format {form!r}.", f"Choose one of: {', '.join(FORMATS)}.", kind="lora")
+        raise UserError(f"The LoRA format {form!r} does not exist.", f"Choose one of: {', '.join(FORMATS)}.", kind="lora")
     return FORMATS[form](weights, dtype)
 
 
 def write_lora(path: Path, converted: Converted) -> None:
-    """Write a converted LoRA with its hashes to ``path``, atomically, and read it back before it gets its name.
-
-    What a killed process left half written in that folder is deleted.
-    """
+    """Write a converted LoRA with its hashes to ``path``, atomically, after reading it back. Deletes what killed processes left there."""
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
-        raise UserError(f"{path.name}: LoRAs are written as .safetensors only.", "Give the file that ending.", kind="lora")
+        raise UserError(f"{path.name}: LoRAs can only be written as .safetensors.", "Use that extension.", kind="lora")
     remove_abandoned(path.parent)
     with atomic_path(path) as temporary:
         write_tensors(temporary, converted.tensors, converted.metadata)
         faults = scan_lora(temporary).fatal
         if faults:
             raise UserError(
-                f"The converted LoRA would be of no use: {'; '.join(faults)}.",
+                f"The converted LoRA would be unusable: {'; '.join(faults)}.",
                 Message("Try ", ExportOption("dtype", "fp32"), "."),
                 kind="lora",
             )
 
 
 def _folded(weights: LoraWeights, dtype: torch.dtype | None, form: str, name: Callable[[str, str, str], str]) -> Converted:
-    _cast(weights, dtype)  # refuses what the number type cannot hold
-    folded = folding.fold(weights.modules, dtype)
+    _cast(weights, dtype)  # refuses weights that exceed the number type
+    folded = fold(weights.modules, dtype)
     tensors: dict[str, torch.Tensor] = {}
     for module in folded.modules:
         for suffix, tensor in module.tensors.items():
@@ -123,10 +121,12 @@ def _folded(weights: LoraWeights, dtype: torch.dtype | None, form: str, name: Ca
     notes: tuple[str, ...] = ()
     if folded.errors:
         layers = f"{len(folded.errors)} layer{'s' * (len(folded.errors) > 1)}"
-        told = f"this format has no alpha: multiplying by alpha / rank rounded {layers} (relative error at most {max(folded.errors):.1e})"
-        back = f"{folded.lossy} do not come back bit for bit" if folded.lossy else "the way back is exact"
-        notes = (Message(f"{told}; {back}; ", ExportOption("dtype", "fp32"), " avoids rounding"),)
-    return Converted(form, tensors, {**weights.metadata, folding.KEY: folded.record}, (*notes, *_dropped(weights)))
+        rounded = (
+            f"this format has no alpha; multiplying by alpha / rank rounded {layers} (relative error at most {max(folded.errors):.1e})"
+        )
+        undo = f"{folded.lossy} of them cannot be restored exactly" if folded.lossy else "converting back is exact"
+        notes = (Message(f"{rounded}; {undo}; ", ExportOption("dtype", "fp32"), " avoids rounding"),)
+    return Converted(form, tensors, {**weights.metadata, FOLDED_ALPHA_KEY: folded.record}, (*notes, *_dropped(weights)))
 
 
 def _diffusers_key(component: str, module: str, suffix: str) -> str:
@@ -145,26 +145,26 @@ def _magnitude_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return (tensor.numel(),) if tensor.ndim == 2 else (1, tensor.numel(), *[1] * (tensor.ndim - 2))
 
 
-def _need_plain(weights: LoraWeights, form: str, *, decomposed: bool) -> None:
+def _require_plain(weights: LoraWeights, form: str, *, decomposed: bool) -> None:
     _family(weights)
-    if decomposed and dora.is_of_base(weights.metadata):
+    if decomposed and uses_base_norm(weights.metadata):
         raise UserError(
             "This DoRA was exported for ComfyUI's own loader and one base model; other programs would read it wrongly.",
-            "Convert the LoRA that it was made from.",
+            "Convert the original LoRA instead.",
             kind="lora",
         )
     for module in weights:
         if bias_of(module) is not None or "reshape_weight" in module.tensors:
-            what = "a change of its bias" if bias_of(module) is not None else "another size of its layer"
+            what = "changes its bias" if bias_of(module) is not None else "changes the size of its layer"
             raise UserError(
-                f"The {form} format holds changes of weights only, and {module.name} has {what}.",
+                f"The {form} format holds only weight changes, but {module.name} also {what}.",
                 Message("Choose ", ExportOption("format", "kohya"), " or comfyui, which can hold it unchanged."),
                 kind="lora",
             )
         if module.algorithm != "lora" or "lora_mid.weight" in module.tensors:
             kind = "LoRA in Tucker form" if module.algorithm == "lora" else module.algorithm
             raise UserError(
-                f"The {form} format holds plain LoRA only, and {module.name} is {kind}.",
+                f"The {form} format holds only plain LoRA, but {module.name} is {kind}.",
                 Message(
                     "Approximate it with ",
                     ExportOption("rank"),
@@ -178,12 +178,14 @@ def _need_plain(weights: LoraWeights, form: str, *, decomposed: bool) -> None:
             continue
         if not decomposed:
             raise UserError(
-                f"The {form} format holds no DoRA.", Message("Choose ", ExportOption("format", "peft"), ", kohya or comfyui."), kind="lora"
+                f"The {form} format cannot hold DoRA.",
+                Message("Choose ", ExportOption("format", "peft"), ", kohya or comfyui."),
+                kind="lora",
             )
         scale, outputs = module.tensors["dora_scale"], module.tensors["lora_up.weight"].shape[0]
         if scale.shape[0] != outputs or scale.numel() != outputs:
             raise UserError(
-                f"PEFT's DoRA scales outputs, and {module.name} scales inputs.",
+                f"PEFT's DoRA scales outputs, but {module.name} scales inputs.",
                 Message("Choose ", ExportOption("format", "kohya"), " or comfyui."),
                 kind="lora",
             )
@@ -210,17 +212,17 @@ def _cast(weights: LoraWeights, dtype: torch.dtype | None) -> tuple[LoraModule, 
 
 
 def narrowed(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``tensor`` in ``dtype``, but DoRA's magnitudes never in fewer bits than they have: rounding one rounds a whole row of the weight."""
+    """``tensor`` in ``dtype``. DoRA's magnitudes never lose bits, because rounding one rounds a whole row of the weight."""
     keeps = not tensor.is_floating_point() or (name == "dora_scale" and dtype.itemsize < tensor.dtype.itemsize)
     return tensor if keeps else tensor.to(dtype)
 
 
 def _dora_in_comfyui(weights: LoraWeights) -> tuple[str, ...]:
-    if dora.is_of_base(weights.metadata) or not any(dora.by_output(module) for module in weights):
+    if uses_base_norm(weights.metadata) or not any(has_output_magnitudes(module) for module in weights):
         return ()
     return (
-        "ComfyUI's own loader gives a few percent less or more of this DoRA's effect than was trained; Load LoRA gives what was trained, "
-        "and so does an export for one model (the model and clip inputs of Export LoRA, the option base of the command line)",
+        "ComfyUI's own loader applies this DoRA a few percent more weakly or strongly than trained; Load LoRA applies it exactly, and so "
+        "does ComfyUI with an export for one model (the model and clip inputs of Export LoRA, the option base of the command line)",
     )
 
 
@@ -240,7 +242,7 @@ def _new_alpha(module: LoraModule) -> torch.Tensor:
 def _family(weights: LoraWeights) -> str:
     if weights.family == "unknown":
         raise UserError(
-            "It is not known for which model family this LoRA was made, so its layers cannot be renamed.",
+            "The model family of this LoRA is unknown, so its layers cannot be renamed.",
             Message("Use ", Action.STATE_MODEL, "."),
             kind="lora",
         )
@@ -248,4 +250,4 @@ def _family(weights: LoraWeights) -> str:
 
 
 def _dropped(weights: LoraWeights) -> tuple[str, ...]:
-    return (f"{len(weights.extra)} bundled embeddings have no place in this format and were left out",) if weights.extra else ()
+    return (f"{len(weights.extra)} bundled embeddings were left out, because this format cannot hold them",) if weights.extra else ()

@@ -1,4 +1,4 @@
-"""Change a LoRA's metadata and nothing else."""
+"""Edit a LoRA's metadata."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...core.files.image_file import load_image
 from .. import container
 from ..thumbnail import from_data_url, to_data_url
 
-# What a person calls it, and the key that programs read.
+# Names for users, and the keys that programs read.
 FIELDS = {
     "title": "modelspec.title",
     "author": "modelspec.author",
@@ -25,9 +25,9 @@ FIELDS = {
 
 
 def edited(metadata: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:
-    """``metadata`` with ``changes``: keys are those of ``FIELDS`` or any full key; an empty text removes the key.
+    """``metadata`` with ``changes``. Keys are those of ``FIELDS`` or any full key; an empty value removes the key.
 
-    ``thumbnail`` takes an image file, which is embedded as a small JPEG, or a data URL. Raises UserError for an image that cannot be read.
+    ``thumbnail`` is an image file, which is embedded as a small JPEG, or a data URL. Raises UserError for an unreadable image.
     """
     result = dict(metadata)
     for name, value in changes.items():
@@ -39,12 +39,12 @@ def edited(metadata: Mapping[str, str], changes: Mapping[str, str]) -> dict[str,
             continue
         result[key] = _thumbnail(value) if key == FIELDS["thumbnail"] else value
     if any(FIELDS.get(name, name).startswith("modelspec.") for name in changes):
-        result.setdefault("modelspec.sai_model_spec", "1.0.1")  # without the version no program reads the others
+        result.setdefault("modelspec.sai_model_spec", "1.0.1")  # programs ignore the other keys without the version
     return result
 
 
 def edit_metadata(path: Path, target: Path, changes: Mapping[str, str]) -> dict[str, str]:
-    """Write ``path`` with changed metadata to ``target`` (may be the same); tensors stay byte for byte. Returns the new metadata."""
+    """Write ``path`` with edited metadata to ``target`` (may be the same path). Tensors stay unchanged. Returns the new metadata."""
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise UserError(f"{path.name} has no metadata.", "Export it as .safetensors first.", kind="lora")
@@ -56,11 +56,11 @@ def edit_metadata(path: Path, target: Path, changes: Mapping[str, str]) -> dict[
 def _thumbnail(value: str) -> str:
     if value.startswith("data:"):
         if from_data_url(value) is None:
-            raise UserError("The thumbnail's data URL holds no picture.", "Give an image file instead.", kind="lora")
+            raise UserError("The thumbnail's data URL holds no image.", "Give an image file instead.", kind="lora")
         return value
     try:
         return to_data_url(load_image(value))
     except FileNotFoundError as error:
-        raise UserError(f"There is no image {value}.", "Check the path of the thumbnail.", kind="lora") from error
+        raise UserError(f"The image {value} does not exist.", "Check the path of the thumbnail.", kind="lora") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"The image {value} cannot be read: {error}.", "Choose a PNG, JPEG or WebP picture.", kind="lora") from error
+        raise UserError(f"The image {value} cannot be read: {error}.", "Choose a PNG, JPEG or WebP image.", kind="lora") from error

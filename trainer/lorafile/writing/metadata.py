@@ -1,7 +1,7 @@
-"""Metadata of a trained LoRA: what kohya writes (``ss_*``) and Stability's model specification (``modelspec.*``).
+"""Metadata of a trained LoRA: kohya's keys (``ss_*``) and Stability's model specification (``modelspec.*``).
 
-Every value is text, as safetensors demands; lists and tables are JSON inside that text, as kohya's readers expect. A value that
-does not apply is the text ``None``. Which key which tool reads is written in docs/compatibility.md.
+Every value is text, as safetensors requires. Lists and tables are JSON text, as readers of kohya's files expect. A value that does not
+apply is the text ``None``. docs/compatibility.md lists which tool reads which key.
 """
 
 from __future__ import annotations
@@ -10,114 +10,19 @@ import datetime
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from PIL import Image
 
 from ... import __version__
-from ..models import MODELS
+from ..naming.family_layouts import FAMILY_LAYOUTS
 from ..thumbnail import to_data_url
+from .training_facts import SubsetFacts, TrainingFacts
 
-# Characters of the table of tags, which is written twice: a header may have 100 MB, and every program reads all of it. Ten thousand tags of
-# booru take 0.2 MB; captions of whole sentences, each of which is a tag of its own, can be any number.
+# Characters of the table of tags, which is written twice. Every program reads the whole header, which may have 100 MB. Ten thousand booru
+# tags take 0.2 MB, but captions in sentences, each of which counts as a tag, have no such limit.
 LONGEST_TAGS = 2_000_000
 
 
-@dataclass(frozen=True)
-class SubsetFacts:
-    """One of the datasets that were trained together."""
-
-    name: str
-    image_count: int
-    images_seen: int  # in an epoch, with repeats
-    repeats: int
-    tag_frequency: Mapping[str, int]
-    class_tokens: str = ""
-    regularisation_count: int = 0
-    loss_weight: float = 1.0
-    shuffle_caption: bool = False
-    keep_tokens: int = 0
-    caption_dropout: float = 0.0
-    tag_dropout: float = 0.0
-    flip: bool = False
-
-
-@dataclass(frozen=True)
-class TrainingFacts:
-    """What is known about a training run; everything but the first four has a neutral default."""
-
-    name: str
-    family: str  # "sd1", "sdxl", …
-    rank: int
-    alpha: float
-    # base
-    base_name: str = ""  # file name of the checkpoint
-    base_hash: str = ""  # SHA-256 of the checkpoint file, hex
-    base_legacy_hash: str = ""  # SHA-256 of 64 KiB at 1 MiB, first 8 digits (what A1111 shows as [hash])
-    prediction_type: str = "epsilon"  # or "v_prediction"
-    clip_skip: int | None = None
-    max_tokens: int = 75  # of a caption that are read
-    # network
-    trains_unet: bool = True
-    targets: str = "all-linear"
-    network_args: Mapping[str, object] = field(default_factory=dict)  # beyond rank and alpha: conv_dim, dora_wd, …
-    network_dropout: float | None = None
-    # optimisation
-    lr: float = 0.0
-    text_encoder_lr: float | None = None  # None: not trained
-    optimizer: str = "torch.optim.adamw.AdamW"
-    optimizer_args: Mapping[str, object] = field(default_factory=dict)
-    scheduler: str = "constant"
-    warmup_steps: int = 0
-    max_grad_norm: float = 1.0
-    min_snr_gamma: float | None = None
-    noise_offset: float | None = None
-    gradient_checkpointing: bool = False
-    precision: str = "no"  # "bf16", "fp16" or "no" (fp32), in accelerate's words
-    seed: int = 0
-    # length
-    epochs: int = 0  # so far
-    planned_epochs: int = 0  # 0: same as epochs
-    steps: int = 0  # optimizer steps done
-    max_steps: int = 0  # optimizer steps planned; 0: same as steps
-    batch_size: int = 1  # per device
-    devices: int = 1
-    accumulation: int = 1
-    loss: float | None = None
-    started_at: float = 0.0  # seconds since 1970
-    finished_at: float = 0.0
-    # dataset
-    dataset_name: str = ""
-    dataset_hash: str = ""
-    image_count: int = 0
-    regularisation_count: int = 0
-    repeats: int = 1  # the most frequent
-    images_seen: int = 0  # in an epoch, with repeats; 0: image_count times repeats
-    resolution: int | tuple[int, int] = 512  # width, height
-    buckets: Mapping[str, int] = field(default_factory=dict)  # "512x512": images
-    tag_frequency: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # folder: {tag: images}
-    trigger: str = ""
-    class_description: str = ""
-    shuffle_caption: bool = False
-    keep_tokens: int = 0
-    caption_dropout: float = 0.0
-    tag_dropout: float = 0.0
-    flip: bool = False
-    subsets: tuple[SubsetFacts, ...] = ()  # the datasets one by one when there are several; else told by what stands above
-    # for people
-    title: str = ""
-    author: str = ""
-    description: str = ""
-    licence: str = ""
-    tags: tuple[str, ...] = ()
-    usage_hint: str = ""
-    comment: str = ""
-    thumbnail: Image.Image | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)  # further keys, written as they are
-
-
 def build_metadata(facts: TrainingFacts) -> dict[str, str]:
-    """All metadata of a run but the file hashes, which ``save_lora`` adds. Equal facts give equal metadata."""
+    """All metadata of a run except the file hashes, which ``save_lora`` adds. Equal facts give equal metadata."""
     values: dict[str, object] = {**_run(facts), **_base(facts), **_optimisation(facts), **_dataset(facts)}
     metadata = {key: str(value) for key, value in values.items()}
     metadata.update(_modelspec(facts))
@@ -126,12 +31,12 @@ def build_metadata(facts: TrainingFacts) -> dict[str, str]:
 
 
 def trigger_phrase(facts: TrainingFacts) -> str:
-    """The trigger word, followed by the class description when there is one."""
+    """The trigger word, followed by the class description if there is one."""
     return " ".join(part for part in (facts.trigger.strip(), facts.class_description.strip()) if part)
 
 
 def _run(facts: TrainingFacts) -> dict[str, object]:
-    # kohya draws the session number at random; a hash of the facts keeps equal runs equal
+    # kohya draws the session number at random; a hash of the facts keeps the metadata of equal runs equal
     seed_text = f"{facts.name}|{facts.base_hash}|{facts.dataset_hash}|{facts.seed}|{facts.steps}|{facts.lr}|{facts.rank}"
     session = int.from_bytes(hashlib.sha256(seed_text.encode("utf-8")).digest()[:4], "little")
     values: dict[str, object] = {
@@ -158,13 +63,13 @@ def _run(facts: TrainingFacts) -> dict[str, object]:
 
 
 def _base(facts: TrainingFacts) -> dict[str, object]:
-    model = MODELS.get(facts.family)
+    layout = FAMILY_LAYOUTS.get(facts.family)
     values: dict[str, object] = {
-        "ss_base_model_version": model.base_version if model else facts.family,
-        "ss_v2": facts.family == "sd2",
+        "ss_base_model_version": layout.base_version if layout else facts.family,
+        "ss_v2": bool(layout and layout.is_v2),
         "ss_sd_model_name": facts.base_name or None,
         "ss_clip_skip": facts.clip_skip,
-        "ss_max_token_length": None if facts.max_tokens == 75 else facts.max_tokens,  # as kohya's trainer says it
+        "ss_max_token_length": None if facts.max_tokens == 75 else facts.max_tokens,  # as in kohya's trainer
     }
     if facts.base_legacy_hash:
         values["ss_sd_model_hash"] = facts.base_legacy_hash
@@ -253,7 +158,7 @@ def _dataset(facts: TrainingFacts) -> dict[str, object]:
 
 
 def most_frequent(frequency: Mapping[str, Mapping[str, int]], limit: int = LONGEST_TAGS) -> tuple[dict[str, dict[str, int]], int]:
-    """The most frequent tags of all folders, in their order, that take ``limit`` characters of JSON at most; how many others there are."""
+    """The most frequent tags of all folders, in file order, up to ``limit`` characters of JSON, and the number of the other tags."""
     entries = [(count, folder, tag) for folder, tags in frequency.items() for tag, count in tags.items()]
     kept: set[tuple[str, str]] = set()
     for count, folder, tag in sorted(entries, key=lambda entry: -entry[0]):
@@ -284,18 +189,18 @@ def _subset(subset: SubsetFacts) -> dict[str, object]:
     if subset.caption_dropout or subset.tag_dropout:
         values |= {"caption_dropout_rate": subset.caption_dropout, "caption_tag_dropout_rate": subset.tag_dropout}
     if subset.loss_weight != 1:
-        values["loss_weight"] = subset.loss_weight  # ours: kohya knows one only for regularisation pictures
+        values["loss_weight"] = subset.loss_weight  # our own key: kohya has one only for regularisation images
     return values
 
 
 def _modelspec(facts: TrainingFacts) -> dict[str, str]:
     width, height = _resolution(facts)
-    model = MODELS.get(facts.family)
+    layout = FAMILY_LAYOUTS.get(facts.family)
     moment = datetime.datetime.fromtimestamp(int(facts.finished_at or facts.started_at), tz=datetime.timezone.utc)
     values = {
         "sai_model_spec": "1.0.1",
         "architecture": _architecture(facts),
-        "implementation": model.implementation if model else "diffusers",
+        "implementation": layout.implementation if layout else "diffusers",
         "implementation_version": f"AnimeLoRA/{__version__}",
         "title": facts.title or facts.name,
         "resolution": f"{width}x{height}",
@@ -314,10 +219,11 @@ def _modelspec(facts: TrainingFacts) -> dict[str, str]:
 
 
 def _architecture(facts: TrainingFacts) -> str:
-    if facts.family == "sd2" and facts.prediction_type.startswith("v"):
-        return "stable-diffusion-v2-768-v/lora"
-    model = MODELS.get(facts.family)
-    return model.architecture if model else f"{facts.family}/lora"
+    layout = FAMILY_LAYOUTS.get(facts.family)
+    if layout is None:
+        return f"{facts.family}/lora"
+    predicts_velocity = facts.prediction_type.startswith("v")
+    return layout.velocity_architecture if predicts_velocity and layout.velocity_architecture else layout.architecture
 
 
 def _resolution(facts: TrainingFacts) -> tuple[int, int]:

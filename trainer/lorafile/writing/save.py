@@ -1,4 +1,4 @@
-"""Write a LoRA file, with the hashes that model browsers identify it by, and check it after writing."""
+"""Write a LoRA file with the hashes by which model browsers identify it, and check it after writing."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _CHUNK = 1 << 20
 
 
 def save_lora(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write kohya-named ``tensors`` with ``metadata`` and the ``sshs_*`` hashes to ``path``, atomically, and check the result.
+    """Write ``tensors`` with kohya's key names, ``metadata`` and the ``sshs_*`` hashes to ``path``, atomically, and check the result.
 
-    Equal input gives equal bytes. Raises UserError (and leaves ``path`` as it was) when the file would be of no use: see ``verify_lora``.
+    Equal input gives equal bytes. Raises UserError and leaves ``path`` unchanged when the file would be unusable: see ``verify_lora``.
     """
     path = Path(path)
     if not tensors:
-        raise UserError(f"{path.name}: there are no weights to save, so it would hold no LoRA.", "", kind="lora")
+        raise UserError(f"{path.name} was not written, because there are no weights to save.", "", kind="lora")
     with atomic_path(path) as temporary:
         write_tensors(temporary, tensors, metadata)
         verify_lora(temporary, name=path.name)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write any tensors with ``metadata``, ``sshs_*`` and ``modelspec.hash_sha256``; not checked, not atomic."""
+    """Write any tensors with ``metadata``, ``sshs_*`` and ``modelspec.hash_sha256``, without a check and not atomically."""
     ready = {key: tensor.detach().to("cpu").contiguous() for key, tensor in sorted(tensors.items())}
     training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
     with partial_path(path) as unhashed:
         save_file(ready, unhashed, metadata=training)
         model_hash, legacy_hash = file_hashes(unhashed)
-        # a hash in the metadata given belongs to the tensors that it was read with
+        # hashes in ``metadata`` may belong to other tensors, so they are replaced
         full = {**metadata, "sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
         if any(key.startswith("modelspec.") for key in metadata):
             full["modelspec.hash_sha256"] = f"0x{model_hash}"
@@ -46,8 +46,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
 
 def file_hashes(path: Path) -> tuple[str, str]:
-    """kohya's two hashes of a safetensors file that has only ``ss_*`` metadata: SHA-256 of the tensor data, and
-    ``legacy_hash``."""
+    """kohya's two hashes of a safetensors file with only ``ss_*`` metadata: SHA-256 of the tensor data, and ``legacy_hash``."""
     start = container.read_header(path).data_start
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -58,7 +57,7 @@ def file_hashes(path: Path) -> tuple[str, str]:
 
 
 def matches_own_hash(path: Path) -> bool:
-    """Whether the tensor data is what ``sshs_model_hash`` in the metadata says; True where the metadata says none. Raises UserError."""
+    """Whether the tensor data matches ``sshs_model_hash``, or the metadata has no such hash. Raises UserError for a damaged header."""
     stated = container.read_header(path).metadata.get("sshs_model_hash")
     return stated is None or stated == file_hashes(path)[0]
 
@@ -71,15 +70,13 @@ def legacy_hash(path: Path) -> str:
 
 
 def verify_lora(path: Path, *, name: str = "") -> None:
-    """Re-open a kohya-format file: every module has its down, up and alpha tensors, which fit each other, are finite and not all zero.
-
-    Raises UserError with the reason.
-    """
+    """Read a kohya-format file and raise UserError unless every module has down, up and alpha tensors that fit each other, are finite and
+    not all zero."""
     path = Path(path)
     weights = scan_lora(path)
     label = name or path.name
     if weights.problems:
-        raise UserError(f"{label} is no usable LoRA: {'; '.join(weights.problems)}.", _hint(weights.problems), kind="lora")
+        raise UserError(f"{label} is not a usable LoRA: {'; '.join(weights.problems)}.", _hint(weights.problems), kind="lora")
     if weights.format != "kohya":
         raise UserError(
             f"{label} has {weights.format} key names instead of kohya's.",
@@ -94,7 +91,7 @@ def verify_lora(path: Path, *, name: str = "") -> None:
 def _hint(problems: tuple[str, ...]) -> str:
     text = " ".join(problems)
     if "finite" in text:
-        return "The training diverged: lower the learning rate, or train in bf16 or fp32 instead of fp16."
+        return "The training diverged. Lower the learning rate, or train in bf16 or fp32 instead of fp16."
     if "zero" in text:
-        return "Nothing was learned: raise the learning rate or train for more steps."
-    return "This is a fault of the program; please report it with the training log."
+        return "Nothing was learned. Raise the learning rate or train for more steps."
+    return "This is a bug in AnimeLoRA. Please report it with the training log."

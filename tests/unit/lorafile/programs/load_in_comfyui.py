@@ -1,11 +1,11 @@
-"""Run by ComfyUI's own interpreter: load a LoRA with ComfyUI's code and tell which keys it used and what the weight changes are.
+"""Load LoRAs with ComfyUI's code, in ComfyUI's interpreter, and report the used keys and the weight changes.
 
     PYTHONPATH=<ComfyUI> python load_in_comfyui.py FAMILY JOBS.json
 
 JOBS is a list of {"lora": path, "result": path, "layers": [key of the model's state dict, ...]}. Prints one JSON object with an entry for
-each job: the layers that are patched and the keys that ComfyUI says it did not load. The changes that ComfyUI computes for ``layers``
-are written to ``result``; ``shapes`` has the sizes of layers that are smaller than the real ones. The models have full size and lie on
-the meta device, so that no memory is needed for them.
+each job: the patched layers, and the keys that ComfyUI reports as not loaded. The changes that ComfyUI computes for ``layers`` are written
+to ``result``; ``shapes`` gives the sizes of layers that are smaller than the real ones. The models have full size but are on the meta
+device, where they need no memory.
 """
 
 import json
@@ -52,7 +52,7 @@ CLIPS = {"sd1": comfy.sd1_clip.SD1ClipModel, "sdxl": comfy.sdxl_clip.SDXLClipMod
 
 
 class Missing(logging.Handler):
-    """Collects the keys of the messages "lora key not loaded: …"."""
+    """Collects the keys in messages "lora key not loaded: …"."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Missing(logging.Handler):
 
 
 def run(job: dict[str, Any], key_map: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Load one LoRA and report."""
+    """Load one LoRA and report the result."""
     missing = Missing()
     logging.getLogger().addHandler(missing)
     lora = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(job["lora"], safe_load=True))
@@ -80,7 +80,7 @@ def run(job: dict[str, Any], key_map: dict[str, Any], shapes: dict[str, tuple[in
 
 
 def main() -> None:
-    """Build the models once, then do the jobs."""
+    """Build the models once and process the jobs."""
     model = comfy.model_base.BaseModel(CONFIGS[family](UNETS[family]), device=torch.device("meta"))
     with torch.device("meta"):
         clip = CLIPS[family](device="meta", dtype=torch.float16)

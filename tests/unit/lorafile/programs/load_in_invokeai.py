@@ -1,10 +1,10 @@
-"""Load LoRAs with InvokeAI's own code: which base it takes them for, which layers it finds, and the weight changes.
+"""Load LoRAs with InvokeAI's own code and report the base it recognises, the layers it finds, and the weight changes.
 
     python load_in_invokeai.py SITE JOBS.json
 
 SITE is a folder with ``pip install --no-deps --target SITE invokeai pydantic-settings gguf python-dotenv picklescan deprecated wrapt
-spandrel blake3``; torch, diffusers and transformers are this interpreter's. Heavy packages that InvokeAI imports and LoRAs do not need are
-replaced by empty modules.
+spandrel blake3``; torch, diffusers and transformers are this interpreter's. Heavy packages that InvokeAI imports but does not need for
+LoRAs are replaced by empty modules.
 """
 
 import importlib.abc
@@ -27,7 +27,7 @@ _NOT_NEEDED = {"torchvision", "cv2", "compel"}
 
 
 class Empty(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Makes a module whose every attribute is an empty class."""
+    """Makes modules all of whose attributes are empty classes."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] in _NOT_NEEDED else None
@@ -67,7 +67,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     Config._validate_looks_like_lora(disk)
     try:
         base = Config._get_base_or_raise(disk).value
-    except NotAMatch as error:  # the user then has to name the base when installing the file
+    except NotAMatch as error:  # users must then choose the base when installing the file
         base = str(error)
     state = load_file(job["lora"])
     model = read_sd(rename_sdxl(state) if job["family"] == "sdxl" else state)

@@ -1,12 +1,12 @@
-"""Run by ComfyUI's own interpreter: put a LoRA on a small checkpoint as Load LoRA does, and as core's loader does, and write the weights.
+"""Apply LoRAs to a small checkpoint with Load LoRA and with core's loader, in ComfyUI's interpreter, and write the weights.
 
 python patch_in_comfyui.py COMFYUI PACK BASE_DIRECTORY JOBS.json
 
 JOBS is {"checkpoint": path, "loras": [{"lora": path, "result": path, "strength": 1.0, "layers": [key, ...]}, ...]}. For each layer,
-``result`` gets ``base <key>``, ``ours <key>`` and ``core <key>``, and ``error`` in the printed JSON says why Load LoRA refused.
+``result`` gets ``base <key>``, ``ours <key>`` and ``core <key>``. ``error`` in the printed JSON is Load LoRA's reason for refusing.
 """
 
-# ruff: noqa: E402 (ComfyUI wants its options set before its modules are imported, and those in this order)
+# ruff: noqa: E402 (ComfyUI's options must be set before its modules are imported, in this order)
 from __future__ import annotations
 
 import asyncio
@@ -40,7 +40,7 @@ from safetensors.torch import save_file
 
 
 def patched(patcher: Any, key: str) -> torch.Tensor:
-    """A weight with all patches on it, in fp32."""
+    """A weight in fp32 with all patches applied."""
     weight = comfy.utils.get_attr(patcher.model, key).detach().float().clone()
     return comfy.lora.calculate_weight(patcher.patches.get(key, []), weight, key).contiguous()  # type: ignore[no-any-return]
 
@@ -48,13 +48,13 @@ def patched(patcher: Any, key: str) -> torch.Tensor:
 def main() -> None:
     jobs = json.loads(Path(jobs_path).read_text(encoding="utf-8"))
     model, clip, _ = small_checkpoint.load_small_checkpoint(Path(jobs["checkpoint"]))
-    told: list[dict[str, Any]] = []
+    reports: list[dict[str, Any]] = []
     for job in jobs["loras"]:
         path, strength = Path(job["lora"]), job.get("strength", 1.0)
         try:
             ours = lora_patch.patch(model, clip, path, strength, strength)
-        except Exception as error:  # reported
-            told.append({"error": str(error)})
+        except Exception as error:
+            reports.append({"error": str(error)})
             continue
         tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
         core = comfy.sd.load_lora_for_models(model, clip, tensors, strength, strength)
@@ -65,14 +65,14 @@ def main() -> None:
             results[f"ours {key}"] = patched(ours.clip.patcher if text else ours.model, key)
             results[f"core {key}"] = patched(core[1].patcher if text else core[0], key)
         save_file({key: tensor.clone() for key, tensor in results.items()}, job["result"])
-        told.append({"used": ours.used, "total": ours.total, "unknown": list(ours.unknown)})
+        reports.append({"used": ours.used, "total": ours.total, "unknown": list(ours.unknown)})
     apart = []
     for patcher in (model, clip.patcher):
-        try:  # what core's Train LoRA asks for
+        try:  # as core's Train LoRA does
             apart.append(patcher.clone(force_deepcopy=True).model is not patcher.model)
         except TypeError:  # ComfyUI 0.3.64 has no such copies
             apart.append(True)
-    print("RESULT " + json.dumps({"loras": told, "apart": apart}))
+    print("RESULT " + json.dumps({"loras": reports, "apart": apart}))
 
 
 main()

@@ -1,4 +1,4 @@
-"""The models that LoRA files are made for here: what tells them apart, and what their files call things."""
+"""The model families of LoRA files: what distinguishes them, and the names that their files use."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from .unet_names import UNetLayout
 
 
 @dataclass(frozen=True)
-class Model:
-    """A family of base models, as far as LoRA files know it.
+class FamilyLayout:
+    """A family of base models as it shows in LoRA files.
 
-    - ``text_width``: of the text that cross-attention reads, the inputs of ``attn2.to_k``.
+    - ``text_width``: width of the text embeddings, the number of inputs of ``attn2.to_k``.
     - ``channels``: of the UNet's levels, from the full resolution down.
-    - ``prefixes``: what kohya writes before the modules of each component.
-    - ``clips``: what ComfyUI calls each component's text encoder; by its size.
-    - ``original_names``: whether kohya's keys have the names that the UNet's modules have in checkpoints, else diffusers'.
-    - ``base_version``, ``architecture``, ``implementation``: ``ss_base_model_version`` and the ``modelspec`` keys of these names; the
-      implementation is where the key layout comes from.
-    - ``stated``: what one of the first two has in it, in any program's files.
+    - ``layout``: which levels of the UNet have attention.
+    - ``prefixes``: kohya's prefix for the modules of each component.
+    - ``clips``: ComfyUI's name for the text encoder of each component.
+    - ``original_names``: whether kohya's keys use the UNet's module names from checkpoints (LDM) instead of diffusers'.
+    - ``base_version``: the value of ``ss_base_model_version``.
+    - ``is_v2``: the value of ``ss_v2``.
+    - ``architecture``, ``velocity_architecture``: the value of ``modelspec.architecture``, and the one for v-prediction if it differs.
+    - ``implementation``: the value of ``modelspec.implementation``, where the key layout comes from.
+    - ``stated``: parts of base version or architecture by which files of any program are recognised.
     """
 
     family: str
@@ -33,14 +36,16 @@ class Model:
     architecture: str
     stated: tuple[str, ...]
     implementation: str = "diffusers"
+    velocity_architecture: str = ""
+    is_v2: bool = False
     original_names: bool = False
 
 
 _ONE_ENCODER = {"unet": "lora_unet_", "te1": "lora_te_"}
-MODELS = {
+FAMILY_LAYOUTS = {
     model.family: model
     for model in (
-        Model(
+        FamilyLayout(
             family="sd1",
             title="Stable Diffusion 1.x",
             text_width=768,
@@ -52,7 +57,7 @@ MODELS = {
             architecture="stable-diffusion-v1/lora",
             stated=("sd_v1", "diffusion-v1"),
         ),
-        Model(
+        FamilyLayout(
             family="sd2",
             title="Stable Diffusion 2.x",
             text_width=1024,
@@ -62,9 +67,11 @@ MODELS = {
             clips={"te1": "clip_h"},
             base_version="sd_v2",
             architecture="stable-diffusion-v2-512/lora",
+            velocity_architecture="stable-diffusion-v2-768-v/lora",
+            is_v2=True,
             stated=("sd_v2", "diffusion-v2"),
         ),
-        Model(
+        FamilyLayout(
             family="sdxl",
             title="Stable Diffusion XL",
             text_width=2048,
@@ -81,8 +88,8 @@ MODELS = {
     )
 }
 
-FAMILY_NAME = {
-    **{model.family: model.title for model in MODELS.values()},
+FAMILY_TITLES = {
+    **{model.family: model.title for model in FAMILY_LAYOUTS.values()},
     "flux": "FLUX.1",
     "sd3": "Stable Diffusion 3",
     "cascade": "Stable Cascade",
@@ -92,11 +99,11 @@ FAMILY_NAME = {
 }
 
 
-def layout_of(family: str) -> UNetLayout:
-    """The layout of a family's UNet; SD 1.x' for one that has none here."""
-    return MODELS[family].layout if family in MODELS else UNetLayout()
+def unet_layout_of(family: str) -> UNetLayout:
+    """The layout of a family's UNet; SD 1.x' for unknown families."""
+    return FAMILY_LAYOUTS[family].layout if family in FAMILY_LAYOUTS else UNetLayout()
 
 
-def reading(text_width: int | None) -> str | None:
-    """The family whose cross-attention reads text of that width."""
-    return next((model.family for model in MODELS.values() if model.text_width == text_width), None)
+def family_with_text_width(text_width: int | None) -> str | None:
+    """The family whose text embeddings have that width."""
+    return next((model.family for model in FAMILY_LAYOUTS.values() if model.text_width == text_width), None)

@@ -1,14 +1,14 @@
-"""Module names inside LoRA keys: from kohya's underscores back to dots, and from names to kohya keys."""
+"""kohya's key names: from underscores back to dotted module names, and from module names to keys."""
 
 from __future__ import annotations
 
 import re
 
-from ..core.errors import UserError
-from .models import MODELS
+from ...core.errors import UserError
+from .family_layouts import FAMILY_LAYOUTS
 from .unet_names import UNetLayout, diffusers_to_ldm
 
-# Every name of a module or list of modules in the UNets (diffusers and LDM) and CLIP text encoders of Stable Diffusion.
+# All names of modules and module lists in the UNets (diffusers and LDM) and CLIP text encoders of Stable Diffusion.
 _DIFFUSERS = (
     "down_blocks mid_block up_blocks attentions resnets downsamplers upsamplers transformer_blocks attn1 attn2 to_q to_k to_v to_out "
     "ff net proj proj_in proj_out conv conv1 conv2 conv_in conv_out conv_shortcut conv_norm_out time_emb_proj time_embedding "
@@ -24,7 +24,7 @@ _TOKEN = re.compile("(" + "|".join(sorted(_SEGMENTS, key=len, reverse=True)) + r
 
 
 def dotted(name: str) -> str | None:
-    """``down_blocks_0_attentions_1_proj_in`` as ``down_blocks.0.attentions.1.proj_in``; None when a part is no known module name."""
+    """``down_blocks_0_attentions_1_proj_in`` as ``down_blocks.0.attentions.1.proj_in``; None when a part is not a known module name."""
     parts, position = [], 0
     while position < len(name):
         match = _TOKEN.match(name, position)
@@ -38,12 +38,14 @@ def dotted(name: str) -> str | None:
 def kohya_unet_key(family: str, module: str, layout: UNetLayout | None = None) -> str:
     """The kohya key (without suffix) of a UNet module given by its diffusers name.
 
-    SD 1.x and 2.x keys keep diffusers' names, SDXL keys use the original LDM names, which every tool reads.
-    Raises UserError for a family without kohya names here or a module that its UNet has not.
+    SD 1.x and 2.x keys use diffusers' names, SDXL keys the original LDM names; every tool reads these.
+    Raises UserError for an unknown family or a module that the family's UNet does not have.
     """
-    model = MODELS.get(family)
+    model = FAMILY_LAYOUTS.get(family)
     if model is None:
-        raise UserError(f"No kohya key names are known for the model family {family!r}.", f"Known: {', '.join(MODELS)}.", kind="lora")
+        raise UserError(
+            f"The kohya key names of the model family {family!r} are not known.", f"Known: {', '.join(FAMILY_LAYOUTS)}.", kind="lora"
+        )
     name: str | None = module
     if model.original_names:
         name = diffusers_to_ldm(module, layout or model.layout)
@@ -55,9 +57,9 @@ def kohya_unet_key(family: str, module: str, layout: UNetLayout | None = None) -
 def kohya_text_encoder_key(family: str, component: str, module: str) -> str:
     """The kohya key of a text-encoder module; ``component`` is ``te1`` or ``te2``, ``module`` its name from ``text_model.`` on.
 
-    transformers 5.6 and newer leave out ``text_model.`` for CLIPTextModel; it is put back, since every tool expects it.
+    transformers 5.6 and newer leave out ``text_model.`` for CLIPTextModel. Every tool expects it, so it is added.
     """
-    prefixes = MODELS[family].prefixes if family in MODELS else {}
+    prefixes = FAMILY_LAYOUTS[family].prefixes if family in FAMILY_LAYOUTS else {}
     if component not in prefixes or component == "unet":
         raise UserError(f"The model family {family!r} has no text encoder {component!r}.", "", kind="lora")
     if not module.startswith(("text_model.", "text_projection")):

@@ -1,4 +1,4 @@
-"""Which model family a LoRA was made for, and why that is known."""
+"""Detect the model family that a LoRA was made for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from .models import FAMILY_NAME, MODELS, reading
+from .naming.family_layouts import FAMILY_LAYOUTS, FAMILY_TITLES, family_with_text_width
 from .weights import LoraModule
 
-# Names that only occur in models without a UNet of ours.
+# Parts of key names that occur only in other kinds of models.
 _FOREIGN = (
     (("double_blocks", "single_blocks", "single_transformer_blocks"), "flux"),
     (("joint_blocks", "context_block"), "sd3"),
@@ -20,7 +20,7 @@ _FOREIGN = (
 
 
 def foreign_family(keys: Iterable[str]) -> str | None:
-    """The family of a file for a model of another kind, told by its key names; None when nothing gives it away."""
+    """The family of a file for another kind of model, judged by its key names; None when they match none."""
     keys = list(keys)
     for words, family in _FOREIGN:
         if any(word in key for key in keys for word in words):
@@ -29,7 +29,7 @@ def foreign_family(keys: Iterable[str]) -> str | None:
 
 
 def context_width(modules: Iterable[LoraModule]) -> int | None:
-    """The number of inputs of the first cross-attention key layer; None when the file adapts none."""
+    """The number of inputs of the first cross-attention key projection; None when the file adapts none."""
     for module in modules:
         if module.component == "unet" and module.name.endswith("attn2.to_k"):
             width = _inputs(module.algorithm, module.tensors)
@@ -38,48 +38,46 @@ def context_width(modules: Iterable[LoraModule]) -> int | None:
     return None
 
 
-def family_of(modules: tuple[LoraModule, ...], metadata: Mapping[str, str]) -> tuple[str, str]:
-    """The family (``sd1``, ``sd2``, ``sdxl``, ``unknown``) and how it is known."""
+def detect_family(modules: tuple[LoraModule, ...], metadata: Mapping[str, str]) -> tuple[str, str]:
+    """The family (``sd1``, ``sd2``, ``sdxl`` or ``unknown``) and the reason for it, in words."""
     width = context_width(modules)
-    if known := reading(width):
-        return known, f"its cross-attention reads {width}-wide text"
+    if known := family_with_text_width(width):
+        return known, f"its cross-attention takes text of width {width}"
     stated = stated_family(metadata)
     if stated:
-        detail = f" (its cross-attention reads {width}-wide text, which no released model does)" if width else ""
-        return stated, f"its metadata says so{detail}"
+        detail = f" (its cross-attention takes text of width {width}, as no released model does)" if width else ""
+        return stated, f"its metadata states it{detail}"
     if any(module.component == "te2" for module in modules):
         return "sdxl", "it adapts a second text encoder"
     for module in modules:
         parts = module.name.split(".")
         if "transformer_blocks" in parts and int(parts[parts.index("transformer_blocks") + 1]) > 0:
-            return "sdxl", "its attention blocks hold several transformers"
+            return "sdxl", "its attention blocks hold several transformer blocks"
     text_widths = {_inputs(m.algorithm, m.tensors) for m in modules if m.component == "te1" and m.name.endswith("_proj")}
-    for model in MODELS.values():
+    for model in FAMILY_LAYOUTS.values():
         if "te2" not in model.prefixes and model.text_width in text_widths:
             return model.family, "the width of its text encoder layers"
     if any(module.component == "unet" and module.name.startswith(("down_blocks.3", "up_blocks.3")) for module in modules):
-        return "sd1", "it adapts a fourth level of the UNet, which SDXL has not; SD 1.x and 2.x cannot be told apart by that"
-    return "unknown", "nothing in the file tells"
+        return "sd1", "it adapts a fourth level of the UNet, which SDXL does not have. This fits SD 2.x as well"
+    return "unknown", "nothing in the file indicates it"
 
 
 def stated_family(metadata: Mapping[str, str]) -> str:
-    """The family that the metadata states; empty when it states none that is known."""
+    """The family that the metadata states; empty when it states no known family."""
     text = metadata.get("ss_base_model_version", "") + " " + metadata.get("modelspec.architecture", "")
-    return next((model.family for model in MODELS.values() if any(word in text for word in model.stated)), "")
+    return next((model.family for model in FAMILY_LAYOUTS.values() if any(word in text for word in model.stated)), "")
 
 
 def mismatch(family: str, model_family: str, width: int | None = None, model_width: int | None = None) -> str:
-    """Why a LoRA of ``family`` does not fit a model of ``model_family``; empty when it does. Widths (text) are optional."""
+    """Why a LoRA of ``family`` does not fit a model of ``model_family``; empty when it does. Text widths are optional."""
     same_width = width is None or model_width is None or width == model_width
-    if family == model_family and same_width:
+    if family in (model_family, "unknown") and same_width:
         return ""
-    if family == "unknown" and same_width:
-        return ""
-    reads = f" (its cross-attention reads {width}-wide text)" if width else ""
-    wants = f" (which gives {model_width}-wide text)" if model_width else ""
+    reads = f" (its cross-attention takes text of width {width})" if width else ""
+    wants = f" (with text of width {model_width})" if model_width else ""
     return (
-        f"This LoRA was made for {FAMILY_NAME.get(family, family)}{reads} and the model is "
-        f"{FAMILY_NAME.get(model_family, model_family)}{wants}: their layers have different sizes."
+        f"This LoRA was made for {FAMILY_TITLES.get(family, family)}{reads} and the model is "
+        f"{FAMILY_TITLES.get(model_family, model_family)}{wants}: their layers have different sizes."
     )
 
 

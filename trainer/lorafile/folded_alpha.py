@@ -1,10 +1,10 @@
-"""alpha for formats without one: the scale alpha / rank is multiplied into a matrix, and the way back is kept in the metadata.
+"""Formats without alpha: multiply the scale alpha / rank into a matrix, and record in the metadata how to undo it.
 
-Nothing is done when the scale is 1. Multiplying by a power of two is exact in floating point as long as nothing becomes subnormal
-(fp16: below 6.1e-5); the matrix (down, else up) in which it is exact is taken. Where it is exact in neither, numbers are rounded
-once, and what dividing by the scale does not bring back is kept, compressed, in the metadata too, so that the file comes back bit
-for bit. Only where that would be more than ``LIMIT`` characters (large files with a scale that is no power of two) the last bits of the
-remaining layers are lost. bf16 and fp32 hold every power of two; written as fp32, an fp16 file needs none of this.
+A scale of 1 needs nothing. Multiplying by a power of two is exact in floating point unless a result becomes subnormal (in fp16, below
+6.1e-5). The scale goes into whichever matrix (down first, then up) it can be multiplied into exactly. When both would be rounded, the
+difference that remains after dividing by the scale is stored in the metadata, compressed, so that the file can be restored bit for bit.
+Only when that would take more than ``LIMIT`` characters (large files whose scale is not a power of two) are the last bits of the
+remaining layers lost. bf16 and fp32 hold every power of two, so an fp16 file that is written as fp32 loses nothing.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ import torch
 
 from .weights import LoraModule
 
-KEY = "animelora.folded_alpha"
+FOLDED_ALPHA_KEY = "animelora.folded_alpha"
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
 _DTYPES |= {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
 _BITS |= {torch.float8_e4m3fn: torch.int8, torch.float8_e5m2: torch.int8}
-LIMIT = 4_000_000  # characters of metadata for what was rounded away; programs read the whole header
+LIMIT = 4_000_000  # characters of metadata for lost bits; programs read the whole header
 
 
 @dataclass(frozen=True)
 class Folded:
-    """Layers without alpha. ``errors`` has a number for each layer that was rounded: the Frobenius norm of what the scaled matrix
-    lost over its own. ``lossy`` of these layers do not come back bit for bit."""
+    """Layers without alpha. ``errors`` holds the relative rounding error (Frobenius norm) of each rounded layer; ``lossy`` of these cannot
+    be restored bit for bit."""
 
     modules: tuple[LoraModule, ...]
     record: str  # for the metadata
@@ -44,14 +44,14 @@ class Folded:
 
 
 def fold(modules: tuple[LoraModule, ...], dtype: torch.dtype | None, limit: int = LIMIT) -> Folded:
-    """``modules`` without alpha, of the same effect, cast to ``dtype``."""
+    """``modules`` without alpha and with the same effect, cast to ``dtype``."""
     folded, records, errors, lost = [], {}, [], dict[str, str]()
     for module in modules:
         name = f"{module.component}.{module.name}"
         changed, place, error = _fold_one(module, dtype)
         if error is not None:
             errors.append(error)
-            text = _lost(module.tensors[place], changed.tensors[place], module.scale) if limit else ""
+            text = _lost_bits(module.tensors[place], changed.tensors[place], module.scale) if limit else ""
             limit = max(limit - len(text), 0)
             if text and limit:
                 lost[name] = text
@@ -65,7 +65,7 @@ def fold(modules: tuple[LoraModule, ...], dtype: torch.dtype | None, limit: int 
 
 
 def unfold(modules: tuple[LoraModule, ...], text: str) -> tuple[LoraModule, ...]:
-    """The modules as they were before ``fold``; a record that makes no sense is ignored (the effect is the same)."""
+    """The modules before ``fold``. An invalid record is ignored, which does not change the effect."""
     try:
         table = json.loads(text)
         common, others, lost = table["all"], table["but"], table.get("lost", {})
@@ -76,7 +76,7 @@ def unfold(modules: tuple[LoraModule, ...], text: str) -> tuple[LoraModule, ...]
 
 
 def _fold_one(module: LoraModule, dtype: torch.dtype | None) -> tuple[LoraModule, str, float | None]:
-    """The module, the name of the matrix that took the scale, and the relative error where it was rounded."""
+    """The module, the name of the matrix that the scale went into, and the relative error if it was rounded."""
     scale = module.scale
     tensors = {name: tensor if name == "dora_scale" else tensor.to(dtype or tensor.dtype) for name, tensor in module.tensors.items()}
     cast = replace(module, tensors=tensors, alpha=None)
@@ -85,7 +85,7 @@ def _fold_one(module: LoraModule, dtype: torch.dtype | None) -> tuple[LoraModule
     for place in ("lora_down.weight", "lora_up.weight"):
         scaled, source = _times(tensors[place], scale), module.tensors[place]
         if not _same(tensors[place].to(source.dtype), source):
-            source = tensors[place]  # the number type itself cannot hold the original; judge the scaling alone
+            source = tensors[place]  # the number type itself rounds the original; judge only the scaling
         if _same(_times(scaled, 1 / scale, source.dtype), source) and bool(scaled.double().isfinite().all()):
             return replace(cast, tensors={**tensors, place: scaled}), place, None
     place = "lora_down.weight"
@@ -102,12 +102,12 @@ def _unfold_one(module: LoraModule, record: list[Any] | None, lost: str) -> Lora
     restored = replace(module, alpha=alpha)
     if not place or not math.isfinite(restored.scale) or restored.scale == 0:
         return restored
-    matrix = _found(_times(module.tensors[place], 1 / restored.scale), lost)
+    matrix = _with_lost_bits(_times(module.tensors[place], 1 / restored.scale), lost)
     return replace(restored, tensors={**module.tensors, place: matrix})
 
 
-def _lost(original: torch.Tensor, scaled: torch.Tensor, scale: float) -> str:
-    """What has to be added to the bit patterns after the way back; empty for number types without one."""
+def _lost_bits(original: torch.Tensor, scaled: torch.Tensor, scale: float) -> str:
+    """The difference between the bit patterns before folding and after unfolding; empty for number types without one."""
     bits = _BITS.get(scaled.dtype)
     if bits is None:
         return ""
@@ -117,8 +117,8 @@ def _lost(original: torch.Tensor, scaled: torch.Tensor, scale: float) -> str:
     return base64.b64encode(zlib.compress(data)).decode("ascii")
 
 
-def _found(matrix: torch.Tensor, lost: str) -> torch.Tensor:
-    """``matrix`` with its lost bits; as it is when they belong to another matrix (the file was changed since)."""
+def _with_lost_bits(matrix: torch.Tensor, lost: str) -> torch.Tensor:
+    """``matrix`` with its lost bits restored; unchanged when they belong to another matrix, because the file was edited."""
     bits = _BITS.get(matrix.dtype)
     if not lost or bits is None:
         return matrix
@@ -137,7 +137,7 @@ def _record(module: LoraModule, place: str) -> list[Any]:
 
 
 def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Whether both hold the same numbers; torch compares none of 8 bits."""
+    """Whether both hold the same numbers. torch cannot compare 8-bit floats."""
     return torch.equal(first.double(), second.double()) if first.dtype.itemsize == 1 else torch.equal(first, second)
 
 
@@ -145,6 +145,6 @@ def _times(tensor: torch.Tensor, factor: float, dtype: torch.dtype | None = None
     return (tensor.double() * factor).to(dtype or tensor.dtype)
 
 
-def stated(metadata: Mapping[str, str]) -> str:
-    """The record in a file's metadata; empty when it has none."""
-    return metadata.get(KEY, "")
+def folded_record(metadata: Mapping[str, str]) -> str:
+    """The record in a file's metadata; empty without one."""
+    return metadata.get(FOLDED_ALPHA_KEY, "")

@@ -1,31 +1,31 @@
-"""Recognise one key of a LoRA file: which layer and which tensor it is, whoever wrote it."""
+"""Parse one key of a LoRA file, in any known naming: which layer and which tensor it is."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from . import names
-from .algorithms import SUFFIXES
+from ..algorithms.kinds import SUFFIXES
+from .kohya_names import dotted
 from .unet_names import UNetLayout, is_ldm_name, ldm_to_diffusers
 
 
 @dataclass(frozen=True)
-class Key:
-    """A recognised key. ``suffix`` is a LyCORIS tensor name; ``format`` the naming it was written in."""
+class ParsedKey:
+    """A parsed key. ``suffix`` is a LyCORIS tensor name, ``format`` the naming that the key is written in."""
 
     component: str
     module: str
     suffix: str
     format: str
-    ldm: bool = False  # the layer had its LDM name
+    ldm: bool = False  # the key has the layer's LDM name
 
 
-_LONGEST = 300  # characters; a number of thousands of digits in a name is no index of a layer
+_LONGEST = 300  # characters; a number with thousands of digits is not the index of a layer
 _KOHYA = re.compile(r"(lora_unet|lora_te1|lora_te2|lora_te|lycoris)_([^.]+)\.(.+)")
 _KOHYA_COMPONENT = {"lora_unet": "unet", "lycoris": "unet", "lora_te": "te1", "lora_te1": "te1", "lora_te2": "te2"}
 
-# dotted formats: prefix of the key, component (None: told by the module name); the longer first
+# dotted formats: prefix of the key, component (None: follows from the module name), format; longer prefixes first
 _DOTTED = (
     ("base_model.model.", None, "peft"),
     ("text_encoders.clip_l.transformer.", "te1", "comfyui"),
@@ -40,7 +40,7 @@ _DOTTED = (
     ("", None, "diffusers"),
 )
 
-# tensor names at the end of a dotted key, with the format that they give away
+# tensor names at the end of a dotted key that identify its format
 _PEFT_TAIL = re.compile(r"\.lora_(A|B)(?:\.[A-Za-z0-9_]+)?\.weight$")
 _PEFT_MAGNITUDE = re.compile(r"\.lora_magnitude_vector(?:\.[A-Za-z0-9_]+)?(?:\.weight)?$")
 _OLD_ATTENTION = re.compile(r"\.(processor\.)?to_(q|k|v|out)_lora\.(up|down)\.weight$")
@@ -52,14 +52,14 @@ _TEXT_ROOTS = ("text_model", "text_projection")
 _SHORT_TEXT_ROOTS = ("encoder", "embeddings", "final_layer_norm")
 
 
-def parse(key: str, layout: UNetLayout) -> Key | None:
-    """What ``key`` names; None when it is malformed or belongs to another kind of model."""
+def parse_key(key: str, layout: UNetLayout) -> ParsedKey | None:
+    """The layer and tensor that ``key`` names; None when it is malformed or belongs to another kind of model."""
     if len(key) > _LONGEST:
         return None
     match = _KOHYA.fullmatch(key)
     if match:
         prefix, name, suffix = match.groups()
-        module = names.dotted(name)
+        module = dotted(name)
         return _finish(_KOHYA_COMPONENT[prefix], module, suffix, "kohya", layout) if module else None
     for prefix, component, form in _DOTTED:
         if key.startswith(prefix):
@@ -72,7 +72,7 @@ def parse(key: str, layout: UNetLayout) -> Key | None:
 
 
 def _split_tail(rest: str, form: str) -> tuple[str, str, str] | None:
-    """A dotted key's module, tensor name and format."""
+    """Module, tensor name and format of a dotted key."""
     if match := _PEFT_TAIL.search(rest):
         return rest[: match.start()], "lora_down.weight" if match.group(1) == "A" else "lora_up.weight", "peft"
     if match := _PEFT_MAGNITUDE.search(rest):
@@ -94,7 +94,7 @@ def _split_tail(rest: str, form: str) -> tuple[str, str, str] | None:
     return None
 
 
-def _finish(component: str | None, module: str, suffix: str, form: str, layout: UNetLayout) -> Key | None:
+def _finish(component: str | None, module: str, suffix: str, form: str, layout: UNetLayout) -> ParsedKey | None:
     if suffix not in SUFFIXES:
         return None
     root = module.split(".", 1)[0]
@@ -112,4 +112,4 @@ def _finish(component: str | None, module: str, suffix: str, form: str, layout: 
             module = f"text_model.{module}"
     else:
         return None
-    return Key(component, module, suffix, form, ldm) if names.dotted(module.replace(".", "_")) == module else None
+    return ParsedKey(component, module, suffix, form, ldm) if dotted(module.replace(".", "_")) == module else None

@@ -1,15 +1,15 @@
-"""The sizes that the layers of the released UNets have, to tell a damaged or foreign LoRA before a tool fails on it."""
+"""Layer sizes of the released UNets, to recognise damaged LoRAs and those of other models."""
 
 from __future__ import annotations
 
-from .algorithms import delta_shape
-from .models import MODELS
-from .weights import LoraModule
+from ..algorithms.weight_change import delta_shape
+from ..naming.family_layouts import FAMILY_LAYOUTS
+from ..weights import LoraModule
 
 
-def expected(family: str, name: str) -> tuple[int, int] | None:
-    """(outputs, inputs) of a transformer layer of the UNet by its diffusers name; None for layers that this does not know."""
-    model, parts = MODELS.get(family), name.split(".")
+def expected_size(family: str, name: str) -> tuple[int, int] | None:
+    """(outputs, inputs) of a transformer layer of the UNet by its diffusers name; None for all other layers."""
+    model, parts = FAMILY_LAYOUTS.get(family), name.split(".")
     if model is None or "attentions" not in parts:
         return None
     channels = model.channels
@@ -31,13 +31,13 @@ def expected(family: str, name: str) -> tuple[int, int] | None:
 
 
 def misfits(family: str, modules: tuple[LoraModule, ...]) -> tuple[list[str], int]:
-    """A line for each module of another size than the family's, and how many modules were compared."""
+    """A line for each module whose size differs from the family's, and how many modules were compared."""
     lines, compared = [], 0
     for module in modules:
-        size = expected(family, module.name) if module.component == "unet" else None
+        size = expected_size(family, module.name) if module.component == "unet" else None
         if size is None or module.algorithm not in ("lora", "loha", "lokr", "full"):
             continue
-        shape = delta_shape(module.algorithm, {k: v for k, v in module.tensors.items() if k != "dora_scale"})
+        shape = delta_shape(module.algorithm, module.tensors)
         compared += 1
         if len(shape) < 2 or tuple(shape[:2]) != size:
             lines.append(f"{module.name} is {' x '.join(map(str, shape))} and should be {size[0]} x {size[1]}")

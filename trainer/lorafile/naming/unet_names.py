@@ -1,10 +1,10 @@
 """UNet module names: diffusers' (``down_blocks.0.attentions.0``) and the original LDM ones (``input_blocks.1.1``).
 
-The mapping is arithmetic on two facts about a UNet (how many ResNet layers a level has and which levels have attention),
-so it also holds for UNets of other depths than Stable Diffusion's.
+The names follow from two facts about a UNet: how many ResNet layers a level has, and which levels have attention. So the mapping also holds
+for UNets with other depths than Stable Diffusion's.
 
-LDM numbers its blocks in one row: ``input_blocks.0`` is the first convolution; each level then takes ``layers`` blocks and one
-for the downsampler. ``output_blocks`` has ``layers + 1`` blocks a level, the upsampler sitting at the end of the level's last block.
+LDM numbers its blocks consecutively: ``input_blocks.0`` is the first convolution, then each level has ``layers`` blocks and one for the
+downsampler. ``output_blocks`` has ``layers + 1`` blocks for each level, with the upsampler at the end of the level's last block.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _FIXED_BACK = {ldm: name for name, ldm in _FIXED.items()}
 
 @dataclass(frozen=True)
 class UNetLayout:
-    """The shape of a UNet as far as its names depend on it.
+    """What the module names of a UNet depend on.
 
-    ``layers``: ResNet layers a level (diffusers' ``layers_per_block``). ``attention``: for each level, from the full
-    resolution down, whether it has attention blocks.
+    ``layers``: ResNet layers of each level (diffusers' ``layers_per_block``). ``attention``: whether each level has attention blocks, from
+    the full resolution down.
     """
 
     layers: int = 2
