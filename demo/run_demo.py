@@ -77,22 +77,22 @@ class Painted:
 
 def dataset_source(count: int) -> list[Any]:
     """``count`` anime portraits with captions that describe everything but the style."""
-    from trainer.core.work.progress import counted
+    from trainer.core.work.progress import track
     from trainer.dataset import SourceImage
 
     return [
         SourceImage(render(portrait, "anime", SIZE), f"portrait-{portrait.seed:03d}", caption(portrait, None))
-        for portrait in map(random_portrait, counted(range(count), "drawing portraits", count))
+        for portrait in map(random_portrait, track(range(count), "drawing portraits", count))
     ]
 
 
 def other_styles(count: int) -> list[Any]:
     """Portraits in the base's own styles with its own captions, trained without the trigger phrase: they keep those styles."""
-    from trainer.core.work.progress import counted
+    from trainer.core.work.progress import track
     from trainer.dataset import SourceImage
 
     made = []
-    for i in counted(range(count), "drawing portraits in other styles", count):
+    for i in track(range(count), "drawing portraits in other styles", count):
         portrait, style = random_portrait(FIRST_OTHER_SEED + i), ("photo", "photo", "flat", "pencil")[i % 4]
         made.append(SourceImage(render(portrait, style, SIZE), f"{style}-{portrait.seed:03d}", caption(portrait, style)))
     return made
@@ -153,7 +153,7 @@ def main(out: Path, *, quick: bool = False, progress: Progress | None = None) ->
 def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path, Path, int, float]:
     """Prepare the dataset and train on it; returns the LoRA file, the loss curve, the steps and the child's seconds."""
     from trainer.config.run_config import parse
-    from trainer.core.work.progress import report
+    from trainer.core.work.progress import report_progress
     from trainer.dataset import PrepareSettings, TrainingHints, prepare_dataset
     from trainer.dataset.settings_sections import CleanSettings
     from trainer.launch.launcher import train
@@ -171,7 +171,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
             training=TrainingHints(shuffle_caption=True, keep_tokens=1),
         ),
         regularisation=other_styles(settings.others),
-        progress=lambda done, total, _: report("preparing images", done, total),
+        progress=lambda done, total, _: report_progress("preparing images", done, total),
     )
     per_epoch = -(-prepared.kept // settings.batch)
     config = parse(
@@ -208,7 +208,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
 
 def paint(generator: ImageGenerator, lora: Any, settings: DemoSettings) -> Painted:
     """Everything by the base alone, then everything with the LoRA: same prompts, same noise. Reports each image."""
-    from trainer.core.work.progress import counted
+    from trainer.core.work.progress import track
 
     portraits = [random_portrait(settings.first + i) for i in range(settings.tests)]
     others = [random_portrait(number) for number in text_portraits(settings)]
@@ -218,12 +218,12 @@ def paint(generator: ImageGenerator, lora: Any, settings: DemoSettings) -> Paint
     def repainted(strength: float) -> list[Image.Image]:
         pairs = zip(sources, portraits, strict=True)
         away: dict[str, Any] = {"negative": settings.negative, "guidance": settings.guidance, "strength": strength}
-        images = counted(pairs, f"repainting portraits ({who} at strength {strength:g})", len(sources))
+        images = track(pairs, f"repainting portraits ({who} at strength {strength:g})", len(sources))
         return [generator.generate_with_diffusers(prompt_for(p), image=s, **away, **options) for s, p in images]
 
     def from_text(prompts: list[str]) -> list[Image.Image]:
         size: dict[str, Any] = {"width": SIZE, "height": SIZE, "guidance": settings.text_guidance}
-        images = counted(prompts, f"painting portraits from text ({who})", len(prompts))
+        images = track(prompts, f"painting portraits from text ({who})", len(prompts))
         return [generator.generate_with_diffusers(prompt, **size, **options) for prompt in images]
 
     with_trigger, without = [prompt_for(p) for p in others], [caption(p, "photo") for p in others]

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..trainer.core.errors import UserError
 from .shared import core
-from .shared.failures import readable
+from .shared.failures import canvas_errors
 from .shared.images import side_by_side
 from .shared.prompts import with_trigger_words
 from .shared.schema import field, result, schema
@@ -137,7 +137,7 @@ class AnimeImg2Img(io.ComfyNode):
         control_strength: float = 1.0,
     ) -> io.NodeOutput:
         """Repaint."""
-        with readable():
+        with canvas_errors():
             require(model=model, clip=clip, vae=vae, image=image)
             allow(control_net=control_net, control_image=control_image)
             _check(image, vae)

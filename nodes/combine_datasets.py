@@ -9,7 +9,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .shared.failures import readable
+from .shared.failures import canvas_errors
 from .shared.schema import field, result, schema
 from .shared.types import DATASET, DatasetHandle, as_dataset
 
@@ -48,7 +48,7 @@ class CombineDatasets(io.ComfyNode):
         second_weight: float = 1.0,
     ) -> io.NodeOutput:
         """The datasets of both sides, in order."""
-        with readable():
+        with canvas_errors():
             parts = (
                 *_scaled(as_dataset(first), first_repeats, first_weight),
                 *_scaled(as_dataset(second), second_repeats, second_weight),

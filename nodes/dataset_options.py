@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .shared.dataset_widgets import DATASET_OPTIONS_WIDGETS, NO_FILE
-from .shared.failures import readable
+from .shared.failures import canvas_errors
 from .shared.folders import model_files, source_folder, source_folders, tree_digest
 from .shared.schema import field, inputs, result, schema
 from .shared.types import DATASET_OPTIONS, DatasetOptions
@@ -61,7 +61,7 @@ class DatasetOptionsNode(io.ComfyNode):
     @classmethod
     def execute(cls, **widgets: Any) -> io.NodeOutput:
         """The options as plain data; Dataset Prep validates them with its own."""
-        with readable():
+        with canvas_errors():
             folder = widgets.get("regularisation_folder", NO_FILE)
             if folder != NO_FILE:
                 source_folder(folder)  # a folder that is gone is an error here, where it was chosen

@@ -14,11 +14,11 @@ from comfy_api.latest import io, ui
 from ..trainer import dataset as datasets
 from ..trainer.core.errors import Cancelled, UserError
 from .shared import core, prepared
+from .shared.browser import is_interrupted, show_text
 from .shared.dataset_widgets import DATASET_PREP_WIDGETS
-from .shared.failures import readable
+from .shared.failures import canvas_errors
 from .shared.folders import datasets_dir, readable_dirs, source_folder, source_folders, tree_digest
 from .shared.images import from_pil, to_pil
-from .shared.live import interrupted, say
 from .shared.prompts import lines
 from .shared.schema import field, inputs, result, schema
 from .shared.sockets import allow
@@ -113,7 +113,7 @@ class DatasetPrep(io.ComfyNode):
         options: DatasetOptions | None = None,
     ) -> io.NodeOutput:
         """Prepare the dataset, reusing pictures that are done already."""
-        with readable():
+        with canvas_errors():
             allow(images=images, upscale_model=upscale_model)
             options = as_options(options, DatasetOptions)
             extra = json.loads(options.settings) if options is not None else {}
@@ -143,7 +143,7 @@ class DatasetPrep(io.ComfyNode):
                 upscaler=None if upscale_model is None else lambda picture: to_pil(core.upscale(upscale_model, from_pil(picture))[0]),
                 regularisation=source_folder(options.regularisation) if options is not None and options.regularisation else None,
                 progress=_Progress(cls.hidden.unique_id),
-                should_stop=interrupted,
+                should_stop=is_interrupted,
                 inside=readable_dirs(),
             )
             made = done.dataset
@@ -169,7 +169,7 @@ class _Progress:
     def __call__(self, done: int, total: int, what: str) -> None:
         if what != self._what:
             self._what = what
-            say(self._node_id, what)
+            show_text(self._node_id, what)
         try:
             self._bar.update_absolute(done, max(1, total))
         except comfy.model_management.InterruptProcessingException as error:

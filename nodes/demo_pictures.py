@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .shared.failures import readable
+from .shared.failures import canvas_errors
 from .shared.images import batch
 from .shared.schema import field, result, schema
 
@@ -44,7 +44,7 @@ class DemoPictures(io.ComfyNode):
     @classmethod
     def execute(cls, style: str, count: int, first: int, size: int) -> io.NodeOutput:
         """Draw them."""
-        with readable():
+        with canvas_errors():
             from ..demo.portraits import caption, random_portrait
             from ..demo.render import render
 

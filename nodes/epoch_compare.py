@@ -10,7 +10,7 @@ from ..trainer.runs.saved_lora import require_undamaged
 from .load_lora import inspect, made_for
 from .shared import core
 from .shared.comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
-from .shared.failures import readable
+from .shared.failures import canvas_errors
 from .shared.prompts import for_prompt, lines, numbers, with_trigger_words
 from .shared.saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
 from .shared.schema import field, result, schema
@@ -99,7 +99,7 @@ class EpochCompare(io.ComfyNode):
         lora: Any = None,
     ) -> io.NodeOutput:
         """Paint the grid."""
-        with readable():
+        with canvas_errors():
             require(model=model, clip=clip, vae=vae)
             folder = chosen_run(run, lora)
             saved = wanted(saved_loras(folder), saved_steps)

@@ -15,8 +15,8 @@ from ..trainer.core.files.paths import safe_name
 from ..trainer.core.files.reading import sha256_file
 from ..trainer.core.messages import Message, joined
 from .load_lora import FROM_INPUT, chosen_lora, inspect, state_of
-from .shared import written
-from .shared.failures import readable
+from .shared import written_files
+from .shared.failures import canvas_errors
 from .shared.folders import exports_dir, lora_names
 from .shared.images import to_pil
 from .shared.schema import field, result, schema
@@ -118,7 +118,7 @@ class ExportLora(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, file_name: str | None = None, **_: Any) -> str:
         """Changes when the chosen file is replaced, and when the exported one is deleted."""
-        return state_of(lora_name) + written.mark(_NODE, file_name)
+        return state_of(lora_name) + written_files.fingerprint(_NODE, file_name)
 
     @classmethod
     def execute(
@@ -141,7 +141,7 @@ class ExportLora(io.ComfyNode):
     ) -> io.NodeOutput:
         """Write the file."""
         texts = {"title": title, "author": author, "description": description, "trigger": trigger_words, "tags": tags, "licence": licence}
-        with readable():
+        with canvas_errors():
             allow(thumbnail=thumbnail, model=model, clip=clip)
             source = chosen_lora(lora_name, lora)
             name = safe_name(file_name.strip().removesuffix(".safetensors") or source.stem)
@@ -150,7 +150,7 @@ class ExportLora(io.ComfyNode):
                 raise UserError("The export would replace the file that it is made from.", "Choose another file name.", kind="lora")
             changes = {key: text.strip() for key, text in texts.items() if text.strip()}
             report = export(source, target, format, dtype, rank, changes, thumbnail, model, clip)
-            written.remember(_NODE, file_name, target)
+            written_files.record(_NODE, file_name, target)
             info = inspect(target)
             handle = Lora(str(target), sha256_file(target), tuple(info.trigger_words))
             return io.NodeOutput(handle, report, ui=ui.PreviewText(report))

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .shared.failures import readable
+from .shared.failures import canvas_errors
 from .shared.options import earlier, extended
 from .shared.schema import inputs, result, schema
 from .shared.training_widgets import LEARNING_OPTIONS_WIDGETS
@@ -31,5 +31,5 @@ class LearningOptionsNode(io.ComfyNode):
     @classmethod
     def execute(cls, options: Any = None, **widgets: Any) -> io.NodeOutput:
         """The options as plain data."""
-        with readable():
+        with canvas_errors():
             return extended(options, LEARNING_OPTIONS_WIDGETS.settings(widgets))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .shared.failures import readable
+from .shared.failures import canvas_errors
 from .shared.folders import DEMO_BASE, checkpoint_names, checkpoint_path
 from .shared.schema import field, result, schema
 from .shared.small_checkpoint import load_small_checkpoint
@@ -41,5 +41,5 @@ class LoadDemoBase(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
         """MODEL, CLIP and VAE."""
-        with readable():
+        with canvas_errors():
             return io.NodeOutput(*load_small_checkpoint(checkpoint_path(checkpoint)))

@@ -10,9 +10,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.core.errors import UserError
-from .shared.failures import readable
+from .shared.browser import show_text, show_used_lora
+from .shared.failures import canvas_errors
 from .shared.folders import listed_lora, lora_names, lora_path
-from .shared.live import say, show_lora
 from .shared.lora_cards import states
 from .shared.lora_patch import patch
 from .shared.prompts import for_prompt
@@ -90,13 +90,13 @@ class LoadLora(io.ComfyNode):
         lora: Any = None,
     ) -> io.NodeOutput:
         """Patch model and text encoder."""
-        with readable():
+        with canvas_errors():
             require(model=model, clip=clip)
             path = chosen_lora(lora_name, lora)
             info = inspect(path)
             patched = patch(model, clip, path, strength_model, strength_clip, made_for=made_for(info))
-            say(cls.hidden.unique_id, patched.summary())
-            show_lora(cls.hidden.unique_id, listed_lora(path))
+            show_text(cls.hidden.unique_id, patched.summary())
+            show_used_lora(cls.hidden.unique_id, listed_lora(path))
             if patched.unknown:
                 log.warning("%s: these keys were not used: %s", path.name, ", ".join(patched.unknown))
             log.info("%s: %s", path.name, patched.summary())

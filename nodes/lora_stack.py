@@ -9,9 +9,9 @@ from comfy_api.latest import io
 
 from ..trainer.core.errors import UserError
 from .load_lora import inspect, made_for
-from .shared.failures import readable
+from .shared.browser import show_text
+from .shared.failures import canvas_errors
 from .shared.folders import lora_names, lora_path
-from .shared.live import say
 from .shared.lora_cards import states
 from .shared.lora_patch import patch
 from .shared.lora_rows import read_rows
@@ -73,7 +73,7 @@ class LoraStack(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, clip: Any, loras: str = "[]") -> io.NodeOutput:
         """Patch model and text encoder with every row that is on."""
-        with readable():
+        with canvas_errors():
             require(model=model, clip=clip)
             words: list[str] = []
             told: list[str] = []
@@ -88,5 +88,5 @@ class LoraStack(io.ComfyNode):
                 told.append(f"{path.name}: {patched.summary()}")
                 if patched.unknown:
                     log.warning("%s: these keys were not used: %s", path.name, ", ".join(patched.unknown))
-            say(cls.hidden.unique_id, "\n".join(told) or "no LoRA is on")
+            show_text(cls.hidden.unique_id, "\n".join(told) or "no LoRA is on")
             return io.NodeOutput(model, clip, for_prompt(words))

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..trainer.core.files.reading import file_stamp
 from .load_lora import chosen_lora
-from .shared.failures import readable
+from .shared.failures import canvas_errors
 from .shared.folders import lora_names, lora_path
 from .shared.options import earlier, extended
 from .shared.schema import field, inputs, result, schema
@@ -47,7 +47,7 @@ class NetworkOptionsNode(io.ComfyNode):
     @classmethod
     def execute(cls, options: Any = None, lora: Any = None, continue_from: str = NO_LORA, **widgets: Any) -> io.NodeOutput:
         """The options as plain data."""
-        with readable():
+        with canvas_errors():
             if lora is not None or continue_from != NO_LORA:
                 widgets["continue_from"] = str(chosen_lora(continue_from, lora))
             return extended(options, NETWORK_OPTIONS_WIDGETS.settings(widgets))

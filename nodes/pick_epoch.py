@@ -13,10 +13,10 @@ from ..trainer.core.files.reading import sha256_file
 from ..trainer.runs.publish import put, remove_left_over
 from ..trainer.runs.saved_lora import require_undamaged
 from .load_lora import inspect
-from .shared import written
-from .shared.failures import readable
+from .shared import written_files
+from .shared.browser import report_new_lora, show_text
+from .shared.failures import canvas_errors
 from .shared.folders import loras_dir
-from .shared.live import loras_changed, say
 from .shared.saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
 from .shared.schema import field, result, schema
 from .shared.types import LORA, Lora
@@ -70,12 +70,12 @@ class PickEpoch(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, run: str = FROM_INPUT, save_as: str | None = None, **_: Any) -> str:
         """Changes when the chosen run has saved more, and when the file that was saved is deleted."""
-        return run_state(run) + written.mark(_NODE, save_as)
+        return run_state(run) + written_files.fingerprint(_NODE, save_as)
 
     @classmethod
     def execute(cls, run: str, step: int, save_as: str, lora: Any = None) -> io.NodeOutput:
         """Take the file of the step."""
-        with readable():
+        with canvas_errors():
             folder = chosen_run(run, lora)
             saved = saved_loras(folder)
             number = step or max(wanted(saved, ""))
@@ -84,11 +84,11 @@ class PickEpoch(io.ComfyNode):
             lines = [f"{label} (picked)" if at == number else label for at, label in zip(saved, labels(folder, list(saved)), strict=True)]
             if save_as.strip():
                 path = keep(path, loras_dir() / f"{safe_name(save_as.strip().removesuffix('.safetensors'))}.safetensors")
-                written.remember(_NODE, save_as, path)
-                loras_changed()
+                written_files.record(_NODE, save_as, path)
+                report_new_lora()
                 lines.append(f"saved as {path.name}")
             report = "\n".join(lines)
-            say(cls.hidden.unique_id, report)
+            show_text(cls.hidden.unique_id, report)
             return io.NodeOutput(Lora(str(path), sha256_file(path), tuple(inspect(path).trigger_words), str(folder)), report)
 
 

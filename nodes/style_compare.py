@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from .load_lora import FROM_INPUT, chosen_lora, inspect, made_for, state_of
 from .shared import core
 from .shared.comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
-from .shared.failures import readable
+from .shared.failures import canvas_errors
 from .shared.folders import lora_names
 from .shared.images import to_pil
 from .shared.prompts import for_prompt, lines, numbers, with_trigger_words
@@ -113,7 +113,7 @@ class StyleCompare(io.ComfyNode):
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Paint the grid."""
-        with readable():
+        with canvas_errors():
             require(model=model, clip=clip, vae=vae)
             allow(image=image)
             path = chosen_lora(lora_name, lora)

@@ -16,15 +16,16 @@ from ..trainer.core.counting import plural
 from ..trainer.core.files.paths import safe_name
 from ..trainer.core.files.reading import file_stamp
 from ..trainer.core.messages import Message
-from ..trainer.core.work.progress import reported_to
+from ..trainer.core.work.progress import send_progress_to
 from ..trainer.runs import events
 from ..trainer.runs.run_folder import read_events_of
-from .shared import written
-from .shared.failures import readable
+from .shared import written_files
+from .shared.browser import show_progress, show_text
+from .shared.failures import canvas_errors
 from .shared.folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
 from .shared.images import batch, load_rgb
-from .shared.live import TrainingView, duration, say, work_text
 from .shared.schema import field, inputs, result, schema
+from .shared.training_view import TrainingView, format_duration
 from .shared.training_widgets import TRAIN_LORA_WIDGETS, left_to_memory_preset
 from .shared.types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
 from .shared.widget import merged
@@ -75,18 +76,18 @@ class TrainLora(io.ComfyNode):
     def fingerprint_inputs(cls, checkpoint: str = "", name: str | None = None, **_: Any) -> str:
         """Changes when the checkpoint file is replaced, or the finished LoRA deleted. A finished run is found by the launcher, whatever
         this says, and its LoRA published again."""
-        return f"{file_stamp(checkpoint_path(checkpoint))} {written.mark(TRAIN_LORA_WIDGETS.node, name)}"
+        return f"{file_stamp(checkpoint_path(checkpoint))} {written_files.fingerprint(TRAIN_LORA_WIDGETS.node, name)}"
 
     @classmethod
     def execute(cls, dataset: Any, options: TrainOptions | None = None, **widgets: Any) -> io.NodeOutput:
         """Train, or find the finished run."""
-        with readable():
+        with canvas_errors():
             node_id = cls.hidden.unique_id
             prepared = as_dataset(dataset)
             config = run_config(prepared.section(), widgets, as_options(options, TrainOptions))
             run = _train(config, widgets.get("preset", presets.NONE), node_id, _graph(cls.hidden))
-            written.remember(TRAIN_LORA_WIDGETS.node, widgets["name"], run.lora)
-            say(node_id, _summary(run))
+            written_files.record(TRAIN_LORA_WIDGETS.node, widgets["name"], run.lora)
+            show_text(node_id, _summary(run))
             lora = Lora(str(run.lora), run.lora_sha256, prepared.trigger_words(), str(run.run_dir))
             curve = load_rgb(run.loss_curve)
             samples = [load_rgb(sample.path) for sample in run.samples if sample.path.is_file()] or [curve]
@@ -119,7 +120,7 @@ def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str,
     from ..trainer.launch.launcher import train
     from ..trainer.launch.prepared_run import prepare_run
 
-    with reported_to(work_text(node_id)):
+    with send_progress_to(show_progress(node_id)):
         run = prepare_run(config)
         if preset != presets.NONE:
             presets.require_model(preset, run.family.preset_group)
@@ -141,7 +142,7 @@ def _free_memory() -> None:
 
 
 def _summary(run: Any) -> str:
-    how = "found a finished run" if run.reused else f"trained in {duration(run.seconds)}"
+    how = "found a finished run" if run.reused else f"trained in {format_duration(run.seconds)}"
     said = f"{how}: {plural(run.steps, 'step')}, loss {run.loss:.4f}\n{run.lora.name}"
     return "\n".join([said, *_remarks(run.run_dir)])
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .shared.failures import readable
+from .shared.failures import canvas_errors
 from .shared.folders import vae_names, vae_path
 from .shared.options import earlier, extended
 from .shared.schema import inputs, result, schema
@@ -40,7 +40,7 @@ class TrainOptionsNode(io.ComfyNode):
     @classmethod
     def execute(cls, options: Any = None, **widgets: Any) -> io.NodeOutput:
         """The options as plain data; Train LoRA validates them with its own."""
-        with readable():
+        with canvas_errors():
             if "vae" in widgets:
                 widgets["vae"] = "" if widgets["vae"] == OWN_VAE else str(vae_path(widgets["vae"]))
             return extended(options, TRAIN_OPTIONS_WIDGETS.settings(widgets))

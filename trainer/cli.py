@@ -13,7 +13,7 @@ from .commands.started import as_typed, typed
 from .core.diagnosis import as_user_error
 from .core.errors import Cancelled
 from .core.terminal import escape_unprintable
-from .core.work.progress import Lines, reported_to
+from .core.work.progress import ProgressLines, send_progress_to
 
 COMMANDS = (prepare, train, sample, export, info, check, prune, demo)
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notices are for programmers; errors still come through
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
-        with reported_to(Lines()):
+        with send_progress_to(ProgressLines()):
             status: int = args.run(args)
     except (KeyboardInterrupt, Cancelled):
         print("stopped; what was done so far is kept.", file=sys.stderr)

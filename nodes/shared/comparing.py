@@ -13,9 +13,9 @@ from comfy_api.latest import io
 
 from ...trainer.core.errors import UserError
 from . import core
+from .browser import show_text
 from .grid import Block, draw
 from .images import from_pil, to_pil
-from .live import say
 from .lora_patch import patch
 from .schema import field
 
@@ -114,7 +114,7 @@ def paint(easel: Easel, node_id: Any, texts: Sequence[str], rows: Sequence[Seque
                 wanted = core.encode_text(patched.clip, text)
                 for setting in settings:
                     comfy.model_management.throw_exception_if_processing_interrupted()
-                    say(node_id, f"picture {len(painted) + 1} of {total}")
+                    show_text(node_id, f"picture {len(painted) + 1} of {total}")
                     sampled = core.sample(
                         patched.model,
                         easel.seed,

@@ -1,4 +1,4 @@
-"""Errors as an artist should read them in ComfyUI's dialog."""
+"""Errors as an artist reads them in ComfyUI's dialog."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from .wording import on_canvas
 
 
 class AnimeLoRAError(Exception):
-    """What happened and what to do about it, in plain words."""
+    """What happened and what to do about it, in the words of the canvas."""
 
 
 @contextmanager
-def readable() -> Iterator[None]:
-    """Turn the trainer's errors into what ComfyUI shows: a message with its hint, which names settings as the
-    canvas does, or a cancelled prompt."""
+def canvas_errors() -> Iterator[None]:
+    """Raise the trainer's errors as ComfyUI shows them: AnimeLoRAError with message and hint, or ComfyUI's exception for Cancel.
+
+    A bug keeps its exception and traceback.
+    """
     try:
         yield
     except Cancelled as error:
         raise comfy.model_management.InterruptProcessingException() from error
     except Exception as error:
-        told = as_user_error(error)
-        if told is None:
+        user_error = as_user_error(error)
+        if user_error is None:
             raise
-        raise AnimeLoRAError("\n".join(filter(None, map(on_canvas, (told.message, told.hint))))) from error
+        raise AnimeLoRAError("\n".join(filter(None, map(on_canvas, (user_error.message, user_error.hint))))) from error

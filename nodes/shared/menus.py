@@ -12,8 +12,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...trainer.core.errors import UserError
-from .failures import readable
-from .texts import require_text
+from .failures import canvas_errors
+from .text_inputs import require_valid_unicode
 
 
 def with_menus_checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
@@ -24,8 +24,8 @@ def with_menus_checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
     @functools.wraps(honest)
     def execute(cls: Any, *arguments: Any, **values: Any) -> io.NodeOutput:
-        with readable():
-            require_text(values)
+        with canvas_errors():
+            require_valid_unicode(values)
             require_listed(cls.define_schema().inputs, values)
         return honest(cls, *arguments, **values)
 

@@ -1,5 +1,4 @@
-"""Five routes that the browser reads: runs that go on, runs that are over, what a run has logged, what presets fill in, and the card of a
-LoRA. None starts or changes anything."""
+"""Five read-only routes for the browser: active runs, finished runs, the log of a run, the values of presets, and the card of a LoRA."""
 
 from __future__ import annotations
 
@@ -19,17 +18,17 @@ from ...trainer.runs.run_folder import RunFolder, read_events
 from ...trainer.runs.states import newest_step, state_folder
 from .card_pool import CardPool
 from .folders import runs_dir
-from .live import FINISHED, RUNNING, event_data, viewable
 from .lora_cards import lora_card, unread_card
+from .training_view import FINISHED, RUNNING, event_data, viewable
 from .training_widgets import by_widget
 
-_MOST_POINTS = 2000  # of a curve: more than the pixels that show it
+_MAX_POINTS = 2000  # of a curve, more than the pixels that show it
 _CARDS = CardPool()
 _COLUMNS = ("step", "loss", "loss_average", "lr")
 
 
 def register() -> None:
-    """Add the routes to ComfyUI's server; nothing happens where there is none."""
+    """Add the routes to ComfyUI's server, if there is one."""
     server = getattr(PromptServer, "instance", None)
     if server is None:
         return
@@ -66,11 +65,11 @@ def register() -> None:
 
 
 def run_folder(name: str) -> Path:
-    """The run folder called ``name``. Raises UserError for anything that is not a direct child of the runs folder with a log.
+    """The run folder called ``name``. Raises UserError unless it is a direct child of the runs folder with a log.
 
-    A run that goes on is taken before its child has written the first line.
+    An active run is accepted before its child has written the first line.
     """
-    if _goes_on(name):
+    if _is_active(name):
         return runs_dir().resolve() / name
     folder = resolve_below(name, [runs_dir()], what="run")
     if folder.parent != runs_dir().resolve() or not RunFolder(folder, name).events.is_file():
@@ -79,9 +78,9 @@ def run_folder(name: str) -> Path:
 
 
 def history(folder: Path) -> dict[str, Any]:
-    """What a run has logged, in the size that a panel can show: curves of at most 2000 points, the newest of the rest.
+    """The log of a run for its panel: curves of at most 2000 points, and the latest of the other events.
 
-    ``folder`` is its whole path, which ComfyUI tells of its own folders, too (``/internal/folder_paths``).
+    ``folder`` is the absolute path, as in ComfyUI's own ``/internal/folder_paths``.
     """
     run = RunFolder(folder, folder.name)
     log = read_events(run.events)
@@ -106,12 +105,12 @@ def history(folder: Path) -> dict[str, Any]:
             for _, event in sorted(samples.items())
             if (view := viewable(Path(event.path))) is not None and Path(event.path).is_file()
         ],
-        "ending": None if _goes_on(run.name) else event_data(_ending(run, log)),
+        "ending": None if _is_active(run.name) else event_data(_ending(run, log)),
     }
 
 
 def _thinned(steps: list[events.Step]) -> list[events.Step]:
-    stride = max(1, math.ceil(len(steps) / _MOST_POINTS))
+    stride = max(1, math.ceil(len(steps) / _MAX_POINTS))
     return steps[::stride] if not steps or (len(steps) - 1) % stride == 0 else [*steps[::stride], steps[-1]]
 
 
@@ -119,17 +118,17 @@ def _last(log: list[events.Event], kind: type[events.Event]) -> dict[str, Any] |
     return next((event_data(event) for event in reversed(log) if isinstance(event, kind)), None)
 
 
-def _goes_on(name: str) -> bool:
-    return any(going_on["run"] == name for going_on in list(RUNNING.values()))
+def _is_active(name: str) -> bool:
+    return any(active["run"] == name for active in list(RUNNING.values()))
 
 
 def _ending(run: RunFolder, log: list[events.Event]) -> events.Event:
-    """How the last start of a run ended. One that was stopped or killed has stopped at the newest state that is there now."""
+    """How the run last ended. A run that was stopped or killed counts as stopped at its newest saved state."""
     final = log[-1] if log else None
     if isinstance(final, events.Done | events.Error):
         return final
-    kept = newest_step(run.checkpoints)
-    return events.Stopped(kept, str(state_folder(run.checkpoints, kept)) if kept else "")
+    step = newest_step(run.checkpoints)
+    return events.Stopped(step, str(state_folder(run.checkpoints, step)) if step else "")
 
 
 def _number(value: Any) -> Any:

@@ -92,20 +92,20 @@ def run(args: argparse.Namespace) -> int:
             args.source, args.out, settings, regularisation=args.regularisation, progress=progress, workers=args.workers or None,
             replace_other=args.replace_other,
         )  # fmt: skip
-    report = result.report.to_json()
+    report_progress = result.report.to_json()
     if args.export:
-        report["export"] = str(export_dataset(result.dataset, args.export, args.export_to))
+        report_progress["export"] = str(export_dataset(result.dataset, args.export, args.export_to))
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(result.dataset).save(args.sheet)
-        report["sheet"] = str(args.sheet)
+        report_progress["sheet"] = str(args.sheet)
     if args.json:
-        print(json.dumps(report, ensure_ascii=True))
+        print(json.dumps(report_progress, ensure_ascii=True))
         return 0
     print(result.report.text(), end="")
     print(f"\nSee {result.dataset.path / 'report.html'}")
     if args.export:
-        print(f"Exported for {args.export}: {report['export']}")
+        print(f"Exported for {args.export}: {report_progress['export']}")
     return 0
 
 
@@ -159,14 +159,14 @@ def _pairs(replace: list[str] | None) -> dict[str, str] | None:
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr, so that stdout has only the report; without a terminal a line now and then."""
-    from ..core.work.progress import report
+    from ..core.work.progress import report_progress
     from ..dataset.preparation.progress import WAITING_FOR_FOLDER
 
     def tell(done: int, total: int, text: str) -> None:
         if text == WAITING_FOR_FOLDER:
             print(text, file=sys.stderr)
         else:
-            report("preparing images", done, total)
+            report_progress("preparing images", done, total)
 
     if quiet or not sys.stderr.isatty():
         yield tell

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..core.counting import plural
-from ..core.work.progress import is_uncounted, share
+from ..core.work.progress import format_progress, is_byte_count
 from ..runs import events
 
 
@@ -61,7 +61,7 @@ class TrainingProgress:
 
     def work(self, what: str, done: int, total: int) -> None:
         """Draw what is done before the training process starts (a listener of long_work)."""
-        detail = share(done, total) if is_uncounted(total) else ""
+        detail = format_progress(done, total) if is_byte_count(total) else ""
         if detail:
             done, total = 100 * done // total, 100
         self._progress.update(self._task, description=escape(what), completed=done, total=total or None, detail=detail)

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from ..core.files.image_file import load_image
     from ..core.files.paths import safe_name
     from ..core.files.writing import atomic_path
-    from ..core.work.progress import report
+    from ..core.work.progress import report_progress
     from ..families import family_of, open_checkpoint
     from ..lorafile import read_lora
     from .image_generator import load_generator
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     generator.apply_loras(loras)
     for number, prompt in enumerate(prompts):
         for offset in range(args.count):
-            report("images", number * args.count + offset, len(prompts) * args.count)
+            report_progress("images", number * args.count + offset, len(prompts) * args.count)
             seed = (args.seed if prompt.seed is None else prompt.seed) + offset
             image = generator.generate(
                 prompt.text,

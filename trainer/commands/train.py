@@ -88,10 +88,10 @@ def run(args: argparse.Namespace) -> int:
             accelerate_config=args.accelerate_config,
         )
     else:
-        from ..core.work.progress import reported_to
+        from ..core.work.progress import send_progress_to
         from .progress_bar import TrainingProgress
 
-        with TrainingProgress() as progress, reported_to(progress.work):
+        with TrainingProgress() as progress, send_progress_to(progress.work):
             result = train(prepare_run(settings), on_event=progress.show, accelerate_config=args.accelerate_config)
     words = "found, already trained" if result.reused else f"trained in {result.seconds:.0f} s"
     print(

@@ -20,7 +20,7 @@ from trainer import lorafile
 from trainer.cli import main
 from trainer.commands.progress_bar import TrainingProgress
 from trainer.core.files.reading import sha256_file
-from trainer.core.work.progress import Lines, counted, report, reported_to, share
+from trainer.core.work.progress import ProgressLines, format_progress, report_progress, send_progress_to, track
 from trainer.dataset import PrepareSettings, contact_sheet, export_dataset, prepare_dataset
 from trainer.families.sd1 import FAMILY
 from trainer.training.monitoring.preview_sampling import sample_latents
@@ -35,7 +35,7 @@ def told() -> Told:
 
 
 def listener(told: Told) -> Any:
-    return reported_to(lambda what, done, total: told.append((what, done, total)))
+    return send_progress_to(lambda what, done, total: told.append((what, done, total)))
 
 
 def ends(told: Told) -> dict[str, tuple[int, int]]:
@@ -48,12 +48,12 @@ def ends(told: Told) -> dict[str, tuple[int, int]]:
 
 
 def test_only_who_listens_is_told_and_only_while(told: Told) -> None:
-    report("hashing", 1, 2)
+    report_progress("hashing", 1, 2)
     with listener(told):
-        assert list(counted("ab", "counting", 2)) == ["a", "b"]
-        with reported_to(None):
-            report("hashing", 1, 2)
-    report("hashing", 2, 2)
+        assert list(track("ab", "counting", 2)) == ["a", "b"]
+        with send_progress_to(None):
+            report_progress("hashing", 1, 2)
+    report_progress("hashing", 2, 2)
     assert told == [("counting", 0, 2), ("counting", 1, 2), ("counting", 2, 2)]
 
 
@@ -123,7 +123,7 @@ def test_lines_come_now_and_then_and_never_for_what_is_soon_done(monkeypatch: py
     now = [0.0]
     monkeypatch.setattr("trainer.core.work.progress.time.monotonic", lambda: now[0])
     held = io.StringIO()
-    lines = Lines(held)
+    lines = ProgressLines(held)
     for second in range(13):
         now[0] = float(second)
         lines("hashing a.safetensors", second * 1_000_000, 20_000_000)
@@ -132,11 +132,11 @@ def test_lines_come_now_and_then_and_never_for_what_is_soon_done(monkeypatch: py
     now[0] = 15.0
     lines("merging layers", 4, 12)
     assert held.getvalue().endswith("merging layers: 4 of 12\n")
-    assert share(0, 0) == "0"
+    assert format_progress(0, 0) == "0"
 
 
 def test_every_command_is_listened_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("trainer.cli.Lines", lambda: Lines(every=-1.0))
+    monkeypatch.setattr("trainer.cli.Lines", lambda: ProgressLines(every=-1.0))
     arguments = ["prepare", str(folder_of(tmp_path / "in", 2)), "--out", str(tmp_path / "out"), "--trigger", "a", "--resolution", "64"]
     assert main([*arguments, "--export", "imagefolder", "--json"]) == 0
     said = capsys.readouterr().err

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ..errors import UserError
-from ..work.progress import report
+from ..work.progress import report_progress
 
 
 def open_regular(path: str | Path) -> int:
@@ -82,5 +82,5 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
             done += len(chunk)
-            report(f"hashing {path.name}", done, size)
+            report_progress(f"hashing {path.name}", done, size)
     return digest.hexdigest()

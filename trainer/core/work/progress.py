@@ -20,23 +20,23 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 EVERY_SECONDS = 5.0  # between two lines in a terminal; what is done sooner says nothing
 
 
-def report(what: str, done: int, total: int) -> None:
+def report_progress(what: str, done: int, total: int) -> None:
     """Tell the listener of this thread, if there is one, that ``done`` of ``total`` is done."""
     listener = _listener.get()
     if listener is not None:
         listener(what, done, total)
 
 
-def counted(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+def track(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
     """``items``, reporting each that was dealt with."""
     for done, item in enumerate(items):
-        report(what, done, total)
+        report_progress(what, done, total)
         yield item
-    report(what, total, total)
+    report_progress(what, total, total)
 
 
 @contextmanager
-def reported_to(listener: Listener | None) -> Iterator[None]:
+def send_progress_to(listener: Listener | None) -> Iterator[None]:
     """Within it ``listener`` is told, in this thread."""
     token = _listener.set(listener)
     try:
@@ -45,7 +45,7 @@ def reported_to(listener: Listener | None) -> Iterator[None]:
         _listener.reset(token)
 
 
-class Lines:
+class ProgressLines:
     """A listener that writes a line now and then: ``hashing model.safetensors: 40 %``."""
 
     def __init__(self, stream: TextIO | None = None, every: float = EVERY_SECONDS) -> None:
@@ -57,16 +57,16 @@ class Lines:
         if now - self._last < self._every:
             return
         self._last = now
-        print(f"{what}: {share(done, total)}", file=self._stream or sys.stderr, flush=True)
+        print(f"{what}: {format_progress(done, total)}", file=self._stream or sys.stderr, flush=True)
 
 
-def share(done: int, total: int) -> str:
+def format_progress(done: int, total: int) -> str:
     """``3 of 12``, or ``40 %`` of what nobody counts (bytes)."""
-    if is_uncounted(total):
+    if is_byte_count(total):
         return f"{100 * done // total} %"
     return f"{done} of {total}" if total else str(done)
 
 
-def is_uncounted(total: int) -> bool:
+def is_byte_count(total: int) -> bool:
     """Whether nobody wants to read the number itself: that of bytes."""
     return total > 100_000

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from ...core.files.writing import write_atomic
-from ...core.work.progress import counted
+from ...core.work.progress import track
 from ..loading.kohya_captions import fixed_caption
 from ..manifest.items import Dataset
 
@@ -17,7 +17,7 @@ def write_imagefolder(dataset: Dataset, folder: Path) -> None:
     train = folder / "train"
     train.mkdir(parents=True)
     lines = []
-    for item in counted(dataset.items, "exporting images", len(dataset.items)):
+    for item in track(dataset.items, "exporting images", len(dataset.items)):
         if item.is_regularisation:
             continue
         name = PurePosixPath(item.file).name

@@ -12,7 +12,7 @@ from ...core.files.image_file import load_image
 from ...core.files.paths import safe_name
 from ...core.files.writing import write_atomic
 from ...core.prompt_syntax import unescape
-from ...core.work.progress import report
+from ...core.work.progress import report_progress
 from ..captions.tags import instance_prompt
 from ..loading.kohya_captions import fixed_caption
 from ..manifest.items import Dataset, Item
@@ -31,7 +31,7 @@ def write_kohya(dataset: Dataset, folder: Path) -> None:
         image_dir = folder / ("reg" if regularisation else "img") / name
         image_dir.mkdir(parents=True)
         for item in items:
-            report("exporting images", done, len(dataset.items))
+            report_progress("exporting images", done, len(dataset.items))
             _write_image(dataset, item, image_dir)
             done += 1
         subsets.append(_subset(image_dir, repeats, tokens, items, dataset.training))

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ...core.counting import plural
 from ...core.errors import UserError
 from ...core.files.image_file import load_image
-from ...core.work.progress import counted
+from ...core.work.progress import track
 from ..manifest.items import Dataset, Item
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -51,7 +51,7 @@ def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: 
     more = f", the first {len(items)} shown" if len(dataset.items) > len(items) else ""
     facts = f"{plural(len(dataset.items), 'picture')}{more} · {dataset.resolution} px · {dataset.hash[:12]}"
     draw.text((GAP, GAP + size + 10), _shorten(facts, sheet.width - 2 * GAP, size), font=_font(facts, size), fill=FAINT)
-    for number, item in enumerate(counted(items, "drawing the contact sheet", len(items))):
+    for number, item in enumerate(track(items, "drawing the contact sheet", len(items))):
         x = GAP + number % columns * (cell + GAP)
         y = head + number // columns * (cell_height + GAP)
         _paste(sheet, dataset, item, (x, y), cell)

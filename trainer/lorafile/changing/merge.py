@@ -12,7 +12,7 @@ import torch
 
 from ...core.errors import UserError
 from ...core.messages import Action, ExportOption, Message
-from ...core.work.progress import counted
+from ...core.work.progress import track
 from ..algorithms.kinds import PASSED_THROUGH
 from ..algorithms.weight_change import delta_shape
 from ..biases import bias_of, with_bias, without_bias
@@ -46,7 +46,7 @@ def merge(parts: Sequence[tuple[LoraWeights, float]], rank: int | None = None) -
             grouped.setdefault((module.component, module.name), []).append((module, strength))
     for layer in grouped.values():
         _check(layer, rank)
-    sums = (_merge_layer(layer) for layer in counted(grouped.values(), "merging layers", len(grouped)))
+    sums = (_merge_layer(layer) for layer in track(grouped.values(), "merging layers", len(grouped)))
     modules, report = (tuple(sums), None) if rank is None else reduced(sums, rank)
     metadata = _metadata(parts, modules)
     if report and report.changed:

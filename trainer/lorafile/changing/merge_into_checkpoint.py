@@ -11,7 +11,7 @@ import torch
 
 from ...core.errors import UserError
 from ...core.files.writing import atomic_path, remove_abandoned
-from ...core.work.progress import counted
+from ...core.work.progress import track
 from .. import container
 from ..algorithms.dora import apply_dora
 from ..biases import bias_of, without_bias
@@ -52,7 +52,7 @@ def merge_into_checkpoint(checkpoint: Path, parts: Sequence[tuple[LoraWeights, f
         container.copy_with_metadata(checkpoint, temporary, {**header.metadata, **_metadata(header.metadata, parts)})
         start = container.read_header(temporary).data_start
         with temporary.open("r+b") as file:
-            for key, layers in counted(changes.items(), f"merging into {target.name}", len(changes)):
+            for key, layers in track(changes.items(), f"merging into {target.name}", len(changes)):
                 dtype, shape, (begin, end) = header.tensors[key]
                 file.seek(start + begin)
                 data = bytearray(file.read(end - begin))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...core.errors import UserError
-from ...core.work.progress import counted
+from ...core.work.progress import track
 from ..algorithms.kinds import COMMON
 from ..biases import bias_of
 from ..weights import LoraModule, LoraWeights
@@ -45,7 +45,7 @@ def reduce_rank(weights: LoraWeights, rank: int) -> tuple[LoraWeights, RankRepor
     LoHa, LoKr, Tucker convolutions and full weights become plain LoRA. For DoRA, the change before normalisation is approximated. Bias and
     normalisation changes have no rank and are kept. Raises UserError for unknown algorithms.
     """
-    layers = counted(weights.modules, "reducing the rank", len(weights.modules))
+    layers = track(weights.modules, "reducing the rank", len(weights.modules))
     modules, report = reduced(layers, rank)
     metadata = reduced_metadata(weights.metadata, weights.modules, modules) if report.changed else dict(weights.metadata)
     return replace(weights, modules=modules, metadata=metadata), report

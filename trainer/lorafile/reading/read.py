@@ -65,9 +65,7 @@ def _scan(raw: tensors.RawFile, layout: UNetLayout | None) -> LoraWeights:
     modules = weights.modules
     family, reason = detect_family(modules, metadata)
     found = unet_layout_of(family)
-    if (
-        layout is None and found != unet_layout_of("sd1") and weights.uses_ldm
-    ):  # LDM names were read with SD 1.x' layout, but are SDXL's
+    if layout is None and found != unet_layout_of("sd1") and weights.uses_ldm:  # LDM names were read with SD 1.x' layout, but are SDXL's
         weights = _group(raw.tensors, found)
         modules = weights.modules
         family, reason = detect_family(modules, metadata)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...core.diagnosis import is_out_of_memory
-from ...core.work.progress import counted
+from ...core.work.progress import track
 from ...families import EPSILON, Family, Framing, Prediction
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def sample_latents(
     whole = Framing(original=(width, height), target=(width, height))
     inputs = family.denoiser_inputs(conditions, [whole] * len(conditions), device, dtype)
     with torch.no_grad():
-        for timestep in counted(scheduler.timesteps, "sampling steps", len(scheduler.timesteps)):
+        for timestep in track(scheduler.timesteps, "sampling steps", len(scheduler.timesteps)):
             if stop():
                 return None
             scaled = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)
