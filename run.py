@@ -1,7 +1,7 @@
 """The two commands: ``python run.py demo`` and ``python run.py test``. Needs nothing but Python 3.10 or newer.
 
-It makes a virtual environment in ``.venv`` beside this file, installs into it what the command needs, and runs the command
-there. Nothing outside that folder is changed. The second time it finds everything in place and starts at once.
+It creates a virtual environment in ``.venv`` beside this file, installs the command's requirements into it, and runs the command
+there. Nothing outside that folder is changed. The second time everything is in place and the command starts at once.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ CPU_TORCH = "torch==2.13.0"  # the release that the figures in this repository w
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # on Linux, PyPI's own build carries gigabytes of CUDA libraries
 CUDA_INDEX = "https://download.pytorch.org/whl/cu128"  # on Windows, PyPI's own build has no CUDA
 
+QUICK = ["-m", "not slow and not comfyui and not browser"]
+ALL = ["--long"]  # an option of tests/conftest.py
 NOT_RUN = 77  # exit status of a check that this machine cannot do
 
 
 class SetupError(Exception):
-    """Something that the user has to put right before a command can run."""
+    """A problem that the user has to solve before a command can run."""
 
 
 def main() -> int:
@@ -43,16 +45,18 @@ def main() -> int:
     demo = commands.add_parser("demo", help="train a LoRA on drawn portraits with the embedded base model and show what it does")
     demo.add_argument("--out", metavar="DIR", help="folder for the results")
     test = commands.add_parser("test", help="lint, type-check and test everything; further arguments go to pytest")
-    test.add_argument("--quick", action="store_true", help="leave out slow tests and those that need a real ComfyUI")
-    test.add_argument("--all", action="store_true", help="then try what is best effort, too: the unit tests in a Windows Python")
+    size = test.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="leave out slow tests and those that need a real ComfyUI")
+    size.add_argument("--all", action="store_true", help="add the long tests, and the unit tests in a Windows Python as far as possible")
     args, rest = parser.parse_known_args()
     try:
         install(tests=args.command == "test")
         if args.command == "demo":
-            # from the caller's folder: the demo runs in this one
+            # resolved in the caller's folder, since the demo runs in this one
             where = ["--out", os.path.abspath(args.out)] if args.out else []
             return subprocess.call([str(PYTHON), "-m", "trainer", "demo", *where, *rest], cwd=ROOT)
-        status = run_tests(rest, quick=args.quick)
+        selection = QUICK if args.quick else ALL if args.all else []
+        status = run_tests([*selection, *rest])
         if args.all:
             run_best_effort()
         return status
@@ -64,14 +68,13 @@ def main() -> int:
         return 130
 
 
-def run_tests(pytest_arguments: list[str], *, quick: bool) -> int:
+def run_tests(pytest_arguments: list[str]) -> int:
     """Every check, also after one has failed; the exit status is 0 only if all passed."""
-    selection = ["-m", "not slow and not comfyui and not browser"] if quick else []
     checks = {
         "ruff check": [str(PYTHON), "-m", "ruff", "check", "."],
         "imports": [str(PYTHON), "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
         "mypy": [str(PYTHON), str(Path("tests", "tools", "typecheck.py"))],
-        "pytest": [str(PYTHON), "-m", "pytest", "--durations=10", *side_by_side(), *selection, *pytest_arguments],
+        "pytest": [str(PYTHON), "-m", "pytest", "--durations=10", *side_by_side(), *pytest_arguments],
     }
     results = []
     for name, command in checks.items():
@@ -86,22 +89,22 @@ def run_tests(pytest_arguments: list[str], *, quick: bool) -> int:
 
 
 def run_best_effort() -> None:
-    """What not every machine can do and no change has to pass: its result is printed and changes no exit status."""
+    """Run what only some machines can run. Its result is printed and does not change the exit status."""
     say("best effort: the unit tests in a Windows Python under Wine (docs/windows.md); the result above does not depend on it")
     status = subprocess.call([str(PYTHON), str(Path("tests", "tools", "windows.py"))], cwd=ROOT)
-    told = {0: "ok", NOT_RUN: "NOT RUN, for the reason above"}.get(status, f"FAILED (exit status {status})")
-    say(f"best effort: Windows: {told}")
+    outcome = {0: "ok", NOT_RUN: "NOT RUN, for the reason above"}.get(status, f"FAILED (exit status {status})")
+    say(f"best effort: Windows: {outcome}")
 
 
 def side_by_side() -> list[str]:
-    """pytest-xdist with a worker for every core, four at most: several hold a ComfyUI or a model. ``-n 0`` behind it switches it off."""
+    """pytest-xdist with a worker for every core, four at most since some hold a ComfyUI or a model. A later ``-n 0`` switches it off."""
     workers = min(os.cpu_count() or 1, 4)
     return ["-n", str(workers), "--dist", "loadscope", "--no-loadscope-reorder"] if workers > 1 else []
 
 
 def install(*, tests: bool) -> None:
-    """Bring ``.venv`` to what the requirement files say; a stamp inside it tells whether there is anything to do."""
-    if sys.version_info < (3, 10):  # noqa: UP036 - this file also runs on older ones, to say so
+    """Install what the requirement files list into ``.venv``, unless the stamp in it says that they are installed."""
+    if sys.version_info < (3, 10):  # noqa: UP036 - older versions run this file, too, and get this error
         raise SetupError(f"AnimeLoRA needs Python 3.10 or newer; this is {sys.version.split()[0]}. Start it with a newer one.")
     gpu = has_nvidia_gpu()
     base = {"python": sys.version, "gpu": gpu}
@@ -125,8 +128,8 @@ def install(*, tests: bool) -> None:
 
 
 def make_environment() -> None:
-    """A fresh ``.venv`` of the Python that runs this file."""
-    say(f"making a virtual environment in {VENV}")
+    """Create ``.venv`` with the Python that runs this file."""
+    say(f"creating a virtual environment in {VENV}")
     missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
     if missing:
         raise SetupError(
@@ -139,7 +142,7 @@ def make_environment() -> None:
 
 
 def install_torch(gpu: bool) -> None:
-    """A CUDA build where an NVIDIA GPU is, else the pinned CPU build."""
+    """Install a CUDA build if there is an NVIDIA GPU, else the pinned CPU build."""
     if gpu:
         say("installing PyTorch for the GPU (2 to 3 GB, once)")
         pip("torch", *(["--index-url", CUDA_INDEX] if os.name == "nt" else []))
@@ -151,18 +154,18 @@ def install_torch(gpu: bool) -> None:
     try:
         pip(CPU_TORCH, "--index-url", CPU_INDEX, "--timeout", "15", "--retries", "1")
     except SetupError:
-        print("PyTorch's own index does not answer; taking the larger build from PyPI.")
+        print("PyTorch's own index does not answer; installing the larger build from PyPI.")
         pip(CPU_TORCH)
 
 
 def pip_finds_locally(requirement: str) -> bool:
-    """Whether pip's own settings name a folder of wheels (find-links) that has ``requirement``."""
+    """Whether pip's settings name a folder of wheels (find-links) that contains ``requirement``."""
     command = [str(PYTHON), "-m", "pip", "install", "--dry-run", "--no-deps", "--no-index", "--quiet", requirement]
     return subprocess.run(command, capture_output=True, cwd=ROOT).returncode == 0
 
 
 def test_requirements() -> list[str]:
-    """The lines of pyproject.toml's extra ``test``, read in the environment, which has a TOML reader on every Python."""
+    """The requirements of pyproject.toml's extra ``test``. Read by ``.venv``'s Python, which always has a TOML reader."""
     code = (
         "import sys, json\n"
         "tomllib = __import__('tomllib' if sys.version_info >= (3, 11) else 'tomli')\n"
@@ -176,7 +179,7 @@ def test_requirements() -> list[str]:
 
 
 def pip(*arguments: str) -> None:
-    """``pip install`` with its progress shown; its last lines and a hint in the error when it fails."""
+    """Run ``pip install`` and show its progress. Raises SetupError with pip's last lines and a hint if it fails."""
     command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     assert process.stdout is not None
@@ -192,7 +195,7 @@ def pip(*arguments: str) -> None:
 
 
 def hint(output: str) -> str:
-    """What to do about pip's most frequent failures."""
+    """Advice for pip's most frequent failures."""
     if "No space left" in output:
         return "The disk is full: the environment needs about 3 GB, with CUDA about 8 GB."
     if "onnection" in output or "resolution" in output or "timed out" in output:
@@ -215,17 +218,17 @@ def has_nvidia_gpu() -> bool:
 
 
 def covers(stamp: dict[str, object], wanted: dict[str, object]) -> bool:
-    """Whether an environment with ``stamp`` has everything in ``wanted``; an empty value asks for nothing."""
+    """Whether an environment with ``stamp`` has everything in ``wanted``. Empty values are not required."""
     return all(value == "" or stamp.get(key) == value for key, value in wanted.items())
 
 
 def digest(name: str) -> str:
-    """SHA-256 of a file of the checkout, whatever its line endings."""
+    """SHA-256 of a file of the checkout, independent of its line endings."""
     return hashlib.sha256((ROOT / name).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def read_stamp() -> dict[str, object]:
-    """What was installed into ``.venv``; empty if nothing was, or not to the end."""
+    """What is installed in ``.venv``; empty if no installation was completed."""
     try:
         data = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -234,12 +237,12 @@ def read_stamp() -> dict[str, object]:
 
 
 def write_stamp(stamp: dict[str, object]) -> None:
-    """Remember what is installed."""
+    """Record what is installed."""
     STAMP.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
 
 
 def say(text: str) -> None:
-    """A heading between the parts of the output."""
+    """Print a heading."""
     print(f"\n== {text}", flush=True)
 
 

@@ -114,11 +114,10 @@ def prompt_for(portrait: Portrait) -> str:
     return ", ".join([f"{TRIGGER} {CLASS}", *tags(portrait)])
 
 
-def main(out: Path, *, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+def main(out: Path, settings: DemoSettings | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
     """Run the demonstration and write its files to ``out``; returns what ``figures.json`` holds.
 
-    ``quick`` trains for fewer steps, and measures fewer portraits in fewer sampling steps. Raises ``trainer.core.errors.UserError`` if the
-    base file is missing or the training fails.
+    Raises ``trainer.core.errors.UserError`` if the base file is missing or the training fails.
     """
     from trainer.core.errors import UserError
     from trainer.core.files.writing import write_atomic
@@ -127,7 +126,7 @@ def main(out: Path, *, quick: bool = False, progress: Progress | None = None) ->
         raise UserError(
             f"The demo's base model {BASE_FILE} is missing.", "Get it with the repository, or train it: python -m demo.recipe --help"
         )
-    settings = QUICK if quick else DemoSettings()
+    settings = settings or DemoSettings()
     tell = progress or (lambda line: None)
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)

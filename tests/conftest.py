@@ -113,8 +113,19 @@ def full_checkpoint() -> Path:
     return path
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests below server/ and browser/ carry their markers without saying so, and are skipped before their fixtures are made."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--long``, which ``python run.py test --all`` passes."""
+    parser.addoption("--long", action="store_true", help="also run the tests marked long, and the long form of the others")
+
+
+@pytest.fixture(scope="session")
+def long_form(request: pytest.FixtureRequest) -> bool:
+    """Whether tests that have a short and a long form run the long one."""
+    return bool(request.config.getoption("--long"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests below server/ and browser/, skip those that lack a ComfyUI, and deselect long tests without ``--long``."""
     missing = find_comfyui() is None
     for item in items:
         folder = item.path.relative_to(_TESTS).parts[0] if item.path.is_relative_to(_TESTS) else ""
@@ -124,6 +135,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
         if missing and item.get_closest_marker("comfyui"):
             item.add_marker(pytest.mark.skip(reason=NO_COMFYUI))
+    if not config.getoption("--long"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     items.sort(key=lambda item: item.path.name not in _LONGEST)  # one worker runs a file's tests: the others would wait for it at the end
 
 

@@ -24,6 +24,11 @@ from tests.tools.cache import cache_folder
 from tests.tools.comfyui import ComfyUI, find_comfyuis
 from tests.tools.workflows.parts import CONTROLNET, LORA_FILE
 
+GATE = {  # what each further look repeats without --long; the first one runs everything
+    "vue": ("test_workflows.py", "test_loras.py", "test_presets.py", "test_panel.py", "test_an_epoch_is_picked_from_the_grid"),
+    "newest frontend": ("test_workflows.py",),
+    "older ComfyUI": ("test_workflows.py", "test_a_template_runs_and_its_picture_brings_it_back"),
+}
 NEWEST = "1.58.1"  # of comfyui-frontend-package
 _FOUND = find_comfyuis()
 
@@ -66,6 +71,17 @@ def looks() -> list[Look]:
     if newest.version == "0.3.64":
         return [Look(each) for each in _FOUND]
     return [Look(newest), Look(newest, vue=True, light=True), Look(newest, front_end=NEWEST), *(Look(older) for older in _FOUND[1:])]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark as long what a look other than the first need not repeat each time."""
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    chosen = params.get("look")
+    if not isinstance(chosen, Look) or chosen.first:
+        return
+    kind = "vue" if chosen.vue else "newest frontend" if chosen.front_end else "older ComfyUI"
+    if not {item.path.name, item.name.partition("[")[0]} & set(GATE[kind]):
+        item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="package")

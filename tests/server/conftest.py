@@ -11,8 +11,18 @@ from tests.server.comfy_server import Server, start
 from tests.server.files import FULL, TINY, link, portrait
 from tests.tools.comfyui import ComfyUI, find_comfyuis
 
+# test files that run on the older ComfyUIs without --long, too; the newest one runs every file
+ON_EVERY_COMFYUI = ("test_chain.py", "test_dataset.py", "test_img2img.py", "test_lora.py", "test_old_workflows.py", "test_presets.py",
+                    "test_translations.py", "test_workflows.py")  # fmt: skip
 _FOUND = find_comfyuis()
 _PLACES: list[ComfyUI | None] = [*_FOUND] or [None]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark as long what an older ComfyUI need not repeat each time."""
+    place = item.callspec.params.get("server") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+    if isinstance(place, ComfyUI) and place != _FOUND[0] and item.path.name not in ON_EVERY_COMFYUI:
+        item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session", params=_PLACES, ids=[each.version for each in _FOUND] or ["none"])
@@ -22,6 +32,7 @@ def server(
     tiny_checkpoint: Path,
     full_checkpoint: Path,
     quick_trainer: Callable[[Path], Path],
+    long_form: bool,
 ) -> Iterator[Server]:
     """A running server with the pack in it."""
     if request.param is None:
@@ -43,6 +54,7 @@ def server(
     link(tiny_checkpoint, base / "models" / "checkpoints" / TINY)
     link(full_checkpoint, base / "models" / "checkpoints" / FULL)
     running = start(place.path, place.python, base, children=quick_trainer(place.python))
-    running.thorough = place == _FOUND[0]  # one ComfyUI with the real size and every example, the others with a tiny model and some: time
+    running.full_size = place == _FOUND[0]
+    running.thorough = running.full_size and long_form
     yield running
     running.stop()

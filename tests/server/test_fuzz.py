@@ -29,7 +29,7 @@ from trainer.runs import events
 from trainer.runs.run_folder import RunFolder, loss_history, read_samples, validation_history
 from trainer.runs.run_times import start_day, training_seconds
 
-EXAMPLES, ELSEWHERE = 24, 8  # for each node, where tests are thorough and elsewhere
+MANY, FEW = 24, 8  # examples for each node
 DEAR = {"AnimeLoRA_TrainLora": 6}  # nodes that take seconds
 PREFIX = "AnimeLoRA_"
 MARK = "escaped-by-fuzz"
@@ -181,14 +181,14 @@ def test_cards_of_loras_that_mean_harm_are_small_and_without_their_images(server
 
 
 def test_values_from_nowhere_end_in_a_clear_error_or_a_result(server: Server) -> None:
-    """Every node that the server describes as ours, a new one by itself."""
+    """Tries every node of the pack that the server lists, so a new one is covered without further work."""
     save_file(lora_tensors(small_layers()), server.base / "models" / "loras" / LORA_FILE)
     described = server.get("/object_info")  # describing its nodes, the server makes folders of its own
     nodes = sorted(name for name in described if name.startswith(PREFIX))
     assert len(nodes) >= 12
     before, outcomes = files_around(server), dict[str, list[str]]()
     for kind in nodes:
-        of_one, examples = outcomes.setdefault(kind, []), min(DEAR.get(kind, EXAMPLES), EXAMPLES if server.thorough else ELSEWHERE)
+        of_one, examples = outcomes.setdefault(kind, []), min(DEAR.get(kind, MANY), MANY if server.thorough else FEW)
         settings(SAME, max_examples=examples)(given(data=st.data())(send_one))(server, described, kind, of_one)
         assert len(of_one) >= examples // 2, (kind, of_one)
     assert files_around(server) == before
@@ -221,7 +221,7 @@ def test_manifests_from_nowhere_end_in_a_clear_error_or_a_result(server: Server,
     whole, outcomes = shutil.copytree(made, tmp_path / "whole"), list[str]()
     shutil.copytree(whole, server.base / "input" / "fuzzed")  # menus offer what is there when they are asked for
     try:
-        examples = EXAMPLES if server.thorough else ELSEWHERE
+        examples = MANY if server.thorough else FEW
         settings(SAME, max_examples=examples)(given(data=st.data())(try_manifest))(server, made, whole, outcomes)
     finally:
         shutil.rmtree(server.base / "input" / "fuzzed")
@@ -288,7 +288,7 @@ def test_logs_from_nowhere_are_read_as_far_as_they_are_logs(server: Server, trai
     compare = cheap(server.get("/object_info")[f"{PREFIX}EpochCompare"]) | {"run": run.path.name, "prompts": "x", "lora_strengths": "1"}
     compare |= {name: SOURCES[name.upper()] for name in ("model", "clip", "vae")}
     del compare["seed"]
-    examples = EXAMPLES if server.thorough else ELSEWHERE
+    examples = MANY if server.thorough else FEW
     settings(SAME, max_examples=examples)(given(data=st.data())(try_log))(server, run, compare, outcomes)
     assert set(outcomes) == {"result"}
 

@@ -15,7 +15,7 @@ from tests.server.graphs import Graph, defaults, loader, node, prepare, train_se
 from tests.tools import hostile
 
 WEIGHTS = sorted(hostile.weights(Path()))
-ELSEWHERE = ("a pickle.safetensors", "deep.safetensors", "device.safetensors", "new pickle.ckpt", "old pickle.pt", "overlap.safetensors")
+SOME = ("a pickle.safetensors", "deep.safetensors", "device.safetensors", "new pickle.ckpt", "old pickle.pt", "overlap.safetensors")
 PREFIX = "AnimeLoRA_"
 
 
@@ -75,7 +75,7 @@ def users(server: Server, name: str) -> dict[str, Graph]:
 
 def test_weights_that_mean_harm_are_refused_by_every_node_that_lists_them(server: Server, spoiled: Path) -> None:
     seen: set[str] = set()
-    for name in WEIGHTS if server.thorough else [name for name in WEIGHTS if name in ELSEWHERE]:
+    for name in WEIGHTS if server.thorough else [name for name in WEIGHTS if name in SOME]:
         for title, graph in users(server, name).items():
             seen.add(title)
             try:

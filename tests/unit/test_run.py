@@ -161,7 +161,7 @@ def test_every_check_runs_and_one_failure_fails_all(monkeypatch: pytest.MonkeyPa
         return 1 if "ruff" in command else 0
 
     monkeypatch.setattr("run.subprocess.call", call)
-    assert run.run_tests(["-k", "some"], quick=True) == 1
+    assert run.run_tests(["-k", "some"]) == 1
     assert any("ruff" in command for command in ran)
     assert any("typecheck.py" in part for part in ran[-2])
     assert ran[-1][-2:] == ["-k", "some"]
@@ -169,7 +169,7 @@ def test_every_check_runs_and_one_failure_fails_all(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("gate", "windows"), [(0, 0), (0, 1), (0, run.NOT_RUN), (1, 0)])
-def test_what_is_best_effort_runs_behind_the_gate_and_changes_nothing(
+def test_all_runs_long_tests_and_then_windows_whose_result_does_not_count(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gate: int, windows: int
 ) -> None:
     ran: list[str] = []
@@ -183,12 +183,23 @@ def test_what_is_best_effort_runs_behind_the_gate_and_changes_nothing(
     monkeypatch.setattr("sys.argv", ["run.py", "test"])
     assert run.main() == gate
     assert len(ran) == 4 and not any("windows.py" in command for command in ran)
+    assert "--long" not in ran[-1]
     monkeypatch.setattr("sys.argv", ["run.py", "test", "--all"])
     assert run.main() == gate
     assert "windows.py" in ran[-1] and len(ran) == 9
-    told = capsys.readouterr().out
-    assert "best effort" in told
-    assert ("NOT RUN" in told) == (windows == run.NOT_RUN)
+    assert "--long" in ran[-2]
+    output = capsys.readouterr().out
+    assert "best effort" in output
+    assert ("NOT RUN" in output) == (windows == run.NOT_RUN)
+
+
+def test_quick_leaves_out_slow_tests_and_comfyui(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr("run.subprocess.call", lambda command, **_: ran.append(command) or 0)
+    monkeypatch.setattr(run, "install", lambda **_: None)
+    monkeypatch.setattr("sys.argv", ["run.py", "test", "--quick", "-k", "some"])
+    assert run.main() == 0
+    assert ran[-1][-4:] == ["-m", "not slow and not comfyui and not browser", "-k", "some"]
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, None), (2, "2"), (64, "4"), (None, None)])

@@ -24,10 +24,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demonstration; say where the results are."""
-    from demo import main
+    from demo.run_demo import QUICK, main
 
     out = args.out.resolve()
-    figures = main(out, quick=args.quick, progress=lambda line: print(line, file=sys.stderr, flush=True))
+    figures = main(out, QUICK if args.quick else None, progress=lambda line: print(line, file=sys.stderr, flush=True))
     if args.json:
         print(json.dumps(figures))
         return 0

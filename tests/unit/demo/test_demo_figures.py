@@ -1,4 +1,4 @@
-"""The demonstration on a shorter run: the LoRA must learn the style, keep the colours, and be called by its trigger."""
+"""The demonstration: with a few steps it writes its files, and with more of them (long) the LoRA learns the style."""
 
 from __future__ import annotations
 
@@ -16,36 +16,23 @@ from demo.portraits import random_portrait
 pytestmark = pytest.mark.slow
 
 
+A_FEW_STEPS = run_demo.DemoSettings(pictures=8, others=2, tests=1, shown=1, steps=12, batch=2, rank=8, sampling_steps=3)
+
+
+@pytest.fixture(scope="module")
+def first_steps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("first steps")
+    return out, run_demo.main(out, A_FEW_STEPS)
+
+
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("demo")
-    return out, run_demo.main(out, quick=True)
+    return out, run_demo.main(out, run_demo.QUICK)
 
 
-def test_the_lora_comes_closer_to_the_true_rendering_than_the_base(result: tuple[Path, dict[str, Any]]) -> None:
-    _, figures = result
-    assert figures["distance_lora_065"] < 0.9 * figures["distance_base"]
-    assert figures["style_065"] < 0.9 * figures["style_base"]
-
-
-def test_more_strength_comes_closer_to_the_style_and_goes_farther_from_the_source(result: tuple[Path, dict[str, Any]]) -> None:
-    _, figures = result
-    assert figures["from_source_080"] > figures["from_source_065"] > 0
-    assert figures["style_080"] < figures["style_065"]
-
-
-def test_without_its_trigger_the_base_s_style_mostly_stays(result: tuple[Path, dict[str, Any]]) -> None:
-    _, figures = result
-    assert figures["moved_without_trigger"] < 0.6 * figures["moved_with_trigger"]
-
-
-def test_the_colours_stay(result: tuple[Path, dict[str, Any]]) -> None:
-    _, figures = result
-    assert figures["attribute_error"] < 0.10
-
-
-def test_the_results_are_files_that_say_the_same(result: tuple[Path, dict[str, Any]]) -> None:
-    out, figures = result
+def check_files(out: Path, figures: dict[str, Any]) -> None:
+    """The grid, the curve, one LoRA, and ``figures.json`` with the returned figures and what each of them means."""
     stored = json.loads((out / "figures.json").read_text(encoding="utf-8"))
     assert stored == json.loads(json.dumps(figures))
     assert {"distance_base", "distance_lora_065", "distance_lora_080", "attribute_error", "training_seconds"} <= stored["meaning"].keys()
@@ -55,11 +42,18 @@ def test_the_results_are_files_that_say_the_same(result: tuple[Path, dict[str, A
     assert [path.suffix for path in out.glob("*.safetensors")] == [".safetensors"]
 
 
-def test_the_lora_is_measured_on_other_portraits_too(
-    result: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_few_steps_train_a_lora_that_is_measured(first_steps: tuple[Path, dict[str, Any]]) -> None:
+    out, figures = first_steps
+    check_files(out, figures)
+    assert (figures["training_steps"], figures["portraits"]) == (12, 1)
+    assert figures["from_source_080"] > figures["from_source_065"] > 0
+    assert figures["moved_with_trigger"] > 0
+
+
+def test_a_lora_is_measured_on_other_portraits(
+    first_steps: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, figures = result
-    (lora,) = out.glob("*.safetensors")
+    (lora,) = first_steps[0].glob("*.safetensors")
     measured: list[case.Case] = []
 
     def measure(cases: list[case.Case]) -> dict[str, Any]:
@@ -67,10 +61,46 @@ def test_the_lora_is_measured_on_other_portraits_too(
         return run_demo.measure(cases)
 
     monkeypatch.setattr(examine, "measure", measure)
-    examine.main([str(lora), "--tests", "1", "--sampling-steps", "12", "--first", "700"])
+    examine.main([str(lora), "--tests", "1", "--sampling-steps", "2", "--first", "700"])
     found = json.loads(capsys.readouterr().out)
     assert [case.portrait for case in measured] == [random_portrait(700)]
-    assert found["portraits"] == 1 and found["distance_lora_065"] < found["distance_base"] != figures["distance_base"]
+    assert found["portraits"] == 1 and 0 < found["distance_base"] != first_steps[1]["distance_base"]
+
+
+@pytest.mark.long
+def test_the_lora_comes_closer_to_the_true_rendering_than_the_base(result: tuple[Path, dict[str, Any]]) -> None:
+    _, figures = result
+    assert figures["distance_lora_065"] < 0.9 * figures["distance_base"]
+    assert figures["style_065"] < 0.9 * figures["style_base"]
+
+
+@pytest.mark.long
+def test_more_strength_comes_closer_to_the_style_and_goes_farther_from_the_source(result: tuple[Path, dict[str, Any]]) -> None:
+    _, figures = result
+    assert figures["from_source_080"] > figures["from_source_065"] > 0
+    assert figures["style_080"] < figures["style_065"]
+
+
+@pytest.mark.long
+def test_without_its_trigger_the_base_s_style_mostly_stays(result: tuple[Path, dict[str, Any]]) -> None:
+    _, figures = result
+    assert figures["moved_without_trigger"] < 0.6 * figures["moved_with_trigger"]
+
+
+@pytest.mark.long
+def test_the_colours_stay(result: tuple[Path, dict[str, Any]]) -> None:
+    _, figures = result
+    assert figures["attribute_error"] < 0.10
+
+
+@pytest.mark.long
+def test_the_lora_improves_other_portraits_too(result: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    out, figures = result
+    check_files(out, figures)
+    (lora,) = out.glob("*.safetensors")
+    examine.main([str(lora), "--tests", "1", "--sampling-steps", "12", "--first", "700"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["distance_lora_065"] < found["distance_base"] != figures["distance_base"]
 
 
 @pytest.mark.parametrize("first", [50, 290, 319, 210])

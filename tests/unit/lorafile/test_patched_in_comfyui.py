@@ -26,7 +26,8 @@ PREFIX = [f"lora_unet_{name.replace('.', '_')}" for name in (LINEAR, CONVOLUTION
 pytestmark = pytest.mark.comfyui
 
 
-_PLACES: list[ComfyUI | None] = [*find_comfyuis()] or [None]
+_NEWEST, *_OLDER = [*find_comfyuis()] or [None]
+_PLACES = [_NEWEST, *(pytest.param(each, marks=pytest.mark.long) for each in _OLDER)]
 
 
 @pytest.fixture(scope="module", params=_PLACES, ids=[each.version for each in find_comfyuis()] or ["none"])
