@@ -23,10 +23,10 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from demo.geometry import ANIME, REALISTIC, build
-from demo.portraits import STYLES, random_portrait
-from demo.render import render
-from demo.shapes import random_drawing
+from demo.drawing.geometry import ANIME, REALISTIC, build
+from demo.drawing.portraits import STYLES, random_portrait
+from demo.drawing.render import render
+from demo.drawing.shapes import random_drawing
 from trainer.core.terminal import escape_unprintable
 from trainer.dataset.images.buckets import fit_to_square
 from trainer.dataset.images.focus import content_box, crop_offset, find_head

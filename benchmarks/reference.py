@@ -29,8 +29,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import peers, table
-from demo.portraits import random_portrait
-from demo.render import render
+from demo.drawing.portraits import random_portrait
+from demo.drawing.render import render
 from trainer.config import run_config
 from trainer.config.overrides import apply_override
 from trainer.core.terminal import escape_unprintable

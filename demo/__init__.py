@@ -1,5 +1,1 @@
-"""A small Stable Diffusion made for this pack: drawn portraits, the recipe that trains it, and the demonstration.
-
-The node Demo Pictures draws its portraits with this package. Heavy imports (torch, diffusers) happen inside functions,
-so that drawing portraits needs only Pillow and NumPy.
-"""
+"""The demonstration on the embedded base model; ``drawing/`` holds what the pack uses, ``recipe/`` how the base was trained."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .portraits import Portrait
+from .drawing.portraits import Portrait
 
 if TYPE_CHECKING:
     from PIL import Image

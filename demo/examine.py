@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from .base_file import BASE_FILE
+from .paths import BASE_FILE
 from .run_demo import DemoSettings, measure, paint, text_portraits, trained_on
 
 

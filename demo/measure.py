@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from .canvas import Canvas
-from .geometry import ANIME, build
-from .parts import accessory_parts, clothes_parts, glasses_rims
-from .portraits import Portrait
+from .drawing.canvas import Canvas
+from .drawing.geometry import ANIME, build
+from .drawing.parts import accessory_parts, clothes_parts, glasses_rims
+from .drawing.portraits import Portrait
 
 Map = NDArray[np.float32]
 SCALES = (1.0, 2.0, 4.0)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base_file import BASE_FILE
 from .case import Case
+from .drawing.portraits import STYLE_WORDS, Portrait, caption, random_portrait, tags
+from .drawing.render import render
 from .measure import colour_errors, distance, raw_distance, style_distance
-from .portraits import STYLE_WORDS, Portrait, caption, random_portrait, tags
-from .render import render
+from .paths import BASE_FILE
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -45,8 +45,8 @@ class DemoPictures(io.ComfyNode):
     def execute(cls, style: str, count: int, first: int, size: int) -> io.NodeOutput:
         """Draw them."""
         with canvas_errors():
-            from ..demo.portraits import caption, random_portrait
-            from ..demo.render import render
+            from ..demo.drawing.portraits import caption, random_portrait
+            from ..demo.drawing.render import render
 
             people = [random_portrait(number) for number in range(first, first + count)]
             pictures = [render(person, STYLES[style], size) for person in people]

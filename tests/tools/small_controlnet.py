@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from demo.portraits import caption, random_portrait
-from demo.render import render
+from demo.drawing.portraits import caption, random_portrait
+from demo.drawing.render import render
 from trainer.families import BaseCheckpoint, sd1
 from trainer.lorafile.naming.unet_names import UNetLayout, diffusers_to_ldm
 

@@ -18,7 +18,7 @@ from typing import Any
 import requests
 from PIL import Image
 
-from demo.portraits import caption, random_portrait
+from demo.drawing.portraits import caption, random_portrait
 from demo.run_demo import DemoSettings
 
 from .api import api_prompt

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 pytest.importorskip("triton", reason="the kernels are Triton's")
 
-from demo.base_file import BASE_FILE
+from demo.paths import BASE_FILE
 from tests.unit.compute.test_denoiser_setup import same_training
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter

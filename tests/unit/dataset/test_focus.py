@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from demo.geometry import ANIME, REALISTIC, build
-from demo.portraits import random_portrait
-from demo.render import render
+from demo.drawing.geometry import ANIME, REALISTIC, build
+from demo.drawing.portraits import random_portrait
+from demo.drawing.render import render
 from tests.unit.dataset.pictures import drawing
 from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.dataset.images.focus import Focus, content_box, crop_offset, find_head

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from demo.base_file import write_base
-from demo.model import Widths, build_text_encoder, build_unet, build_vae
+from demo.recipe.base_file import write_base
+from demo.recipe.model import Widths, build_text_encoder, build_unet, build_vae
 from trainer.families import family_of, open_checkpoint
 
 SMALL = Widths(vae=(32, 32, 64, 64), unet=(32, 64), unet_attention=(True, False), text=64, text_layers=2)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from demo import fresh, train_unet
-from demo.captions import load_tokenizer
-from demo.fresh import CHUNK, Fresh, Part, draw
-from demo.pictures import FIRST_TRAINING_SEED
-from demo.portraits import BASE_STYLES, CHOICES, STYLE_WORDS, Portrait, attribute_names, random_portrait
-from demo.recipe import MANY, _further
-from demo.train_unet import Growing, LatentSet, UnetSettings
+from demo.drawing.portraits import BASE_STYLES, CHOICES, STYLE_WORDS, Portrait, attribute_names, random_portrait
+from demo.recipe import fresh, train_unet
+from demo.recipe.captions import load_tokenizer
+from demo.recipe.fresh import CHUNK, Fresh, Part, draw
+from demo.recipe.pictures import FIRST_TRAINING_SEED
+from demo.recipe.train_base import MANY, _further
+from demo.recipe.train_unet import Growing, LatentSet, UnetSettings
 from tests.unit.demo.test_demo_recipe import TOY
 from trainer.core.files.writing import PARTIAL
 

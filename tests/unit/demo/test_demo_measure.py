@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from demo.drawing.portraits import random_portrait, with_attributes
+from demo.drawing.render import render
 from demo.measure import colour_errors, distance, raw_distance, regions, style_distance
-from demo.portraits import random_portrait, with_attributes
-from demo.render import render
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from demo import pictures as pictures_module
-from demo import progress, recipe, train_unet, train_vae
-from demo.base_file import write_base
-from demo.initialise import full_resolution_blocks, start_vae
-from demo.model import LATENT_SCALE, Widths, build_text_encoder, build_unet, build_vae
-from demo.optimiser import orthogonalise
-from demo.pictures import portrait_pictures, shape_pictures
-from demo.portraits import STYLES
-from demo.train_unet import LatentSet, UnetSettings, loss_weight, noise_schedule, stratified_timesteps
-from demo.train_vae import VaeSettings, encode, fold_scale, reconstruction_loss
-from demo.vocabulary import UsedTokens
+from demo.drawing.portraits import STYLES
+from demo.recipe import pictures as pictures_module
+from demo.recipe import progress, train_base, train_unet, train_vae
+from demo.recipe.base_file import write_base
+from demo.recipe.initialise import full_resolution_blocks, start_vae
+from demo.recipe.model import LATENT_SCALE, Widths, build_text_encoder, build_unet, build_vae
+from demo.recipe.optimiser import orthogonalise
+from demo.recipe.pictures import portrait_pictures, shape_pictures
+from demo.recipe.train_unet import LatentSet, UnetSettings, loss_weight, noise_schedule, stratified_timesteps
+from demo.recipe.train_vae import VaeSettings, encode, fold_scale, reconstruction_loss
+from demo.recipe.vocabulary import UsedTokens
 
 TOY = Widths(vae=(32, 32, 32, 32), unet=(32, 32), unet_attention=(True, False), text=64, text_layers=1)
 CPU = torch.device("cpu")
@@ -192,7 +192,7 @@ def test_training_goes_on_from_a_base_file_and_leaves_its_autoencoder_as_it_is(t
     torch.manual_seed(3)
     base = tmp_path / "base.safetensors"
     write_base(base, build_vae(TOY), build_unet(TOY), build_text_encoder(TOY), {})
-    vae, unet, text = recipe._weights(base, TOY)
+    vae, unet, text = train_base._weights(base, TOY)
     none = VaeSettings(minutes=0)
     kept = train_vae.train_vae(pictures, tmp_path, TOY, none, CPU, vae)
     assert all(torch.equal(value, vae[name]) for name, value in kept.state_dict().items())

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from demo.drawing.portraits import BASE_STYLES, CHOICES, STYLES, attribute_names, caption, random_portrait, tags, with_attributes
+from demo.drawing.render import render, sheet
 from demo.measure import regions
-from demo.portraits import BASE_STYLES, CHOICES, STYLES, attribute_names, caption, random_portrait, tags, with_attributes
-from demo.render import render, sheet
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -21,8 +21,6 @@ from trainer.core.files.writing import atomic_path
 
 from .model import TOKENS
 
-BASE_FILE = Path(__file__).resolve().parent / "base" / "animelora-base.safetensors"
-
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",

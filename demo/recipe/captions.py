@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from ..drawing.portraits import Portrait, caption
 from .model import TOKENS
-from .portraits import Portrait, caption
 
 
 def load_tokenizer(folder: Path | None = None) -> CLIPTokenizer:
@@ -18,7 +18,7 @@ def load_tokenizer(folder: Path | None = None) -> CLIPTokenizer:
 
     Raises ``FileNotFoundError`` with the place that was searched.
     """
-    folder = folder or Path(__file__).resolve().parent.parent / "trainer" / "families" / "assets" / "clip_tokenizer"
+    folder = folder or Path(__file__).resolve().parents[2] / "trainer" / "families" / "assets" / "clip_tokenizer"
     if not (folder / "vocab.json").exists():
         raise FileNotFoundError(f"no CLIP tokenizer in {folder}: give a folder with vocab.json and merges.txt")
     tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(str(folder), model_max_length=TOKENS)

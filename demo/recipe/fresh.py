@@ -1,6 +1,6 @@
 """Portraits that other processes draw while the UNet trains, so that it never learns its pictures by heart.
 
-    python -m demo.fresh FOLDER SIZE OFFSET FIRST STRIDE
+    python -m demo.recipe.fresh FOLDER SIZE OFFSET FIRST STRIDE
 
 draws chunks FIRST, FIRST + STRIDE, ... into the folder until its standard input ends. What has been encoded is kept as
 latents, so that an interrupted training goes on with it.
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from trainer.core.files.writing import remove_partial
 from trainer.training.parent_channel import watch_parent
 
+from ..drawing.portraits import BASE_STYLES, Portrait, random_portrait
 from .pictures import FIRST_TRAINING_SEED, Pictures, picture, save_array, start_module
-from .portraits import BASE_STYLES, Portrait, random_portrait
 
 CHUNK = 16
 """Portraits that are handed over at once, each in every style of the base."""

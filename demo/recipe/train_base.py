@@ -28,14 +28,15 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from trainer.core.files.writing import remove_partial
 
-from .base_file import BASE_FILE, read_base, write_base
+from ..drawing.portraits import BASE_STYLES, caption, random_portrait
+from ..drawing.render import render, sheet
+from ..paths import BASE_FILE
+from .base_file import read_base, write_base
 from .captions import load_tokenizer, token_ids, training_captions
 from .fresh import Fresh, Part
 from .model import SIZE, Widths, build_text_encoder, build_unet, build_vae
 from .parallel import rank, wait
 from .pictures import FIRST_TRAINING_SEED, Pictures, portrait_pictures, save_array, shape_pictures
-from .portraits import BASE_STYLES, caption, random_portrait
-from .render import render, sheet
 from .sampling import sample
 from .train_unet import LatentSet, UnetSettings, held_out_loss, train_unet
 from .train_vae import VaeSettings, encode, fold_scale, train_decoder, train_vae
@@ -164,7 +165,7 @@ def run(
         "modelspec.license": "CC0-1.0",
         "modelspec.resolution": f"{size}x{size}",
         "modelspec.prediction_type": "epsilon",
-        "modelspec.description": "Small Stable Diffusion 1.x trained from nothing on drawn portraits (demo/recipe.py).",
+        "modelspec.description": "Small Stable Diffusion 1.x trained from nothing on drawn portraits (demo/recipe).",
         "animelora.recipe": json.dumps(
             {"widths": asdict(widths), "vae": asdict(vae_settings), "decoder": asdict(decoder_settings), "unet": asdict(unet_settings)}
         ),

@@ -1,6 +1,6 @@
 """Rendered training pictures in memory-mapped files, so that training reads what was drawn once.
 
-    python -m demo.pictures FILE KIND SIZE FIRST LAST
+    python -m demo.recipe.pictures FILE KIND SIZE FIRST LAST
 
 draws a part of a file: the processes that share the work are started so, which spares them the imports of the recipe.
 """
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from trainer.core import devices
 from trainer.core.files.writing import atomic_path
 
-from .portraits import BASE_STYLES, random_portrait
-from .render import render
-from .shapes import random_drawing
+from ..drawing.portraits import BASE_STYLES, random_portrait
+from ..drawing.render import render
+from ..drawing.shapes import random_drawing
 
 Pictures = NDArray[np.uint8]
 """(n, size, size, 3) RGB."""
@@ -84,7 +84,7 @@ def _draw_in_processes(file: Path, kind: str, count: int, size: int, workers: in
 
 def start_module(module: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[bytes]:
     """A process that runs a module of the demo. Not with ``-m``: a portable Python does not look into the current folder."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     code = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
     command = [sys.executable, "-c", code, str(root), module, *(str(argument) for argument in arguments)]
     return subprocess.Popen(command, cwd=root, stdin=stdin)

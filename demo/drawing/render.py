@@ -18,7 +18,7 @@ _RENDERERS: dict[str, Callable[[Portrait, int], Image.Image]] = {
 
 
 def render(portrait: Portrait, style: str, size: int = 128) -> Image.Image:
-    """Draw a portrait in one of :data:`demo.portraits.STYLES`; RGB, ``size`` pixels square (128 or more).
+    """Draw a portrait in one of :data:`demo.drawing.portraits.STYLES`; RGB, ``size`` pixels square (128 or more).
 
     The result depends on nothing but the arguments. Raises ``ValueError`` for an unknown style.
     """
