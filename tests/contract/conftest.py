@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.tools.comfyui import ComfyUI, find_comfyuis
+from tests.tools.node_description import describe_nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 _FOUND = find_comfyuis()
@@ -30,13 +29,7 @@ def description(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     base = tmp_path_factory.mktemp("base")
     (base / "input" / "first" / "second").mkdir(parents=True)
     (base / "input" / ".hidden").mkdir()
-    script = Path(__file__).with_name("describe_nodes.py")
-    done = subprocess.run(
-        [str(place.python), str(script), str(place.path), str(ROOT), str(base)], capture_output=True, text=True, timeout=300
-    )
-    found = [line for line in done.stdout.splitlines() if line.startswith("DESCRIPTION ")]
-    assert found, done.stdout[-1000:] + done.stderr[-4000:]
-    return dict(json.loads(found[0].removeprefix("DESCRIPTION ")))
+    return describe_nodes(place, base)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, create_model
 
+from tests.tools.node_texts import help_page, node_texts
+from trainer.config.reference import settings_list, settings_table
 from trainer.config.setting import setting, settings_of
 
 Helper = Callable[[str], ModuleType]
@@ -24,7 +26,7 @@ def widgets(helper: Helper) -> Iterator[tuple[Any, Any, Any]]:
     return ((node, widget, node.setting(widget)) for node in canvas_nodes(helper) for widget in node.widgets)
 
 
-def test_a_widget_takes_everything_from_a_setting_that_is_one_field(helper: Helper) -> None:
+def test_a_setting_is_one_field_and_one_line_for_its_widget(helper: Helper) -> None:
     class Section(BaseModel):
         sharpness: float = setting(0.5, "How sharp lines are.", why="Half is enough.", ge=0, le=2)
 
@@ -35,6 +37,16 @@ def test_a_widget_takes_everything_from_a_setting_that_is_one_field(helper: Help
     expected = {"tooltip": "How sharp lines are.", "default": 0.5, "min": 0.0, "max": 2.0, "step": 0.1, "round": False, "optional": True}
     assert (row.kind(node.setting(row)), row.arguments(node.setting(row))) == ("FLOAT", expected)
     assert node.settings({"sharp": 0.7, "image": object()}) == {"line": {"sharpness": 0.7}}
+    assert settings_table(model).endswith("| `line.sharpness` | `0.5` | 0 to 2 | How sharp lines are. | Half is enough. |")
+    assert list(settings_list(model)) == ["line.sharpness = 0.5  How sharp lines are."]
+
+
+def test_english_texts_and_help_pages_have_the_tooltips_of_the_settings(helper: Helper) -> None:
+    english = node_texts("en")
+    for node, widget, described in widgets(helper):
+        tooltip = widget.arguments(described)["tooltip"]
+        assert english[node.id]["inputs"][widget.name]["tooltip"] == tooltip
+        assert tooltip in help_page(node.id, "en")
 
 
 def test_every_widget_has_what_comfyui_needs_and_a_tooltip_of_whole_sentences(helper: Helper) -> None:

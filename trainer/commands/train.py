@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--accelerate-config", type=Path, metavar="FILE", help="launch with this file of `accelerate config` (several machines, say)"
     )
     parser.add_argument("--json", action="store_true", help="print the plan, or every event, as JSON lines instead of a progress bar")
-    parser.add_argument("--keys", action=_ListKeys, help="list every configuration key and stop")
+    parser.add_argument("--keys", action=_ListKeys, help="list every setting with its default and description and stop")
     parser.add_argument("--presets", action=_ListPresets, help="list every preset's values with their reasons and stop")
     parser.set_defaults(run=run)
 
@@ -184,7 +184,8 @@ class _ListKeys(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help=str(kwargs.get("help", "")))
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from ..config.run_config import keys
+        from ..config.reference import settings_list
+        from ..config.run_config import RunConfig
 
-        print("\n".join(keys()))
+        print("\n".join(settings_list(RunConfig)))
         parser.exit()

@@ -1,4 +1,4 @@
-"""Run by ComfyUI's own interpreter: loads the pack as ComfyUI does and prints what the browser is told about each node, as JSON.
+"""Run by ComfyUI's own interpreter: loads the pack as ComfyUI does and prints each node's description for the browser as JSON.
 
 python describe_nodes.py COMFYUI PACK BASE_DIRECTORY
 """
