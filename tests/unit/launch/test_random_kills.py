@@ -1,6 +1,6 @@
 """Processes that are killed at random points lose nothing: the same work done again ends with the same bytes and leaves nothing over.
 
-Hundreds of kills: ``python tests/tools/random_kills.py``.
+24 kills, with ``--long`` 300; ``python tests/tools/random_kills.py`` runs them by themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: the processes are forks")
-def test_work_that_was_killed_anywhere_ends_with_the_same_bytes_when_it_is_repeated(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tests" / "tools" / "random_kills.py"), "--kills", "24", "--seed", "0"]
-    done = subprocess.run(command, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=900, check=False)
+def test_work_that_was_killed_anywhere_ends_with_the_same_bytes_when_it_is_repeated(tmp_path: Path, long_form: bool) -> None:
+    command = [sys.executable, str(ROOT / "tests" / "tools" / "random_kills.py"), "--kills", "300" if long_form else "24"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=7200 if long_form else 1200,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
