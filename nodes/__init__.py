@@ -19,7 +19,7 @@ from .machine_options import MachineOptionsNode
 from .monitor_options import MonitorOptionsNode
 from .network_options import NetworkOptionsNode
 from .pick_epoch import PickEpoch
-from .shared.menus import with_menus_checked
+from .shared.inputs.menus import with_menus_checked
 from .shared.routes import register
 from .style_compare import StyleCompare
 from .train_lora import TrainLora

@@ -8,12 +8,12 @@ import torch
 from comfy_api.latest import io
 
 from ..trainer.core.errors import UserError
-from .shared import core
+from .shared.comfyui import core_nodes
 from .shared.failures import canvas_errors
-from .shared.images import side_by_side
-from .shared.prompts import with_trigger_words
+from .shared.files.images import side_by_side
+from .shared.inputs.prompts import with_trigger_words
+from .shared.inputs.sockets import allow, require
 from .shared.schema import field, result, schema
-from .shared.sockets import allow, require
 
 
 class AnimeImg2Img(io.ComfyNode):
@@ -68,7 +68,7 @@ class AnimeImg2Img(io.ComfyNode):
                     round=0.01,
                 ),
                 field(io.Int, "steps", "How many painting steps. More is slower and a little finer.", default=25, min=1, max=10_000),
-                *core.sampler_fields(),
+                *core_nodes.sampler_fields(),
                 field(
                     io.Int,
                     "seed",
@@ -141,15 +141,15 @@ class AnimeImg2Img(io.ComfyNode):
             require(model=model, clip=clip, vae=vae, image=image)
             allow(control_net=control_net, control_image=control_image)
             _check(image, vae)
-            prompt = core.encode_text(clip, with_trigger_words(positive, trigger_words))
-            avoid = core.encode_text(clip, negative)
+            prompt = core_nodes.encode_text(clip, with_trigger_words(positive, trigger_words))
+            avoid = core_nodes.encode_text(clip, negative)
             if control_net is not None:
                 hint = image if control_image is None else control_image
-                prompt, avoid = core.apply_control(prompt, avoid, control_net, hint, control_strength, vae)
-            latent = core.encode_image(vae, image)
-            latent = core.sample(model, seed, steps, guidance, sampler_name, scheduler, prompt, avoid, latent, strength)
-            painted = core.decode(vae, latent)
-            return io.NodeOutput(painted, side_by_side(core.crop_to_latent(vae, image), painted))
+                prompt, avoid = core_nodes.apply_control(prompt, avoid, control_net, hint, control_strength, vae)
+            latent = core_nodes.encode_image(vae, image)
+            latent = core_nodes.sample(model, seed, steps, guidance, sampler_name, scheduler, prompt, avoid, latent, strength)
+            painted = core_nodes.decode(vae, latent)
+            return io.NodeOutput(painted, side_by_side(core_nodes.crop_to_latent(vae, image), painted))
 
 
 def _check(image: torch.Tensor, vae: Any) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from .shared.failures import canvas_errors
+from .shared.inputs.socket_types import DATASET, DatasetHandle, as_dataset
 from .shared.schema import field, result, schema
-from .shared.types import DATASET, DatasetHandle, as_dataset
 
 
 class CombineDatasets(io.ComfyNode):

@@ -13,16 +13,17 @@ from comfy_api.latest import io, ui
 
 from ..trainer import dataset as datasets
 from ..trainer.core.errors import Cancelled, UserError
-from .shared import core, prepared
+from .shared import prepared
 from .shared.browser import is_interrupted, show_text
+from .shared.comfyui import core_nodes
 from .shared.dataset_widgets import DATASET_PREP_WIDGETS
 from .shared.failures import canvas_errors
-from .shared.folders import datasets_dir, readable_dirs, source_folder, source_folders, tree_digest
-from .shared.images import from_pil, to_pil
-from .shared.prompts import lines
+from .shared.files.folders import datasets_dir, readable_dirs, source_folder, source_folders, tree_digest
+from .shared.files.images import from_pil, to_pil
+from .shared.inputs.prompts import lines
+from .shared.inputs.socket_types import DATASET, DATASET_OPTIONS, DatasetHandle, DatasetOptions, as_options
+from .shared.inputs.sockets import allow
 from .shared.schema import field, inputs, result, schema
-from .shared.sockets import allow
-from .shared.types import DATASET, DATASET_OPTIONS, DatasetHandle, DatasetOptions, as_options
 from .shared.widget import merged
 from .shared.wording import on_canvas
 
@@ -140,7 +141,7 @@ class DatasetPrep(io.ComfyNode):
                 _source(folder, images, captions),
                 datasets_dir(),
                 settings,
-                upscaler=None if upscale_model is None else lambda picture: to_pil(core.upscale(upscale_model, from_pil(picture))[0]),
+                upscaler=None if upscale_model is None else lambda picture: to_pil(core_nodes.upscale(upscale_model, from_pil(picture))[0]),
                 regularisation=source_folder(options.regularisation) if options is not None and options.regularisation else None,
                 progress=_Progress(cls.hidden.unique_id),
                 should_stop=is_interrupted,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .shared.failures import canvas_errors
-from .shared.images import batch
+from .shared.files.images import batch
 from .shared.schema import field, result, schema
 
 STYLES = {"anime": "anime", "photo-like": "photo", "flat drawing": "flat", "pencil": "pencil"}

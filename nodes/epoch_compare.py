@@ -8,14 +8,14 @@ from comfy_api.latest import io
 
 from ..trainer.runs.saved_lora import require_undamaged
 from .load_lora import inspect, made_for
-from .shared import core
-from .shared.comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
+from .shared.comfyui import core_nodes
 from .shared.failures import canvas_errors
-from .shared.prompts import for_prompt, lines, numbers, with_trigger_words
-from .shared.saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
+from .shared.files.saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
+from .shared.grids.render_grid import Easel, Setting, hang, paint, painting_fields, prompt_fields
+from .shared.inputs.prompts import for_prompt, lines, numbers, with_trigger_words
+from .shared.inputs.socket_types import LORA
+from .shared.inputs.sockets import require
 from .shared.schema import field, result, schema
-from .shared.sockets import require
-from .shared.types import LORA
 
 
 class EpochCompare(io.ComfyNode):
@@ -112,7 +112,7 @@ class EpochCompare(io.ComfyNode):
             strengths = numbers(lora_strengths, what="lora_strengths", low=-10, high=10)
             rows = [[Setting(first, 0.0, guidance) for _ in strengths]]
             rows += [[Setting(path, strength, guidance) for strength in strengths] for path in saved.values()]
-            latent = core.empty_latent(width, height, 1)
+            latent = core_nodes.empty_latent(width, height, 1)
             easel = Easel(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info))
             painted = paint(easel, cls.hidden.unique_id, texts, rows)
             named = ["no LoRA", *labels(folder, list(saved))]

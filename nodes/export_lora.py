@@ -17,11 +17,11 @@ from ..trainer.core.messages import Message, joined
 from .load_lora import FROM_INPUT, chosen_lora, inspect, state_of
 from .shared import written_files
 from .shared.failures import canvas_errors
-from .shared.folders import exports_dir, lora_names
-from .shared.images import to_pil
+from .shared.files.folders import exports_dir, lora_names
+from .shared.files.images import to_pil
+from .shared.inputs.socket_types import LORA, Lora
+from .shared.inputs.sockets import allow
 from .shared.schema import field, result, schema
-from .shared.sockets import allow
-from .shared.types import LORA, Lora
 from .shared.wording import on_canvas
 
 FORMATS = ("kohya", "diffusers", "peft", "comfyui")
@@ -201,7 +201,7 @@ def export(
 def _for_model(weights: Any, format: str, model: Any, clip: Any) -> tuple[Any, str]:
     """``weights`` whose DoRA is for ComfyUI's own loader and ``model``, and a line that says so or why it is not."""
     from ..trainer.lorafile.comfyui_dora import for_comfyui, has_output_magnitudes
-    from .shared.original_weights import original_weights
+    from .shared.loras.original_weights import original_weights
 
     if format != "comfyui":
         return weights, "The model input was not used: it is for the comfyui format."

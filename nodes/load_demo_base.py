@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .shared.comfyui.small_checkpoint import load_small_checkpoint
 from .shared.failures import canvas_errors
-from .shared.folders import DEMO_BASE, checkpoint_names, checkpoint_path
+from .shared.files.folders import DEMO_BASE, checkpoint_names, checkpoint_path
 from .shared.schema import field, result, schema
-from .shared.small_checkpoint import load_small_checkpoint
 
 
 class LoadDemoBase(io.ComfyNode):

@@ -12,13 +12,13 @@ from comfy_api.latest import io
 from ..trainer.core.errors import UserError
 from .shared.browser import show_text, show_used_lora
 from .shared.failures import canvas_errors
-from .shared.folders import listed_lora, lora_names, lora_path
-from .shared.lora_cards import states
-from .shared.lora_patch import patch
-from .shared.prompts import for_prompt
+from .shared.files.folders import listed_lora, lora_names, lora_path
+from .shared.inputs.prompts import for_prompt
+from .shared.inputs.socket_types import LORA, as_lora
+from .shared.inputs.sockets import require
+from .shared.loras.apply_lora import patch
+from .shared.loras.cards import states
 from .shared.schema import field, result, schema
-from .shared.sockets import require
-from .shared.types import LORA, as_lora
 
 log = logging.getLogger("animelora")
 

@@ -11,13 +11,13 @@ from ..trainer.core.errors import UserError
 from .load_lora import inspect, made_for
 from .shared.browser import show_text
 from .shared.failures import canvas_errors
-from .shared.folders import lora_names, lora_path
-from .shared.lora_cards import states
-from .shared.lora_patch import patch
-from .shared.lora_rows import read_rows
-from .shared.prompts import for_prompt
+from .shared.files.folders import lora_names, lora_path
+from .shared.inputs.prompts import for_prompt
+from .shared.inputs.sockets import require
+from .shared.loras.apply_lora import patch
+from .shared.loras.cards import states
+from .shared.loras.stack_rows import read_rows
 from .shared.schema import field, result, schema
-from .shared.sockets import require
 
 log = logging.getLogger("animelora")
 

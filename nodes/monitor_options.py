@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from .shared.failures import canvas_errors
+from .shared.inputs.socket_types import TRAIN_OPTIONS
 from .shared.options import earlier, extended
 from .shared.schema import inputs, result, schema
 from .shared.training_widgets import MONITOR_OPTIONS_WIDGETS
-from .shared.types import TRAIN_OPTIONS
 
 
 class MonitorOptionsNode(io.ComfyNode):

@@ -16,10 +16,10 @@ from .load_lora import inspect
 from .shared import written_files
 from .shared.browser import report_new_lora, show_text
 from .shared.failures import canvas_errors
-from .shared.folders import loras_dir
-from .shared.saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
+from .shared.files.folders import loras_dir
+from .shared.files.saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
+from .shared.inputs.socket_types import LORA, Lora
 from .shared.schema import field, result, schema
-from .shared.types import LORA, Lora
 
 _NODE = "PickEpoch"
 

@@ -8,15 +8,15 @@ import torch
 from comfy_api.latest import io
 
 from .load_lora import FROM_INPUT, chosen_lora, inspect, made_for, state_of
-from .shared import core
-from .shared.comparing import Easel, Setting, hang, paint, painting_fields, prompt_fields
+from .shared.comfyui import core_nodes
 from .shared.failures import canvas_errors
-from .shared.folders import lora_names
-from .shared.images import to_pil
-from .shared.prompts import for_prompt, lines, numbers, with_trigger_words
+from .shared.files.folders import lora_names
+from .shared.files.images import to_pil
+from .shared.grids.render_grid import Easel, Setting, hang, paint, painting_fields, prompt_fields
+from .shared.inputs.prompts import for_prompt, lines, numbers, with_trigger_words
+from .shared.inputs.socket_types import LORA
+from .shared.inputs.sockets import allow, require
 from .shared.schema import field, result, schema
-from .shared.sockets import allow, require
-from .shared.types import LORA
 
 
 class StyleCompare(io.ComfyNode):
@@ -125,13 +125,13 @@ class StyleCompare(io.ComfyNode):
             source = None if image is None else image[:1]
             moves = [1.0] if source is None else numbers(img2img_strengths, what="img2img_strengths", low=0, high=1)
             columns = [(guidance, move) for guidance in guides for move in moves]
-            latent = core.empty_latent(width, height, 1) if source is None else core.encode_image(vae, source)
+            latent = core_nodes.empty_latent(width, height, 1) if source is None else core_nodes.encode_image(vae, source)
             easel = Easel(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info))
             settings = [[Setting(path, strength, guidance, move) for guidance, move in columns] for strength in strengths]
             painted = paint(easel, cls.hidden.unique_id, texts, settings)
             labels = [_label(guidance, None if source is None else move) for guidance, move in columns]
             rows = ["no LoRA" if not strength else f"LoRA {strength:g}" for strength in strengths]
-            before = None if source is None else to_pil(core.crop_to_latent(vae, source)[0])
+            before = None if source is None else to_pil(core_nodes.crop_to_latent(vae, source)[0])
             return hang(texts, painted, rows, labels, before)
 
 

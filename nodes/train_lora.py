@@ -22,12 +22,12 @@ from ..trainer.runs.run_folder import read_events_of
 from .shared import written_files
 from .shared.browser import show_progress, show_text
 from .shared.failures import canvas_errors
-from .shared.folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
-from .shared.images import batch, load_rgb
+from .shared.files.folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
+from .shared.files.images import batch, load_rgb
+from .shared.inputs.socket_types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
 from .shared.schema import field, inputs, result, schema
 from .shared.training_view import TrainingView, format_duration
 from .shared.training_widgets import TRAIN_LORA_WIDGETS, left_to_memory_preset
-from .shared.types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
 from .shared.widget import merged
 from .shared.wording import on_canvas
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .inputs.socket_types import TRAIN_OPTIONS, TrainOptions, as_options
 from .schema import field
-from .types import TRAIN_OPTIONS, TrainOptions, as_options
 from .widget import merged
 
 

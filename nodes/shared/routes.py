@@ -16,9 +16,9 @@ from ...trainer.core.files.paths import resolve_below
 from ...trainer.runs import events
 from ...trainer.runs.run_folder import RunFolder, read_events
 from ...trainer.runs.states import newest_step, state_folder
-from .card_pool import CardPool
-from .folders import runs_dir
-from .lora_cards import lora_card, unread_card
+from .files.folders import runs_dir
+from .loras.card_pool import CardPool
+from .loras.cards import lora_card, unread_card
 from .training_view import FINISHED, RUNNING, event_data, viewable
 from .training_widgets import by_widget
 

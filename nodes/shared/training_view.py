@@ -20,7 +20,7 @@ from ...trainer.core.files.image_file import load_image
 from ...trainer.dataset.reading.surrogates import replace_surrogates
 from ...trainer.runs import events
 from .browser import TEXT_INTERVAL, is_interrupted, send, show_text
-from .images import keep_graph
+from .files.images import keep_graph
 from .wording import on_canvas
 
 log = logging.getLogger("animelora")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ...trainer.core.errors import UserError
-from .prompts import lines
+from .inputs.prompts import lines
 
 
 def prompts(text: str, _widget: str) -> list[str]:

@@ -16,10 +16,10 @@ def test_a_read_that_hangs_is_given_up_and_the_next_one_is_answered(helper: Help
     release = threading.Event()
 
     async def both() -> str:
-        pool = helper("card_pool").CardPool(seconds=0.05)
+        pool = helper("loras.card_pool").CardPool(seconds=0.05)
         with pytest.raises(TimeoutError):
             await pool.read(release.wait)
-        patient = helper("card_pool").CardPool(seconds=60)
+        patient = helper("loras.card_pool").CardPool(seconds=60)
         hanging = asyncio.ensure_future(patient.read(release.wait))
         name: str = await patient.read(lambda: threading.current_thread().name)
         assert not hanging.done()
@@ -38,4 +38,4 @@ def test_an_error_of_a_read_reaches_who_asked(helper: Helper) -> None:
         raise FileNotFoundError("gone")
 
     with pytest.raises(FileNotFoundError, match="gone"):
-        asyncio.run(helper("card_pool").CardPool().read(fail))
+        asyncio.run(helper("loras.card_pool").CardPool().read(fail))

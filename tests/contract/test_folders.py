@@ -15,7 +15,7 @@ Helper = Callable[[str], ModuleType]
 
 @pytest.fixture
 def folders(helper: Helper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """``nodes/shared/folders.py`` of a ComfyUI whose models/loras is a link to another folder."""
+    """``nodes/shared/files/folders.py`` of a ComfyUI whose models/loras is a link to another folder."""
     elsewhere, linked = tmp_path / "other disk" / "loras", tmp_path / "models" / "loras"
     (elsewhere / "styles").mkdir(parents=True)
     linked.parent.mkdir()
@@ -29,7 +29,7 @@ def folders(helper: Helper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     comfyui = SimpleNamespace(get_folder_paths=lambda kind: [str(linked)], get_filename_list=lambda kind: listed)
     if "folder_paths" not in sys.modules:
         monkeypatch.setitem(sys.modules, "folder_paths", comfyui)
-    module = helper("folders")
+    module = helper("files.folders")
     monkeypatch.setattr(module, "folder_paths", comfyui)
     return module
 

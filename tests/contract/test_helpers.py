@@ -32,13 +32,13 @@ Helper = Callable[[str], ModuleType]
     ],
 )
 def test_trigger_words_stand_in_front_exactly_once(helper: Helper, prompt: str, words: str | None, expected: str) -> None:
-    prompts = helper("prompts")
+    prompts = helper("inputs.prompts")
     assert prompts.with_trigger_words(prompt, words) == expected
     assert prompts.with_trigger_words(expected, words) == expected
 
 
 def test_numbers_are_read_as_people_write_them(helper: Helper) -> None:
-    read = helper("prompts").numbers
+    read = helper("inputs.prompts").numbers
     assert read(" 0.6, 0.8;1\n1.0 ", what="strengths", low=0, high=1) == [0.6, 0.8, 1.0]
 
 
@@ -54,11 +54,11 @@ def test_numbers_are_read_as_people_write_them(helper: Helper) -> None:
 )
 def test_what_is_no_number_is_named(helper: Helper, text: str, problem: str) -> None:
     with pytest.raises(Exception, match=problem):
-        helper("prompts").numbers(text, what="strengths", low=0, high=1)
+        helper("inputs.prompts").numbers(text, what="strengths", low=0, high=1)
 
 
 def test_a_grid_holds_every_picture_unchanged(helper: Helper) -> None:
-    grid = helper("grid")
+    grid = helper("grids.draw_grid")
     generator = np.random.default_rng(0)
 
     def picture() -> Image.Image:
@@ -79,7 +79,7 @@ def test_a_grid_holds_every_picture_unchanged(helper: Helper) -> None:
 
 
 def test_a_long_prompt_is_broken_into_lines_that_fit(helper: Helper) -> None:
-    grid, fonts = helper("grid"), helper("fonts")
+    grid, fonts = helper("grids.draw_grid"), helper("grids.fonts")
     text = "a girl with long silver hair, " * 12 + "x" * 300
     font = fonts.font_for(text, 16)
     lines = grid.wrap(text, font, 400)
@@ -101,12 +101,12 @@ def drawn(face: Any, letter: str) -> tuple[object, bytes]:
 
 @pytest.mark.parametrize("text", ["Cô gái tóc bạc, mắt xanh", "sức mạnh 0,8 ăâđêôơư", "épée, naïve, Größe 0.65 · step 600"])
 def test_latin_and_vietnamese_labels_have_letters_not_boxes(helper: Helper, text: str) -> None:
-    assert boxes(helper("fonts").font_for(text, 32).face, text) == set()
+    assert boxes(helper("grids.fonts").font_for(text, 32).face, text) == set()
 
 
 @pytest.mark.parametrize("text", ["銀髪の少女、青い目 strength 0.8", "银发少女，蓝眼睛", "은발 소녀, 파란 눈", "cô gái 銀髪"])
 def test_east_asian_labels_have_letters_not_boxes(helper: Helper, text: str, caplog: pytest.LogCaptureFixture) -> None:
-    fonts = helper("fonts")
+    fonts = helper("grids.fonts")
     fonts._load.cache_clear()
     face = fonts.font_for(text, 32).face
     if "no font with East Asian letters" in caplog.text:
@@ -117,7 +117,7 @@ def test_east_asian_labels_have_letters_not_boxes(helper: Helper, text: str, cap
 def test_a_machine_without_an_east_asian_font_is_told(
     helper: Helper, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fonts = helper("fonts")
+    fonts = helper("grids.fonts")
     monkeypatch.setattr(fonts, "_ALL", ("no such font.ttc",))
     for name in ("_CHINESE", "_JAPANESE", "_KOREAN"):
         monkeypatch.setattr(fonts, name, ())

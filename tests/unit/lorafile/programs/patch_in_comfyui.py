@@ -28,9 +28,9 @@ importlib.import_module("utils.install_util")
 importlib.import_module("server")
 nodes: Any = importlib.import_module("nodes")
 asyncio.run(nodes.load_custom_node(pack))
-module_name = next(name for name in sys.modules if name.endswith(".nodes.shared.lora_patch"))
-lora_patch: Any = sys.modules[module_name]
-small_checkpoint: Any = importlib.import_module(module_name.replace("lora_patch", "small_checkpoint"))
+module_name = next(name for name in sys.modules if name.endswith(".nodes.shared.loras.apply_lora"))
+apply_lora: Any = sys.modules[module_name]
+small_checkpoint: Any = importlib.import_module(module_name.replace("loras.apply_lora", "comfyui.small_checkpoint"))
 
 import comfy.lora
 import comfy.sd
@@ -52,7 +52,7 @@ def main() -> None:
     for job in jobs["loras"]:
         path, strength = Path(job["lora"]), job.get("strength", 1.0)
         try:
-            ours = lora_patch.patch(model, clip, path, strength, strength)
+            ours = apply_lora.patch(model, clip, path, strength, strength)
         except Exception as error:
             reports.append({"error": str(error)})
             continue

@@ -8,7 +8,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from .schema import field
+from ..schema import field
 
 
 def _core() -> Any:

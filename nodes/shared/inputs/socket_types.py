@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
-from ...trainer.core.errors import UserError
+from ....trainer.core.errors import UserError
 
 
 @dataclass(frozen=True)

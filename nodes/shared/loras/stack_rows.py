@@ -8,7 +8,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
-from ...trainer.core.errors import UserError
+from ....trainer.core.errors import UserError
 
 STRONGEST = 100.0  # as core's loader
 MOST_ROWS = 64

@@ -6,8 +6,8 @@ import math
 import re
 from collections.abc import Iterable
 
-from ...trainer.core.errors import UserError
-from ...trainer.core.prompt_syntax import escape, has_word
+from ....trainer.core.errors import UserError
+from ....trainer.core.prompt_syntax import escape, has_word
 
 
 def with_trigger_words(prompt: str, trigger_words: str | None) -> str:

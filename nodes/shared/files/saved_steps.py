@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...trainer.core.errors import UserError
-from ...trainer.core.files.paths import resolve_below
-from ...trainer.core.files.reading import file_stamp
-from ...trainer.runs import events
-from ...trainer.runs.run_folder import read_events_of
-from ...trainer.runs.states import state_folders
+from ....trainer.core.errors import UserError
+from ....trainer.core.files.paths import resolve_below
+from ....trainer.core.files.reading import file_stamp
+from ....trainer.runs import events
+from ....trainer.runs.run_folder import read_events_of
+from ....trainer.runs.states import state_folders
+from ..inputs.prompts import numbers
+from ..inputs.socket_types import as_lora
 from .folders import runs_dir
-from .prompts import numbers
-from .types import as_lora
 
 FROM_INPUT = "(lora input)"
 

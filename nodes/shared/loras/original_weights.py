@@ -7,7 +7,7 @@ from typing import Any
 
 import comfy.lora
 
-from ...trainer.core.errors import UserError
+from ....trainer.core.errors import UserError
 
 
 def original_weights(weights: Any, model: Any, clip: Any) -> Callable[[Any], Any]:

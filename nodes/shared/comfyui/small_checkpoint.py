@@ -17,11 +17,11 @@ import comfy.supported_models
 import comfy.utils
 import folder_paths
 
-from ...trainer.core.errors import UserError
-from ...trainer.core.files.torch_files import check_torch_file
-from ...trainer.families.sd1 import FAMILY as SD1
-from ...trainer.families.stable_diffusion import ldm_configs
-from .schema import known
+from ....trainer.core.errors import UserError
+from ....trainer.core.files.torch_files import check_torch_file
+from ....trainer.families.sd1 import FAMILY as SD1
+from ....trainer.families.stable_diffusion import ldm_configs
+from ..schema import known
 
 _TEXT = "cond_stage_model.transformer.text_model."
 _HEAD_WIDTH = 64  # CLIP's attention heads are 64 wide in every size that Stable Diffusion 1.x uses

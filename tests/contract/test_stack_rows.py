@@ -17,7 +17,7 @@ LISTED = ["a.safetensors", "sub/b.safetensors"]
 
 
 def test_rows_keep_their_order_and_the_text_encoder_follows_the_model(helper: Helper) -> None:
-    rows = helper("lora_rows")
+    rows = helper("loras.stack_rows")
     text = json.dumps(
         [
             {"on": True, "name": "sub/b.safetensors", "strength": 0.8, "clip": 0.3},
@@ -58,9 +58,9 @@ def test_rows_keep_their_order_and_the_text_encoder_follows_the_model(helper: He
     ],
 )
 def test_anything_else_is_refused_in_words(helper: Helper, text: Any, said: str) -> None:
-    error = helper("lora_rows").UserError
+    error = helper("loras.stack_rows").UserError
     with pytest.raises(error, match="LoRA") as refused:
-        helper("lora_rows").read_rows(text, LISTED)
+        helper("loras.stack_rows").read_rows(text, LISTED)
     assert said in str(refused.value)
     assert len(str(refused.value)) < 600
 
@@ -68,7 +68,7 @@ def test_anything_else_is_refused_in_words(helper: Helper, text: Any, said: str)
 @pytest.mark.skipif(shutil.which("node") is None, reason="NOT CHECKED: Node.js runs the browser's side")
 def test_the_widget_takes_only_rows_that_the_node_would_read(helper: Helper) -> None:
     """Values of a wrong kind are no list for the widget, which keeps the text, as they are none for the node, which names the row."""
-    read = helper("lora_rows").read_rows
+    read = helper("loras.stack_rows").read_rows
     wrong = [
         '[{"name": null}]', '[{"name": 3}]', '[{"name": ["a"]}]', '[{"on": "yes"}]', '[{"strength": "x"}]', '[{"strength": null}]',
         '[{"clip": []}]', "[1]", "{}", "null", "[[]]", "{", '[{"strength": true}]',

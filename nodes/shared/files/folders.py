@@ -8,9 +8,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ...trainer.core.errors import UserError
-from ...trainer.core.files.paths import resolve_below
-from ...trainer.core.files.reading import file_stamp
+from ....trainer.core.errors import UserError
+from ....trainer.core.files.paths import resolve_below
+from ....trainer.core.files.reading import file_stamp
 
 DEMO_BASE = "AnimeLoRA demo base (embedded)"
 REGISTERED = "animelora_datasets"  # the key under which people register dataset folders in extra_model_paths.yaml
@@ -132,7 +132,7 @@ def checkpoint_path(name: str) -> Path:
 
 def demo_base_path() -> Path:
     """Where the small model that travels with the pack lies."""
-    return Path(__file__).resolve().parents[2] / "demo" / "base" / "animelora-base.safetensors"
+    return Path(__file__).resolve().parents[3] / "demo" / "base" / "animelora-base.safetensors"
 
 
 def vae_names() -> list[str]:

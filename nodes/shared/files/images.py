@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from ...trainer.core.files.image_file import load_image
-from ...trainer.core.files.writing import atomic_path
+from ....trainer.core.files.image_file import load_image
+from ....trainer.core.files.writing import atomic_path
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:

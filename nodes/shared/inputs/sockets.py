@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...trainer.core.errors import UserError
+from ....trainer.core.errors import UserError
 
 
 def _has(*names: str) -> Callable[[Any], bool]:

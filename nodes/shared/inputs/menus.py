@@ -11,9 +11,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...trainer.core.errors import UserError
-from .failures import canvas_errors
-from .text_inputs import require_valid_unicode
+from ....trainer.core.errors import UserError
+from ..failures import canvas_errors
+from ..text_inputs import require_valid_unicode
 
 
 def with_menus_checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:

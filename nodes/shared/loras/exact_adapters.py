@@ -13,8 +13,8 @@ import comfy.model_management
 import comfy.weight_adapter
 import torch
 
-from ...trainer.lorafile.algorithms.dora import EPSILON
-from ...trainer.lorafile.comfyui_dora import uses_base_norm
+from ....trainer.lorafile.algorithms.dora import EPSILON
+from ....trainer.lorafile.comfyui_dora import uses_base_norm
 
 _LORA, _LOHA, _LOKR = (getattr(comfy.weight_adapter, name) for name in ("LoRAAdapter", "LoHaAdapter", "LoKrAdapter"))
 _SCALE = {"lora": 4, "loha": 7, "lokr": 8}  # where ``dora_scale`` is among an adapter's weights

@@ -11,13 +11,13 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from ...trainer.core.errors import UserError
-from . import core
-from .browser import show_text
-from .grid import Block, draw
-from .images import from_pil, to_pil
-from .lora_patch import patch
-from .schema import field
+from ....trainer.core.errors import UserError
+from ..browser import show_text
+from ..comfyui import core_nodes
+from ..files.images import from_pil, to_pil
+from ..loras.apply_lora import patch
+from ..schema import field
+from .draw_grid import Block, draw
 
 _MOST_CELLS = 400  # a grid beyond that is no longer looked at, and takes hours
 
@@ -72,7 +72,7 @@ def painting_fields() -> list[Any]:
     """The widgets for how it is painted."""
     return [
         field(io.Int, "steps", "Painting steps of each picture.", default=25, min=1, max=10_000),
-        *core.sampler_fields(),
+        *core_nodes.sampler_fields(),
         field(
             io.Int,
             "seed",
@@ -109,13 +109,13 @@ def paint(easel: Easel, node_id: Any, texts: Sequence[str], rows: Sequence[Seque
         for look in dict.fromkeys((setting.lora, setting.strength) for setting in row):
             settings = [s for s in dict.fromkeys(row) if (s.lora, s.strength) == look]
             patched = patch(easel.model, easel.clip, *look, look[1], made_for=easel.made_for)
-            avoid = core.encode_text(patched.clip, easel.negative)
+            avoid = core_nodes.encode_text(patched.clip, easel.negative)
             for text in texts:
-                wanted = core.encode_text(patched.clip, text)
+                wanted = core_nodes.encode_text(patched.clip, text)
                 for setting in settings:
                     comfy.model_management.throw_exception_if_processing_interrupted()
                     show_text(node_id, f"picture {len(painted) + 1} of {total}")
-                    sampled = core.sample(
+                    sampled = core_nodes.sample(
                         patched.model,
                         easel.seed,
                         easel.steps,
@@ -127,5 +127,5 @@ def paint(easel: Easel, node_id: Any, texts: Sequence[str], rows: Sequence[Seque
                         easel.latent,
                         setting.move,
                     )
-                    painted[text, setting] = core.decode(easel.vae, sampled)[:1]
+                    painted[text, setting] = core_nodes.decode(easel.vae, sampled)[:1]
     return [[[painted[text, setting] for setting in row] for row in rows] for text in texts]

@@ -16,10 +16,10 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from ...trainer.core.counting import plural
-from ...trainer.core.errors import UserError
-from .mended_adapters import mended
-from .schema import known
+from ....trainer.core.counting import plural
+from ....trainer.core.errors import UserError
+from ..schema import known
+from .exact_adapters import mended
 
 log = logging.getLogger("animelora")
 
@@ -109,7 +109,7 @@ def _best_reading(path: Path, targets: Mapping[str, Any]) -> _Reading:
 
 def _loaded(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
     """Tensors and metadata as ComfyUI's loader gives them; of a PyTorch file only after its sizes were checked."""
-    from ...trainer.lorafile.reading.tensors import PICKLED, load
+    from ....trainer.lorafile.reading.tensors import PICKLED, load
 
     if path.suffix.lower() in PICKLED:
         return load(path).tensors, None
@@ -119,7 +119,7 @@ def _loaded(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]
 
 def _translated(path: Path, targets: Mapping[str, Any]) -> _Reading:
     """The file in kohya's naming, whoever wrote it: diffusers and PEFT names, which ComfyUI does not read, among them."""
-    from ...trainer import lorafile
+    from ....trainer import lorafile
 
     weights = lorafile.read_lora(path)
     return _match(lorafile.to_kohya(weights).tensors, tuple(weights.unknown_keys), dict(weights.metadata), targets)
@@ -182,7 +182,7 @@ def _weight(root: Any, key: str) -> Any:
 
 
 def _adapter_fits(name: str, weights: Sequence[Any], shape: tuple[int, ...]) -> bool:
-    from ...trainer.lorafile.algorithms.weight_change import delta_shape
+    from ....trainer.lorafile.algorithms.weight_change import delta_shape
 
     tensors = dict(zip(_TENSORS[name], weights, strict=False))
     reshaped = tensors.pop("reshape", None)

@@ -1,0 +1,1 @@
+"""Where the pack reads and writes inside ComfyUI, saved steps of runs, images. May import inputs."""
