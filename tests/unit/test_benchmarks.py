@@ -130,6 +130,7 @@ def test_a_start_is_split_by_what_the_child_told() -> None:
     assert start.split(100.0, told) == [1.0, 2.5, 2.0, 4.0]
 
 
+@pytest.mark.long
 def test_the_parts_of_a_start_are_printed(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start.main([str(tiny_checkpoint), str(growth.make_dataset(tmp_path, 2)), "--device", "cpu", "--precision", "fp32", "--times", "1"])
     heads, _, one, median = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
@@ -139,6 +140,7 @@ def test_the_parts_of_a_start_are_printed(tiny_checkpoint: Path, tmp_path: Path,
     assert sum(map(float, one[1:-1])) == pytest.approx(float(one[-1]), abs=0.25)
 
 
+@pytest.mark.long
 def test_growth_prints_a_row_for_each_number_of_pictures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["growth.py", "--images", "3", "--processes", "1", "--steps", "8"])
     growth.main()

@@ -21,6 +21,7 @@ from torch.nn import functional
 pytest.importorskip("triton", reason="the kernels are Triton's")
 
 from demo.paths import BASE_FILE
+from tests.tools.parameters import mark_long
 from tests.unit.compute.test_denoiser_setup import same_training
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
@@ -183,7 +184,7 @@ def apart(one: torch.Tensor, two: torch.Tensor) -> float:
     return float((one - two).norm() / two.norm())
 
 
-@pytest.mark.parametrize("targets", ["all-linear", "all-linear+conv"])
+@pytest.mark.parametrize("targets", mark_long(["all-linear", "all-linear+conv"], "all-linear"))
 def test_a_fused_unet_predicts_and_learns_the_same(targets: str) -> None:
     predicted, gradients, plain = unet_passes(fuse=False, dtype=torch.float32, targets=targets)
     ours, learnt, unet = unet_passes(fuse=True, dtype=torch.float32, targets=targets, checkpointing=targets == "all-linear")
@@ -254,7 +255,9 @@ def test_without_kernels_a_unet_stays_and_only_who_asked_is_told(monkeypatch: py
     assert asked == "auto" or "C compiler" in said[0]
 
 
-@pytest.mark.parametrize(("fuses", "targets"), [(True, "all-linear+conv"), (False, "all-linear+conv"), (False, "all-linear")])
+@pytest.mark.parametrize(
+    ("fuses", "targets"), [pytest.param(True, "all-linear+conv", marks=pytest.mark.long), (False, "all-linear+conv"), (False, "all-linear")]
+)
 def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
     tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, fuses: bool, targets: str
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tools.comfyui import ComfyUI
+from tests.tools.parameters import mark_long
 from trainer.lorafile import LoraModule, LoraWeights, convert, write_lora
 
 from .compat import record
@@ -26,7 +27,7 @@ def compared(weights: LoraWeights) -> list[LoraModule]:
 
 
 @pytest.mark.comfyui
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", mark_long(["sd1", "sdxl"], "sdxl"))
 def test_comfyui_uses_every_key_and_computes_same_changes(comfyui: ComfyUI, tmp_path: Path, family: str) -> None:
     sizes: Sizes = sd15_sizes() if family == "sd1" else sdxl_sizes()
     cases = [("lora", "kohya"), ("lora", "comfyui"), ("loha", "kohya"), ("lokr", "kohya")]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tools.parameters import mark_long
 from trainer.adapters import adapter
 from trainer.config.sections.network import NetworkSection
 from trainer.config.sections.objective import ObjectiveSection
@@ -36,7 +37,7 @@ def fixed_batch(unet: Any, family: Any) -> micro_batch.MicroBatch:
     return micro_batch.MicroBatch(latents, noise, noise, torch.tensor([400]), [condition], torch.ones(1), None, framings)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", mark_long(KINDS, "sdxl"))
 def test_one_picture_at_one_noise_is_learned_nearly_to_the_floor(tiny_checkpoints: dict[str, Path], name: str) -> None:
     family, settings = family_named(name), ObjectiveSection()
     unet: Any = family.load_denoiser(open_checkpoint(str(tiny_checkpoints[name])), torch.float32)

@@ -18,6 +18,7 @@ from diffusers.training_utils import compute_snr
 from peft import LoraConfig
 from torch.nn import functional as F
 
+from tests.tools.parameters import mark_long
 from tests.unit.training.test_training_step import distance, draws, is_linear_or_1x1, names
 from tests.unit.training_helpers import Trained, apart, configuration, make_dataset, train_here
 from trainer.adapters import adapter
@@ -155,7 +156,7 @@ def train_ours(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[Trai
     return train_here(config), given
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mark_long(CASES, "sd2 v-prediction min-snr", "sdxl"))
 def test_ten_steps_are_those_of_diffusers_recipe(
     tiny_checkpoints: dict[str, Path], shallow_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tools.parameters import mark_long
 from tests.tools.processes import of_run
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer import cli
@@ -107,7 +108,7 @@ def test_a_run_may_go_on_with_another_number_of_processes(one: Run, shallow_chec
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", mark_long([0, 1], 0))
 def test_a_killed_process_ends_the_run_and_is_named(victim: int, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     config = settings(shallow_checkpoint, dataset_folder, tmp_path, 2, **{"training.epochs": 500})
     run = prepare_run(config).folder.path

@@ -22,6 +22,7 @@ from transformers import CLIPTokenizer
 
 from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from tests.tools.comfyui import ComfyUI
+from tests.tools.parameters import mark_long
 from tests.unit.lorafile.helpers import key_table
 from tests.unit.lorafile.in_comfyui import comfy_key, load_in_comfyui
 from tests.unit.training.test_training_step import distance, is_linear_or_1x1
@@ -172,7 +173,7 @@ def train_plainly(run: RunConfig, steps: list[list[MicroBatch]]) -> Plain:
     return seen
 
 
-@pytest.fixture(scope="module", params=["sd1", "sdxl"])
+@pytest.fixture(scope="module", params=mark_long(["sd1", "sdxl"], "sdxl"))
 def both(
     request: pytest.FixtureRequest, shallow_checkpoint: Path, shallow_sdxl: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Trained, Plain]:
