@@ -10,7 +10,7 @@ from pathlib import Path
 from .disk_errors import about_the_disk
 from .errors import UserError
 from .messages import File, Message, Setting, joined
-from .work.processes import current
+from .work.processes import current_process_group
 
 # a missing drive or folder, a file in place of a folder or the reverse, a name that is too long
 _NO_SUCH_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
@@ -87,7 +87,7 @@ def diagnose(error: BaseException, folder: Path) -> UserError:
         return UserError(f"Out of memory: {first_line(error)}", _MEMORY_HINT, kind="memory")
     if (disk_error := about_the_disk(error, folder)) is not None:
         return disk_error
-    if current().world > 1 and any(sign in str(error) for sign in _LOST_SIGNS):
+    if current_process_group().world_size > 1 and any(sign in str(error) for sign in _LOST_SIGNS):
         return UserError(
             f"Another process of this run was lost: {first_line(error)}",
             "See child.log in the run folder for which one and why.",

@@ -11,7 +11,7 @@ from ..dataset.loading.batch_order import Slot
 
 if TYPE_CHECKING:
     from .job import Job
-from ..core.work.processes import Processes
+from ..core.work.processes import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Share:
     parts: int
 
 
-def shares(batches: Sequence[Sequence[Slot]], processes: Processes) -> list[Share]:
+def shares(batches: Sequence[Sequence[Slot]], processes: ProcessGroup) -> list[Share]:
     """What one process computes of a step's micro-batches; at least one share, since every process has to join the exchange.
 
     Images are dealt out in turn, beginning one process later with every micro-batch: with one image a batch, too, accumulation
     is shared evenly.
     """
-    rank, world = processes.rank, processes.world
+    rank, world = processes.rank, processes.world_size
     mine: list[Share] = []
     for number, batch in enumerate(batches):
         own = tuple(slot for place, slot in enumerate(batch) if (number + place) % world == rank)

@@ -21,8 +21,8 @@ from ..core.diagnosis import diagnose, memory_hint
 from ..core.errors import UserError
 from ..core.library_imports import import_models, import_text_models
 from ..core.messages import Message, Setting
-from ..core.work.background import Ahead
-from ..core.work.processes import Processes, current
+from ..core.work.background import BackgroundTask
+from ..core.work.processes import ProcessGroup, current_process_group
 from ..dataset import Dataset
 from ..families import BaseCheckpoint, Family, Prediction, cautions
 from ..objective import objective
@@ -62,10 +62,10 @@ class Job:
     cache: Cache
     plan: events.Plan
     between_steps: threading.Lock
-    processes: Processes
+    processes: ProcessGroup
     frozen: Sequence[LoraModule]  # layers of ``base.lora`` that act but are not trained
     checkpoint_mark: list[tuple[int, int]]  # of its files when the run began
-    unet: Ahead[dict[str, torch.Tensor]] | None  # what ``Family.read_denoiser`` gives, where it is being read already
+    unet: BackgroundTask[dict[str, torch.Tensor]] | None  # what ``Family.read_denoiser`` gives, where it is being read already
 
     def explained(self, error: Exception) -> UserError:
         """``error`` for the user; when memory ran out, with the setting that would help this run most."""
@@ -98,7 +98,7 @@ class Job:
     @property
     def writes(self) -> bool:
         """Whether this process writes files: the first one does."""
-        return self.processes.first
+        return self.processes.is_main
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,11 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
         emit(events.Warning_(note))
     start = _start(run, plan.steps, emit)
     plan = replace(plan, start_step=start.step, held_out=len(inputs.held_out.items), regularisation=inputs.regularisation)
-    processes = current()
+    processes = current_process_group()
     images = settings.training.batch_size * settings.training.gradient_accumulation
-    if processes.world > images:
+    if processes.world_size > images:
         raise UserError(
-            f"{processes.world} processes were started, but a step has only {images} image{'s' if images > 1 else ''}.",
+            f"{processes.world_size} processes were started, but a step has only {images} image{'s' if images > 1 else ''}.",
             Message(
                 "Raise ", Setting("training.batch_size"), " or ", Setting("training.gradient_accumulation"), f", or start {images} at most."
             ),
@@ -189,7 +189,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
 
 def _read_unet(
     family: Family, checkpoint: BaseCheckpoint, dtype: torch.dtype, uncached: bool, channels_last: bool
-) -> Ahead[dict[str, torch.Tensor]] | None:
+) -> BackgroundTask[dict[str, torch.Tensor]] | None:
     """Begin to read the UNet, which goes on while diffusers is imported: one waits for the disk or copies, the other is Python.
 
     Not where pictures are ``uncached``, for which another model is loaded first, nor where memory is short.
@@ -201,7 +201,7 @@ def _read_unet(
     numbers = sum(math.prod(shape) for shape in checkpoint.shapes.values())
     if psutil.virtual_memory().available < _PLENTY * numbers * dtype.itemsize:
         return None
-    return Ahead(partial(family.read_denoiser, checkpoint, dtype, channels_last=channels_last))
+    return BackgroundTask(partial(family.read_denoiser, checkpoint, dtype, channels_last=channels_last))
 
 
 def _start(run: RunFolder, steps: int, emit: Emitter) -> Start:

@@ -55,7 +55,7 @@ class Learner:
         self.weight_norms: torch.Tensor | None = None
         training, optimizer, network = job.config.training, job.config.optimizer, job.config.network
         self._accelerator = accelerator
-        unet = job.family.load_denoiser(job.checkpoint, job.dtype, job.unet.take() if job.unet else None)
+        unet = job.family.load_denoiser(job.checkpoint, job.dtype, job.unet.take_result() if job.unet else None)
         merge_into({"unet": unet}, [module for module in job.frozen if module.component == "unet"])
         prepare_base(
             unet,
@@ -88,7 +88,7 @@ class Learner:
         self._ema = Ema(self._named(), training.ema_decay) if training.ema_decay else None
         self._set_aside: dict[str, Any] | None = None  # the state while other weights are shown than those that are trained
         # processes exchange gradients in ``_exchange``, for all models with LoRA at once: DDP would wrap, and wait for, each apart
-        self._prepared = accelerator.prepare_model(unet, evaluation_mode=job.processes.world > 1)
+        self._prepared = accelerator.prepare_model(unet, evaluation_mode=job.processes.world_size > 1)
         self._optimizer_wrapped = accelerator.prepare(self._optimizer)
         if start.values is not None:
             self._restore(start.values)
@@ -117,7 +117,7 @@ class Learner:
     def optimise(self, micro_batches: Sequence[Micro]) -> Measured:
         """Everything of one optimiser step but the change of the weights, which is ``apply``."""
         total = self._passes.gradients(micro_batches, self.step)
-        if self.job.processes.world > 1:
+        if self.job.processes.world_size > 1:
             total = self._exchange(total)
         limit = self.job.config.optimizer.max_grad_norm or math.inf
         norm = self._accelerator.clip_grad_norm_(self._parameters, limit)

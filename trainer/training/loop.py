@@ -18,7 +18,7 @@ from ..core.disk_errors import exit_status
 from ..core.errors import Cancelled
 from ..core.gpu_sync import StepLimiter
 from ..core.messages import Message
-from ..core.work.processes import current
+from ..core.work.processes import current_process_group
 from ..runs import events
 from ..runs.run_folder import RunFolder
 from ..runs.states import state_folder
@@ -40,7 +40,7 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
     """Train the run in ``folder``; its exit status. Every outcome is the last event of the log: done, stopped or error."""
     loaded = config.load(folder / "config.json")
     run = RunFolder(folder, loaded.name)
-    first = current().first
+    first = current_process_group().is_main
     emit = Emitter(run.events) if first else Silent()
     stop = threading.Event()
     trainer: Trainer | None = None

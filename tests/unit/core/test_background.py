@@ -1,4 +1,4 @@
-"""What is done ahead is done once, on a thread, and only where it costs no memory that others need; the numbers stay the same."""
+"""Background tasks, and reading the UNet in the background, which changes no loss."""
 
 from __future__ import annotations
 
@@ -14,79 +14,79 @@ import psutil
 import pytest
 
 from tests.unit.training_helpers import Trained, configuration, make_dataset, train_here
-from trainer.core.work.background import Ahead
+from trainer.core.work.background import BackgroundTask
 from trainer.families import BaseCheckpoint
 from trainer.families.stable_diffusion import ldm_configs
 from trainer.runs import events
 
 
-class Kept:
-    """Something to hold."""
+class Result:
+    """A result that can be watched."""
 
 
-def test_a_result_is_waited_for_and_let_go_of() -> None:
+def test_take_result_waits_and_releases_the_result() -> None:
     may_finish = threading.Event()
 
-    def work() -> Kept:
+    def work() -> Result:
         may_finish.wait(60)
-        return Kept()
+        return Result()
 
-    ahead = Ahead(work)
+    task = BackgroundTask(work)
     may_finish.set()
-    result = ahead.take()
+    result = task.take_result()
     watched = weakref.ref(result)
     del result
     gc.collect()
-    assert watched() is None, "whatever was read would stay in memory for the whole run"
+    assert watched() is None, "the weights would stay in memory for the whole run"
 
 
-def test_an_error_is_raised_where_the_result_is_taken() -> None:
+def test_take_result_raises_the_error_of_the_work() -> None:
     def work() -> None:
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        Ahead(work).take()
+        BackgroundTask(work).take_result()
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The threads that read a UNet."""
+    """The names of the threads that read a UNet."""
     threads: list[str] = []
     tensors = BaseCheckpoint.tensors
 
-    def noted(self: BaseCheckpoint, wanted: Any, *given: Any, **more: Any) -> Any:
+    def spy(self: BaseCheckpoint, wanted: Any, *given: Any, **more: Any) -> Any:
         if wanted(f"{ldm_configs.UNET}out.2.weight") and not wanted(f"{ldm_configs.VAE}encoder.conv_in.weight"):
             threads.append(threading.current_thread().name)
         return tensors(self, wanted, *given, **more)
 
-    monkeypatch.setattr(BaseCheckpoint, "tensors", noted)
+    monkeypatch.setattr(BaseCheckpoint, "tensors", spy)
     return threads
 
 
-def trained_anew(checkpoint: Path, dataset: Path, runs: Path) -> Trained:
+def train_in_new_folder(checkpoint: Path, dataset: Path, runs: Path) -> Trained:
     trained = train_here(configuration(checkpoint, dataset, runs))
     assert isinstance(trained.told[-1], events.Done), trained.told[-1]
     shutil.rmtree(trained.run.path)
     return trained
 
 
-def test_the_unet_is_read_ahead_once_pictures_are_cached(shallow_checkpoint: Path, tmp_path: Path, read: list[str]) -> None:
+def test_the_unet_is_read_in_the_background_once_images_are_cached(shallow_checkpoint: Path, tmp_path: Path, read: list[str]) -> None:
     dataset = make_dataset(tmp_path)
-    cold = trained_anew(shallow_checkpoint, dataset, tmp_path / "runs")
-    assert read == ["MainThread"], "the VAE comes first, and memory may not hold both"
-    warm = trained_anew(shallow_checkpoint, dataset, tmp_path / "runs")
-    assert read == ["MainThread", "ahead"]
+    cold = train_in_new_folder(shallow_checkpoint, dataset, tmp_path / "runs")
+    assert read == ["MainThread"], "the VAE is read first, and memory may not hold both"
+    warm = train_in_new_folder(shallow_checkpoint, dataset, tmp_path / "runs")
+    assert read == ["MainThread", "background task"]
     assert [step.loss for step in warm.steps] == [step.loss for step in cold.steps]
 
 
-def test_where_memory_is_short_nothing_is_read_ahead(
+def test_nothing_is_read_in_the_background_if_memory_is_short(
     shallow_checkpoint: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = make_dataset(tmp_path)
-    trained_anew(shallow_checkpoint, dataset, tmp_path / "runs")
+    train_in_new_folder(shallow_checkpoint, dataset, tmp_path / "runs")
     memory = psutil.virtual_memory()
     size = shallow_checkpoint.stat().st_size
     short = SimpleNamespace(total=memory.total, available=size)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: short)
-    trained_anew(shallow_checkpoint, dataset, tmp_path / "runs")
+    train_in_new_folder(shallow_checkpoint, dataset, tmp_path / "runs")
     assert read == ["MainThread", "MainThread"]

@@ -1,4 +1,4 @@
-"""Doing something on a thread before it is needed."""
+"""Starting work on a thread before its result is needed."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
-class Ahead(Generic[T]):
-    """What ``work`` returns or raises, worked out on a thread of its own from now on. A process that ends does not wait for it."""
+class BackgroundTask(Generic[Result]):
+    """Runs ``work`` on a new daemon thread, for which a process that ends does not wait."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._future: Future[T] | None = Future()
-        threading.Thread(target=_fulfil, args=(self._future, work), name="ahead", daemon=True).start()
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self._future: Future[Result] | None = Future()
+        threading.Thread(target=_run, args=(self._future, work), name="background task", daemon=True).start()
 
-    def take(self) -> T:
-        """Wait for the result and let go of it: whoever takes it decides how long it is kept. Can be called once."""
+    def take_result(self) -> Result:
+        """Wait for the result and release it, so that the caller decides how long it stays in memory. Raises what ``work`` raised.
+
+        Can be called once.
+        """
         assert self._future is not None
         future, self._future = self._future, None
         return future.result()
 
 
-def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
+def _run(future: Future[Result], work: Callable[[], Result]) -> None:
     try:
         future.set_result(work())
-    except BaseException as error:  # raised where the result is taken
+    except BaseException as error:  # raised again in ``take_result``
         future.set_exception(error)

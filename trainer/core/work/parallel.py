@@ -1,7 +1,7 @@
-"""All cores for a stream of small jobs, with a bounded number of them in memory.
+"""Runs a stream of small jobs on all cores with a bounded number of results in memory.
 
-Threads, not processes: Pillow decodes, resizes and encodes without the interpreter's lock, and inside ComfyUI a spawned
-process would import ComfyUI's main script again.
+Threads, not processes: Pillow decodes, resizes and encodes without the interpreter's lock, and inside ComfyUI a spawned process would
+import ComfyUI's main script again.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from typing import TypeVar
 from ..devices import cores
 from ..errors import Cancelled
 
-T = TypeVar("T")
-R = TypeVar("R")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+_AHEAD = 4  # results per worker that may wait for the reader
 
 
 def ordered_map(
-    work: Callable[[T], R], jobs: Iterable[T], *, workers: int | None = None, should_stop: Callable[[], bool] | None = None
-) -> Iterator[R]:
-    """``work`` of each job, in the jobs' order, at most a few ahead of the reader. ``workers`` 0: in the calling thread.
+    work: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int | None = None, should_stop: Callable[[], bool] | None = None
+) -> Iterator[Result]:
+    """Yield ``work(job)`` for each job in order, at most four per worker ahead of the reader. ``workers`` 0 uses the calling thread.
 
-    Raises Cancelled when ``should_stop`` says so; jobs under way end first, none is begun.
+    Raises Cancelled when ``should_stop`` returns True. Running jobs then end first, and no other job starts.
     """
     if workers == 0:
         for job in jobs:
@@ -31,12 +32,12 @@ def ordered_map(
             yield work(job)
         return
     count = workers or cores()
-    waiting: deque[Future[R]] = deque()
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(count, thread_name_prefix="prepare") as pool:
         try:
             for job in jobs:
                 waiting.append(pool.submit(work, job))
-                if len(waiting) >= 4 * count:
+                if len(waiting) >= _AHEAD * count:
                     _check(should_stop)
                     yield waiting.popleft().result()
             while waiting:
