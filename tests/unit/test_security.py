@@ -69,3 +69,9 @@ def test_routes_only_answer() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").rglob("*.py"))
     assert set(re.findall(r"routes\.(\w+)\(", text)) == {"get"}
     assert "add_routes" not in text and "add_route(" not in text
+
+
+def test_files_that_the_guarantees_refer_to_exist() -> None:
+    named = re.findall(r"`((?:trainer|nodes|tests|demo)/[\w/]+\.py)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
