@@ -18,7 +18,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.unit.compute.test_denoiser_setup import learning, same_training
+from tests.unit.compute.helpers import learning, same_training
+from tests.unit.compute.recording import Repeating, Small
 from tests.unit.training_helpers import Trained, configuration, lose_a_gradient, make_dataset, make_pictures, train_here
 from trainer.adapters import adapter
 from trainer.compute import cuda_graphs, denoiser_setup, lora_layers
@@ -32,29 +33,6 @@ from trainer.runs import events
 
 CHANGES: dict[str, Any] = {"training.batch_size": 2, "training.gradient_accumulation": 2, "training.epochs": 3, "optimizer.lr": 1e-2}
 AsWritten = Callable[..., Trained]
-
-
-class Repeating:
-    """Stands in for ``CudaRecorder``; counts recordings and replays of all of its kind."""
-
-    recorded = replayed = 0
-    places: frozenset[int] = frozenset()  # where the gradients of all recordings lie
-
-    def __call__(self, compute: Callable[[], Passed]) -> tuple[Callable[[], None], Passed]:
-        kept = compute()
-        type(self).recorded += 1
-        type(self).places |= {gradient.data_ptr() for gradient in kept[1] if gradient is not None}
-
-        def replay() -> None:
-            type(self).replayed += 1
-            loss, gradients = compute()
-            kept[0].copy_(loss)
-            for place, gradient in zip(kept[1], gradients, strict=True):
-                assert (place is None) == (gradient is None)
-                if place is not None and gradient is not None:
-                    place.copy_(gradient)
-
-        return replay, kept
 
 
 @pytest.fixture
@@ -265,29 +243,6 @@ def test_gradients_are_kept_apart_from_what_a_replay_overwrites(
     for times, total in enumerate(sums, start=1):
         for gradient, first in zip(total, sums[0], strict=True):
             torch.testing.assert_close(gradient, times * first, rtol=1e-4, atol=1e-7)
-
-
-class Small:
-    """A model of one parameter, and what happened to its recordings."""
-
-    def __init__(self, record: Any = None) -> None:
-        self.weight = torch.nn.Parameter(torch.ones(()))
-        self.warnings: list[str] = []
-        self.short = False
-        self.passes = cuda_graphs.Captured(self.compute, [self.weight], self.warnings.append, record or Repeating())
-
-    def compute(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.short and self.passes._recorded:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        loss = (self.weight * inputs["x"]).sum()
-        return loss, loss
-
-    def gradient(self, x: torch.Tensor) -> float:
-        self.weight.grad = None
-        self.passes.run({"x": x})
-        (gradient,) = [parameter.grad for parameter in [self.weight]]
-        assert gradient is not None
-        return float(gradient)
 
 
 def test_where_a_size_has_no_room_beside_the_recordings_of_others_the_run_goes_on_without_them() -> None:

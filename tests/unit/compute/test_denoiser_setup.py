@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,43 +12,18 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.unit.compute.helpers import learning, same_training
 from tests.unit.training_helpers import Trained, configuration, lose_a_gradient, lose_the_input_gradient, make_dataset, train_here
 from trainer.adapters import adapter
 from trainer.compute import denoiser_setup
 from trainer.compute.lora_layers import FoldedLinear, FoldedPointwise, LoraConv2d, LoraLinear
-from trainer.config.run_config import RunConfig
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
-from trainer.training.batches import Feed
 from trainer.training.cache import encode_latents
-from trainer.training.distributed import make_accelerator
-from trainer.training.job import open_job
-from trainer.training.learner import Learner
 from trainer.training.monitoring.preview_sampling import decode
-from trainer.training.parent_channel import Emitter
 
 BATCHED: dict[str, Any] = {"training.batch_size": 3, "training.gradient_accumulation": 1, "training.max_steps": 2, "optimizer.lr": 1e-2}
-
-
-def same_training(first: Trained, second: Trained, *, loss: float = 1e-5, norm: float = 1e-3) -> None:
-    assert first.status == second.status == 0
-    assert len(first.steps) == len(second.steps) > 0
-    assert [step.loss for step in first.steps] == pytest.approx([step.loss for step in second.steps], rel=loss)
-    assert [step.grad_norm for step in first.steps] == pytest.approx([step.grad_norm for step in second.steps], rel=norm)
-
-
-@contextmanager
-def learning(settings: RunConfig) -> Any:
-    """A learner and its first portion, as the loop has them."""
-    run = prepare_run(settings).folder
-    job, start = open_job(run, settings, Emitter(run.events), threading.Event())
-    feed = Feed(job)
-    feed.fill_caches()
-    learner = Learner(job, start, make_accelerator(job))
-    with ThreadPoolExecutor(1) as pool:
-        yield learner, next(iter(feed.portions(0, learner.timesteps, pool)))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ pytest.importorskip("triton", reason="the kernels are Triton's")
 
 from demo.paths import BASE_FILE
 from tests.tools.parameters import mark_long
-from tests.unit.compute.test_denoiser_setup import same_training
+from tests.unit.compute.helpers import same_training
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
 from trainer.compute import denoiser_setup, fused_blocks, triton_kernels
@@ -261,7 +261,7 @@ def test_without_kernels_a_unet_stays_and_only_who_asked_is_told(monkeypatch: py
 def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
     tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, fuses: bool, targets: str
 ) -> None:
-    from tests.unit.plan.test_run_plan import bytes_kept_for_backward
+    from tests.unit.plan.helpers import bytes_kept_for_backward
 
     checkpoint = open_checkpoint(str(tiny_checkpoint))
     family = family_of(checkpoint)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.unit.compute.test_denoiser_setup import same_training
+from tests.unit.compute.helpers import same_training
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
 from trainer.compute import onednn, onednn_layers

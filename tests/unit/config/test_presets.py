@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.config.test_run_config import MINIMAL
+from tests.unit.config.helpers import MINIMAL
 from trainer.cli import main
 from trainer.config import presets, run_config
 from trainer.core.errors import UserError

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.config.helpers import MINIMAL
 from trainer.config import run_config
 from trainer.core.errors import UserError
-
-MINIMAL: dict[str, Any] = {"base": {"checkpoint": "base.safetensors"}, "dataset": {"path": "data"}}
 
 
 def with_value(key: str, value: object) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from demo.recipe.fresh import CHUNK, Fresh, Part, draw
 from demo.recipe.pictures import FIRST_TRAINING_SEED
 from demo.recipe.train_base import MANY, _further
 from demo.recipe.train_unet import Growing, LatentSet, UnetSettings
-from tests.unit.demo.test_demo_recipe import TOY
+from tests.unit.demo.toy import TOY
 from trainer.core.files.writing import PARTIAL
 
 SIZE = 64

@@ -15,14 +15,14 @@ from demo.recipe import pictures as pictures_module
 from demo.recipe import progress, train_base, train_unet, train_vae
 from demo.recipe.base_file import write_base
 from demo.recipe.initialise import full_resolution_blocks, start_vae
-from demo.recipe.model import LATENT_SCALE, Widths, build_text_encoder, build_unet, build_vae
+from demo.recipe.model import LATENT_SCALE, build_text_encoder, build_unet, build_vae
 from demo.recipe.optimiser import orthogonalise
 from demo.recipe.pictures import portrait_pictures, shape_pictures
 from demo.recipe.train_unet import LatentSet, UnetSettings, loss_weight, noise_schedule, stratified_timesteps
 from demo.recipe.train_vae import VaeSettings, encode, fold_scale, reconstruction_loss
 from demo.recipe.vocabulary import UsedTokens
+from tests.unit.demo.toy import TOY
 
-TOY = Widths(vae=(32, 32, 32, 32), unet=(32, 32), unet_attention=(True, False), text=64, text_layers=1)
 CPU = torch.device("cpu")
 
 

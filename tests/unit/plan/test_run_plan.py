@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.unit.plan.helpers import bytes_kept_for_backward
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
 from trainer.core import devices
@@ -21,24 +22,6 @@ from trainer.plan import memory_estimate
 from trainer.plan.memory_estimate import memory_needed
 from trainer.plan.run_plan import Models, make_plan, memory_of, require_memory
 from trainer.runs import events
-
-
-def bytes_kept_for_backward(unet: Any, side: int, batch: int) -> int:
-    """What one real forward pass on the CPU saves for the backward pass, weights aside."""
-    owned = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
-    kept: dict[int, int] = {}
-    alive = []
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in owned:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)  # an address may be used again once it is free
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        unet(torch.randn(batch, 4, side, side), torch.zeros(batch, dtype=torch.int64), torch.randn(batch, 77, 64))
-    return sum(kept.values())
 
 
 @pytest.mark.parametrize(("batch", "pixels", "targets"), [(1, 256, "all-linear"), (2, 128, "all-linear"), (1, 256, "attention")])

@@ -19,7 +19,7 @@ from peft import LoraConfig
 from torch.nn import functional as F
 
 from tests.tools.parameters import mark_long
-from tests.unit.training.test_training_step import distance, draws, is_linear_or_1x1, names
+from tests.unit.training.plain_recipe import distance, draws, is_linear_or_1x1, names
 from tests.unit.training_helpers import Trained, apart, configuration, make_dataset, train_here
 from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig

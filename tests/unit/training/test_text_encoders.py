@@ -25,7 +25,7 @@ from tests.tools.comfyui import ComfyUI
 from tests.tools.parameters import mark_long
 from tests.unit.lorafile.helpers import key_table
 from tests.unit.lorafile.in_comfyui import comfy_key, load_in_comfyui
-from tests.unit.training.test_training_step import distance, is_linear_or_1x1
+from tests.unit.training.plain_recipe import distance, is_linear_or_1x1
 from tests.unit.training_helpers import Trained, apart, configuration, make_dataset, thrown_back, train_here
 from trainer.adapters import adapter
 from trainer.adapters.text_encoders import adapt_text

@@ -17,17 +17,14 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 
+from tests.unit.training.plain_recipe import distance, draws, is_linear_or_1x1, names
 from tests.unit.training_helpers import Trained, configuration, make_dataset, train_here
 from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig
 from trainer.core import seeding
-from trainer.dataset import open_dataset
-from trainer.dataset.loading import batch_order
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.runs.run_folder import cache_folder
-from trainer.training.cache import Cache
-from trainer.training.micro_batch import MicroBatch, build
+from trainer.training.micro_batch import MicroBatch
 
 TRAINING_STEPS = 10
 ACCUMULATION = 2  # of three images an epoch: steps of two and of one micro-batch
@@ -45,31 +42,6 @@ class Plain:
     lrs: list[float] = field(default_factory=list)
     moments: dict[str, torch.Tensor] = field(default_factory=dict)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
-
-
-def draws(config: RunConfig) -> list[list[MicroBatch]]:
-    """The micro-batches of every step, as the trainer draws them."""
-    dataset, checkpoint = open_dataset(Path(config.dataset.path)), open_checkpoint(config.base.checkpoint)
-    cache = Cache(cache_folder(config), checkpoint.identity())
-    sizes = [(item.width, item.height) for item in dataset.items]
-    repeats = [item.repeats for item in dataset.items]
-    steps = []
-    for epoch in range(config.training.epochs):
-        batches = batch_order.epoch_batches(sizes, repeats, config.training.batch_size, seed=config.training.seed, epoch=epoch)
-        for group in batch_order.group(batches, config.training.gradient_accumulation):
-            fixed: dict[str, Any] = {"seed": config.training.seed, "epoch": epoch, "timesteps": 1000}
-            steps.append([build(slots, dataset, cache, config.objective, **fixed) for slots in group])
-    return steps
-
-
-def names(unet: Any) -> dict[str, torch.nn.Parameter]:
-    """The trained parameters of a peft UNet under the trainer's names."""
-    short = {"lora_A.default.weight": "down", "lora_B.default.weight": "up"}
-    return {
-        f"{name.split('.lora_')[0]}.{short['lora_' + name.split('.lora_')[1]]}": parameter
-        for name, parameter in unet.named_parameters()
-        if parameter.requires_grad
-    }
 
 
 def factor(step: int, warmup: int, total: int) -> float:
@@ -118,26 +90,6 @@ def train_plainly(config: RunConfig, steps: list[list[MicroBatch]]) -> Plain:
     seen.moments = {name: optimizer.state[parameter]["exp_avg"] for name, parameter in trained.items()}
     seen.weights = {name: parameter.detach().clone() for name, parameter in trained.items()}
     return seen
-
-
-def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-    """How far apart two adapters are, as a share of what was learned: the norm of up times down, summed over modules.
-
-    Single weights may differ more: Adam divides by the gradient's size, and where that is rounding only, so is the update.
-    """
-    assert first.keys() == second.keys()
-    apart = learned = 0.0
-    for name in first:
-        if name.endswith(".up"):
-            products = [lora[name].flatten(1) @ lora[name[:-2] + "down"].flatten(1) for lora in (first, second)]
-            apart += float((products[0] - products[1]).square().sum())
-            learned += float(products[0].square().sum())
-    return math.sqrt(apart / learned)
-
-
-def is_linear_or_1x1(module: torch.nn.Module) -> bool:
-    """What kohya adapts inside a transformer."""
-    return isinstance(module, torch.nn.Linear) or (isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1))
 
 
 @pytest.fixture(scope="module")

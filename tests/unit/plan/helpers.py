@@ -1,0 +1,25 @@
+"""How much memory a forward pass keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def bytes_kept_for_backward(unet: Any, side: int, batch: int) -> int:
+    """What one real forward pass on the CPU saves for the backward pass, weights aside."""
+    owned = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # an address may be used again once it is free
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        unet(torch.randn(batch, 4, side, side), torch.zeros(batch, dtype=torch.int64), torch.randn(batch, 77, 64))
+    return sum(kept.values())
