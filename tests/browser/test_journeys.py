@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import Look
 from tests.browser.frontend import Frontend, in_new_tab
+from tests.browser.looks import Look
 from tests.browser.panel import PATIENCE, curve, logged, status, wait_for
 from tests.browser.screens import pack_errors, widget_values
 from tests.browser.stage import adapt

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from random_checkpoints.layout import TINY as SIZE
-from tests.browser.conftest import Look
 from tests.browser.frontend import Frontend
+from tests.browser.looks import Look
 from tests.browser.panel import PATIENCE, training_graph
 from tests.browser.screens import SCREENSHOTS, pack_errors, send_event
 from tests.server.comfy_server import Server

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from tests.browser.conftest import Look
 from tests.browser.frontend import Frontend
+from tests.browser.looks import Look
 from tests.browser.panel import copied, curve, logged, status, training_graph, wait_for
 from tests.browser.screens import SCREENSHOTS, pack_errors
 from tests.server.comfy_server import Server

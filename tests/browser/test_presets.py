@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tests.browser.conftest import Look
 from tests.browser.frontend import Frontend
+from tests.browser.looks import Look
 from tests.browser.screens import SCREENSHOTS, pack_errors
 from tests.server.comfy_server import Server
 from tests.tools.workflows.canvas import Canvas, Group

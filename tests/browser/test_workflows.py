@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import Look
 from tests.browser.frontend import Frontend
+from tests.browser.looks import Look
 from tests.browser.screens import SCREENSHOTS, pack_errors, widget_values
 from tests.server.comfy_server import Server
 from tests.server.templates import shipped_workflow
