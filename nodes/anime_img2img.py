@@ -1,4 +1,4 @@
-"""Anime Img2Img: a photo becomes a picture in the LoRA's style."""
+"""Anime Img2Img: turn photos into images in the LoRA's style."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class AnimeImg2Img(io.ComfyNode):
         return schema(
             "AnimeImg2Img",
             "Anime Img2Img",
-            "Repaints a photo (or a batch of them) in the style of your LoRA. "
-            "Gives exactly the pixels of VAE Encode, KSampler and VAE Decode with the same settings.",
+            "Turns a photo (or a batch of photos) into an image in the style of your LoRA. "
+            "The pixels are those of VAE Encode, KSampler and VAE Decode with the same settings.",
             [
-                field(io.Model, "model", "The model, with your LoRA on it (from Load LoRA)."),
+                field(io.Model, "model", "The model with your LoRA applied (from Load LoRA)."),
                 field(io.Clip, "clip", "The text encoder that reads the prompts."),
                 field(io.Vae, "vae", "The VAE of the model."),
-                field(io.Image, "image", "The photo or photos to repaint."),
+                field(io.Image, "image", "The photo or photos to transform."),
                 field(
                     io.String,
                     "positive",
-                    "What the picture should show.",
+                    "What the image should show.",
                     default="anime_face girl, high quality",
                     multiline=True,
                     dynamic_prompts=True,
@@ -43,7 +43,7 @@ class AnimeImg2Img(io.ComfyNode):
                 field(
                     io.String,
                     "negative",
-                    "What should not be in the picture.",
+                    "What the image should not show.",
                     default="lowres, blurry, bad anatomy, photo",
                     multiline=True,
                     dynamic_prompts=True,
@@ -51,7 +51,7 @@ class AnimeImg2Img(io.ComfyNode):
                 field(
                     io.Float,
                     "strength",
-                    "How far it may move away from the photo: 0.65 keeps the person, 0.8 goes further into the style.",
+                    "How much the photo changes (denoise): 0.65 keeps the person, 0.8 gives more of the style.",
                     default=0.65,
                     min=0.0,
                     max=1.0,
@@ -60,19 +60,26 @@ class AnimeImg2Img(io.ComfyNode):
                 field(
                     io.Float,
                     "guidance",
-                    "How closely the picture follows the prompt (CFG).",
+                    "How closely the image follows the prompt (CFG).",
                     default=7.5,
                     min=0.0,
                     max=100.0,
                     step=0.1,
                     round=0.01,
                 ),
-                field(io.Int, "steps", "How many painting steps. More is slower and a little finer.", default=25, min=1, max=10_000),
+                field(
+                    io.Int,
+                    "steps",
+                    "Number of sampling steps. More steps are slower and give slightly finer images.",
+                    default=25,
+                    min=1,
+                    max=10_000,
+                ),
                 *core_nodes.sampler_fields(),
                 field(
                     io.Int,
                     "seed",
-                    "The dice: the same number and settings give the same picture.",
+                    "Random seed. The same seed and settings give the same image.",
                     default=0,
                     min=0,
                     max=0xFFFF_FFFF_FFFF_FFFF,
@@ -81,26 +88,26 @@ class AnimeImg2Img(io.ComfyNode):
                 field(
                     io.String,
                     "trigger_words",
-                    "The LoRA's trigger words (from Load LoRA). They are put in front of the prompt unless they are in it already.",
+                    "The LoRA's trigger words (from Load LoRA). Those that are missing from the prompt are put in front of it.",
                     optional=True,
                     force_input=True,
                 ),
                 field(
                     io.ControlNet,
                     "control_net",
-                    "A ControlNet that holds on to the shape of the photo (from Load ControlNet Model).",
+                    "A ControlNet that preserves the shapes of the photo (from Load ControlNet Model).",
                     optional=True,
                 ),
                 field(
                     io.Image,
                     "control_image",
-                    "What the ControlNet looks at, for example the photo's outlines. Without it the photo itself is used.",
+                    "The input of the ControlNet, for example the photo's outlines. Without it, the photo itself is used.",
                     optional=True,
                 ),
                 field(
                     io.Float,
                     "control_strength",
-                    "How strictly the ControlNet holds on. 0 switches it off.",
+                    "How strongly the ControlNet acts. 0 turns it off.",
                     default=1.0,
                     min=0.0,
                     max=10.0,
@@ -110,8 +117,8 @@ class AnimeImg2Img(io.ComfyNode):
                 ),
             ],
             [
-                result(io.Image, "image", "The repainted picture or pictures."),
-                result(io.Image, "before_after", "Photo and picture side by side."),
+                result(io.Image, "image", "The new image or images."),
+                result(io.Image, "before_after", "Photo and new image side by side."),
             ],
             search=["photo to anime", "img2img", "image to image", "stylize"],
         )
@@ -136,7 +143,7 @@ class AnimeImg2Img(io.ComfyNode):
         control_image: torch.Tensor | None = None,
         control_strength: float = 1.0,
     ) -> io.NodeOutput:
-        """Repaint."""
+        """Transform the photos."""
         with canvas_errors():
             require(model=model, clip=clip, vae=vae, image=image)
             allow(control_net=control_net, control_image=control_image)
@@ -148,8 +155,8 @@ class AnimeImg2Img(io.ComfyNode):
                 prompt, avoid = core_nodes.apply_control(prompt, avoid, control_net, hint, control_strength, vae)
             latent = core_nodes.encode_image(vae, image)
             latent = core_nodes.sample(model, seed, steps, guidance, sampler_name, scheduler, prompt, avoid, latent, strength)
-            painted = core_nodes.decode(vae, latent)
-            return io.NodeOutput(painted, side_by_side(core_nodes.crop_to_latent(vae, image), painted))
+            decoded = core_nodes.decode(vae, latent)
+            return io.NodeOutput(decoded, side_by_side(core_nodes.crop_to_latent(vae, image), decoded))
 
 
 def _check(image: torch.Tensor, vae: Any) -> None:

@@ -1,4 +1,4 @@
-"""Export LoRA: the same LoRA for other programs, smaller, or with better information in it."""
+"""Export LoRA: write a LoRA for other programs, with a smaller rank, or with better metadata."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..trainer.core.errors import UserError
 from ..trainer.core.files.paths import safe_name
 from ..trainer.core.files.reading import sha256_file
 from ..trainer.core.messages import Message, joined
-from .load_lora import FROM_INPUT, chosen_lora, inspect, state_of
 from .shared import written_files
 from .shared.failures import canvas_errors
 from .shared.files.folders import exports_dir, lora_names
 from .shared.files.images import to_pil
-from .shared.inputs.socket_types import LORA, Lora
+from .shared.inputs.socket_types import FROM_INPUT, LORA, LoraHandle
 from .shared.inputs.sockets import allow
+from .shared.loras.chosen_lora import chosen_lora, inspect, menu_state
 from .shared.schema import field, result, schema
 from .shared.wording import on_canvas
 
 FORMATS = ("kohya", "diffusers", "peft", "comfyui")
-AS_IT_IS = "as it is"
+UNCHANGED = "as it is"
 _NODE = "ExportLora"
-DTYPES = (AS_IT_IS, "fp16", "bf16", "fp32")
+DTYPES = (UNCHANGED, "fp16", "bf16", "fp32")
 
 
 class ExportLora(io.ComfyNode):
@@ -39,77 +39,88 @@ class ExportLora(io.ComfyNode):
         return schema(
             _NODE,
             "Export LoRA",
-            "Writes a LoRA for another program into output/animelora/exports: in the names that it reads, "
-            "with a smaller rank if you like, and with title, author and trigger words inside.",
+            "Writes a LoRA for another program to output/animelora/exports: with the key names that the program reads, "
+            "a smaller rank if you like, and a title, author and trigger words in its metadata.",
             [
                 field(
                     io.Combo,
                     "lora_name",
-                    "The LoRA to export. Not used while something is connected to the lora input.",
+                    "The LoRA to export. Ignored while the lora input is connected.",
                     options=[FROM_INPUT, *lora_names()],
                     default=FROM_INPUT,
                 ),
                 field(
                     io.String,
                     "file_name",
-                    "The name of the new file. A file of that name in the export folder is replaced. Empty keeps the LoRA's name.",
+                    "Name of the new file. Replaces a file of that name in the export folder. If empty, the LoRA's name is used.",
                     default="",
                 ),
                 field(
                     io.Combo,
                     "format",
-                    "Whose key names to use. kohya is read by every program (A1111, Forge, InvokeAI, ComfyUI, diffusers).",
+                    "Format of the key names. Every program reads kohya (A1111, Forge, InvokeAI, ComfyUI, diffusers).",
                     options=list(FORMATS),
                     default=FORMATS[0],
                 ),
                 field(
                     io.Combo,
                     "dtype",
-                    "Number format of the weights: fp16 makes the smallest file that every program reads.",
+                    "Number format of the weights. fp16 gives the smallest file that every program reads.",
                     options=list(DTYPES),
-                    default=AS_IT_IS,
+                    default=UNCHANGED,
                 ),
                 field(
                     io.Int,
                     "rank",
-                    "Shrinks the LoRA to this rank and tells how much is lost. 0 keeps it as it is.",
+                    "Reduces the LoRA to this rank and reports how much is lost. 0 keeps the rank.",
                     default=0,
                     min=0,
                     max=1024,
                 ),
-                field(io.String, "title", "The title that model browsers show. Empty keeps what is there.", default=""),
-                field(io.String, "author", "Who made it. Empty keeps what is there.", default="", advanced=True),
+                field(io.String, "title", "The title that model browsers show. If empty, the current one is kept.", default=""),
+                field(io.String, "author", "The author. If empty, the current one is kept.", default="", advanced=True),
                 field(
                     io.String,
                     "description",
-                    "What it does and how to use it. Empty keeps what is there.",
+                    "What the LoRA does and how to use it. If empty, the current description is kept.",
                     default="",
                     multiline=True,
                     advanced=True,
                 ),
-                field(io.String, "trigger_words", "The words that call it up, separated by commas. Empty keeps what is there.", default=""),
-                field(io.String, "tags", "Words to find it by, separated by commas. Empty keeps what is there.", default="", advanced=True),
                 field(
                     io.String,
-                    "licence",
-                    "Under which licence others may use it. Empty keeps what is there.",
+                    "trigger_words",
+                    "The words that activate the LoRA, separated by commas. If empty, the current ones are kept.",
+                    default="",
+                ),
+                field(
+                    io.String,
+                    "tags",
+                    "Words to find the LoRA by, separated by commas. If empty, the current ones are kept.",
                     default="",
                     advanced=True,
                 ),
-                field(LORA, "lora", "A LoRA fresh from Train LoRA. It wins over the list.", optional=True),
-                field(io.Image, "thumbnail", "A picture for model browsers to show.", optional=True),
+                field(
+                    io.String,
+                    "licence",
+                    "The licence of the LoRA. If empty, the current one is kept.",
+                    default="",
+                    advanced=True,
+                ),
+                field(LORA, "lora", "A LoRA from Train LoRA. It takes precedence over the list.", optional=True),
+                field(io.Image, "thumbnail", "The image that model browsers show.", optional=True),
                 field(
                     io.Model,
                     "model",
-                    "For DoRA in the comfyui format: the model that the LoRA will be used on. ComfyUI's own loader then gives "
-                    "exactly what was trained, on this model.",
+                    "For DoRA in the comfyui format: the model that the LoRA will be used with. ComfyUI's own loader then applies "
+                    "it exactly as trained to this model.",
                     optional=True,
                 ),
-                field(io.Clip, "clip", "The text encoder that belongs to the model input, if the DoRA changes it too.", optional=True),
+                field(io.Clip, "clip", "The text encoder of the connected model, if the DoRA changes it too.", optional=True),
             ],
             [
                 result(LORA, "lora", "The exported LoRA."),
-                result(io.String, "report", "What was written, and what could not be carried over exactly."),
+                result(io.String, "report", "What was written, and what could not be converted exactly."),
             ],
             search=["save lora", "convert lora", "kohya", "diffusers", "resize lora", "lora metadata"],
             is_output_node=True,
@@ -117,8 +128,8 @@ class ExportLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, file_name: str | None = None, **_: Any) -> str:
-        """Changes when the chosen file is replaced, and when the exported one is deleted."""
-        return state_of(lora_name) + written_files.fingerprint(_NODE, file_name)
+        """Changes when the chosen file is replaced or the exported one is deleted."""
+        return menu_state(lora_name) + written_files.fingerprint(_NODE, file_name)
 
     @classmethod
     def execute(
@@ -147,12 +158,12 @@ class ExportLora(io.ComfyNode):
             name = safe_name(file_name.strip().removesuffix(".safetensors") or source.stem)
             target = exports_dir() / f"{name}.safetensors"
             if target.exists() and target.resolve() == source.resolve():
-                raise UserError("The export would replace the file that it is made from.", "Choose another file name.", kind="lora")
+                raise UserError("The export would replace its source file.", "Choose another file name.", kind="lora")
             changes = {key: text.strip() for key, text in texts.items() if text.strip()}
             report = export(source, target, format, dtype, rank, changes, thumbnail, model, clip)
             written_files.record(_NODE, file_name, target)
             info = inspect(target)
-            handle = Lora(str(target), sha256_file(target), tuple(info.trigger_words))
+            handle = LoraHandle(str(target), sha256_file(target), tuple(info.trigger_words))
             return io.NodeOutput(handle, report, ui=ui.PreviewText(report))
 
 
@@ -167,45 +178,45 @@ def export(
     model: Any = None,
     clip: Any = None,
 ) -> str:
-    """Convert ``source`` into ``target`` and say what was done. Imported late: it reads files with torch."""
+    """Convert ``source`` to ``target`` and return a report. Imports torch, so that is imported late."""
     from dataclasses import replace
 
     from ..trainer import lorafile
     from ..trainer.lorafile.thumbnail import to_data_url
 
     weights = lorafile.read_lora(source)
-    said: list[str] = []
+    report_lines: list[str] = []
     if rank:
         weights, loss = lorafile.reduce_rank(weights, rank)
-        said.append(str(loss))
+        report_lines.append(str(loss))
     described = dict(changes)
     if thumbnail is not None:
         described["thumbnail"] = to_data_url(to_pil(thumbnail[0]))
     if described:
         weights = replace(weights, metadata=lorafile.edited(weights.metadata, described))
     if model is not None:
-        weights, told = _for_model(weights, format, model, clip)
-        said.append(told)
-    converted = lorafile.convert(weights, format, None if dtype == AS_IT_IS else lorafile.DTYPES[dtype])
+        weights, line = _for_model(weights, format, model, clip)
+        report_lines.append(line)
+    converted = lorafile.convert(weights, format, None if dtype == UNCHANGED else lorafile.DTYPES[dtype])
     lorafile.write_lora(target, converted)
     info = lorafile.inspect_lora(target)
-    said += [
+    report_lines += [
         f"{target.name}: {info.format}, rank {info.rank}, {info.dtype}, {plural(sum(info.targets.values()), 'layer')}",
         str(target),
         *(Message("Note: ", note) for note in converted.notes),
         *(f"Warning: {problem}" for problem in weights.problems),
     ]
-    return on_canvas(joined("\n", said))
+    return on_canvas(joined("\n", report_lines))
 
 
 def _for_model(weights: Any, format: str, model: Any, clip: Any) -> tuple[Any, str]:
-    """``weights`` whose DoRA is for ComfyUI's own loader and ``model``, and a line that says so or why it is not."""
+    """``weights`` with DoRA for ComfyUI's own loader and ``model``, and a line for the report; unchanged when that does not apply."""
     from ..trainer.lorafile.comfyui_dora import for_comfyui, has_output_magnitudes
     from .shared.loras.original_weights import original_weights
 
     if format != "comfyui":
-        return weights, "The model input was not used: it is for the comfyui format."
+        return weights, "The model input was ignored: it only applies to the comfyui format."
     if not any(has_output_magnitudes(module) for module in weights):
-        return weights, "The model input was not used: the LoRA is no DoRA."
-    changed = for_comfyui(weights, original_weights(weights, model, clip), "the model that it was exported with")
-    return changed, "Its DoRA is for ComfyUI's own loader and the connected model. Keep the original for every other use."
+        return weights, "The model input was ignored: the LoRA is not DoRA."
+    changed = for_comfyui(weights, original_weights(weights, model, clip), "the model that it was exported for")
+    return changed, "The DoRA was written for ComfyUI's own loader and the connected model. Keep the original for every other use."

@@ -1,4 +1,4 @@
-"""Load Demo Base: the small model that travels with the pack, or any small checkpoint of the same layout."""
+"""Load Demo Base: load the small model that comes with the pack, or any small checkpoint with the same layout."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class LoadDemoBase(io.ComfyNode):
         return schema(
             "LoadDemoBase",
             "Load Demo Base",
-            "Loads the small model that comes with AnimeLoRA, so that every workflow can be tried without a download. "
-            "It draws small portraits (256 px); for real pictures use Load Checkpoint.",
+            "Loads the small model that comes with AnimeLoRA, so that you can try every workflow without a download. "
+            "It draws small portraits (256 px). For real images, use Load Checkpoint.",
             [
                 field(
                     io.Combo,
                     "checkpoint",
-                    "The embedded demo model, or a checkpoint from your list that has Stable Diffusion 1.x's layout (of any width).",
+                    "The embedded demo model, or a checkpoint from your list with the layout of Stable Diffusion 1.x (of any width).",
                     options=checkpoint_names(),
                     default=DEMO_BASE,
                 )
             ],
             [
-                result(io.Model, "model", "The model that paints."),
-                result(io.Clip, "clip", "The text encoder for your prompts."),
-                result(io.Vae, "vae", "Turns pictures into latents and back."),
+                result(io.Model, "model", "The demo model."),
+                result(io.Clip, "clip", "The text encoder."),
+                result(io.Vae, "vae", "The VAE."),
             ],
             search=["demo", "small checkpoint", "embedded base"],
         )

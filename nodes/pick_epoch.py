@@ -1,4 +1,4 @@
-"""Pick Epoch: the LoRA as it was at one saved step of a run, for Load LoRA, and to keep if it is the one."""
+"""Pick Epoch: output the LoRA of one saved step of a run, and keep a copy under a name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..trainer.core.files.paths import safe_name
 from ..trainer.core.files.reading import sha256_file
 from ..trainer.runs.publish import put, remove_left_over
 from ..trainer.runs.saved_lora import require_undamaged
-from .load_lora import inspect
 from .shared import written_files
 from .shared.browser import report_new_lora, show_text
 from .shared.failures import canvas_errors
 from .shared.files.folders import loras_dir
-from .shared.files.saved_steps import FROM_INPUT, chosen_run, labels, run_names, run_state, saved_loras, wanted
-from .shared.inputs.socket_types import LORA, Lora
+from .shared.files.saved_steps import chosen_run, labels, run_names, run_state, saved_loras, select_steps
+from .shared.inputs.socket_types import FROM_INPUT, LORA, LoraHandle
+from .shared.loras.chosen_lora import inspect
 from .shared.schema import field, result, schema
 
 _NODE = "PickEpoch"
@@ -33,20 +33,20 @@ class PickEpoch(io.ComfyNode):
         return schema(
             _NODE,
             "Pick Epoch",
-            "Takes the LoRA as it was at one saved step of a training run, as Epoch Compare shows them, "
-            "and puts it among your LoRAs if you give it a name.",
+            "Outputs the LoRA of one saved step of a training run, as shown by Epoch Compare, "
+            "and adds it to your LoRAs if you enter a name.",
             [
                 field(
                     io.Combo,
                     "run",
-                    "The training run to take from. Not used while something is connected to the lora input.",
+                    "The training run. Ignored while the lora input is connected.",
                     options=[FROM_INPUT, *run_names()],
                     default=FROM_INPUT,
                 ),
                 field(
                     io.Int,
                     "step",
-                    "The saved step to take: the number in the labels of Epoch Compare. 0 takes the last one.",
+                    "The saved step, as in the labels of Epoch Compare. 0 means the last one.",
                     default=0,
                     min=0,
                     max=100_000_000,
@@ -54,14 +54,14 @@ class PickEpoch(io.ComfyNode):
                 field(
                     io.String,
                     "save_as",
-                    "Also puts it into models/loras under this name, for every other graph. Empty only hands it on.",
+                    "Also copies the LoRA to models/loras under this name, for use in other workflows. If empty, it is only passed on.",
                     default="",
                 ),
-                field(LORA, "lora", "A LoRA fresh from Train LoRA: its run is taken. It wins over the list.", optional=True),
+                field(LORA, "lora", "A LoRA from Train LoRA. Its run takes precedence over the list.", optional=True),
             ],
             [
                 result(LORA, "lora", "The picked LoRA, for Load LoRA and Export LoRA."),
-                result(io.String, "report", "Which step was taken, and which others were saved."),
+                result(io.String, "report", "The picked step, and the other saved steps."),
             ],
             search=["choose checkpoint", "best epoch", "early stopping"],
             is_output_node=True,
@@ -69,17 +69,17 @@ class PickEpoch(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, run: str = FROM_INPUT, save_as: str | None = None, **_: Any) -> str:
-        """Changes when the chosen run has saved more, and when the file that was saved is deleted."""
+        """Changes when the chosen run saves another LoRA or the copy is deleted."""
         return run_state(run) + written_files.fingerprint(_NODE, save_as)
 
     @classmethod
     def execute(cls, run: str, step: int, save_as: str, lora: Any = None) -> io.NodeOutput:
-        """Take the file of the step."""
+        """Pick the file of the step."""
         with canvas_errors():
             folder = chosen_run(run, lora)
             saved = saved_loras(folder)
-            number = step or max(wanted(saved, ""))
-            path = wanted(saved, str(number))[number]
+            number = step or max(select_steps(saved, ""))
+            path = select_steps(saved, str(number))[number]
             require_undamaged(path)
             lines = [f"{label} (picked)" if at == number else label for at, label in zip(saved, labels(folder, list(saved)), strict=True)]
             if save_as.strip():
@@ -89,11 +89,11 @@ class PickEpoch(io.ComfyNode):
                 lines.append(f"saved as {path.name}")
             report = "\n".join(lines)
             show_text(cls.hidden.unique_id, report)
-            return io.NodeOutput(Lora(str(path), sha256_file(path), tuple(inspect(path).trigger_words), str(folder)), report)
+            return io.NodeOutput(LoraHandle(str(path), sha256_file(path), tuple(inspect(path).trigger_words), str(folder)), report)
 
 
 def keep(source: Path, target: Path) -> Path:
-    """Copy a LoRA to ``target`` and return that. Raises UserError instead of replacing another LoRA."""
+    """Copy a LoRA to ``target`` and return that path. Raises UserError rather than replace another LoRA."""
     remove_left_over(target.parent)
     if put(source.read_bytes(), [target]) is None:
         raise UserError(f"models/loras already holds another {target.name}.", "Choose another name.", kind="output")

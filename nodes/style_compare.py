@@ -1,4 +1,4 @@
-"""Style Compare: strengths, guidances and prompts side by side in one labelled picture."""
+"""Style Compare: strengths, guidances and prompts side by side in one labelled grid."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from .load_lora import FROM_INPUT, chosen_lora, inspect, made_for, state_of
 from .shared.comfyui import core_nodes
 from .shared.failures import canvas_errors
 from .shared.files.folders import lora_names
 from .shared.files.images import to_pil
-from .shared.grids.render_grid import Easel, Setting, hang, paint, painting_fields, prompt_fields
+from .shared.grids.render_grid import CellSettings, GridSettings, prompt_fields, render_grid, sample_cells, sampling_fields
 from .shared.inputs.prompts import for_prompt, lines, numbers, with_trigger_words
-from .shared.inputs.socket_types import LORA
+from .shared.inputs.socket_types import FROM_INPUT, LORA
 from .shared.inputs.sockets import allow, require
+from .shared.loras.chosen_lora import chosen_lora, inspect, made_for, menu_state
 from .shared.schema import field, result, schema
 
 
@@ -28,16 +28,16 @@ class StyleCompare(io.ComfyNode):
         return schema(
             "StyleCompare",
             "Style Compare",
-            "Paints every combination of LoRA strength, guidance and prompt and puts them in one labelled grid, "
-            "with a row without the LoRA to compare with.",
+            "Generates an image for every combination of LoRA strength, guidance and prompt, and arranges them in a labelled grid "
+            "with a row without the LoRA for comparison.",
             [
-                field(io.Model, "model", "The model without the LoRA (straight from the loader)."),
+                field(io.Model, "model", "The model without the LoRA (directly from the loader)."),
                 field(io.Clip, "clip", "The text encoder without the LoRA."),
                 field(io.Vae, "vae", "The VAE of the model."),
                 field(
                     io.Combo,
                     "lora_name",
-                    "The LoRA to look at. Not used while something is connected to the lora input.",
+                    "The LoRA to compare. Ignored while the lora input is connected.",
                     options=[FROM_INPUT, *lora_names()],
                     default=FROM_INPUT,
                 ),
@@ -45,42 +45,42 @@ class StyleCompare(io.ComfyNode):
                 field(
                     io.String,
                     "lora_strengths",
-                    "LoRA strengths to compare, separated by commas: one row each, under a row without the LoRA.",
+                    "LoRA strengths, separated by commas. Each is a row, below a row without the LoRA.",
                     default="0.6, 0.8, 1.0",
                 ),
                 field(
                     io.String,
                     "guidances",
-                    "Guidance (CFG) values to compare, separated by commas: one column each.",
+                    "Guidance (CFG) values, separated by commas. Each is a column.",
                     default="5, 7.5, 10",
                 ),
                 field(
                     io.String,
                     "img2img_strengths",
-                    "Used when an image is connected: how far to move away from it, separated by commas. "
-                    "Every guidance gets one column for each.",
+                    "With an image connected: how much it changes (denoise), separated by commas. "
+                    "Each guidance gets a column for each value.",
                     default="0.65, 0.8",
                 ),
-                *painting_fields(),
-                field(io.Int, "width", "Width of each picture when no image is connected.", default=512, min=64, max=4096, step=8),
-                field(io.Int, "height", "Height of each picture when no image is connected.", default=512, min=64, max=4096, step=8),
+                *sampling_fields(),
+                field(io.Int, "width", "Width of each image when no image is connected.", default=512, min=64, max=4096, step=8),
+                field(io.Int, "height", "Height of each image when no image is connected.", default=512, min=64, max=4096, step=8),
                 field(
                     io.Boolean,
                     "add_trigger_words",
-                    "Puts the LoRA's trigger words in front of every prompt that does not have them, in the row without the LoRA, too.",
+                    "Puts the LoRA's trigger words in front of every prompt that lacks them, also in the row without the LoRA.",
                     default=True,
                 ),
-                field(LORA, "lora", "A LoRA fresh from Train LoRA. It wins over the list.", optional=True),
+                field(LORA, "lora", "A LoRA from Train LoRA. It takes precedence over the list.", optional=True),
                 field(
                     io.Image,
                     "image",
-                    "A photo to repaint in every cell. Without it pictures are painted from the prompt alone.",
+                    "A photo to transform in every cell. Without it, images are generated from the prompt alone.",
                     optional=True,
                 ),
             ],
             [
-                result(io.Image, "grid", "All pictures in one, with labels."),
-                result(io.Image, "images", "The pictures alone, row by row."),
+                result(io.Image, "grid", "All images in one labelled grid."),
+                result(io.Image, "images", "The images, row by row."),
             ],
             search=["xy plot", "lora grid", "compare strengths", "compare guidance"],
         )
@@ -88,7 +88,7 @@ class StyleCompare(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, **_: Any) -> str:
         """Changes when the chosen file is replaced."""
-        return state_of(lora_name)
+        return menu_state(lora_name)
 
     @classmethod
     def execute(
@@ -112,7 +112,7 @@ class StyleCompare(io.ComfyNode):
         lora: Any = None,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        """Paint the grid."""
+        """Generate the grid."""
         with canvas_errors():
             require(model=model, clip=clip, vae=vae)
             allow(image=image)
@@ -121,19 +121,19 @@ class StyleCompare(io.ComfyNode):
             words = for_prompt(info.trigger_words) if add_trigger_words else ""
             texts = [with_trigger_words(line, words) for line in lines(prompts)] or [words]
             strengths = [0.0, *(s for s in numbers(lora_strengths, what="lora_strengths", low=-10, high=10) if s)]
-            guides = numbers(guidances, what="guidances", low=0, high=100)
+            guidance_values = numbers(guidances, what="guidances", low=0, high=100)
             source = None if image is None else image[:1]
-            moves = [1.0] if source is None else numbers(img2img_strengths, what="img2img_strengths", low=0, high=1)
-            columns = [(guidance, move) for guidance in guides for move in moves]
+            denoises = [1.0] if source is None else numbers(img2img_strengths, what="img2img_strengths", low=0, high=1)
+            columns = [(guidance, denoise) for guidance in guidance_values for denoise in denoises]
             latent = core_nodes.empty_latent(width, height, 1) if source is None else core_nodes.encode_image(vae, source)
-            easel = Easel(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info))
-            settings = [[Setting(path, strength, guidance, move) for guidance, move in columns] for strength in strengths]
-            painted = paint(easel, cls.hidden.unique_id, texts, settings)
-            labels = [_label(guidance, None if source is None else move) for guidance, move in columns]
+            shared = GridSettings(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info))
+            settings = [[CellSettings(path, strength, guidance, denoise) for guidance, denoise in columns] for strength in strengths]
+            images = sample_cells(shared, cls.hidden.unique_id, texts, settings)
+            labels = [_label(guidance, None if source is None else denoise) for guidance, denoise in columns]
             rows = ["no LoRA" if not strength else f"LoRA {strength:g}" for strength in strengths]
             before = None if source is None else to_pil(core_nodes.crop_to_latent(vae, source)[0])
-            return hang(texts, painted, rows, labels, before)
+            return render_grid(texts, images, rows, labels, before)
 
 
-def _label(guidance: float, move: float | None) -> str:
-    return f"guidance {guidance:g}" if move is None else f"guidance {guidance:g} · strength {move:g}"
+def _label(guidance: float, denoise: float | None) -> str:
+    return f"guidance {guidance:g}" if denoise is None else f"guidance {guidance:g} · strength {denoise:g}"

@@ -24,7 +24,7 @@ from .shared.browser import show_progress, show_text
 from .shared.failures import canvas_errors
 from .shared.files.folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
 from .shared.files.images import batch, load_rgb
-from .shared.inputs.socket_types import DATASET, LORA, TRAIN_OPTIONS, Lora, TrainOptions, as_dataset, as_options
+from .shared.inputs.socket_types import DATASET, LORA, TRAIN_OPTIONS, LoraHandle, TrainOptions, as_dataset, as_options
 from .shared.schema import field, inputs, result, schema
 from .shared.training_view import TrainingView, format_duration
 from .shared.training_widgets import TRAIN_LORA_WIDGETS, left_to_memory_preset
@@ -88,7 +88,7 @@ class TrainLora(io.ComfyNode):
             run = _train(config, widgets.get("preset", presets.NONE), node_id, _graph(cls.hidden))
             written_files.record(TRAIN_LORA_WIDGETS.node, widgets["name"], run.lora)
             show_text(node_id, _summary(run))
-            lora = Lora(str(run.lora), run.lora_sha256, prepared.trigger_words(), str(run.run_dir))
+            lora = LoraHandle(str(run.lora), run.lora_sha256, prepared.trigger_words(), str(run.run_dir))
             curve = load_rgb(run.loss_curve)
             samples = [load_rgb(sample.path) for sample in run.samples if sample.path.is_file()] or [curve]
             return io.NodeOutput(lora, batch(samples), batch([curve]))

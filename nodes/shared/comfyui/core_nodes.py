@@ -22,12 +22,12 @@ def encode_text(clip: Any, text: str) -> Any:
 
 
 def encode_image(vae: Any, pixels: Any) -> Any:
-    """LATENT of an IMAGE ``(B, H, W, C)`` in 0..1, as VAEEncode gives it: sides are cropped to what the VAE can encode."""
+    """LATENT of an IMAGE ``(B, H, W, C)`` in 0..1, as VAEEncode gives it, cropped to what the VAE can encode."""
     return _core().VAEEncode().encode(vae, pixels)[0]
 
 
 def crop_to_latent(vae: Any, pixels: Any) -> Any:
-    """The part of an IMAGE that the VAE encodes: its sides are cut to multiples of the VAE's factor, around the centre."""
+    """The part of an IMAGE that the VAE encodes: cropped around the centre to multiples of the VAE's factor."""
     return vae.vae_encode_crop_pixels(pixels)
 
 
@@ -42,7 +42,7 @@ def decode(vae: Any, latent: Any) -> Any:
 
 
 def apply_control(positive: Any, negative: Any, control_net: Any, image: Any, strength: float, vae: Any) -> tuple[Any, Any]:
-    """Both conditionings with a ControlNet over the whole sampling, as ControlNetApplyAdvanced gives them."""
+    """Both conditionings with a ControlNet for all sampling steps, as ControlNetApplyAdvanced gives them."""
     applied = _core().ControlNetApplyAdvanced().apply_controlnet(positive, negative, control_net, image, strength, 0.0, 1.0, vae=vae)
     return applied[0], applied[1]
 
@@ -70,19 +70,19 @@ def sample(
 
 
 def sampler_fields() -> list[Any]:
-    """The widgets that choose KSampler's method and the spread of its steps."""
+    """The widgets for KSampler's sampler and scheduler."""
     return [
         field(
             io.Combo,
             "sampler_name",
-            "The painting method.",
+            "The sampling method.",
             options=list(comfy.samplers.KSampler.SAMPLERS),
             default="dpmpp_2m",
         ),
         field(
             io.Combo,
             "scheduler",
-            "How the steps are spread from coarse to fine.",
+            "How the noise levels are spread over the steps.",
             options=list(comfy.samplers.KSampler.SCHEDULERS),
             default="karras",
         ),

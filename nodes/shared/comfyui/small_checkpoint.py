@@ -1,7 +1,7 @@
-"""MODEL, CLIP and VAE from a checkpoint of Stable Diffusion 1.x's layout in any width.
+"""Load MODEL, CLIP and VAE from a checkpoint with the layout of Stable Diffusion 1.x and any widths.
 
-ComfyUI recognises SD 1.x by its full-size widths. Here the widths are read from the tensor shapes and given to
-ComfyUI's own classes, so that a small model is sampled, patched and saved by the same code as a large one.
+ComfyUI recognises SD 1.x by its full-size widths. Here the widths are read from the tensor shapes and passed to ComfyUI's own classes, so
+that a small model is sampled, patched and saved by the same code as a large one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HEAD_WIDTH = 64  # CLIP's attention heads are 64 wide in every size that Stable
 
 
 class SmallSD15(comfy.supported_models.SD15):
-    """Stable Diffusion 1.x as ComfyUI knows it, whatever its widths."""
+    """ComfyUI's Stable Diffusion 1.x with any widths."""
 
     unet_config: dict[str, Any] = {}  # noqa: RUF012 (ComfyUI's own attribute)
 
@@ -44,14 +44,14 @@ def load_small_checkpoint(path: Path) -> tuple[Any, Any, Any]:
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     _check_family(path.name, shapes)
     model, clip, vae = _model(tensors), _clip(tensors, shapes), _vae(tensors, shapes)
-    # how ComfyUI gets another copy of a model that it may change: its own Train LoRA asks for one
+    # lets ComfyUI load another copy of the model; its own Train LoRA asks for one
     for place, patcher in enumerate((model, clip.patcher, vae.patcher)):
         patcher.cached_patcher_init = (_patchers, (path,), place)
     return model, clip, vae
 
 
 def _patchers(path: Path, disable_dynamic: bool = False) -> tuple[Any, Any, Any]:
-    """The patchers of model, text encoder and VAE, loaded once more. They are never dynamic."""
+    """Newly loaded patchers of model, text encoder and VAE. They are never dynamic."""
     model, clip, vae = load_small_checkpoint(path)
     return model, clip.patcher, vae.patcher
 
@@ -70,7 +70,7 @@ def _check_family(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
         wrong = "it has no CLIP text encoder"
     if wrong:
         raise UserError(
-            f"{name} does not have Stable Diffusion 1.x's layout: {wrong}.",
+            f"{name} does not have the layout of Stable Diffusion 1.x: {wrong}.",
             "Load it with ComfyUI's Load Checkpoint instead.",
             kind="checkpoint",
         )

@@ -1,4 +1,4 @@
-"""Where the pack reads and writes inside ComfyUI, and the lists that its menus show."""
+"""The folders where the pack reads and writes inside ComfyUI, and the entries of its menus."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ....trainer.core.files.paths import resolve_below
 from ....trainer.core.files.reading import file_stamp
 
 DEMO_BASE = "AnimeLoRA demo base (embedded)"
-REGISTERED = "animelora_datasets"  # the key under which people register dataset folders in extra_model_paths.yaml
+REGISTERED = "animelora_datasets"  # the key for dataset folders in extra_model_paths.yaml
 _MARK = "[datasets] "
-_DEEPEST = 3  # levels of folders that the dataset menu shows
-_MOST = 2000  # entries of the dataset menu; a tree larger than that is not a menu any more
+_DEEPEST = 3  # folder levels in the dataset menu
+_MOST = 2000  # entries of the dataset menu; more would not be usable as a menu
 
 
 def input_dir() -> Path:
@@ -25,22 +25,22 @@ def input_dir() -> Path:
 
 
 def datasets_dir() -> Path:
-    """Where prepared datasets are written."""
+    """The folder of prepared datasets."""
     return Path(folder_paths.get_output_directory()) / "animelora" / "datasets"
 
 
 def runs_dir() -> Path:
-    """Where run folders are written."""
+    """The folder of training runs."""
     return Path(folder_paths.get_output_directory()) / "animelora" / "runs"
 
 
 def exports_dir() -> Path:
-    """Where exported LoRAs are written."""
+    """The folder of exported LoRAs."""
     return Path(folder_paths.get_output_directory()) / "animelora" / "exports"
 
 
 def loras_dir() -> Path:
-    """The first of ComfyUI's LoRA folders: finished files go there."""
+    """The first of ComfyUI's LoRA folders, where finished LoRAs go."""
     return Path(folder_paths.get_folder_paths("loras")[0])
 
 
@@ -52,12 +52,12 @@ def registered_dirs() -> list[Path]:
 
 
 def readable_dirs() -> list[Path]:
-    """Below these a link may lead: ComfyUI's input folder and the registered ones."""
+    """The folders that links may lead into: ComfyUI's input folder and the registered ones."""
     return [input_dir(), *registered_dirs()]
 
 
 def source_folders() -> list[str]:
-    """What the dataset menu offers: folders and archives below input/, then registered folders and what is in them."""
+    """The entries of the dataset menu: folders and archives below input/, then registered folders and those below them."""
     names = _folders_below(input_dir())
     for root in registered_dirs():
         names += [f"{_MARK}{root.name}", *(f"{_MARK}{root.name}/{name}" for name in _folders_below(root))]
@@ -65,7 +65,7 @@ def source_folders() -> list[str]:
 
 
 def source_folder(name: str) -> Path:
-    """The folder or archive behind an entry of the dataset menu. Raises UserError when it is gone or lies elsewhere."""
+    """The folder or archive of an entry of the dataset menu. Raises UserError when it is gone or outside the allowed folders."""
     if not name.startswith(_MARK):
         found = resolve_below(name, [input_dir()], what="image folder")
     else:
@@ -78,17 +78,17 @@ def source_folder(name: str) -> Path:
 
 
 def tree_digest(folder: Path) -> str:
-    """Changes when a file below ``folder`` comes, goes, or is written or replaced."""
+    """A digest that changes when a file below ``folder`` is added, removed, written or replaced."""
     digest = hashlib.sha256()
     if folder.is_file():  # an archive
         return file_stamp(folder)
-    folders = [str(folder)]  # a list of its own: os.walk calls itself before Python 3.12, which ends in deep trees
+    folders = [str(folder)]  # not os.walk, which is recursive before Python 3.12 and fails in deep trees
     while folders:
         path = folders.pop()
         try:
             with os.scandir(path) as entries:
                 found = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.path) for entry in entries)
-        except OSError:  # no permission; preparing names it
+        except OSError:  # no permission; preparing the dataset reports it
             continue
         folders += [place for _, is_folder, place in reversed(found) if is_folder]
         for name, is_folder, place in found:
@@ -96,14 +96,14 @@ def tree_digest(folder: Path) -> str:
                 continue
             try:
                 stamp = file_stamp(place)
-            except OSError:  # a link to nowhere; preparing names it
+            except OSError:  # a broken link; preparing the dataset reports it
                 continue
             digest.update(f"{path}/{name} {stamp}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
 def model_files(kind: str, folder: str) -> dict[str, Path]:
-    """The .onnx files below models/``folder`` and below the folders registered as ``kind``, by their name in a menu."""
+    """The .onnx files below models/``folder`` and below the folders registered as ``kind``, by their menu entry."""
     roots = [Path(folder_paths.models_dir) / folder]
     if kind in folder_paths.folder_names_and_paths:
         roots += [Path(path) for path in folder_paths.get_folder_paths(kind)]
@@ -112,18 +112,18 @@ def model_files(kind: str, folder: str) -> dict[str, Path]:
 
 
 def checkpoint_names() -> list[str]:
-    """ComfyUI's checkpoint list with the embedded demo base in front of it, so that the menu is never empty."""
+    """ComfyUI's checkpoints and the embedded demo base, so that the menu is never empty."""
     return [*folder_paths.get_filename_list("checkpoints"), DEMO_BASE]
 
 
 def checkpoint_path(name: str) -> Path:
-    """The file behind an entry of the checkpoint menu."""
+    """The file of an entry of the checkpoint menu."""
     if name == DEMO_BASE:
         embedded = demo_base_path()
         if not embedded.is_file():
             raise UserError(
                 "The embedded demo base is missing from this copy of the pack.",
-                f"Install the pack again, so that {embedded.name} lies in its demo/base folder.",
+                f"Install the pack again, so that its folder demo/base holds {embedded.name}.",
                 kind="checkpoint",
             )
         return embedded
@@ -131,7 +131,7 @@ def checkpoint_path(name: str) -> Path:
 
 
 def demo_base_path() -> Path:
-    """Where the small model that travels with the pack lies."""
+    """The small model that comes with the pack."""
     return Path(__file__).resolve().parents[3] / "demo" / "base" / "animelora-base.safetensors"
 
 
@@ -141,7 +141,7 @@ def vae_names() -> list[str]:
 
 
 def vae_path(name: str) -> Path:
-    """The file behind an entry of the VAE menu."""
+    """The file of an entry of the VAE menu."""
     return _listed("vae", name, "VAE")
 
 
@@ -151,14 +151,14 @@ def lora_names() -> list[str]:
 
 
 def lora_path(name: str) -> Path:
-    """The file behind an entry of the LoRA menu."""
+    """The file of an entry of the LoRA menu."""
     return _listed("loras", name, "LoRA")
 
 
 def listed_lora(path: Path) -> str:
-    """The entry of the LoRA menu that stands for ``path``; empty when it is on none.
+    """The entry of the LoRA menu for ``path``; empty when it has none.
 
-    A LoRA folder may be a link, a junction or a mapped drive, and ``path`` may go through it or lie where it leads.
+    A LoRA folder may be a link, a junction or a mapped drive, and ``path`` may go through it or be its target.
     """
     roots = [Path(root) for root in folder_paths.get_folder_paths("loras")]
     pairs = [(each, root) for root in roots for each, root in ((path, root), (path, root.resolve()), (path.resolve(), root.resolve()))]
@@ -171,7 +171,7 @@ def _is_archive(name: str) -> bool:
 
 
 def _listed(kind: str, name: str, what: str) -> Path:
-    """The real path of a list entry; ComfyUI's lists follow links, so the entry itself is what is allowed."""
+    """The path of a list entry. ComfyUI's lists follow links, so every entry is allowed wherever it leads."""
     found = folder_paths.get_full_path(kind, name) if name in folder_paths.get_filename_list(kind) else None
     if found is None:
         raise UserError(f"The {what} {name!r} is not in ComfyUI's list.", f"Put it in models/{kind} and refresh the page.", kind="path")
@@ -179,7 +179,7 @@ def _listed(kind: str, name: str, what: str) -> Path:
 
 
 def _folders_below(root: Path) -> list[str]:
-    """Folders and archives below ``root`` as ``a/b``, sorted, hidden ones left out, symbolic links not followed."""
+    """Folders and archives below ``root`` as ``a/b``, sorted, without hidden ones and without following symbolic links."""
     names: list[str] = []
     for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith((".", "__")))

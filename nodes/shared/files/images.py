@@ -1,4 +1,4 @@
-"""Small, pure helpers between ComfyUI's IMAGE tensors and Pillow pictures."""
+"""Convert between ComfyUI's IMAGE tensors and Pillow images, and place images side by side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ....trainer.core.files.writing import atomic_path
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
-    """One picture ``(H, W, 3 or 4)`` in 0..1 as RGB, in the bytes that ComfyUI's Save Image writes; an alpha channel is put on white."""
+    """One image ``(H, W, 3 or 4)`` in 0..1 as RGB, with the bytes that ComfyUI's Save Image writes; alpha is composited on white."""
     array = (image.detach().cpu().float() * 255).clamp(0, 255).to(torch.uint8).numpy()
     if array.shape[-1] == 4:
         picture = Image.fromarray(array, "RGBA")
@@ -26,24 +26,24 @@ def to_pil(image: torch.Tensor) -> Image.Image:
 
 
 def from_pil(picture: Image.Image) -> torch.Tensor:
-    """One picture as float32 ``(1, H, W, 3)`` in 0..1."""
+    """One image as float32 ``(1, H, W, 3)`` in 0..1."""
     return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0).unsqueeze(0)
 
 
 def batch(pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Pictures as one IMAGE ``(B, H, W, 3)``; smaller ones are fitted into the first one's size with a white border."""
+    """Images as one IMAGE ``(B, H, W, 3)``; those of another size are fitted into the first one's size with a white border."""
     size = pictures[0].size
     same = [p if p.size == size else ImageOps.pad(p.convert("RGB"), size, Image.Resampling.LANCZOS, color="white") for p in pictures]
     return torch.cat([from_pil(picture) for picture in same])
 
 
 def load_rgb(path: Path) -> Image.Image:
-    """A picture that the pack wrote, fully read and closed."""
+    """An image that the pack wrote, fully read and closed."""
     return load_image(path)
 
 
 def keep_graph(path: Path, graph: Mapping[str, Any]) -> None:
-    """Write ``graph`` (``prompt``, ``workflow``) into a PNG as ComfyUI's Save Image does: dropped on the canvas, it brings them back."""
+    """Write ``graph`` (``prompt``, ``workflow``) to a PNG like ComfyUI's Save Image, which the canvas can restore the workflow from."""
     chunks = PngInfo()
     for name, value in graph.items():
         chunks.add_text(name, json.dumps(value))
@@ -55,7 +55,7 @@ def keep_graph(path: Path, graph: Mapping[str, Any]) -> None:
 def side_by_side(before: torch.Tensor, after: torch.Tensor, gap: int = 8) -> torch.Tensor:
     """``before`` and ``after`` next to each other with a white gap: ``(B, H, W + gap + W, 3)``.
 
-    ``before`` is resized to ``after``'s size where they differ, and repeated when it has fewer pictures.
+    ``before`` is resized to ``after``'s size where they differ, and repeated when it has fewer images.
     """
     height, width = after.shape[1:3]
     left = before[..., :3].to(after.device, after.dtype)

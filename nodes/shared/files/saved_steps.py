@@ -1,4 +1,4 @@
-"""The LoRA files that a training run kept on its way: which there are, by what name people know them, and which were asked for."""
+"""The LoRA files that a training run saved before its end: find them, label them, and select those that a node needs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from ....trainer.runs import events
 from ....trainer.runs.run_folder import read_events_of
 from ....trainer.runs.states import state_folders
 from ..inputs.prompts import numbers
-from ..inputs.socket_types import as_lora
+from ..inputs.socket_types import FROM_INPUT, as_lora
 from .folders import runs_dir
-
-FROM_INPUT = "(lora input)"
 
 
 def saved_loras(run: Path) -> dict[int, Path]:
-    """The LoRA files that a run kept beside its states, by step."""
+    """The LoRA files that a run saved beside its states, by step."""
     found: dict[int, Path] = {}
     for folder in state_folders(run / "checkpoints"):
         number = folder.name.removeprefix("step-")
@@ -30,19 +28,19 @@ def saved_loras(run: Path) -> dict[int, Path]:
 
 
 def run_names() -> list[str]:
-    """What a menu of runs offers: folders that hold a saved LoRA."""
+    """The entries of a menu of runs: folders that hold a saved LoRA."""
     return sorted(folder.name for folder in runs_dir().glob("*-*") if saved_loras(folder))
 
 
 def run_state(name: str) -> str:
-    """Changes when a run of the menu has saved more; empty for a run that comes through the socket."""
+    """A text that changes when the run of a menu entry saves another LoRA; empty for a run from the socket."""
     if name == FROM_INPUT:
         return ""
     return " ".join(f"{path.name} {file_stamp(path)}" for path in saved_loras(_run_path(name)).values())
 
 
 def chosen_run(name: str, connected: Any) -> Path:
-    """The folder of a LORA socket's run, or of a menu entry when nothing is connected. Raises UserError when there is neither."""
+    """The folder of the run on the LORA socket, or of the menu entry when nothing is connected. Raises UserError when there is neither."""
     if connected is not None:
         folder = as_lora(connected).run_dir
         if not folder:
@@ -53,10 +51,10 @@ def chosen_run(name: str, connected: Any) -> Path:
     return _run_path(name)
 
 
-def wanted(saved: dict[int, Path], steps: str) -> dict[int, Path]:
-    """The saved LoRA files of the ``steps`` (numbers with commas), all when none are named. Raises UserError for what was not saved."""
+def select_steps(saved: dict[int, Path], steps: str) -> dict[int, Path]:
+    """The saved LoRA files at ``steps`` (numbers separated by commas), or all. Raises UserError for a step that was not saved."""
     if not saved:
-        raise UserError("This run has saved no LoRA on its way.", "Set checkpoint_every of Train LoRA, and train again.", kind="lora")
+        raise UserError("This run saved no LoRA before its end.", "Set checkpoint_every of Train LoRA, and train again.", kind="lora")
     if not steps.strip():
         return saved
     asked = [int(number) for number in numbers(steps, what="saved_steps", low=0, high=100_000_000)]
@@ -67,7 +65,7 @@ def wanted(saved: dict[int, Path], steps: str) -> dict[int, Path]:
 
 
 def labels(run: Path, steps: list[int]) -> list[str]:
-    """``epoch 2 · step 600`` for each step; only the step where the run's log does not tell how long an epoch is."""
+    """A label such as ``epoch 2 · step 600`` for each step, without the epoch when the run's log does not state its length."""
     plans = read_events_of(run / "events.jsonl", events.Plan)
     if not plans or plans[-1].steps_per_epoch < 1:
         return [f"step {step}" for step in steps]

@@ -1,4 +1,4 @@
-"""Drawing a labelled grid of pictures. Knows nothing of how they were painted."""
+"""Draw a labelled grid of images, whatever they show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INK, _PAPER, _RULE = "#1d1d1f", "#ffffff", "#d0d0d5"
 
 @dataclass(frozen=True)
 class Block:
-    """All pictures of one prompt: ``rows[row][column]``, all of one size."""
+    """All images of one prompt: ``rows[row][column]``, all of the same size."""
 
     title: str
     rows: Sequence[Sequence[Image.Image]]
@@ -22,7 +22,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes in pixels, all derived from the size of a cell."""
+    """Sizes in pixels, derived from the size of a cell."""
 
     cell_width: int
     cell_height: int
@@ -31,16 +31,16 @@ class Layout:
     label_height: int
 
     def column(self, index: int) -> int:
-        """Left edge of a column of pictures."""
+        """Left edge of a column of images."""
         return self.margin + self.label_width + index * (self.cell_width + self.margin)
 
 
 def draw(
     blocks: Sequence[Block], row_labels: Sequence[str], column_labels: Sequence[str], *, source: Image.Image | None = None
 ) -> Image.Image:
-    """One picture of all blocks below each other, each with its prompt, labelled rows and columns.
+    """One image with all blocks below each other, each with its prompt and labelled rows and columns.
 
-    ``source`` is shown in a column of its own before the others, beside the first row.
+    ``source`` is cells in an extra column before the others, beside the first row.
     """
     first = blocks[0].rows[0][0]
     words = " ".join([*row_labels, *column_labels, *(block.title for block in blocks)])
@@ -64,12 +64,12 @@ def draw(
         for index, label in enumerate(labels):
             _centred(pen, font, label, layout.column(index) + layout.cell_width // 2, y)
         y += layout.label_height
-        for row, (label, pictures) in enumerate(zip(row_labels, block.rows, strict=True)):
+        for row, (label, images) in enumerate(zip(row_labels, block.rows, strict=True)):
             pen.text((layout.margin, y + layout.cell_height // 2 - line // 2), label, font=font.face, fill=_INK)
-            shown = list(pictures) if source is None else [source if row == 0 else None, *pictures]
-            for index, picture in enumerate(shown):
-                if picture is not None:
-                    canvas.paste(_fitted(picture, layout), (layout.column(index), y))
+            cells = list(images) if source is None else [source if row == 0 else None, *images]
+            for index, image in enumerate(cells):
+                if image is not None:
+                    canvas.paste(_fitted(image, layout), (layout.column(index), y))
             y += layout.cell_height + layout.margin
         top += height
         if block is not blocks[-1]:
@@ -78,7 +78,7 @@ def draw(
 
 
 def wrap(text: str, font: Font, width: int) -> list[str]:
-    """``text`` in lines of at most ``width`` pixels, broken at spaces, and inside a word that is too long for a line."""
+    """``text`` in lines of at most ``width`` pixels, broken at spaces, and within words that are too long for a line."""
     result, current = [], ""
     for word in text.split(" "):
         candidate = f"{current} {word}" if current else word
@@ -107,13 +107,13 @@ def _layout(cell: Image.Image, font: Font, rows: Sequence[str], columns: Sequenc
     )
 
 
-def _fitted(picture: Image.Image, layout: Layout) -> Image.Image:
-    if picture.size == (layout.cell_width, layout.cell_height):
-        return picture
+def _fitted(image: Image.Image, layout: Layout) -> Image.Image:
+    if image.size == (layout.cell_width, layout.cell_height):
+        return image
     framed = Image.new("RGB", (layout.cell_width, layout.cell_height), _PAPER)
-    shown = picture.copy()
-    shown.thumbnail((layout.cell_width, layout.cell_height), Image.Resampling.LANCZOS)
-    framed.paste(shown, ((layout.cell_width - shown.width) // 2, 0))
+    cells = image.copy()
+    cells.thumbnail((layout.cell_width, layout.cell_height), Image.Resampling.LANCZOS)
+    framed.paste(cells, ((layout.cell_width - cells.width) // 2, 0))
     return framed
 
 

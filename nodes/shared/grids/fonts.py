@@ -1,4 +1,4 @@
-"""A font that can draw a given text: Latin and Vietnamese always, Chinese, Japanese and Korean where the system has a font for them."""
+"""Find a font that can draw a text: Latin and Vietnamese always, Chinese, Japanese and Korean if the system has a font for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import ImageFont
 
 log = logging.getLogger("animelora")
 
-# where Linux, Windows and macOS keep fonts with East Asian letters; those of a script first, since few have all of them
+# fonts with East Asian characters on Linux, Windows and macOS, by script, because few have all of them
 _KOREAN = ("malgun.ttf", "/System/Library/Fonts/AppleSDGothicNeo.ttc", "NanumGothic.ttf")
 _JAPANESE = ("meiryo.ttc", "YuGothM.ttc", "msgothic.ttc", "/System/Library/Fonts/ヒラギノ角ゴシック W3.ttc", "ipag.ttf")
 _CHINESE = (
@@ -35,25 +35,25 @@ _KANA, _HANGUL = range(0x3040, 0x3100), (range(0x1100, 0x1200), range(0xAC00, 0x
 
 @dataclass(frozen=True)
 class Font:
-    """A Pillow font with its measures in pixels."""
+    """A Pillow font and its line height in pixels."""
 
     face: Any
     line_height: int
 
     def width(self, text: str) -> int:
-        """How wide ``text`` is drawn."""
+        """Width of the drawn ``text`` in pixels."""
         return round(float(self.face.getlength(text)))
 
 
 def font_for(text: str, size: int) -> Font:
-    """A font of ``size`` pixels that has the letters of ``text``, as far as this computer has one."""
+    """A font of ``size`` pixels with the characters of ``text``, if this computer has one."""
     face = _load(size, _wide_fonts(text))
     above, below = face.getmetrics()
     return Font(face, above + below)
 
 
 def _wide_fonts(text: str) -> tuple[str, ...]:
-    """Fonts for the East Asian letters of ``text``, the likeliest first; none where it has no such letters."""
+    """Candidate fonts for the East Asian characters of ``text``, the best first; none without such characters."""
     letters = {ord(letter) for letter in text}
     if all(letter < _FIRST_WIDE and letter not in _HANGUL[0] for letter in letters):
         return ()
@@ -72,7 +72,7 @@ def _load(size: int, wide: tuple[str, ...]) -> Any:
         except OSError:
             continue
     if wide:
-        log.warning("no font with East Asian letters was found: install Noto Sans CJK, else labels show boxes")
+        log.warning("no font with East Asian characters was found, so labels show boxes; install Noto Sans CJK")
     for candidate in _dejavu():
         try:
             return ImageFont.truetype(candidate, size)
@@ -82,7 +82,7 @@ def _load(size: int, wide: tuple[str, ...]) -> Any:
 
 
 def _dejavu() -> tuple[str, ...]:
-    """DejaVu Sans, which matplotlib brings along: Latin with Vietnamese, Greek and Cyrillic."""
+    """DejaVu Sans, which comes with matplotlib: Latin with Vietnamese, Greek and Cyrillic."""
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or not spec.submodule_search_locations:
         return ("DejaVuSans.ttf",)

@@ -1,4 +1,4 @@
-"""What Style Compare and Epoch Compare share: their widgets, and painting every cell of a grid with one seed."""
+"""Style Compare and Epoch Compare: their common widgets, sampling every cell of a grid with one seed, and rendering the grid."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ....trainer.core.errors import UserError
 from ..browser import show_text
 from ..comfyui import core_nodes
 from ..files.images import from_pil, to_pil
-from ..loras.apply_lora import patch
+from ..loras.apply_lora import apply_lora
 from ..schema import field
 from .draw_grid import Block, draw
 
-_MOST_CELLS = 400  # a grid beyond that is no longer looked at, and takes hours
+_MOST_CELLS = 400  # larger grids take hours and are too large to view
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What one cell is painted with, besides the prompt."""
+class CellSettings:
+    """The settings of one cell besides the prompt."""
 
     lora: Path
     strength: float
     guidance: float
-    move: float = 1.0
+    denoise: float = 1.0
 
 
 @dataclass(frozen=True)
-class Easel:
-    """What all cells have in common. ``made_for`` is the kind of model of the LoRA, in words."""
+class GridSettings:
+    """The settings that all cells share. ``made_for`` is the title of the LoRA's model family."""
 
     model: Any
     clip: Any
@@ -49,34 +49,34 @@ class Easel:
 
 
 def prompt_fields() -> list[Any]:
-    """The widgets for what is painted."""
+    """The widgets for the prompts."""
     return [
         field(
             io.String,
             "prompts",
-            "One prompt per line; each gets its own block of the grid.",
+            "One prompt per line. Each gets its own block in the grid.",
             default="anime_face girl, high quality\nanime_face boy with glasses, high quality",
             multiline=True,
         ),
         field(
             io.String,
             "negative",
-            "What should not be in the pictures.",
+            "What the images should not show.",
             default="lowres, blurry, bad anatomy, photo",
             multiline=True,
         ),
     ]
 
 
-def painting_fields() -> list[Any]:
-    """The widgets for how it is painted."""
+def sampling_fields() -> list[Any]:
+    """The widgets for sampling."""
     return [
-        field(io.Int, "steps", "Painting steps of each picture.", default=25, min=1, max=10_000),
+        field(io.Int, "steps", "Number of sampling steps of each image.", default=25, min=1, max=10_000),
         *core_nodes.sampler_fields(),
         field(
             io.Int,
             "seed",
-            "The dice: all pictures of the grid use the same number, so that only the settings differ.",
+            "Random seed. All images of the grid use the same one, so that only the settings differ.",
             default=0,
             min=0,
             max=0xFFFF_FFFF_FFFF_FFFF,
@@ -85,47 +85,49 @@ def painting_fields() -> list[Any]:
     ]
 
 
-def hang(
-    texts: Sequence[str], painted: list[list[list[torch.Tensor]]], rows: list[str], columns: list[str], source: Any = None
+def render_grid(
+    texts: Sequence[str], images: list[list[list[torch.Tensor]]], rows: list[str], columns: list[str], source: Any = None
 ) -> io.NodeOutput:
-    """Both outputs of a comparing node: what ``paint`` gave as one labelled grid, and its pictures alone."""
-    blocks = [Block(text, [[to_pil(cell[0]) for cell in row] for row in block]) for text, block in zip(texts, painted, strict=True)]
+    """Both outputs of a comparing node: the results of ``sample_cells`` as one labelled grid, and as a batch."""
+    blocks = [Block(text, [[to_pil(cell[0]) for cell in row] for row in block]) for text, block in zip(texts, images, strict=True)]
     grid = draw(blocks, rows, columns, source=source)
-    return io.NodeOutput(from_pil(grid), torch.cat([cell for block in painted for row in block for cell in row]))
+    return io.NodeOutput(from_pil(grid), torch.cat([cell for block in images for row in block for cell in row]))
 
 
-def paint(easel: Easel, node_id: Any, texts: Sequence[str], rows: Sequence[Sequence[Setting]]) -> list[list[list[torch.Tensor]]]:
-    """One picture for each prompt, row and column, in this order; cells of the same setting are painted once.
+def sample_cells(
+    shared: GridSettings, node_id: Any, texts: Sequence[str], rows: Sequence[Sequence[CellSettings]]
+) -> list[list[list[torch.Tensor]]]:
+    """One image for each prompt, row and column, in this order. Cells with the same settings are sampled once.
 
-    Raises UserError when there would be too many.
+    Raises UserError when there are too many.
     """
-    total = len({setting for row in rows for setting in row}) * len(texts)
+    total = len({cell for row in rows for cell in row}) * len(texts)
     if total > _MOST_CELLS:
         raise UserError(
-            f"This would be {total} pictures; at most {_MOST_CELLS} fit in one grid.", "Use fewer prompts, strengths, guidances or steps."
+            f"This grid would need {total} images. The maximum is {_MOST_CELLS}.", "Use fewer prompts, strengths, guidances or steps."
         )
-    painted: dict[tuple[str, Setting], torch.Tensor] = {}
+    images: dict[tuple[str, CellSettings], torch.Tensor] = {}
     for row in rows:
-        for look in dict.fromkeys((setting.lora, setting.strength) for setting in row):
-            settings = [s for s in dict.fromkeys(row) if (s.lora, s.strength) == look]
-            patched = patch(easel.model, easel.clip, *look, look[1], made_for=easel.made_for)
-            avoid = core_nodes.encode_text(patched.clip, easel.negative)
+        for lora, strength in dict.fromkeys((cell.lora, cell.strength) for cell in row):
+            cells = [cell for cell in dict.fromkeys(row) if (cell.lora, cell.strength) == (lora, strength)]
+            applied = apply_lora(shared.model, shared.clip, lora, strength, strength, made_for=shared.made_for)
+            negative = core_nodes.encode_text(applied.clip, shared.negative)
             for text in texts:
-                wanted = core_nodes.encode_text(patched.clip, text)
-                for setting in settings:
+                positive = core_nodes.encode_text(applied.clip, text)
+                for cell in cells:
                     comfy.model_management.throw_exception_if_processing_interrupted()
-                    show_text(node_id, f"picture {len(painted) + 1} of {total}")
+                    show_text(node_id, f"image {len(images) + 1} of {total}")
                     sampled = core_nodes.sample(
-                        patched.model,
-                        easel.seed,
-                        easel.steps,
-                        setting.guidance,
-                        easel.sampler_name,
-                        easel.scheduler,
-                        wanted,
-                        avoid,
-                        easel.latent,
-                        setting.move,
+                        applied.model,
+                        shared.seed,
+                        shared.steps,
+                        cell.guidance,
+                        shared.sampler_name,
+                        shared.scheduler,
+                        positive,
+                        negative,
+                        shared.latent,
+                        cell.denoise,
                     )
-                    painted[text, setting] = core_nodes.decode(easel.vae, sampled)[:1]
-    return [[[painted[text, setting] for setting in row] for row in rows] for text in texts]
+                    images[text, cell] = core_nodes.decode(shared.vae, sampled)[:1]
+    return [[[images[text, cell] for cell in row] for row in rows] for text in texts]

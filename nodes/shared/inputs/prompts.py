@@ -1,4 +1,4 @@
-"""Prompt text: trigger words in front, each exactly once; lists of prompts and numbers from widgets."""
+"""Prompts with trigger words, and lists of prompts and numbers from widgets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ....trainer.core.prompt_syntax import escape, has_word
 
 
 def with_trigger_words(prompt: str, trigger_words: str | None) -> str:
-    """``prompt`` with those of the comma-separated ``trigger_words`` in front that it does not contain yet.
+    """``prompt`` with the missing ones of the comma-separated ``trigger_words`` in front.
 
-    Upper and lower case count as the same, as they do for CLIP. A word inside another word does not count. Brackets of what is put in
-    get backslashes, because ComfyUI reads bare ones as emphasis.
+    Case is ignored, as in CLIP, and only whole words count. Brackets in the added words are escaped with backslashes, because ComfyUI reads
+    plain ones as emphasis.
     """
     missing: list[str] = []
     for word in (part.strip() for part in (trigger_words or "").split(",")):
@@ -24,17 +24,17 @@ def with_trigger_words(prompt: str, trigger_words: str | None) -> str:
 
 
 def for_prompt(trigger_words: Iterable[str]) -> str:
-    """Trigger words for a prompt: separated by commas, with backslashes before their brackets."""
+    """Trigger words for a prompt, separated by commas and with escaped brackets."""
     return ", ".join(dict.fromkeys(escape(word) for word in trigger_words))
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a widget that say something."""
+    """The lines of a widget that are not blank."""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def numbers(text: str, *, what: str, low: float, high: float) -> list[float]:
-    """Numbers separated by commas, semicolons or spaces, without repetitions. UserError for anything else."""
+    """Numbers separated by commas, semicolons or spaces, without repetitions. Raises UserError for anything else."""
     values: list[float] = []
     for part in re.split(r"[,;\s]+", text.strip()):
         if not part:
@@ -43,12 +43,12 @@ def numbers(text: str, *, what: str, low: float, high: float) -> list[float]:
             value = float(part)
         except ValueError:
             raise UserError(
-                f"{part!r} in {what} is not a number.", "Write numbers separated by commas, for example 0.6, 0.8, 1.0."
+                f"{part!r} in {what} is not a number.", "Enter numbers separated by commas, for example 0.6, 0.8, 1.0."
             ) from None
         if not math.isfinite(value) or not low <= value <= high:
             raise UserError(f"{part} in {what} is not between {low:g} and {high:g}.", "Change it and queue again.")
         if value not in values:
             values.append(value)
     if not values:
-        raise UserError(f"{what} is empty.", "Write at least one number.")
+        raise UserError(f"{what} is empty.", "Enter at least one number.")
     return values

@@ -1,4 +1,4 @@
-"""What travels through our own four sockets: paths and hashes, and settings as text; never tensors."""
+"""The objects on the pack's own four sockets: paths and hashes, or settings as text, and never tensors."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class DatasetHandle:
 
 
 @dataclass(frozen=True)
-class Lora:
-    """A LoRA file. ``sha256`` is of the file's bytes; ``run_dir`` is empty for a file that was not trained here."""
+class LoraHandle:
+    """A LoRA file. ``sha256`` is the hash of its bytes; ``run_dir`` is empty for a file that was not trained on this machine."""
 
     path: str
     sha256: str
@@ -59,7 +59,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """Further dataset settings as JSON text, and the menu entry of the regularisation folder (empty: none)."""
+    """Dataset settings as JSON text, and the menu entry of the regularisation folder (empty: none)."""
 
     settings: str
     regularisation: str
@@ -67,11 +67,12 @@ class DatasetOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What Train Options adds to Train LoRA: ``settings`` are sections of the run configuration as JSON."""
+    """The settings of an options node for Train LoRA: sections of the run configuration as JSON text."""
 
     settings: str
 
 
+FROM_INPUT = "(lora input)"  # the menu entry that stands for a connected LORA socket
 DATASET = io.Custom("DATASET")
 DATASET_OPTIONS = io.Custom("ANIMELORA_DATASET_OPTIONS")
 TRAIN_OPTIONS = io.Custom("ANIMELORA_TRAIN_OPTIONS")
@@ -79,7 +80,7 @@ LORA = io.Custom("LORA")
 
 
 def as_dataset(value: Any) -> DatasetHandle:
-    """``value`` from a DATASET socket; UserError when another pack's object of the same socket name came in."""
+    """``value`` from a DATASET socket. Raises UserError for an object of another pack whose socket has the same name."""
     if isinstance(value, DatasetHandle):
         return value
     raise UserError(
@@ -88,9 +89,9 @@ def as_dataset(value: Any) -> DatasetHandle:
     )
 
 
-def as_lora(value: Any) -> Lora:
-    """``value`` from a LORA socket; UserError when another pack's object of the same socket name came in."""
-    if isinstance(value, Lora):
+def as_lora(value: Any) -> LoraHandle:
+    """``value`` from a LORA socket. Raises UserError for an object of another pack whose socket has the same name."""
+    if isinstance(value, LoraHandle):
         return value
     raise UserError(
         f"The LoRA input got {type(value).__name__}, which AnimeLoRA did not make.",
@@ -102,7 +103,7 @@ Options = TypeVar("Options", DatasetOptions, TrainOptions)
 
 
 def as_options(value: Any, kind: type[Options]) -> Options | None:
-    """``value`` from an options socket, None when nothing is connected; UserError when it is something else."""
+    """``value`` from an options socket, or None when nothing is connected. Raises UserError for any other object."""
     if value is None or isinstance(value, kind):
         return value
     raise UserError(

@@ -1,4 +1,4 @@
-"""Values that came through ComfyUI's own sockets, looked at before they are used: a number in place of a MODEL is told in words."""
+"""Check the objects on ComfyUI's own sockets, so that a number in place of a MODEL gives a readable error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _is_image(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 4 and value.shape[-1] in (1, 3, 4) and value.numel() > 0
 
 
-# by the name of the input: what ComfyUI calls it, where it comes from, and how it is recognised (packs may bring classes of their own)
+# by the name of the input: its ComfyUI type, its usual source, and a check by attributes, because other packs have their own classes
 _KINDS: dict[str, tuple[str, str, Callable[[Any], bool]]] = {
     "model": ("MODEL", "a checkpoint loader or Load LoRA", _has("model", "clone", "add_patches")),
     "clip": ("CLIP", "a checkpoint loader or Load LoRA", _has("tokenize", "cond_stage_model")),
@@ -30,14 +30,14 @@ _KINDS: dict[str, tuple[str, str, Callable[[Any], bool]]] = {
 
 
 def require(**inputs: Any) -> None:
-    """Raise UserError for the first of the ``inputs`` (by their names on the node) that is not what its socket carries."""
+    """Raise UserError for the first of the ``inputs``, by their names on the node, that does not have the type of its socket."""
     for name, value in inputs.items():
         kind, source, fits = _KINDS[name]
         if not fits(value):
             what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-            raise UserError(f"The {name} input got {what} where {kind} belongs.", f"Connect {source}.", kind="input")
+            raise UserError(f"The {name} input expects {kind} but got {what}.", f"Connect {source}.", kind="input")
 
 
 def allow(**inputs: Any) -> None:
-    """As ``require``, for inputs that may have nothing connected."""
+    """``require`` for optional inputs."""
     require(**{name: value for name, value in inputs.items() if value is not None})

@@ -1,4 +1,4 @@
-"""Putting a LoRA on MODEL and CLIP with ComfyUI's weight adapters, and accounting for every key of the file."""
+"""Apply a LoRA to MODEL and CLIP with ComfyUI's weight adapters, and account for every key of the file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import torch
 from ....trainer.core.counting import plural
 from ....trainer.core.errors import UserError
 from ..schema import known
-from .exact_adapters import mended
+from .exact_adapters import exact_patches
 
 log = logging.getLogger("animelora")
 
-# LyCORIS' names of the tensors in the ``weights`` of ComfyUI's adapters, in their order
+# LyCORIS' names of the tensors in the ``weights`` of ComfyUI's adapters, in order
 _TENSORS = {
     "lora": ("lora_up.weight", "lora_down.weight", "alpha", "lora_mid.weight", "dora_scale", "reshape"),
     "loha": ("hada_w1_a", "hada_w1_b", "alpha", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "dora_scale"),
@@ -35,8 +35,8 @@ _TENSORS = {
 
 
 @dataclass(frozen=True)
-class Patched:
-    """A model and text encoder with a LoRA on them, and what became of the file's keys."""
+class AppliedLora:
+    """A model and text encoder with a LoRA, and how many of the file's keys were used."""
 
     model: Any
     clip: Any
@@ -45,70 +45,70 @@ class Patched:
     unknown: tuple[str, ...]
 
     def summary(self) -> str:
-        """One line for the node and the log."""
+        """A line for the node and the log."""
         line = f"{self.used} of {plural(self.total, 'key')} used"
         return line if not self.unknown else f"{line}; {len(self.unknown)} unknown: {_some(self.unknown)}"
 
 
-def patch(model: Any, clip: Any, path: Path, strength_model: float, strength_clip: float, *, made_for: str = "") -> Patched:
-    """Clones of ``model`` and ``clip`` with the LoRA at ``path`` on them: the same patches as core's LoraLoader makes, but for DoRA and
-    LoKr in Tucker form, of which core's give other weights or none (``mended_adapters``).
+def apply_lora(model: Any, clip: Any, path: Path, strength_model: float, strength_clip: float, *, made_for: str = "") -> AppliedLora:
+    """Clones of ``model`` and ``clip`` with the LoRA at ``path``: the same patches as core's LoraLoader, except for DoRA and LoKr in Tucker
+    form, which core applies inexactly or not at all (see ``exact_adapters``).
 
-    ``made_for`` names the kind of model that the file was made for, where that is known, for the error. Raises UserError when the file
-    cannot be read, when none of its keys belongs to this model, or when their shapes do not fit.
+    ``made_for`` is the title of the LoRA's model family for the error message, if known. Raises UserError when the file cannot be read,
+    when none of its keys belongs to this model, or when their shapes do not fit.
     """
     targets = comfy.lora.model_lora_keys_unet(model.model, {})
     targets = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, targets)
     reading = _best_reading(path, targets)
     _check_fit(path.name, model, clip, reading, made_for)
     if strength_model == 0 and strength_clip == 0:
-        return Patched(model, clip, reading.used, reading.total, reading.unknown)
+        return AppliedLora(model, clip, reading.used, reading.total, reading.unknown)
     new_model, new_clip = model.clone(), clip.clone()
     new_model.add_patches(reading.patches, strength_model)
     new_clip.add_patches(reading.patches, strength_clip)
     if reading.metadata and known(comfy.sd.load_lora_for_models, {"lora_metadata": None}):
         for patcher in (new_model, new_clip.patcher):
             patcher.set_attachments("lora_metadata", reading.metadata)
-    return Patched(new_model, new_clip, reading.used, reading.total, reading.unknown)
+    return AppliedLora(new_model, new_clip, reading.used, reading.total, reading.unknown)
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """One way to read a file: the tensors that the model takes, the patches they make, and the keys that nobody knows."""
+    """One way to read a file: the tensors that the model uses, the patches made of them, and the unknown keys."""
 
-    taken: dict[str, Any]
+    used_tensors: dict[str, Any]
     patches: Mapping[Any, Any]
     unknown: tuple[str, ...]
     metadata: dict[str, str] | None
 
     @property
     def used(self) -> int:
-        return len(self.taken)
+        return len(self.used_tensors)
 
     @property
     def total(self) -> int:
-        return len(self.taken) + len(self.unknown)
+        return len(self.used_tensors) + len(self.unknown)
 
 
 def _best_reading(path: Path, targets: Mapping[str, Any]) -> _Reading:
-    """The file as ComfyUI reads it; where it does not know all keys, in kohya's naming if it then knows more of them."""
+    """The file as ComfyUI reads it or, when ComfyUI then knows more of its keys, converted to kohya's names."""
     try:
         tensors, metadata = _loaded(path)
         plain = _match(comfy.lora_convert.convert_lora(tensors), (), metadata, targets)
-    except Exception:  # torch, safetensors and the file system each raise their own types; the reader below says it in words
+    except Exception:  # torch, safetensors and the file system each raise their own types; the reader below gives a readable error
         log.debug("ComfyUI cannot read %s", path, exc_info=True)
         return _translated(path, targets)
     if not plain.unknown:
         return plain
     try:
         translated = _translated(path, targets)
-    except UserError:  # a kind of file that only ComfyUI knows
+    except UserError:  # a format that only ComfyUI knows
         return plain
     return translated if len(translated.unknown) < len(plain.unknown) else plain
 
 
 def _loaded(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
-    """Tensors and metadata as ComfyUI's loader gives them; of a PyTorch file only after its sizes were checked."""
+    """Tensors and metadata from ComfyUI's loader, or from a PyTorch file after checking its sizes."""
     from ....trainer.lorafile.reading.tensors import PICKLED, load
 
     if path.suffix.lower() in PICKLED:
@@ -118,7 +118,7 @@ def _loaded(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]
 
 
 def _translated(path: Path, targets: Mapping[str, Any]) -> _Reading:
-    """The file in kohya's naming, whoever wrote it: diffusers and PEFT names, which ComfyUI does not read, among them."""
+    """The file converted to kohya's names from any known naming, including those of diffusers and PEFT, which ComfyUI does not read."""
     from ....trainer import lorafile
 
     weights = lorafile.read_lora(path)
@@ -126,16 +126,16 @@ def _translated(path: Path, targets: Mapping[str, Any]) -> _Reading:
 
 
 def _match(mapped: Mapping[str, Any], unknown: tuple[str, ...], metadata: dict[str, str] | None, targets: Mapping[str, Any]) -> _Reading:
-    # copied out of the file, which the readers map: Windows lets nobody replace a file that is mapped, and patches stay in ComfyUI's cache
+    # copied out of the mapped file: Windows does not allow replacing a mapped file, and patches stay in ComfyUI's cache
     tensors = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in mapped.items()}
-    patches = mended(comfy.lora.load_lora(tensors, targets, False), metadata)
+    patches = exact_patches(comfy.lora.load_lora(tensors, targets, False), metadata)
     keys = _taken(tensors, patches)
     rest = {key for key in tensors if key not in keys}
     return _Reading({key: value for key, value in tensors.items() if key in keys}, patches, tuple(sorted(rest | set(unknown))), metadata)
 
 
 def _taken(tensors: Mapping[str, Any], loaded: Mapping[Any, Any]) -> set[str]:
-    """The keys that ComfyUI used. Its adapters share one set of them; plain differences are found by their names."""
+    """The keys that ComfyUI used. Its adapters record theirs; those of plain differences are recognised by name."""
     taken: set[str] = set()
     for value in loaded.values():
         taken |= set(getattr(value, "loaded_keys", ()))
@@ -161,10 +161,10 @@ def _check_fit(name: str, model: Any, clip: Any, reading: _Reading, made_for: st
 
 
 def _fits(key: Any, patch: Any, model: Any, clip: Any) -> bool:
-    """Whether a patch has the shape of the weight that it changes: one that has not does nothing, and only ComfyUI's log says so."""
+    """Whether a patch fits the shape of its weight. ComfyUI only logs a misfit and skips the patch."""
     name = getattr(patch, "name", "")
     if not isinstance(key, str) or (name not in (*_TENSORS, *_OTHER_FITS) and not isinstance(patch, tuple)):
-        return True  # a part of a weight, or an algorithm that is not known here
+        return True  # part of a weight, or an unknown algorithm
     weight = _weight(model.model if key.startswith("diffusion_model.") else clip.cond_stage_model, key)
     if weight is None:
         return False
@@ -187,7 +187,7 @@ def _adapter_fits(name: str, weights: Sequence[Any], shape: tuple[int, ...]) -> 
     tensors = dict(zip(_TENSORS[name], weights, strict=False))
     reshaped = tensors.pop("reshape", None)
     if reshaped is not None:
-        return True  # ComfyUI makes the weight larger first
+        return True  # ComfyUI enlarges the weight first
     tensors = {suffix: tensor for suffix, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
     scale = tensors.pop("dora_scale", None)
     try:
@@ -199,7 +199,7 @@ def _adapter_fits(name: str, weights: Sequence[Any], shape: tuple[int, ...]) -> 
 
 
 def _glora_fits(weights: Sequence[Any], shape: tuple[int, ...]) -> bool:
-    """GLoRA adds the product of its last two matrices, in LyCORIS' order or, as older files have them, the other way round."""
+    """GLoRA adds the product of its last two matrices, in LyCORIS' order or, in older files, in reverse order."""
     wanted = (shape[0], math.prod(shape[1:]))
     sizes = [tuple(matrix.flatten(1).shape) for matrix in weights[2:4]]
     return any(left[1] == right[0] and (left[0], right[1]) == wanted for left, right in permutations(sizes))
@@ -215,7 +215,7 @@ _OTHER_FITS = {"glora": _glora_fits, "oft": _rotation_fits, "boft": _rotation_fi
 
 
 def _scale_fits(scale: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether DoRA's magnitudes are one for each output or each input: ComfyUI divides them by a norm of that shape."""
+    """Whether there is a DoRA magnitude for each output or each input, because ComfyUI divides them by a norm of that shape."""
     if scale == shape[:1]:
         return True  # a row of numbers, one for each output
     axis = 0 if scale[:1] == shape[:1] else 1

@@ -1,4 +1,4 @@
-"""Threads of their own for reading LoRA cards: what hangs or takes long there holds up neither ComfyUI's other work nor the browser."""
+"""Separate threads for reading LoRA cards, so that a slow or hanging disk blocks neither ComfyUI nor the browser."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _Result = TypeVar("_Result")
 
 
 class CardPool:
-    """A few threads; whoever waits for one of them waits for ``seconds`` at most, waiting for a free thread included.
+    """A few threads. Callers wait at most ``seconds`` for a result, including the time until a thread is free.
 
-    A read that is not ready by then goes on (a thread cannot be ended), and its result is dropped.
+    A read that takes longer continues, because a thread cannot be stopped, but its result is dropped.
     """
 
     def __init__(self, seconds: float = 20.0) -> None:
@@ -22,7 +22,7 @@ class CardPool:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="animelora-card")
 
     async def read(self, make: Callable[[], _Result]) -> _Result:
-        """What ``make`` returns or raises. Raises TimeoutError when it is not ready in time."""
+        """The result of ``make``, run in one of the threads. Raises TimeoutError when it takes too long."""
         waiting = asyncio.get_running_loop().run_in_executor(self._threads, make)
         try:
             return await asyncio.wait_for(waiting, self._seconds)

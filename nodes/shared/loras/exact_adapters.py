@@ -1,7 +1,7 @@
-"""ComfyUI's weight adapters where their own computation is not what was trained, or fails: DoRA, and LoKr in Tucker form.
+"""Replacements for ComfyUI's weight adapters where they deviate from the trained weights or fail: DoRA, and LoKr in Tucker form.
 
-The formulas of DoRA, and what ComfyUI makes of them, are in ``trainer/lorafile/dora.py``. These adapters are ComfyUI's classes with another
-``calculate_weight``, so that everything else that it does with a patch stays as it is.
+How ComfyUI computes DoRA is described in ``trainer/lorafile/comfyui_dora.py``. These adapters are subclasses of ComfyUI's with another
+``calculate_weight``, so that everything else that ComfyUI does with patches stays the same.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import comfy.model_management
 import comfy.weight_adapter
 import torch
 
-from ....trainer.lorafile.algorithms.dora import EPSILON
+from ....trainer.lorafile.algorithms.dora import apply_dora
 from ....trainer.lorafile.comfyui_dora import uses_base_norm
 
 _LORA, _LOHA, _LOKR = (getattr(comfy.weight_adapter, name) for name in ("LoRAAdapter", "LoHaAdapter", "LoKrAdapter"))
-_SCALE = {"lora": 4, "loha": 7, "lokr": 8}  # where ``dora_scale`` is among an adapter's weights
-_RESHAPE = 5  # of LoRA: a shape to which the weight is padded first
+_SCALE = {"lora": 4, "loha": 7, "lokr": 8}  # position of ``dora_scale`` in an adapter's weights
+_RESHAPE = 5  # position of the shape to which LoRA pads the weight first
 
 
-def mended(patches: Mapping[Any, Any], metadata: Mapping[str, str] | None) -> dict[Any, Any]:
-    """``patches`` of a LoRA file, as ``comfy.lora.load_lora`` makes them, with adapters that compute what was trained."""
+def exact_patches(patches: Mapping[Any, Any], metadata: Mapping[str, str] | None) -> dict[Any, Any]:
+    """``patches`` of a LoRA file from ``comfy.lora.load_lora``, with adapters that compute the trained weights."""
     exact = not uses_base_norm(metadata or {})
-    return {key: _mended(patch, exact) for key, patch in patches.items()}
+    return {key: _exact_patch(patch, exact) for key, patch in patches.items()}
 
 
-def _mended(patch: Any, exact: bool) -> Any:
+def _exact_patch(patch: Any, exact: bool) -> Any:
     name = getattr(patch, "name", "")
     if name not in _SCALE:
         return patch
@@ -51,10 +51,10 @@ def _is_by_output(name: str, weights: Any) -> bool:
 
 
 def _without_tucker(patch: Any) -> Any:
-    """LoKr whose second factor is multiplied out: ``torch.kron`` fails on what ComfyUI's einsum leaves, which is not contiguous.
+    """LoKr with its second factor computed in advance, because ``torch.kron`` fails on the non-contiguous result of ComfyUI's einsum.
 
-    ComfyUI divides alpha by the rank only where a factor is itself a product; of two whole factors the scale is 1, so it goes into the
-    factor. Where the first is a product too, its rank is divided by as before (ComfyUI takes the second's, if that is one).
+    ComfyUI divides alpha by the rank only when a factor is itself a product. With two full factors the scale is 1, so alpha / rank goes
+    into the second factor.
     """
     first, _, alpha, first_a, first_b, second_a, second_b, tucker, scale = patch.weights
     second = torch.einsum("pqkl,qi,po->oikl", tucker.float(), second_b.float(), second_a.float())
@@ -66,12 +66,12 @@ def _without_tucker(patch: Any) -> Any:
 
 
 class _Exact:
-    """DoRA by outputs as it was trained: m (W + D) / ||W + D||."""
+    """DoRA with magnitudes of outputs as it was trained: m (W + D) / ||W + D||."""
 
     name: str
     weights: Any
     loaded_keys: Any
-    core: Any  # the class whose change D is taken
+    core: Any  # ComfyUI's class, which computes the change D
 
     def calculate_weight(
         self,
@@ -84,7 +84,7 @@ class _Exact:
         intermediate_dtype: torch.dtype = torch.float32,
         original_weight: Any = None,
     ) -> torch.Tensor:
-        """``weight`` after the patch, in its dtype and at its place; computed in fp32."""
+        """``weight``, changed in place; computed in fp32."""
         place = _SCALE[self.name]
         plain = [each if number != place else None for number, each in enumerate(self.weights)]
         whole = weight.float()
@@ -92,10 +92,8 @@ class _Exact:
         change = self.core(self.loaded_keys, tuple(plain)).calculate_weight(
             start, key, 1.0, 1.0, offset, lambda value: value, torch.float32, original_weight
         )
-        changed = whole + function(change)
-        norm = changed.flatten(1).norm(dim=1) + EPSILON
         scale = comfy.model_management.cast_to_device(self.weights[place], weight.device, torch.float32).flatten()
-        changed *= (scale / norm).reshape(-1, *[1] * (changed.ndim - 1))
+        changed = apply_dora(whole, function(change), scale)
         weight.copy_(whole + strength * (changed - whole))
         return weight
 

@@ -1,4 +1,4 @@
-"""The rows of LoRA Stack: JSON text that the browser's list writes and that anybody may send."""
+"""Parse the rows of LoRA Stack: JSON text from the list in the browser, or from an API client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ....trainer.core.errors import UserError
 
-STRONGEST = 100.0  # as core's loader
+STRONGEST = 100.0  # as in core's loader
 MOST_ROWS = 64
 _LONGEST = 100_000  # characters
 _KEYS = ("on", "name", "strength", "clip")
@@ -28,10 +28,10 @@ class Row:
 
 
 def read_rows(text: Any, listed: Container[str]) -> list[Row]:
-    """The rows in ``text``, in their order. ``clip`` follows ``strength`` where it is left out or null.
+    """The rows in ``text``, in order. ``clip`` equals ``strength`` when it is missing or null.
 
-    Raises UserError, naming the row, for anything that is no such list, for a strength beyond ±100, and for a LoRA that is on and not in
-    ``listed``; one that is off may be missing, so that a saved graph opens on a machine without it.
+    Raises UserError with the number of the row for invalid data, a strength beyond ±100, or a LoRA that is switched on but not in
+    ``listed``. One that is switched off may be missing, so that a saved workflow runs on a machine without it.
     """
     if not isinstance(text, str):
         raise _wrong(f"The list of LoRAs is {type(text).__name__}, not text")
@@ -42,7 +42,7 @@ def read_rows(text: Any, listed: Container[str]) -> list[Row]:
     except (ValueError, RecursionError) as error:
         raise _wrong(f"The list of LoRAs cannot be read ({str(error)[:100]})") from error
     if not isinstance(data, list):
-        raise _wrong("The list of LoRAs is no list")
+        raise _wrong("The list of LoRAs is not a list")
     if len(data) > MOST_ROWS:
         raise _wrong(f"The list of LoRAs has {len(data)} rows, more than {MOST_ROWS}")
     rows = [_row(number, each) for number, each in enumerate(data, 1)]
@@ -60,13 +60,13 @@ def read_rows(text: Any, listed: Container[str]) -> list[Row]:
 
 def _row(number: int, data: Any) -> Row:
     if not isinstance(data, dict):
-        raise _wrong(f"Row {number} of LoRA Stack is no object")
+        raise _wrong(f"Row {number} of LoRA Stack is not an object")
     unknown = [key for key in data if key not in _KEYS]
     if unknown:
         raise _wrong(f"Row {number} of LoRA Stack has the unknown key {str(unknown[0])[:50]!r}")
     on, name = data.get("on", True), data.get("name", "")
     if not isinstance(on, bool) or not isinstance(name, str):
-        raise _wrong(f"Row {number} of LoRA Stack: 'on' is true or false, and 'name' is text")
+        raise _wrong(f"Row {number} of LoRA Stack: 'on' must be true or false, and 'name' must be text")
     strength = _strength(number, "strength", data.get("strength", 1.0))
     clip = data.get("clip")
     return Row(on, name, strength, strength if clip is None else _strength(number, "clip", clip))
@@ -74,11 +74,11 @@ def _row(number: int, data: Any) -> Row:
 
 def _strength(number: int, key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong(f"Row {number} of LoRA Stack: {key!r} is no number")
-    # compared before it becomes a float: JSON has whole numbers that no float can hold
+        raise _wrong(f"Row {number} of LoRA Stack: {key!r} is not a number")
+    # compared before conversion, because JSON may have integers too large for a float
     if not -STRONGEST <= value <= STRONGEST or not math.isfinite(value):
         raise UserError(
-            f"Row {number} of LoRA Stack: {key!r} lies outside -{STRONGEST:g} to {STRONGEST:g}.",
+            f"Row {number} of LoRA Stack: {key!r} is outside -{STRONGEST:g} to {STRONGEST:g}.",
             "1 is as trained; 0.6 to 0.8 often looks best.",
             kind="lora",
         )
@@ -86,4 +86,4 @@ def _strength(number: int, key: str, value: Any) -> float:
 
 
 def _wrong(what: str) -> UserError:
-    return UserError(f"{what}.", f"It looks like this: {_EXAMPLE}", kind="lora")
+    return UserError(f"{what}.", f"A valid list looks like this: {_EXAMPLE}", kind="lora")

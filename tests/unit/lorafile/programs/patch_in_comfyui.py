@@ -52,7 +52,7 @@ def main() -> None:
     for job in jobs["loras"]:
         path, strength = Path(job["lora"]), job.get("strength", 1.0)
         try:
-            ours = apply_lora.patch(model, clip, path, strength, strength)
+            ours = apply_lora.apply_lora(model, clip, path, strength, strength)
         except Exception as error:
             reports.append({"error": str(error)})
             continue
