@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .disk_errors import about_the_disk
+from .disk_errors import as_disk_error
 from .errors import UserError
 from .messages import File, Message, Setting, joined
 from .work.processes import current_process_group
@@ -85,7 +85,7 @@ def diagnose(error: BaseException, folder: Path) -> UserError:
         return error
     if is_out_of_memory(error):
         return UserError(f"Out of memory: {first_line(error)}", _MEMORY_HINT, kind="memory")
-    if (disk_error := about_the_disk(error, folder)) is not None:
+    if (disk_error := as_disk_error(error, folder)) is not None:
         return disk_error
     if current_process_group().world_size > 1 and any(sign in str(error) for sign in _LOST_SIGNS):
         return UserError(
@@ -100,7 +100,7 @@ def diagnose(error: BaseException, folder: Path) -> UserError:
 
 def _file_error(error: OSError) -> UserError | None:
     """For an error of the disk, or a path that does not exist; None for any other."""
-    disk_error = about_the_disk(error, Path(os.path.dirname(str(error.filename or "")) or os.curdir))
+    disk_error = as_disk_error(error, Path(os.path.dirname(str(error.filename or "")) or os.curdir))
     if disk_error is None and error.filename and error.errno in _NO_SUCH_PATH:
         message = Message(File(str(error.filename)), f": {error.strerror}.")
         return UserError(message, "Check the path: every folder in it must exist, and no name may be too long.")

@@ -7,9 +7,9 @@ import signal
 from pathlib import Path
 
 from ..core.diagnosis import LOST
-from ..core.disk_errors import file_too_large, from_exit_status, probe
+from ..core.disk_errors import file_too_large, from_exit_status, try_writing
 from ..core.errors import UserError
-from ..core.messages import Message
+from ..core.messages import File, Message
 from ..runs import events
 from ..runs.run_folder import RunFolder
 
@@ -40,9 +40,9 @@ def failure_of(run: RunFolder, status: int, last: events.Event | None, log_start
         output = f"\nIts last lines of output:\n{lines}" if last.kind == "internal" else ""
         return UserError(Message("Training failed: ", last.message, output), last.hint, kind=last.kind)
     if _TOO_LARGE is not None and status == -_TOO_LARGE:
-        return file_too_large(run.path)
+        return file_too_large(File(str(run.path)))
     # a child that cannot write cannot log its error either; the status of several processes is that of their launcher
-    if (disk_error := from_exit_status(status, run.path) or probe(run.path)) is not None:
+    if (disk_error := from_exit_status(status, run.path) or try_writing(run.path)) is not None:
         return disk_error
     cause = _lost_process(run.log, log_start) or (f"killed by {_signal(-status)}" if status < 0 else f"exit status {status}")
     if status == 137 or "SIGKILL" in cause or "SIGKILL" in lines:  # in the output of a launcher

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..adapters.start_from import lora_identity, require_lora
 from ..config.run_config import RunConfig, absolute
-from ..core.disk_errors import about_the_disk
+from ..core.disk_errors import as_disk_error
 from ..core.files.paths import require_short_path
 from ..core.files.reading import require_own_file
 from ..core.files.writing import remove_partial, write_atomic
@@ -67,6 +67,6 @@ def disk_errors_explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if (explained := about_the_disk(error, folder)) is None:
+        if (explained := as_disk_error(error, folder)) is None:
             raise
         raise explained from error

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..core.disk_errors import about_the_disk
+from ..core.disk_errors import as_disk_error
 from ..core.errors import UserError
 from ..core.files.paths import expand_home
 from ..core.files.reading import sha256_file
@@ -50,7 +50,7 @@ def publish(run: RunFolder, folder: str) -> Path | None:
         remove_left_over(target_folder)
         place = put(run.lora.read_bytes(), targets, near=run.path, digest=run.lora_digest())
     except OSError as error:
-        explained = about_the_disk(error, target_folder)
+        explained = as_disk_error(error, target_folder)
         if explained is None:
             raise
         raise UserError(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..config import run_config as config
 from ..core.diagnosis import diagnose
-from ..core.disk_errors import exit_status
+from ..core.disk_errors import exit_status_for
 from ..core.errors import Cancelled
 from ..core.gpu_sync import StepLimiter
 from ..core.messages import Message
@@ -76,7 +76,7 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
         try:
             emit(events.Error(failure.kind, failure.message, failure.hint))
         except OSError as unsaid:  # then the exit status tells the parent why
-            return exit_status(error, unsaid) or FAILED
+            return exit_status_for(error, unsaid) or FAILED
         return FAILED
     finally:
         with suppress(OSError):  # an event that could not be written is tried again here
@@ -151,7 +151,7 @@ class Trainer:
                 step = self._start.step if keeper is None else keeper.saved_step
                 job.emit(events.Stopped(step, str(state_folder(job.run.checkpoints, step)) if step else ""))
             except Exception as error:  # nothing may keep a child alive that was told to stop
-                failure, status = diagnose(error, job.run.path), exit_status(error) or FAILED
+                failure, status = diagnose(error, job.run.path), exit_status_for(error) or FAILED
                 job.emit(events.Error(failure.kind, failure.message, failure.hint))
             finally:
                 os._exit(status)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.unit.launch.helpers import half_files, when
 from tests.unit.training_helpers import UNDISTURBED, configuration, train_here
-from trainer.core.disk_errors import about_the_disk, exit_status, from_exit_status
+from trainer.core.disk_errors import as_disk_error, exit_status_for, from_exit_status
 from trainer.core.errors import UserError
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
@@ -133,7 +133,7 @@ def test_a_disk_without_room_for_another_file_says_so_and_not_that_it_is_full(
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.EDQUOT, "quota"), (errno.ENOSPC, "takes no more data, although"), (errno.EIO, "reports an error")],
+    [(errno.EDQUOT, "quota"), (errno.ENOSPC, "accepts no more data, although"), (errno.EIO, "reports an error")],
     ids=["quota", "no space but free space is shown", "input/output error"],
 )
 def test_a_child_that_cannot_even_log_its_error_is_understood(
@@ -258,8 +258,8 @@ def test_a_run_without_samples_ends_well_without_its_checkpoint(
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES])
 def test_an_exit_status_tells_the_parent_what_the_child_could_not(number: int, tmp_path: Path) -> None:
     error = OSError(number, os.strerror(number))
-    told, meant = from_exit_status(exit_status(ValueError(), error) or 0, tmp_path), about_the_disk(error, tmp_path)
+    told, meant = from_exit_status(exit_status_for(ValueError(), error) or 0, tmp_path), as_disk_error(error, tmp_path)
     assert told is not None and meant is not None
     assert told.message.split(" free")[0][:40] == meant.message.split(" free")[0][:40]
-    assert exit_status(ValueError(), OSError(errno.ENOENT, "")) is None
+    assert exit_status_for(ValueError(), OSError(errno.ENOENT, "")) is None
     assert all(from_exit_status(status, tmp_path) is None for status in (0, 1, 2, 3, 120, 126, 137, -9, -15))

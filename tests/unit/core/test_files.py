@@ -281,11 +281,11 @@ def test_on_windows_a_file_that_somebody_looks_at_is_waited_for(
     assert (len(calls) > 2) == (platform == "win32")
 
 
-@pytest.mark.parametrize(("winerror", "words"), [(32, "Another program has it"), (1224, "Another program has it"), (5, "writable")])
+@pytest.mark.parametrize(("winerror", "words"), [(32, "Another program, a virus"), (1224, "Another program, a virus"), (5, "writable")])
 def test_a_file_that_is_in_use_is_not_called_a_folder_without_rights(tmp_path: Path, winerror: int, words: str) -> None:
     error = PermissionError(13, "Access is denied", str(tmp_path / "a"))
     error.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
-    told = disk_errors.about_the_disk(error, tmp_path)
+    told = disk_errors.as_disk_error(error, tmp_path)
     assert told is not None and words in told.hint
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tests.tools import hostile
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from trainer.core.errors import UserError
-from trainer.core.files.image_file import FORMATS, ImageRefused, load_image
+from trainer.core.files.image_file import FORMATS, ImageRejected, load_image
 from trainer.dataset.images.decode import Rejected, open_image
 from trainer.lorafile import card, inspect_lora
 from trainer.lorafile.thumbnail import from_data_url
@@ -60,7 +60,7 @@ def _dataset_image(folder: Path) -> None:
 
 def _image_to_start_from(folder: Path) -> None:
     (folder / "photo.png").write_bytes(EPS)
-    with pytest.raises(ImageRefused, match="no image"):
+    with pytest.raises(ImageRejected, match="not an image"):
         load_image(folder / "photo.png", None)
 
 
@@ -104,9 +104,9 @@ def test_pixels_and_bytes_are_limited_before_anything_is_decoded(tmp_path: Path,
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
     for source in (vast, path):
-        with pytest.raises(ImageRefused, match=r"megapixels|too large"):
+        with pytest.raises(ImageRejected, match=r"megapixels|too large"):
             load_image(source)
-    with pytest.raises(ImageRefused, match="more than 0 megapixels"):
+    with pytest.raises(ImageRejected, match="more than 0 megapixels"):
         load_image(encoded((65, 64)), max_pixels=64 * 64)
     with pytest.raises(OSError, match="more than"):
         load_image(path, max_bytes=1000)
@@ -136,7 +136,7 @@ def test_damaged_files_have_one_exception(damage: Callable[[bytes], bytes]) -> N
     noise = Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3))
     held = io.BytesIO()
     noise.save(held, "PNG")
-    with pytest.raises(ImageRefused):
+    with pytest.raises(ImageRejected):
         load_image(damage(held.getvalue()))
 
 

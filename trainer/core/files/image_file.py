@@ -1,6 +1,6 @@
-"""Image files that somebody else made: the only place that opens them, with named formats and limits.
+"""The only place that opens image files, with a fixed list of formats and with size limits.
 
-Pillow left to itself tries every format that it knows, and for some of them (EPS) it starts another program on the file's contents.
+By default Pillow tries every format it knows, and for some (EPS) it starts another program on the contents of the file.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from PIL import Image, UnidentifiedImageError
 
 from .reading import read_regular
 
-with suppress(ImportError):  # Pillow itself reads AVIF since 11.3
+with suppress(ImportError):  # Pillow reads AVIF by itself since 11.3
     import pillow_avif  # noqa: F401
 Image.init()
-# the formats that the pack promises, and those that Pillow reads safely beside them; never PostScript, WMF or video
-_WANTED = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA", "JPEG2000", "ICO", "QOI")
-FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
+# the documented formats, and others that Pillow reads safely; never PostScript, WMF or video
+_ALLOWED = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA", "JPEG2000", "ICO", "QOI")
+FORMATS = tuple(name for name in _ALLOWED if name in Image.OPEN)
 
 MAX_BYTES = 256 << 20
 MAX_PIXELS = 100_000_000
 
 
-class ImageRefused(OSError):
-    """A file that is no image in one of ``FORMATS``, is damaged, or is larger than allowed. The message says which."""
+class ImageRejected(OSError):
+    """The file is not an image in one of ``FORMATS``, is damaged, or is too large; the message says which."""
 
 
 def identify(data: bytes) -> Image.Image:
-    """The image in ``data``, its pixels not decoded yet. Raises what Pillow raises; ``load_image`` has one exception for all."""
+    """The image in ``data`` without decoding its pixels. Raises Pillow's many exceptions; ``load_image`` raises one."""
     return Image.open(io.BytesIO(data), formats=FORMATS)  # noqa: TID251 - the one call that names the formats
 
 
@@ -41,27 +41,27 @@ def load_image(
     max_pixels: int = MAX_PIXELS,
     draft: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """The first frame of the image in ``source`` (a path or the bytes), decoded and converted to ``mode``; None keeps its own mode.
+    """Decode the first frame of the image in ``source`` (a path or the bytes) and convert it to ``mode``; None keeps the image's mode.
 
-    Size is checked before the pixels are decoded. ``draft``: a JPEG may be decoded smaller, but not below this width and height. Raises
-    ImageRefused, an OSError, for everything that cannot be read; other OSErrors when the file is missing or may not be opened.
+    The size is checked before decoding. ``draft`` lets a JPEG be decoded smaller, but not below this width and height. Raises ImageRejected,
+    an OSError, for anything that cannot be read, and other OSErrors if the file is missing or cannot be opened.
     """
     data = source if isinstance(source, bytes) else read_regular(Path(source), max_bytes)
     if len(data) > max_bytes:
-        raise ImageRefused(f"it takes {len(data) >> 20} MB, more than {max_bytes >> 20}")
+        raise ImageRejected(f"it takes {len(data) >> 20} MB, more than {max_bytes >> 20}")
     try:
         image = identify(data)
         if image.width * image.height > max_pixels:
-            raise ImageRefused(f"{image.width}x{image.height} is more than {max_pixels / 1e6:.0f} megapixels")
+            raise ImageRejected(f"{image.width}x{image.height} is more than {max_pixels / 1e6:.0f} megapixels")
         if draft is not None:
             image.draft(None, draft)
         image.load()
         return image if mode is None else image.convert(mode)
-    except ImageRefused:
+    except ImageRejected:
         raise
     except UnidentifiedImageError:
-        raise ImageRefused("it is no image in a format that is read") from None
+        raise ImageRejected("it is not an image in a supported format") from None
     except Image.DecompressionBombError as error:
-        raise ImageRefused(f"it is too large: {error}") from None
+        raise ImageRejected(f"it is too large: {error}") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, ...
-        raise ImageRefused(f"the image is damaged: {error or type(error).__name__}") from None
+        raise ImageRejected(f"the image is damaged: {error or type(error).__name__}") from None

@@ -1,4 +1,4 @@
-"""Locks between processes, as files that the system releases even when their holder is killed."""
+"""Locks between processes: lock files that the system releases even if their holder is killed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..errors import Cancelled
 
 @contextmanager
 def locked(path: Path, should_stop: Callable[[], bool], poll_seconds: float = 0.2, *, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock ``path``. While another process holds it, wait and poll ``should_stop``; ``waiting`` is called once before.
+    """Hold the lock ``path``. While another process holds it, call ``waiting`` once, then wait and poll ``should_stop``.
 
-    Raises Cancelled when ``should_stop`` returned True.
+    Raises Cancelled when ``should_stop`` returns True.
     """
     lock, waited = FileLock(str(path)), False
     while True:

@@ -1,4 +1,4 @@
-"""Read files that may turn out to be a pipe, a device, a link or far too large."""
+"""Reading and hashing files that may turn out to be a pipe, a device, a link or far too large."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import sys
 from pathlib import Path
 
 from ..errors import UserError
+from ..messages import File, Message
 from ..work.progress import report_progress
 
 
 def open_regular(path: str | Path) -> int:
-    """A file handle (as of ``os.open``) for reading a regular file, links followed; the caller closes it.
+    """Open a regular file for reading and return its handle (as ``os.open`` does); the caller closes it. Links are followed.
 
-    Raises OSError for a device, a pipe or a folder: they are not opened, because a pipe may wait for ever and a device may act on it.
+    Raises OSError for a device, a pipe or a folder without opening it: a pipe may block forever, and a device may react.
     """
     _require_regular(os.stat(path))
-    # between the two the file may be replaced by a pipe: O_NONBLOCK opens that without waiting
+    # the file may be replaced by a pipe in between, which O_NONBLOCK opens without waiting
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
         _require_regular(os.fstat(handle))
@@ -35,13 +36,10 @@ def _require_regular(status: os.stat_result) -> None:
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file, links followed.
-
-    Raises OSError for a device or a pipe, which may never end, and for more than ``limit`` bytes.
-    """
+    """Read a regular file, following links. Raises OSError for devices and pipes, and for more than ``limit`` bytes."""
     with os.fdopen(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        data = b"" if size > limit else file.read(limit + 1)  # a file may grow while it is read
+        data = b"" if size > limit else file.read(limit + 1)  # the file may grow meanwhile
     if size > limit or len(data) > limit:
         raise OSError(errno.EFBIG, f"the file is {max(size, len(data)) >> 20} MB long, more than {limit >> 20}")
     return data
@@ -55,28 +53,30 @@ def is_link(path: Path) -> bool:
 
 
 def require_own_file(path: Path) -> None:
-    """Refuse ``path``, to which is appended, where something else than a file of our own stands: a link would lead the writing elsewhere,
-    a pipe would never take it. Raises UserError."""
+    """Raise UserError if ``path``, a file to append to, is a link, a pipe, a device or a folder.
+
+    Writing to a link would change a file elsewhere, and writing to a pipe would block.
+    """
     try:
         status = path.lstat()
     except OSError:
         return
     if is_link(path) or not stat.S_ISREG(status.st_mode):
         what = "a link" if is_link(path) else "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
-        raise UserError(f"{path} is {what}, not a file.", "Remove it, and start again.", kind="path")
+        raise UserError(Message(File(str(path)), f" is {what}, not a file."), "Remove it, and start again.", kind="path")
 
 
 def file_stamp(path: str | Path) -> str:
-    """Changes whenever ``path`` is written or replaced, even by a file of the same size and modification time.
+    """A text that changes when ``path`` is written or replaced, even by a file of the same size and modification time.
 
-    That is so where the system counts changes of a file itself (``st_ctime``, not on Windows). Raises OSError.
+    The latter only where the system records the time of changes itself (``st_ctime``, not on Windows). Raises OSError.
     """
     status = os.stat(path)
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a regular file's bytes, in hex. Raises OSError for a device or a pipe, too."""
+    """The SHA-256 of a regular file, in hex. Raises OSError, also for devices and pipes."""
     with os.fdopen(open_regular(path), "rb") as file:
         digest, done, size = hashlib.sha256(), 0, os.fstat(file.fileno()).st_size
         while chunk := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""JSON records with a checksum over what they say: one wrong bit in them must not be believed."""
+"""JSON records with a checksum of their values, so that no record with a flipped bit is used."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MAX_BYTES = 1 << 20
 
 
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
-    """Write ``values`` (plain data) to ``path`` as JSON with a SHA-256 of themselves."""
+    """Write ``values`` (JSON data) to ``path`` with their SHA-256."""
     write_atomic(path, json.dumps({**values, _CHECKSUM: _digest(values)}, indent=1))
 
 
 def read_sealed(path: Path, *, without: Collection[str] = ()) -> dict[str, Any]:
-    """The values of the record at ``path``, whose checksum holds.
+    """The values of the record at ``path`` after verifying their checksum.
 
-    ``without``: exactly the keys of the records that older versions wrote, without a checksum; one like that is given as it is.
+    ``without``: the keys of records that older versions wrote without a checksum; a record with exactly these is returned unverified.
     Raises OSError or ValueError with the reason.
     """
     text = read_regular(path, _MAX_BYTES).decode("utf-8")
@@ -32,9 +32,9 @@ def read_sealed(path: Path, *, without: Collection[str] = ()) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except ValueError as error:
-        raise ValueError(f"it is no JSON ({error})") from error
+        raise ValueError(f"it is not JSON ({error})") from error
     if not isinstance(values, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     if without and values.keys() == set(without):
         return values
     if values.pop(_CHECKSUM, None) != _digest(values):

@@ -1,4 +1,4 @@
-"""Write, replace and move files so that no reader ever sees half of one."""
+"""Writing, replacing and moving files so that no reader ever sees half of one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .reading import open_regular
 
 _BUSY_SECONDS = 5.0
 _ABANDONED_SECONDS = 86_400.0
-PARTIAL = ".partial-"  # how every file and folder that is being written begins
+PARTIAL = ".partial-"  # the prefix of every file and folder that is being written
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
 
-    On an exception the temporary file is removed and ``path`` is left as it was.
+    On an exception the temporary file is removed and ``path`` stays unchanged.
     """
     with partial_path(path) as temporary:
         try:
@@ -38,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             replace(temporary, path)
         except Exception as error:
-            if getattr(error, "filename", None) in (None, str(temporary)):  # libraries' own errors have none, too
+            if getattr(error, "filename", None) in (None, str(temporary)):  # the errors of libraries name none
                 with suppress(AttributeError):
                     error.filename, error.filename2 = str(path), None  # type: ignore[attr-defined]
             raise
@@ -48,14 +48,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def partial_path(path: Path) -> Iterator[Path]:
     """Yield a new temporary file beside ``path``, which is removed afterwards unless it was renamed.
 
-    A killed process leaves it, so it has no name that a menu of models or a reader of images would take for a whole file: it ends in
-    ``.tmp``. Write into it without replacing it: its lock tells ``remove_abandoned`` that it is in use.
+    A killed process leaves it behind, so its name ends in ``.tmp``, which no menu of models and no reader of images takes for a complete
+    file. Write into it without replacing it: its lock shows ``remove_abandoned`` that it is in use.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         temporary, handle = _new_partial(path)
     except OSError as error:
-        error.filename = str(path)  # nobody asked for the other
+        error.filename = str(path)  # the caller does not know the temporary one
         raise
     if sys.platform == "win32":  # where an open file cannot be renamed
         os.close(handle)
@@ -71,7 +71,7 @@ def _new_partial(path: Path) -> tuple[Path, int]:
     """A new temporary file beside ``path``, and a handle that locks it."""
     while True:
         temporary = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}{path.suffix}.tmp")
-        # With the mode of an ordinary file: the system takes the umask off it. To ask for the umask is to change it, for all threads.
+        # The mode of an ordinary file, from which the system subtracts the umask. Reading the umask would change it for all threads.
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
         try_lock(handle)
         if sys.platform == "win32" or os.fstat(handle).st_nlink:
@@ -80,7 +80,7 @@ def _new_partial(path: Path) -> tuple[Path, int]:
 
 
 def try_lock(handle: int) -> bool:
-    """Lock an open file unless another handle holds it. False on Windows and on network drives without locks, too."""
+    """Lock an open file unless another handle holds the lock. Also False on Windows and on network drives without locks."""
     if sys.platform == "win32":
         return False
     import fcntl
@@ -93,14 +93,14 @@ def try_lock(handle: int) -> bool:
 
 
 def replace(source: Path, target: Path) -> None:
-    """``os.replace``, which waits on Windows for who has one of the files open."""
+    """``os.replace`` that on Windows waits while another program has one of the files open."""
     when_free(lambda: os.replace(source, target))
 
 
-def when_free(action: Callable[[], T]) -> T:
-    """What ``action`` on a file returns. On Windows a virus scanner or a sync client that looks at a file makes it fail for a moment.
+def when_free(action: Callable[[], Result]) -> Result:
+    """Run ``action`` on a file and return its result. On Windows, retry for five seconds while another program has the file open.
 
-    That is waited for; PermissionError is raised where it takes longer than seconds.
+    Virus scanners and sync clients open new files for a moment. Raises PermissionError if it takes longer.
     """
     end = time.monotonic() + _BUSY_SECONDS
     while True:
@@ -114,16 +114,16 @@ def when_free(action: Callable[[], T]) -> T:
 
 
 def move_new(source: Path, target: Path) -> None:
-    """Move a file within one file system to a name that is free, in one step. Raises FileExistsError, and OSError (EXDEV) across two."""
+    """Move a file atomically to a name that does not exist. Raises FileExistsError, and OSError (EXDEV) for another file system."""
     if sys.platform == "win32":
-        when_free(lambda: os.rename(source, target))  # fails where ``target`` is there
+        when_free(lambda: os.rename(source, target))  # fails if ``target`` exists
         return
     try:
         os.link(source, target)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.EXDEV, errno.ENOENT):
             raise
-        # a file system without hard links, as exFAT. Of the processes of this machine one moves at a time.
+        # a file system without hard links, such as exFAT: one process of this machine moves at a time
         lock = Path(tempfile.gettempdir()) / f"animelora-move-{os.getuid()}.lock"
         with FileLock(str(lock)):
             if os.path.lexists(target):
@@ -136,14 +136,14 @@ def move_new(source: Path, target: Path) -> None:
 def write_atomic(path: Path, data: bytes | str) -> None:
     r"""Write ``data`` (text as UTF-8, newlines unchanged) to ``path`` so that a reader never sees half of it.
 
-    Half a character (a lone surrogate, as names of files and JSON may hold them) is written as ``\ud800``, which JSON reads as the same.
+    A lone surrogate, which file names and JSON may contain, is written as ``\ud800``; JSON reads it back as the same surrogate.
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
 
 
 def remove_partial(*folders: Path) -> None:
-    """Delete what a killed process left half written in ``folders``, where no other process may be writing now."""
+    """Delete partial files that a killed process left in ``folders``. No other process may be writing there."""
     for path in (path for folder in folders for path in folder.glob(f"{PARTIAL}*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -152,9 +152,9 @@ def remove_partial(*folders: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Delete what killed processes left half written in ``folder``, where other processes may be writing now.
+    """Delete partial files that killed processes left in ``folder``, where other processes may be writing.
 
-    Where a file cannot be locked (on Windows, on some network drives, by earlier versions), it is abandoned after a day without a change.
+    A file without a lock (on Windows, on some network drives, by earlier versions) counts as abandoned after a day without a change.
     """
     for path in folder.glob(f"{PARTIAL}*"):
         with suppress(OSError):
@@ -163,7 +163,7 @@ def remove_abandoned(folder: Path) -> None:
             handle = open_regular(path)
             try:
                 if path.suffix == ".tmp" and try_lock(handle):
-                    path.unlink()  # while it is locked, so that a writer that has just made it sees that it is gone
+                    path.unlink()  # while locked, so that a writer that has just created it notices
             finally:
                 os.close(handle)
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
@@ -171,7 +171,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def unlink_partial(path: Path) -> None:
-    """Delete a half-written file. One that another program has open stays on Windows until the next time; nothing fails for it."""
+    """Delete a partial file. On Windows, one that another program has open stays until the next time, without an error."""
     try:
         path.unlink(missing_ok=True)
     except PermissionError:
