@@ -67,7 +67,7 @@ def test_a_link_out_of_the_input_folder_is_not_offered(server: Server) -> None:
 
 def test_a_folder_registered_in_extra_model_paths_is_offered_and_used(server: Server) -> None:
     outputs = server.run({"prep": prepare("[datasets] my pictures/cats", trigger_word="registered")})
-    assert "1 picture" in outputs["prep"]["text"][0]
+    assert "1 image" in outputs["prep"]["text"][0]
 
 
 def test_neither_folder_nor_images(server: Server) -> None:

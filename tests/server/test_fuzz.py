@@ -239,7 +239,7 @@ def test_a_pipe_as_a_caption_is_not_waited_for(server: Server, name: str) -> Non
         portrait(90, 3).save(folder / "one.png")
         os.mkfifo(folder / name)
         told = server.run({"prep": prepare("piped", trigger_word="piped")}, 60)["prep"]["text"][0]
-        assert "1 picture" in told and name in told
+        assert "1 image" in told and name in told
     finally:
         shutil.rmtree(folder)
 

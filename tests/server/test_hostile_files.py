@@ -126,13 +126,13 @@ def test_pictures_archives_and_links_that_mean_harm_are_left_out_by_name(server:
     archive.write_bytes(hostile.slipping_zip((folder / "good.png").read_bytes()))
     try:
         told = server.run({"prep": prepare("harm", trigger_word="harmless")})["prep"]["text"][0]
-        assert "2 pictures" in told
+        assert "2 images" in told
         for name in ("vast.png", "script.png", "link.png", "zero.png", "pipe.png", "good.txt"):
             assert name in told
         captions = [path.read_text(encoding="utf-8") for path in (server.base / "output" / "animelora" / "datasets").rglob("*.txt")]
         assert not any("secret" in caption for caption in captions)
         told = server.run({"prep": prepare("harm.zip", trigger_word="zipped")})["prep"]["text"][0]
-        assert "1 picture" in told
+        assert "1 image" in told
         for name in ("../escaped.png", "link.png", "bomb.bmp"):
             assert name in told
         assert not list(server.base.parent.rglob("escaped.png"))

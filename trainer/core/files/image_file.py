@@ -43,8 +43,9 @@ def load_image(
 ) -> Image.Image:
     """Decode the first frame of the image in ``source`` (a path or the bytes) and convert it to ``mode``; None keeps the image's mode.
 
-    The size is checked before decoding. ``draft`` lets a JPEG be decoded smaller, but not below this width and height. Raises ImageRejected,
-    an OSError, for anything that cannot be read, and other OSErrors if the file is missing or cannot be opened.
+    The size is checked before decoding. ``draft`` lets a JPEG be decoded smaller, but not below this width and height.
+
+    Raises ImageRejected, an OSError, for anything that cannot be read, and other OSErrors if the file is missing or cannot be opened.
     """
     data = source if isinstance(source, bytes) else read_regular(Path(source), max_bytes)
     if len(data) > max_bytes:
