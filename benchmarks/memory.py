@@ -19,7 +19,7 @@ from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from trainer.config import memory_presets, run_config
 from trainer.core.terminal import escape_unprintable
 from trainer.families import family_of, open_checkpoint
-from trainer.plan.run_plan import memory_of
+from trainer.plan.meta_models import memory_of
 
 MODELS = (("SD 1.5, 512 px", "full", 512), ("SDXL, 1024 px", "full-sdxl", 1024))
 PARTS = ("base", "lora", "optimizer", "activations", "overhead")

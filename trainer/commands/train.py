@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from ..core.counting import plural
 
 if TYPE_CHECKING:
     from ..config.run_config import RunConfig
-    from ..runs import events
+    from ..runs.run_plan import RunPlan
 
 _EXAMPLE = """\
 a configuration, say my_style.toml (only these keys have no default):
@@ -108,8 +108,7 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     from ..core.devices import pick_device, pick_precision, torch_dtype
     from ..families import cautions
     from ..plan.inputs import open_inputs
-    from ..plan.run_plan import make_plan
-    from ..runs.events import encode_event
+    from ..plan.planning import make_plan
 
     inputs = open_inputs(settings)
     settings, checkpoint = inputs.config, inputs.checkpoint
@@ -124,14 +123,13 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
         if caution:
             print(f"warning: {caution}", file=sys.stderr)
     if as_json:
-        shown = {key: value for key, value in json.loads(encode_event(plan)).items() if key not in ("event", "time", "clock")}
-        print(json.dumps(shown, indent=2))
+        print(json.dumps(asdict(plan), indent=2))
     else:
         _print_plan(plan, settings, inputs.dataset.name, checkpoint.name)
     return 0
 
 
-def _print_plan(plan: events.Plan, settings: RunConfig, dataset: str, base: str) -> None:
+def _print_plan(plan: RunPlan, settings: RunConfig, dataset: str, base: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

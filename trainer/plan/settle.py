@@ -12,7 +12,8 @@ from ..core import devices
 from ..core.messages import Setting
 from ..dataset import Dataset
 from ..families import BaseCheckpoint, Family
-from .run_plan import Models, make_plan
+from .meta_models import MetaModels
+from .planning import make_plan
 
 if TYPE_CHECKING:
     import torch
@@ -25,19 +26,19 @@ def settle_memory(config: run_config.RunConfig, dataset: Dataset, family: Family
     import torch
 
     device = devices.pick_device(config.training.device)
-    models = Models()
+    models = MetaModels()
 
     def estimate(candidate: run_config.RunConfig) -> float:
         precision = devices.pick_precision(candidate.training.precision, device)
         with torch.inference_mode(False), torch.enable_grad():  # ComfyUI runs nodes without gradients; the estimate counts them
             # no kernel is tried on the GPU: this process is the parent, which must hold no GPU memory while the child trains
-            return make_plan(candidate, dataset, family, checkpoint, device, precision, trial=False, models=models).memory_gb
+            return make_plan(candidate, dataset, family, checkpoint, device, precision, try_kernels=False, models=models).memory_gb
 
     return settled(config, family.preset_group, devices.usable_memory_gb(device), estimate)
 
 
 def memory_with_changes(
-    config: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint, device: torch.device, models: Models
+    config: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint, device: torch.device, models: MetaModels
 ) -> Callable[[Sequence[Setting]], float]:
     """A function that estimates the memory in GB with some settings changed."""
 

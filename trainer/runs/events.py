@@ -13,17 +13,11 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, Union
 
-from pydantic import BeforeValidator, Discriminator, StrictBool, StrictFloat, StrictInt, StrictStr, Tag, TypeAdapter
+from pydantic import Discriminator, StrictInt, StrictStr, Tag, TypeAdapter
 
 from ..core.messages import Message, from_json
-
-
-def _parse_non_finite(value: Any) -> Any:
-    return float(value) if value in ("nan", "inf", "-inf") else value
-
-
-Number = Annotated[StrictFloat, BeforeValidator(_parse_non_finite)]
-"""A float. NaN and infinity, which JSON lacks, are strings in the log."""
+from .json_types import Number
+from .run_plan import RunPlan
 
 
 @dataclass(frozen=True)
@@ -37,30 +31,15 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Plan(Event):
-    """What the run will do, sent once before anything heavy. ``buckets`` maps ``"512x512"`` to a count of images."""
+class Plan(Event, RunPlan):
+    """What the run will do, sent once before the models are loaded."""
 
     name: ClassVar[str] = "plan"
-    images: StrictInt
-    buckets: dict[str, StrictInt]
-    epochs: StrictInt
-    steps: StrictInt
-    steps_per_epoch: StrictInt
-    trainable_parameters: StrictInt
-    modules: StrictInt
-    family: StrictStr
-    device: StrictStr
-    precision: StrictStr
-    memory_gb: Number
-    start_step: StrictInt = 0
-    prediction: StrictStr = "epsilon"
-    held_out: StrictInt = 0  # pictures that are not trained on
-    memory: dict[str, Number] = field(default_factory=dict)  # memory_gb by what it is for, see memory_estimate.py
-    attention: StrictStr = "sdpa"
-    prepacked: StrictBool = False  # layers of the base on a CPU, see onednn_layers.py
-    cuda_graphs: StrictBool = False  # passes are recorded and replayed, see cuda_graphs.py
-    fused: StrictBool = False  # blocks of the UNet, see fused_blocks.py
-    regularisation: StrictStr = ""  # a sentence about the share of regularisation images; empty without any
+
+    @classmethod
+    def of(cls, plan: RunPlan) -> Plan:
+        """The event that reports ``plan``."""
+        return cls(**vars(plan))
 
 
 SAVING = "saving"  # the phase of a child that was asked to stop

@@ -20,7 +20,7 @@ from ..dataset.captions.tags import tags_of
 from ..dataset.loading.combine import trigger_phrase
 from ..families import EPSILON, BaseCheckpoint, Family, Prediction
 from ..lorafile.writing.metadata import most_frequent
-from ..runs.events import Plan
+from ..runs.run_plan import RunPlan
 from .optimizers import OPTIMIZER_CLASS, learning_rate, optimizer_arguments, text_learning_rate
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Exporter:
     family: Family
     checkpoint: BaseCheckpoint
     base_identity: str
-    plan: Plan
+    plan: RunPlan
     started_at: float
     prediction: Prediction = EPSILON
     frozen: Sequence[lorafile.LoraModule] = ()  # layers of ``base.lora`` that are not trained

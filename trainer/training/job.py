@@ -27,10 +27,13 @@ from ..dataset import Dataset
 from ..families import BaseCheckpoint, Family, Prediction, cautions
 from ..objective import objective
 from ..plan.inputs import open_inputs
-from ..plan.run_plan import TIGHT, Models, make_plan, require_memory, savings
+from ..plan.memory_check import TIGHT, require_memory, savings
+from ..plan.meta_models import MetaModels
+from ..plan.planning import make_plan
 from ..plan.settle import memory_with_changes
 from ..runs import events, states
 from ..runs.run_folder import RunFolder, cache_folder, run_identity
+from ..runs.run_plan import RunPlan
 from .cache import Cache, missing_latents
 from .export import tags_left_out
 from .parent_channel import Emitter
@@ -60,7 +63,7 @@ class Job:
     family: Family
     prediction: Prediction
     cache: Cache
-    plan: events.Plan
+    plan: RunPlan
     between_steps: threading.Lock
     processes: ProcessGroup
     frozen: Sequence[LoraModule]  # layers of ``base.lora`` that act but are not trained
@@ -77,7 +80,7 @@ class Job:
                 return gone
         if failure.kind != "memory" or isinstance(error, UserError):
             return failure
-        memory_with = memory_with_changes(self.config, self.dataset, self.family, self.checkpoint, self.device, Models())
+        memory_with = memory_with_changes(self.config, self.dataset, self.family, self.checkpoint, self.device, MetaModels())
         with suppress(Exception):  # the general hint is better than none
             failure.hint = memory_hint(self.plan.memory_gb, savings(self.plan, memory_with))
         return failure
@@ -134,7 +137,7 @@ def open_job(run: RunFolder, settings: config.RunConfig, emit: Emitter, stop: th
     import_models()
     if uncached or settings.network.text_encoder:
         import_text_models()
-    models = Models()
+    models = MetaModels()
     plan = make_plan(settings, dataset, family, checkpoint, device, precision, attention, models=models)
     memory_with = memory_with_changes(settings, dataset, family, checkpoint, device, models)
     usable = devices.usable_memory_gb(device)

@@ -95,7 +95,7 @@ class Trainer:
         import torch
 
         job, plan, start = self.job, self.job.plan, self._start
-        job.emit(plan)
+        job.emit(events.Plan.of(plan))
         accelerator = make_accelerator(job)
         feed = Feed(job)
         if job.writes:

@@ -28,7 +28,7 @@ from trainer.config.run_config import RunConfig
 from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
 from trainer.dataset.settings_sections import BucketSettings
 from trainer.families import family_of, open_checkpoint
-from trainer.plan import run_plan
+from trainer.plan import planning
 from trainer.runs import events
 
 CHANGES: dict[str, Any] = {"training.batch_size": 2, "training.gradient_accumulation": 2, "training.epochs": 3, "optimizer.lr": 1e-2}
@@ -42,7 +42,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Repeating]:
     class Own(Repeating):
         pass
 
-    monkeypatch.setattr(run_plan, "_captures", lambda *_: True)
+    monkeypatch.setattr(planning, "_uses_cuda_graphs", lambda *_: True)
     monkeypatch.setattr(cuda_graphs, "CudaRecorder", Own)
     return Own
 
@@ -61,7 +61,7 @@ def as_written(shallow_checkpoint: Path, five: Path, tmp_path_factory: pytest.Te
     def trained(**more: Any) -> Trained:
         if repr(more) not in known:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(run_plan, "_captures", lambda *_: False)
+                patch.setattr(planning, "_uses_cuda_graphs", lambda *_: False)
                 known[repr(more)] = train_here(configuration(shallow_checkpoint, five, runs, {**CHANGES, **more}))
         return known[repr(more)]
 
@@ -70,7 +70,7 @@ def as_written(shallow_checkpoint: Path, five: Path, tmp_path_factory: pytest.Te
 
 def both_ways(settings: Callable[[str], RunConfig], monkeypatch: pytest.MonkeyPatch) -> tuple[Trained, Trained]:
     recording = train_here(settings("recording"))
-    monkeypatch.setattr(run_plan, "_captures", lambda *_: False)
+    monkeypatch.setattr(planning, "_uses_cuda_graphs", lambda *_: False)
     return train_here(settings("plain")), recording
 
 
@@ -369,24 +369,24 @@ def test_recordings_share_a_stream_and_a_failed_one_leaves_the_current_stream_as
     ],
 )
 def test_a_plan_records_where_there_is_room(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: bool) -> None:
-    monkeypatch.setattr(run_plan, "usable_memory_gb", lambda device: 80.0)
+    monkeypatch.setattr(planning, "usable_memory_gb", lambda device: 80.0)
     settings = configuration(Path("a.safetensors"), Path("dataset"), Path("runs"), changes)
-    assert run_plan._captures(settings, torch.device("cuda"), 5.0) is expected
-    assert run_plan._captures(settings, torch.device("cpu"), 5.0) is False
-    assert run_plan._captures(settings, torch.device("cuda"), 50.0) is (changes.get("training.cuda_graphs") == "on" and expected)
+    assert planning._uses_cuda_graphs(settings, torch.device("cuda"), 5.0) is expected
+    assert planning._uses_cuda_graphs(settings, torch.device("cpu"), 5.0) is False
+    assert planning._uses_cuda_graphs(settings, torch.device("cuda"), 50.0) is (changes.get("training.cuda_graphs") == "on" and expected)
 
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_a_plan_counts_the_gradients_that_recordings_keep_and_are_compared_with(
     shallow_checkpoint: Path, five: Path, monkeypatch: pytest.MonkeyPatch, dora: bool
 ) -> None:
-    monkeypatch.setattr(run_plan, "usable_memory_gb", lambda device: 80.0)
+    monkeypatch.setattr(planning, "usable_memory_gb", lambda device: 80.0)
     checkpoint, made = open_checkpoint(str(shallow_checkpoint)), {}
     for way in ("off", "on"):
         chosen = {"training.cuda_graphs": way, "training.device": "cuda", "network.dora": dora, "network.rank": 256}
         settings = configuration(shallow_checkpoint, five, Path("runs"), chosen)
         rest = (open_dataset(five), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16")
-        made[way] = run_plan.make_plan(settings, *rest, trial=False)
+        made[way] = planning.make_plan(settings, *rest, try_kernels=False)
     assert made["on"].cuda_graphs and not made["off"].cuda_graphs
     more = made["on"].memory["lora"] - made["off"].memory["lora"]
     assert more == pytest.approx(2 * made["on"].trainable_parameters * (4 if dora else 2) / 1e9, abs=1.1e-3)

@@ -33,7 +33,8 @@ from trainer.config import run_config
 from trainer.config.sections.training import TrainingSection
 from trainer.dataset import open_dataset
 from trainer.families import family_of, open_checkpoint
-from trainer.plan.run_plan import make_plan, memory_of
+from trainer.plan.meta_models import memory_of
+from trainer.plan.planning import make_plan
 from trainer.runs import events
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -280,15 +281,15 @@ def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
 def test_a_plan_for_a_gpu_counts_what_will_run(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset_folder = make_dataset(tmp_path, 1, resolution=512)
     checkpoint = open_checkpoint(str(shallow_checkpoint))
-    monkeypatch.setattr("trainer.plan.run_plan.usable_memory_gb", lambda device: 80.0)
+    monkeypatch.setattr("trainer.plan.planning.usable_memory_gb", lambda device: 80.0)
     found = {}
     for problem, settings in (("", "auto"), ("no C compiler", "auto"), ("", "off")):
-        monkeypatch.setattr("trainer.plan.run_plan.kernels_problem", lambda *_, says=problem: says)
+        monkeypatch.setattr("trainer.plan.planning.kernels_problem", lambda *_, says=problem: says)
         chosen = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.fused": settings, "training.device": "cuda"})
         made = make_plan(chosen, open_dataset(dataset_folder), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16")
         found[problem, settings] = made
         untried = make_plan(
-            chosen, open_dataset(dataset_folder), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16", trial=False
+            chosen, open_dataset(dataset_folder), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16", try_kernels=False
         )
         assert not untried.fused
     assert [made.fused for made in found.values()] == [True, False, False]

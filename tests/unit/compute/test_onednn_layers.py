@@ -23,9 +23,10 @@ from trainer.core.devices import pick_precision
 from trainer.dataset import open_dataset
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.plan import run_plan
-from trainer.plan.run_plan import make_plan
+from trainer.plan import planning
+from trainer.plan.planning import make_plan
 from trainer.runs.events import Plan
+from trainer.runs.run_plan import RunPlan
 
 ONEDNN = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
 pytestmark = pytest.mark.skipif(not ONEDNN, reason="NOT CHECKED: layers are prepacked with oneDNN on x86")
@@ -39,7 +40,7 @@ SHAPES = ((1, 8, 2, 2), (1, 8, 16, 16), (3, 8, 16, 16), (1, 8, 14, 18), (2, 8, 5
 @pytest.fixture
 def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model is packed, for which it would not be worth it."""
-    monkeypatch.setattr(run_plan, "_WORTH_GB", 1e-6)
+    monkeypatch.setattr(planning, "_WORTH_GB", 1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -252,7 +253,7 @@ def test_a_run_trains_the_same_with_and_without(
 def test_it_is_planned_where_it_helps_and_there_is_room(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, checkpoint = open_dataset(make_dataset(tmp_path, 2)), open_checkpoint(str(shallow_checkpoint))
 
-    def planned(**changes: Any) -> Plan:
+    def planned(**changes: Any) -> RunPlan:
         config = configuration(
             shallow_checkpoint, dataset.path, tmp_path, {name.replace("__", "."): value for name, value in changes.items()}
         )
@@ -261,16 +262,16 @@ def test_it_is_planned_where_it_helps_and_there_is_room(shallow_checkpoint: Path
     usual = planned()
     assert usual.prepacked
     unet = FAMILY.empty_denoiser(checkpoint)
-    monkeypatch.setattr(run_plan, "usable_memory_gb", lambda device: usual.memory_gb)  # enough to train, not to spend on speed
+    monkeypatch.setattr(planning, "usable_memory_gb", lambda device: usual.memory_gb)  # enough to train, not to spend on speed
     scarce = planned()
     assert not scarce.prepacked
     assert usual.memory["base"] - scarce.memory["base"] == pytest.approx(extra_bytes(unet, torch.float32) / 1e9, abs=2e-3)
-    monkeypatch.setattr(run_plan, "usable_memory_gb", lambda device: 1000.0)
+    monkeypatch.setattr(planning, "usable_memory_gb", lambda device: 1000.0)
     for changes in ({"network__dora": True}, {"training__compile": True}, {"training__base_precision": "int8"}):
         assert not planned(**changes).prepacked
-    monkeypatch.setattr(run_plan, "_WORTH_GB", 0.1)
+    monkeypatch.setattr(planning, "_WORTH_GB", 0.1)
     assert not planned().prepacked  # a model as small as this
-    monkeypatch.setattr(run_plan, "_WORTH_GB", 1e-6)
+    monkeypatch.setattr(planning, "_WORTH_GB", 1e-6)
     item = dataset.items[0]
     dataset = replace(dataset, items=[*dataset.items, replace(item, width=item.width + 64)])
     assert not planned().prepacked  # pictures of two sizes

@@ -19,7 +19,7 @@ from trainer.families import family_of, open_checkpoint
 from trainer.launch.prepared_run import prepare_run
 from trainer.plan.inputs import open_inputs
 from trainer.plan.memory_estimate import state_bytes
-from trainer.plan.run_plan import memory_of
+from trainer.plan.meta_models import memory_of
 from trainer.training.optimizers import make_optimizer
 
 FULL = {"sd15": ("full", 512), "sdxl": ("full-sdxl", 1024)}
@@ -160,7 +160,7 @@ def test_the_optimizer_keeps_what_the_estimate_says(name: str, shape: tuple[int,
 
 def test_the_plan_says_what_the_memory_is_for(shallow_checkpoint: Path, tmp_path: Path) -> None:
     from trainer.dataset import open_dataset
-    from trainer.plan.run_plan import make_plan
+    from trainer.plan.planning import make_plan
 
     folder, checkpoint = make_dataset(tmp_path, 1), open_checkpoint(str(shallow_checkpoint))
 

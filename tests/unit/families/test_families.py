@@ -26,7 +26,7 @@ from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
 from trainer.families import FAMILIES, Framing, Prediction, family_named, family_of, open_checkpoint
 from trainer.families.stable_diffusion import ldm_configs
 from trainer.objective.objective import chosen_prediction
-from trainer.plan.run_plan import make_plan
+from trainer.plan.planning import make_plan
 from trainer.training.micro_batch import framing
 from trainer.training.monitoring.preview_sampling import sample_latents
 

@@ -23,7 +23,7 @@ from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
-from trainer.plan.run_plan import make_plan
+from trainer.plan.planning import make_plan
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder, read_events
 from trainer.training.cache import _checksum

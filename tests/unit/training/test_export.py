@@ -20,7 +20,7 @@ from trainer.core.errors import UserError
 from trainer.dataset import open_dataset
 from trainer.families import BaseCheckpoint, open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.plan.run_plan import make_plan
+from trainer.plan.planning import make_plan
 from trainer.runs import events
 from trainer.training.export import Exporter
 

@@ -38,9 +38,10 @@ from trainer.dataset.loading import batch_order
 from trainer.families import TextSettings, family_named, family_of, open_checkpoint
 from trainer.families.stable_diffusion.clip_text import tokenizer_folder
 from trainer.lorafile import convert, inspect_lora, read_lora, write_lora
-from trainer.plan.run_plan import make_plan
+from trainer.plan.planning import make_plan
 from trainer.runs import events
 from trainer.runs.run_folder import cache_folder
+from trainer.runs.run_plan import RunPlan
 from trainer.training.cache import Cache
 from trainer.training.micro_batch import MicroBatch, build
 from trainer.training.monitoring.preview_sampling import decode, sample_latents
@@ -468,7 +469,7 @@ def test_the_dry_run_counts_the_text_encoder_where_it_is_trained(tmp_path: Path)
     empty = make_empty_checkpoint(tmp_path / "empty.safetensors", "full")
     folder = make_dataset(tmp_path, 1)
 
-    def plan(**changes: Any) -> events.Plan:
+    def plan(**changes: Any) -> RunPlan:
         run = configuration(empty, folder, tmp_path, {"network.rank": 16, **changes})
         return make_plan(run, open_dataset(folder), family_named("sd1"), open_checkpoint(str(empty)), CPU, "fp32")
 

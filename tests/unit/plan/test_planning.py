@@ -19,8 +19,10 @@ from trainer.dataset import open_dataset
 from trainer.families import family_of, open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.plan import memory_estimate
+from trainer.plan.memory_check import require_memory
 from trainer.plan.memory_estimate import memory_needed
-from trainer.plan.run_plan import Models, make_plan, memory_of, require_memory
+from trainer.plan.meta_models import MetaModels, memory_of
+from trainer.plan.planning import make_plan
 from trainer.runs import events
 
 
@@ -67,7 +69,7 @@ def test_shapes_that_are_remembered_count_as_those_that_torch_works_out(
 @pytest.mark.parametrize("more", [{}, {"network.text_encoder": True}], ids=["unet", "with text encoder"])
 def test_plans_that_share_models_are_those_that_share_nothing(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     """In an order in which each plan finds what the one before it did to the models."""
-    folder, checkpoint, models = make_dataset(tmp_path, 4), open_checkpoint(str(shallow_checkpoint)), Models()
+    folder, checkpoint, models = make_dataset(tmp_path, 4), open_checkpoint(str(shallow_checkpoint)), MetaModels()
     settings: list[dict[str, Any]] = [
         {"training.gradient_checkpointing": True},
         {},
@@ -81,9 +83,9 @@ def test_plans_that_share_models_are_those_that_share_nothing(shallow_checkpoint
     for changes in settings:
         config = configuration(shallow_checkpoint, folder, tmp_path, {"training.batch_size": 4, **more, **changes})
         given = (config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), changes.get("training.precision", "fp32"))
-        plans = [replace(make_plan(*given, models=shared), time=0.0, clock=0.0) for shared in (models, None)]
+        plans = [make_plan(*given, models=shared) for shared in (models, None)]
         assert plans[0] == plans[1], changes
-    assert len(models._made) == 4, "nothing was shared, or too much"
+    assert len(models._models) == 4, "nothing was shared, or too much"
 
 
 def test_the_plan_is_what_the_run_then_does(shallow_checkpoint: Path, tmp_path: Path) -> None:

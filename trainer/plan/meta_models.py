@@ -1,0 +1,70 @@
+"""The models of a run on torch's meta device: shapes without weights, on which parameters and memory are counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..adapters import adapter
+from ..adapters.text_encoders import adapt_text
+from ..compute.quantise import quantise
+from ..config.run_config import RunConfig
+from ..families import BaseCheckpoint, Family, TextEncoder
+from .memory_estimate import memory_needed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class MetaModels:
+    """Models that were built for plans of one run, and what was counted on them: plans with similar settings share them."""
+
+    def __init__(self) -> None:
+        self._models: dict[Any, tuple[nn.Module, TextEncoder | None, list[str]]] = {}
+        self._counted: dict[Any, dict[Any, tuple[int, int]]] = {}
+
+    def build(
+        self, config: RunConfig, family: Family, checkpoint: BaseCheckpoint, dtype: torch.dtype, fused: bool
+    ) -> tuple[nn.Module, TextEncoder | None, list[str], dict[Any, tuple[int, int]]]:
+        """The denoiser with LoRA, the text encoders if they are trained, the names of the trained modules, and what was counted before
+        (the ``counted`` of ``memory_needed``). ``fused``: with fused blocks, which need Triton."""
+        training = config.training
+        limits = (training.base_precision, training.max_tokens, training.clip_skip)
+        key = (checkpoint.path, config.network.model_dump_json(), limits, dtype, fused)
+        if key not in self._models:
+            self._models[key] = _build(config, family, checkpoint, dtype, fused)
+        return *self._models[key], self._counted.setdefault(key, {})
+
+
+def memory_of(
+    config: RunConfig, family: Family, checkpoint: BaseCheckpoint, size: tuple[int, int], dtype: torch.dtype, *, fused: bool = False
+) -> dict[str, float]:
+    """``memory_needed`` for images of ``size`` (width, height), without a dataset."""
+    unet, text, _ = _build(config, family, checkpoint, dtype, fused)
+    return memory_needed(unet, family, config, size, dtype, text)
+
+
+def _build(
+    config: RunConfig, family: Family, checkpoint: BaseCheckpoint, dtype: torch.dtype, fused: bool
+) -> tuple[nn.Module, TextEncoder | None, list[str]]:
+    import torch
+
+    unet = family.empty_denoiser(checkpoint)
+    for parameter in unet.parameters():
+        parameter.data = parameter.data.to(dtype)
+    meta = torch.device("meta")
+    if config.training.base_precision != "same":
+        quantise(unet, config.training.base_precision, meta)
+    if fused:
+        from ..compute.fused_blocks import fuse
+
+        fuse(unet)
+    settings = family.text_settings(config.training.max_tokens, config.training.clip_skip)
+    text = family.empty_text_encoder(checkpoint, settings) if config.network.text_encoder else None
+    modules: list[str] = []
+    with meta:
+        if config.network.unet:
+            modules += adapter.adapt(unet, family.denoiser_targets(unet, config.network.targets), config.network, 0)
+        if text is not None:
+            modules += adapt_text(text, family, config.network, 0)
+    return unet, text, modules
