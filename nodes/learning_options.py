@@ -1,4 +1,4 @@
-"""Learning Options: the fine print of optimizer, schedule, loss and noise."""
+"""Learning Options: details of optimizer, schedule, loss and noise."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class LearningOptionsNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs, outputs and help; each default is the trainer's own."""
+        """Inputs, outputs and help."""
         return schema(
             LEARNING_OPTIONS_WIDGETS.node,
             LEARNING_OPTIONS_WIDGETS.title,
-            "The fine print of optimizer, schedule, loss and noise. Connect it to Train LoRA, or to another options node.",
+            "Details of optimizer, schedule, loss and noise. Connect it to Train LoRA, or to another options node.",
             inputs(LEARNING_OPTIONS_WIDGETS, options=earlier()),
             [result(TRAIN_OPTIONS, "options", "For the options input of Train LoRA.")],
             search=["betas", "optimizer arguments", "huber", "debiased", "restarts"],

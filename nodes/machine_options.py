@@ -18,7 +18,7 @@ class MachineOptionsNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs, outputs and help; each default is the trainer's own."""
+        """Inputs, outputs and help."""
         return schema(
             MACHINE_OPTIONS_WIDGETS.node,
             MACHINE_OPTIONS_WIDGETS.title,

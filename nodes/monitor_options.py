@@ -18,11 +18,11 @@ class MonitorOptionsNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs, outputs and help; each default is the trainer's own."""
+        """Inputs, outputs and help."""
         return schema(
             MONITOR_OPTIONS_WIDGETS.node,
             MONITOR_OPTIONS_WIDGETS.title,
-            "Shows whether the LoRA learns or only memorises: a few pictures are held out and measured. Connect it to Train LoRA, "
+            "Shows whether the LoRA learns or only memorises: a few images are held out and measured. Connect it to Train LoRA, "
             "or to another options node.",
             inputs(MONITOR_OPTIONS_WIDGETS, options=earlier()),
             [result(TRAIN_OPTIONS, "options", "For the options input of Train LoRA.")],

@@ -21,7 +21,7 @@ class NetworkOptionsNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs, outputs and help; each default is the trainer's own."""
+        """Inputs, outputs and help."""
         return schema(
             NETWORK_OPTIONS_WIDGETS.node,
             NETWORK_OPTIONS_WIDGETS.title,

@@ -64,8 +64,8 @@ class TrainLora(io.ComfyNode):
             ),
             [
                 result(LORA, "lora", "The trained LoRA, for Load LoRA."),
-                result(io.Image, "samples", "The test pictures, from before training to the last epoch."),
-                result(io.Image, "loss_curve", "How the error fell during training."),
+                result(io.Image, "samples", "The validation images, from before training to the last epoch."),
+                result(io.Image, "loss_curve", "How the loss fell during training."),
             ],
             search=["train lora", "lora training", "kohya", "fine-tune", "dreambooth"],
             is_output_node=True,

@@ -19,7 +19,7 @@ class TrainOptionsNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs, outputs and help; each default is Train LoRA's own."""
+        """Inputs, outputs and help."""
         return schema(
             TRAIN_OPTIONS_WIDGETS.node,
             TRAIN_OPTIONS_WIDGETS.title,

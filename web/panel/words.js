@@ -8,7 +8,7 @@ const PHASES = {
   "caching prompts": { en: "encoding captions", vi: "đang mã hóa chú thích", ja: "キャプションを変換中", zh: "正在编码描述" },
   validating: { en: "computing the validation loss", vi: "đang kiểm định", ja: "検証中", zh: "正在验证" },
   training: { en: "training", vi: "đang huấn luyện", ja: "学習中", zh: "正在训练" },
-  sampling: { en: "making validation images", vi: "đang vẽ ảnh thử", ja: "試し描き中", zh: "正在绘制验证图" },
+  sampling: { en: "making validation images", vi: "đang vẽ ảnh thử", ja: "テスト画像を作成中", zh: "正在绘制测试图" },
   saving: { en: "saving the state", vi: "đang lưu trạng thái", ja: "状態を保存中", zh: "正在保存状态" },
   "waiting for another process that trains the same run": {
     en: "waiting for another process that is training the same run", vi: "đang chờ một tiến trình khác huấn luyện cùng lượt này",
@@ -45,7 +45,7 @@ const TEXTS = {
     nothingKept: "đã dừng; không có trạng thái nào được giữ, lần sau sẽ bắt đầu lại từ đầu",
   },
   ja: {
-    idle: "学習中、損失・速度・試し描きがここに表示されます。",
+    idle: "学習中、損失・速度・テスト画像がここに表示されます。",
     starting: "開始中", gone: "この学習のフォルダーはもうありません。",
     loss: "損失", validation: "検証", rate: "学習率", speed: "画像/秒", memory: "メモリー", left: "残り", epoch: "エポック",
     before: "学習前", smooth: "平滑化", single: "各ステップの損失", held: "検証画像",
@@ -58,7 +58,7 @@ const TEXTS = {
     nothingKept: "停止。残った状態はなく、次は最初から始まります",
   },
   zh: {
-    idle: "训练时，这里会显示损失、速度和验证图。",
+    idle: "训练时，这里会显示损失、速度和测试图。",
     starting: "正在开始", gone: "这次训练的文件夹已经不在了。",
     loss: "损失", validation: "验证", rate: "学习率", speed: "图/秒", memory: "内存", left: "剩余", epoch: "周期",
     before: "训练前", smooth: "平滑", single: "每步损失", held: "留出的图片",

@@ -25,7 +25,7 @@ class OutputSection(Section):
     tensorboard: bool = setting(
         True,
         "Writes a TensorBoard log to the run folder.",
-        details="Losses, learning rate, norms and test images, for `tensorboard --logdir`.",
+        details="Losses, learning rate, norms and validation images, for `tensorboard --logdir`.",
         why="It costs next to nothing.",
     )
     wandb: bool = setting(

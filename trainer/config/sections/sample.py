@@ -1,4 +1,4 @@
-"""``[sample]``: test images before the first step and after each epoch, with fixed seeds."""
+"""``[sample]``: validation images before the first step and after each epoch, with fixed seeds."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from .section import Section
 
 
 class SampleSection(Section):
-    """What the test images show and how they are sampled."""
+    """What the validation images show and how they are sampled."""
 
     prompts: tuple[str, ...] = setting(
         (),
-        "Makes a test image for each prompt before training and after every epoch, so that you can watch it learn.",
+        "Makes a validation image for each prompt before training and after every epoch, so that you can watch it learn.",
         details="Include the trigger word. Brackets mean what they mean on the canvas: `(word:1.2)` weighs a word, `\\(` is a bracket. "
         "A prompt may bring [settings of its own](#validation-prompts).",
         why="Only you know the trigger word.",
     )
-    negative: str = setting("", "What the test images should not show.", why="Shows the LoRA itself, without correction.")
+    negative: str = setting("", "What the validation images should not show.", why="Shows the LoRA itself, without correction.")
     steps: int = setting(
-        20, "Sampling steps of each test image.", why="DPM++ 2M, the sampler used, has nearly converged at 20.", ge=1, le=1000
+        20, "Sampling steps of each validation image.", why="DPM++ 2M, the sampler used, has nearly converged at 20.", ge=1, le=1000
     )
     guidance: float = setting(
-        7.5, "How closely the test images follow their prompt (CFG).", why="Stable Diffusion's usual value.", ge=0, le=100
+        7.5, "How closely the validation images follow their prompt (CFG).", why="Stable Diffusion's usual value.", ge=0, le=100
     )
     seed: int = setting(
         42,
-        "Random seed of the test images.",
+        "Random seed of the validation images.",
         why="The same for every epoch, so that the images differ only by what was learned.",
         ge=0,
         le=0xFFFF_FFFF,
     )
     every_epochs: int = setting(
-        1, "Makes test images every this many epochs. 0 makes none.", why="Shows every epoch that can be picked.", ge=0
+        1, "Makes validation images every this many epochs. 0 makes none.", why="Shows every epoch that can be picked.", ge=0
     )
     width: int = setting(
         0,
-        "Width of the test images. 0 uses the dataset's resolution.",
+        "Width of the validation images. 0 uses the dataset's resolution.",
         details="A multiple of 8.",
         why="Models sample best at the size they are trained at.",
         ge=0,
@@ -48,7 +48,7 @@ class SampleSection(Section):
     )
     height: int = setting(
         0,
-        "Height of the test images. 0 uses the dataset's resolution.",
+        "Height of the validation images. 0 uses the dataset's resolution.",
         details="A multiple of 8.",
         why="Models sample best at the size they are trained at.",
         ge=0,

@@ -66,7 +66,7 @@ class TrainingSection(Section):
     )
     checkpoint_every: int = setting(
         500,
-        "Saves the training state every this many steps, so that a stopped run can resume. 0 saves only when you stop it.",
+        "Saves the training state every this many steps, so that an interrupted run can resume. 0 saves only at the end or when you stop it.",
         why="A few minutes of work on a usual GPU.",
         ge=0,
     )
@@ -80,7 +80,7 @@ class TrainingSection(Section):
     ema_decay: float = setting(
         0.0,
         "Averages the LoRA over its recent steps, for a smoother result; use 0.99 to 0.999 in long runs. 0 is off.",
-        details="An exponential moving average, which test images and the LoRA file then show. `0.999` averages over about the last "
+        details="An exponential moving average, which validation images and the LoRA file then show. `0.999` averages over about the last "
         "thousand steps; it starts lower, (1 + step) / (10 + step). Cannot be used with schedule-free, which averages by itself.",
         why="Short runs have too few steps to average.",
         ge=0,
