@@ -1,4 +1,4 @@
-"""Dataset Options: what Dataset Prep can do beyond its own widgets, in one optional node."""
+"""Dataset Options: tagger, tag editing, cleaning, buckets and more settings for Dataset Prep."""
 
 from __future__ import annotations
 

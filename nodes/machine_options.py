@@ -1,4 +1,4 @@
-"""Machine Options: how the computer is used, which changes memory and speed and hardly the LoRA."""
+"""Machine Options: memory and speed, which hardly change the LoRA, and logs."""
 
 from __future__ import annotations
 

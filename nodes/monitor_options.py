@@ -1,4 +1,4 @@
-"""Monitor Options: held-out images, whose loss shows whether a training learns or only memorises."""
+"""Monitor Options: held-out images, whose loss shows whether the LoRA learns or only memorises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Network Options: what the LoRA is made of, part by part, and which LoRA it goes on from."""
+"""Network Options: rank and alpha part by part, text encoder training, and a LoRA to continue from."""
 
 from __future__ import annotations
 

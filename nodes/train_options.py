@@ -1,4 +1,4 @@
-"""Train Options: what Train LoRA can do beyond its own widgets, in one optional node."""
+"""Train Options: optimizer, loss, noise and more settings for Train LoRA."""
 
 from __future__ import annotations
 

@@ -26,6 +26,6 @@ class BaseModelSection(Section):
     vae: str = setting(
         "",
         "A VAE to use instead of the checkpoint's own, for a checkpoint without one or with a poor one.",
-        details="A file as in ComfyUI's `models/vae`, or a diffusers folder. It encodes the training images and decodes the validation images.",
+        details="A file as in ComfyUI's `models/vae`, or a diffusers folder. It encodes training images and decodes validation images.",
         why="Nearly every checkpoint has a good VAE.",
     )

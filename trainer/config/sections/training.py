@@ -66,7 +66,8 @@ class TrainingSection(Section):
     )
     checkpoint_every: int = setting(
         500,
-        "Saves the training state every this many steps, so that an interrupted run can resume. 0 saves only at the end or when you stop it.",
+        "Saves the training state every this many steps, so that an interrupted run can resume. "
+        "0 saves only at the end or when you stop it.",
         why="A few minutes of work on a usual GPU.",
         ge=0,
     )
