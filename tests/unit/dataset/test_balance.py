@@ -116,8 +116,8 @@ def test_a_folder_of_zero_repeats_is_left_out_by_name(tmp_path: Path) -> None:
     make_pictures(tmp_path / "in" / "0_rest", 3, seed=1)
     result = prepare_dataset(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="me", resolution=64))
     assert [item.repeats for item in result.dataset.items] == [2, 2]
-    assert any("0_rest is left out with its 3 images" in warning for warning in result.report.warnings)
-    with pytest.raises(UserError, match="0_rest is left out"):
+    assert any("0_rest with 3 images is left out" in warning for warning in result.report.warnings)
+    with pytest.raises(UserError, match="0_rest with 1 image is left out"):
         make_pictures(tmp_path / "only" / "0_rest", 1)
         prepare_dataset(tmp_path / "only", tmp_path / "out2", PrepareSettings(trigger="me", resolution=64))
 

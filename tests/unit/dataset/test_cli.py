@@ -83,7 +83,7 @@ def test_empty_source_is_an_error_for_people(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "in").mkdir()
     assert main(["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--trigger", "x"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: The folder") and "hint: Put your pictures there" in error
+    assert error.startswith("error: The folder") and "hint: Put your images there" in error
 
 
 def test_runs_as_a_program_with_export_and_sheet(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_what_is_not_understood_is_named(tmp_path: Path) -> None:
     write(tmp_path / "0.xml", "<caption/>")
     write(tmp_path / "dataset.toml", "[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 10\n")
     warnings = found(tmp_path).warnings
-    assert any("4 files of data without captions that are understood, for example 0.json" in text for text in warnings)
+    assert any("No captions were recognised in 4 data files, for example 0.json" in text for text in warnings)
     assert any(text.startswith("dataset.toml is a configuration of kohya's trainer and was not read") for text in warnings)
     write(tmp_path / "0.json", '{"tags": ')
     assert any(text.startswith("1 caption file cannot be read, for example 0.json (Expecting value") for text in found(tmp_path).warnings)

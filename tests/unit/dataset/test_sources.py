@@ -140,7 +140,7 @@ def test_damaged_metadata_is_reported_and_not_fatal(tmp_path: Path) -> None:
 def test_metadata_without_captions_is_reported(tmp_path: Path) -> None:
     folder_of(tmp_path, 1)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "width": 3, "height": 4}\n', encoding="utf-8")
-    assert "no caption column (looked for text, caption" in found(tmp_path).warnings[0]
+    assert "a caption column (looked for text, caption" in found(tmp_path).warnings[0]
 
 
 def test_empty_folder_says_what_to_do(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_linked_folders_are_read_once_and_never_in_circles(tmp_path: Path) -> No
     except OSError:
         pytest.skip("this system lets nobody make links")
     assert names(root) == ["0.png", "more/deep/2.png", "z/1.png"]
-    assert found(root).rejected == [("up", "unsafe path", "a link to a folder that it lies in")]
+    assert found(root).rejected == [("up", "unsafe path", "a link to a folder that contains it")]
     assert names(root, tmp_path / "other") == ["0.png", "more/deep/2.png", "z/1.png"]
     inside = from_folder(root, CAPTIONS, inside=[root])
     assert [entry.name for entry in inside.entries] == ["0.png", "z/1.png"]
@@ -254,8 +254,8 @@ def test_a_year_in_front_of_a_folders_name_is_named(tmp_path: Path) -> None:
     result = found(tmp_path)
     assert [entry.repeats for entry in result.entries] == [200, 2023, 2023]
     (warning,) = result.warnings
-    assert "The folder 2023_summer art has the form of kohya's names: each of its pictures counts 2023 times." in warning
-    assert "2023 times" in found(tmp_path / "2023_summer art").warnings[0]
+    assert "The name of the folder 2023_summer art means 2023 repeats of each of its images" in warning
+    assert "2023 repeats" in found(tmp_path / "2023_summer art").warnings[0]
 
 
 def test_the_working_directory_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

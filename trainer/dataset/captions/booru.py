@@ -1,4 +1,4 @@
-"""Tags as image boards and their downloaders write them: separated by spaces, with underscores, in groups, with namespaces."""
+"""Tags in the forms of image boards and their downloaders: separated by spaces, with underscores, in groups, with namespaces."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-# Groups of tags in the order in which a caption has them; what is left out says something about the file, not about the image.
+# groups of tags in their order in a caption; groups that are left out describe the file, not the image
 _GROUPS = ("character", "copyright", "artist", "species", "general")
 _TEXTS = ("caption", "text", "prompt", "description")
 _LEFT_OUT = {"meta", "metadata", "invalid", "lore", "deprecated"}
-# Hydrus' namespaces: names of what is shown lose the namespace, the others are left out.
+# namespaces of Hydrus: tags of the image lose the namespace, tags of the file are left out
 _NAMED = {"character", "series", "copyright", "creator", "artist", "species", "person", "clothing", "studio", "general"}
 _FILE = {"title", "page", "chapter", "volume", "rating", "filename", "meta", "source", "system", "date", "url", "site", "booru", "md5"}
 _COUNT = re.compile(r"(\d+\+?|multiple_)(girl|boy|other)s?|solo|no_humans")
@@ -22,14 +22,14 @@ _SENTENCE = {
 
 
 def spaced(name: str) -> str:
-    """``long_hair`` -> ``long hair``; faces such as ``>_<`` and ``o_o`` keep their underscore."""
+    """``long_hair`` -> ``long hair``; emoticons such as ``>_<`` and ``o_o`` keep their underscore."""
     return name.replace("_", " ") if re.search(r"[^\W\d_]{2}", name) else name
 
 
 def split_spaced(text: str, *, tags: bool = False) -> list[str] | None:
-    """The tags of ``1girl saber_(fate) blonde_hair``; None for anything that may be a sentence or is one tag.
+    """The tags of text such as ``1girl saber_(fate) blonde_hair``; None for text that is one tag or may be a sentence.
 
-    ``tags``: the text is known to be tags, so one underscore suffices.
+    ``tags``: the text consists of tags, so that one underscore suffices.
     """
     words = text.split()
     if "," in text or "\n" in text or len(words) < 2 or any(word.lower() in _SENTENCE for word in words):
@@ -40,10 +40,10 @@ def split_spaced(text: str, *, tags: bool = False) -> list[str] | None:
 
 
 def caption_of_json(data: Any) -> list[str]:
-    """The tags (or the one caption) that the JSON file of one image holds; empty when there are none that are understood.
+    """The caption and tags in the JSON file of one image; empty when none are recognised.
 
-    Read are lists of tags (Hydrus), tags with scores (waifuc), a board's groups of tags (gallery-dl: lists, or text with spaces between
-    tags), and ``caption``, ``text`` or ``prompt`` beside them.
+    Recognised forms: lists of tags (Hydrus), tags with scores (waifuc), the tag groups of a board (gallery-dl: lists, or text with spaces
+    between tags), and ``caption``, ``text`` or ``prompt`` beside them.
     """
     if isinstance(data, list):
         return _strings(data)
@@ -51,13 +51,13 @@ def caption_of_json(data: Any) -> list[str]:
         return []
     tags = _grouped(data)
     if "category" in data and "subcategory" in data:
-        return tags  # gallery-dl: its caption, description and text are what the artist wrote below the image
+        return tags  # gallery-dl: caption, description and text are the artist's comment
     caption = next((data[key] for key in _TEXTS if isinstance(data.get(key), str) and data[key].strip()), "")
     return [part for part in (" ".join(caption.split()), *tags) if part]
 
 
 def _grouped(data: dict[str, Any]) -> list[str]:
-    """The tags of ``tag_string_character``, ``tags_character``, … or of ``{"tags": {"character": […]}}``, and those without a group."""
+    """The tags of ``tag_string_character``, ``tags_character``, … or of ``{"tags": {"character": […]}}``, and tags without a group."""
     inside = data.get("tags")
     if isinstance(inside, dict) and any(isinstance(value, list) for value in inside.values()):
         groups, rest = inside, []
@@ -81,7 +81,7 @@ def _tags(value: Any) -> list[str]:
 
 
 def _strings(values: Sequence[Any]) -> list[str]:
-    """The tags of a list of names, or of objects with a name."""
+    """The tags in a list of names or of objects with a name."""
     names = [value.get("name") or value.get("tag") if isinstance(value, dict) else value for value in values]
     return [tag for name in names if isinstance(name, str) for tag in [_without_namespace(" ".join(name.split()))] if tag]
 

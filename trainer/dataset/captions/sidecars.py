@@ -1,4 +1,4 @@
-"""The caption of every image of a folder: from a text file beside it, its own JSON file, or a table of captions."""
+"""The caption of every image in a folder: from a text file beside it, its own JSON file, or a table of captions."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ META = "_meta.json"  # waifuc's .NAME_meta.json
 _LARGEST_JSON = 16 << 20  # bytes, of one image's file
 LOOKS_LIKE_CAPTIONS = {".tags", ".tag", ".text", ".caption", ".cap", ".captions", ".txt", ".wd14", ".booru", ".prompt", ".md", ".rtf"}
 DATA = {".xml", ".yaml", ".yml", ".xmp"}
-_NO_CAPTIONS = ("readme", "license", "licence", "notes", "trigger", "classes")  # a lone text file of such a name is none
+_NO_CAPTIONS = ("readme", "license", "licence", "notes", "trigger", "classes")  # names of text files that need no image
 
 
 class CaptionIndex:
-    """Knows the caption of every image of a folder.
+    """Finds the caption of every image in a folder.
 
-    Order: a text file beside the image, its own JSON file, a table that names it (``CaptionTables``). What is there but is not used
-    becomes a warning: captions are never ignored silently. ``lines``: several lines of a file stay apart, as variants.
+    Order: a text file beside the image, its own JSON file, a table that names it (``CaptionTables``). Files that are not used lead to a
+    warning, so that captions are never ignored silently. ``lines``: keep the lines of a file apart, as variants of the caption.
     """
 
     def __init__(self, root: Path, files: Sequence[Path], settings: CaptionSettings, *, lines: bool = False) -> None:
@@ -44,7 +44,7 @@ class CaptionIndex:
         self._texts = _by_name(path for path in files if path.suffix.lower() in settings.extensions)
         self._json = _by_name(path for path in files if self._is_own_json(path))
         self._tables = CaptionTables(root, lines=lines)
-        own = {path for found in self._json.values() for path in found}
+        own = {path for paths in self._json.values() for path in paths}
         for path in files:
             is_manifest = path.name in (HEADER, ROWS) and (path.parent / HEADER).is_file() and (path.parent / ROWS).is_file()
             if path not in own and not is_manifest and path.suffix.lower() in (".json", ".jsonl", ".csv"):
@@ -52,10 +52,10 @@ class CaptionIndex:
         self._used: set[Path] = set()
         self._unreadable: list[str] = []
         self._guessed: dict[str, list[str]] = {}
-        self._noted: dict[str, list[str]] = {}  # what was read in a special way -> names
+        self._noted: dict[str, list[str]] = {}  # how captions were interpreted -> names of their files
 
     def find(self, image: Path) -> tuple[str | None, str]:
-        """(caption, where from) or (None, "")."""
+        """(caption, origin), or (None, "") for an image without one."""
         for extension in self._settings.extensions:
             for candidate in (image.with_suffix(extension), image.with_name(image.name + extension)):
                 text_file = self._match(self._texts, candidate)
@@ -78,56 +78,56 @@ class CaptionIndex:
         return self._separated(text, image.name, tags=tags), origin
 
     def warnings(self) -> list[str]:
-        """What was found but not used, and what was read in a special way; call after ``find`` for every image."""
-        found = self._tables.warnings()
+        """Files that were not used, and captions that needed interpretation; call it after ``find`` for every image."""
+        warnings = self._tables.warnings()
         if self._unreadable:
-            found.append(f"{plural(len(self._unreadable), 'caption file')} cannot be read, for example {self._unreadable[0]}.")
-        found += [encoding_warning(encoding, names) for encoding, names in self._guessed.items()]
+            warnings.append(f"{plural(len(self._unreadable), 'caption file')} cannot be read, for example {self._unreadable[0]}.")
+        warnings += [encoding_warning(encoding, names) for encoding, names in self._guessed.items()]
         for note, names in self._noted.items():
-            found.append(Message(f"{plural(len(names), 'caption')}, for example of {names[0]}: ", note))
-        return found + self._unused_texts() + self._unread_files()
+            warnings.append(Message(f"{plural(len(names), 'caption')}, for example of {names[0]}: ", note))
+        return warnings + self._unused_texts() + self._unread_files()
 
     def _unused_texts(self) -> list[str]:
         unused = sorted({path for paths in self._texts.values() for path in paths} - self._used)
         beside = [path for path in unused if self._names_an_image(path)]
         alone = [path for path in unused if path not in beside and path.stem.lower() not in _NO_CAPTIONS]
-        found = []
+        warnings = []
         if beside:
             verb = "was" if len(beside) == 1 else "were"
-            found.append(
+            warnings.append(
                 f"{plural(len(beside), 'caption file')} {verb} not read, because the image has another one, for example {beside[0].name}."
             )
         if alone:
-            found.append(f"{plural(len(alone), 'caption file')} without an image of the same name, for example {alone[0].name}.")
-        return found
+            warnings.append(f"{plural(len(alone), 'caption file')} without an image of the same name, for example {alone[0].name}.")
+        return warnings
 
     def _unread_files(self) -> list[str]:
-        found = []
+        warnings = []
         others = Counter(
             path.suffix.lower()
             for path in self._files
             if path.suffix.lower() in LOOKS_LIKE_CAPTIONS - set(self._settings.extensions) and self._names_an_image(path)
         )
         for suffix, count in others.most_common():
-            found.append(f"{count} {suffix} files beside images were not read; add {suffix} to the caption extensions to use them.")
-        read = {folded(_image_stem(path)) for path in self._used}  # nobody misses the JSON file of an image with a text file
+            warnings.append(f"{count} {suffix} files beside images were not read; add {suffix} to the caption extensions to use them.")
+        read = {folded(_image_stem(path)) for path in self._used}  # the JSON file of an image with a text file is not worth a warning
         own = [path for paths in self._json.values() for path in paths if folded(_image_stem(path)) not in read]
         data = [path for path in self._files if path.suffix.lower() in DATA and self._names_an_image(path)]
         unread = sorted({*self._tables.unknown, *own, *data})
         if unread:
             example = unread[0].relative_to(self._root).as_posix()
-            found.append(
-                f"{plural(len(unread), 'file')} of data without captions that are understood, for example {example}: not read. "
-                "Captions may be in text files beside the images, in metadata.jsonl, or in the JSON files of gallery-dl, waifuc, Hydrus "
+            warnings.append(
+                f"No captions were recognised in {plural(len(unread), 'data file')}, for example {example}. "
+                "Captions are read from text files beside the images, metadata.jsonl, and the JSON files of gallery-dl, waifuc, Hydrus "
                 "and kohya."
             )
         for path in self._files:
             if path.suffix.lower() == ".toml" and _is_dataset_config(path):
-                found.append(
+                warnings.append(
                     f"{path.name} is a configuration of kohya's trainer and was not read: its num_repeats, class_tokens and other settings "
-                    "do not count here. Name the folders 10_name for repeats, and set the rest in the dataset settings."
+                    "have no effect here. Name the folders 10_name for repeats, and set the rest in the dataset settings."
                 )
-        return found
+        return warnings
 
     def _names_an_image(self, path: Path) -> bool:
         return folded(path.with_suffix("")) in self._stems
@@ -136,13 +136,13 @@ class CaptionIndex:
         return path.suffix.lower() == ".json" and (self._names_an_image(path) or folded(_image_stem(path)) in self._stems)
 
     def _match(self, by_name: dict[str, list[Path]], candidate: Path) -> Path | None:
-        """The file of the candidate's name; one whose name is exactly another image's is that image's (X.PNG beside x.png and x.txt)."""
-        found = by_name.get(folded(candidate), ())
+        """The file with the candidate's name; one with exactly the name of another image belongs to that one (X.PNG, x.png and x.txt)."""
+        paths = by_name.get(folded(candidate), ())
         wanted = _composed(_image_stem(candidate))
-        for path in found:
+        for path in paths:
             if _composed(_image_stem(path)) == wanted:
                 return path
-        return next((path for path in found if _composed(_image_stem(path)) not in self._exact), None)
+        return next((path for path in paths if _composed(_image_stem(path)) not in self._exact), None)
 
     def _read_text(self, path: Path) -> str:
         try:
@@ -176,7 +176,7 @@ class CaptionIndex:
         return ", ".join(part if self._settings.underscores else spaced(part) for part in parts)
 
     def _separated(self, text: str, name: str, *, tags: bool = False) -> str:
-        """``text`` with commas between tags that had spaces between them."""
+        """``text`` with commas between tags that were separated by spaces."""
         chosen = self._settings.separator
         if chosen == "comma":
             return text
@@ -204,17 +204,17 @@ def belongs_to(path: Path, image: Path) -> bool:
 
 
 def _image_stem(path: Path) -> Path:
-    """The path that a caption file and its image share: without extension, and without waifuc's mark."""
+    """The path that a caption file and its image have in common: without extension and without waifuc's suffix."""
     if path.name.lower().endswith(META):
         return path.with_name(path.name[: -len(META)].removeprefix("."))
     return path.with_suffix("")
 
 
 def _by_name(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    by_name: dict[str, list[Path]] = {}
     for path in sorted(paths):
-        found.setdefault(folded(path), []).append(path)
-    return found
+        by_name.setdefault(folded(path), []).append(path)
+    return by_name
 
 
 def _composed(path: Path) -> str:

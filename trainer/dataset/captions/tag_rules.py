@@ -1,4 +1,4 @@
-"""Rules for tags: replace, remove and order them; and which of the rules matched nothing."""
+"""Rules for tags: replace, remove and order them, and report the rules that matched nothing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .tags import SEPARATOR, plain, sections, split_tags, unique
 
 
 class TagPatterns:
-    r"""The tags of ``rules``: each may be several with commas, and ``*`` stands for anything (``\*`` for itself).
+    r"""Tags to match. A rule may have several tags with commas between them; ``*`` stands for any text (``\*`` for itself).
 
-    Upper and lower case, underscores, and backslashes before brackets do not count.
+    Case, underscores, and backslashes before brackets make no difference.
     """
 
     def __init__(self, rules: Iterable[str]) -> None:
@@ -31,7 +31,7 @@ class TagPatterns:
                     self._patterns.append((re.compile(body, re.DOTALL), rule))
 
     def match(self, tag: str) -> str | None:
-        """The rule that ``tag`` falls under, or None."""
+        """The first rule that matches ``tag``, or None."""
         name = plain(tag)
         rule = self._whole.get(name)
         if rule is None:
@@ -52,16 +52,16 @@ class TagRules:
         self._rank = {plain(tag): place for place, tag in enumerate(tag for rule in settings.first for tag in split_tags(rule))}
 
     def edit(self, caption: str, frequency: Counter[str] | None = None) -> str:
-        """``caption`` with its tags replaced, removed, without repetitions and in order. What no rule concerns keeps its words and place.
+        """``caption`` with its tags replaced, removed, without repetitions and in order. Tags that no rule matches stay unchanged.
 
-        Lines, and the sections between separators of kept tokens, stay apart. ``frequency`` is the tag table of the whole set, for
+        Lines and sections (``sections``) stay apart. ``frequency``: how often each tag occurs in the dataset, for
         ``order = "frequency"`` (most frequent first).
         """
         return sections(caption, lambda parts: self._edit(parts, frequency), self._separator)
 
     def unmatched(self) -> list[str]:
-        """Sentences about the rules that no tag fell under; call after ``edit`` for every caption."""
-        found = []
+        """Warnings about rules that matched no tag; call it after ``edit`` for every caption."""
+        warnings = []
         for name, rules, patterns in (
             ("remove", self._settings.remove, self._remove),
             ("replace", list(self._settings.replace), self._replace),
@@ -70,8 +70,8 @@ class TagRules:
             if idle:
                 shown = ", ".join(idle[:5]) + (f" and {len(idle) - 5} more" if len(idle) > 5 else "")
                 setting = DatasetSetting(f"captions.{name}")
-                found.append(Message(setting, f" matched no tag: {shown}. Check the spelling; a rule is a whole tag, or a part with *."))
-        return found
+                warnings.append(Message(setting, f" matched no tag: {shown}. Check the spelling; a rule is a whole tag, or a part with *."))
+        return warnings
 
     def _edit(self, parts: list[list[str]], frequency: Counter[str] | None) -> list[list[str]]:
         edited = [[new for tag in tags for new in self._replaced(tag)] for tags in parts]
@@ -90,19 +90,19 @@ class TagRules:
 
 
 def unique_across(parts: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The sections without repeated tags, the first occurrence kept."""
+    """The sections without repeated tags; the first occurrence is kept."""
     order = unique(tag for tags in parts for tag in tags)
     left = set(map(plain, order))
-    found: list[list[str]] = []
+    result: list[list[str]] = []
     for tags in parts:
         mine = [tag for tag in unique(tags) if plain(tag) in left]
         left -= set(map(plain, mine))
-        found.append(mine)
-    return found
+        result.append(mine)
+    return result
 
 
 def _squeezed(part: str) -> str:
-    """As ``plain``, but spaces at the ends stay: they belong to the pattern."""
+    """Like ``plain``, but spaces at the ends stay, because they belong to the pattern."""
     return re.sub(r"[\s_]+", " ", unescape(part).casefold())
 
 

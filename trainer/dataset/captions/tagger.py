@@ -1,8 +1,8 @@
-"""Automatic tags from a WD-tagger ONNX model that the user has (onnxruntime, optional).
+"""Automatic tags from a WD-tagger ONNX model of the user (onnxruntime, optional).
 
-The model's contract, as SmilingWolf's model cards and their ``selected_tags.csv`` give it: input NHWC, BGR, float32 from 0 to 255,
-a white-padded square (448 pixels, read from the model); output one probability for each row of the CSV
-(columns tag_id, name, category, count; category 0 general, 4 character, 9 rating).
+Format of these models, from SmilingWolf's model cards and ``selected_tags.csv``: the input is NHWC, BGR, float32 from 0 to 255, a square
+padded with white (448 pixels, read from the model); the output is one probability for each row of the CSV (columns tag_id, name,
+category, count; category 0 general, 4 character, 9 rating).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from .tag_rules import TagPatterns
 GENERAL, CHARACTER, RATING = 0, 4, 9
 BATCH = 8
 _LARGEST_LIST, _LARGEST_CACHE = 64 << 20, 4 << 30  # bytes
-_KEEP_ABOVE = 0.05  # cached, so that another threshold needs no second look at the pictures
+_KEEP_ABOVE = 0.05  # scores in the cache, so that the model need not run again for another threshold
 
 
 @dataclass(frozen=True)
 class Tag:
-    """A tag that a model gave a picture. ``score`` is a probability."""
+    """A tag that the model found in an image. ``score`` is its probability."""
 
     name: str
     category: int
@@ -44,7 +44,7 @@ class Tag:
 
 
 class Tagger:
-    """An opened model. Raises UserError when model, tag list or onnxruntime are missing or do not fit together."""
+    """A loaded model. Raises UserError when the model, its tag list or onnxruntime is missing, or when they do not match."""
 
     def __init__(self, model: Path) -> None:
         self.path = _model_file(model)
@@ -54,27 +54,27 @@ class Tagger:
         shape = list(self._input.shape)
         if len(shape) != 4 or shape[3] != 3 or not isinstance(shape[1], int) or shape[1] != shape[2]:
             raise UserError(
-                f"{self.path.name} is no WD tagger: its input is {shape}, expected [N, 448, 448, 3].",
+                f"{self.path.name} is not a WD tagger: its input is {shape}, expected [N, 448, 448, 3].",
                 "Use a model of the wd-*-tagger-v2/v3 family with its selected_tags.csv.",
                 kind="tagger",
             )
         self.side: int = shape[1]
         self._fixed_batch: int | None = shape[0] if isinstance(shape[0], int) else None
 
-    def tag(self, pictures: Sequence[Image.Image]) -> list[list[Tag]]:
-        """Tags with their probabilities, most probable first, of each picture."""
+    def tag(self, images: Sequence[Image.Image]) -> list[list[Tag]]:
+        """The tags of each image, most probable first."""
         result: list[list[Tag]] = []
         size = self._fixed_batch or BATCH
-        for start in range(0, len(pictures), size):
-            part = pictures[start : start + size]
-            batch = np.stack([model_input(picture, self.side) for picture in part])
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            batch = np.stack([model_input(image, self.side) for image in part])
             if self._fixed_batch and len(part) < self._fixed_batch:
                 batch = np.concatenate([batch, np.repeat(batch[-1:], self._fixed_batch - len(part), axis=0)])
             scores = self._scores(batch)
             if scores.ndim != 2 or scores.shape[1] != len(self.names):
                 raise UserError(
                     f"{self.path.name} gives {scores.shape[-1]} tags, its selected_tags.csv lists {len(self.names)}.",
-                    "Take model and CSV from the same download.",
+                    "Use the model and the CSV of the same download.",
                     kind="tagger",
                 )
             result += [self._tags(row) for row in scores[: len(part)]]
@@ -92,18 +92,18 @@ class Tagger:
         return [Tag(self.names[i], self.categories[i], float(scores[i])) for i in order if scores[i] >= _KEEP_ABOVE]
 
 
-def model_input(picture: Image.Image, side: int) -> npt.NDArray[np.float32]:
-    """(side, side, 3) float32 BGR from 0 to 255, the picture centred on a white square."""
-    longest = max(picture.size)
+def model_input(image: Image.Image, side: int) -> npt.NDArray[np.float32]:
+    """(side, side, 3) float32 BGR from 0 to 255, the image centred on a white square."""
+    longest = max(image.size)
     square = Image.new("RGB", (longest, longest), (255, 255, 255))
-    square.paste(picture.convert("RGB"), ((longest - picture.width) // 2, (longest - picture.height) // 2))
+    square.paste(image.convert("RGB"), ((longest - image.width) // 2, (longest - image.height) // 2))
     if longest != side:
         square = square.resize((side, side), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(square, dtype=np.float32)[:, :, ::-1])
 
 
 def choose(tags: Sequence[Tag], settings: TaggerSettings, *, underscores: bool) -> list[str]:
-    """Names of the tags over their thresholds: ratings, characters, then general ones, most probable first."""
+    """Names of the tags that reach their thresholds: ratings, characters, then general tags, most probable first."""
     banned = TagPatterns(settings.blacklist)
     picked: list[str] = []
     ratings = [tag for tag in tags if tag.category == RATING]
@@ -116,20 +116,20 @@ def choose(tags: Sequence[Tag], settings: TaggerSettings, *, underscores: bool) 
 
 
 def tag_images(
-    pictures: dict[str, tuple[Path, str]],
+    images: dict[str, tuple[Path, str]],
     folder: Path,
     settings: TaggerSettings,
     captions: CaptionSettings,
     progress: Callable[[int, int, str], None],
     should_stop: Callable[[], bool] | None,
 ) -> dict[str, str]:
-    """Caption of each picture: key -> tags joined with commas. ``pictures``: key -> (PNG, its SHA-256).
+    """The tags of each image, joined with commas, by key. ``images``: key -> (PNG, its SHA-256).
 
-    A picture that the same model has seen is not shown to it again; what is done is kept when the run is stopped.
+    Scores are cached by model and image, also when the run is stopped. Raises UserError, and Cancelled when ``should_stop`` returned True.
     """
     model = _model_file(Path(settings.model))
     cache = _Cache(folder / WORK / "tags.json", sha256_file(model))
-    missing = [(path, digest) for path, digest in pictures.values() if digest not in cache.known]
+    missing = [(path, digest) for path, digest in images.values() if digest not in cache.known]
     if missing:
         tagger = Tagger(model)
         for start in range(0, len(missing), BATCH):
@@ -137,19 +137,19 @@ def tag_images(
                 cache.save()
                 raise Cancelled("Tagging was stopped.")
             part = missing[start : start + BATCH]
-            for (_, digest), tags in zip(part, tagger.tag([_open(path) for path, _ in part]), strict=True):
+            for (_, digest), tags in zip(part, tagger.tag([load_image(path) for path, _ in part]), strict=True):
                 cache.known[digest] = tags
             progress(start + len(part), len(missing), "tagging")
             if start // BATCH % 64 == 63:
                 cache.save()
-    cache.keep({digest for _, digest in pictures.values()})
+    cache.keep({digest for _, digest in images.values()})
     return {
-        key: ", ".join(choose(cache.known[digest], settings, underscores=captions.underscores)) for key, (_, digest) in pictures.items()
+        key: ", ".join(choose(cache.known[digest], settings, underscores=captions.underscores)) for key, (_, digest) in images.items()
     }
 
 
 class _Cache:
-    """Scores by picture, for one model."""
+    """Scores of one model by the SHA-256 of the image."""
 
     def __init__(self, path: Path, model: str) -> None:
         self._path, self._model = path, model
@@ -170,12 +170,8 @@ class _Cache:
         write_atomic(self._path, json.dumps({"model": self._model, "tags": rows}, ensure_ascii=False))
 
 
-def _open(path: Path) -> Image.Image:
-    return load_image(path)
-
-
 def model_with_tags(model: Path) -> Path:
-    """The .onnx file that ``model`` (it, or its folder) names. Raises UserError when it or its list of tags is missing."""
+    """The .onnx file of ``model``, which is that file or its folder. Raises UserError when it or its tag list is missing."""
     file = _model_file(model)
     _read_tags(file.parent / "selected_tags.csv")
     return file

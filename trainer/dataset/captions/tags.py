@@ -1,4 +1,4 @@
-"""Captions: their tags, lines and sections, the trigger word in them, and how often each tag occurs."""
+"""Tags of captions, their lines and sections, the trigger word, and how often each tag occurs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ WILDCARD = re.compile(r"\{[^{}]*\|[^{}]*\}")
 
 
 def split_tags(caption: str) -> list[str]:
-    """The comma-separated parts of a caption, without empty ones. ``\\,`` is not special: kohya splits at every comma, too."""
+    """The comma-separated parts of a caption, without empty ones. ``\\,`` has no special meaning, as in sd-scripts."""
     return [tag for tag in (" ".join(part.split()) for part in _PART.findall(caption)) if tag]
 
 
 def instance_prompt(trigger: str, class_description: str) -> str:
-    """``trigger class``, DreamBooth's instance prompt."""
+    """``trigger class``, the instance prompt of DreamBooth."""
     return " ".join(part for part in (trigger, class_description) if part)
 
 
 def sections(caption: str, edit: Callable[[list[list[str]]], list[list[str]]], separator: str = SEPARATOR) -> str:
-    """Every line of ``caption`` after ``edit``, which gets and gives the tags of its sections.
+    """``caption`` with ``edit`` applied to each line; it gets and returns the tags of the sections of the line.
 
-    A line has one section, or up to three between separators: kept in front, free, kept at the end.
+    A line has one section, or up to three with separators between them: kept in front, shuffled, kept at the end.
     """
     lines = []
     for line in caption.split("\n"):
@@ -39,10 +39,10 @@ def sections(caption: str, edit: Callable[[list[list[str]]], list[list[str]]], s
 
 
 def with_trigger(caption: str, trigger: str, position: TriggerPosition = "front", separator: str = SEPARATOR) -> str:
-    """The caption with ``trigger`` as its first tag and nowhere else as a tag; upper and lower case do not count, as for CLIP's tokenizer.
+    """The caption with ``trigger`` as its first tag and no other. Case makes no difference, as in CLIP's tokenizer.
 
-    Only whole tags count: ``miku`` does not touch ``miku (cosplay)`` or ``hatsune miku``, and words of a sentence stay. ``trigger class``
-    at the front has the trigger word already. With ``position`` "keep", a caption that has the word anywhere stays as it is.
+    Only whole tags are compared: ``miku`` does not match ``miku (cosplay)``, ``hatsune miku`` or words of a sentence. A caption that begins
+    with ``trigger class`` has the trigger word already. With ``position`` "keep", a caption that has the word anywhere is unchanged.
     """
 
     def edit(parts: list[list[str]]) -> list[list[str]]:
@@ -58,7 +58,7 @@ def with_trigger(caption: str, trigger: str, position: TriggerPosition = "front"
 
 
 def tag_frequency(captions: Iterable[str], separator: str = SEPARATOR) -> dict[str, int]:
-    r"""How many captions have each tag, most frequent first, ties in alphabetical order. ``saber \(fate\)`` counts as ``saber (fate)``."""
+    r"""The number of captions with each tag, most frequent first, then alphabetical. ``saber \(fate\)`` counts as ``saber (fate)``."""
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update(unique([unescape(tag) for tag in tags_of(caption, separator)]))
@@ -66,7 +66,7 @@ def tag_frequency(captions: Iterable[str], separator: str = SEPARATOR) -> dict[s
 
 
 def plain_frequency(captions: Iterable[str]) -> Counter[str]:
-    """The table that rules order by: what ``plain`` drops does not count."""
+    """The number of captions with each tag in the form of ``plain``."""
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update({plain(tag) for tag in tags_of(caption)})
@@ -74,13 +74,13 @@ def plain_frequency(captions: Iterable[str]) -> Counter[str]:
 
 
 def tags_of(caption: str, separator: str = SEPARATOR) -> list[str]:
-    """All tags of a caption, of every line and section."""
+    """All tags of a caption, in every line and section."""
     joined_up = caption.replace("\n", ",")
     return split_tags(joined_up.replace(separator, ",") if separator else joined_up)
 
 
 def unique(tags: Iterable[str]) -> list[str]:
-    """Tags without repetition, first occurrence kept; what ``plain`` drops does not count."""
+    """Tags without repetition, compared by ``plain``; the first occurrence is kept."""
     seen: set[str] = set()
     kept: list[str] = []
     for tag in tags:
@@ -91,12 +91,12 @@ def unique(tags: Iterable[str]) -> list[str]:
 
 
 def joined(*parts: str) -> str:
-    """Non-empty caption parts joined with commas."""
+    """The parts of a caption that are not empty, joined with commas."""
     return ", ".join(part.strip(" ,") for part in parts if part.strip(" ,"))
 
 
 def plain(tag: str) -> str:
-    """A tag for comparison: upper and lower case, underscores, and backslashes before brackets do not count."""
+    """A tag for comparison, without differences of case, underscores, and backslashes before brackets."""
     return " ".join(unescape(tag).casefold().replace("_", " ").split())
 
 
@@ -105,7 +105,7 @@ def _same(tag: str, trigger: str) -> bool:
 
 
 def _after_trigger(tag: str, trigger: str) -> str:
-    """What follows the trigger word in ``trigger class``; empty for any other tag, also for ``trigger (cosplay)``."""
+    """The class in ``trigger class``; empty for any other tag, such as ``trigger (cosplay)``."""
     start = re.match(rf"{re.escape(trigger)} +(?!\\?\()", tag, re.IGNORECASE)
     return tag[start.end() :] if start else ""
 

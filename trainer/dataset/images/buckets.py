@@ -1,7 +1,7 @@
-"""Sizes: which resolution a picture gets, and which part of it. Aspect-ratio buckets follow kohya's rules.
+"""The size of each prepared image. Aspect-ratio buckets follow the rules of kohya's sd-scripts.
 
-The rules were read in kohya-ss/sd-scripts (``make_bucket_resolutions``, ``BucketManager.select_bucket``); the tests compare
-with results recorded from that code. Sizes are (width, height) in pixels everywhere.
+The rules are those of ``make_bucket_resolutions`` and ``BucketManager.select_bucket``; the tests compare with results recorded from
+that code. Sizes are (width, height) in pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Fit:
-    """``target``: the picture's final size; ``resized``: the whole source scaled so that ``target`` is cut out of it."""
+    """``target``: the final size. ``resized``: the size to which the source is scaled before ``target`` is cropped from it."""
 
     target: Size
     resized: Size
@@ -25,7 +25,7 @@ class Fit:
 
 @lru_cache(maxsize=64)
 def bucket_resolutions(resolution: Size, low: int, high: int, step: int) -> tuple[Size, ...]:
-    """All bucket sizes whose area is at most ``resolution``'s, sides from ``low`` to ``high`` in multiples of ``step``, sorted."""
+    """All bucket sizes, sorted: sides from ``low`` to ``high`` in multiples of ``step``, at most the area of ``resolution``."""
     area = resolution[0] * resolution[1]
     square = int(math.sqrt(area) // step) * step
     sizes = {(square, square)}
@@ -37,7 +37,7 @@ def bucket_resolutions(resolution: Size, low: int, high: int, step: int) -> tupl
 
 
 def fit_to_bucket(image: Size, resolution: Size, low: int, high: int, step: int, no_upscale: bool) -> Fit:
-    """The bucket for an image by kohya's rules; a side of ``target`` is 0 when the image is smaller than one step."""
+    """The bucket of an image. A side of ``target`` is 0 when the image is smaller than one step."""
     if no_upscale:
         return _fit_without_upscaling(image, resolution[0] * resolution[1], step)
     width, height = image
@@ -49,14 +49,14 @@ def fit_to_bucket(image: Size, resolution: Size, low: int, high: int, step: int,
 
 
 def fit_to_square(image: Size, side: int) -> Fit:
-    """A square of ``side`` pixels that the scaled image covers."""
+    """A square of ``side`` pixels, covered by the scaled image."""
     width, height = image
     scale = side / min(width, height)
     return Fit((side, side), (max(side, _round(width * scale)), max(side, _round(height * scale))))
 
 
 def fit(image: Size, settings: PrepareSettings) -> Fit:
-    """The size that the settings give an image."""
+    """The size of an image by the settings."""
     side = settings.resolution
     rules = bucket_rules(settings)
     if rules is None:
@@ -64,7 +64,7 @@ def fit(image: Size, settings: PrepareSettings) -> Fit:
     low, high = bucket_sides(settings)
     chosen = fit_to_bucket(image, (side, side), low, high, rules.step, rules.no_upscale)
     if settings.shape == "auto" and chosen.target[0] == chosen.target[1] and not rules.no_upscale:
-        return fit_to_square(image, side)  # of the resolution itself, which need not be a multiple of the step
+        return fit_to_square(image, side)  # of the exact resolution, which need not be a multiple of the step
     return chosen
 
 

@@ -1,9 +1,9 @@
-"""Whether two images that look alike are one image, saved twice: compared at the size of the smaller one.
+"""Whether two similar images are the same image, saved twice. They are compared at the size of the smaller one.
 
-Saving again and resizing change every edge a little; another expression changes one place a lot. So the largest difference is measured
-against those of the other edges. On drawn portraits, whole figures and abstract drawings the ratio is below 3.3 for JPEG (quality 30 to
-85), WebP and resizing to between 0.4 and 1.75; for another mouth or other eyes of a figure 384 pixels high it was above 3.7 in 15 of 16
-cases, most above 8 (the last one differs by 12 of 255 at most).
+Saving again and resizing change every edge a little; another expression changes one place a lot. So the largest difference is compared
+with the 99th percentile of all differences. On drawn portraits, whole figures and abstract drawings the ratio is below 3.3 for JPEG
+(quality 30 to 85), WebP and resizing to between 0.4 and 1.75. For another mouth or other eyes of a figure 384 pixels high it is above 3.7
+in 15 of 16 cases, above 8 in most (in the last case the images differ by 12 of 255 at most).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 _RATIO, _LARGEST, _COLOUR = 3.5, 90.0, 12.0  # the last two are 8-bit values
-_ALLOWANCE = 4.0  # 8-bit values of difference that say nothing
+_ALLOWANCE = 4.0  # 8-bit values of difference that have no meaning
 _LONGEST = 384  # pixels
-_COARSER = 8  # JPEG keeps colours coarsely: they are compared so much smaller
-_SHAPE = 0.01
+_COARSER = 8  # colours are compared at an eighth of the size, because JPEG stores them coarsely
+_SHAPE = 0.01  # by which the aspect ratios may differ
 
 
 def is_same_image(a: Image.Image, b: Image.Image) -> bool:

@@ -1,4 +1,4 @@
-"""Any image file to 8-bit sRGB and an optional alpha channel, the right way up."""
+"""Decode any image file to 8-bit sRGB and an optional alpha channel, turned the right way up."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TURNS = {
 
 
 class Rejected(Exception):
-    """A picture that cannot be used; ``reason`` is a short stable word, the message says why."""
+    """An image that cannot be used. ``reason`` is a short word that programs may rely on, the message explains it."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class Rejected(Exception):
 
 @dataclass
 class DecodedImage:
-    """``rgb`` is mode RGB; ``alpha`` mode L or None when every pixel is opaque; ``steps`` says what was done."""
+    """``rgb``: mode RGB. ``alpha``: mode L, None when every pixel is opaque. ``steps``: what was done, for the manifest."""
 
     rgb: Image.Image
     alpha: Image.Image | None
@@ -46,7 +46,7 @@ class DecodedImage:
 
 
 def open_image(data: bytes, max_megapixels: float) -> Image.Image:
-    """Open without decoding the pixels. Raises Rejected for what is no image, and for decompression bombs."""
+    """Open an image without decoding its pixels. Raises Rejected for other files and for decompression bombs."""
     try:
         image = identify(data)
     except UnidentifiedImageError:
@@ -81,12 +81,12 @@ def decode(image: Image.Image) -> DecodedImage:
     except Rejected:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, EOFError, struct.error, ...
-        raise Rejected("truncated", f"the picture is cut off or damaged: {error or type(error).__name__}") from None
+        raise Rejected("truncated", f"the image is cut off or damaged: {error or type(error).__name__}") from None
     return DecodedImage(rgb, alpha, name, steps)
 
 
 def _turned(image: Image.Image, steps: list[str]) -> Image.Image:
-    """The right way up. A broken EXIF block says nothing about the pixels: such a picture stays as it is."""
+    """The image turned by its EXIF orientation; unchanged when the EXIF data is damaged, which does not affect the pixels."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # the parser raises SyntaxError, struct.error, ValueError, ...
@@ -99,7 +99,7 @@ def _turned(image: Image.Image, steps: list[str]) -> Image.Image:
 
 
 def _split(image: Image.Image, file_format: str, steps: list[str]) -> tuple[Image.Image, Image.Image | None]:
-    """To RGB, with the alpha channel apart."""
+    """(image in RGB, alpha channel)."""
     profile = image.info.get("icc_profile")
     if image.mode in ("RGBa", "La"):
         image = image.convert({"RGBa": "RGBA", "La": "LA"}[image.mode])
@@ -135,7 +135,7 @@ def _split(image: Image.Image, file_format: str, steps: list[str]) -> tuple[Imag
 
 
 def _deep_to_8_bit(image: Image.Image, *, sixteen_bit: bool) -> Image.Image:
-    """16-bit, 32-bit and float grey to 8 bit. Pillow's own conversion clips at 255 instead of scaling."""
+    """16-bit, 32-bit and float grey scaled to 8 bit; Pillow's own conversion clips at 255."""
     values = np.asarray(image, dtype=np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     top = float(values.max(initial=0.0))
@@ -152,11 +152,11 @@ def _deep_to_8_bit(image: Image.Image, *, sixteen_bit: bool) -> Image.Image:
     return Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
 
 
-_transforms = threading.local()  # an lcms transform keeps a pixel cache: one set for each thread
+_transforms = threading.local()  # one set for each thread, because an lcms transform has a pixel cache
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """The image in sRGB; the image itself when it is already; None when the profile cannot be used."""
+    """The image in sRGB; the same object when it is sRGB already; None when the profile cannot be used."""
     cache: dict[tuple[bytes, str], ImageCms.ImageCmsTransform | bool | None] = _transforms.__dict__.setdefault("cache", {})
     key = (profile, image.mode)
     if key not in cache:
@@ -175,7 +175,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
 
 
 def _make_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | bool | None:
-    """True: already sRGB. None: damaged, or made for another kind of image."""
+    """True: already sRGB. None: the profile is damaged, or for another kind of image."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if mode == "RGB" and "srgb" in ImageCms.getProfileDescription(source).lower():
@@ -188,7 +188,7 @@ def _make_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | b
 _SIGNS = (
     (b"<!DOCTYPE", "a web page"), (b"<html", "a web page"), (b"<?xml", "an XML or SVG file"), (b"<svg", "an SVG file"),
     (b"%PDF", "a PDF file"), (b"PK\x03\x04", "a zip archive"), (b"Rar!", "a RAR archive"), (b"8BPS", "a Photoshop file"),
-    (b"\x1aE\xdf\xa3", "a video"), (b"{", "a JSON file"), (b"version https://git-lfs", "a Git LFS pointer, not the picture itself"),
+    (b"\x1aE\xdf\xa3", "a video"), (b"{", "a JSON file"), (b"version https://git-lfs", "a Git LFS pointer, not the image itself"),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A face detector of the user's own: YOLO models as dghs-imgutils exports them to ONNX (``deepghs/anime_face_detection``,
+"""A face detector of the user: YOLO models as dghs-imgutils exports them to ONNX (``deepghs/anime_face_detection``,
 ``deepghs/anime_head_detection``) and Ultralytics does.
 
 Input: NCHW RGB from 0 to 1, sides multiples of 32. Output: (1, 4 + classes, anchors) with centre x, centre y, width, height in input
@@ -21,12 +21,12 @@ from .head_finder import Head
 SIDE = 640
 THRESHOLD = 0.35
 OVERLAP = 0.5
-# a detector named "head" gives heads; one for faces gives the face alone, and the hair around it must be added
+# a detector with "head" in its name finds heads; others find faces, to which the hair is added
 HAIR = (0.35, 0.55, 0.35, 0.12)  # left, top, right, bottom as parts of the face's width and height
 
 
 def detect(image: Image.Image, model: Path) -> list[Head]:
-    """Heads in an RGB picture, surest first. Raises UserError when the model cannot be used."""
+    """Heads in an RGB image, most confident first. Raises UserError when the model cannot be used."""
     session = _session(str(model))
     entry = session.get_inputs()[0]
     width, height = _input_size(entry.shape, image.size)
@@ -42,7 +42,7 @@ def detect(image: Image.Image, model: Path) -> list[Head]:
         raise UserError(f"The face model {model.name} cannot be run: {cause}", "Download it again.", kind="face model") from error
     if output.ndim != 3 or output.shape[0] != 1 or output.shape[1] < 5:
         raise UserError(
-            f"{model.name} is no YOLO detector: its output is {list(output.shape)}, expected [1, 4 + classes, anchors].",
+            f"{model.name} is not a YOLO detector: its output is {list(output.shape)}, expected [1, 4 + classes, anchors].",
             "Use model.onnx of an anime face or head detection model of dghs-imgutils.",
             kind="face model",
         )
@@ -52,7 +52,7 @@ def detect(image: Image.Image, model: Path) -> list[Head]:
 
 
 def _boxes(output: npt.NDArray[np.float32]) -> list[tuple[float, float, float, float, float]]:
-    """Boxes over the threshold without those that overlap a surer one."""
+    """Boxes over the threshold that do not overlap a more confident one."""
     scores = output[4:].max(axis=0)
     kept: list[tuple[float, float, float, float, float]] = []
     for index in np.argsort(-scores, kind="stable"):
@@ -81,7 +81,7 @@ def _grown(box: tuple[float, float, float, float], is_head: bool) -> tuple[float
 
 
 def _input_size(shape: list[Any], image: tuple[int, int]) -> tuple[int, int]:
-    """(width, height): the model's own, or the picture's shape within SIDE in multiples of 32."""
+    """(width, height) of the model's input: fixed by the model, or the shape of the image within SIDE, in multiples of 32."""
     if len(shape) == 4 and isinstance(shape[2], int) and isinstance(shape[3], int):
         return shape[3], shape[2]
     scale = SIDE / max(image)
@@ -89,7 +89,7 @@ def _input_size(shape: list[Any], image: tuple[int, int]) -> tuple[int, int]:
 
 
 def require_face_model(model: str) -> None:
-    """Raises UserError when there is no such file."""
+    """Raises UserError when the file does not exist."""
     if not Path(model).is_file():
         raise UserError(f"The face model {model} does not exist.", "Give the .onnx file of a face or head detector.", kind="face model")
 

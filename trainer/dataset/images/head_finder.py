@@ -1,7 +1,7 @@
-"""Finds the heads of drawn characters: gradients and colours in a window, weighed by a small network, at every place and size.
+"""Find the heads of drawn characters: a small network scores gradients and colours in a window, at every place and size.
 
-The idea is Dalal and Triggs' (histograms of oriented gradients in a sliding window, CVPR 2005), with a hidden layer in place of their
-linear weights. ``head_finder.npz`` was trained by ``benchmarks/prepare_head_finder.py``, which also measures it.
+The idea is Dalal and Triggs' (histograms of oriented gradients in a sliding window, CVPR 2005), with a hidden layer instead of their
+linear weights. ``benchmarks/prepare_head_finder.py`` trained and measured ``head_finder.npz``.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ CELL = 4  # pixels
 WINDOW = 12  # cells
 BINS = 9  # of 180 degrees
 CHANNELS = BINS + 3
-# the window's side is 3.4 times half the face's width; where the head (hair included) lies in it, as parts of its side
+# the side of the window is 3.4 times half the width of the face; the head with its hair in the window, as shares of its side
 HEAD = (0.5 - 0.41, 0.5 - 0.47, 0.5 + 0.41, 0.5 + 0.42)
 _SCALE = 2 ** (1 / 4)
-_LONGEST = 224  # pixels of the analysed picture's longer side
-_SMALLEST = 1 / 7  # heads smaller than this part of the shorter side are not looked for
+_LONGEST = 224  # pixels of the longer side of the analysed image
+_SMALLEST = 1 / 7  # of the shorter side: smaller heads are not searched
 _WEIGHTS = Path(__file__).with_name("head_finder.npz")
 
 
 @dataclass(frozen=True)
 class Head:
-    """A head's box (left, top, right, bottom) in the picture's pixels; ``confidence`` from 0 to 1."""
+    """A head's box (left, top, right, bottom) in pixels of the image; ``confidence`` from 0 to 1."""
 
     box: tuple[float, float, float, float]
     confidence: float
@@ -81,7 +81,7 @@ class Network:
 
     def scores(self, features: Array) -> Array:
         """(rows - WINDOW + 1, columns - WINDOW + 1) log-odds that a head fills the window at each cell."""
-        view: Any = np.lib.stride_tricks.sliding_window_view  # of several axes, which the types of numpy 2.2 do not know
+        view: Any = np.lib.stride_tricks.sliding_window_view  # numpy 2.2 has no types for several axes
         windows = view(features, (WINDOW, WINDOW), axis=(0, 1))
         rows, columns = windows.shape[:2]
         flat = windows.transpose(0, 1, 3, 4, 2).reshape(rows * columns, -1)
@@ -99,10 +99,10 @@ def network() -> Network:
 
 
 def pyramid(image: Image.Image) -> list[tuple[Image.Image, float]]:
-    """The picture at falling sizes, each with its scale (pixels of it for a pixel of the original)."""
+    """The image at decreasing sizes, each with its scale relative to the original."""
     levels = []
     window = WINDOW * CELL
-    # from the size at which the smallest head fills a window to the one at which the window covers the picture
+    # from the size at which the smallest head fills a window to the one at which the window covers the image
     scale = min(_LONGEST / max(image.size), window / (_SMALLEST * min(image.size)))
     while min(image.size) * scale >= window * 0.75:
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -112,7 +112,7 @@ def pyramid(image: Image.Image) -> list[tuple[Image.Image, float]]:
 
 
 def find_heads(image: Image.Image, weights: Network | None = None, *, threshold: float = 0.5) -> list[Head]:
-    """Heads in an RGB picture with a confidence of at least ``threshold``, surest first."""
+    """Heads in an RGB image with a confidence of at least ``threshold``, most confident first."""
     weights = weights or network()
     pad = WINDOW * CELL // 4  # heads may touch the edge
     found: list[tuple[float, float, float, float]] = []  # score, x, y, side

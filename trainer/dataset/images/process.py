@@ -1,4 +1,4 @@
-"""One picture from its source bytes to the PNG in the dataset. Nothing here knows about other pictures."""
+"""Make the PNG of the dataset from the bytes of one source image, independently of all other images."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .signature import compute_signature
 from .source_masks import UnusableMask, load_mask
 from .unusable import reject_unusable
 
-# raise when the same source and settings give other pixels than before: cached results are then made again
+# increase it when the same source and settings give other pixels than before, so that cached results are made again
 PIPELINE_VERSION = 1
-PNG_LEVEL = 6  # zlib's default; determines the bytes, not the pixels
+PNG_LEVEL = 6  # zlib's default; it affects the bytes, not the pixels
 
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -42,11 +42,11 @@ Upscaler = Callable[[Image.Image], Image.Image]
 
 @dataclass(frozen=True)
 class ProcessedImage:
-    """What is known about a source after it was opened; one line of the journal. ``file`` is empty when it was rejected."""
+    """The result for one source, and one line of the journal. ``file`` is empty and ``reason`` set for a rejected source."""
 
     key: str
     source_sha256: str
-    reason: str = ""  # of a rejection
+    reason: str = ""
     message: str = ""
     format: str = ""
     original: Size = (0, 0)
@@ -73,7 +73,7 @@ class ProcessedImage:
 
 
 def processing_key(source_sha256: str, settings: PrepareSettings, is_regularisation: bool, source_mask: bytes = b"") -> str:
-    """Content address of a result: the bytes of source and mask, and every setting that changes pixels or the decision to keep them."""
+    """Hash of everything that determines a result: source, mask, and the settings that affect pixels or rejection."""
     relevant = settings.model_dump(
         mode="json",
         include={"resolution", "crop", "resample", "alpha", "background", "upscaler", "face_model", "buckets"},
@@ -103,22 +103,22 @@ def process_image(
     upscaler: Upscaler | None,
     source_mask: bytes | str | None = None,
 ) -> ProcessedImage:
-    """Decode, check, crop, resize and write ``target`` (and ``mask``). ``data``: the file's bytes, or a picture of an IMAGE batch.
+    """Decode, check, crop, resize and write ``target`` (and ``mask``). ``data``: the bytes of a file, or an image of an IMAGE batch.
 
-    ``source_mask``: the bytes of a mask that lies beside the source, or why it cannot be read.
-    A picture that cannot be used is a result, too: its ``reason`` is set.
+    ``source_mask``: the bytes of a mask beside the source, or a text that says why it cannot be read.
+    An image that cannot be used gives a result with a ``reason``. Raises UserError when a file cannot be written.
     """
     found: dict[str, Any] = {"key": key, "source_sha256": source_sha256}
     try:
         image = open_image(data, settings.clean.max_megapixels) if isinstance(data, bytes) else data
         found["format"] = image.format or "IMAGE"
-        picture = decode(image)
-        found["original"] = picture.rgb.size
-        if min(picture.rgb.size) < settings.clean.min_side:
-            raise Rejected("too small", f"{_size(picture.rgb.size)} is smaller than {settings.clean.min_side} pixels")
-        found["signature"] = compute_signature(flattened(picture, settings))
-        reject_unusable(picture, settings)
-        result = _finish(picture, _mask(picture, source_mask, settings), settings, upscaler)
+        decoded = decode(image)
+        found["original"] = decoded.rgb.size
+        if min(decoded.rgb.size) < settings.clean.min_side:
+            raise Rejected("too small", f"{_size(decoded.rgb.size)} is smaller than {settings.clean.min_side} pixels")
+        found["signature"] = compute_signature(flattened(decoded, settings))
+        reject_unusable(decoded, settings)
+        result = _finish(decoded, _mask(decoded, source_mask, settings), settings, upscaler)
     except Rejected as rejection:
         return ProcessedImage(**found, reason=rejection.reason, message=str(rejection))
     except MemoryError:
@@ -129,10 +129,10 @@ def process_image(
         write_atomic(target, png)
         if mask_png:
             write_atomic(mask, mask_png)
-    except OSError as error:  # a full disk ends the run: every further picture would fail, too
+    except OSError as error:  # such as a full disk, with which all further images would fail, too
         raise UserError(
             f"{target} cannot be written: {error.strerror or error}.",
-            "Make room, or choose another output folder; what is done is kept.",
+            "Make room, or choose another output folder. Finished images are kept.",
             kind="dataset",
         ) from error
     return ProcessedImage(
@@ -149,9 +149,9 @@ def process_image(
     )
 
 
-def flattened(picture: DecodedImage, settings: PrepareSettings) -> Image.Image:
-    """What is to be seen of a picture, which is what is trained: pixels behind full transparency are not part of it."""
-    return picture.rgb if picture.alpha is None else _on_background(picture.rgb, picture.alpha, settings.background)
+def flattened(decoded: DecodedImage, settings: PrepareSettings) -> Image.Image:
+    """The visible image, on its background; fully transparent pixels are not part of it."""
+    return decoded.rgb if decoded.alpha is None else _on_background(decoded.rgb, decoded.alpha, settings.background)
 
 
 @dataclass(frozen=True)
@@ -163,26 +163,26 @@ class _Result:
     steps: list[str]
 
 
-def _mask(picture: DecodedImage, data: bytes | str | None, settings: PrepareSettings) -> Image.Image | None:
-    """The mask beside the source; one that cannot be used is named in the steps."""
+def _mask(decoded: DecodedImage, data: bytes | str | None, settings: PrepareSettings) -> Image.Image | None:
+    """The mask beside the source; None without one that can be used, which is noted in the steps."""
     if data is None:
         return None
     try:
         if isinstance(data, str):
             raise UnusableMask(data)
-        mask = load_mask(data, picture.rgb.size, settings.clean.max_megapixels)
+        mask = load_mask(data, decoded.rgb.size, settings.clean.max_megapixels)
     except UnusableMask as problem:
-        picture.steps.append(f"{MASK_NOT_USED}: it {problem}")
+        decoded.steps.append(f"{MASK_NOT_USED}: it {problem}")
         return None
     if mask.getextrema()[1] == 0:
-        raise Rejected("mask", "its mask is all black, so that nothing of it would be trained")
-    picture.steps.append("mask of its own")
+        raise Rejected("mask", "its mask is all black: nothing of the image would be trained")
+    decoded.steps.append("mask of its own")
     return mask
 
 
-def _finish(picture: DecodedImage, mask: Image.Image | None, settings: PrepareSettings, upscaler: Upscaler | None) -> _Result:
-    steps = list(picture.steps)
-    image, alpha = picture.rgb, picture.alpha
+def _finish(decoded: DecodedImage, mask: Image.Image | None, settings: PrepareSettings, upscaler: Upscaler | None) -> _Result:
+    steps = list(decoded.steps)
+    image, alpha = decoded.rgb, decoded.alpha
     if alpha is not None:
         image = _on_background(image, alpha, settings.background)
         steps.append(f"alpha onto {settings.background}" + (" and kept as mask" if settings.alpha == "mask" else ""))
@@ -217,7 +217,7 @@ def _finish(picture: DecodedImage, mask: Image.Image | None, settings: PrepareSe
 def _padded(
     image: Image.Image, alpha: Image.Image | None, chosen: Fit, settings: PrepareSettings, resample: Image.Resampling, steps: list[str]
 ) -> _Result:
-    """No crop: the whole picture inside the target; the mask leaves the border out of the training."""
+    """The whole image inside the target, without a crop; a mask excludes the border from training."""
     width, height = chosen.target
     scale = min(width / image.width, height / image.height)
     inner = (max(1, min(width, round(image.width * scale))), max(1, min(height, round(image.height * scale))))
@@ -235,7 +235,7 @@ def _padded(
 
 
 def _offset(image: Image.Image, chosen: Fit, settings: PrepareSettings) -> tuple[int, int, str]:
-    """(left, top) of the target in the scaled picture, and how it was found."""
+    """(left, top, how it was chosen) of the target in the scaled image."""
     spare = (chosen.resized[0] - chosen.target[0], chosen.resized[1] - chosen.target[1])
     if settings.crop in ("centre", "none") or spare == (0, 0):
         return spare[0] // 2, spare[1] // 2, "centre"
@@ -249,7 +249,7 @@ def _offset(image: Image.Image, chosen: Fit, settings: PrepareSettings) -> tuple
 
 
 def _box_in_source(image: Size, chosen: Fit, left: int, top: int) -> tuple[float, float, float, float]:
-    """The target's rectangle in source pixels, so that one resize does both crop and scaling."""
+    """The rectangle of the target in source pixels, so that one resize both crops and scales."""
     x, y = image[0] / chosen.resized[0], image[1] / chosen.resized[1]
     right, bottom = (left + chosen.target[0]) * x, (top + chosen.target[1]) * y
     return left * x, top * y, min(right, float(image[0])), min(bottom, float(image[1]))
@@ -273,7 +273,7 @@ def _grows(image: Size, chosen: Fit) -> bool:
 
 
 def _png(image: Image.Image) -> bytes:
-    # a fresh image has no metadata: time stamps or profiles would make equal pictures differ
+    # without metadata: time stamps or profiles would make equal images differ
     clean = image.copy()
     clean.info = {}
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Loss masks that lie beside their images, named as other trainers name them: they are no images to be trained."""
+"""Loss masks beside their images, with the names that other trainers use; they are not trained as images."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from PIL import Image
 
 from .decode import EXTENSIONS, Rejected, decode, open_image
 
-# OneTrainer writes a-masklabel.png, and a-condlabel.png for what ControlNets are trained with; the others are what people and scripts use
+# OneTrainer writes a-masklabel.png, and a-condlabel.png for the training of ControlNets; people and scripts use the others
 _MASKS = ("-masklabel", "_masklabel", ".masklabel", "-mask", "_mask", ".mask")
 _CONDITIONS = ("-condlabel", "_condlabel")
-_ALWAYS = ("masklabel", "condlabel")  # in a name they mean nothing else
+_ALWAYS = ("masklabel", "condlabel")  # unambiguous even without an image of that name
 _FOLDERS = ("mask", "masks")
 _SHAPE = 0.02  # by which the aspect ratios of a mask and its image may differ
-_COLOUR = 12  # levels of 255 between the channels, on average: a mask is grey
+_COLOUR = 12  # 8-bit values by which the channels of a grey mask may differ on average
 
 
 @dataclass
 class SourceMasks:
-    """``of``: an image's mask; ``others``: mask files that are not used, with the reason; ``images``: what is left to be trained."""
+    """``of``: image -> mask. ``others``: mask files that are not used, with the reason. ``images``: all other images."""
 
     of: dict[Path, Path] = field(default_factory=dict)
     others: list[tuple[Path, str]] = field(default_factory=list)
@@ -30,16 +30,16 @@ class SourceMasks:
 
 
 def find_masks(files: Sequence[Path]) -> SourceMasks:
-    """Tell masks from images: ``a_mask.png`` is the mask of ``a.*`` in its folder, ``masks/a.png`` that of ``a.*`` in the folder above.
+    """Separate masks from images: ``a_mask.png`` is the mask of ``a.*`` in its folder, ``masks/a.png`` of ``a.*`` in the folder above.
 
-    Without such an image the name may be what is drawn (``fox_mask.png``), and it is an image.
+    Without such an image, ``fox_mask.png`` is an image, whose name says what is drawn.
     """
-    pictures = [path for path in files if path.suffix.lower() in EXTENSIONS]
+    candidates = [path for path in files if path.suffix.lower() in EXTENSIONS]
     by_stem: dict[tuple[Path, str], Path] = {}
-    for path in pictures:
+    for path in candidates:
         by_stem.setdefault((path.parent, path.stem.casefold()), path)
     found = SourceMasks()
-    for path in pictures:
+    for path in candidates:
         image, kind = _image_of(path, by_stem)
         if kind == "condition":
             found.others.append((path, "a conditioning image of another trainer: not trained"))
@@ -55,7 +55,7 @@ def find_masks(files: Sequence[Path]) -> SourceMasks:
 
 
 def _image_of(path: Path, by_stem: dict[tuple[Path, str], Path]) -> tuple[Path | None, str]:
-    """(the image that ``path`` is the mask of, "mask", "condition", or "" for an image of its own)."""
+    """(image that ``path`` is the mask of, or None; "mask", "condition", or "" for an image)."""
     stem = path.stem.casefold()
     for suffix in (*_MASKS, *_CONDITIONS):
         if not stem.endswith(suffix):
@@ -74,18 +74,18 @@ def _image_of(path: Path, by_stem: dict[tuple[Path, str], Path]) -> tuple[Path |
 
 
 class UnusableMask(Exception):
-    """A mask that cannot be laid over its image; the message says why and begins with a verb."""
+    """A mask that cannot be used for its image. The message says why and begins with a verb."""
 
 
 def load_mask(data: bytes, size: tuple[int, int], max_megapixels: float) -> Image.Image:
-    """The mask as mode L of ``size``, that of its image: 255 is trained, 0 is left out. Raises UnusableMask."""
+    """The mask in mode L and ``size``, which is that of its image: 255 is trained, 0 is not. Raises UnusableMask."""
     try:
-        picture = decode(open_image(data, max_megapixels))
+        decoded = decode(open_image(data, max_megapixels))
     except Rejected as rejection:
         raise UnusableMask(f"cannot be read: {rejection}") from rejection
-    mask = picture.rgb
-    if picture.alpha is not None and len(set(mask.resize((64, 64), Image.Resampling.BOX).getdata())) == 1:
-        mask = picture.alpha.convert("RGB")  # drawn in the alpha channel
+    mask = decoded.rgb
+    if decoded.alpha is not None and len(set(mask.resize((64, 64), Image.Resampling.BOX).getdata())) == 1:
+        mask = decoded.alpha.convert("RGB")  # the mask is in the alpha channel
     if abs(mask.width / mask.height / (size[0] / size[1]) - 1) > _SHAPE:
         raise UnusableMask(f"has another shape: {mask.width}x{mask.height}, its image {size[0]}x{size[1]}")
     small = np.asarray(mask.resize((64, 64), Image.Resampling.BOX), dtype=np.int16)

@@ -1,4 +1,4 @@
-"""Images from which nothing can be learnt: they are left out by name."""
+"""Reject images from which nothing can be learned."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from PIL import Image, ImageColor
 from ..settings import PrepareSettings
 from .decode import DecodedImage, Rejected
 
-_ONE_COLOUR = 8  # levels of 255: what JPEG makes of one colour
+_ONE_COLOUR = 8  # 8-bit values by which JPEG changes a single colour
 
 
-def reject_unusable(picture: DecodedImage, settings: PrepareSettings) -> None:
-    """Raise Rejected for an image of one colour, one that nothing is seen of on the background, and a strip."""
-    width, height = picture.rgb.size
+def reject_unusable(decoded: DecodedImage, settings: PrepareSettings) -> None:
+    """Raise Rejected for an image of one colour, an image that is invisible on the background, and a strip."""
+    width, height = decoded.rgb.size
     aspect = max(width / height, height / width)
     if aspect > settings.clean.max_aspect:
         raise Rejected(
             "strip", f"{width}x{height} is {aspect:.0f} times as long as wide, more than {settings.clean.max_aspect:g}: cut it into parts"
         )
-    if picture.alpha is None:
-        if _is_one_colour(picture.rgb):
+    if decoded.alpha is None:
+        if _is_one_colour(decoded.rgb):
             raise Rejected("blank", "it has only one colour")
         return
-    if picture.alpha.getextrema()[1] == 0:
+    if decoded.alpha.getextrema()[1] == 0:
         raise Rejected("blank", "it is fully transparent")
-    shown = Image.new("RGB", picture.rgb.size, ImageColor.getrgb(settings.background)[:3])
-    shown.paste(picture.rgb, mask=picture.alpha)
-    if _is_one_colour(shown):
-        raise Rejected("blank", f"nothing of it is seen on the background {settings.background}: choose another background")
+    flat = Image.new("RGB", decoded.rgb.size, ImageColor.getrgb(settings.background)[:3])
+    flat.paste(decoded.rgb, mask=decoded.alpha)
+    if _is_one_colour(flat):
+        raise Rejected("blank", f"it is invisible on the background {settings.background}: choose another background")
 
 
 def _is_one_colour(image: Image.Image) -> bool:

@@ -1,4 +1,4 @@
-"""Unpacking a zip or tar archive of pictures without trusting it."""
+"""Unpack a zip or tar archive of images without trusting it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 1 << 30
 MAX_TOTAL_BYTES = 500 << 30
 KEEP_FREE_BYTES = 1 << 30
-_MOST_NAMED = 10_000  # members that are not read
+_MAX_OTHERS = 10_000  # names of members that are not read
 _TEXT = {".json", ".jsonl", ".csv", ".toml"} | LOOKS_LIKE_CAPTIONS | DATA
-_FOLDS_CASE = sys.platform in ("win32", "darwin")  # A.png and a.png are one file there
+_FOLDS_CASE = sys.platform in ("win32", "darwin")  # where A.png and a.png are the same file
 _SUFFIXES = (".zip", ".cbz", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
 @dataclass
 class UnpackedArchive:
-    """Where the members lie, which were refused: (name, reason, message), and ``others``: those that are neither image nor caption."""
+    """``rejected``: (name, reason, message) of members. ``others``: names of members that are neither images nor captions."""
 
     folder: Path
     rejected: list[tuple[str, str, str]] = field(default_factory=list)
@@ -39,16 +39,16 @@ class UnpackedArchive:
 
 
 def is_archive(path: Path) -> bool:
-    """By name, or by content when the name says nothing."""
+    """Whether ``path`` is an archive, by its name or its content."""
     if path.suffix.lower() in EXTENSIONS:
         return False
     return path.name.lower().endswith(_SUFFIXES) or _is_zip(path) or tar.is_tar(path)
 
 
 def unpack(path: Path, folder: Path, *, captions: Sequence[str] = (), should_stop: Callable[[], bool] | None = None) -> UnpackedArchive:
-    """Unpack pictures and captions below ``folder``, which is emptied first. ``captions``: extensions of captions beside the usual ones.
+    """Unpack images and captions below ``folder``, which is emptied first. ``captions``: further extensions of caption files.
 
-    Only regular files with names that stay inside are written; sizes are counted while writing, because headers lie.
+    Only regular files whose names stay inside ``folder`` are written. Sizes are counted while writing, because headers may be wrong.
     Raises UserError when the archive as a whole cannot be used, and Cancelled when ``should_stop`` returned True.
     """
 
@@ -57,7 +57,7 @@ def unpack(path: Path, folder: Path, *, captions: Sequence[str] = (), should_sto
             raise Cancelled("Unpacking the archive was stopped.")
 
     shutil.rmtree(folder, ignore_errors=True)
-    # the archive's own name keeps its meaning: 10_trigger class.zip
+    # the name of the archive has a meaning, such as 10_trigger class.zip
     root = folder / safe_name(path.name.split(".")[0] or path.stem)
     root.mkdir(parents=True)
     result = UnpackedArchive(root)
@@ -69,42 +69,37 @@ def unpack(path: Path, folder: Path, *, captions: Sequence[str] = (), should_sto
             if number >= MAX_MEMBERS:
                 raise UserError(f"{path.name} has more than {MAX_MEMBERS} members.", "Split it.", kind="dataset")
             target = None if problem else names.target(name)
-            if problem or target is None:
-                result.rejected.append((name, "unsafe path" if not problem else "unreadable", problem or "its path leaves the archive"))
+            if stream is None or target is None:
+                reason = "unreadable" if problem else "unsafe path"
+                result.rejected.append((name, reason, problem or "its path leads out of the archive"))
                 continue
-            assert stream is not None
             try:
-                with stream:
-                    written = _copy(stream, target, min(MAX_MEMBER_BYTES, budget), check)
+                budget -= _write(stream, target, min(MAX_MEMBER_BYTES, budget), check)
             except _Damaged as error:
-                target.unlink(missing_ok=True)
                 result.rejected.append((name, "unreadable", f"damaged in the archive: {error}"))
-                continue
-            if written < 0:
-                target.unlink(missing_ok=True)
+            except _TooLarge:
                 if budget <= MAX_MEMBER_BYTES:
                     raise UserError(
-                        f"{path.name} unpacks to more than the {budget >> 20} MB that are free.", "Make room, or unpack it elsewhere.",
+                        f"{path.name} unpacks to more than the {budget >> 20} MB that are free.",
+                        "Make room on the disk, or unpack it elsewhere.",
                         kind="dataset",
-                    )  # fmt: skip
+                    ) from None
                 result.rejected.append((name, "bomb", f"unpacks to more than {MAX_MEMBER_BYTES >> 20} MB"))
-                continue
-            budget -= written
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"The archive {path} is damaged: {error}.", "Download or pack it again.", kind="dataset") from error
     return result
 
 
 def _members(path: Path, wanted: Set[str], check: Callable[[], None], others: list[str]) -> Iterator[tuple[str, IO[bytes] | None, str]]:
-    """(name, open stream, problem) of the members that matter; the names of the ``others`` that are not hidden."""
+    """(name, open stream, problem) of members in ``wanted``; adds the names of others that are not hidden to ``others``."""
     if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 check()
-                if info.is_dir() or not _matters(info.filename, wanted, others):
+                if info.is_dir() or not _is_wanted(info.filename, wanted, others):
                     continue
                 if info.flag_bits & 1:
-                    raise UserError(f"{path.name} is protected by a password.", "Unpack it and give the folder.", kind="dataset")
+                    raise UserError(f"{path.name} is protected by a password.", "Unpack it and use the folder.", kind="dataset")
                 if (info.external_attr >> 28) == 0xA:
                     yield info.filename, None, "a link, not a file"
                     continue
@@ -116,22 +111,22 @@ def _members(path: Path, wanted: Set[str], check: Callable[[], None], others: li
                     yield info.filename, stream, ""
         return
     for member, content in tar.members(path, check):
-        if not member.isdir() and _matters(member.name, wanted, others):
+        if not member.isdir() and _is_wanted(member.name, wanted, others):
             yield member.name, content, "" if content is not None else "a link or device, not a file"
 
 
 def _is_zip(path: Path) -> bool:
-    """A tar archive whose last member is a zip archive ends like one, too."""
+    """Whether it is a zip archive, not a tar archive whose last member is one, which ends in the same way."""
     return zipfile.is_zipfile(path) and not tar.is_tar(path)
 
 
-def _matters(name: str, wanted: Set[str], others: list[str]) -> bool:
+def _is_wanted(name: str, wanted: Set[str], others: list[str]) -> bool:
     parts = _parts(name)
     if not parts or any(is_ignored(part) for part in parts if part != ".."):
         return False
     if PurePosixPath(parts[-1]).suffix.lower() in wanted:
         return True
-    if len(others) < _MOST_NAMED:
+    if len(others) < _MAX_OTHERS:
         others.append(replace_surrogates(name))
     return False
 
@@ -141,7 +136,7 @@ def _parts(name: str) -> list[str]:
 
 
 class _Names:
-    """Where members go. Two names that become the same when they are cleaned get numbers: a picture and its text the same one."""
+    """Paths for members. Names that become equal when they are made safe get numbers; an image and its caption get the same one."""
 
     def __init__(self, root: Path, wanted: Set[str]) -> None:
         self._root = root
@@ -150,7 +145,7 @@ class _Names:
         self._taken: set[tuple[Path, str]] = set()
 
     def target(self, name: str) -> Path | None:
-        """The member's path: None when its name would leave the archive."""
+        """The path of a member; None when its name leads out of the archive."""
         parts = _parts(name)
         if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\x00" in name:
             return None
@@ -173,7 +168,7 @@ class _Names:
 
 
 def _split(name: str, wanted: Set[str]) -> tuple[str, str]:
-    """The stem and the extensions that matter: ``a.png.txt`` is the text of ``a.png``."""
+    """(stem, extensions in ``wanted``): ``a.png.txt`` is the caption of ``a.png``."""
     stem, suffix = name, ""
     while (last := PurePosixPath(stem).suffix) and last.lower() in wanted:
         stem, suffix = stem.removesuffix(last), last + suffix
@@ -185,11 +180,27 @@ def _folded(name: str) -> str:
 
 
 class _Damaged(Exception):
-    """A member's content cannot be read."""
+    """The content of a member cannot be read."""
+
+
+class _TooLarge(Exception):
+    """A member has more bytes than it may have."""
+
+
+def _write(stream: IO[bytes], target: Path, limit: int, check: Callable[[], None]) -> int:
+    """Write a member and return its number of bytes.
+
+    Raises _Damaged and _TooLarge, after which ``target`` does not exist, and UserError when it cannot be written.
+    """
+    try:
+        with stream:
+            return _copy(stream, target, limit, check)
+    except (_Damaged, _TooLarge):
+        target.unlink(missing_ok=True)
+        raise
 
 
 def _copy(stream: IO[bytes], target: Path, limit: int, check: Callable[[], None]) -> int:
-    """Bytes written, or -1 when there are more than ``limit``. Raises _Damaged; UserError when ``target`` cannot be written."""
     written = 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -198,12 +209,12 @@ def _copy(stream: IO[bytes], target: Path, limit: int, check: Callable[[], None]
                 check()
                 written += len(chunk)
                 if written > limit:
-                    return -1
+                    raise _TooLarge
                 file.write(chunk)
     except OSError as error:
         raise UserError(
             f"{target} cannot be written while the archive is unpacked: {error.strerror or error}.",
-            "Make room, or choose another output folder.",
+            "Make room on the disk, or choose another output folder.",
             kind="dataset",
         ) from error
     return written

@@ -1,4 +1,4 @@
-"""Finding pictures and their captions in a folder as people have it, or in an IMAGE batch."""
+"""Find images with captions, repeats and masks in a folder, or in an IMAGE batch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from ...core.counting import plural
 from ...core.errors import UserError
 from ..captions.sidecars import LOOKS_LIKE_CAPTIONS, CaptionIndex, belongs_to
 from ..images.decode import EXTENSIONS
@@ -20,17 +21,17 @@ from .surrogates import replace_surrogates
 from .walk import walk
 
 MAX_FILE_BYTES = 1 << 30
-MANY_REPEATS = 200  # more is a year or a number of pictures rather than a choice
+MANY_REPEATS = 200  # more is probably a year or a number of images
 
 _KOHYA_FOLDER = re.compile(r"^(\d{1,5})_(.+)$")
-# beside the captions: what other programs leave beside images, and nobody takes for one
+# files beside images that users do not expect to be read
 _NOTES = {"readme", "license", "licence", "copying", "notes"}
 _NO_IMAGES = {".json", ".jsonl", ".csv", ".toml", ".yaml", ".yml", ".npz", ".safetensors", ".db", ".ini", ".log", ".html", ".py", ".url"}
 
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One picture of an IMAGE batch. ``caption`` None: the instance prompt is used."""
+    """One image of an IMAGE batch. Without a ``caption``, the instance prompt is used."""
 
     image: Image.Image
     name: str
@@ -39,7 +40,7 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class Entry:
-    """One source picture before it is opened. ``name`` is its path below the source, with forward slashes."""
+    """One source image before it is opened. ``name``: its path below the source, with forward slashes."""
 
     name: str
     path: Path | None = None
@@ -49,19 +50,19 @@ class Entry:
     repeats: int = 1
     instance: str = ""  # "trigger class" of a kohya folder
     is_regularisation: bool = False
-    mask: Path | None = None  # that lies beside it
+    mask: Path | None = None  # beside the image
 
 
 @dataclass
 class SourceListing:
-    """What a source holds."""
+    """The images of a source."""
 
     entries: list[Entry]
     warnings: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str, str]] = field(default_factory=list)  # name, reason, message
 
     def cleaned(self) -> SourceListing:
-        """The same with every text as UTF-8 can hold it; the paths stay as the system gave them."""
+        """The same with ``replace_surrogates`` applied to all texts; the paths stay unchanged."""
         entries = [
             replace(
                 entry, name=replace_surrogates(entry.name), instance=replace_surrogates(entry.instance),
@@ -74,7 +75,7 @@ class SourceListing:
 
 
 def from_images(images: Sequence[SourceImage]) -> SourceListing:
-    """Entries of an IMAGE batch, with names made unique."""
+    """Entries of an IMAGE batch with unique names. Raises UserError for an empty batch."""
     if not images:
         raise UserError("The IMAGE batch is empty.", "Connect at least one image.", kind="dataset")
     seen: Counter[str] = Counter()
@@ -97,17 +98,16 @@ def from_folder(
     inside: Sequence[Path] = (),
     read_ours: bool = False,
 ) -> SourceListing:
-    """Every picture below ``root`` in natural order, with caption, kohya repeats and regularisation set.
+    """Every image below ``root`` in natural order, with captions, and with repeats and regularisation from the names of folders.
 
-    ``captions`` and ``lines`` say how captions are read (``CaptionIndex``). ``skip`` are folders that are not looked into (the dataset
-    itself when it lies inside its source). With ``inside``, a link is followed only to what lies below one of these. Datasets and
-    exports of this program below ``root`` are not read, and the warnings name them, unless ``read_ours``. Raises UserError when there
-    is no picture at all.
+    ``captions``, ``lines``: how captions are read (``CaptionIndex``). ``skip``: folders to leave out, such as the dataset itself when it
+    is inside its source. With ``inside``, a link is followed only to files below one of these folders. Datasets and exports of this
+    program below ``root`` are not read but named in a warning, unless ``read_ours``. Raises UserError when there is no image.
     """
     walked = walk(root, skip=skip, inside=inside, read_ours=read_ours)
     roots = [path.resolve() for path in inside]
-    out = {path for path in walked.files if roots and path.is_symlink() and not _leads_below(path, roots)}
-    files = [path for path in walked.files if path not in out]
+    outside = {path for path in walked.files if roots and path.is_symlink() and not _leads_below(path, roots)}
+    files = [path for path in walked.files if path not in outside]
     files, left_out = _without_zero_repeats(root, files)
     masks = find_masks(files)
     no_images = {*masks.of.values(), *(path for path, _ in masks.others)}
@@ -123,8 +123,8 @@ def from_folder(
     found.warnings += _many_repeats(root, entries)
     if walked.ours:
         names = ", ".join(path.relative_to(root).as_posix() for path in walked.ours[:5]) + (", …" if len(walked.ours) > 5 else "")
-        found.warnings.append(f"Not read, because AnimeLoRA wrote it: {names}. To use such a folder, give it as the source itself.")
-    rejected = [*walked.rejected, *((path, "unsafe path", "a link that leads out of the folders") for path in out)]
+        found.warnings.append(f"Not read, because AnimeLoRA wrote it: {names}. To use such a folder, choose it as the source.")
+    rejected = [*walked.rejected, *((path, "unsafe path", "a link that leads out of the allowed folders") for path in outside)]
     rejected += [(path, "mask", reason) for path, reason in masks.others]
     found.rejected += [(path.relative_to(root).as_posix(), reason, message) for path, reason, message in sorted(rejected)]
     return found
@@ -139,12 +139,12 @@ def _leads_below(path: Path, roots: Sequence[Path]) -> bool:
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts ``2.png`` before ``10.png``, the same on every system."""
+    """Sort key with ``2.png`` before ``10.png``, the same on every system."""
     return [(0, int(part), part) if part.isdigit() and part.isascii() else (1, 0, part) for part in re.split(r"(\d+)", text.casefold())]
 
 
 def kohya_folder(name: str) -> tuple[int, str] | None:
-    """(repeats, "trigger class") of a folder named ``10_trigger class``, else None. With 0 repeats its images are left out."""
+    """(repeats, "trigger class") of a folder named ``10_trigger class``, None for other names."""
     match = _KOHYA_FOLDER.match(name)
     return (int(match[1]), match[2].strip()) if match else None
 
@@ -152,7 +152,7 @@ def kohya_folder(name: str) -> tuple[int, str] | None:
 def _entry(root: Path, path: Path, index: CaptionIndex, mask: Path | None = None) -> Entry:
     relative = PurePosixPath(path.relative_to(root).as_posix())
     repeats, instance = 1, ""
-    # the innermost folder of kohya's form counts; the source may be such a folder itself
+    # the innermost folder with such a name counts, which may be the source itself
     for folder in [_name(root), *relative.parts[:-1]]:
         parsed = kohya_folder(folder)
         if parsed:
@@ -165,12 +165,12 @@ def _entry(root: Path, path: Path, index: CaptionIndex, mask: Path | None = None
 
 
 def _name(root: Path) -> str:
-    """The folder's name, also for ``.`` and ``..``; that of a link, not of what it leads to."""
+    """The name of the folder, also for ``.`` and ``..``; for a link the name of the link."""
     return Path(os.path.abspath(root)).name
 
 
 def _without_zero_repeats(root: Path, files: list[Path]) -> tuple[list[Path], list[str]]:
-    """``files`` without those in folders such as ``0_rest``, which kohya's trainer leaves out, and a sentence about each such folder."""
+    """(files that are not in folders such as ``0_rest``, which sd-scripts leaves out, too; a warning about each such folder)."""
     left_out: Counter[str] = Counter()
     kept = []
     for path in files:
@@ -181,14 +181,14 @@ def _without_zero_repeats(root: Path, files: list[Path]) -> tuple[list[Path], li
         elif path.suffix.lower() in EXTENSIONS:
             left_out[zero] += 1
     return kept, [
-        f"The folder {folder} is left out with its {count} image{'s' * (count > 1)}: its name says 0 repeats. "
+        f"The folder {folder} with {plural(count, 'image')} is left out, because its name means 0 repeats. "
         "Rename it if the number means something else."
         for folder, count in left_out.items()
     ]
 
 
 def _many_repeats(root: Path, entries: Sequence[Entry]) -> list[str]:
-    """A warning for names such as ``2023_summer art``, which have kohya's form by chance."""
+    """Warnings about names such as ``2023_summer art``, which look like repeats by chance."""
     folders = {
         folder: parsed[0]
         for parts in {PurePosixPath(entry.name).parts[:-1] for entry in entries if entry.repeats > MANY_REPEATS}
@@ -196,14 +196,14 @@ def _many_repeats(root: Path, entries: Sequence[Entry]) -> list[str]:
         if (parsed := kohya_folder(folder)) and parsed[0] > MANY_REPEATS
     }
     return [
-        f"The folder {folder} has the form of kohya's names: each of its pictures counts {repeats} times. "
+        f"The name of the folder {folder} means {repeats} repeats of each of its images, as for kohya's trainer. "
         "Rename it if the number means something else."
         for folder, repeats in folders.items()
     ]
 
 
 def _is_regularisation(root: Path, relative: PurePosixPath) -> bool:
-    """kohya's GUI keeps ``img/`` and ``reg/`` side by side; ours writes ``regularisation/``."""
+    """Whether the image is in ``reg/`` beside ``img/``, as in kohya's GUI, or in ``regularisation/``, as in our datasets."""
     top = relative.parts[0].lower() if len(relative.parts) > 1 else ""
     if top == "reg":
         return (root / "img").is_dir()
@@ -217,23 +217,23 @@ def _nothing_found(root: Path, files: list[Path], ours: Sequence[Path], left_out
     if ours:
         return UserError(
             f"No images found in {root}, apart from what AnimeLoRA wrote itself: {ours[0].relative_to(root).as_posix()}.",
-            "Choose the folder that holds your pictures; to use that folder again, give it as the source itself.",
+            "Choose the folder with your images. To use that folder again, choose it as the source.",
             kind="dataset",
         )
     if not files:
-        return UserError(f"The folder {root} is empty.", f"Put your pictures there ({kinds}).", kind="dataset")
+        return UserError(f"The folder {root} is empty.", f"Put your images there ({kinds}).", kind="dataset")
     counts = Counter(path.suffix.lower() or "(no extension)" for path in files)
     listing = ", ".join(f"{count} {suffix} file{'s' if count > 1 else ''}" for suffix, count in counts.most_common(5))
-    hint = "Choose the folder that holds the pictures, or convert them to PNG or JPEG first."
+    hint = "Choose the folder with the images, or convert them to PNG or JPEG first."
     if counts.keys() & {".zip", ".tar", ".cbz"}:
-        hint = "Give the archive itself as the source, or unpack it first."
+        hint = "Choose the archive itself as the source, or unpack it first."
     elif counts.keys() & {".heic", ".heif"}:
         hint = "HEIC photos must be converted: export them as JPEG or PNG."
     return UserError(f"No images found in {root}: looked for {kinds} in it and its sub-folders; found {listing}.", hint, kind="dataset")
 
 
 def unread_files_warning(names: Sequence[str], extensions: Sequence[str]) -> list[str]:
-    """A warning that lists what is there besides images and captions, by kind and with a name. ``extensions``: those of captions."""
+    """A warning that counts other files by kind, with an example. ``extensions``: those of caption files."""
     known = EXTENSIONS | _NO_IMAGES | LOOKS_LIKE_CAPTIONS | set(extensions)
     others = [name for name in names if (path := PurePosixPath(name)).suffix.lower() not in known and path.stem.lower() not in _NOTES]
     if not others:

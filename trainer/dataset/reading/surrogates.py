@@ -1,12 +1,12 @@
-"""Text from file names and metadata as everything else can write it."""
+"""Text that UTF-8 cannot encode, from file names and metadata."""
 
 from __future__ import annotations
 
 
 def replace_surrogates(text: str) -> str:
-    """``text`` as it is, unless UTF-8 cannot hold it: a name of another encoding gets � for what cannot be read.
+    """``text`` with � in place of lone surrogates, which UTF-8 cannot encode.
 
-    Python gives bytes of a file name that are not UTF-8 as lone surrogates, and JSON may hold such, too.
+    In Python, bytes of a file name that are not UTF-8 become lone surrogates; JSON may contain them, too.
     """
     try:
         text.encode("utf-8")

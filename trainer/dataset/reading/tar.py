@@ -1,7 +1,7 @@
-"""Reading a tar archive in one pass without trusting its headers.
+"""Read a tar archive in one pass without trusting its headers.
 
-The standard library reads a header of any length into memory: a pax header or a GNU long name of a gigabyte takes 5 MB in a compressed
-archive. It also takes a damaged header for the end of the archive, so that the files behind it would be missing without a word.
+The standard library reads headers of any length into memory: a pax header or a GNU long name of a gigabyte takes 5 MB in a compressed
+archive. It also treats a damaged header as the end of the archive, so that later files would be missing without an error.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-MAX_HEADER_BYTES = 1 << 20  # of one member: its pax headers, long names and map of a sparse file together
-_STEP = 1 << 20  # bytes that are skipped at a time
+MAX_HEADER_BYTES = 1 << 20  # of one member: its pax headers, long names and sparse map together
+_STEP = 1 << 20  # bytes to skip at a time
 
 
 def is_tar(path: Path) -> bool:
@@ -25,16 +25,16 @@ def is_tar(path: Path) -> bool:
 
 
 def members(path: Path, check: Callable[[], None]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """Every member with its content, which must be read before the next is asked for; None for links, devices and folders.
+    """Every member with its content, which must be read before the next member; None for links, devices and folders.
 
-    ``check`` is called often and may raise. Raises tarfile.TarError for an archive that is damaged.
+    ``check`` is called often and may raise an exception. Raises tarfile.TarError for a damaged archive.
     """
     with _Tar.open(path, "r|*", tarinfo=_Header) as archive:
         archive.limiter.check = check
         while (member := archive.next()) is not None:
             check()
             yield member, archive.extractfile(member) if member.isreg() else None
-            archive.members.clear()  # type: ignore[attr-defined]  # else two million of them stay in memory
+            archive.members.clear()  # type: ignore[attr-defined]  # otherwise millions of members stay in memory
 
 
 class _Header(tarfile.TarInfo):
@@ -63,14 +63,14 @@ class _Tar(tarfile.TarFile):
             member = super().next()
         finally:
             self.limiter.header_left = None
-        # an archive's global headers add up, and every later member gets a copy of them
+        # global headers of an archive accumulate, and every later member gets a copy of them
         if sum(len(key) + len(value) for key, value in self.pax_headers.items()) > MAX_HEADER_BYTES:
             raise _too_long()
         return member
 
 
 class _Limited:
-    """A stream that counts what is read of it as a header."""
+    """A stream that limits the bytes that are read as headers."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -86,7 +86,7 @@ class _Limited:
         return data
 
     def seek(self, position: int) -> int:
-        """Forward only; what is passed over is read."""
+        """Seek forward by reading. Raises tarfile.StreamError for a seek backward."""
         while (left := position - self.tell()) > 0:
             self.check()
             if not self._stream.read(min(left, _STEP)):

@@ -1,4 +1,4 @@
-"""All files below a folder, and what was not looked into: nothing is left out silently but hidden files."""
+"""All files below a folder. Only hidden files are left out silently."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _LARGEST_HEADER = 256 << 20  # bytes
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a folder or file of this name is not looked at: hidden (but waifuc's ``.NAME_meta.json``), or a system's own."""
+    """Whether a folder or file of this name is skipped: hidden files, except waifuc's ``.NAME_meta.json``, and system folders."""
     hidden = name.startswith(".") and (name.startswith("._") or not name.endswith("_meta.json"))
     return hidden or name.lower() in _SKIP_FOLDERS
 
 
 @dataclass
 class WalkResult:
-    """``ours``: folders below the root that this program wrote; ``rejected``: what cannot be looked into (path, reason, message)."""
+    """``ours``: folders below the root that this program wrote. ``rejected``: folders that cannot be read (path, reason, message)."""
 
     files: list[Path] = field(default_factory=list)
     ours: list[Path] = field(default_factory=list)
@@ -35,9 +35,9 @@ class WalkResult:
 
 
 def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), read_ours: bool = False) -> WalkResult:
-    """Look into ``root`` and its sub-folders in order of their names; then into the folders that links lead to.
+    """List ``root`` and its sub-folders in the order of their names, then the folders that links lead to.
 
-    ``skip``: folders that are not looked into. With ``inside``, a link to a folder is followed only to one below these.
+    ``skip``: folders to leave out. With ``inside``, a link to a folder is followed only to a folder below one of these.
     No folder is read twice. Datasets and exports of this program below ``root`` are left out unless ``read_ours``.
     Raises UserError when ``root`` itself cannot be read.
     """
@@ -47,7 +47,7 @@ def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), 
     passed = {path.resolve() for path in skip}
     roots = [path.resolve() for path in inside]
     seen: set[Path] = set()
-    # each with its real path: to ask the system for it costs a look at every folder above, which deep trees pay for
+    # with real paths, because resolving each path again is slow in deep trees
     folders, links = [(root, here)], list[Path]()
     while folders or links:
         linked = not folders
@@ -61,10 +61,10 @@ def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), 
             if real in passed or real in seen:
                 continue
             if linked and (real in above or real in folder.parent.resolve().parents):
-                found.rejected.append((folder, "unsafe path", "a link to a folder that it lies in"))
+                found.rejected.append((folder, "unsafe path", "a link to a folder that contains it"))
                 continue
             if linked and roots and not any(real == base or base in real.parents for base in roots):
-                found.rejected.append((folder, "unsafe path", "a link that leads out of the folders"))
+                found.rejected.append((folder, "unsafe path", "a link that leads out of the allowed folders"))
                 continue
             seen.add(real)
             entries = _entries(folder)
@@ -77,7 +77,7 @@ def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), 
         if folder != root and not read_ours and is_own_output(folder):
             found.ours.append(folder)
             continue
-        masks = (folder / ROWS).is_file()  # a dataset of ours as source: its masks are no pictures
+        masks = (folder / ROWS).is_file()  # a dataset of ours as source: its masks are not images
         found.files += [folder / name for name, kind in entries if kind == "file"]
         folders += [(folder / name, real / name) for name, kind in reversed(entries) if kind == "folder" and not (masks and name == MASKS)]
         links += [folder / name for name, kind in entries if kind == "link"]
@@ -85,7 +85,7 @@ def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), 
 
 
 def is_own_output(folder: Path) -> bool:
-    """Whether this program wrote the folder: a dataset, one that is not finished, or an export."""
+    """Whether this program wrote the folder: a dataset, an unfinished dataset, or an export."""
     if (folder / EXPORT_MARKER).is_file() or (folder / WORK / JOURNAL).is_file():
         return True
     try:
