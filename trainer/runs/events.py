@@ -1,6 +1,6 @@
-"""The event stream between the training child and whoever started it: one JSON object a line.
+"""The event stream from the training child to its parent: one JSON object per line.
 
-One schema serves child, parent, progress bar and the log file ``events.jsonl`` in the run folder.
+Child, parent, progress bar and the log file ``events.jsonl`` in the run folder share this schema.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .run_plan import RunPlan
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events. ``time`` is seconds since the epoch; ``clock`` is seconds of a clock that nobody sets, which is the same for all
-    processes of a machine until it is switched off, and 0 in logs of earlier versions."""
+    """Base of all events. ``time`` is in seconds since 1970. ``clock`` is in seconds of the monotonic clock, which all processes of a machine
+    share until it is switched off; 0 in logs of earlier versions."""
 
     name: ClassVar[str] = ""
     time: Number = field(default_factory=lambda: time.time(), kw_only=True)
@@ -42,15 +42,14 @@ class Plan(Event, RunPlan):
         return cls(**vars(plan))
 
 
-SAVING = "saving"  # the phase of a child that was asked to stop
+SAVING = "saving"  # phase of a child that was asked to stop
 WAITING = "waiting for another process that trains the same run"
 
 
 @dataclass(frozen=True)
 class Phase(Event):
-    """A stage began or moved on: ``loading``, ``caching latents``, ``caching prompts``, ``training``, ``validating``, ``sampling``,
-    ``exporting``, and ``saving`` (SAVING): asked to stop, the child writes the state that the run will go on from. WAITING comes from the
-    parent."""
+    """A phase began or made progress: ``loading``, ``caching latents``, ``caching prompts``, ``training``, ``validating``, ``sampling``,
+    ``exporting``, or SAVING, in which a child that was asked to stop writes the state to resume from. WAITING comes from the parent."""
 
     name: ClassVar[str] = "phase"
     phase: StrictStr
@@ -60,7 +59,7 @@ class Phase(Event):
 
 @dataclass(frozen=True)
 class Step(Event):
-    """One optimiser step: ``loss`` is its mean over the accumulated micro-batches, ``eta`` in seconds, memory in GB."""
+    """One optimiser step. ``loss`` is the mean over the accumulated micro-batches; ``eta`` is in seconds, memory in GB."""
 
     name: ClassVar[str] = "step"
     step: StrictInt
@@ -73,15 +72,16 @@ class Step(Event):
     images_per_second: Number
     eta: Number
     memory_gb: Number
-    weight_norm: Number | None = None  # mean over the modules of the norm of scale * up * down; None: not measured at this step
+    weight_norm: Number | None = None  # mean over modules of the norm of scale * up @ down; None: not measured at this step
     weight_norm_max: Number | None = None
 
 
 @dataclass(frozen=True)
 class Validation(Event):
-    """The loss of the pictures that are held out, always at the same timesteps with the same noise. ``epoch`` 0 is the base.
+    """The loss on the held-out images, always at the same timesteps and with the same noise. ``epoch`` 0 is the base model.
 
-    ``loss`` is the plain mean squared error, whatever the objective's settings are; ``by_timestep`` has its parts.
+    ``loss`` is the plain mean squared error, whatever the objective's settings; ``by_timestep`` has it for each timestep. ``pictures`` is
+    the number of held-out images.
     """
 
     name: ClassVar[str] = "validation"
@@ -94,7 +94,7 @@ class Validation(Event):
 
 @dataclass(frozen=True)
 class Sample(Event):
-    """A validation image was written. ``epoch`` 0 is the base before training."""
+    """A preview image was written. ``epoch`` 0 is the base model before training."""
 
     name: ClassVar[str] = "sample"
     path: StrictStr
@@ -106,7 +106,7 @@ class Sample(Event):
 
 @dataclass(frozen=True)
 class Checkpoint(Event):
-    """A state that the run can resume from was written, with a LoRA file that can be used already."""
+    """A state to resume from was written, and beside it a LoRA file that can already be used."""
 
     name: ClassVar[str] = "checkpoint"
     step: StrictInt
@@ -124,7 +124,7 @@ class Warning_(Event):
 
 @dataclass(frozen=True)
 class Done(Event):
-    """The run is complete; ``lora`` is the exported file, ``loss_curve`` a picture."""
+    """The run is complete. ``lora`` is the path of the exported file, ``loss_curve`` that of an image."""
 
     name: ClassVar[str] = "done"
     lora: StrictStr
@@ -136,7 +136,7 @@ class Done(Event):
 
 @dataclass(frozen=True)
 class Error(Event):
-    """The run failed; ``kind`` is a short stable word, ``hint`` what the user can change."""
+    """The run failed. ``kind`` is a short word that stays the same between versions; ``hint`` says what the user can change."""
 
     name: ClassVar[str] = "error"
     kind: StrictStr
@@ -146,7 +146,7 @@ class Error(Event):
 
 @dataclass(frozen=True)
 class Stopped(Event):
-    """The run was asked to stop and kept a state to resume from (``step`` 0: nothing was trained yet)."""
+    """The run was stopped; ``path`` is the state to resume from. With ``step`` 0 nothing was trained yet and there is none."""
 
     name: ClassVar[str] = "stopped"
     step: StrictInt
@@ -158,7 +158,7 @@ TYPES: dict[str, type[Event]] = {cls.name: cls for cls in _ALL}
 
 
 def encode_event(event: Event) -> str:
-    """One line of JSON without the newline. ``parts`` holds the parts of each message that names settings, files or actions."""
+    """One line of JSON without the newline. Its field ``parts`` has the parts of messages that name settings, files or actions."""
     data = {"event": event.name, **_finite(asdict(event))}
     parts = {name: value.to_json() for name, value in data.items() if isinstance(value, Message) and value.mentions}
     return json.dumps({**data, "parts": parts} if parts else data, ensure_ascii=True, allow_nan=False)
@@ -178,7 +178,7 @@ def decode_event(line: str) -> Event | None:
 
 
 def _with_messages(event: Event, parts: object) -> Event:
-    """``event`` with messages for its texts that ``parts`` divides into words and what they name."""
+    """``event`` with its texts as messages where ``parts`` has their parts."""
     messages: dict[str, Any] = {}
     for name, data in parts.items() if isinstance(parts, dict) else ():
         with suppress(ValueError):
@@ -190,7 +190,7 @@ def _with_messages(event: Event, parts: object) -> Event:
 
 @cache
 def _adapter() -> TypeAdapter[Any]:
-    """Chooses the class by the field ``event``."""
+    """The validator that picks the class by the field ``event``; building it takes some 50 ms."""
     tagged = tuple(Annotated[cls, Tag(name)] for name, cls in TYPES.items())
     union: Any = Annotated[Union[tagged], Discriminator(lambda data: data.get("event"))]  # noqa: UP007 (a computed union)
     return TypeAdapter(union)

@@ -1,4 +1,4 @@
-"""The loss curve as a picture, drawn by matplotlib: the field's plotting library."""
+"""The loss curve as an image, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from ..core.files.writing import atomic_path
 from .events import Step, Validation
 
-_SMOOTHING = 0.95  # weight of the past in the smoothed line; the first steps are bias-corrected as in Adam
+_SMOOTHING = 0.95  # weight of the past in the smoothed line; bias-corrected as in Adam
 
 
 def smooth(values: Sequence[float]) -> list[float]:

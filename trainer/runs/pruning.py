@@ -1,10 +1,10 @@
-"""What may be deleted below a folder of runs, by a rule that never costs a result:
+"""Deleting what finished runs no longer need from a folder of runs, without losing a result:
 
-- states to resume from (``checkpoints/*/state.pt``) of runs that are finished and whole; their LoRA files stay;
-- cached latents and prompts older than some days, which the next run that needs them encodes anew.
+- states to resume from (``checkpoints/*/state.pt``) of runs that are finished and undamaged; their LoRA files stay;
+- cached latents and prompts older than some days, which the next run that needs them encodes again.
 
-Everything else stays: LoRA files, pictures, logs, unfinished runs, and any run that is being trained. The same rule is applied after each
-run to what is older than ``output.prune_days``.
+Everything else stays: LoRA files, images, logs, unfinished runs, and runs in training. The same is done after each run with what is older
+than ``output.prune_days``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DAY = 86_400
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was deleted, or would be: counts and bytes."""
+    """What was deleted, or would be: numbers of files, and their bytes."""
 
     states: int
     cached: int
@@ -35,9 +35,9 @@ class Pruned:
 
 
 def prune(runs: Path, *, days: float, dry_run: bool, finished_days: float = 0) -> Pruned:
-    """Apply the rule below ``runs``. ``days``: how old a cache file must be, ``finished_days`` how long ago a run must have finished.
+    """Prune the folder ``runs``: cache files older than ``days``, and states of runs that finished ``finished_days`` ago or earlier.
 
-    Raises UserError when ``runs`` holds no runs.
+    ``dry_run``: delete nothing. Raises UserError if ``runs`` holds no runs.
     """
     if not runs.is_dir():
         raise UserError(
@@ -63,10 +63,10 @@ def prune(runs: Path, *, days: float, dry_run: bool, finished_days: float = 0) -
 
 
 def _delete(files: list[Path], dry_run: bool) -> int:
-    """Their bytes."""
+    """Delete ``files`` unless it is a ``dry_run``; the bytes they take."""
     size = 0
     for file in files:
-        with suppress(FileNotFoundError):  # another process prunes, too
+        with suppress(FileNotFoundError):  # another process may be pruning, too
             size += file.stat().st_size
             if not dry_run:
                 file.unlink()
@@ -76,13 +76,13 @@ def _delete(files: list[Path], dry_run: bool) -> int:
 def _is_older(file: Path, days: float) -> bool:
     try:
         return time.time() - file.stat().st_mtime > days * _DAY
-    except FileNotFoundError:  # another process prunes, too
+    except FileNotFoundError:  # another process may be pruning, too
         return False
 
 
 @contextmanager
 def _spare_states(folder: Path, finished_days: float) -> Iterator[list[Path]]:
-    """The state files of a run that finished so many days ago and that nobody is training, nor can begin to inside the block."""
+    """The state files of a run that finished so many days ago. Inside the block nobody can train it; empty if somebody does."""
     states = [path / name for name in STATE_FILES for path in state_folders(folder / "checkpoints") if (path / name).is_file()]
     lora = next((file for file in folder.glob("*.safetensors")), None)
     if (

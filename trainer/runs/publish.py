@@ -1,7 +1,7 @@
-"""Put a finished LoRA into a folder of LoRAs: whole or not at all, and never in the place of another file.
+"""Copying a finished LoRA into a folder of LoRAs, whole or not at all, without replacing another file.
 
-Nothing that is half written has a name that a menu of LoRAs shows. It is written in the run folder where that is on the same file system,
-else in the target folder, where a later run deletes what a killed one left.
+A half-written file never has a name that a menu of LoRAs shows. It is written in the run folder if that is on the same file system, else in
+the target folder, where a later run deletes what a killed run left.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ _ATTEMPTS = 5
 
 
 def publish(run: RunFolder, folder: str) -> Path | None:
-    """Copy the finished LoRA to ``folder`` and return its place; None when nothing is published.
+    """Copy the finished LoRA to ``folder`` and return the path of the copy; None without a ``folder``.
 
-    A different file of the same name is never overwritten: the new one then gets the run's identity in its name. The caller holds the run.
+    A different file of the same name is never overwritten: the copy then gets the run's identity in its name. The caller holds the lock of
+    the run. Raises UserError if the folder cannot be written, or both names are taken.
     """
     if not folder:
         return None
@@ -54,19 +55,19 @@ def publish(run: RunFolder, folder: str) -> Path | None:
         if explained is None:
             raise
         raise UserError(
-            explained.message, Message(explained.hint, " The new LoRA is whole in ", File(str(run.lora)), "."), kind=explained.kind
+            explained.message, Message(explained.hint, " The new LoRA is intact in ", File(str(run.lora)), "."), kind=explained.kind
         ) from error
     if place is None:
         raise UserError(
             f"{target_folder} already holds other files named {targets[0].name} and {targets[1].name}.",
-            f"Rename one of them; the new LoRA is kept in {run.lora}.",
+            f"Rename one of them. The new LoRA is kept in {run.lora}.",
             kind="output",
         )
     return place
 
 
 def restore(run: RunFolder, folder: str) -> Path | None:
-    """Bring the finished LoRA of a run back from ``folder``, where it was published; its place there, None where it is not."""
+    """Copy the finished LoRA of a run back from ``folder``, to which it was published; the path it was found at, or None."""
     digest = run.lora_digest()
     if not (folder and digest):
         return None
@@ -78,10 +79,10 @@ def restore(run: RunFolder, folder: str) -> Path | None:
 
 
 def put(data: bytes, targets: Sequence[Path], *, near: Path | None = None, digest: str = "") -> Path | None:
-    """Write ``data`` to the first of ``targets`` that is free, or find it there; None when all of them are other files.
+    """Write ``data`` to the first of ``targets`` that is free or already holds it, and return that path; None if all are other files.
 
-    Several processes may do this at once: none overwrites the other's file. ``near``: a folder to write in first, if a file can be moved
-    from there. ``digest``: the SHA-256 of ``data``, if it is known.
+    Several processes can do this at once without overwriting each other's files. ``near``: a folder to write in first, if files can be
+    moved from there. ``digest``: the SHA-256 of ``data``, if it is known.
     """
     digest = digest or hashlib.sha256(data).hexdigest()
     for target in targets:
@@ -94,8 +95,8 @@ def put(data: bytes, targets: Sequence[Path], *, near: Path | None = None, diges
             try:
                 _put_new(data, target, near)
             except FileExistsError:
-                continue  # another process was faster: perhaps with the same file
-            except FileNotFoundError:  # another one took what was just being written for left over
+                continue  # another process was faster, perhaps with the same file
+            except FileNotFoundError:  # another process took the unfinished file for a leftover and deleted it
                 if attempt == _ATTEMPTS - 1:
                     raise
                 continue
@@ -104,7 +105,7 @@ def put(data: bytes, targets: Sequence[Path], *, near: Path | None = None, diges
 
 
 def remove_left_over(folder: Path) -> None:
-    """Delete what killed processes left half written in a folder of LoRAs, where others may be writing now."""
+    """Delete half-written files of killed processes from a folder of LoRAs to which other processes may be writing."""
     remove_abandoned(folder)
     if sys.platform == "win32":
         for path in folder.glob(f"{_OURS}*"):
@@ -119,12 +120,12 @@ def _targets(run: RunFolder, folder: Path) -> list[Path]:
 def _has(path: Path, digest: str) -> bool:
     try:
         return path.is_file() and when_free(lambda: sha256_file(path)) == digest
-    except OSError:  # it cannot be read, so it is somebody else's
+    except OSError:  # it cannot be read, so it is not ours
         return False
 
 
 def _put_new(data: bytes, target: Path, near: Path | None) -> None:
-    """Raises FileExistsError when ``target`` is there."""
+    """Raises FileExistsError if ``target`` exists."""
     if near is not None and near.stat().st_dev == target.parent.stat().st_dev:
         try:
             with _staged(data, near, target) as staged:
@@ -139,7 +140,7 @@ def _put_new(data: bytes, target: Path, near: Path | None) -> None:
 
 @contextmanager
 def _staged(data: bytes, folder: Path, target: Path) -> Iterator[Path]:
-    """A file with ``data`` in ``folder``, which is gone afterwards; errors name ``target``. Its lock shows that it is in use."""
+    """A temporary file with ``data`` in ``folder``; errors name ``target``. Its lock shows other processes that it is in use."""
     path = folder / f"{_OURS}{secrets.token_hex(8)}.tmp"
     try:
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
@@ -147,14 +148,14 @@ def _staged(data: bytes, folder: Path, target: Path) -> Iterator[Path]:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            if sys.platform != "win32":  # which moves no open file
+            if sys.platform != "win32":  # Windows cannot move an open file
                 yield path
         if sys.platform == "win32":
             yield path
     except FileExistsError:
         raise
     except OSError as error:
-        error.filename = str(target)  # nobody asked for the other
+        error.filename = str(target)  # the user knows nothing of the temporary file
         raise
     finally:
         unlink_partial(path)

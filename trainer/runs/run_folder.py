@@ -1,9 +1,9 @@
-"""The run folder: its identity, its files, and how a finished run is found again.
+"""The run folder: its identity, its files, and finding a finished run again.
 
 <runs>/<name>-<identity>/
     config.json         the configuration that made it        events.jsonl   the event stream
     started.json        the day of its first start            child.log      what the child printed
-    samples/            validation images                     checkpoints/   states to resume from
+    samples/            preview images                        checkpoints/   states to resume from
     tensorboard/        scalars                               loss_curve.png
     <name>.safetensors  the LoRA                              result.json    written last: the run is complete
 """
@@ -25,12 +25,12 @@ from . import events
 
 EventT = TypeVar("EventT", bound=events.Event)
 _MAX_LOG = 1 << 31  # bytes
-_OLD_RESULT = ("lora_sha256", "steps", "loss", "seconds", "version")  # what a result held before it had a checksum
+_OLD_RESULT = ("lora_sha256", "steps", "loss", "seconds", "version")  # the fields of a result before it had a checksum
 
 
 @dataclass(frozen=True)
 class SampleImage:
-    """A validation image; ``epoch`` 0 is the base before training."""
+    """A preview image; ``epoch`` 0 is the base model before training."""
 
     path: Path
     prompt: str
@@ -41,7 +41,7 @@ class SampleImage:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A complete run. ``lora`` is the published file when the run publishes, else the one in the run folder."""
+    """A complete run. ``lora`` is the published file if the run publishes, else the one in the run folder; ``reused``: found, not trained."""
 
     run_dir: Path
     lora: Path
@@ -63,7 +63,7 @@ class RunFolder:
 
     @property
     def identity(self) -> str:
-        """The hash of all that determines the result, as the folder's name ends."""
+        """The hash of everything that determines the result, with which the folder's name ends."""
         return self.path.name.rsplit("-", 1)[-1]
 
     @property
@@ -73,12 +73,12 @@ class RunFolder:
 
     @property
     def accelerate_config(self) -> Path:
-        """What accelerate's launcher is started with."""
+        """The configuration of accelerate's launcher."""
         return self.path / "accelerate.yaml"
 
     @property
     def events(self) -> Path:
-        """The event stream, appended to by each start."""
+        """The event log, to which each start of the run appends."""
         return self.path / "events.jsonl"
 
     @property
@@ -88,7 +88,7 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """What the child printed."""
+        """The output of the child."""
         return self.path / "child.log"
 
     @property
@@ -98,36 +98,36 @@ class RunFolder:
 
     @property
     def loss_curve(self) -> Path:
-        """Picture of the loss over the steps."""
+        """Image of the loss over the steps."""
         return self.path / "loss_curve.png"
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of resumable states."""
+        """Folder of the states to resume from."""
         return self.path / "checkpoints"
 
     @property
     def samples(self) -> Path:
-        """Folder of validation images."""
+        """Folder of the preview images."""
         return self.path / "samples"
 
     @property
     def longest(self) -> Path:
-        """The longest path of a file that is written here: a LoRA beside a state."""
+        """The longest path that is written here: a LoRA beside a state."""
         return self.checkpoints / "step-000000" / f"{safe_name(self.name)}-000000.safetensors"
 
     @property
     def result(self) -> Path:
-        """Written last."""
+        """The record that makes a run complete; written last."""
         return self.path / "result.json"
 
     def write_result(self, *, steps: int, loss: float, seconds: float) -> None:
-        """Mark the run complete; from then on it is found instead of repeated."""
+        """Mark the run complete, so that it is found instead of repeated."""
         data = {"lora_sha256": sha256_file(self.lora), "steps": steps, "loss": loss, "seconds": seconds, "version": __version__}
         write_sealed(self.result, data)
 
     def lora_digest(self) -> str:
-        """The SHA-256 of the LoRA that the run finished with; empty where it did not finish or its result is damaged."""
+        """The SHA-256 of the finished LoRA; empty if the run did not finish or its result is damaged."""
         try:
             return str(read_sealed(self.result, without=_OLD_RESULT)["lora_sha256"])
         except (OSError, ValueError, KeyError):
@@ -155,7 +155,8 @@ class RunFolder:
 
 
 def run_identity(config: RunConfig, dataset_hash: str, base_identity: str, lora_identity: str = "") -> str:
-    """Hash of everything that determines the result: configuration, dataset, base checkpoint, trainer version (16 hex digits)."""
+    """16 hex digits of a hash over everything that determines the result: configuration, dataset, base checkpoint, the LoRA that training
+    starts from, if there is one, and the version of the trainer."""
     parts: dict[str, Any] = {
         "config": config.identity(),
         "dataset": dataset_hash,
@@ -168,7 +169,7 @@ def run_identity(config: RunConfig, dataset_hash: str, base_identity: str, lora_
 
 
 def run_folder(config: RunConfig, identity: str) -> RunFolder:
-    """The folder of the run with this identity below ``output.runs``; not created."""
+    """The folder below ``output.runs`` of the run with this identity. Does not create it."""
     root = expand_home(config.output.runs).resolve()
     return RunFolder(root / f"{safe_name(config.name, limit=60)}-{identity}", config.name)
 
@@ -179,7 +180,7 @@ def cache_folder(config: RunConfig) -> Path:
 
 
 def read_samples(path: Path) -> tuple[SampleImage, ...]:
-    """The validation images that an event log names and that still exist, in order of epoch and prompt."""
+    """The preview images that an event log names and that still exist, ordered by epoch and prompt."""
     images: dict[tuple[int, int], SampleImage] = {}
     for event in read_events_of(path, events.Sample):
         if Path(event.path).is_file():

@@ -1,4 +1,4 @@
-"""LoRA files that a run saves beside its states. With one wrong bit a LoRA still opens, so each has a record with its checksum."""
+"""LoRA files that a run saves beside its states. A LoRA with a flipped bit still opens, so each has a record with its checksum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RECORD = "lora.json"
 
 
 def write_record(lora: Path) -> None:
-    """Record the checksum of a LoRA file that was just written."""
+    """Store the checksum of a LoRA file that was just written."""
     write_sealed(lora.with_name(_RECORD), {"file": lora.name, "sha256": sha256_file(lora)})
 
 
@@ -22,7 +22,7 @@ def has_record(lora: Path) -> bool:
 
 
 def is_undamaged(lora: Path) -> bool:
-    """Whether a saved LoRA has the bytes that were written; without a record (older versions) the weights are as their own hash says."""
+    """Whether a saved LoRA matches its record; without a record (earlier versions), whether its weights match the hash in its metadata."""
     from ..lorafile import matches_own_hash
 
     try:
@@ -34,7 +34,7 @@ def is_undamaged(lora: Path) -> bool:
 
 
 def require_undamaged(lora: Path) -> None:
-    """Raises UserError when a saved LoRA is damaged."""
+    """Raise UserError if a saved LoRA is damaged."""
     if not is_undamaged(lora):
         raise UserError(
             f"The saved LoRA {lora} is damaged: it does not match its checksum.",

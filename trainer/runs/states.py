@@ -1,7 +1,8 @@
-"""States that a run resumes from: LoRA weights, optimiser and step count, with checksums.
+"""States that a run resumes from: LoRA weights, optimiser state and step count, with checksums.
 
-Noise, order and captions are drawn from counters (``counters``), so the step count is the whole position. It is in the state's folder name,
-in its record, which has a checksum of itself and of the state, and in the learning-rate schedule; a state in which they differ is not used.
+Noise, image order and captions are functions of the seed and the step (``core/seeding.py``), so the step count is the complete position. It
+is in the name of the state's folder, in its record, which has a checksum of itself and of the state, and in the learning-rate schedule. A
+state in which they differ is not used.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..core.files.writing import PARTIAL, replace
 
 _STATE = "state.pt"
 _RECORD = "state.json"
-_OLD_RECORD = ("step", "sha256")  # what a record held before it had a checksum of itself
+_OLD_RECORD = ("step", "sha256")  # the fields of a record before it had a checksum of itself
 STATE_FILES = (_STATE, _RECORD)
 
 
@@ -34,19 +35,19 @@ class Saved:
 
 
 def state_folder(folder: Path, step: int) -> Path:
-    """Where the state after ``step`` lies."""
+    """The folder of the state after ``step``."""
     return folder / f"step-{step:06d}"
 
 
 def state_folders(folder: Path) -> list[Path]:
-    """The folders of states. One that is a link is not ours: what lies behind it is neither read nor deleted."""
+    """The folders of states. A link is not ours: its target is neither read nor deleted."""
     return [path for path in folder.glob("step-*") if not is_link(path)]
 
 
 def save(folder: Path, step: int, values: Mapping[str, Any], *, run: str = "") -> Saved:
-    """Write ``values`` (tensors and plain data) as ``folder/step-000123``; the folder appears only when it is whole.
+    """Write ``values`` (tensors and plain data) as ``folder/step-000123``; the folder appears only when it is complete.
 
-    ``run``: the identity of the run that they belong to.
+    ``run``: the identity of the run that the state belongs to.
     """
     import torch
 
@@ -73,26 +74,26 @@ def save(folder: Path, step: int, values: Mapping[str, Any], *, run: str = "") -
 def newest(
     folder: Path, *, run: str = "", last_step: int | None = None, skipped: Callable[[Path, str], None] | None = None
 ) -> tuple[Saved, dict[str, Any]] | tuple[None, None]:
-    """The newest state that is undamaged, with its values; (None, None) without any.
+    """The newest undamaged state, with its values; (None, None) if there is none.
 
-    ``run``: the identity that states must have, where they have one. ``last_step``: the end of the run, which no state lies beyond.
-    ``skipped`` is called with each newer state that cannot be used and the reason.
+    ``run``: the identity that states must have, if they have one. ``last_step``: the last step of the run; later states are not used.
+    ``skipped`` is called with the path of each newer state that cannot be used, and the reason.
     """
     for path in sorted(folder.glob("step-*"), key=_number, reverse=True):
-        if not any((path / name).exists() for name in STATE_FILES):  # pruned; a LoRA may still lie in it
+        if not any((path / name).exists() for name in STATE_FILES):  # pruned: it may still hold a LoRA
             continue
         try:
             if is_link(path):
                 raise ValueError("it is a link")
             return _read(path, run, last_step)
-        except Exception as error:  # a damaged or foreign file makes torch raise anything, and an earlier state may be whole
+        except Exception as error:  # a damaged file makes torch raise any error, and an earlier state may be intact
             if skipped is not None:
                 skipped(path, first_line(error))
     return None, None
 
 
 def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str, Any]]:
-    """The state in a folder. Raises ValueError, or what torch raises, with the reason why it cannot be used."""
+    """The state in a folder. Raises ValueError, or an error of torch, with the reason if it cannot be used."""
     import torch
 
     step = _number(path)
@@ -101,7 +102,7 @@ def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str,
     except (OSError, ValueError) as error:
         raise ValueError(f"its {_RECORD} cannot be trusted: {error}") from error
     if record.get("step") != step:
-        raise ValueError(f"its {_RECORD} says step {record.get('step')}")
+        raise ValueError(f"its {_RECORD} is of step {record.get('step')}")
     if last_step is not None and step > last_step:
         raise ValueError(f"the run ends at step {last_step}")
     if run and record.get("run", run) != run:
@@ -113,13 +114,13 @@ def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str,
         raise ValueError(f"its {_STATE} holds no state")
     schedule = values.get("schedule")
     scheduled = schedule.get("last_epoch") if isinstance(schedule, dict) else None
-    if isinstance(scheduled, int) and scheduled != step:  # this also judges the records that have no checksum
+    if isinstance(scheduled, int) and scheduled != step:  # also for records without a checksum
         raise ValueError(f"its learning-rate schedule is at step {scheduled}")
     return Saved(path, step), values
 
 
 def newest_step(folder: Path) -> int:
-    """The step of the newest state, without reading it; 0 without any."""
+    """The step of the newest state, without reading it; 0 if there is none."""
     return max((_number(path) for path in state_folders(folder) if (path / _STATE).exists()), default=0)
 
 
@@ -127,10 +128,10 @@ def delete_old(folder: Path, keep: int) -> None:
     """Delete all but the ``keep`` newest states (0 keeps all). The LoRA files beside them stay."""
     states = [path / _STATE for path in state_folders(folder) if (path / _STATE).exists()]
     for path in sorted(states, key=lambda path: _number(path.parent), reverse=True)[keep:] if keep else []:
-        with suppress(OSError):  # one that another program has open can stay for now
+        with suppress(OSError):  # a file that another program has open can stay for now
             path.with_name(_RECORD).unlink(missing_ok=True)
             path.unlink()
-            path.parent.rmdir()  # without a LoRA there is nothing in it
+            path.parent.rmdir()  # only possible if no LoRA is in it
 
 
 def _number(path: Path) -> int:

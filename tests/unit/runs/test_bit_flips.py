@@ -91,7 +91,7 @@ def test_a_record_without_checksum_is_trusted_only_where_all_agrees(stopped: Run
     old_record(last, 6)
     assert (newest(), reasons) == (6, [])
     old_record(last, 7)
-    assert (newest(), reasons) == (4, ["its state.json says step 7"])
+    assert (newest(), reasons) == (4, ["its state.json is of step 7"])
     # folder and record agree and the state was made at another step
     last.rename(run.checkpoints / "step-000005")
     old_record(run.checkpoints / "step-000005", 5)
