@@ -1,2 +1,1 @@
-"""The parent's side of a run: preparing it, starting the training child, following and stopping it, explaining its failure. May import
-everything below it but training."""
+"""The parent's side: prepare a run, start, follow and stop its training child. May import all rooms below but training."""

@@ -22,8 +22,8 @@ from .run_plan import RunPlan
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events. ``time`` is in seconds since 1970. ``clock`` is in seconds of the monotonic clock, which all processes of a machine
-    share until it is switched off; 0 in logs of earlier versions."""
+    """Base of all events. ``time`` is in seconds since 1970. ``clock`` is in seconds of the monotonic clock, which all processes of a
+    machine share until it is switched off; 0 in logs of earlier versions."""
 
     name: ClassVar[str] = ""
     time: Number = field(default_factory=lambda: time.time(), kw_only=True)

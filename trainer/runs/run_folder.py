@@ -41,7 +41,7 @@ class SampleImage:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A complete run. ``lora`` is the published file if the run publishes, else the one in the run folder; ``reused``: found, not trained."""
+    """A complete run. ``lora`` is the published file if the run publishes, else the one in the run folder; ``reused``: it was found."""
 
     run_dir: Path
     lora: Path
