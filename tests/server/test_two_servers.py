@@ -1,4 +1,4 @@
-"""Two ComfyUI servers with one output folder, one of them killed, and graphs with two trainings. All below names that need care."""
+"""Two ComfyUI servers that share output and LoRA folders, one of them killed, and graphs with two trainings. All names need escaping."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tests.server.graphs import Graph, node, prepare, train_settings
 from tests.tools.comfyui import ComfyUI
 from tests.tools.processes import living
 from trainer.runs import events, states
-from trainer.runs.run_folder import read_events
+from trainer.runs.run_folder import RunFolder, read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: Windows has no such names, and no SIGKILL")]
 SECONDS = 600  # for a child on a busy machine; nothing is measured by it
@@ -31,10 +32,11 @@ CHECKPOINT = f"tiny {'c' * 200} é'\"🎨.safetensors"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two servers with their own inputs and models and one output folder."""
+    """Two servers with their own inputs and checkpoints, one output folder and one LoRA folder."""
 
     comfyui: ComfyUI
     output: Path
+    loras: Path
     first: Server
     second: Server
 
@@ -58,8 +60,10 @@ def pair(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, shallow_che
             (pictures / f"{'p' * 230} 猫 0.txt").write_text('a "quoted" girl\'s 帽子 🎨 \\n %s {x} ' + "long " * 400, encoding="utf-8")
             (base / "models" / "checkpoints").mkdir(parents=True)
             link(shallow_checkpoint, base / "models" / "checkpoints" / CHECKPOINT)
+            (root / "loras").mkdir(exist_ok=True)
+            (base / "models" / "loras").symlink_to(root / "loras")
             servers.append(start(comfyui.path, comfyui.python, base, output=output))
-        yield Pair(comfyui, output, servers[0], servers[1])
+        yield Pair(comfyui, output, root / "loras", servers[0], servers[1])
     finally:
         for server in servers:
             server.stop()
@@ -107,8 +111,21 @@ def test_of_two_servers_that_want_the_same_run_one_trains_and_the_other_finds_it
     assert pair.runs("shared") == [run]
     assert plans(run) == [0]
     pair.second.wait_for_text("found a finished run")
-    published = [server.base / "models" / "loras" / "shared.safetensors" for server in (pair.first, pair.second)]
-    assert published[0].read_bytes() == published[1].read_bytes()
+    assert [path.name for path in pair.loras.glob("shared*")] == ["shared.safetensors"]
+
+
+def test_loras_of_one_name_that_both_servers_publish_at_once_both_stay(pair: Pair) -> None:
+    servers, graphs = (pair.first, pair.second), [graph("twins", training_seed=seed) for seed in (1, 2)]
+    for server, wanted in zip(servers, graphs, strict=True):
+        server.run(wanted, SECONDS)
+    trained = sorted(RunFolder(run, "twins").lora.read_bytes() for run in pair.runs("twins"))
+    assert len(set(trained)) == 2
+    for _ in range(5):
+        for path in pair.loras.glob("twins*"):
+            path.unlink()  # the next prompt publishes the finished run's LoRA again
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(Server.run, servers, graphs))
+        assert sorted(path.read_bytes() for path in pair.loras.glob("twins*")) == trained
 
 
 def test_two_trainings_in_one_graph_and_a_second_prompt_behind_it_run_one_after_the_other(pair: Pair) -> None:
@@ -122,7 +139,7 @@ def test_two_trainings_in_one_graph_and_a_second_prompt_behind_it_run_one_after_
         assert pair.second.wait(prompt, SECONDS)["status"]["status_str"] == "success", pair.second.log()[-3000:]
     assert most == 1
     for name in ("left", "right", "é"):
-        assert len(list((pair.second.base / "models" / "loras").glob(f"{name}*.safetensors"))) == 1
+        assert len(list(pair.loras.glob(f"{name}*.safetensors"))) == 1
         assert [plans(run) for run in pair.runs(f"{name}*")] == [[0]]
 
 
