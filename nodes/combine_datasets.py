@@ -1,4 +1,4 @@
-"""Combine Datasets: two prepared datasets for one LoRA, each seen as often and counted as much as you say."""
+"""Combine Datasets: train two prepared datasets together, with factors for repeats and loss weight."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CombineDatasets(io.ComfyNode):
                 _repeats("second"),
                 _weight("second"),
             ],
-            [result(DATASET, "dataset", "Both together, for Train LoRA.")],
+            [result(DATASET, "dataset", "Both datasets, for Train LoRA.")],
             search=["several datasets", "dataset weights", "merge datasets", "multiple concepts"],
         )
 
@@ -47,7 +47,7 @@ class CombineDatasets(io.ComfyNode):
         second_repeats: int = 1,
         second_weight: float = 1.0,
     ) -> io.NodeOutput:
-        """The datasets of both sides, in order."""
+        """A handle to the datasets of both inputs, in order."""
         with canvas_errors():
             parts = (
                 *_scaled(as_dataset(first), first_repeats, first_weight),
@@ -62,7 +62,7 @@ class CombineDatasets(io.ComfyNode):
 
 
 def _scaled(dataset: DatasetHandle, repeats: int, weight: float) -> tuple[DatasetHandle, ...]:
-    """The single datasets in ``dataset``, seen ``repeats`` times as often and counted ``weight`` times as much as before."""
+    """The single datasets of ``dataset`` with repeats and loss weight multiplied by these factors."""
     return tuple(replace(part, repeats=part.repeats * repeats, loss_weight=part.loss_weight * weight) for part in dataset.parts())
 
 

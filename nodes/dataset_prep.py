@@ -1,4 +1,4 @@
-"""Dataset Prep: a folder of pictures, or a batch, becomes a clean captioned dataset."""
+"""Dataset Prep: turns a folder or batch of images into a clean, captioned dataset."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..trainer import dataset as datasets
+from ..trainer.core.counting import plural
 from ..trainer.core.errors import Cancelled, UserError
-from .shared import prepared
+from .shared import dataset_fingerprint
 from .shared.browser import is_interrupted, show_text
 from .shared.comfyui import core_nodes
 from .shared.dataset_widgets import DATASET_PREP_WIDGETS
@@ -28,7 +29,7 @@ from .shared.widget import merged
 from .shared.wording import on_canvas
 
 FROM_INPUT = "(images input)"
-CROP_MODES = ("centre", "face", "buckets", "top")  # new ones go last: saved workflows keep what they say
+CROP_MODES = ("centre", "face", "buckets", "top")  # new modes go last, so that saved workflows keep theirs
 
 
 class DatasetPrep(io.ComfyNode):
@@ -82,7 +83,7 @@ class DatasetPrep(io.ComfyNode):
             ),
             [
                 result(DATASET, "dataset", "The prepared dataset, for Train LoRA."),
-                result(io.Image, "contact_sheet", "All pictures of the dataset at a glance."),
+                result(io.Image, "contact_sheet", "All images of the dataset at a glance."),
                 result(io.String, "report", "What was kept, what was left out and why."),
             ],
             search=["lora dataset", "prepare images", "captions", "training data"],
@@ -93,10 +94,9 @@ class DatasetPrep(io.ComfyNode):
     def fingerprint_inputs(
         cls, folder: str = FROM_INPUT, trigger_word: str | None = None, class_description: str | None = None, **_: Any
     ) -> str:
-        """Changes when a file in the chosen folder does, so that new pictures and edited captions are taken up, and when
-        somebody edits or deletes what was prepared."""
+        """Changes with the files in the chosen folder and with edits of the prepared dataset, so that the node runs again."""
         source = "" if folder == FROM_INPUT else tree_digest(source_folder(folder))
-        return source + prepared.mark(_target(trigger_word, class_description))
+        return source + dataset_fingerprint.fingerprint(_target(trigger_word, class_description))
 
     @classmethod
     def execute(
@@ -113,7 +113,7 @@ class DatasetPrep(io.ComfyNode):
         upscale_model: Any = None,
         options: DatasetOptions | None = None,
     ) -> io.NodeOutput:
-        """Prepare the dataset, reusing pictures that are done already."""
+        """Prepare the dataset; finished images are reused."""
         with canvas_errors():
             allow(images=images, upscale_model=upscale_model)
             options = as_options(options, DatasetOptions)
@@ -141,26 +141,26 @@ class DatasetPrep(io.ComfyNode):
                 _source(folder, images, captions),
                 datasets_dir(),
                 settings,
-                upscaler=None if upscale_model is None else lambda picture: to_pil(core_nodes.upscale(upscale_model, from_pil(picture))[0]),
+                upscaler=None if upscale_model is None else lambda image: to_pil(core_nodes.upscale(upscale_model, from_pil(image))[0]),
                 regularisation=source_folder(options.regularisation) if options is not None and options.regularisation else None,
                 progress=_Progress(cls.hidden.unique_id),
                 should_stop=is_interrupted,
                 inside=readable_dirs(),
             )
-            made = done.dataset
-            prepared.remember(made.path)
-            handle = DatasetHandle(str(made.path), made.hash, made.trigger, made.class_description, len(made.items))
+            dataset = done.dataset
+            dataset_fingerprint.record(dataset.path)
+            handle = DatasetHandle(str(dataset.path), dataset.hash, dataset.trigger, dataset.class_description, len(dataset.items))
             report = on_canvas(done.report.text())
-            return io.NodeOutput(handle, from_pil(datasets.contact_sheet(made)), report, ui=ui.PreviewText(report))
+            return io.NodeOutput(handle, from_pil(datasets.contact_sheet(dataset)), report, ui=ui.PreviewText(report))
 
 
 def _crop(mode: str, *, has_detector: bool) -> str:
-    """The setting ``crop``: what a bucket leaves out is little, and a detector of the user's chooses it where there is one."""
+    """The setting ``crop``. Buckets crop little: at the face if the user has a detector, else from the top."""
     return ("face" if has_detector else "top") if mode == "buckets" else mode
 
 
 class _Progress:
-    """Shows how far preparing has come; a cancelled prompt stops it."""
+    """Shows the progress in the node; raises Cancelled when the prompt was cancelled."""
 
     def __init__(self, node_id: str | None) -> None:
         self._node_id = node_id
@@ -178,7 +178,7 @@ class _Progress:
 
 
 def _target(trigger_word: str | None, class_description: str | None) -> Path | None:
-    """The name of the prepared dataset's folder; None where another node says it, which is known only when that has run."""
+    """The folder of the dataset without a number; None while the output of another node decides its name."""
     if trigger_word is None or class_description is None:
         return None
     return datasets.dataset_folder(
@@ -190,12 +190,12 @@ def _source(folder: str, images: torch.Tensor | None, captions: str | None) -> P
     if folder != FROM_INPUT:
         return source_folder(folder)
     if images is None:
-        raise UserError("There are no pictures.", "Choose a folder, or connect something to the images input.", kind="dataset")
+        raise UserError("There are no images.", "Choose a folder, or connect images to the images input.", kind="dataset")
     texts = lines(captions or "")
     if len(texts) not in (0, 1, len(images)):
         raise UserError(
-            f"There are {len(images)} pictures but {len(texts)} captions.",
-            "Give one line of caption per picture, or a single line for all.",
+            f"There are {plural(len(images), 'image')} but {plural(len(texts), 'caption')}.",
+            "Connect one line of caption for each image, or a single line for all.",
             kind="dataset",
         )
     return [
@@ -205,7 +205,7 @@ def _source(folder: str, images: torch.Tensor | None, captions: str | None) -> P
 
 
 def _name(upscale_model: Any) -> str:
-    """Something that differs between two upscale models: architecture, factor and the sum of its weights."""
+    """A name that tells upscale models apart: architecture, factor and the sum of the weights."""
     model = upscale_model.model if hasattr(upscale_model, "model") else upscale_model
     total = sum(float(p.detach().double().sum()) for p in model.parameters()) if hasattr(model, "parameters") else 0.0
     return f"{type(model).__name__} x{getattr(upscale_model, 'scale', '?')} {total:.6g}"

@@ -1,4 +1,4 @@
-"""Demo Pictures: portraits drawn on the spot, to try dataset, training and photo-to-anime without any file."""
+"""Demo Pictures: draws portraits to try datasets, training and photo-to-anime without any files."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class DemoPictures(io.ComfyNode):
                 field(io.Int, "size", "Width and height in pixels. The demo base works at 256.", default=256, min=128, max=1024, step=64),
             ],
             [
-                result(io.Image, "images", "The portraits, one picture each."),
-                result(io.String, "captions", "A description of each portrait, one a line, without words for the style."),
+                result(io.Image, "images", "The portraits, one image for each."),
+                result(io.String, "captions", "A description of each portrait, one per line, without words for the style."),
             ],
             search=["demo", "example images", "test dataset"],
         )
 
     @classmethod
     def execute(cls, style: str, count: int, first: int, size: int) -> io.NodeOutput:
-        """Draw them."""
+        """Draw the portraits."""
         with canvas_errors():
             from ..demo.drawing.portraits import caption, random_portrait
             from ..demo.drawing.render import render
 
             people = [random_portrait(number) for number in range(first, first + count)]
-            pictures = [render(person, STYLES[style], size) for person in people]
-            return io.NodeOutput(batch(pictures), "\n".join(caption(person, None) for person in people))
+            images = [render(person, STYLES[style], size) for person in people]
+            return io.NodeOutput(batch(images), "\n".join(caption(person, None) for person in people))

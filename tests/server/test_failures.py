@@ -71,7 +71,7 @@ def test_a_folder_registered_in_extra_model_paths_is_offered_and_used(server: Se
 
 
 def test_neither_folder_nor_images(server: Server) -> None:
-    assert "There are no pictures" in failure(server, {"prep": prepare("(images input)")}).message
+    assert "There are no images" in failure(server, {"prep": prepare("(images input)")}).message
 
 
 def test_captions_that_do_not_match_the_pictures(server: Server) -> None:
@@ -82,7 +82,7 @@ def test_captions_that_do_not_match_the_pictures(server: Server) -> None:
         "prep": prepare("(images input)") | {},
     }
     graph["prep"]["inputs"] |= {"images": ["photos", 0], "captions": ["words", 0]}
-    assert "3 pictures but 2 captions" in failure(server, graph).message
+    assert "3 images but 2 captions" in failure(server, graph).message
 
 
 def test_names_from_widgets_stay_inside_their_folders(server: Server) -> None:
