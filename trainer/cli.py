@@ -33,23 +33,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0 for success, 1 for an error told on stderr, 130 for a cancelled run."""
+    """Run one command. Returns the exit status: 0 for success, 1 for an error that was printed to stderr, 130 for a cancelled run."""
     escape_unprintable()
     args = build_parser().parse_args(argv)
-    for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notices are for programmers; errors still come through
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # their warnings are for programmers; errors are still shown
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
         with send_progress_to(ProgressLines()):
             status: int = args.run(args)
     except (KeyboardInterrupt, Cancelled):
-        print("stopped; what was done so far is kept.", file=sys.stderr)
+        print("stopped; finished work is kept.", file=sys.stderr)
         return 130
     except Exception as error:
-        told = as_user_error(error)
-        if told is None:
+        user_error = as_user_error(error)
+        if user_error is None:
             raise
-        print(f"error: {told.message}", file=sys.stderr)
-        if told.hint:
-            print(f"hint: {typed(told.hint)}", file=sys.stderr)
+        print(f"error: {typed(user_error.message)}", file=sys.stderr)
+        if user_error.hint:
+            print(f"hint: {typed(user_error.hint)}", file=sys.stderr)
         return 1
     return status

@@ -1,4 +1,4 @@
-"""Which device and precision a run computes in."""
+"""The device, precision and memory of a run."""
 
 from __future__ import annotations
 
@@ -14,68 +14,71 @@ from .messages import Message, Setting
 if TYPE_CHECKING:
     import torch
 
-_OTHERS_GB = 1.5
-_AMPERE, _HOPPER = 8, 9  # major compute capabilities; from Ampere on GPUs multiply bf16 matrices
+_RESERVED_GB = 1.5  # for the driver, ComfyUI's own context and the desktop
+_AMPERE, _HOPPER = 8, 9  # major compute capabilities; GPUs have bf16 matrix units since Ampere
 
 
-def pick_device(asked: str) -> torch.device:
-    """``auto``: a CUDA GPU when there is one, else the CPU. Raises UserError when ``cuda`` is asked for and missing."""
+def pick_device(requested: str) -> torch.device:
+    """The device for ``requested``; ``auto`` is a CUDA GPU if there is one, else the CPU. Raises UserError if ``cuda`` is not available."""
     import torch
 
-    if asked == "cuda" and not torch.cuda.is_available():
+    if requested == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "A CUDA GPU was requested, but torch finds none.",
             Message("Set ", Setting("training.device"), " to auto or cpu."),
             kind="device",
         )
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if requested != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def gpu_count() -> int:
-    """CUDA GPUs of this machine."""
+    """The number of CUDA GPUs of this machine."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def processor_threads(processes: int) -> int:
-    """Threads for each of ``processes`` that share this machine: one for every core that they may run on."""
+    """Threads for each of ``processes`` on this machine, so that together they use every available core once."""
     import psutil
 
     return max(1, min(psutil.cpu_count(logical=False) or cores(), cores()) // processes)
 
 
 def cores() -> int:
-    """The processor cores that this process may use, those that share one counted apart."""
+    """The logical processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)
 
 
-def pick_precision(asked: str, device: torch.device) -> str:
-    """``auto``: bf16 where the device computes in it, else fp16 on CUDA, else fp32. Raises UserError for fp16 on a CPU."""
+def pick_precision(requested: str, device: torch.device) -> str:
+    """The precision for ``requested``; ``auto`` is bf16 if the device supports it in hardware, else fp16 on CUDA, else fp32.
+
+    Raises UserError for fp16 on a CPU.
+    """
     import torch
 
-    if asked == "fp16" and device.type == "cpu":
+    if requested == "fp16" and device.type == "cpu":
         raise UserError(
             "fp16 training needs a GPU.", Message("Set ", Setting("training.precision"), " to auto, bf16 or fp32."), kind="device"
         )
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= _AMPERE else "fp16"  # older GPUs only emulate bf16
     return "bf16" if cpu_has_bf16() else "fp32"
 
 
 def has_cudnn_attention(device: torch.device) -> bool:
-    """Whether ``device`` is a GPU on which torch's own attention is cuDNN's."""
+    """Whether torch's attention on ``device`` uses cuDNN."""
     import torch
 
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= _HOPPER
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 matrices in hardware (AVX-512 BF16 or AMX); without, bf16 is slower than fp32."""
+    """Whether the CPU multiplies bf16 matrices in hardware (AVX-512 BF16 or AMX); otherwise bf16 is slower than fp32."""
     import torch
 
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
@@ -100,13 +103,16 @@ def total_memory_gb(device: torch.device) -> float:
 
 
 def usable_memory_gb(device: torch.device) -> float:
-    """What a run can have of it. Of a GPU, the driver, ComfyUI's own context and the desktop hold some: as the size decides which run it
-    is (``training.memory = "auto"``), they count the same at any time, whatever is free just now."""
-    return total_memory_gb(device) - (_OTHERS_GB if device.type == "cuda" else 0.0)
+    """The memory in GB that a run can use.
+
+    A fixed amount of a GPU is reserved, whatever is free at the moment, because with ``training.memory = "auto"`` the size is part of the
+    run's identity.
+    """
+    return total_memory_gb(device) - (_RESERVED_GB if device.type == "cuda" else 0.0)
 
 
 def use_own_gpu() -> None:
-    """Of several processes on a machine each works on a GPU of its own from the start: the launcher says which."""
+    """Select the GPU that the launcher assigned to this process."""
     import torch
 
     rank = os.environ.get("LOCAL_RANK", "")
@@ -115,18 +121,18 @@ def use_own_gpu() -> None:
 
 
 def return_memory(device: torch.device) -> None:
-    """Give what was freed back to the system: torch keeps a GPU's memory for later, and glibc (Linux) that of smaller tensors on a CPU."""
+    """Return freed memory to the system: torch caches GPU memory, and glibc (Linux) that of smaller tensors on a CPU."""
     import torch
 
     if device.type == "cuda":
         torch.cuda.empty_cache()
     if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library, as in Alpine
+        with suppress(OSError, AttributeError):  # another C library, such as Alpine's
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Peak memory of this process so far in GB: of the GPU's allocator on CUDA, resident memory on a CPU."""
+    """Peak memory of this process so far in GB: that of torch's allocator on CUDA, resident memory on a CPU."""
     import torch
 
     if device.type == "cuda":

@@ -1,6 +1,6 @@
-"""Round brackets in prompts: ComfyUI reads them as emphasis unless a backslash stands before them.
+"""Round brackets in prompts, which ComfyUI reads as emphasis unless they are escaped by a backslash.
 
-Captions are text: a bracket is a bracket in them, with or without a backslash. What goes into a prompt gets backslashes.
+In captions a bracket is plain text, with or without a backslash. Text that becomes part of a prompt is escaped.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from contextlib import suppress
 _ESCAPED = re.compile(r"\\([()])")
 _BARE = re.compile(r"(?<!\\)[()]")
 EMPHASIS = re.compile(r"\([^()]*:\s*[+-]?(\d+\.?\d*|\.\d+)\s*\)")
-_NESTED = 1.1  # what a pair of brackets without a number multiplies by
+_NESTED = 1.1  # the factor of a pair of brackets without a number
 
 
 def unescape(text: str) -> str:
-    r"""``text`` as it is meant: ``\(`` and ``\)`` are brackets. Other backslashes stay."""
+    r"""``text`` with brackets for ``\(`` and ``\)``. Other backslashes are kept."""
     return _ESCAPED.sub(r"\1", text)
 
 
 def escape(text: str) -> str:
-    r"""``text`` (a tag, a trigger word) for a prompt: its brackets get backslashes.
+    r"""``text`` (a tag, a trigger word) for a prompt, with its brackets escaped.
 
-    What is written for a prompt already stays: text with ``\(``, and emphasis with a number such as ``(word:1.2)``.
+    Text already written for a prompt is unchanged: text with ``\(``, and emphasis with a number such as ``(word:1.2)``.
     """
     if _ESCAPED.search(text) or EMPHASIS.search(text):
         return text
@@ -30,15 +30,15 @@ def escape(text: str) -> str:
 
 
 def has_word(text: str, word: str) -> bool:
-    """Whether ``word`` (or words) stands in ``text``, not as part of a longer word; upper and lower case and backslashes do not count."""
+    """Whether ``text`` contains ``word`` (or words) as whole words, ignoring case and backslashes."""
     return re.search(rf"(?<!\w){re.escape(unescape(word))}(?!\w)", unescape(text), re.IGNORECASE) is not None
 
 
 def weighted_parts(prompt: str) -> list[tuple[str, float]]:
-    """``prompt`` as (text, weight) pairs, the way ComfyUI reads it.
+    """Split ``prompt`` into (text, weight) pairs as ComfyUI does.
 
-    ``(a)`` weighs 1.1 times what is around it, ``(a:1.3)`` weighs 1.3 whatever is around it; brackets nest, and one that is never closed
-    is text. The texts have no backslashes before brackets.
+    ``(a)`` multiplies the surrounding weight by 1.1, ``(a:1.3)`` sets it to 1.3. Brackets nest, and an unclosed one is text. The texts are
+    unescaped.
     """
     hidden = prompt.replace("\\(", "\1").replace("\\)", "\2")
     parts = [(text.replace("\1", "(").replace("\2", ")"), weight) for text, weight in _weighted(hidden, 1.0)]
@@ -46,22 +46,22 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
 
 
 def _weighted(text: str, weight: float) -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
+    weighted: list[tuple[str, float]] = []
     for part in _split(text):
         if len(part) < 2 or not (part.startswith("(") and part.endswith(")")):
-            found.append((part, weight))
+            weighted.append((part, weight))
             continue
         inside, own = part[1:-1], weight * _NESTED
         head, colon, number = inside.rpartition(":")
         if colon and head:
             with suppress(ValueError):
                 own, inside = float(number), head
-        found += _weighted(inside, own)
-    return found
+        weighted += _weighted(inside, own)
+    return weighted
 
 
 def _split(text: str) -> list[str]:
-    """The outermost bracketed parts of ``text`` and what lies between them."""
+    """The outermost bracketed parts of ``text`` and the text between them."""
     parts: list[str] = []
     depth, start = 0, 0
     for place, character in enumerate(text):

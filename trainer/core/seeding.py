@@ -1,6 +1,6 @@
-"""Randomness from counters: every draw is a function of the seed and of where in the run it happens.
+"""Counter-based random numbers: each depends on the seed and on its position in the run, not on earlier draws.
 
-No generator state has to be saved: a resumed run, or the same run on several processes, draws the same numbers.
+So no generator state is saved, and a resumed run, or the same run on several processes, draws the same numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def derive_seed(seed: int, purpose: str, *counters: int) -> int:
-    """A 63-bit seed from the run's ``seed``, a ``purpose`` such as ``"noise"`` and counters such as epoch and position."""
+    """A 63-bit seed derived from the run's ``seed``, a ``purpose`` such as ``"noise"``, and counters such as epoch and position."""
     text = "|".join([str(seed), purpose, *map(str, counters)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.training_helpers import configuration, train_here
-from trainer.core.library_imports import NEEDLESS, hidden
+from trainer.core.library_imports import UNUSED, hidden
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 
@@ -34,16 +34,16 @@ import peft
 """
 _FOUND = """
 import importlib.util, json, sys
-from trainer.core.library_imports import NEEDLESS
-imported = [name for name in NEEDLESS if name in sys.modules]
-print(json.dumps([imported, [name for name in NEEDLESS if importlib.util.find_spec(name) is None]]))
+from trainer.core.library_imports import UNUSED
+imported = [name for name in UNUSED if name in sys.modules]
+print(json.dumps([imported, [name for name in UNUSED if importlib.util.find_spec(name) is None]]))
 """
 
 
 @pytest.mark.parametrize("importing", [_TRAINING, _PAINTING])
 def test_nothing_is_imported_that_is_not_needed(tmp_path: Path, importing: str) -> None:
     """Each is installed here, in a high version, and broken."""
-    for name in NEEDLESS:
+    for name in UNUSED:
         package = tmp_path / name
         package.mkdir()
         (package / "__init__.py").write_text(f"raise RuntimeError('{name} was built for another torch')")
@@ -72,7 +72,7 @@ def test_a_training_whose_prompts_are_cached_imports_neither_transformers_nor_pe
     # a module that is refused has a line, too, but not the package that it would be in
     imported = {line.rpartition("|")[2].strip() for line in log.splitlines() if line.startswith("import time:")}
     assert {"torch", "diffusers", "trainer"} <= imported
-    assert sorted(imported & {"transformers", "peft", *NEEDLESS}) == []
+    assert sorted(imported & {"transformers", "peft", *UNUSED}) == []
 
 
 def test_what_is_imported_already_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

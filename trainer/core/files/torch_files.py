@@ -1,11 +1,10 @@
-"""What a PyTorch file (.pt, .ckpt, .bin) claims, checked against what it holds before torch opens it.
+"""Checks PyTorch files (.pt, .ckpt, .bin) before torch opens them: they must hold the data that they claim.
 
-``torch.load`` with ``weights_only=True`` runs no code, but it believes sizes: a deflated archive of a few megabytes unpacks to gigabytes,
-and a tensor of any size can be a view of one number (``zeros(1).expand(2**38)``), which takes that size as soon as it is copied. torch
-checks neither. Here the file's pickle is walked without creating anything, and each tensor that it describes has to lie inside the data of
-the file.
+``torch.load`` with ``weights_only=True`` runs no code, but it trusts sizes: a small compressed archive may unpack to gigabytes,
+and a tensor of any size may be a view of one number (``zeros(1).expand(2**38)``), which takes that size once it is copied. torch checks
+neither. This module walks the file's pickle without creating objects and requires that each tensor lies inside the data of the file.
 
-Imports no torch: only numbers are compared.
+It does not import torch: only numbers are compared.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-_MOST_PICKLE = 16 << 20  # bytes of the pickle, which names tensors and holds no numbers of theirs; a whole SDXL checkpoint takes 0.3 MB
-_MOST_MEMBERS = 200_000
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of files that torch before 1.6 wrote
+_MAX_PICKLE = 16 << 20  # bytes of the pickle, which names tensors without their data; that of an SDXL checkpoint has 0.3 MB
+_MAX_MEMBERS = 200_000
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of files by torch before 1.6
 
-# torch's names of storages: bytes of an entry
+# bytes per entry of torch's storage types
 _STORAGES = {
     "DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "LongStorage": 8, "IntStorage": 4, "ShortStorage": 2,
     "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1, "ComplexFloatStorage": 8, "ComplexDoubleStorage": 16, "UntypedStorage": 1,
@@ -44,12 +43,12 @@ _HARMLESS = (
 )
 
 
-class FalseTorchFile(Exception):
-    """The file claims what it does not hold, or is no PyTorch file; the text says how, as the end of a sentence."""
+class InvalidTorchFile(Exception):
+    """The file claims data that it does not hold, or is not a PyTorch file. The text completes a sentence about the file."""
 
 
-class NotOnlyTensors(FalseTorchFile):
-    """The file holds objects of other kinds, whose loading could run code."""
+class NotOnlyTensors(InvalidTorchFile):
+    """The file holds other objects than tensors, and loading these could run code."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,11 @@ class _Global:
 @dataclass(frozen=True)
 class _Storage:
     size: int  # bytes
-    item: int  # bytes of an entry
+    item: int  # bytes per entry
 
 
 class _Opaque:
-    """A value of which only its presence matters."""
+    """A value whose contents do not matter."""
 
 
 _OPAQUE = _Opaque()
@@ -72,9 +71,9 @@ _MARK = object()
 
 
 def check_torch_file(path: Path) -> None:
-    """Raise FalseTorchFile unless each tensor lies inside data that the file really holds, stored as it is.
+    """Raise InvalidTorchFile unless every tensor lies inside uncompressed data of the file.
 
-    One tensor may still be in several places of the table. OSError when the file cannot be read.
+    A tensor may occur several times in the table. Raises OSError if the file cannot be read.
     """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
@@ -89,27 +88,27 @@ def _check_zip(path: Path) -> None:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
-        raise FalseTorchFile(f"its archive cannot be read ({error})") from error
+        raise InvalidTorchFile(f"its archive cannot be read ({error})") from error
     with archive:
         members = archive.infolist()
-        if len(members) > _MOST_MEMBERS:
-            raise FalseTorchFile(f"it has {len(members):,} parts")
+        if len(members) > _MAX_MEMBERS:
+            raise InvalidTorchFile(f"it has {len(members):,} parts")
         if len({member.filename for member in members}) != len(members):
-            raise FalseTorchFile("two of its parts have one name")
+            raise InvalidTorchFile("two of its parts have the same name")
         if any(member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size for member in members):
-            raise FalseTorchFile("its data is compressed, which PyTorch never does")
+            raise InvalidTorchFile("its data is compressed, which PyTorch never does")
         if sum(member.file_size for member in members) > os.path.getsize(path):
-            raise FalseTorchFile("its parts overlap")
+            raise InvalidTorchFile("its parts overlap")
         pickles = [member for member in members if member.filename.rpartition("/")[2] == "data.pkl"]
-        if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLE:
-            raise FalseTorchFile("it has no table of tensors, or one that is far too large")
+        if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE:
+            raise InvalidTorchFile("it has no table of tensors, or one that is far too large")
         folder = pickles[0].filename.removesuffix("data.pkl")
         sizes = {member.filename: member.file_size for member in members}
         try:
             with archive.open(pickles[0]) as table:
                 _Walk(lambda key, _: sizes.get(f"{folder}data/{key}", -1)).run(table)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-            raise FalseTorchFile(f"its archive cannot be read ({error})") from error
+            raise InvalidTorchFile(f"its archive cannot be read ({error})") from error
 
 
 def _check_legacy(file: IO[bytes]) -> None:
@@ -129,17 +128,17 @@ def _check_legacy(file: IO[bytes]) -> None:
 
 
 class _Walk:
-    """Follows a pickle's instructions with stand-ins for everything that it would create.
+    """Executes the instructions of a pickle with placeholders for all objects that it would create.
 
-    It knows those that ``torch.save`` writes; any other one, and any class or function that tensors do not need, raises NotOnlyTensors.
-    ``holds(key, bytes)`` gives how many bytes the file has for a storage.
+    Only instructions, classes and functions that ``torch.save`` writes for tensors are accepted; others raise NotOnlyTensors.
+    ``holds(key, bytes)`` returns how many bytes the file has for a storage.
     """
 
     def __init__(self, holds: Callable[[str, int], int]) -> None:
         self._holds = holds
 
     def run(self, file: Any) -> Any:
-        """Follow one pickle; its value as far as it is a plain one. Raises FalseTorchFile."""
+        """Execute one pickle and return its value, or a placeholder. Raises InvalidTorchFile."""
         stack: list[Any] = []
         memo: dict[int, Any] = {}
         begin = file.tell()
@@ -149,8 +148,8 @@ class _Walk:
                     return stack[-1]
                 self._step(name, argument, stack, memo)
         except (IndexError, KeyError, TypeError, ValueError, UnicodeDecodeError, OverflowError, RecursionError) as error:
-            raise FalseTorchFile("its table of tensors is damaged") from error
-        raise FalseTorchFile("its table of tensors is damaged")
+            raise InvalidTorchFile("its table of tensors is damaged") from error
+        raise InvalidTorchFile("its table of tensors is damaged")
 
     def _step(self, name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) -> None:
         if name in _PLAIN:
@@ -176,7 +175,7 @@ class _Walk:
             stack.append(tuple(_since_mark(stack)))
         elif name in ("SETITEMS", "APPENDS", "ADDITEMS"):
             _since_mark(stack)
-        elif name in ("SETITEM", "APPEND", "BUILD"):  # the state of a state_dict is its versions, which nobody reads here
+        elif name in ("SETITEM", "APPEND", "BUILD"):  # the state of a state_dict holds versions, which are not needed
             del stack[-2 if name == "SETITEM" else -1 :]
         elif name == "BINPERSID":
             stack.append(self._storage(stack.pop()))
@@ -194,11 +193,11 @@ class _Walk:
         if kind != "storage" or name not in _STORAGES or not storage.name.startswith(("torch ", "torch.storage ")):
             raise NotOnlyTensors("it holds data of an unknown type")
         if not _is_size(count) or not isinstance(key, str):
-            raise FalseTorchFile("its table of tensors is damaged")
+            raise InvalidTorchFile("its table of tensors is damaged")
         size = count * _STORAGES[name]
         held = self._holds(key, size)
         if size > held:
-            raise FalseTorchFile(f"it claims {size:,} bytes of data where it has {'none' if held < 0 else f'{held:,}'}")
+            raise InvalidTorchFile(f"it claims {size:,} bytes of data where it has {'none' if held < 0 else f'{held:,}'}")
         return _Storage(size, _STORAGES[name])
 
     def _made(self, function: Any, arguments: Any) -> Any:
@@ -232,13 +231,13 @@ _CONSTANTS |= dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"), _OPAQUE)
 
 def _instructions(file: Any, begin: int) -> Iterator[tuple[str, Any]]:
     for instruction, argument, position in pickletools.genops(file):
-        if (position or 0) - begin > _MOST_PICKLE:
-            raise FalseTorchFile("it has a table of tensors that is far too large")
+        if (position or 0) - begin > _MAX_PICKLE:
+            raise InvalidTorchFile("it has a table of tensors that is far too large")
         yield instruction.name, argument
 
 
 def _since_mark(stack: list[Any]) -> list[Any]:
-    """What lies above the topmost mark, taken off together with it."""
+    """Pop the topmost mark and return the values above it."""
     place = len(stack) - 1
     while stack[place] is not _MARK:
         place -= 1
@@ -250,16 +249,16 @@ def _since_mark(stack: list[Any]) -> list[Any]:
 
 
 def _check_tensor(arguments: Any, item: int | None) -> None:
-    """Raises FalseTorchFile unless ``(storage, offset, sizes, strides, …)``, all but the storage in entries, lies inside the storage."""
+    """Raise InvalidTorchFile unless ``(storage, offset, sizes, strides, …)``, in entries, lies inside the storage."""
     storage, offset, sizes, strides, *_ = arguments
     fine = isinstance(storage, _Storage) and isinstance(sizes, tuple) and isinstance(strides, tuple) and len(sizes) == len(strides) <= 16
     if not fine or not all(_is_size(number) for number in (offset, *sizes, *strides)):
-        raise FalseTorchFile("its table of tensors is damaged")
+        raise InvalidTorchFile("its table of tensors is damaged")
     item = item or storage.item
     size = math.prod(sizes) * item
     last = offset + sum((count - 1) * stride for count, stride in zip(sizes, strides, strict=True)) + 1 if size else 0
     if last * item > storage.size or size > max(storage.size, item * 64):
-        raise FalseTorchFile(f"a tensor of shape {list(sizes)} claims {size:,} bytes and has {storage.size:,}")
+        raise InvalidTorchFile(f"a tensor of shape {list(sizes)} claims {size:,} bytes and has {storage.size:,}")
 
 
 def _item_of(dtype: Any) -> int:

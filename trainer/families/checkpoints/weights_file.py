@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UserError
-from ...core.files.torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
+from ...core.files.torch_files import InvalidTorchFile, NotOnlyTensors, check_torch_file
 from .quantised_weights import QuantisedWeight, dequantised, is_companion, quantised_weights
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class WeightsFile:
             # only the zip layout can be mapped; files from torch before 1.6 are read whole
             data: Any = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(self.path))
         except Exception as error:
-            if isinstance(error, FalseTorchFile) and not isinstance(error, NotOnlyTensors):
+            if isinstance(error, InvalidTorchFile) and not isinstance(error, NotOnlyTensors):
                 raise UserError(f"{self.path.name} is damaged: {error}.", "Copy or download it again.", kind="checkpoint") from error
             raise UserError(
                 f"{self.path.name} was not loaded: a .ckpt file can run code when it is opened, and this one holds more than weights.",

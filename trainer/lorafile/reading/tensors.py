@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ...core.errors import UserError
-from ...core.files.torch_files import FalseTorchFile, NotOnlyTensors, check_torch_file
+from ...core.files.torch_files import InvalidTorchFile, NotOnlyTensors, check_torch_file
 from .. import container
 
 FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
@@ -69,7 +69,7 @@ def _load_pickled(path: Path) -> RawFile:
             "Get the LoRA as .safetensors, or convert it on a machine without anything valuable.",
             kind="lora",
         ) from error
-    except FalseTorchFile as error:
+    except InvalidTorchFile as error:
         raise UserError(f"{path.name} is damaged or not a PyTorch file: {error}.", "Download it again.", kind="lora") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path.name} is damaged or not a PyTorch file: {error}.", "Download it again.", kind="lora") from error
