@@ -31,6 +31,8 @@ from trainer.families import family_of, open_checkpoint
 from trainer.plan import planning
 from trainer.runs import events
 
+pytestmark = pytest.mark.slow
+
 CHANGES: dict[str, Any] = {"training.batch_size": 2, "training.gradient_accumulation": 2, "training.epochs": 3, "optimizer.lr": 1e-2}
 AsWritten = Callable[..., Trained]
 
@@ -85,9 +87,9 @@ def warnings(trained: Trained) -> list[str]:
         {"training.micro_batch_size": 1},
         {"objective.min_snr_gamma": 5.0, "objective.loss": "huber", "objective.input_perturbation": 0.1},
         {"training.gradient_checkpointing": True},
-        {"network.targets": "all-linear+conv"},
+        pytest.param({"network.targets": "all-linear+conv"}, marks=pytest.mark.long),
         {"network.targets": "all-linear+conv", "network.dora": True},
-        {"optimizer.name": "schedule-free", "training.ema_decay": 0.0},
+        pytest.param({"optimizer.name": "schedule-free", "training.ema_decay": 0.0}, marks=pytest.mark.long),
     ],
     ids=["plain", "in parts", "weighted", "checkpointed", "convolutions", "DoRA", "schedule-free"],
 )
@@ -215,6 +217,7 @@ def test_a_compiler_that_fails_takes_its_recordings_with_it(
     assert "torch.compile failed" in warning
 
 
+@pytest.mark.long
 def test_compiled_blocks_are_recorded(
     shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,8 @@ from trainer.runs import events
 from trainer.training.cache import encode_latents
 from trainer.training.monitoring.preview_sampling import decode
 
+pytestmark = pytest.mark.slow
+
 BATCHED: dict[str, Any] = {"training.batch_size": 3, "training.gradient_accumulation": 1, "training.max_steps": 2, "optimizer.lr": 1e-2}
 
 

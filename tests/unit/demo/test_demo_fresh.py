@@ -22,6 +22,8 @@ from demo.recipe.train_unet import Growing, LatentSet, UnetSettings
 from tests.unit.demo.toy import TOY
 from trainer.core.files.writing import PARTIAL
 
+pytestmark = pytest.mark.slow
+
 SIZE = 64
 
 

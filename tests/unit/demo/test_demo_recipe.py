@@ -23,6 +23,8 @@ from demo.recipe.train_vae import VaeSettings, encode, fold_scale, reconstructio
 from demo.recipe.vocabulary import UsedTokens
 from tests.unit.demo.toy import TOY
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 PLAIN: dict[str, Any] = {"optimizer.lr": 1e-3, "training.epochs": 2}
 # what does not depend on the layers of a model is trained on a model with few

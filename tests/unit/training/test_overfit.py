@@ -21,6 +21,8 @@ from trainer.objective import objective
 from trainer.training import micro_batch
 from trainer.training.optimizers import make_optimizer
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 STEPS = 40
 KINDS = {"sd1": "epsilon", "sd2": "v_prediction", "sdxl": "epsilon"}

@@ -28,6 +28,8 @@ from trainer.families import family_named, open_checkpoint
 from trainer.training import learner, optimizers
 from trainer.training.micro_batch import MicroBatch
 
+pytestmark = pytest.mark.slow
+
 STEPS = 10
 RATE = 1e-3
 # At 64 px the tiny UNet's deepest group norm sees two numbers a group, and a division by their tiny difference now and then makes rounding

@@ -47,6 +47,8 @@ from trainer.training.micro_batch import MicroBatch, build
 from trainer.training.monitoring.preview_sampling import decode, sample_latents
 from trainer.training.optimizers import text_learning_rate
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 STEPS = 10
 RATES = (1e-3, 2e-4)  # of the UNet and of the text encoders
