@@ -37,10 +37,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import table
 from random_checkpoints.make_checkpoint import make_checkpoint
 from trainer.config import run_config
+from trainer.config.prepare_sections import CleanSettings
 from trainer.core import devices
 from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, prepare_dataset
-from trainer.dataset.settings_sections import CleanSettings
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events

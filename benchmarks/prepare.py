@@ -33,6 +33,7 @@ from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from trainer.config.prepare_sections import CleanSettings, TrainingHints
 from trainer.core.devices import cores
 from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
@@ -40,7 +41,6 @@ from trainer.dataset.images.process import PNG_LEVEL
 from trainer.dataset.manifest.hashing import hashed_header
 from trainer.dataset.manifest.items import Item, Row
 from trainer.dataset.manifest.write import write_manifest
-from trainer.dataset.settings_sections import CleanSettings, TrainingHints
 
 RESOLUTION = 512
 # the copies of a picture differ only in a byte behind its end, so near duplicates must stay; their hashes are made all the same

@@ -33,9 +33,9 @@ from demo.drawing.portraits import random_portrait
 from demo.drawing.render import render
 from trainer.config import run_config
 from trainer.config.overrides import apply_override
+from trainer.config.prepare_sections import CleanSettings
 from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, prepare_dataset
-from trainer.dataset.settings_sections import CleanSettings
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events

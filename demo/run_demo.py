@@ -151,10 +151,10 @@ def main(out: Path, settings: DemoSettings | None = None, *, progress: Progress 
 
 def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path, Path, int, float]:
     """Prepare the dataset and train on it; returns the LoRA file, the loss curve, the steps and the child's seconds."""
+    from trainer.config.prepare_sections import CleanSettings
     from trainer.config.run_config import parse
     from trainer.core.work.progress import report_progress
     from trainer.dataset import PrepareSettings, TrainingHints, prepare_dataset
-    from trainer.dataset.settings_sections import CleanSettings
     from trainer.launch.launcher import train
     from trainer.launch.prepared_run import prepare_run
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...trainer.dataset.settings import PrepareSettings
+from ...trainer.config.prepare_settings import PrepareSettings
 from .widget import NodeWidgets, Widget
 from .widget_values import renamed_tags, tags
 

@@ -12,8 +12,8 @@ import pytest
 
 from trainer.cli import build_parser
 from trainer.config import run_config
+from trainer.config.prepare_settings import PrepareSettings
 from trainer.config.setting import settings_of
-from trainer.dataset.settings import PrepareSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND_LINE = {"commands", "cli.py", "entry.py", "overrides.py"}  # what these print is read on the command line only

@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from trainer.config import run_config
+from trainer.config.prepare_settings import PrepareSettings
 from trainer.config.setting import settings_of
-from trainer.dataset.settings import PrepareSettings
 
 Helper = Callable[[str], ModuleType]
 ROOT = Path(__file__).resolve().parents[2]

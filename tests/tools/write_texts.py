@@ -19,9 +19,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from trainer.config.prepare_settings import PrepareSettings
 from trainer.config.reference import settings_table
 from trainer.config.run_config import RunConfig
-from trainer.dataset.settings import PrepareSettings
 
 from .comfyui import find_comfyuis
 from .node_description import describe_nodes

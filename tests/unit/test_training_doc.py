@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from tests.tools.write_texts import DOCS, generated_docs
 from trainer.config import run_config
+from trainer.config.prepare_settings import PrepareSettings
 from trainer.config.run_config import RunConfig
 from trainer.config.setting import settings_of
-from trainer.dataset.settings import PrepareSettings
 
 if sys.version_info >= (3, 11):
     import tomllib

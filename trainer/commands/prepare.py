@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..config.overrides import apply_override
+from ..config.prepare_settings import PrepareSettings, parse_settings, read_settings
+from ..config.setting import settings_of
+from ..core.errors import UserError
+
 _EXAMPLES = """\
 examples:
 
@@ -34,40 +39,36 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="folder, zip or tar archive, or one picture")
     parser.add_argument("--out", type=Path, default=Path("datasets"), metavar="DIR", help="the dataset's folder is made here (datasets)")
-    parser.add_argument("--trigger", metavar="WORD", help="a rare word that will call the style or character")
-    parser.add_argument("--class", dest="class_description", metavar="TEXT", help="what the pictures show, e.g. 'anime face'")
-    parser.add_argument("--resolution", type=int, metavar="N", help="side in pixels, or the area's root in buckets (512)")
+    _add_setting(parser, "--trigger", "trigger", metavar="WORD")
+    _add_setting(parser, "--class", "class_description", metavar="TEXT")
+    _add_setting(parser, "--resolution", "resolution", metavar="N")
     sizes = parser.add_argument_group("sizes")
     shape = sizes.add_mutually_exclusive_group()
-    shape.add_argument("--buckets", action="store_true", help="keep aspect ratios, by kohya's rules (default for what is not square)")
-    shape.add_argument("--square", action="store_true", help="cut every picture to a square")
-    sizes.add_argument("--bucket-step", type=int, metavar="N", help="sides are multiples of this (64)")
-    sizes.add_argument("--no-upscale", action="store_true", help="with --buckets: small pictures keep their size")
-    sizes.add_argument("--crop", choices=("top", "face", "centre", "none"), help="what stays when the shape differs (top)")
-    sizes.add_argument("--repeats", type=int, metavar="N", help="how often an epoch shows each picture (1)")
-    sizes.add_argument("--alpha", choices=("background", "mask"), help="transparent parts: onto the background, or also out of the loss")
-    sizes.add_argument("--background", metavar="COLOUR", help="#rrggbb or a name (white)")
+    shape.add_argument(
+        "--buckets", action="store_true", help="Keep aspect ratios, by kohya's rules (default for images that are not square)."
+    )
+    shape.add_argument("--square", action="store_true", help="Cut every image to a square.")
+    _add_setting(sizes, "--bucket-step", "buckets.step", metavar="N")
+    _add_setting(sizes, "--no-upscale", "buckets.no_upscale")
+    _add_setting(sizes, "--crop", "crop")
+    _add_setting(sizes, "--repeats", "repeats", metavar="N")
+    _add_setting(sizes, "--alpha", "alpha")
+    _add_setting(sizes, "--background", "background", metavar="COLOUR")
     captions = parser.add_argument_group("captions")
-    captions.add_argument(
-        "--captions", choices=("auto", "instance", "sidecar", "tags", "sidecar+tags"), help="where captions come from (auto)"
-    )
-    captions.add_argument("--tagger", metavar="MODEL", help="WD-tagger .onnx with its selected_tags.csv beside it, or their folder")
-    captions.add_argument("--threshold", type=float, metavar="P", help="smallest probability of a tag (0.35)")
-    captions.add_argument("--remove", action="append", metavar="TAG", help="leave a tag out, * for anything; may be repeated")
-    captions.add_argument("--replace", action="append", metavar="TAG=TAG", help="write another tag; may be repeated")
-    captions.add_argument("--separator", choices=("auto", "comma", "space"), help="what stands between tags (auto)")
-    captions.add_argument(
-        "--trigger-position", choices=("front", "keep"), help="keep: where the caption has it, in front only where it has none (front)"
-    )
-    captions.add_argument(
-        "--wildcards", action="store_true", help="one of {a|b} and one of several lines is chosen each time, as by kohya's enable_wildcard"
-    )
-    captions.add_argument("--shuffle", action="store_true", help="the trainer shuffles tags after the kept ones")
-    captions.add_argument("--keep-tokens", type=int, metavar="N", help="tags in front that are never shuffled or dropped (1)")
-    captions.add_argument("--caption-dropout", type=float, metavar="P", help="share of steps without a caption (0)")
+    _add_setting(captions, "--captions", "captions.source")
+    _add_setting(captions, "--tagger", "tagger.model", metavar="MODEL")
+    _add_setting(captions, "--threshold", "tagger.threshold", metavar="P")
+    _add_setting(captions, "--remove", "captions.remove", metavar="TAG")
+    _add_setting(captions, "--replace", "captions.replace", metavar="TAG=TAG")
+    _add_setting(captions, "--separator", "captions.separator")
+    _add_setting(captions, "--trigger-position", "captions.trigger_position")
+    _add_setting(captions, "--wildcards", "training.wildcards")
+    _add_setting(captions, "--shuffle", "training.shuffle_caption")
+    _add_setting(captions, "--keep-tokens", "training.keep_tokens", metavar="N")
+    _add_setting(captions, "--caption-dropout", "training.caption_dropout", metavar="P")
     other = parser.add_argument_group("other")
     other.add_argument("--regularisation", type=Path, metavar="SOURCE", help="a second set, trained without the trigger word")
-    other.add_argument("--regularisation-weight", type=float, metavar="W", help="its weight in the loss (1)")
+    _add_setting(other, "--regularisation-weight", "regularisation_weight", metavar="W")
     other.add_argument(
         "--replace-other", action="store_true", help="write over a dataset of this name that has another source or other settings"
     )
@@ -83,7 +84,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Prepare, show the report, export."""
-    from ..dataset import contact_sheet, parse_settings, prepare_dataset
+    from ..dataset import contact_sheet, prepare_dataset
     from ..dataset.export.export_dataset import export_dataset
 
     settings = parse_settings(_settings(args))
@@ -109,47 +110,44 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_setting(group: argparse._ActionsContainer, flag: str, key: str, *, metavar: str | None = None) -> None:
+    """An option for a dataset setting, which gives its type, choices and help."""
+    described = settings_of(PrepareSettings)[key]
+    default = "" if described.required or described.default in ("", (), {}, False) else f" (default: {described.default})"
+    text = f"{described.description}{default}".replace("%", "%%")
+    if described.type is bool:
+        group.add_argument(flag, dest=key, action="store_const", const=True, help=text)
+    elif described.choices:
+        group.add_argument(flag, dest=key, choices=described.choices, help=text)
+    elif described.type in (tuple, dict):
+        group.add_argument(flag, dest=key, action="append", metavar=metavar, help=f"{text} May be repeated.")
+    else:
+        group.add_argument(flag, dest=key, type=described.type, metavar=metavar, help=text)
+
+
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """Plain data for ``parse_settings``: the file, then the options, then ``--set``."""
-    from ..config.overrides import apply_override
-    from ..dataset.settings_file import read_settings
-
     data = read_settings(args.settings) if args.settings else {}
-    if args.buckets or args.bucket_step or args.no_upscale:
-        data["buckets"] = data.get("buckets") or {}
-        if args.buckets:
-            data["shape"] = "buckets"
+    options = {key: value for key in settings_of(PrepareSettings) if (value := getattr(args, key, None)) is not None}
+    if "captions.replace" in options:
+        options["captions.replace"] = _pairs(options["captions.replace"])
+    if args.buckets:
+        data["shape"], data["buckets"] = "buckets", data.get("buckets") or {}
     if args.square:
         data["shape"] = "square"
         data.pop("buckets", None)
-    if args.tagger:
-        data["tagger"] = {**(data.get("tagger") or {}), "model": args.tagger}
-    given = {
-        "trigger": args.trigger, "class_description": args.class_description, "resolution": args.resolution, "crop": args.crop,
-        "repeats": args.repeats, "alpha": args.alpha, "background": args.background,
-        "regularisation_weight": args.regularisation_weight, "buckets.step": args.bucket_step,
-        "buckets.no_upscale": args.no_upscale or None, "captions.source": args.captions, "captions.remove": args.remove,
-        "captions.replace": _pairs(args.replace), "captions.separator": args.separator,
-        "captions.trigger_position": args.trigger_position, "training.wildcards": args.wildcards or None,
-        "tagger.threshold": args.threshold,
-        "training.shuffle_caption": args.shuffle or None, "training.keep_tokens": args.keep_tokens,
-        "training.caption_dropout": args.caption_dropout,
-    }  # fmt: skip
-    for key, value in given.items():
-        if value is None:
-            continue
+    for key, value in options.items():
         section, _, name = key.rpartition(".")
-        (data.setdefault(section, {}) if section else data)[name] = value
+        if section:
+            data[section] = {**(data.get(section) or {}), name: value}
+        else:
+            data[name] = value
     for override in args.overrides:
         apply_override(data, override, example="clean.min_side=256")
     return data
 
 
-def _pairs(replace: list[str] | None) -> dict[str, str] | None:
-    from ..core.errors import UserError
-
-    if replace is None:
-        return None
+def _pairs(replace: list[str]) -> dict[str, str]:
     pairs = dict(pair.split("=", 1) for pair in replace if "=" in pair)
     if len(pairs) < len(replace):
         raise UserError("--replace needs TAG=TAG, each tag once.", "For example: --replace 'grey hair=gray hair'", kind="config")

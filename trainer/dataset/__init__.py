@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..config.prepare_sections import BucketSettings, CaptionSettings, CleanSettings, TaggerSettings, TrainingHints
+from ..config.prepare_settings import PrepareSettings, dataset_folder, dataset_folder_name, parse_settings
 from .export.export_dataset import export_dataset
 from .loading.combine import CombinedDataset, WeightedDataset, combine_datasets, select_items
 from .manifest.items import Dataset, Item
@@ -10,8 +12,6 @@ from .preparation.prepare_dataset import PrepareResult, prepare_dataset
 from .reading.sources import SourceImage
 from .report.contact_sheet import contact_sheet
 from .report.summary import Rejection, Report
-from .settings import PrepareSettings, dataset_folder, dataset_folder_name, parse_settings
-from .settings_sections import BucketSettings, CaptionSettings, CleanSettings, TaggerSettings, TrainingHints
 
 __all__ = [
     "BucketSettings",

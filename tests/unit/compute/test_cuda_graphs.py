@@ -24,9 +24,9 @@ from tests.unit.training_helpers import Trained, configuration, lose_a_gradient,
 from trainer.adapters import adapter
 from trainer.compute import cuda_graphs, denoiser_setup, lora_layers
 from trainer.compute.cuda_graphs import Passed
+from trainer.config.prepare_sections import BucketSettings
 from trainer.config.run_config import RunConfig
 from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
-from trainer.dataset.settings_sections import BucketSettings
 from trainer.families import family_of, open_checkpoint
 from trainer.plan import planning
 from trainer.runs import events

@@ -24,9 +24,9 @@ from tests.unit.training_helpers import configuration
 from trainer.cli import main
 from trainer.commands.progress_bar import TrainingProgress
 from trainer.config import run_config
+from trainer.config.prepare_settings import read_settings
 from trainer.core.errors import UserError
 from trainer.core.terminal import escape_unprintable
-from trainer.dataset.settings_file import read_settings
 from trainer.families import family_named
 from trainer.launch.accelerate_config import accelerate_config
 from trainer.launch.prepared_run import PreparedRun, write_run_folder

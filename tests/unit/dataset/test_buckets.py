@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.config.prepare_sections import BucketSettings
+from trainer.config.prepare_settings import PrepareSettings, bucket_sides
 from trainer.dataset.images.buckets import bucket_resolutions, fit, fit_to_bucket
-from trainer.dataset.settings import PrepareSettings, bucket_sides
-from trainer.dataset.settings_sections import BucketSettings
 
 RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "kohya_buckets.json").read_text(encoding="utf-8"))
 

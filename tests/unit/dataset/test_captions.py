@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.config.prepare_sections import CaptionSettings
 from trainer.dataset.captions.tag_rules import TagRules
 from trainer.dataset.captions.tags import plain_frequency, tag_frequency, with_trigger
-from trainer.dataset.settings_sections import CaptionSettings
 
 
 def edit_tags(caption: str, settings: CaptionSettings, frequency: Counter[str] | None = None) -> str:

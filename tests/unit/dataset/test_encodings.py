@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.dataset.pictures import folder_of
+from trainer.config.prepare_sections import CaptionSettings
 from trainer.dataset.captions.encodings import decode_text
 from trainer.dataset.reading.sources import from_folder
-from trainer.dataset.settings_sections import CaptionSettings
 
 TEXTS = {
     "gb18030": ["一个女孩, 长发", "1girl, 蓝色眼睛", "初音未来, 双马尾", "水手服, 教室, 窗户", "穿着红色和服的少女，背景是樱花树"],

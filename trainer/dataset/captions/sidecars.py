@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ...config.prepare_sections import CaptionSettings
 from ...core.counting import plural
 from ...core.files.reading import read_regular
 from ...core.messages import DatasetSetting, Message
 from ..images.decode import EXTENSIONS
 from ..layout import HEADER, ROWS
-from ..settings_sections import CaptionSettings
 from .booru import caption_of_json, spaced, split_spaced
 from .caption_tables import CaptionTables, folded
 from .caption_text import MAX_CAPTION_BYTES, encoding_warning, one_line, read_caption_text

@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from ...config.prepare_sections import CaptionSettings
 from ...core.messages import DatasetSetting, Message
 from ...core.prompt_syntax import unescape
-from ..settings_sections import CaptionSettings
 from .tags import SEPARATOR, plain, sections, split_tags, unique
 
 

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ...config.prepare_sections import CaptionSettings, TaggerSettings
 from ...core.errors import Cancelled, UserError
 from ...core.files.image_file import load_image
 from ...core.files.reading import read_regular, sha256_file
 from ...core.files.writing import write_atomic
 from ..layout import WORK
-from ..settings_sections import CaptionSettings, TaggerSettings
 from .booru import spaced
 from .tag_rules import TagPatterns
 

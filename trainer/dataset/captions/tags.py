@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from ...config.prepare_sections import TrainingHints, TriggerPosition
 from ...core.prompt_syntax import has_word, unescape
-from ..settings_sections import TrainingHints, TriggerPosition
 
 SEPARATOR = str(TrainingHints.model_fields["keep_tokens_separator"].default)
 # a part between commas; a choice such as {blue eyes, smile|red eyes} is one

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ...config.prepare_sections import TrainingHints
+from ...config.prepare_settings import PrepareSettings, bucket_rules, bucket_sides, parse_settings
 from ...core.files.image_file import load_image
 from ...core.files.paths import safe_name
 from ...core.files.writing import write_atomic
@@ -16,8 +18,6 @@ from ...core.work.progress import report_progress
 from ..captions.tags import instance_prompt
 from ..loading.kohya_captions import fixed_caption
 from ..manifest.items import Dataset, Item
-from ..settings import PrepareSettings, bucket_rules, bucket_sides, parse_settings
-from ..settings_sections import TrainingHints
 
 
 def write_kohya(dataset: Dataset, folder: Path) -> None:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..settings import PrepareSettings, bucket_rules, bucket_sides
+from ...config.prepare_settings import PrepareSettings, bucket_rules, bucket_sides
 
 Size = tuple[int, int]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageColor
 
+from ...config.prepare_sections import CleanSettings
+from ...config.prepare_settings import PrepareSettings
 from ...core.errors import UserError
 from ...core.files.writing import write_atomic
-from ..settings import PrepareSettings
-from ..settings_sections import CleanSettings
 from .buckets import Fit, Size, fit
 from .decode import DecodedImage, Rejected, decode, open_image
 from .focus import content_box, crop_offset, find_head

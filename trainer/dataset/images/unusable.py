@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageColor
 
-from ..settings import PrepareSettings
+from ...config.prepare_settings import PrepareSettings
 from .decode import DecodedImage, Rejected
 
 _ONE_COLOUR = 8  # 8-bit values by which JPEG changes a single colour

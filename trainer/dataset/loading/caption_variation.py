@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from ...config.prepare_sections import TrainingHints
 from ...core.messages import Message, Setting
 from ...core.prompt_syntax import unescape
 from ...core.seeding import derive_seed
 from ..manifest.items import Item
-from ..settings_sections import TrainingHints
 from .kohya_captions import choose_variant, fixed_caption, tag_sections
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from ...config.prepare_sections import TrainingHints
 from ...core.prompt_syntax import unescape
 from ..manifest.items import Item
-from ..settings_sections import TrainingHints
 
 _CHOICE = re.compile(r"\{([^}]+)\}")
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from ...config.prepare_sections import TrainingHints
 from ..layout import SCHEMA_VERSION
-from ..settings_sections import TrainingHints
 from .items import Item
 
 

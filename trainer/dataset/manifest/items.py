@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...config.prepare_sections import TrainingHints
 from ...core.files.reading import read_regular
 from ..layout import LARGEST_MANIFEST, ROWS
-from ..settings_sections import TrainingHints
 
 
 @dataclass(frozen=True)

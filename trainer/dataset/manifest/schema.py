@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from ..settings_sections import TrainingHints
+from ...config.prepare_sections import TrainingHints
 
 MAX_SIDE = 1 << 20  # pixels
 MAX_REPEATS = 10**10  # five digits of a kohya folder times the limit of the setting

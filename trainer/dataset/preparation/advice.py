@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ...config.prepare_settings import PrepareSettings, bucket_rules
 from ...core.counting import plural
 from ...core.messages import DatasetSetting, Message
 from ...core.prompt_syntax import EMPHASIS
@@ -13,7 +14,6 @@ from ..captions.tags import WILDCARD, instance_prompt
 from ..images.process import BELOW_BORDER, MASK_NOT_USED
 from ..layout import caption_file
 from ..manifest.items import Dataset, Row
-from ..settings import PrepareSettings, bucket_rules
 from .captioning import CaptionResult
 
 _CUT_TOP = 0.02  # of the height; less comes from rounding

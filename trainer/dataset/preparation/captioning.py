@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...config.prepare_settings import PrepareSettings
 from ...core.counting import plural
 from ...core.errors import UserError
 from ...core.files.writing import write_atomic
@@ -17,7 +18,6 @@ from ..captions.tag_rules import TagRules
 from ..captions.tags import instance_prompt, joined, plain_frequency, sections, split_tags, with_trigger
 from ..images.process import ProcessedImage
 from ..layout import caption_file
-from ..settings import PrepareSettings
 from .candidates import Candidate
 from .previous_run import Edit, PreviousRun
 from .progress import Progress

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...config.prepare_settings import PrepareSettings
 from ...core.messages import DatasetSetting, Message
 from ..captions.tagger import model_with_tags
 from ..images.face_model import require_face_model
-from ..settings import PrepareSettings
 
 
 def check_models(settings: PrepareSettings) -> list[str]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...config.prepare_settings import PrepareSettings
 from ...core.errors import Cancelled, UserError
 from ...core.work.parallel import ordered_map
 from ..images.decode import EXTENSIONS
@@ -17,7 +18,6 @@ from ..layout import REGULARISATION, WORK
 from ..reading import sources
 from ..reading.archive import is_archive, unpack
 from ..reading.sources import Entry, SourceImage, SourceListing
-from ..settings import PrepareSettings
 from .candidates import content_hash
 from .identity import PreparationIdentity, batch_id, path_id
 from .journal import locked

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ...config.prepare_settings import PrepareSettings
 from ...core.errors import Cancelled
 from ...core.files.writing import write_atomic
 from ..images.compare import is_same_image
@@ -19,7 +20,6 @@ from ..images.process import ProcessedImage, flattened
 from ..images.signature import Signature, SimilarityIndex, parse_signature
 from ..layout import WORK
 from ..report.summary import SimilarPair
-from ..settings import PrepareSettings
 from .candidates import Candidate
 
 COMPARISONS = "pairs.json"  # in WORK: which pairs of similar images are the same image

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...config.prepare_settings import PrepareSettings
 from ...core.counting import plural
 from ...core.errors import UserError
 from ...core.messages import DatasetSetting, Message
@@ -17,7 +18,6 @@ from ..manifest.integrity import IntegrityCheck
 from ..manifest.items import Dataset
 from ..reading.sources import natural_key
 from ..report.summary import Rejection, Report
-from ..settings import PrepareSettings
 from .advice import warnings_for
 from .candidates import Candidate, mask_bytes
 from .captioning import caption_images

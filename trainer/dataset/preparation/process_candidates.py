@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...config.prepare_settings import PrepareSettings
 from ...core.work.parallel import ordered_map
 from ..images.process import ProcessedImage, Upscaler, process_image
 from ..images.signature import parse_signature
 from ..manifest.integrity import IntegrityCheck
 from ..report.summary import Rejection, SimilarPair
-from ..settings import PrepareSettings
 from .candidates import Candidate
 from .collect import Progress
 from .duplicates import take_captions_of_duplicates

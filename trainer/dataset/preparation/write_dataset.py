@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ...config.prepare_settings import PrepareSettings, dataset_folder_name
 from ..captions.tags import tag_frequency
 from ..images.process import ProcessedImage
 from ..loading.balance import balanced
@@ -16,7 +17,6 @@ from ..manifest.read import open_dataset
 from ..manifest.write import write_manifest
 from ..report.html_page import write_page
 from ..report.summary import Rejection, Report, SimilarPair
-from ..settings import PrepareSettings, dataset_folder_name
 from .candidates import Candidate
 from .captioning import CaptionResult
 

@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from ...config.prepare_sections import CaptionSettings
 from ...core.counting import plural
 from ...core.errors import UserError
 from ..captions.sidecars import LOOKS_LIKE_CAPTIONS, CaptionIndex, belongs_to
 from ..images.decode import EXTENSIONS
 from ..images.source_masks import find_masks
-from ..settings_sections import CaptionSettings
 from .surrogates import replace_surrogates
 from .walk import walk
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from ..config.sections.section import Section
-from ..config.setting import required, setting
+from .sections.section import Section
+from .setting import required, setting
 
 CaptionSource = Literal["auto", "instance", "sidecar", "tags", "sidecar+tags"]
 TagOrder = Literal["keep", "alphabetical", "frequency"]

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError, field_validator, model_validator
 
-from ..config.sections.section import Section
-from ..config.setting import setting, settings_of
-from ..config.validation_errors import describe_problems
 from ..core.errors import UserError
+from ..core.files.text_file import read_text
 from ..core.messages import Action, DatasetSetting, Message
-from .settings_sections import BucketSettings, CaptionSettings, CleanSettings, TaggerSettings, TrainingHints
+from .prepare_sections import BucketSettings, CaptionSettings, CleanSettings, TaggerSettings, TrainingHints
+from .sections.section import Section
+from .setting import setting, settings_of
+from .validation_errors import describe_problems
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_SEE_DOCS = Message("Every setting is described in ", Action.READ_ABOUT_DATASET_SETTINGS, ".")
 Shape = Literal["auto", "square", "buckets"]
 Crop = Literal["top", "face", "centre", "none"]
 Resample = Literal["lanczos", "bicubic", "bilinear", "area", "nearest"]
@@ -158,6 +166,15 @@ def bucket_sides(settings: PrepareSettings) -> tuple[int, int]:
     return low, max(rules.step, -(-high // rules.step) * rules.step)
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file, not yet validated. Raises UserError."""
+    try:
+        data: dict[str, Any] = tomllib.loads(read_text(path, "settings file"))
+        return data
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
+        raise UserError(f"The settings {path} are not valid TOML: {error}", _SEE_DOCS, kind="config") from error
+
+
 def parse_settings(data: dict[str, Any]) -> PrepareSettings:
     """Validate plain data. Raises UserError that lists every problem with its key and the nearest valid one."""
     try:
@@ -166,7 +183,7 @@ def parse_settings(data: dict[str, Any]) -> PrepareSettings:
         problems = describe_problems(error, DatasetSetting, list(settings_of(PrepareSettings)))
         raise UserError(
             Message("The dataset settings are not valid:\n", problems),
-            Message("Every setting is described in ", Action.READ_ABOUT_DATASET_SETTINGS, "."),
+            _SEE_DOCS,
             kind="config",
         ) from error
 
