@@ -1,4 +1,4 @@
-"""What is asked of a GPU, acted where there is none."""
+"""Devices and GPU synchronisation, with a simulated GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.core.gpu_sync import StepLimiter
 GPU = torch.device("cuda")
 
 
-def test_the_processor_stays_two_steps_ahead_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_limiter_lets_the_cpu_queue_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     waited: list[int] = []
 
@@ -44,7 +44,7 @@ def test_the_processor_stays_two_steps_ahead_of_the_gpu(monkeypatch: pytest.Monk
     ("capability", "precision", "attention"),
     [((7, 5), "fp16", "xformers"), ((8, 6), "bf16", "xformers"), ((9, 0), "bf16", "sdpa")],
 )
-def test_a_gpu_s_generation_decides_precision_and_attention(
+def test_the_gpu_generation_decides_precision_and_attention(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str, attention: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -56,7 +56,7 @@ def test_a_gpu_s_generation_decides_precision_and_attention(
     assert (chosen, bool(tried)) == (attention, attention == "xformers")
 
 
-def test_the_levels_of_nf4_are_made_once_for_a_device() -> None:
+def test_nf4_levels_are_created_once_per_device() -> None:
     pytest.importorskip("bitsandbytes")
     packing._nf4_levels.cache_clear()
     weight = torch.randn(8, 64)

@@ -1,4 +1,4 @@
-"""Which failures are taken for memory that ran out, by the words of the libraries that say so."""
+"""Out-of-memory errors of each library are recognised by their messages."""
 
 from __future__ import annotations
 
@@ -58,24 +58,24 @@ OTHER = [
 
 
 @pytest.mark.parametrize("text", SHORT)
-def test_memory_that_ran_out_is_known_by_every_library_s_words(text: str) -> None:
+def test_out_of_memory_is_recognised_by_the_message_of_each_library(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
     told = diagnose(RuntimeError(text), Path())
     assert told.kind == "memory" and text.splitlines()[0] in told.message and "training.memory" in told.hint
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no words"), torch.OutOfMemoryError("")], ids=repr)
-def test_memory_that_ran_out_is_known_by_its_type(error: BaseException) -> None:
+def test_out_of_memory_is_recognised_by_type(error: BaseException) -> None:
     assert is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("text", OTHER)
-def test_other_failures_are_not_taken_for_it(text: str) -> None:
+def test_other_failures_are_not_out_of_memory(text: str) -> None:
     assert not is_out_of_memory(RuntimeError(text))
 
 
 @pytest.mark.parametrize("text", SHORT[5:7])
-def test_latents_are_encoded_in_halves_where_a_library_lacks_memory(text: str) -> None:
+def test_latents_are_encoded_in_smaller_batches_when_memory_runs_out(text: str) -> None:
     class Vae:
         def encode(self, pixels: torch.Tensor) -> Any:
             if len(pixels) > 1:
@@ -88,7 +88,7 @@ def test_latents_are_encoded_in_halves_where_a_library_lacks_memory(text: str) -
 
 
 @pytest.mark.parametrize("text", SHORT[5:7])
-def test_a_pass_is_computed_again_without_recordings_where_a_library_lacks_memory(text: str) -> None:
+def test_a_pass_is_repeated_without_cuda_graphs_when_memory_runs_out(text: str) -> None:
     class Short(Small):
         def compute(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
             if self.short and self.passes._recorded:

@@ -1,4 +1,4 @@
-"""Disks that take no more for another reason than that they are full, really caused: what is said, and what is kept."""
+"""Disk errors other than a full disk, caused for real: the message, and what is kept."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def failing_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 
 @pytest.mark.usefixtures("quick_children")
-def test_a_disk_without_room_for_another_file_says_so_and_not_that_it_is_full(
+def test_exhausted_inodes_are_not_reported_as_a_full_disk(
     few_files: Path, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
 ) -> None:
     def use_up() -> None:
@@ -136,7 +136,7 @@ def test_a_disk_without_room_for_another_file_says_so_and_not_that_it_is_full(
     [(errno.EDQUOT, "quota"), (errno.ENOSPC, "accepts no more data, although"), (errno.EIO, "reports an error")],
     ids=["quota", "no space but free space is shown", "input/output error"],
 )
-def test_a_child_that_cannot_even_log_its_error_is_understood(
+def test_the_error_of_a_child_that_cannot_write_its_log_is_reported(
     number: int,
     words: str,
     failing_writes: Callable[[Path, int], Callable[[], None]],
@@ -165,7 +165,7 @@ def test_a_child_that_cannot_even_log_its_error_is_understood(
 
 
 @pytest.mark.usefixtures("quick_children")
-def test_a_drive_that_becomes_read_only_in_mid_run_is_named(drive: Path, shallow_checkpoint: Path, dataset_folder: Path) -> None:
+def test_a_drive_that_becomes_read_only_during_a_run_is_reported(drive: Path, shallow_checkpoint: Path, dataset_folder: Path) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, drive / "runs", UNDISTURBED)
     # what the kernel does when it finds an ext4 file system damaged
     with pytest.raises(UserError) as caught:
@@ -176,9 +176,7 @@ def test_a_drive_that_becomes_read_only_in_mid_run_is_named(drive: Path, shallow
 
 
 @pytest.mark.parametrize("limit", [100_000, 4_000], ids=["of states", "of the log"])
-def test_a_limit_on_the_size_of_files_is_named(
-    limit: int, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
-) -> None:
+def test_a_file_size_limit_is_reported(limit: int, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path) -> None:
     if sys.platform == "win32":
         pytest.skip("NOT CHECKED: Windows limits no files")
     import resource
@@ -199,7 +197,7 @@ def test_a_limit_on_the_size_of_files_is_named(
 
 
 @pytest.mark.parametrize("what", ["deleted", "replaced"])
-def test_a_checkpoint_that_goes_in_mid_run_is_named_and_no_step_is_lost(
+def test_a_checkpoint_that_disappears_during_a_run_is_reported_and_no_step_is_lost(
     what: str, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples: dict[str, object] = {"sample.every_epochs": 1, "sample.prompts": ["a girl"], "sample.steps": 1}
@@ -239,7 +237,7 @@ def test_a_checkpoint_that_goes_in_mid_run_is_named_and_no_step_is_lost(
     assert tensors[0] == tensors[1]
 
 
-def test_a_run_without_samples_ends_well_without_its_checkpoint(
+def test_a_run_without_previews_finishes_without_its_checkpoint(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = tmp_path / "mine.safetensors"
@@ -256,7 +254,7 @@ def test_a_run_without_samples_ends_well_without_its_checkpoint(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES])
-def test_an_exit_status_tells_the_parent_what_the_child_could_not(number: int, tmp_path: Path) -> None:
+def test_the_exit_status_carries_the_disk_error(number: int, tmp_path: Path) -> None:
     error = OSError(number, os.strerror(number))
     told, meant = from_exit_status(exit_status_for(ValueError(), error) or 0, tmp_path), as_disk_error(error, tmp_path)
     assert told is not None and meant is not None

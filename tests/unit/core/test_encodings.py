@@ -75,7 +75,7 @@ def test_a_dataset_is_prepared_and_reported_in_any_code_page(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("code_page", CODE_PAGES)
-def test_information_is_printed_in_any_code_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code_page: str) -> None:
+def test_info_prints_in_any_code_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code_page: str) -> None:
     output = redirected(code_page, monkeypatch)
     path = tmp_path / "猫.safetensors"
     save_file(lora_tensors(small_layers()), path, {"modelspec.trigger_phrase": NAME, "modelspec.title": NAME})
@@ -101,7 +101,7 @@ def test_progress_is_written_in_any_code_page(monkeypatch: pytest.MonkeyPatch, c
     assert "\\U0001f3a8.png" in said and "\\udcff" in said
 
 
-def test_a_preparation_with_redirected_output_ends_with_status_0(tmp_path: Path) -> None:
+def test_prepare_with_redirected_output_exits_with_0(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 1)
     arguments = ["prepare", str(source), "--out", str(tmp_path / "猫"), "--trigger", "a", "--resolution", "64"]
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
@@ -120,7 +120,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_the_training_process_writes_utf_8_also_where_python_ignores_the_environment(tmp_path: Path) -> None:
+def test_the_training_process_writes_utf_8_even_if_python_ignores_the_environment(tmp_path: Path) -> None:
     isolated = [sys.executable, "-I", "-X", "utf8=0", "-c", _AS_CHILD, str(ROOT / "trainer" / "entry.py")]  # as a portable Python
     environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
     command = [*isolated, "--run", str(tmp_path), "--watch-stdin"]
@@ -128,7 +128,7 @@ def test_the_training_process_writes_utf_8_also_where_python_ignores_the_environ
     assert done.stdout.decode("utf-8").strip() == "printed 猫 \\udcff", done.stderr.decode("utf-8", "replace")
 
 
-def test_run_py_shows_what_pip_says_in_any_code_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_py_prints_the_output_of_pip_in_any_code_page(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_room(*, tests: bool) -> None:
         run_script.say(NAME)
         raise run_script.SetupError(f"pip could not install {NAME} \ufffd")
@@ -140,7 +140,7 @@ def test_run_py_shows_what_pip_says_in_any_code_page(monkeypatch: pytest.MonkeyP
     assert "\\u732b" in output()
 
 
-def test_square_brackets_in_names_are_no_markup() -> None:
+def test_square_brackets_in_names_are_not_markup() -> None:
     held = io.StringIO()
     with TrainingProgress(Console(file=held, width=200)) as progress:
         progress.show(events.Sample("/samples/[red]/a[/].png", "", 1, 2, 0))
@@ -156,7 +156,7 @@ def scripts() -> list[Path]:
 
 
 @pytest.mark.parametrize("path", scripts(), ids=lambda path: path.stem)
-def test_every_script_that_prints_escapes_what_its_output_lacks(path: Path) -> None:
+def test_every_script_escapes_characters_that_its_output_lacks(path: Path) -> None:
     calls = [
         node.func.id
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -188,7 +188,7 @@ def test_settings_are_read_as_editors_save_them(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_other_encodings_are_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
+def test_other_encodings_are_rejected_with_a_hint(tmp_path: Path, name: str) -> None:
     data, reason = REFUSED[name]
     path = tmp_path / "a.toml"
     path.write_bytes(data)
@@ -201,7 +201,7 @@ def test_other_encodings_are_refused_with_what_to_do(tmp_path: Path, name: str) 
         assert "\n" not in caught.value.message and "Save it as UTF-8" in caught.value.hint
 
 
-def test_an_accelerate_configuration_is_written_on_in_utf_8(tmp_path: Path) -> None:
+def test_an_accelerate_configuration_is_stored_as_utf_8(tmp_path: Path) -> None:
     given = tmp_path / "given.yaml"
     given.write_bytes(codecs.BOM_UTF16_LE + "main_process_ip: 猫\n".encode("utf-16-le"))
     folder = RunFolder(tmp_path / "run", "run")

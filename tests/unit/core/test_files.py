@@ -1,4 +1,4 @@
-"""Files: atomic writing, safe names, and where a path may lie."""
+"""Atomic writing, safe names, and where a path may lie."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
     assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_the_file_is_not_there_before_it_is_whole(tmp_path: Path) -> None:
+def test_the_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "new.bin"
     with atomic_path(path) as temporary:
         assert temporary.parent == path.parent  # a rename across file systems would not be atomic
@@ -52,7 +52,7 @@ def test_text_is_written_as_utf8_without_changing_newlines(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
-def test_a_written_file_has_the_mode_of_any_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_written_file_has_the_mode_of_an_ordinary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without asking for the umask: that changes it for a moment, and other threads may be writing files, too."""
     monkeypatch.delattr(os, "umask")
     (tmp_path / "plain").write_text("x")
@@ -60,14 +60,14 @@ def test_a_written_file_has_the_mode_of_any_new_file(tmp_path: Path, monkeypatch
     assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
-def test_the_digest_equals_hashlibs(tmp_path: Path) -> None:
+def test_sha256_file_equals_hashlib(tmp_path: Path) -> None:
     data = bytes(range(256)) * 12_345  # several read chunks
     (tmp_path / "f").write_bytes(data)
     assert sha256_file(tmp_path / "f") == hashlib.sha256(data).hexdigest()
 
 
 @given(st.text(max_size=300))
-def test_any_text_becomes_a_name_that_linux_and_windows_accept(text: str) -> None:
+def test_safe_name_is_valid_on_linux_and_windows(text: str) -> None:
     name = safe_name(text)
     assert name
     assert name not in (".", "..")
@@ -81,13 +81,13 @@ def test_any_text_becomes_a_name_that_linux_and_windows_accept(text: str) -> Non
 
 
 @given(st.text(max_size=40), st.integers(min_value=1, max_value=60))
-def test_a_name_keeps_to_the_limit_that_is_asked_for(text: str, limit: int) -> None:
+def test_safe_name_keeps_to_the_limit(text: str, limit: int) -> None:
     assume(safe_name(text, limit=limit) != "untitled")
     assert len(safe_name(text, limit=limit)) <= limit + 1  # one more for the mark in front of a device's name
 
 
 @given(st.text(max_size=60))
-def test_a_name_can_really_be_created(text: str) -> None:
+def test_a_safe_name_can_be_created(text: str) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -97,14 +97,14 @@ def test_a_name_can_really_be_created(text: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["{}", "{}.txt", "{} .txt", "{}..safetensors", " {} "])
-def test_no_name_means_a_windows_device(form: str) -> None:
+def test_safe_name_avoids_windows_devices(form: str) -> None:
     for device in WINDOWS_DEVICES:
         for text in (form.format(device), form.format(device.lower())):
             assert safe_name(text).split(".")[0].rstrip(" ").upper() not in WINDOWS_DEVICES
 
 
 @pytest.mark.parametrize("end", [".", " ", "...", " . . "])
-def test_no_name_ends_as_windows_would_cut_it(end: str) -> None:
+def test_safe_name_has_no_ending_that_windows_strips(end: str) -> None:
     assert safe_name(f"name{end}") == "name"
     assert safe_name(f"{end}name") == "name"
 
@@ -120,13 +120,13 @@ def test_no_name_ends_as_windows_would_cut_it(end: str) -> None:
         ("a/../b", "a_.._b"),
     ],
 )
-def test_windows_paths_drives_shares_and_streams_become_one_name(text: str, safe: str) -> None:
+def test_safe_name_turns_windows_paths_and_streams_into_one_name(text: str, safe: str) -> None:
     assert safe_name(text) == safe
     assert PureWindowsPath(safe).name == safe
     assert not PureWindowsPath(safe).drive
 
 
-def test_a_path_that_windows_cannot_create_is_refused_with_how_much_is_too_long() -> None:
+def test_a_path_too_long_for_windows_is_rejected_with_the_excess() -> None:
     folder = PureWindowsPath("C:\\ComfyUI\\output")
     longest = 259 - len(str(folder)) - 1
     require_short_path(folder / ("x" * longest), limited=True)
@@ -138,7 +138,7 @@ def test_a_path_that_windows_cannot_create_is_refused_with_how_much_is_too_long(
         require_short_path(folder / name, limited=False)
 
 
-def test_the_longest_path_of_a_run_is_the_longest_that_it_writes(tmp_path: Path) -> None:
+def test_the_longest_path_of_a_run_is_the_longest_one_written(tmp_path: Path) -> None:
     from trainer.runs.run_folder import RunFolder
 
     run = RunFolder(tmp_path / "name-0123456789abcdef", "n" * 200)
@@ -147,7 +147,7 @@ def test_the_longest_path_of_a_run_is_the_longest_that_it_writes(tmp_path: Path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: devices and pipes are POSIX")
-def test_what_may_never_end_is_not_read(tmp_path: Path) -> None:
+def test_read_regular_rejects_pipes_and_devices(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "large").write_bytes(bytes(11))
@@ -158,7 +158,7 @@ def test_what_may_never_end_is_not_read(tmp_path: Path) -> None:
     assert read_regular(tmp_path / "link", 11) == bytes(11)
 
 
-def test_file_that_becomes_a_pipe_after_the_check_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_replaced_by_a_pipe_after_the_check_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(os, "mkfifo"):
         pytest.skip("NOT CHECKED: no pipes on this system")
     (tmp_path / "file").write_bytes(b"x")
@@ -170,7 +170,7 @@ def test_file_that_becomes_a_pipe_after_the_check_is_not_waited_for(tmp_path: Pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows' home folders lie beside each other: every user has one, there or not")
-def test_a_home_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_home_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nosuchuser"):
         expand_home("~nosuchuser/pictures")
     assert expand_home("~/x") == Path.home() / "x" and expand_home("a~b/~c") == Path("a~b/~c")
@@ -189,19 +189,19 @@ def test_abandoned_partial_files_are_removed_and_those_in_use_stay(tmp_path: Pat
     assert (tmp_path / "new.safetensors").read_bytes() == b"whole"
 
 
-def test_letters_of_every_script_survive() -> None:
+def test_safe_name_keeps_letters_of_every_script() -> None:
     for text in ("Mein Stil ü", "絵柄 その1", "стиль", "スタイル", "it's (v2) [final]", "🎨 brush"):
         assert safe_name(text) == unicodedata.normalize("NFC", text)
 
 
 @pytest.mark.parametrize("character", ["a", "é", "猫", "🎨", "👩‍🎨"])
-def test_a_very_long_name_is_cut_without_half_a_character(character: str) -> None:
+def test_a_long_name_is_cut_between_characters(character: str) -> None:
     name = safe_name(character * 250)
     assert len((name + ".safetensors").encode("utf-8")) <= 255
     assert name == (character * 250)[: len(name)]
 
 
-def test_a_name_of_nothing_gets_the_fallback() -> None:
+def test_an_empty_name_becomes_the_fallback() -> None:
     for text in ("", " ", "...", ". .", "\ud800"):
         assert safe_name(text, fallback="nameless") == "nameless"
 
@@ -224,20 +224,20 @@ def test_a_relative_path_is_found_below_any_root(roots: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("path", ["../secret.txt", "sub/../../secret.txt", "../input-of-another", "..", "sub/../.."])
-def test_a_path_that_climbs_out_is_refused(roots: list[Path], path: str) -> None:
+def test_a_path_out_of_the_roots_is_rejected(roots: list[Path], path: str) -> None:
     with pytest.raises(UserError, match="outside") as caught:
         resolve_below(path, roots)
     assert caught.value.kind == "path"
 
 
-def test_an_absolute_path_elsewhere_is_refused(roots: list[Path]) -> None:
+def test_an_absolute_path_elsewhere_is_rejected(roots: list[Path]) -> None:
     for path in (roots[0].parent / "secret.txt", Path(os.path.abspath(os.sep)), roots[0].parent / "input-of-another"):
         with pytest.raises(UserError, match="outside"):
             resolve_below(path, roots)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="making links needs a right there")
-def test_a_link_is_followed_before_the_check(roots: list[Path]) -> None:
+def test_links_are_resolved_before_the_check(roots: list[Path]) -> None:
     (roots[0] / "way-out").symlink_to(roots[0].parent)
     (roots[0] / "to-other-root").symlink_to(roots[1])
     (roots[0] / "loop").symlink_to(roots[0] / "loop")
@@ -249,7 +249,7 @@ def test_a_link_is_followed_before_the_check(roots: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("path", ["nothing.png", "a\x00b", "x" * 5000, "sub/input.png/deeper", "sub\x00/../../secret.txt"])
-def test_what_is_not_there_is_a_clear_error(roots: list[Path], path: str) -> None:
+def test_a_missing_path_is_an_error_with_the_searched_folders(roots: list[Path], path: str) -> None:
     with pytest.raises(UserError) as caught:
         resolve_below(path, roots, what="image folder")
     assert "image folder" in caught.value.message
@@ -257,7 +257,7 @@ def test_what_is_not_there_is_a_clear_error(roots: list[Path], path: str) -> Non
 
 
 @pytest.mark.parametrize(("refusals", "platform"), [(2, "win32"), (10**6, "win32"), (1, "linux")])
-def test_on_windows_a_file_that_somebody_looks_at_is_waited_for(
+def test_on_windows_replace_waits_for_a_file_that_is_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, platform: str
 ) -> None:
     real, calls = os.replace, []
@@ -282,14 +282,14 @@ def test_on_windows_a_file_that_somebody_looks_at_is_waited_for(
 
 
 @pytest.mark.parametrize(("winerror", "words"), [(32, "Another program, a virus"), (1224, "Another program, a virus"), (5, "writable")])
-def test_a_file_that_is_in_use_is_not_called_a_folder_without_rights(tmp_path: Path, winerror: int, words: str) -> None:
+def test_a_file_in_use_is_not_reported_as_a_missing_permission(tmp_path: Path, winerror: int, words: str) -> None:
     error = PermissionError(13, "Access is denied", str(tmp_path / "a"))
     error.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
     told = disk_errors.as_disk_error(error, tmp_path)
     assert told is not None and words in told.hint
 
 
-def test_a_file_that_cannot_be_put_in_its_place_is_named_and_not_the_temporary_one(tmp_path: Path) -> None:
+def test_an_error_names_the_target_and_not_the_temporary_file(tmp_path: Path) -> None:
     """A folder of its name is in the way here; on Windows, a name that is too long while the temporary one is not."""
     path = tmp_path / "result.json"
     (path / "something").mkdir(parents=True)
@@ -300,7 +300,7 @@ def test_a_file_that_cannot_be_put_in_its_place_is_named_and_not_the_temporary_o
 
 
 @pytest.mark.parametrize("path", ["\\\\evil\\share\\x", "//evil/share/x", "\\\\?\\UNC\\evil\\share\\x", "\\\\.\\pipe\\x", "//evil/share"])
-def test_a_network_drive_is_another_machine_unless_comfyui_lies_on_it(path: str) -> None:
+def test_a_network_drive_counts_as_another_machine_unless_comfyui_is_on_it(path: str) -> None:
     local, remote = PureWindowsPath("C:\\ComfyUI\\input"), PureWindowsPath("\\\\NAS\\media\\ComfyUI")
     assert on_another_machine(PureWindowsPath(path), [local, remote])
     assert on_another_machine(local / path, [local])  # joined, it takes the place of what is before it
@@ -310,7 +310,7 @@ def test_a_network_drive_is_another_machine_unless_comfyui_lies_on_it(path: str)
 
 @pytest.mark.skipif(os.name != "nt", reason="NOT CHECKED: only Windows asks other machines for a path")
 @pytest.mark.parametrize("path", ["\\\\evil\\share\\x", "//evil/share/x", "\\\\?\\UNC\\evil\\share\\x"])
-def test_another_machine_is_not_asked_for_a_file(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_machines_are_not_accessed(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def watched(look: Any) -> Any:

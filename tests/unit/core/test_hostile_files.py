@@ -1,4 +1,4 @@
-"""Every command that opens a file, with every file that means harm: an error for people, no code run, nothing written."""
+"""Every command with every kind of hostile file: a readable error, no code run, nothing written."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def commands(tmp_path: Path, shallow_checkpoint: Path, dataset_folder: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_that_mean_harm_are_refused_by_every_command(
+def test_every_command_rejects_hostile_weights(
     name: str, commands: dict[str, Command], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, mark = tmp_path / name, tmp_path / "it ran"
@@ -92,7 +92,7 @@ def test_weights_that_mean_harm_are_refused_by_every_command(
     ],
 )
 @pytest.mark.slow
-def test_a_base_with_wrong_numbers_or_shapes_is_named(
+def test_a_base_with_wrong_numbers_or_shapes_is_reported(
     key: str, change: Callable[[torch.Tensor], torch.Tensor], kind: str, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -112,7 +112,7 @@ def test_a_base_with_wrong_numbers_or_shapes_is_named(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["nan", "shape", "rank"])
-def test_a_lora_with_wrong_numbers_or_shapes_is_not_gone_on_from(
+def test_training_does_not_continue_from_a_lora_with_wrong_numbers_or_shapes(
     wrong: str, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     first = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path / "first", {"training.max_steps": 1}))
@@ -144,7 +144,7 @@ def vast() -> bytes:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("command", ["prepare", "regularisation", "sample", "thumbnail"])
-def test_a_picture_of_60000_pixels_a_side_is_refused_by_every_command(
+def test_every_command_rejects_an_image_of_60000_pixels_a_side(
     command: str, vast: bytes, shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(vast) < 3_000_000
@@ -171,7 +171,7 @@ def test_a_picture_of_60000_pixels_a_side_is_refused_by_every_command(
     assert "vast.png" in said.err
 
 
-def test_an_archive_that_slips_and_bombs_gives_only_its_honest_member(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_valid_member_of_a_hostile_archive_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = make_pictures(tmp_path / "one", 1) / "00.png"
     (tmp_path / "a" / "b").mkdir(parents=True)
     archive = tmp_path / "a" / "b" / "pictures.zip"
@@ -189,7 +189,7 @@ def test_an_archive_that_slips_and_bombs_gives_only_its_honest_member(tmp_path: 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: devices and pipes are POSIX")
-def test_devices_and_pipes_beside_pictures_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_devices_and_pipes_beside_images_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_pictures(tmp_path / "pictures", 1)
     (folder / "zero.png").symlink_to("/dev/zero")
     os.mkfifo(folder / "pipe.png")
@@ -217,7 +217,7 @@ def model_of_whole_numbers() -> bytes:
 
 @pytest.mark.parametrize("content", ["empty", "garbage", "pickle", "device", "folder", "whole numbers"])
 @pytest.mark.parametrize("kind", ["tagger", "face model"])
-def test_onnx_models_that_mean_harm_are_named(kind: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_onnx_models_are_reported(kind: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     pictures, model, mark = make_pictures(tmp_path / "pictures", 1, size=(96, 160)), tmp_path / "lying.onnx", tmp_path / "it ran"
     (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,count\n1,a,0,1\n", encoding="utf-8")
@@ -246,7 +246,7 @@ def test_onnx_models_that_mean_harm_are_named(kind: str, content: str, tmp_path:
     "content", [b"[" * 200_000, b"{" * 200_000, b"\xff\xfe\x00", b"x = 1\n" * 500_000, b"null", b"[1]", b'"text"', b""]
 )
 @pytest.mark.parametrize("suffix", [".toml", ".json"])
-def test_settings_of_the_wrong_type_huge_or_deep_are_refused(
+def test_settings_of_the_wrong_type_huge_or_deep_are_rejected(
     content: bytes, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, pictures = tmp_path / f"settings{suffix}", make_pictures(tmp_path / "pictures", 1)
@@ -262,7 +262,7 @@ def test_settings_of_the_wrong_type_huge_or_deep_are_refused(
 DEEP = "[" * 200_000
 
 
-def test_deeply_nested_lines_in_what_a_dataset_keeps_are_as_good_as_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deeply_nested_lines_in_a_dataset_are_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = make_pictures(tmp_path / "pictures", 2)
     (pictures / "meta.json").write_text(DEEP, encoding="utf-8")
     (pictures / "metadata.jsonl").write_text(DEEP, encoding="utf-8")
@@ -282,7 +282,7 @@ def test_deeply_nested_lines_in_what_a_dataset_keeps_are_as_good_as_none(tmp_pat
         open_dataset(made)
 
 
-def test_deeply_nested_records_in_a_run_are_as_good_as_none(tmp_path: Path, shallow_checkpoint: Path) -> None:
+def test_deeply_nested_records_in_a_run_are_ignored(tmp_path: Path, shallow_checkpoint: Path) -> None:
     run = RunFolder(tmp_path / "runs" / "name-0", "name")
     run.path.mkdir(parents=True)
     run.lora.write_bytes(b"x")
@@ -293,7 +293,7 @@ def test_deeply_nested_records_in_a_run_are_as_good_as_none(tmp_path: Path, shal
     assert open_checkpoint(str(shallow_checkpoint)).identity(tmp_path) == sha256_file(shallow_checkpoint)
 
 
-def test_paths_with_a_nul_are_refused(
+def test_paths_with_a_nul_are_rejected(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = f"{tmp_path}/a\x00b"

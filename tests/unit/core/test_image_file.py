@@ -1,4 +1,4 @@
-"""Images that somebody else made: which formats are opened, how large they may be, and that none of them starts a program."""
+"""Opening image files: formats, size limits, and no program started."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _image_to_start_from(folder: Path) -> None:
 @pytest.mark.parametrize(
     "use", [_thumbnail, _information, _preview, _thumbnail_by_hand, _dataset_image, _image_to_start_from], ids=lambda use: use.__name__
 )
-def test_no_program_is_started_by_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Path], None]) -> None:
+def test_no_image_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Path], None]) -> None:
     mark, programs = tmp_path / "a program ran", tmp_path / "programs"
     programs.mkdir()
     (programs / "gs").write_text(f"#!/bin/sh\ntouch '{mark}'\n", encoding="utf-8")
@@ -82,7 +82,7 @@ def test_no_program_is_started_by_an_image(tmp_path: Path, monkeypatch: pytest.M
     assert mark.exists(), "these bytes would start the program if the format were not named"
 
 
-def test_formats_that_start_programs_or_hold_others_are_not_read() -> None:
+def test_formats_that_start_programs_or_contain_others_are_rejected() -> None:
     assert not {"EPS", "WMF", "GBR", "FPX", "MIC", "MPEG", "HDF5", "GRIB", "BUFR", "IM", "PDF"} & set(FORMATS)
     assert {"PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"} <= set(FORMATS)
 
@@ -94,7 +94,7 @@ def encoded(size: tuple[int, int], kind: str = "PNG", colour: str = "red") -> by
     return held.getvalue()
 
 
-def test_pixels_and_bytes_are_limited_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_and_bytes_are_limited_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vast = hostile.vast_picture()
     path = tmp_path / "a.png"
     path.write_bytes(vast)
@@ -116,14 +116,14 @@ def test_pixels_and_bytes_are_limited_before_anything_is_decoded(tmp_path: Path,
     assert from_data_url(hostile.data_url(encoded((4097, 4096)))) is None
 
 
-def test_vast_images_make_no_thumbnail(tmp_path: Path) -> None:
+def test_huge_images_get_no_thumbnail(tmp_path: Path) -> None:
     vast = hostile.vast_picture()
     (tmp_path / "a.preview.png").write_bytes(vast)
     assert card(lora_file(tmp_path / "a.safetensors", {"modelspec.thumbnail": hostile.data_url(vast)})).thumbnail == ""
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_ordinary_files_are_read_whatever_their_name_ends_in(tmp_path: Path, kind: str) -> None:
+def test_the_extension_of_an_image_does_not_matter(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "photo.bin"
     path.write_bytes(encoded((30, 20), kind, "blue"))
     red, green, blue = load_image(path).getpixel((4, 4))  # type: ignore[misc]
@@ -132,7 +132,7 @@ def test_ordinary_files_are_read_whatever_their_name_ends_in(tmp_path: Path, kin
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-300], lambda data: data[:40], lambda data: b"", lambda data: b"GIF89a"])
-def test_damaged_files_have_one_exception(damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_files_raise_one_exception(damage: Callable[[bytes], bytes]) -> None:
     noise = Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3))
     held = io.BytesIO()
     noise.save(held, "PNG")
@@ -142,7 +142,7 @@ def test_damaged_files_have_one_exception(damage: Callable[[bytes], bytes]) -> N
 
 @pytest.mark.parametrize("code", ["from PIL import Image\nImage.open('a')\n", "import PIL.Image as P\nP.open('a')\n"])
 @pytest.mark.parametrize("place", ["trainer/new.py", "nodes/new.py", "demo/new.py", "run.py"])
-def test_ruff_refuses_to_open_images_anywhere_else(place: str, code: str) -> None:
+def test_ruff_rejects_image_open_elsewhere(place: str, code: str) -> None:
     command = [sys.executable, "-m", "ruff", "check", "--quiet", "--output-format=concise", "--stdin-filename", place, "-"]
     done = subprocess.run(command, cwd=ROOT, input=code, capture_output=True, text=True, encoding="utf-8", check=False)
     assert "TID251" in done.stdout, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What a training process imports, and what it does without."""
+"""Which packages a training process imports."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print(json.dumps([imported, [name for name in UNUSED if importlib.util.find_spec
 
 
 @pytest.mark.parametrize("importing", [_TRAINING, _PAINTING])
-def test_nothing_is_imported_that_is_not_needed(tmp_path: Path, importing: str) -> None:
+def test_unused_packages_are_not_imported(tmp_path: Path, importing: str) -> None:
     """Each is installed here, in a high version, and broken."""
     for name in UNUSED:
         package = tmp_path / name
@@ -61,7 +61,7 @@ def test_nothing_is_imported_that_is_not_needed(tmp_path: Path, importing: str) 
 
 
 @pytest.mark.skipif(bool(sys.flags.isolated), reason="a portable Python ignores PYTHONPROFILEIMPORTTIME")
-def test_a_training_whose_prompts_are_cached_imports_neither_transformers_nor_peft(
+def test_a_training_with_cached_prompts_imports_neither_transformers_nor_peft(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: dict[str, object] = {"training.max_steps": 1, "sample.every_epochs": 1}
@@ -75,7 +75,7 @@ def test_a_training_whose_prompts_are_cached_imports_neither_transformers_nor_pe
     assert sorted(imported & {"transformers", "peft", *UNUSED}) == []
 
 
-def test_what_is_imported_already_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imported_packages_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "there_to_be_found.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     with hidden(("json", "nowhere_to_be_found", "there_to_be_found")):

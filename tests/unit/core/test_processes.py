@@ -11,7 +11,7 @@ from trainer.training.distributed import shares
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (1, 2), (2, 3), (4, 1), (5, 4)])
-def test_every_image_is_computed_once_and_counts_as_in_one_process(world: int, batch_size: int, accumulation: int) -> None:
+def test_every_image_is_computed_once_with_the_weight_of_a_single_process(world: int, batch_size: int, accumulation: int) -> None:
     sizes = [(64, 64)] * 7 + [(96, 64)] * 6
     for step in group(epoch_batches(sizes, [1, 2] * 6 + [1], batch_size, seed=3, epoch=0), accumulation):
         weight: dict[Slot, float] = {}
@@ -33,7 +33,7 @@ def test_a_share_never_mixes_buckets() -> None:
                 assert len({sizes[slot.item] for slot in share.slots}) == 1
 
 
-def test_accumulation_is_shared_evenly_where_a_batch_is_one_image() -> None:
+def test_micro_batches_of_one_image_are_divided_evenly() -> None:
     step = [[Slot(0, 0)], [Slot(1, 1)], [Slot(2, 2)], [Slot(3, 3)]]
     assert [[s.slots[0].item for s in shares(step, ProcessGroup(rank, 2))] for rank in range(2)] == [[0, 2], [1, 3]]
 

@@ -143,9 +143,7 @@ def tag_images(
             if start // BATCH % 64 == 63:
                 cache.save()
     cache.keep({digest for _, digest in images.values()})
-    return {
-        key: ", ".join(choose(cache.known[digest], settings, underscores=captions.underscores)) for key, (_, digest) in images.items()
-    }
+    return {key: ", ".join(choose(cache.known[digest], settings, underscores=captions.underscores)) for key, (_, digest) in images.items()}
 
 
 class _Cache:
