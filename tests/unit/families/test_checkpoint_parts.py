@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.unit.families.helpers import copy_folder, save_as_folder
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.cli import main
 from trainer.core.errors import UserError
@@ -27,16 +28,13 @@ UNET, VAE, TEXT = "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model",
 @pytest.fixture(scope="module")
 def whole(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shallow checkpoint as a diffusers folder."""
-    path = tmp_path_factory.mktemp("whole") / "model"
-    family_named("sd1").pipeline(open_checkpoint(str(shallow_checkpoint)), dtype=torch.float32).save_pretrained(path)
-    return path
+    return save_as_folder(shallow_checkpoint, tmp_path_factory.mktemp("whole") / "model")
 
 
 @pytest.fixture
 def copy(whole: Path, tmp_path: Path) -> Path:
     """A copy of the folder that a test may change; weights are hard links."""
-    shutil.copytree(whole, tmp_path / "model", copy_function=lambda source, target: Path(target).hardlink_to(source))
-    return tmp_path / "model"
+    return copy_folder(whole, tmp_path / "model")
 
 
 def weights(path: Path, vae: str = "") -> dict[str, torch.Tensor]:

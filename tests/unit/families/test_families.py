@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from random_checkpoints.layout import FULL_SDXL, TINY_SD2, TINY_SDXL, tensors
 from random_checkpoints.make_checkpoint import make_empty_checkpoint
+from tests.unit.families.helpers import with_tensors
 from tests.unit.families.plain_models import below, full_config, open_clip
 from tests.unit.lorafile.helpers import key_table
 from tests.unit.training_helpers import configuration, make_dataset, train_here
@@ -229,11 +230,6 @@ def test_plan_of_full_size_sdxl_counts_parameters_like_kohya(tmp_path: Path) -> 
     assert 0 < kept[0] < 3.9 < kept[1] < 15
 
 
-def changed(source: Path, target: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
-    save_file({**load_file(str(source)), **tensors}, target, metadata=metadata)
-    return target
-
-
 def test_prediction_is_read_from_markers_metadata_and_configuration(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     source, family = tiny_checkpoints["sdxl"], family_named("sdxl")
 
@@ -244,10 +240,12 @@ def test_prediction_is_read_from_markers_metadata_and_configuration(tiny_checkpo
 
     assert prediction(source) == Prediction("epsilon")
     marker = {"v_pred": torch.zeros(1)}
-    assert prediction(changed(source, tmp_path / "v.safetensors", marker)) == Prediction("v_prediction")
-    both = changed(source, tmp_path / "z.safetensors", {**marker, "ztsnr": torch.zeros(1)})
+    assert prediction(with_tensors(source, tmp_path / "v.safetensors", marker)) == Prediction("v_prediction")
+    both = with_tensors(source, tmp_path / "z.safetensors", {**marker, "ztsnr": torch.zeros(1)})
     assert prediction(both) == Prediction("v_prediction", True)
-    assert prediction(changed(source, tmp_path / "m.safetensors", {}, {"modelspec.prediction_type": "v"})) == Prediction("v_prediction")
+    assert prediction(with_tensors(source, tmp_path / "m.safetensors", {}, {"modelspec.prediction_type": "v"})) == Prediction(
+        "v_prediction"
+    )
     family.pipeline(open_checkpoint(str(both)), dtype=torch.float32).save_pretrained(tmp_path / "folder")
     assert prediction(tmp_path / "folder") == Prediction("v_prediction", True)
 
@@ -257,9 +255,9 @@ def test_sd2_v_prediction_is_recognised_by_the_spread_of_one_bias(tiny_checkpoin
     name = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
     assert family.prediction(open_checkpoint(str(tiny_checkpoints["sd2"]))).kind == "epsilon"
     wide = {name: torch.linspace(-0.5, 0.5, 64)}
-    path = changed(tiny_checkpoints["sd2"], tmp_path / "v.safetensors", wide)
+    path = with_tensors(tiny_checkpoints["sd2"], tmp_path / "v.safetensors", wide)
     assert family.prediction(open_checkpoint(str(path))).kind == "v_prediction"
-    stated = changed(tiny_checkpoints["sd2"], tmp_path / "e.safetensors", wide, {"modelspec.prediction_type": "epsilon"})
+    stated = with_tensors(tiny_checkpoints["sd2"], tmp_path / "e.safetensors", wide, {"modelspec.prediction_type": "epsilon"})
     assert family.prediction(open_checkpoint(str(stated))).kind == "epsilon"
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from tests.unit.families.helpers import copy_folder, save_as_folder, with_tensors
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.cli import main
 from trainer.commands.image_generator import ImageGenerator
@@ -27,9 +27,7 @@ from trainer.runs.events import Warning_
 @pytest.fixture(scope="module")
 def folder(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shallow SD 1.x checkpoint as a diffusers folder."""
-    path = tmp_path_factory.mktemp("diffusers") / "model"
-    family_named("sd1").pipeline(open_checkpoint(str(shallow_checkpoint)), dtype=torch.float32).save_pretrained(path)
-    return path
+    return save_as_folder(shallow_checkpoint, tmp_path_factory.mktemp("diffusers") / "model")
 
 
 @pytest.fixture
@@ -37,19 +35,13 @@ def edited(folder: Path, tmp_path: Path) -> Callable[..., Path]:
     """A function that copies the folder and changes values of one configuration; weights are hard links."""
 
     def make(file: str, **values: Any) -> Path:
-        copy = tmp_path / "model"
-        shutil.copytree(folder, copy, copy_function=lambda source, target: Path(target).hardlink_to(source))
+        copy = copy_folder(folder, tmp_path / "model")
         config = {**json.loads((folder / file).read_text(encoding="utf-8")), **values}
         (copy / file).unlink()
         (copy / file).write_text(json.dumps(config), encoding="utf-8")
         return copy
 
     return make
-
-
-def marked(source: Path, target: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
-    save_file({**load_file(str(source)), **tensors}, target, metadata=metadata)
-    return target
 
 
 def refusal(path: Path, tmp_path: Path, **changes: object) -> str:
@@ -67,7 +59,7 @@ EDM = {
 
 @pytest.mark.parametrize("name", EDM)
 def test_edm_checkpoint_is_refused_with_every_setting(shallow_sdxl: Path, tmp_path: Path, name: str) -> None:
-    path = marked(shallow_sdxl, tmp_path / "edm.safetensors", EDM[name])
+    path = with_tensors(shallow_sdxl, tmp_path / "edm.safetensors", EDM[name])
     assert name in refusal(path, tmp_path)
     assert name in refusal(path, tmp_path, **{"objective.prediction": "epsilon"})
     with pytest.raises(UserError, match=name):
@@ -75,13 +67,13 @@ def test_edm_checkpoint_is_refused_with_every_setting(shallow_sdxl: Path, tmp_pa
 
 
 def test_edm_markers_take_precedence_over_v_pred(shallow_sdxl: Path, tmp_path: Path) -> None:
-    both = marked(shallow_sdxl, tmp_path / "both.safetensors", {"v_pred": torch.zeros(1), **EDM["CosXL"]})
+    both = with_tensors(shallow_sdxl, tmp_path / "both.safetensors", {"v_pred": torch.zeros(1), **EDM["CosXL"]})
     assert not family_named("sdxl").prediction(open_checkpoint(str(both))).is_supported
 
 
 @pytest.mark.parametrize("stated", ["flow_prediction", "rectified flow", "sample", "x0", "something-new"])
 def test_unknown_prediction_is_refused_unless_overridden(shallow_checkpoint: Path, tmp_path: Path, stated: str) -> None:
-    path = marked(shallow_checkpoint, tmp_path / "flow.safetensors", {}, {"modelspec.prediction_type": stated})
+    path = with_tensors(shallow_checkpoint, tmp_path / "flow.safetensors", {}, {"modelspec.prediction_type": stated})
     assert "objective.prediction" in refusal(path, tmp_path)
     found = family_of(open_checkpoint(str(path))).prediction(open_checkpoint(str(path)))
     assert chosen_prediction(found, ObjectiveSection(prediction="v-prediction")) == Prediction("v_prediction")
@@ -89,7 +81,7 @@ def test_unknown_prediction_is_refused_unless_overridden(shallow_checkpoint: Pat
 
 @pytest.mark.parametrize(("stated", "kind"), [("v", "v_prediction"), ("V-Prediction", "v_prediction"), ("eps", "epsilon"), ("", "epsilon")])
 def test_spellings_of_supported_predictions_are_understood(shallow_checkpoint: Path, tmp_path: Path, stated: str, kind: str) -> None:
-    path = marked(shallow_checkpoint, tmp_path / "v.safetensors", {}, {"modelspec.prediction_type": stated})
+    path = with_tensors(shallow_checkpoint, tmp_path / "v.safetensors", {}, {"modelspec.prediction_type": stated})
     assert family_named("sd1").prediction(open_checkpoint(str(path))).kind == kind
 
 
@@ -125,7 +117,7 @@ def test_v_prediction_folder_is_supported(edited: Callable[..., Path]) -> None:
 def test_unet_with_more_channels_is_refused_by_kind(shallow_checkpoint: Path, tmp_path: Path, channels: int, word: str) -> None:
     stem = "model.diffusion_model.input_blocks.0.0.weight"
     width = load_file(str(shallow_checkpoint))[stem].shape[0]
-    path = marked(shallow_checkpoint, tmp_path / "more.safetensors", {stem: torch.zeros(width, channels, 3, 3)})
+    path = with_tensors(shallow_checkpoint, tmp_path / "more.safetensors", {stem: torch.zeros(width, channels, 3, 3)})
     assert word in refusal(path, tmp_path)
 
 
@@ -138,7 +130,7 @@ def test_unet_with_more_channels_is_refused_by_kind(shallow_checkpoint: Path, tm
     ],
 )
 def test_single_file_with_additional_layers_is_refused(shallow_checkpoint: Path, tmp_path: Path, key: str, word: str) -> None:
-    assert word in refusal(marked(shallow_checkpoint, tmp_path / "more.safetensors", {key: torch.zeros(2, 2)}), tmp_path)
+    assert word in refusal(with_tensors(shallow_checkpoint, tmp_path / "more.safetensors", {key: torch.zeros(2, 2)}), tmp_path)
 
 
 @pytest.mark.parametrize(

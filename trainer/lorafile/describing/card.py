@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
+from ..metadata_values import text_value
 from ..naming.family_layouts import FAMILY_TITLES
 from ..thumbnail import to_data_url
 from .information import LoraInfo, inspect_lora
@@ -82,9 +83,9 @@ def card(path: Path) -> Card:
         trigger_words=tuple(_short(word) for word in words[:_MOST_WORDS]),
         tags=tuple((_short(tag), count) for tag, count in (info.tags if info else ())[:_MOST_TAGS]),
         training=training(metadata),
-        description=(_value(metadata, "modelspec.description") or beside.description)[:_LONGEST_TEXT],
-        author=_short(_value(metadata, "modelspec.author")),
-        licence=_short(_value(metadata, "modelspec.license")),
+        description=(text_value(metadata, "modelspec.description") or beside.description)[:_LONGEST_TEXT],
+        author=_short(text_value(metadata, "modelspec.author")),
+        licence=_short(text_value(metadata, "modelspec.license")),
         strength=beside.strength,
         thumbnail=to_data_url(picture) if picture else "",
         size=status.st_size,
@@ -106,17 +107,17 @@ def called_by(info: LoraInfo) -> tuple[str, ...]:
 def training(metadata: Mapping[str, str]) -> dict[str, str]:
     """The training settings in the metadata under fixed names; unknown ones are left out."""
     found = {
-        "steps": _value(metadata, "ss_steps") or _value(metadata, "ss_max_train_steps"),
-        "epochs": _value(metadata, "ss_epoch") or _value(metadata, "ss_num_epochs"),
-        "images": _value(metadata, "ss_num_train_images"),
-        "resolution": _resolution(_value(metadata, "ss_resolution") or _value(metadata, "modelspec.resolution")),
-        "lr": _number(_value(metadata, "ss_unet_lr") or _value(metadata, "ss_learning_rate")),
-        "text_encoder_lr": _number(_value(metadata, "ss_text_encoder_lr")),
-        "batch": _value(metadata, "ss_total_batch_size") or _value(metadata, "ss_batch_size_per_device"),
-        "optimizer": _optimizer(_value(metadata, "ss_optimizer")),
-        "schedule": _value(metadata, "ss_lr_scheduler"),
-        "clip_skip": _value(metadata, "ss_clip_skip"),
-        "seed": _value(metadata, "ss_seed"),
+        "steps": text_value(metadata, "ss_steps") or text_value(metadata, "ss_max_train_steps"),
+        "epochs": text_value(metadata, "ss_epoch") or text_value(metadata, "ss_num_epochs"),
+        "images": text_value(metadata, "ss_num_train_images"),
+        "resolution": _resolution(text_value(metadata, "ss_resolution") or text_value(metadata, "modelspec.resolution")),
+        "lr": _number(text_value(metadata, "ss_unet_lr") or text_value(metadata, "ss_learning_rate")),
+        "text_encoder_lr": _number(text_value(metadata, "ss_text_encoder_lr")),
+        "batch": text_value(metadata, "ss_total_batch_size") or text_value(metadata, "ss_batch_size_per_device"),
+        "optimizer": _optimizer(text_value(metadata, "ss_optimizer")),
+        "schedule": text_value(metadata, "ss_lr_scheduler"),
+        "clip_skip": text_value(metadata, "ss_clip_skip"),
+        "seed": text_value(metadata, "ss_seed"),
         "date": _date(metadata),
     }
     return {name: _short(text) for name, text in found.items() if text}
@@ -130,7 +131,7 @@ def _title(info: LoraInfo | None, beside: Notes, path: Path) -> str:
 def _family(info: LoraInfo | None, beside: Notes) -> str:
     if info and info.family != "unknown":
         return FAMILY_TITLES.get(info.family, info.family)
-    stated = (_value(info.metadata, "modelspec.architecture") or _value(info.metadata, "ss_base_model_version")) if info else ""
+    stated = (text_value(info.metadata, "modelspec.architecture") or text_value(info.metadata, "ss_base_model_version")) if info else ""
     return stated.removesuffix("/lora") or beside.base
 
 
@@ -142,13 +143,8 @@ def _algorithm(info: LoraInfo | None) -> str:
 
 def _words(info: LoraInfo | None, beside: Notes) -> tuple[str, ...]:
     found = info.trigger_words if info else ()
-    stated = info is not None and bool(_value(info.metadata, "modelspec.trigger_phrase"))
+    stated = info is not None and bool(text_value(info.metadata, "modelspec.trigger_phrase"))
     return found if stated else beside.trigger_words or found
-
-
-def _value(metadata: Mapping[str, str], key: str) -> str:
-    text = str(metadata.get(key, "")).strip()
-    return "" if text in ("None", "null") else text
 
 
 def _short(text: str) -> str:
@@ -180,10 +176,10 @@ def _optimizer(text: str) -> str:
 
 def _date(metadata: Mapping[str, str]) -> str:
     """The day of training, as 2026-01-31; empty when the metadata has no readable date."""
-    stated = re.match(r"\d{4}-\d{2}-\d{2}", _value(metadata, "modelspec.date"))
+    stated = re.match(r"\d{4}-\d{2}-\d{2}", text_value(metadata, "modelspec.date"))
     if stated:
         return stated[0]
-    seconds = _value(metadata, "ss_training_finished_at") or _value(metadata, "ss_training_started_at")
+    seconds = text_value(metadata, "ss_training_finished_at") or text_value(metadata, "ss_training_started_at")
     try:
         moment = float(seconds)
         return datetime.datetime.fromtimestamp(moment, tz=datetime.timezone.utc).date().isoformat() if moment > 0 else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, TypeGuard
 
 from PIL import Image
 
+from ..metadata_values import json_object, text_value
 from ..naming.family_layouts import FAMILY_TITLES
 from ..reading.read import scan_lora
 from ..thumbnail import from_data_url
@@ -95,8 +95,8 @@ def describe(path: Path, weights: LoraWeights) -> LoraInfo:
         alpha=alphas.most_common(1)[0][0] if alphas else None,
         targets=dict(sorted(Counter(module.component for module in weights).items())),
         trigger_words=stated_words(metadata) or _in_every_caption(tags, images),
-        base=_value(metadata, "ss_sd_model_name"),
-        title=_value(metadata, "modelspec.title") or _value(metadata, "ss_output_name") or path.stem,
+        base=text_value(metadata, "ss_sd_model_name"),
+        title=text_value(metadata, "modelspec.title") or text_value(metadata, "ss_output_name") or path.stem,
         thumbnail=from_data_url(metadata.get("modelspec.thumbnail", "")),
         metadata=dict(metadata),
         problems=weights.problems,
@@ -119,7 +119,7 @@ def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 def stated_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The trigger phrase of the model specification, split at commas; empty without one."""
-    return tuple(word.strip() for word in _value(metadata, "modelspec.trigger_phrase").split(",") if word.strip())
+    return tuple(word.strip() for word in text_value(metadata, "modelspec.trigger_phrase").split(",") if word.strip())
 
 
 def _in_every_caption(tags: Counter[str], images: float) -> tuple[str, ...]:
@@ -150,20 +150,9 @@ def _unread_tables(metadata: Mapping[str, str]) -> list[str]:
 
 def _table(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     text = metadata.get(key, "{}")
-    if len(text) > _LONGEST_TABLE:
-        return {}
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):  # ValueError: not JSON, or a number with thousands of digits
-        return {}
-    return data if isinstance(data, dict) else {}
+    return {} if len(text) > _LONGEST_TABLE else json_object(text)
 
 
 def _is_count(value: object) -> TypeGuard[int]:
     """Whether a value in the metadata is a plausible number of images, unlike one with hundreds of digits."""
     return isinstance(value, int) and 0 <= value < 1 << 53
-
-
-def _value(metadata: Mapping[str, str], key: str) -> str:
-    text = metadata.get(key, "").strip()
-    return "" if text == "None" else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ...core.files.image_file import load_image
+from ..metadata_values import json_object
 
 _PREVIEWS = tuple(f"{middle}{ending}" for middle in (".preview", "") for ending in (".png", ".jpg", ".jpeg", ".webp"))
 _NOTES = (".json", ".civitai.info")
@@ -74,10 +74,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > _MOST_NOTES:
             return {}
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        return json_object(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
         return {}
-    return data if isinstance(data, dict) else {}
 
 
 def _text(data: Mapping[str, Any], key: str) -> str:

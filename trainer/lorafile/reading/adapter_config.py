@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from ...core.errors import UserError
+from ..metadata_values import json_object
 from ..weights import LoraModule
 
 DIFFUSERS_KEY = "lora_adapter_metadata"  # JSON: {"unet.lora_alpha": 16, "unet.alpha_pattern": {...}, ...}
@@ -28,7 +28,7 @@ def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], pa
     if any(module.alpha is not None for module in modules):
         return modules, ""
     if DIFFUSERS_KEY in metadata:
-        table = _json_object(metadata[DIFFUSERS_KEY])
+        table = json_object(metadata[DIFFUSERS_KEY])
         if table:
             parts = {name: _scale(_part(table, f"{prefix}."), "its adapter metadata") for name, prefix in _COMPONENT.items()}
             return tuple(_with_alpha(module, parts[module.component]) for module in modules), "diffusers' adapter metadata"
@@ -40,7 +40,7 @@ def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], pa
                 "The LoRA's scale is unknown without it. Export the LoRA again.",
                 kind="lora",
             )
-        table = _json_object(config.read_text(encoding="utf-8-sig", errors="replace"))
+        table = json_object(config.read_text(encoding="utf-8-sig", errors="replace"))
         if not table:
             raise UserError(
                 f"{config} is not a JSON object.", "The LoRA's scale is unknown without it. Export the LoRA again.", kind="lora"
@@ -102,11 +102,3 @@ def _with_alpha(module: LoraModule, scale: _Scale) -> LoraModule:
 
 def _part(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {key[len(prefix) :]: value for key, value in table.items() if key.startswith(prefix)}
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):  # ValueError: not JSON, or a number with thousands of digits
-        return {}
-    return data if isinstance(data, dict) else {}
