@@ -1,4 +1,4 @@
-"""``python -m trainer``, or by its path: ``python path/to/animelora/trainer`` (a portable Python does not look into the current folder)."""
+"""``python -m trainer``, or by its path: ``python path/to/animelora/trainer``, as a portable Python needs it."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ if __name__ == "__main__":
         from .cli import main
     else:
         here = Path(__file__).resolve().parent
-        # python may have put trainer/ itself first, where our module names would hide others
+        # Python may have put trainer/ itself first, where our modules would shadow others of the same name
         sys.path[:] = [str(here.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != here)]
         from trainer.cli import main
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The command line: one sub-command a file in ``commands/``, each with ``add_parser`` and ``run``."""
+"""The command line: one sub-command in each file of ``commands/``, each with ``add_parser`` and ``run``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m trainer check``: read every file of a dataset, or of a run's datasets and checkpoint, and compare its content."""
+"""``python -m trainer check``: read every file of a dataset, or of a run's datasets and checkpoint, and compare their contents."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add this command's parser."""
     parser = subparsers.add_parser(
         "check",
-        help="read every image of a dataset, or what a configuration names, and compare the contents",
+        help="read every file of a dataset or configuration and compare the contents",
         description=(
-            "Training and preparing read a file again only when its size, times or inode changed. This reads all of them: every image of "
-            "a dataset and, of a configuration, the checkpoint too, whose remembered hash is corrected."
+            "Training and preparing read a file again only if its size, times or inode changed. This command reads them all: every image "
+            "of a dataset, and for a configuration also the checkpoint, whose stored hash is corrected."
         ),
-        epilog="The exit status is 1 when something is not what it was.",
+        epilog="The exit status is 1 if something changed.",
     )
     parser.add_argument("place", type=Path, metavar="DATASET|FILE.toml", help="a prepared dataset's folder, or a run's configuration")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check and print what was found."""
+    """Check, and print the results."""
     if args.place.is_dir():
         return 0 if _is_as_prepared(args.place) else 1
     from ..config.run_config import load
@@ -33,14 +33,14 @@ def run(args: argparse.Namespace) -> int:
 
     settings = load(args.place)
     datasets = [settings.dataset, *settings.dataset.more]
-    fine = all([_is_as_prepared(Path(each.path)) for each in datasets])
+    unchanged = all([_is_as_prepared(Path(each.path)) for each in datasets])
     checkpoint, cache = open_checkpoint(settings.base.checkpoint, settings.base.vae), cache_folder(settings)
-    remembered, identity = checkpoint.identity(cache), checkpoint.identity(cache, full=True)
-    if remembered != identity:
-        print(f"{checkpoint.path}: the content is another than the one remembered. Runs with it are new runs from now on.")
+    stored, identity = checkpoint.identity(cache), checkpoint.identity(cache, full=True)
+    if stored != identity:
+        print(f"{checkpoint.path}: the content differs from what its stored hash says. Runs with it are new runs from now on.")
         return 1
-    print(f"{checkpoint.path}: as remembered ({identity[:16]})")
-    return 0 if fine else 1
+    print(f"{checkpoint.path}: unchanged ({identity[:16]})")
+    return 0 if unchanged else 1
 
 
 def _is_as_prepared(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""``python -m trainer demo``: the whole way from pictures to a comparison, on the embedded base model."""
+"""``python -m trainer demo``: from images to a trained LoRA and a comparison, on the embedded base model."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add this command's parser."""
     parser = subparsers.add_parser(
         "demo",
-        help="train and use a LoRA on the embedded base model, with no download",
-        description="Draw anime portraits, prepare them, train a LoRA on the small model that comes with the pack, export it, repaint "
-        "photos that it never saw, and put them beside the right answer: grid.png, loss_curve.png, figures.json and the LoRA file.",
+        help="train and use a LoRA on the embedded base model, without a download",
+        description="Draw anime portraits, prepare them, train a LoRA on the small model that comes with the pack, export it, turn photos "
+        "that it never saw into anime, and compare them with the ideal result: grid.png, loss_curve.png, figures.json and the LoRA file.",
     )
     parser.add_argument("--out", type=Path, default=Path("demo-output"), metavar="DIR", help="folder for the results (demo-output)")
-    parser.add_argument("--quick", action="store_true", help="a shorter training and fewer portraits, to see that everything works")
+    parser.add_argument("--quick", action="store_true", help="train for a shorter time on fewer portraits, to see that everything works")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demonstration; say where the results are."""
+    """Run the demo and print where the results are."""
     from demo.run_demo import QUICK, main
 
     out = args.out.resolve()

@@ -1,4 +1,4 @@
-"""``python -m trainer export``: convert, shrink, merge and describe LoRA files."""
+"""``python -m trainer export``: convert LoRA files, lower their rank, merge them, and edit their metadata."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--format",
         choices=("kohya", "diffusers", "peft", "comfyui"),
         default="kohya",
-        help="naming of the keys (default kohya: every program)",
+        help="naming of the keys (default kohya, which every program reads)",
     )
     parser.add_argument(
         "--dtype",
         choices=("fp16", "bf16", "fp32"),
-        help="number type (default: as in the input; of a merge, the widest of the inputs, at least fp16)",
+        help="number format (default: the input's; for a merge, the widest of the inputs, at least fp16)",
     )
-    parser.add_argument("--rank", type=int, metavar="N", help="lower the rank to N by SVD and tell the error")
+    parser.add_argument("--rank", type=int, metavar="N", help="lower the rank to N by SVD, and print the error")
     parser.add_argument(
         "--merge", nargs="+", default=[], metavar="FILE:STRENGTH",
         help="merge these LoRAs; the input takes part with strength 1 unless it is among them",
     )  # fmt: skip
     parser.add_argument(
         "--base", type=Path, metavar="CKPT",
-        help="with --format comfyui, for DoRA: the checkpoint that it is for, with which ComfyUI's own loader then gives what was trained",
+        help="with --format comfyui, for DoRA: the checkpoint that it is for, so that ComfyUI's own loader reproduces what was trained",
     )  # fmt: skip
-    parser.add_argument("--into-checkpoint", type=Path, metavar="CKPT", help="merge into this checkpoint; output is the new checkpoint")
+    parser.add_argument("--into-checkpoint", type=Path, metavar="CKPT", help="merge into this checkpoint; the output is the new checkpoint")
     group = parser.add_argument_group("metadata (everything else is kept; an empty text removes an entry)")
     for name in _TEXTS:
         group.add_argument(f"--{name}", metavar="IMAGE" if name == "thumbnail" else "TEXT", help=_help(name))
@@ -66,12 +66,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the output and tell what was done."""
+    """Write the output, and print what was done."""
     from .. import lorafile
 
     _check_output(args)
     if args.base and args.format != "comfyui":
-        raise UserError("--base is for ComfyUI alone.", "Add --format comfyui, or leave --base out.", kind="lora")
+        raise UserError("--base is only for ComfyUI.", "Add --format comfyui, or leave --base out.", kind="lora")
     if args.into_checkpoint:
         _check_checkpoint_options(args)
     parts = _parts(args)
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _parts(args: argparse.Namespace) -> list[tuple[Path, float]]:
-    """Every LoRA to merge with its strength; just the input with 1 when nothing is merged."""
+    """Every LoRA to merge, with its strength; only the input, with 1, if nothing is merged."""
     first = parse_strength(args.input)
     others = [parse_strength(text) for text in args.merge]
     named = any(os.path.realpath(path) == os.path.realpath(first[0]) for path, _ in others)
@@ -113,7 +113,7 @@ def _parts(args: argparse.Namespace) -> list[tuple[Path, float]]:
 
 
 def _read(path: Path, *, several: bool) -> LoraWeights:
-    """A LoRA whose problems name the file where there are several."""
+    """A LoRA; if there are ``several``, its problems name the file."""
     from dataclasses import replace
 
     from ..lorafile import read_lora
@@ -123,12 +123,12 @@ def _read(path: Path, *, several: bool) -> LoraWeights:
 
 
 def _for_base(weights: LoraWeights, base: Path) -> LoraWeights:
-    """``weights`` whose DoRA is for ComfyUI's own loader and ``base``."""
+    """``weights`` with its DoRA converted for ComfyUI's own loader and ``base``."""
     from ..lorafile.changing.merge_into_checkpoint import checkpoint_weights
     from ..lorafile.comfyui_dora import for_comfyui, has_output_magnitudes
 
     if not any(has_output_magnitudes(module) for module in weights):
-        raise UserError("--base is for DoRA, and this LoRA is none.", "Leave --base out.", kind="lora")
+        raise UserError("--base is only for DoRA, and this LoRA is not one.", "Leave --base out.", kind="lora")
     return for_comfyui(weights, checkpoint_weights(base, weights), base.name)
 
 
@@ -180,5 +180,5 @@ def _check_output(args: argparse.Namespace) -> None:
 
 
 def _help(name: str) -> str:
-    texts = {"trigger": "trigger words", "tags": "tags, separated by commas", "thumbnail": "picture that model browsers show"}
+    texts = {"trigger": "trigger words", "tags": "tags, separated by commas", "thumbnail": "image that model browsers show"}
     return texts.get(name, name)

@@ -1,4 +1,4 @@
-"""``python -m trainer info``: what a LoRA file is and whether it can be used."""
+"""``python -m trainer info``: describe a LoRA file, and say whether it can be used."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add this command's parser."""
     parser = subparsers.add_parser(
         "info",
-        help="show what a LoRA file is: model family, format, rank, norms, trigger words, faults",
-        description="Show what a LoRA file is. Reads kohya, LyCORIS, DoRA, diffusers, PEFT, ComfyUI, OneTrainer and cloneofsimo files.",
-        epilog="The exit status is 1 for a file that cannot be used; the reason is told.",
+        help="describe a LoRA file: model family, format, rank, norms, trigger words, problems",
+        description="Describe a LoRA file. Reads kohya, LyCORIS, DoRA, diffusers, PEFT, ComfyUI, OneTrainer and cloneofsimo files.",
+        epilog="The exit status is 1 for a file that cannot be used; the reason is printed.",
     )
     parser.add_argument("file", type=Path, help="a .safetensors or .pt file, or a PEFT adapter folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the description; 0 when the file can be used, else 1."""
+    """Print the description; 0 if the file can be used, else 1."""
     from ..core.errors import UserError
     from ..lorafile import describe, scan_lora
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _norms(weights: LoraWeights) -> dict[str, dict[str, float]]:
-    """How far each layer is moved, the Frobenius norm of its change at strength 1, by part of the model and layer."""
+    """The Frobenius norm of each layer's change at strength 1, by part of the model and layer."""
     norms: dict[str, dict[str, float]] = {}
     for module in weights:
         norm = module.norm()

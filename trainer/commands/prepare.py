@@ -1,4 +1,4 @@
-"""``python -m trainer prepare``: from a folder of pictures to a dataset."""
+"""``python -m trainer prepare``: make a dataset from a folder of images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..core.errors import UserError
 _EXAMPLES = """\
 examples:
 
-  python -m trainer prepare pictures/ --out datasets --trigger mystyle1 --class "anime face" --resolution 512
+  python -m trainer prepare images/ --out datasets --trigger mystyle1 --class "anime face" --resolution 512
   python -m trainer prepare 10_miku.zip --out datasets --trigger mk01 --class girl --resolution 768 --buckets
-  python -m trainer prepare pictures/ --out datasets --trigger mk01 --tagger models/wd-tagger --export kohya
+  python -m trainer prepare images/ --out datasets --trigger mk01 --tagger models/wd-tagger --export kohya
 
-SOURCE is a folder (sub-folders are read, kohya's 10_name folders count as repeats), a zip or tar archive, or one picture. It is never
-changed. Captions come from .txt or .caption files, JSON files (gallery-dl, waifuc, Hydrus), metadata.jsonl or .csv, captions.json or
-kohya's metadata JSON. Running the same command again does only what is new. docs/datasets.md describes every setting.
+SOURCE is a folder (sub-folders are read; a name such as 10_miku sets the repeats, as in kohya's trainer), a zip or tar archive, or one
+image. It is never changed. Captions are read from .txt or .caption files, JSON files (gallery-dl, waifuc, Hydrus), metadata.jsonl or .csv,
+captions.json or kohya's metadata JSON. Running the same command again only processes what is new. docs/datasets.md describes every setting.
 """
 
 
@@ -32,13 +32,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add this command's parser."""
     parser = subparsers.add_parser(
         "prepare",
-        help="make a captioned dataset from a folder of pictures",
-        description="Make a clean, captioned dataset from pictures as you have them.",
+        help="make a captioned dataset from a folder of images",
+        description="Make a clean, captioned dataset from a folder of images.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder, zip or tar archive, or one picture")
-    parser.add_argument("--out", type=Path, default=Path("datasets"), metavar="DIR", help="the dataset's folder is made here (datasets)")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder, a zip or tar archive, or one image")
+    parser.add_argument("--out", type=Path, default=Path("datasets"), metavar="DIR", help="folder for the dataset's folder (datasets)")
     _add_setting(parser, "--trigger", "trigger", metavar="WORD")
     _add_setting(parser, "--class", "class_description", metavar="TEXT")
     _add_setting(parser, "--resolution", "resolution", metavar="N")
@@ -67,15 +67,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_setting(captions, "--keep-tokens", "training.keep_tokens", metavar="N")
     _add_setting(captions, "--caption-dropout", "training.caption_dropout", metavar="P")
     other = parser.add_argument_group("other")
-    other.add_argument("--regularisation", type=Path, metavar="SOURCE", help="a second set, trained without the trigger word")
+    other.add_argument("--regularisation", type=Path, metavar="SOURCE", help="a second set of images, trained without the trigger word")
     _add_setting(other, "--regularisation-weight", "regularisation_weight", metavar="W")
     other.add_argument(
-        "--replace-other", action="store_true", help="write over a dataset of this name that has another source or other settings"
+        "--replace-other", action="store_true", help="replace a dataset of the same name that has another source or other settings"
     )
-    other.add_argument("--settings", type=Path, metavar="FILE.toml", help="settings from a file; options win over it")
+    other.add_argument("--settings", type=Path, metavar="FILE.toml", help="read settings from a file; options take precedence")
     other.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="any setting: clean.min_side=256")
     other.add_argument("--export", choices=("kohya", "imagefolder"), help="also write the dataset for another trainer")
-    other.add_argument("--export-to", type=Path, metavar="DIR", help="where (default: beside the dataset)")
+    other.add_argument("--export-to", type=Path, metavar="DIR", help="where to write it (default: beside the dataset)")
     other.add_argument("--sheet", type=Path, metavar="FILE", help="also save a contact sheet")
     other.add_argument("--workers", type=int, metavar="N", help="threads (all cores)")
     other.add_argument("--json", action="store_true", help="print the report as one JSON object")
@@ -83,7 +83,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare, show the report, export."""
+    """Prepare the dataset, print the report, export it if asked to."""
     from ..dataset import contact_sheet, prepare_dataset
     from ..dataset.export.export_dataset import export_dataset
 
@@ -93,20 +93,20 @@ def run(args: argparse.Namespace) -> int:
             args.source, args.out, settings, regularisation=args.regularisation, progress=progress, workers=args.workers or None,
             replace_other=args.replace_other,
         )  # fmt: skip
-    report_progress = result.report.to_json()
+    report = result.report.to_json()
     if args.export:
-        report_progress["export"] = str(export_dataset(result.dataset, args.export, args.export_to))
+        report["export"] = str(export_dataset(result.dataset, args.export, args.export_to))
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(result.dataset).save(args.sheet)
-        report_progress["sheet"] = str(args.sheet)
+        report["sheet"] = str(args.sheet)
     if args.json:
-        print(json.dumps(report_progress, ensure_ascii=True))
+        print(json.dumps(report, ensure_ascii=True))
         return 0
     print(result.report.text(), end="")
     print(f"\nSee {result.dataset.path / 'report.html'}")
     if args.export:
-        print(f"Exported for {args.export}: {report_progress['export']}")
+        print(f"Exported for {args.export}: {report['export']}")
     return 0
 
 
@@ -150,24 +150,24 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 def _pairs(replace: list[str]) -> dict[str, str]:
     pairs = dict(pair.split("=", 1) for pair in replace if "=" in pair)
     if len(pairs) < len(replace):
-        raise UserError("--replace needs TAG=TAG, each tag once.", "For example: --replace 'grey hair=gray hair'", kind="config")
+        raise UserError("--replace takes TAG=TAG, each tag once.", "For example: --replace 'grey hair=gray hair'", kind="config")
     return pairs
 
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar on stderr, so that stdout has only the report; without a terminal a line now and then."""
+    """A progress bar on stderr, so that stdout has only the report; without a terminal, a line every few seconds."""
     from ..core.work.progress import report_progress
     from ..dataset.preparation.progress import WAITING_FOR_FOLDER
 
-    def tell(done: int, total: int, text: str) -> None:
+    def report_line(done: int, total: int, text: str) -> None:
         if text == WAITING_FOR_FOLDER:
             print(text, file=sys.stderr)
         else:
             report_progress("preparing images", done, total)
 
     if quiet or not sys.stderr.isatty():
-        yield tell
+        yield report_line
         return
     from rich.console import Console
     from rich.markup import escape

@@ -14,7 +14,7 @@ from ..runs import events
 
 
 class TrainingProgress:
-    """A context manager; ``show`` takes every event of a run."""
+    """A progress bar while its context is active; ``show`` takes every event of a run."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._progress = Progress(

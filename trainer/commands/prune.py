@@ -1,4 +1,4 @@
-"""``python -m trainer prune``: free the disk of what finished runs no longer need."""
+"""``python -m trainer prune``: delete what finished runs no longer need."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add this command's parser."""
     parser = subparsers.add_parser(
         "prune",
-        help="delete states of finished runs and old caches; never a LoRA",
+        help="delete saved states of finished runs and old caches, never a LoRA",
         description=(
-            "Delete what costs no result: the states to resume from of finished runs, and cached latents and prompts that are older "
-            "than some days. LoRA files, pictures, logs, unfinished runs and runs in training stay."
+            "Delete files without losing a result: the saved states of finished runs, and cached latents and prompts that are older "
+            "than some days. LoRA files, images, logs, unfinished runs and runs in training stay."
         ),
     )
     parser.add_argument("runs", type=Path, help="the folder that holds the run folders, for example output/animelora/runs")
     parser.add_argument("--days", type=_days, default=30.0, help="how old a cache file must be (default: 30)")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prune and say what was freed."""
+    """Prune, and print what was freed."""
     from ..runs.pruning import prune
 
     done = prune(args.runs, days=args.days, dry_run=args.dry_run)

@@ -1,8 +1,8 @@
-"""How the command line was started, for what it tells users to type."""
+"""How the command line was started, for messages that show commands."""
 
 from __future__ import annotations
 
-import subprocess  # nosec B404: for its quoting, nothing is started here
+import subprocess  # nosec B404: only for its quoting
 import sys
 from pathlib import Path
 
@@ -10,9 +10,9 @@ MODULE = "python -m trainer"
 
 
 def as_typed() -> str:
-    """``python -m trainer``; by its path where Python does not look into the current folder, as that of Windows portable.
+    """``python -m trainer``, or the trainer's path if Python does not look for modules in the current folder.
 
-    Such a Python would answer ``No module named trainer``.
+    Such a Python, for example that of ComfyUI's Windows portable, answers ``No module named trainer``.
     """
     if not sys.flags.isolated and not getattr(sys.flags, "safe_path", False):
         return MODULE
@@ -21,5 +21,5 @@ def as_typed() -> str:
 
 
 def typed(text: str) -> str:
-    """``text`` with commands as they have to be typed here."""
+    """``text`` with commands as they must be typed here."""
     return text.replace(MODULE, as_typed())

@@ -1,4 +1,4 @@
-"""``FILE:STRENGTH``, the way a command line names a LoRA."""
+"""``FILE:STRENGTH``, as a command line names a LoRA."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ..core.errors import UserError
 
 
 def parse_strength(text: str) -> tuple[Path, float]:
-    """``style.safetensors:0.8`` as path and strength; 1 without a number. A drive letter's colon is no strength.
+    """``style.safetensors:0.8`` as path and strength, which is 1 without a number. The colon of a drive letter is left alone.
 
-    Raises UserError for a strength that makes no sense.
+    Raises UserError for a strength beyond 100.
     """
     name, colon, number = text.rpartition(":")
     if not colon or Path(text).exists():
@@ -20,5 +20,5 @@ def parse_strength(text: str) -> tuple[Path, float]:
     except ValueError:
         return Path(text), 1.0
     if not abs(strength) <= 100:
-        raise UserError(f"The strength {number} in {text!r} makes no sense.", "Strengths lie between -2 and 2, as a rule.", kind="lora")
+        raise UserError(f"The strength {number} in {text!r} is out of range.", "Strengths usually lie between -2 and 2.", kind="lora")
     return Path(name), strength

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..runs.run_plan import RunPlan
 
 _EXAMPLE = """\
-a configuration, say my_style.toml (only these keys have no default):
+a configuration, here my_style.toml (only base.checkpoint and dataset.path have no default):
 
   name = "my_style"
 
@@ -30,11 +30,11 @@ a configuration, say my_style.toml (only these keys have no default):
   prompts = ["myAnimeStyleToken anime_face girl, high quality"]
 
   [output]
-  publish = "ComfyUI/models/loras"                 # where the finished file is copied to
+  publish = "ComfyUI/models/loras"                 # the finished file is copied here
 
 then:  python -m trainer train my_style.toml --set network.rank=8 --set network.alpha=8
 
-a stopped run (Ctrl+C) continues when the same command is given again; a finished one is found, not repeated.
+run the same command again to resume a stopped run (Ctrl+C); a finished run is found, not repeated.
 """
 
 
@@ -49,22 +49,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("config", type=Path, metavar="FILE.toml", help="the run's configuration")
     parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. optimizer.lr=5e-5"
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a setting, e.g. optimizer.lr=5e-5"
     )
-    parser.add_argument("--preset", metavar="NAME", help="values for what the file does not say, e.g. style-sd15; see --presets")
+    parser.add_argument("--preset", metavar="NAME", help="fill in what the file leaves out, e.g. style-sd15; see --presets")
     parser.add_argument("--dry-run", action="store_true", help="print the plan (images, buckets, steps, memory) and stop")
-    parser.add_argument("--prepare", action="store_true", help="make the run folder for a launcher of your own, print it, and stop")
+    parser.add_argument("--prepare", action="store_true", help="make the run folder for a launcher of your own, print its path and stop")
     parser.add_argument(
-        "--accelerate-config", type=Path, metavar="FILE", help="launch with this file of `accelerate config` (several machines, say)"
+        "--accelerate-config", type=Path, metavar="FILE", help="launch with this file of `accelerate config`, e.g. for several machines"
     )
-    parser.add_argument("--json", action="store_true", help="print the plan, or every event, as JSON lines instead of a progress bar")
+    parser.add_argument("--json", action="store_true", help="print the plan, or every event, as JSON instead of a progress bar")
     parser.add_argument("--keys", action=_ListKeys, help="list every setting with its default and description and stop")
     parser.add_argument("--presets", action=_ListPresets, help="list every preset's values with their reasons and stop")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train (or plan) and print where the LoRA is."""
+    """Train, or only plan or prepare, and print the path of the LoRA."""
     from ..config import run_config
 
     preset = [f"preset={args.preset}"] if args.preset else []

@@ -1,4 +1,4 @@
-"""How a LoRA wants to be used, from what its file says of its training: clip skip, tokens that were read, what was predicted."""
+"""How to use a LoRA, from the metadata of its training: clip skip, length of prompts, prediction type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHUNK = 75
 
 @dataclass(frozen=True)
 class Chosen:
-    """What images are made with, and sentences that say where it is from."""
+    """The settings to generate images with, and sentences that say where they come from."""
 
     text: TextSettings
     prediction: Prediction
@@ -30,10 +30,10 @@ def choose(
     clip_skip: int | None = None,
     prediction: str = "auto",
 ) -> Chosen:
-    """What the user asks for; else what the first of ``loras`` (file, metadata) states; else what the checkpoint is.
+    """The user's settings; else those of the first of ``loras`` (file, metadata) that states them; else the checkpoint's.
 
-    A checkpoint that says itself what it predicts is believed: a LoRA may be used on another base than its own. Raises UserError for a
-    prediction that is not supported and a layer that the family cannot use.
+    A checkpoint that states its prediction type is believed, as a LoRA can be used on another base model than its own. Raises UserError for
+    a prediction type that is not supported and for a clip skip that the family does not have.
     """
     remarks = []
     tokens = max([_CHUNK, *(_number(metadata, "ss_max_token_length") // _CHUNK * _CHUNK for _, metadata in loras)])
@@ -43,11 +43,11 @@ def choose(
             stated = _number(metadata, "ss_clip_skip")
             try:
                 text = family.text_settings(tokens, stated)
-            except UserError:  # trainers note one for families that have none
+            except UserError:  # some trainers write one for families that have none
                 continue
             if stated and text.clip_skip:
                 clip_skip = stated
-                remarks.append(f"clip skip {stated}, with which {path.name} was trained; --clip-skip 0 is the model's own")
+                remarks.append(f"clip skip {stated}, with which {path.name} was trained; --clip-skip 0 uses the model's own")
                 break
     text = family.text_settings(tokens, clip_skip)
     found = family.prediction(checkpoint)
@@ -61,12 +61,12 @@ def choose(
             continue
         if states_prediction(checkpoint):
             remarks.append(
-                f"{path.name} was trained for {_words(trained)}, but {checkpoint.name} says that it predicts {_words(found)}, "
-                "which is used; --prediction says otherwise"
+                f"{path.name} was trained for {_words(trained)}, but {checkpoint.name} states {_words(found)}, which is used; "
+                "--prediction overrides it"
             )
         else:
             found = trained
-            remarks.append(f"{_words(trained)}, for which {path.name} was trained; --prediction says otherwise")
+            remarks.append(f"{_words(trained)}, for which {path.name} was trained; --prediction overrides it")
         break
     return Chosen(text, found, tuple(remarks))
 

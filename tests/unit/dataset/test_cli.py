@@ -69,7 +69,7 @@ def test_settings_file_with_options_over_it(tmp_path: Path, capsys: pytest.Captu
         (["--trigger", "a,b"], "must not contain a comma"),
         (["--captions", "tags"], "needs a tagger model"),
         (["--background", "nocolour"], "is not a colour"),
-        (["--replace", "x"], "--replace needs TAG=TAG"),
+        (["--replace", "x"], "--replace takes TAG=TAG"),
         (["--settings", "nowhere.toml"], "cannot be read"),
     ],
 )

@@ -142,13 +142,13 @@ def test_check_of_a_configuration_reads_its_checkpoint_too(
     config = configuration(base, made.path, tmp_path / "runs")
     (tmp_path / "run.json").write_text(config.to_json(), encoding="utf-8")
     assert main(["check", str(tmp_path / "run.json")]) == 0
-    assert f"as remembered ({sha256_file(base)[:16]})" in capsys.readouterr().out
+    assert f"unchanged ({sha256_file(base)[:16]})" in capsys.readouterr().out
     swap_last_byte(base)
     record = tmp_path / "runs" / "_cache" / "checkpoint-hashes.json"
     ((_, digest),) = json.loads(record.read_text(encoding="utf-8")).items()
     record.write_text(json.dumps({f"{base}|{file_stamp(base)}": digest}), encoding="utf-8")
     assert main(["check", str(tmp_path / "run.json")]) == 1
-    assert "another than the one remembered" in capsys.readouterr().out
+    assert "differs from what its stored hash says" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "run.json")]) == 0
 
 
