@@ -38,7 +38,7 @@ sys.addaudithook(count)
 def look():
     return time.perf_counter(), len(sys.modules), opened
 looks = [look()]
-import torch, accelerate, trainer.training.loop
+import torch, accelerate, trainer.training.run
 looks.append(look())
 {statement}
 looks.append(look())

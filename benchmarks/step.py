@@ -19,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,9 @@ from trainer.core import devices
 from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.launch.prepared_run import prepare_run
-from trainer.training.batches import Feed
 from trainer.training.distributed import make_accelerator
-from trainer.training.job import open_job
-from trainer.training.learner import Learner
-from trainer.training.parent_channel import Emitter
+from trainer.training.event_log import EventLog
+from trainer.training.recipe import TrainingRecipe
 
 
 def main() -> None:
@@ -89,37 +86,38 @@ def measure(checkpoint: Path, folder: Path, arguments: argparse.Namespace) -> di
     data["dataset"]["path"] = str(_pictures(folder, arguments.pixels, run_config.parse(data).training.batch_size))
     settings = run_config.parse(data)
     run = prepare_run(settings).folder
-    job, start = open_job(run, settings, Emitter(run.events), threading.Event())
-    feed = Feed(job)
-    feed.fill_caches()
-    if job.device.type == "cuda":
+    recipe = TrainingRecipe(run, settings, EventLog(run.events), threading.Event())
+    device = recipe.hardware.device
+    recipe.accelerator = make_accelerator(device, recipe.hardware.precision)
+    recipe.fill_caches()
+    if device.type == "cuda":
         import torch
 
         torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
-    learner = Learner(job, start, make_accelerator(job))
+    recipe.load()
+    recipe.open_outputs()
     seconds, first, to_first, images = [], (0.0, 0.0), 0.0, 0
-    with ThreadPoolExecutor(1) as pool:
+    clock = time.monotonic()
+    for number, batch in enumerate(recipe.batch_loader.steps(0, recipe.model.timesteps, recipe.model.tokenize)):
+        metrics = recipe.compute_gradients(batch)
+        recipe.update_weights(batch, metrics)
+        loss = float(metrics.loss)  # waits for the device: the time of a whole step
+        if number == 0:
+            first, to_first = (loss, float(metrics.grad_norm)), time.monotonic() - began
+        images = batch.images
+        seconds.append(time.monotonic() - clock)
         clock = time.monotonic()
-        for number, portion in enumerate(feed.portions(0, learner.timesteps, pool)):
-            measured = learner.optimise(portion.micro_batches)
-            learner.apply()
-            value = float(measured.loss)  # waits for the device: the time of a whole step
-            if number == 0:
-                first, to_first = (value, float(measured.grad_norm)), time.monotonic() - began
-            images = sum(micro.batch.size for micro in portion.micro_batches)
-            seconds.append(time.monotonic() - clock)
-            clock = time.monotonic()
     median = statistics.median(seconds[arguments.warm_up :])
     return {
         "model": arguments.model if arguments.checkpoint is None else checkpoint.name,
         "pixels": arguments.pixels,
         "set": arguments.overrides,
-        "device": _device_name(job.device),
-        "precision": job.precision,
-        "attention": job.plan.attention,
-        "estimate_gb": job.plan.memory_gb,
-        "peak_gb": round(devices.peak_memory_gb(job.device), 2),
+        "device": _device_name(device),
+        "precision": recipe.hardware.precision,
+        "attention": recipe.plan.attention,
+        "estimate_gb": recipe.plan.memory_gb,
+        "peak_gb": round(devices.peak_memory_gb(device), 2),
         "seconds_a_step": round(median, 4),
         "images_a_second": round(images / median, 3),
         "seconds_to_first_step": round(to_first, 1),

@@ -36,7 +36,7 @@ def main() -> int:
 
         if launched(args.accelerate, Path(__file__).resolve(), ["--run", str(args.run), *(["--watch-stdin"] if args.watch_stdin else [])]):
             return 0
-    from trainer.training.loop import train_run
+    from trainer.training.run import train_run
 
     status = train_run(args.run, watch_stdin=args.watch_stdin)
     with suppress(OSError):  # the log may be on a disk that is full

@@ -19,7 +19,8 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from trainer.compute.cuda_graphs import Captured, Inputs
+from trainer.compute.acceleration import Inputs
+from trainer.compute.cuda_graphs import RecordedPasses
 
 from .initialise import start_unet
 from .model import LATENT_SCALE, Widths, build_text_encoder, build_unet
@@ -171,7 +172,7 @@ def train_unet(
     def failed(reason: str) -> None:
         logger.warning("without CUDA graphs: %s", reason)
 
-    passes = Captured(compute, parameters, failed) if device.type == "cuda" else None
+    passes = RecordedPasses(compute, parameters, failed) if device.type == "cuda" else None
     while (share := agree(budget.share)) < 1.0:
         set_rates(opts, schedule(share))
         if more is not None and budget.step % ASKED_EVERY == 0 and (part := more()) is not None:

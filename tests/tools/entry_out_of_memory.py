@@ -15,16 +15,16 @@ def main() -> int:
     import torch
 
     from trainer import entry
-    from trainer.training.learner import Learner
+    from trainer.training.recipe import TrainingRecipe
 
-    honest = Learner._loss_of
+    honest = TrainingRecipe.compute_loss
 
-    def loss(self: Learner, inputs: Any) -> torch.Tensor:
-        if self.step:
+    def loss(self: TrainingRecipe, inputs: Any) -> torch.Tensor:
+        if self.state.step:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB")
         return honest(self, inputs)
 
-    Learner._loss_of = loss  # type: ignore[method-assign]
+    TrainingRecipe.compute_loss = loss  # type: ignore[method-assign]
     return entry.main()
 
 

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PRELOADED = ("trainer.training.loop", "accelerate", "matplotlib.pyplot", "psutil", "torch.optim.adamw")
+PRELOADED = ("trainer.training.run", "accelerate", "matplotlib.pyplot", "psutil", "torch.optim.adamw")
 
 
 @contextmanager

@@ -315,7 +315,7 @@ def _export_dataset(kind: str) -> Callable[[Path], None]:
 def _train(place: Path) -> None:
     """Parent and child in this process, so that both are killed, as by a power failure."""
     from trainer.launch import launcher
-    from trainer.training.loop import train_run
+    from trainer.training.run import train_run
 
     def run_child(folder: Any, *_: object) -> None:
         assert train_run(folder.path, watch_stdin=False) == 0

@@ -23,7 +23,7 @@ from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.launch.prepared_run import prepare_run, write_run_folder
 from trainer.runs import events
 from trainer.runs.run_folder import RunFolder, read_events
-from trainer.training.loop import train_run
+from trainer.training.run import train_run
 
 PROMPTS = ["myStyle anime_face girl", "a cat"]
 # quick settings that the tests build on; every one may be changed

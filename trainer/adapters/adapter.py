@@ -1,6 +1,6 @@
 """LoRA on a UNet and on text encoders: puts the layers in (lora_layers.py, dora.py), names the modules and hands out the weights.
 
-Each module has a pair of matrices; with DoRA also a magnitude, one number an output. Several models are given as one: see ``together``.
+Each module has a pair of matrices; with DoRA also a magnitude, one number an output. Several models are given as one: see ``as_one_model``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Pair:
         return named if self.magnitude is None else {**named, f"{self.module}.magnitude": self.magnitude}
 
 
-def together(unet: nn.Module, text: Mapping[str, nn.Module]) -> nn.Module:
+def as_one_model(unet: nn.Module, text: Mapping[str, nn.Module]) -> nn.Module:
     """One model of ``unet`` and the text models ``te1`` and ``te2``, for the functions below.
 
     A UNet's modules are named as in the UNet alone, a text model's ``te1.text_model.encoder.layers.…`` whatever the version of
@@ -154,7 +154,7 @@ def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _standard_name(name: str) -> str:
-    """The name of a module of ``together`` as states and files have it."""
+    """The name of a module of ``as_one_model`` as states and files have it."""
     component, _, inside = name.partition(".")
     if component == "unet":
         return inside

@@ -1,15 +1,15 @@
-"""DoRA's layers (Liu et al. 2024, arXiv 2402.09353): LoRA whose outputs keep a trained magnitude. Imports torch: import this module late.
+"""DoRA's layers (Liu et al. 2024, arXiv 2402.09353): LoRA with a trained magnitude for each output. Imports torch: import this module late.
 
 With the frozen weight W (out, in, ...), its change D = scale * up * down and a magnitude m for each output, a layer's weight is
 
     W' = m (W + D) / ||W + D||        (equation 5)
 
-where ||.|| is the norm of each output's weights (all axes but the first). Gradients take the norm for a constant (section 4.3). m starts as
-||W||, so that training starts at the base exactly. This is what peft's layers compute. The norm and m / ||W + D|| are fp32 here whatever
-the layer computes in: in bf16 a norm has steps of 0.4 %, about as much as a LoRA changes a weight by.
+where ||.|| is the norm of each output's weights (all axes but the first). Gradients treat the norm as a constant (section 4.3). m starts as
+||W||, so that training starts exactly at the base. peft's layers compute the same. Here the norm and m / ||W + D|| are fp32 in every
+precision: in bf16, a norm has steps of 0.4 %, about as much as a LoRA changes a weight.
 
-A file stores m as ``dora_scale`` (out, 1, ...). peft, LyCORIS and OneTrainer read it by the equation above; what ComfyUI makes of it, and
-how that is put right, is in ``lorafile/dora.py``.
+A file stores m as ``dora_scale`` (out, 1, ...). peft, LyCORIS and OneTrainer read it by the equation above; how ComfyUI reads it, and
+how an export corrects that, is in ``lorafile/dora.py``.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ class DoraLayer(LoraLayer):
 
     def norms(self) -> torch.Tensor:
         """||W + D|| of each output, (out,) in fp32, without a gradient."""
-        with torch.no_grad(), _whole_precision(self.lora_magnitude):
+        with torch.no_grad(), _full_precision(self.lora_magnitude):
             up, down = self.lora_B.weight.float().flatten(1), self.lora_A.weight.float().flatten(1)
             norms: torch.Tensor = torch.addmm(self.base_layer.weight.float().flatten(1), up, down, alpha=self.scale).norm(dim=1)
             return norms
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What W' makes of ``x``, in the base's dtype; where inputs are dropped out, of all but the base's own part as in peft."""
+        """W' x, in the base layer's dtype. As in peft, dropout applies to all but the base layer's own result."""
         result: torch.Tensor = self.base_layer(x)
-        given = self.lora_dropout(x)
-        inner = self.base_layer(given) if self.drops else result
-        part = self.lora_B(self.lora_A(given))
-        with _whole_precision(x):
+        dropped = self.lora_dropout(x)
+        inner = self.base_layer(dropped) if self.uses_dropout else result
+        change = self.lora_B(self.lora_A(dropped))
+        with _full_precision(x):
             by_output = (-1, *[1] * (self.base_layer.weight.ndim - 2))
             gain = (self.lora_magnitude / self.norms()).view(by_output)
             bias = 0.0 if self.bias is None else self.bias.float().view(by_output)
-            changed: torch.Tensor = result.float() + (gain - 1) * (inner.float() - bias) + gain * (part.float() * self.scale)
+            changed: torch.Tensor = result.float() + (gain - 1) * (inner.float() - bias) + gain * (change.float() * self.scale)
         return changed.to(result.dtype)
 
 
@@ -60,8 +60,8 @@ class DoraConv2d(DoraLayer, LoraConv2d):
     """DoRA on a convolution."""
 
 
-def _whole_precision(like: torch.Tensor) -> AbstractContextManager[Any]:
-    """Autocast off for the device of ``like``; on the meta device, where sizes are planned, there is none."""
+def _full_precision(like: torch.Tensor) -> AbstractContextManager[Any]:
+    """No autocast on the device of ``like``. The meta device, on which runs are planned, has none."""
     return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
 
 

@@ -42,8 +42,8 @@ def require_lora(path: Path) -> None:
 
 
 def load_lora(model: nn.Module, path: Path, network: NetworkSection) -> None:
-    """Put the file's weights into the LoRA layers of ``model`` (see ``adapter.together``), so that the file's effect is kept whatever its
-    alpha.
+    """Put the file's weights into the LoRA layers of ``model`` (see ``adapter.as_one_model``), so that the file's effect is kept whatever
+    its alpha.
 
     The file must have the layers and ranks that ``network`` describes. Layers of a UNet or text encoder that is not trained stay as they
     are (see ``frozen_lora``); a text encoder that the file has nothing of starts from nothing. Raises UserError that names what differs.

@@ -15,8 +15,8 @@ from ..core.errors import UserError
 from ..core.library_imports import import_models
 from ..families import PLAIN_TEXT, BaseCheckpoint, Prediction, TextSettings, family_of, require_supported
 from ..families.stable_diffusion.clip_text import CHUNK
+from ..training.caching.weighted_prompts import encode_keys, prompt_key, prompt_text
 from ..training.monitoring.preview_sampling import decode, sample_latents
-from ..training.weighted_prompts import encode_keys, prompt_key, prompt_text
 
 if TYPE_CHECKING:
     import torch

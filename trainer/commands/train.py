@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     from ..adapters.frozen_lora import describe_frozen, frozen_modules
     from ..adapters.start_from import require_lora
-    from ..compute.attention import choose_attention
+    from ..compute.attention_choice import choose_attention
     from ..core.devices import pick_device, pick_precision, torch_dtype
     from ..families import cautions
     from ..plan.inputs import open_inputs

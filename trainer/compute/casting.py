@@ -1,4 +1,4 @@
-"""In which dtype layers compute: that of their input, or autocast's. Imports torch: import this module late."""
+"""The dtype in which layers compute: that of their input, or autocast's. Imports torch: import this module late."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from . import torch_private
+
 _COPY = "_animelora_copy"
 
 
 def outside_autocast(inputs: torch.Tensor, compute: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """``compute`` of ``inputs`` in autocast's dtype, with autocast off within: Functions of ours cast for themselves."""
+    """``compute`` of ``inputs`` in autocast's dtype, with autocast switched off inside: our autograd functions cast for themselves."""
     kind = inputs.device.type
     if inputs.is_meta or not torch.is_autocast_enabled(kind):
         return compute(inputs)
@@ -20,23 +22,23 @@ def outside_autocast(inputs: torch.Tensor, compute: Callable[[torch.Tensor], tor
         return compute(inputs.to(torch.get_autocast_dtype(kind)))
 
 
-def computed_in(inputs: torch.Tensor) -> torch.dtype:
-    """The dtype in which a product of ``inputs`` is computed: autocast's within it, else theirs."""
+def compute_dtype(inputs: torch.Tensor) -> torch.dtype:
+    """The dtype in which a product of ``inputs`` is computed: autocast's inside of it, else theirs."""
     kind = inputs.device.type
     return torch.get_autocast_dtype(kind) if not inputs.is_meta and torch.is_autocast_enabled(kind) else inputs.dtype
 
 
-def low(weight: torch.Tensor) -> torch.Tensor:
-    """The copy of ``weight`` in the dtype that is computed in, where there is one; else itself."""
+def low_precision(weight: torch.Tensor) -> torch.Tensor:
+    """The copy of ``weight`` in the compute dtype if there is one (see :class:`LowPrecisionCopies`), else ``weight``."""
     copy: torch.Tensor = getattr(weight, _COPY, weight)
     return copy
 
 
-class LowCopies:
-    """Copies of the weights of the casting layers of ``model`` in ``dtype``: within it, the layers compute with these.
+class LowPrecisionCopies:
+    """Copies of the weights of the casting layers of ``model`` in ``dtype``. As a context manager it makes the layers compute with them.
 
-    Casting each weight when it is needed, and its gradient afterwards, are four kernels a module, some hundreds a step; all of them
-    together are one (``refresh``).
+    To cast each weight when it is needed, and its gradient afterwards, takes four kernels a module and some hundreds a step. All weights
+    together are cast by one kernel (``refresh``).
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
@@ -46,14 +48,14 @@ class LowCopies:
         self._by_weight = {id(weight): copy for weight, copy in zip(self._weights, self._copies, strict=True)}
 
     def of(self, weight: torch.Tensor) -> torch.Tensor:
-        """The copy of ``weight``, of which a pass gives the gradient; itself where there is none."""
+        """The copy of ``weight``, which gets the gradient of a pass; ``weight`` itself where there is no copy."""
         return self._by_weight.get(id(weight), weight)
 
     def refresh(self) -> None:
-        """Copy the weights as they are now."""
+        """Update the copies from the weights."""
         if self._copies:
             with torch.no_grad():
-                torch._foreach_copy_(self._copies, self._weights)
+                torch_private.foreach_copy(self._copies, self._weights)
 
     def __enter__(self) -> None:
         for weight, copy in zip(self._weights, self._copies, strict=True):
@@ -65,15 +67,15 @@ class LowCopies:
 
 
 class CastingLinear(nn.Linear):
-    """A Linear whose weight is cast to the dtype that is computed in; its gradient arrives in the weight's own.
+    """A Linear whose weight is cast to the compute dtype; its gradient has the weight's own dtype.
 
-    To that of the input would be once up and once down again, where autocast has an input in fp32 (behind a norm) and the weight is a low
-    copy.
+    To cast to the dtype of the input would mean a cast up and a cast down again where autocast has an fp32 input (behind a norm) and the
+    weight is a low-precision copy.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in) to (..., out)."""
-        return functional.linear(input, low(self.weight).to(computed_in(input)))
+        return functional.linear(input, low_precision(self.weight).to(compute_dtype(input)))
 
 
 class CastingConv2d(nn.Conv2d):
@@ -81,5 +83,5 @@ class CastingConv2d(nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(batch, in, h, w) to (batch, out, h', w')."""
-        weight = low(self.weight).to(computed_in(input))
+        weight = low_precision(self.weight).to(compute_dtype(input))
         return functional.conv2d(input, weight, None, self.stride, self.padding, self.dilation, self.groups)

@@ -1,7 +1,7 @@
-"""Forward and backward pass recorded once for each set of shapes, and replayed: a CUDA graph. Imports torch: import this module late.
+"""CUDA graphs: the forward and backward pass recorded once for each set of shapes, and replayed. Imports torch: import this module late.
 
-At batch 1 a fast GPU is done with a kernel before Python has started the next one. A replay starts all of a pass's kernels, some thousands,
-with one call; see "Accelerating PyTorch with CUDA Graphs" (Nguyen, Carilli et al. 2021).
+At batch size 1 a fast GPU has finished a kernel before Python has started the next one. A replay starts all kernels of a pass, some
+thousands, with one call; see "Accelerating PyTorch with CUDA Graphs" (Nguyen, Carilli et al. 2021).
 """
 
 from __future__ import annotations
@@ -12,145 +12,201 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..config.run_config import RunConfig
 from ..core.diagnosis import first_line, is_out_of_memory
-from .casting import LowCopies
-from .self_check import gradients_agree, weights_that_count
+from ..runs.run_plan import RunPlan
+from . import torch_private
+from .acceleration import Acceleration, Batch, Context, EagerPass, ForwardBackward, Inputs, gradients_apart
+from .casting import LowPrecisionCopies
+from .self_check import gradients_agree, replace_small_weights
 
 Result = TypeVar("Result")
-Inputs = dict[str, Any]
-"""Tensors on the device, None, or tables of such."""
-Passed = tuple[torch.Tensor, list["torch.Tensor | None"]]
+LossAndGradients = tuple[torch.Tensor, list["torch.Tensor | None"]]
 """The loss, and a gradient for each parameter; None where the loss does not depend on it."""
-Recorder = Callable[[Callable[[], Passed]], tuple[Callable[[], None], Passed]]
-"""Runs what it is given, and returns what repeats it into the same tensors, and these."""
+Recorder = Callable[[Callable[[], LossAndGradients]], tuple[Callable[[], None], LossAndGradients]]
+"""Runs the function, and returns a function that repeats it into the same tensors, and these tensors."""
 
 
-class Captured:
-    """``run`` adds a pass's gradients to those of ``parameters``.
+class CudaGraphs(Acceleration):
+    """``training.cuda_graphs``.
 
-    ``compute`` gives, from inputs, the loss and what is differentiated in its place (fp16 scales it); it must read nothing back from the
-    device and draw nothing. The first pass of each set of shapes is computed as written, and its recording is compared with it, once more
-    with weights of which none is next to zero. When recording fails, or the gradients differ, ``failed`` is told why and everything is
-    computed as written from then on. ``copies``: of weights; passes compute with them and leave gradients in their dtype.
+    A text encoder that is trained works on prompts of changing lengths, and dropout draws new random numbers in every pass: neither can be
+    recorded.
+    """
+
+    title = "CUDA graphs"
+
+    def is_wanted(self, context: Context) -> bool:
+        """On a GPU, for passes that are always the same."""
+        network = context.config.network
+        can_repeat = not (network.text_encoder or network.dropout)
+        return context.device.type == "cuda" and context.config.training.cuda_graphs != "off" and can_repeat
+
+    def is_on(self, config: RunConfig, plan: RunPlan) -> bool:
+        """When the plan found room for the recordings."""
+        return plan.cuda_graphs
+
+    def extra_bytes(self, denoiser: torch.nn.Module, context: Context) -> int:
+        """The gradients that all recordings leave, and those that a new recording is compared with.
+
+        Both have the dtype in which passes compute; DoRA's are fp32.
+        """
+        trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
+        return 2 * trained * (4 if context.config.network.dora else context.dtype.itemsize)
+
+    def wrap(self, forward_backward: ForwardBackward, eager: EagerPass, context: Context) -> ForwardBackward:
+        """Record passes, and replay them."""
+
+        def compute(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+            loss = eager.loss(inputs) * inputs["loss_weight"]
+            return loss, eager.scale(loss)
+
+        def warn(reason: str) -> None:
+            context.warn(f"CUDA graphs failed, so training continues without them, at normal speed ({reason}).")
+
+        recorded = RecordedPasses(compute, eager.parameters, warn, copies=LowPrecisionCopies(eager.network, context.dtype))
+
+        def replayed(batch: Batch) -> torch.Tensor:
+            inputs = {**eager.to_device(batch), "loss_weight": torch.full((), batch.loss_weight, device=context.device)}
+            return recorded.run(inputs, lambda: gradients_apart(forward_backward, batch, eager.parameters))
+
+        return replayed
+
+
+class RecordedPasses:
+    """Recordings of the pass that ``compute`` describes, by the shapes of its inputs; ``run`` adds gradients to those of ``parameters``.
+
+    ``compute`` returns the loss and the number that is differentiated in its place (fp16 scales it). It must not read anything back from
+    the device, nor draw random numbers. The first pass of each set of shapes is computed eagerly. Its recording is compared with it, and
+    compared once more with weights of which none is close to zero. When recording fails, or the gradients differ, ``warn`` gets the
+    reason, and all passes are computed eagerly from then on. With ``copies`` of the weights, recordings compute with these and leave
+    gradients in their dtype.
     """
 
     def __init__(
         self,
         compute: Callable[[Inputs], tuple[torch.Tensor, torch.Tensor]],
         parameters: Sequence[torch.nn.Parameter],
-        failed: Callable[[str], None],
+        warn: Callable[[str], None],
         record: Recorder | None = None,
-        copies: LowCopies | None = None,
+        copies: LowPrecisionCopies | None = None,
     ) -> None:
-        self._compute, self._parameters, self._failed, self._copies = compute, list(parameters), failed, copies
+        self._compute, self._parameters, self._warn, self._copies = compute, list(parameters), warn, copies
         self._leaves = self._parameters if copies is None else [copies.of(parameter) for parameter in self._parameters]
         self._record = record or CudaRecorder()
-        self._recorded: dict[Any, tuple[list[torch.Tensor], Callable[[], None], Passed]] = {}
+        self._recordings: dict[Any, tuple[list[torch.Tensor], Callable[[], None], LossAndGradients]] = {}
         self._sums: list[torch.Tensor | None] = [None] * len(self._parameters)
         self._results: list[torch.Tensor | None] = [None] * len(self._parameters)  # of the last replay, whichever it was
         self.active = True
 
-    def run(self, inputs: Inputs, *, as_written: bool = False) -> torch.Tensor:
-        """The loss, a tensor that the next call may overwrite; ``as_written``: without recordings."""
-        self._refresh()
-        if as_written or not self.active:
-            loss, gradients = self._in_the_room_there_is(inputs)
+    def run(self, inputs: Inputs, eager: Callable[[], LossAndGradients] | None = None) -> torch.Tensor:
+        """The loss, a tensor that the next call may overwrite. ``eager`` computes the same pass without a recording."""
+        compute_eagerly = eager or (lambda: self._loss_and_gradients(inputs))
+        self._refresh_copies()
+        if not self.active:
+            loss, gradients = compute_eagerly()
             self._add(gradients)
             return loss
         key = tuple((name, tensor.shape, tensor.dtype) for name, tensor in _tensors(inputs))
-        if (known := self._recorded.get(key)) is not None:
+        if (known := self._recordings.get(key)) is not None:
             places, replay, (loss, gradients) = known
             for place, (_, tensor) in zip(places, _tensors(inputs), strict=True):
                 place.copy_(tensor, non_blocking=True)
             replay()
             self._add(gradients)
             return loss
-        loss, gradients = self._in_the_room_there_is(inputs)
+        loss, gradients = self._eagerly_beside_recordings(compute_eagerly)
         # a pass in which fp16 overflows has nothing to compare a recording with: the next one is recorded
         if self.active and _are_finite(gradients):
-            self._capture(key, inputs, gradients)
+            self._capture(key, inputs, gradients, compute_eagerly)
         self._add(gradients)
         return loss
 
-    def _refresh(self) -> None:
-        if self._copies is not None:
-            self._copies.refresh()
-
     def forget(self) -> None:
-        """Drop all recordings and their memory: something that they contain has changed."""
-        self._recorded.clear()
+        """Drop all recordings and their memory."""
+        self._recordings.clear()
         self._results = [None] * len(self._parameters)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _in_the_room_there_is(self, inputs: Inputs) -> Passed:
-        """A pass as written; where memory runs out for it beside recordings, without them."""
+    def _refresh_copies(self) -> None:
+        if self._copies is not None:
+            self._copies.refresh()
+
+    def _eagerly_beside_recordings(self, compute_eagerly: Callable[[], LossAndGradients]) -> LossAndGradients:
+        """An eager pass; where memory runs out for it beside the recordings, without them."""
         try:
-            return self._passed(inputs)
+            return compute_eagerly()
         except Exception as error:
-            if not self._recorded or not is_out_of_memory(error):
+            if not self._recordings or not is_out_of_memory(error):
                 raise
         # outside of the except: there, the failed pass would still hold its memory
-        self._give_up("memory ran out beside the recordings of other sizes of pictures")
-        return self._passed(inputs)
+        self._give_up("memory ran out beside the recordings of other image sizes")
+        return compute_eagerly()
 
     def _give_up(self, reason: str) -> None:
         self.active = False
         self.forget()
-        self._failed(reason)
+        self._warn(reason)
 
-    def _passed(self, inputs: Inputs) -> Passed:
+    def _loss_and_gradients(self, inputs: Inputs) -> LossAndGradients:
         with self._copies or nullcontext():
             loss, differentiated = self._compute(inputs)
             return loss.detach(), list(torch.autograd.grad(differentiated, self._leaves, allow_unused=True))
 
-    def _capture(self, key: Any, inputs: Inputs, expected: list[torch.Tensor | None]) -> None:
-        # what failed is gone by the time its memory is given back: no local here refers to it, nor to an exception, whose trace would
-        if reason := self._recording_problem(key, inputs, expected):
+    def _capture(
+        self, key: Any, inputs: Inputs, expected: list[torch.Tensor | None], compute_eagerly: Callable[[], LossAndGradients]
+    ) -> None:
+        # a failed recording must be gone by the time its memory is given back: no local here refers to it, nor to an exception, whose
+        # traceback would
+        if reason := self._recording_problem(key, inputs, expected, compute_eagerly):
             self._give_up(reason)
 
-    def _recording_problem(self, key: Any, inputs: Inputs, expected: list[torch.Tensor | None]) -> str:
-        """Record a pass and keep it; else why it cannot be used, and nothing of it is kept."""
+    def _recording_problem(
+        self, key: Any, inputs: Inputs, expected: list[torch.Tensor | None], compute_eagerly: Callable[[], LossAndGradients]
+    ) -> str:
+        """Record a pass and keep it; else the reason why it cannot be used, and nothing of it is kept."""
         places = _cloned(inputs)
         for index, gradient in enumerate(expected):
             if gradient is not None and self._results[index] is None:
-                self._results[index] = torch.empty_like(gradient)
+                self._results[index] = torch.empty_like(gradient, dtype=self._leaves[index].dtype)
         try:
-            wanted = self._with_weights_that_count(lambda: _on_cpu(self._passed(inputs)[1]))  # before a recording keeps its memory
-            replay, passed = self._record(lambda: self._into_results(self._passed(places)))
+            # before a recording keeps its memory
+            expected_too = self._with_small_weights_replaced(lambda: _on_cpu(compute_eagerly()[1]))
+            replay, recorded = self._record(lambda: self._into_results(self._loss_and_gradients(places)))
             replay()
-            same = gradients_agree(passed[1], expected)
-            if same and wanted is not None:
-                self._with_weights_that_count(replay)
-                same = gradients_agree(passed[1], wanted)
+            same = gradients_agree(recorded[1], expected)
+            if same and expected_too is not None:
+                self._with_small_weights_replaced(replay)
+                same = gradients_agree(recorded[1], expected_too)
             if same:
-                self._recorded[key] = ([tensor for _, tensor in _tensors(places)], replay, passed)
+                self._recordings[key] = ([tensor for _, tensor in _tensors(places)], replay, recorded)
                 return ""
-            return "its gradients were not those of the pass as written"
+            return "its gradients were not those of the eager pass"
         except Exception as error:  # a driver or a kernel library can refuse in any way
             return _first_cause(error)
 
-    def _with_weights_that_count(self, compute: Callable[[], Result]) -> Result | None:
-        """What ``compute`` gives while no weight is next to zero; None where that is so anyway."""
+    def _with_small_weights_replaced(self, compute: Callable[[], Result]) -> Result | None:
+        """The result of ``compute`` while no weight is close to zero; None where that is so anyway."""
         try:
-            with weights_that_count(self._parameters) as changed:
-                if not changed:
+            with replace_small_weights(self._parameters) as replaced:
+                if not replaced:
                     return None
-                self._refresh()
+                self._refresh_copies()
                 return compute()
         finally:
-            self._refresh()
+            self._refresh_copies()
 
-    def _into_results(self, passed: Passed) -> Passed:
-        """A recording keeps the tensors that it gives: all give the same ones, or each set of shapes would hold gradients of its own."""
-        loss, gradients = passed
-        given = [None if gradient is None else result for result, gradient in zip(self._results, gradients, strict=True)]
-        results = [result for result in given if result is not None]
-        _each(torch._foreach_copy_, results, [gradient for gradient in gradients if gradient is not None])
-        return loss, given
+    def _into_results(self, computed: LossAndGradients) -> LossAndGradients:
+        """A recording keeps the tensors it returns: all share the same ones, or each set of shapes would hold gradients of its own."""
+        loss, gradients = computed
+        shared = [None if gradient is None else result for result, gradient in zip(self._results, gradients, strict=True)]
+        results = [result for result in shared if result is not None]
+        _foreach(torch_private.foreach_copy, results, [gradient for gradient in gradients if gradient is not None])
+        return loss, shared
 
     def _add(self, gradients: list[torch.Tensor | None]) -> None:
-        """Into tensors of our own: the next replay overwrites a recording's."""
+        """Into tensors of our own: the next replay overwrites those of a recording."""
         fresh: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
         added: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
         for index, (parameter, gradient) in enumerate(zip(self._parameters, gradients, strict=True)):
@@ -159,7 +215,7 @@ class Captured:
             if parameter.grad is None:
                 place = self._sums[index]
                 if place is None:
-                    # as the parameter lies, and not, say, channels last: fused optimisers go through both number by number
+                    # strides as the parameter's, and not, say, channels last: fused optimisers go through both number by number
                     place = self._sums[index] = torch.empty_like(parameter)
                 parameter.grad = place
                 fresh[0].append(place)
@@ -167,48 +223,49 @@ class Captured:
             else:
                 added[0].append(parameter.grad)
                 added[1].append(gradient)
-        _each(torch._foreach_copy_, *fresh)
+        _foreach(torch_private.foreach_copy, *fresh)
         if any(mine.dtype != new.dtype for mine, new in zip(*added, strict=True)):  # torch would add tensors of two kinds one by one
-            whole = [torch.empty_like(mine) for mine in added[0]]
-            _each(torch._foreach_copy_, whole, added[1])
-            added = (added[0], whole)
-        _each(torch._foreach_add_, *added)
+            converted = [torch.empty_like(mine) for mine in added[0]]
+            _foreach(torch_private.foreach_copy, converted, added[1])
+            added = (added[0], converted)
+        _foreach(torch_private.foreach_add, *added)
 
 
 class CudaRecorder:
-    """Records CUDA graphs that share their memory: only one of them runs at a time, and all are recorded on one stream, as torch hands
-    freed memory on within a stream only."""
+    """Records CUDA graphs that share their memory: only one of them runs at a time. All are recorded on one stream, because torch reuses
+    freed memory within a stream only."""
 
     def __init__(self) -> None:
         self._pool: Any = torch.cuda.graph_pool_handle()
         self._side = torch.cuda.Stream()
 
-    def __call__(self, compute: Callable[[], Passed]) -> tuple[Callable[[], None], Passed]:
+    def __call__(self, compute: Callable[[], LossAndGradients]) -> tuple[Callable[[], None], LossAndGradients]:
         """See :data:`Recorder`. Raises what capturing raises."""
-        torch.cuda.empty_cache()  # what the pass as written took is taken again from the graphs' own memory
+        torch.cuda.empty_cache()  # memory of the eager pass is allocated again from the graphs' own pool
         current, side = torch.cuda.current_stream(), self._side
         side.wait_stream(current)
-        with torch.cuda.stream(side):  # libraries set themselves up for a new stream, which cannot be recorded
+        with torch.cuda.stream(side):  # libraries initialise themselves for a new stream, which cannot be recorded
             compute()
         current.wait_stream(side)
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
-        # other threads go on: one reads the next batch into page-locked memory
+        # other threads keep running: one reads the next batch into page-locked memory
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
-                passed = compute()
+                recorded = compute()
         except Exception:
-            with suppress(Exception):  # as long as it believes that a recording goes on, torch frees nothing for one that lacks memory
-                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+            with suppress(Exception):  # while it believes that a recording is in progress, torch frees no memory
+                torch_private.end_allocation_to_pool(self._pool)
             raise
         finally:
-            torch.cuda.set_stream(current)  # which torch leaves undone where the recording's end fails
-        return graph.replay, passed
+            torch.cuda.set_stream(current)  # torch does not do this when ending the recording fails
+        return graph.replay, recorded
 
 
-def _each(operation: Callable[..., Any], mine: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> None:
-    """``operation`` of torch's foreach on all pairs: those that lie alike apart, for one other pair makes torch take each alone."""
+def _foreach(operation: Callable[..., Any], mine: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> None:
+    """``operation`` on all pairs, in two calls: pairs with the same strides and the others. One pair of the others would make torch handle
+    every tensor of the call separately."""
     pairs = list(zip(mine, other, strict=True))
     alike = [pair for pair in pairs if pair[0].stride() == pair[1].stride()]
     for group in alike, [pair for pair in pairs if pair[0].stride() != pair[1].stride()]:
@@ -221,7 +278,7 @@ def _on_cpu(gradients: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
 
 
 def _first_cause(error: BaseException) -> str:
-    """The end of a recording fails because something in it did: what that said."""
+    """The message of the first error: ending a recording fails because something in it failed before."""
     while error.__context__ is not None:
         error = error.__context__
     return first_line(error)
@@ -230,7 +287,7 @@ def _first_cause(error: BaseException) -> str:
 def _are_finite(gradients: Sequence[torch.Tensor | None]) -> bool:
     """Waits for the device."""
     there = [gradient for gradient in gradients if gradient is not None]
-    return not there or bool(torch.isfinite(torch.stack(torch._foreach_norm([gradient.float() for gradient in there]))).all())
+    return not there or bool(torch.isfinite(torch.stack(torch_private.foreach_norm([gradient.float() for gradient in there]))).all())
 
 
 def _tensors(inputs: Inputs, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:

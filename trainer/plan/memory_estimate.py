@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters import adapter
 from ..compute.denoiser_setup import blocks
-from ..compute.quantise import packed_bytes
 from ..config.run_config import RunConfig
 from ..families import Family, Framing, TextEncoder
 
@@ -52,7 +51,7 @@ def memory_needed(
     copies = dtype.itemsize if dtype.itemsize < 4 else 0
     counted = {} if counted is None else counted
     needed = {
-        "base": frozen * dtype.itemsize + packed_bytes(unet),
+        "base": frozen * dtype.itemsize + sum(buffer.nbytes for buffer in unet.buffers()),
         "lora": count * (8 + copies),
         "optimizer": average + sum(state_bytes(parameter.shape, config.optimizer.name) for parameter in trained),
         "activations": _saved_bytes(unet, family, config, size, dtype, text, counted) + _largest_unpacked(unet) * (4 + dtype.itemsize),

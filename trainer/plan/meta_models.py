@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters import adapter
 from ..adapters.text_encoders import adapt_text
-from ..compute.quantise import quantise
+from ..compute import accelerations
+from ..compute.acceleration import Context
 from ..config.run_config import RunConfig
 from ..families import BaseCheckpoint, Family, TextEncoder
 from .memory_estimate import memory_needed
@@ -53,12 +54,8 @@ def _build(
     for parameter in unet.parameters():
         parameter.data = parameter.data.to(dtype)
     meta = torch.device("meta")
-    if config.training.base_precision != "same":
-        quantise(unet, config.training.base_precision, meta)
-    if fused:
-        from ..compute.fused_blocks import fuse
-
-        fuse(unet)
+    quantised = ["quantised_base"] if config.training.base_precision != "same" else []
+    accelerations.prepare([*quantised, "fused_blocks"] if fused else quantised, unet, Context(config, meta, dtype))
     settings = family.text_settings(config.training.max_tokens, config.training.clip_skip)
     text = family.empty_text_encoder(checkpoint, settings) if config.network.text_encoder else None
     modules: list[str] = []

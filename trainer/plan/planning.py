@@ -7,7 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ..adapters import adapter
-from ..compute.denoiser_setup import kernels_problem, may_fuse
+from ..compute import accelerations
+from ..compute.acceleration import Context
 from ..config.memory_presets import SIZES
 from ..config.run_config import RunConfig
 from ..core.devices import torch_dtype, usable_memory_gb
@@ -22,7 +23,6 @@ from .meta_models import MetaModels
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 _SPEED_SHARE = 0.6  # of the memory: a run that needs more does without what only makes it faster
 _WORTH_GB = 0.1  # smaller weights fit into the processor's cache, so that packing them gains nothing
@@ -56,19 +56,20 @@ def make_plan(
     for (width, height), times in zip(sizes, repeats, strict=True):
         buckets[f"{width}x{height}"] += times
     dtype = torch_dtype(precision)
-    fused = try_kernels and may_fuse(config.training, device, dtype) and not kernels_problem(device, dtype)
+    context = Context(config, device, dtype, len(buckets))
+    fused = try_kernels and accelerations.works("fused_blocks", context)
     unet, text, modules, counted = (models or MetaModels()).build(config, family, checkpoint, dtype, fused)
     trainable: int = sum(parameter.numel() for model in models_of(unet, text) for parameter in adapter.parameters(model))
     largest = max(sizes, key=lambda size: size[0] * size[1])
     memory = memory_needed(unet, family, config, largest, dtype, text, counted)
-    packing = _prepacked_gb(config, unet, len(buckets), device, dtype)
+    packing = accelerations.extra_bytes("onednn", unet, context) / 1e9
     prepacked = _WORTH_GB <= packing <= _SPEED_SHARE * usable_memory_gb(device) - sum(memory.values())
     if prepacked:
         memory["base"] += packing
-    gradients = _captured_gradients_gb(config, trainable, dtype)
+    gradients = accelerations.extra_bytes("cuda_graphs", unet, context) / 1e9
     # the first step of a new image size runs uncaptured, beside the graphs of other sizes
     uncaptured = memory["activations"] if len(buckets) > 1 else 0.0
-    cuda_graphs = _uses_cuda_graphs(config, device, sum(memory.values()) + gradients + uncaptured)
+    cuda_graphs = _uses_cuda_graphs(context, sum(memory.values()) + gradients + uncaptured)
     if cuda_graphs:
         memory["lora"] += gradients
     return RunPlan(
@@ -92,38 +93,13 @@ def make_plan(
     )
 
 
-def _uses_cuda_graphs(config: RunConfig, device: torch.device, needed_gb: float) -> bool:
-    """Whether steps are captured as CUDA graphs. Graphs keep their memory while preview images are made, so ``auto`` wants a margin.
-
-    Not with a trained text encoder, whose prompts vary in length, nor with dropout, which draws a new mask for each step.
-    """
-    setting = config.training.cuda_graphs
-    if device.type != "cuda" or setting == "off" or config.network.text_encoder or config.network.dropout:
+def _uses_cuda_graphs(context: Context, needed_gb: float) -> bool:
+    """Whether steps are captured as CUDA graphs. Graphs keep their memory while preview images are made, so ``auto`` wants a margin."""
+    if not accelerations.works("cuda_graphs", context):
         return False
-    usable_gb = min(usable_memory_gb(device), SIZES.get(config.training.memory, math.inf))
-    return setting == "on" or needed_gb <= _SPEED_SHARE * usable_gb
-
-
-def _captured_gradients_gb(config: RunConfig, trainable: int, dtype: torch.dtype) -> float:
-    """The memory that CUDA graphs add: the gradients that all graphs write to, and those that a new graph is compared with.
-
-    Both have the dtype of the computation, DoRA's fp32.
-    """
-    return 2 * trainable * (4 if config.network.dora else dtype.itemsize) / 1e9
-
-
-def _prepacked_gb(config: RunConfig, unet: nn.Module, buckets: int, device: torch.device, dtype: torch.dtype) -> float:
-    """The memory for packing the base's layers for the CPU; 0 if that is impossible or would not be faster.
-
-    Images of several sizes need another packing from step to step, and DoRA reads the plain weights at every step; compiled blocks and a
-    quantised base have layouts of their own.
-    """
-    training, network = config.training, config.network
-    if device.type != "cpu" or buckets > 1 or network.dora or training.compile or training.base_precision != "same":
-        return 0.0
-    from ..compute import onednn_layers as prepacked
-
-    return prepacked.extra_bytes(unet, dtype) / 1e9 if prepacked.works(dtype) else 0.0
+    training = context.config.training
+    usable_gb = min(usable_memory_gb(context.device), SIZES.get(training.memory, math.inf))
+    return training.cuda_graphs == "on" or needed_gb <= _SPEED_SHARE * usable_gb
 
 
 def total_steps(config: RunConfig, per_epoch: int) -> int:

@@ -1,4 +1,4 @@
-"""One forward pass's inputs, built from the caches: latents, noise, timesteps, conditionings, weights and masks."""
+"""The inputs of one forward pass, built from the caches: latents, noise, timesteps, conditionings, weights and masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..dataset.loading.batch_order import Slot
 from ..dataset.loading.caption_variation import caption_at
 from ..families import Framing
 from ..objective.noise import draw_noise, draw_timestep
-from .cache import Cache
+from .caching.cache import CacheReader
 
 if TYPE_CHECKING:
     import torch
@@ -22,23 +22,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Everything one forward pass needs, on the CPU: ``latents`` and ``noise`` (batch, 4, h, w) in fp32, ``timesteps``
-    (batch,) int64, one conditioning (or, for a text encoder that is trained, one table of tokens) and one loss ``weight`` per image,
-    ``masks`` (batch, 1, h, w) or None. ``mixed`` is the noise that is mixed in: ``noise`` itself unless the input is perturbed."""
+    """The inputs of one forward pass, on the CPU.
+
+    ``latents`` and ``noise`` (batch, 4, h, w) in fp32; ``timesteps`` (batch,) int64; for each image a conditioning (token ids where the
+    text encoder is trained) and a loss weight; ``masks`` (batch, 1, h, w) or None. ``input_noise`` is added to the latents:
+    ``noise`` itself unless the input is perturbed.
+
+    The mean loss of the images counts ``scale / accumulated * fraction`` in that of the step: see :class:`~.distributed.Share`, and
+    ``fraction`` is the share of its micro-batch that a part of one has (``split``).
+    """
 
     latents: torch.Tensor
     noise: torch.Tensor
-    mixed: torch.Tensor
+    input_noise: torch.Tensor
     timesteps: torch.Tensor
     conditions: list[dict[str, torch.Tensor]]
     weights: torch.Tensor
     masks: torch.Tensor | None
     framings: list[Framing]
+    scale: float = 1.0
+    accumulated: int = 1
+    fraction: float = 1.0
 
     @property
     def size(self) -> int:
         """Images in the batch."""
         return int(self.latents.shape[0])
+
+    @property
+    def loss_weight(self) -> float:
+        """How much the mean loss of the images counts in that of the step."""
+        return self.scale / self.accumulated * self.fraction
+
+    def weighted(self, loss: torch.Tensor) -> torch.Tensor:
+        """``loss`` times ``loss_weight``, factor by factor: a product of the factors could be rounded in another way."""
+        return loss * self.scale / self.accumulated * self.fraction
 
     def split(self, size: int) -> list[MicroBatch]:
         """The same images in batches of at most ``size``; 0: this batch alone."""
@@ -54,16 +72,17 @@ class MicroBatch:
 
     def _part(self, images: slice) -> MicroBatch:
         names = (*_TENSORS, "conditions", "framings")
-        return replace(self, **{name: value[images] for name in names if (value := getattr(self, name)) is not None})
+        part = replace(self, **{name: value[images] for name in names if (value := getattr(self, name)) is not None})
+        return replace(part, fraction=part.size / self.size)
 
 
-_TENSORS = ("latents", "noise", "mixed", "timesteps", "weights", "masks")
+_TENSORS = ("latents", "noise", "input_noise", "timesteps", "weights", "masks")
 
 
-def build(
+def build_micro_batch(
     slots: Sequence[Slot],
     dataset: Dataset,
-    cache: Cache,
+    cache: CacheReader,
     settings: ObjectiveSection,
     *,
     seed: int,
@@ -73,45 +92,43 @@ def build(
 ) -> MicroBatch:
     """The batch of ``slots``: a latent drawn from the VAE's posterior, noise, one of ``timesteps`` and the caption's conditioning.
 
-    With ``tokenize`` the conditionings are what it gives instead, to be encoded when the batch is trained on.
+    With ``tokenize``, the batch has token ids instead of conditionings, to be encoded in the training step.
     """
     import torch
 
-    latents, noises, mixed, steps, conditions, weights, framings = [], [], [], [], [], [], []
+    latents, noises, input_noises, steps, conditions, weights, framings = [], [], [], [], [], [], []
     for slot in slots:
-        item, hints = dataset.items[slot.item], dataset.member(slot.item).training
+        item, settings_of_member = dataset.items[slot.item], dataset.member(slot.item).training
+        flipped = _is_flipped(slot, dataset, seed, epoch)
         draw = generator(seed, "noise", epoch, slot.position)
-        mean, std = cache.latent(item, _is_flipped(slot, dataset, seed, epoch))
+        mean, std = cache.latent(item, flipped)
         latents.append(mean + std * torch.randn(mean.shape, generator=draw))
         noise = draw_noise(tuple(mean.shape), settings, draw)
         noises.append(noise)
         steps.append(draw_timestep(settings, draw, timesteps))
-        # input perturbation (Ning et al. 2023): the input is noised a little more than the target says
+        # input perturbation (Ning et al. 2023): a little more noise is added to the input than the target contains
         perturbed = noise + settings.input_perturbation * torch.randn(noise.shape, generator=draw) if settings.input_perturbation else noise
-        mixed.append(perturbed)
-        caption = caption_at(item, hints, seed=seed, epoch=epoch, position=slot.position)
+        input_noises.append(perturbed)
+        caption = caption_at(item, settings_of_member, seed=seed, epoch=epoch, position=slot.position)
         conditions.append((tokenize or cache.prompt)(caption))
         weights.append(item.weight)
-        framings.append(framing(item, _is_flipped(slot, dataset, seed, epoch)))
-    chosen = masks(dataset, [(slot.item, _is_flipped(slot, dataset, seed, epoch)) for slot in slots])
-    stacked = (torch.stack(latents), torch.stack(noises), torch.stack(mixed), torch.stack(steps))
-    return MicroBatch(*stacked, conditions, torch.tensor(weights), chosen, framings)
+        framings.append(framing(item, flipped))
+    masks = load_masks(dataset, [(slot.item, _is_flipped(slot, dataset, seed, epoch)) for slot in slots])
+    stacked = (torch.stack(latents), torch.stack(noises), torch.stack(input_noises), torch.stack(steps))
+    return MicroBatch(*stacked, conditions, torch.tensor(weights), masks, framings)
 
 
 def framing(item: Item, flipped: bool = False) -> Framing:
-    """What a model of size conditioning is told about ``item``: mirrored, what was cut off at its right was cut off at the left."""
+    """The size conditioning of ``item``. In a mirrored image, what was cropped on the right was cropped on the left."""
     top, left = item.crop_top_left
     if flipped and item.crop_right is not None:
         left = item.crop_right
     return Framing(item.original_size, (item.width, item.height), (top, left))
 
 
-def masks(dataset: Dataset, chosen: Sequence[tuple[int, bool]]) -> torch.Tensor | None:
-    """How much each latent pixel counts, (batch, 1, h, w) in 0..1, of the ``chosen`` pictures (index, whether mirrored).
-
-    None when none of them has a mask.
-    """
-    items = [dataset.items[index] for index, _ in chosen]
+def load_masks(dataset: Dataset, images: Sequence[tuple[int, bool]]) -> torch.Tensor | None:
+    """How much each latent pixel of ``images`` (index, whether mirrored) counts, (batch, 1, h, w) in 0..1; None if none has a mask."""
+    items = [dataset.items[index] for index, _ in images]
     if not any(item.mask for item in items):
         return None
     import numpy as np
@@ -120,11 +137,11 @@ def masks(dataset: Dataset, chosen: Sequence[tuple[int, bool]]) -> torch.Tensor 
 
     from ..core.files.image_file import load_image
 
-    found = []
-    for (index, flipped), item in zip(chosen, items, strict=True):
+    masks = []
+    for (index, flipped), item in zip(images, items, strict=True):
         size = (item.width // 8, item.height // 8)
         if item.mask is None:
-            found.append(torch.ones(1, size[1], size[0]))
+            masks.append(torch.ones(1, size[1], size[0]))
             continue
         try:
             small = load_image(dataset.member(index).path / item.mask, "L").resize(size, Image.Resampling.BOX)
@@ -135,8 +152,8 @@ def masks(dataset: Dataset, chosen: Sequence[tuple[int, bool]]) -> torch.Tensor 
                 kind="dataset",
             ) from error
         mask = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)[None]
-        found.append(mask.flip(-1) if flipped else mask)
-    return torch.stack(found)
+        masks.append(mask.flip(-1) if flipped else mask)
+    return torch.stack(masks)
 
 
 def _is_flipped(slot: Slot, dataset: Dataset, seed: int, epoch: int) -> bool:

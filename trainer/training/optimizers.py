@@ -41,6 +41,12 @@ def learning_rate(settings: OptimizerSection, usual: float, rank: int) -> float:
     return rate * min(1.0, math.sqrt(_REFERENCE_RANK / rank))
 
 
+def current_learning_rate(optimizer: Any) -> float:
+    """The rate of the next step, of the first parameter group. Prodigy's own estimate, ``d``, multiplies its rate."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"]) * float(group.get("d", 1.0))
+
+
 def text_learning_rate(settings: OptimizerSection, lr: float) -> float:
     """The rate of the text encoders' LoRA beside the UNet's ``lr``: half of it for ``auto``; Prodigy has one for all."""
     if settings.text_encoder_lr != "auto":

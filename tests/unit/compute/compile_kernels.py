@@ -13,7 +13,7 @@ from torch import nn
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from trainer.compute import triton_kernels
+from trainer.compute.fused_blocks import triton_kernels
 
 KINDS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 CAPABILITIES = {torch.float32: 90, torch.bfloat16: 80, torch.float16: 75}  # Turing has no bf16

@@ -1,38 +1,30 @@
-"""What tests of accelerated steps share."""
+"""Recipes that are ready to train, and the comparison of two runs."""
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 from tests.unit.training_helpers import Trained
-from trainer.config.run_config import RunConfig
+from trainer.config import run_config
 from trainer.launch.prepared_run import prepare_run
-from trainer.training.batches import Feed
-from trainer.training.distributed import make_accelerator
-from trainer.training.job import open_job
-from trainer.training.learner import Learner
-from trainer.training.parent_channel import Emitter
+from trainer.training.batch_loader import StepBatch
+from trainer.training.event_log import EventLog
+from trainer.training.recipe import TrainingRecipe
 
 
 def same_training(first: Trained, second: Trained, *, loss: float = 1e-5, norm: float = 1e-3) -> None:
+    """Both runs had the same losses and gradient norms, up to these relative differences."""
     assert first.status == second.status == 0
     assert len(first.steps) == len(second.steps) > 0
     assert [step.loss for step in first.steps] == pytest.approx([step.loss for step in second.steps], rel=loss)
     assert [step.grad_norm for step in first.steps] == pytest.approx([step.grad_norm for step in second.steps], rel=norm)
 
 
-@contextmanager
-def learning(settings: RunConfig) -> Any:
-    """A learner and its first portion, as the loop has them."""
+def recipe_before_step_one(settings: run_config.RunConfig) -> tuple[TrainingRecipe, StepBatch]:
+    """A recipe that is ready to train, and its first batch."""
     run = prepare_run(settings).folder
-    job, start = open_job(run, settings, Emitter(run.events), threading.Event())
-    feed = Feed(job)
-    feed.fill_caches()
-    learner = Learner(job, start, make_accelerator(job))
-    with ThreadPoolExecutor(1) as pool:
-        yield learner, next(iter(feed.portions(0, learner.timesteps, pool)))
+    recipe = TrainingRecipe(run, settings, EventLog(run.events), threading.Event())
+    recipe.setup()
+    return recipe, next(recipe.batch_loader.steps(0, recipe.model.timesteps, recipe.model.tokenize))

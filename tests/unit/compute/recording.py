@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trainer.compute import cuda_graphs
-from trainer.compute.cuda_graphs import Passed
+from trainer.compute.cuda_graphs import LossAndGradients
 
 
 class Repeating:
@@ -17,7 +17,7 @@ class Repeating:
     recorded = replayed = 0
     places: frozenset[int] = frozenset()  # where the gradients of all recordings lie
 
-    def __call__(self, compute: Callable[[], Passed]) -> tuple[Callable[[], None], Passed]:
+    def __call__(self, compute: Callable[[], LossAndGradients]) -> tuple[Callable[[], None], LossAndGradients]:
         kept = compute()
         type(self).recorded += 1
         type(self).places |= {gradient.data_ptr() for gradient in kept[1] if gradient is not None}
@@ -41,10 +41,10 @@ class Small:
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.warnings: list[str] = []
         self.short = False
-        self.passes = cuda_graphs.Captured(self.compute, [self.weight], self.warnings.append, record or Repeating())
+        self.passes = cuda_graphs.RecordedPasses(self.compute, [self.weight], self.warnings.append, record or Repeating())
 
     def compute(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.short and self.passes._recorded:
+        if self.short and self.passes._recordings:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         loss = (self.weight * inputs["x"]).sum()
         return loss, loss

@@ -13,8 +13,10 @@ import torch
 
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
-from trainer.compute import attention, cpu_attention
-from trainer.compute.attention import Processor, choose_attention, use_attention
+from trainer.compute import accelerations, cpu_attention
+from trainer.compute.acceleration import Context
+from trainer.compute.attention_choice import choose_attention
+from trainer.compute.attention_processor import Processor
 from trainer.core.errors import UserError
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
@@ -70,7 +72,7 @@ def test_one_that_computes_something_else_is_not_taken(monkeypatch: pytest.Monke
 def test_one_that_is_not_installed_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xformers", None)
     monkeypatch.setitem(sys.modules, "xformers.ops", None)
-    monkeypatch.setattr("trainer.compute.attention.importlib.import_module", _missing)
+    monkeypatch.setattr("trainer.compute.attention_choice.importlib.import_module", _missing)
     assert choose_attention("auto", CPU, torch.float32) == ("sdpa", "")
     with pytest.raises(UserError, match="not installed"):
         choose_attention("xformers", CPU, torch.float32)
@@ -137,6 +139,7 @@ def test_attention_of_a_cpu_in_half_precision_is_no_further_from_the_truth_than_
 
 def test_a_unet_on_a_cpu_predicts_and_derives_with_it_as_with_torch_s_attention(tiny_checkpoint: Path) -> None:
     """And queries, keys and values that are computed together are those of diffusers."""
+    config = configuration(tiny_checkpoint, Path("dataset"), Path("runs"))
     draw = torch.Generator().manual_seed(0)
     latents, context = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 77, 64, generator=draw)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.03)):
@@ -144,7 +147,7 @@ def test_a_unet_on_a_cpu_predicts_and_derives_with_it_as_with_torch_s_attention(
         for ours in (True, False):
             unet: Any = FAMILY.load_denoiser(open_checkpoint(str(tiny_checkpoint)), dtype)
             if ours:
-                use_attention(unet, "sdpa", CPU, dtype)
+                accelerations.prepare(["attention", "cpu_attention"], unet, Context(config, CPU, dtype))
                 processors = [module.processor for module in unet.modules() if hasattr(module, "to_q")]
                 assert len(processors) == 32 and all(type(processor) is Processor for processor in processors)
             adapter.inject(unet, FAMILY.denoiser_targets(unet, "all-linear"), rank=4, alpha=4, seed=1)
@@ -159,10 +162,13 @@ def test_a_unet_on_a_cpu_predicts_and_derives_with_it_as_with_torch_s_attention(
             assert size > 0 and apart <= tolerance * size
 
 
-def test_a_torch_without_the_operators_attends_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_without_the_operators_uses_its_own_attention(shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_attention._Attention, "forward", broken)
     assert not cpu_attention.works.__wrapped__(torch.bfloat16)
     monkeypatch.setattr(cpu_attention, "works", lambda dtype: False)
-    kernel = attention._kernel("sdpa", CPU, torch.bfloat16)
+    unet: Any = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
+    context = Context(configuration(shallow_checkpoint, Path("dataset"), Path("runs")), CPU, torch.bfloat16)
+    accelerations.prepare(["attention", "cpu_attention"], unet, context)
+    kernels = [module.processor._kernel for module in unet.modules() if hasattr(module, "to_q")]
     inputs = [torch.randn(1, 5, 2, 8).bfloat16() for _ in range(3)]
-    assert torch.allclose(kernel(*inputs), plainly(*inputs), atol=0.02)
+    assert kernels and torch.allclose(kernels[0](*inputs), plainly(*inputs), atol=0.02)

@@ -18,12 +18,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.unit.compute.helpers import learning, same_training
+from tests.unit.compute.helpers import recipe_before_step_one, same_training
 from tests.unit.compute.recording import Repeating, Small
 from tests.unit.training_helpers import Trained, configuration, lose_a_gradient, make_dataset, make_pictures, train_here
-from trainer.adapters import adapter
-from trainer.compute import cuda_graphs, denoiser_setup, lora_layers
-from trainer.compute.cuda_graphs import Passed
+from trainer.compute import compiled_blocks, cuda_graphs, lora_layers
+from trainer.compute.acceleration import Context
+from trainer.compute.cuda_graphs import LossAndGradients
 from trainer.config.prepare_sections import BucketSettings
 from trainer.config.run_config import RunConfig
 from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
@@ -124,7 +124,7 @@ def test_every_size_of_picture_has_a_recording(
 def test_a_recorder_that_fails_turns_itself_off_with_a_warning(
     shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Repeating, compute: Callable[[], Passed]) -> Any:
+    def refuse(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(recorder, "__call__", refuse)
@@ -137,7 +137,7 @@ def test_a_recorder_that_fails_turns_itself_off_with_a_warning(
 def test_a_recording_that_computes_something_else_is_not_used(
     shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(self: Repeating, compute: Callable[[], Passed]) -> Any:
+    def lose(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
         replay, passed = Repeating.__call__(self, compute)
 
         def wrong() -> None:
@@ -152,7 +152,7 @@ def test_a_recording_that_computes_something_else_is_not_used(
     recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
     same_training(as_written(), recording)
     (warning,) = warnings(recording)
-    assert "its gradients were not those of the pass as written" in warning
+    assert "its gradients were not those of the eager pass" in warning
 
 
 def test_a_recording_without_one_of_its_gradients_is_not_used(
@@ -160,7 +160,7 @@ def test_a_recording_without_one_of_its_gradients_is_not_used(
 ) -> None:
     """The smallest that counts, of dozens: in the norm of all of them it is lost."""
 
-    def lose(self: Repeating, compute: Callable[[], Passed]) -> Any:
+    def lose(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
         replay, passed = Repeating.__call__(self, compute)
 
         def wrong() -> None:
@@ -174,7 +174,7 @@ def test_a_recording_without_one_of_its_gradients_is_not_used(
     recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
     same_training(as_written(), recording)
     (warning,) = warnings(recording)
-    assert "its gradients were not those of the pass as written" in warning
+    assert "its gradients were not those of the eager pass" in warning
 
 
 def test_a_recording_in_which_nothing_goes_back_through_lora_is_not_used(
@@ -187,8 +187,8 @@ def test_a_recording_in_which_nothing_goes_back_through_lora_is_not_used(
     def add_in_forward(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *scale: float) -> torch.Tensor:
         return add(total, left, right, *scale) if scale else total
 
-    def lose(self: Repeating, compute: Callable[[], Passed]) -> Any:
-        def without() -> Passed:
+    def lose(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
+        def without() -> LossAndGradients:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(lora_layers, "_add_product", add_in_forward)
                 return compute()
@@ -199,7 +199,7 @@ def test_a_recording_in_which_nothing_goes_back_through_lora_is_not_used(
     recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
     same_training(as_written(), recording)
     (warning,) = warnings(recording)
-    assert "its gradients were not those of the pass as written" in warning
+    assert "its gradients were not those of the eager pass" in warning
 
 
 def test_a_compiler_that_fails_takes_its_recordings_with_it(
@@ -210,7 +210,7 @@ def test_a_compiler_that_fails_takes_its_recordings_with_it(
     recorder: type[Repeating],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trainer.training.backward.compile_blocks", lose_a_gradient)
+    monkeypatch.setattr("trainer.compute.compiled_blocks.compile_blocks", lose_a_gradient)
     recording = train_here(configuration(shallow_checkpoint, five, tmp_path, {**CHANGES, "training.compile": True}))
     same_training(as_written(), recording)
     (warning,) = warnings(recording)
@@ -221,7 +221,7 @@ def test_a_compiler_that_fails_takes_its_recordings_with_it(
 def test_compiled_blocks_are_recorded(
     shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(denoiser_setup, "_COMPILER", "eager")
+    monkeypatch.setattr(compiled_blocks, "_BACKEND", "eager")
     folder = make_dataset(tmp_path, 4)
     settings = {**CHANGES, "training.compile": True, "training.max_steps": 3}
     plain, recording = both_ways(lambda name: configuration(shallow_checkpoint, folder, tmp_path / name, settings), monkeypatch)
@@ -234,14 +234,11 @@ def test_gradients_are_kept_apart_from_what_a_replay_overwrites(
     shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating]
 ) -> None:
     settings = configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path, {"training.gradient_accumulation": 1})
-    with learning(settings) as (learner, portion):
-        inputs = {**learner._inputs(portion.micro_batches[0].batch), "share": torch.tensor(1.0)}
-        passes = learner._passes.capturing()
-        parameters = adapter.parameters(learner.model)
-        losses, sums = [], []
-        for _ in range(3):
-            losses.append(float(passes.run(inputs)))
-            sums.append([parameter.grad.clone() for parameter in parameters if parameter.grad is not None])
+    recipe, batch = recipe_before_step_one(settings)
+    losses, sums = [], []
+    for _ in range(3):
+        losses.append(float(recipe.forward_backward(batch.micro_batches[0])))
+        sums.append([parameter.grad.clone() for parameter in recipe.model.parameters if parameter.grad is not None])
     assert recorder.recorded == 1 and losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-6)
     for times, total in enumerate(sums, start=1):
         for gradient, first in zip(total, sums[0], strict=True):
@@ -253,17 +250,17 @@ def test_where_a_size_has_no_room_beside_the_recordings_of_others_the_run_goes_o
     assert small.gradient(torch.ones(2)) == 2
     small.short = True
     assert small.gradient(torch.ones(3)) == 3
-    assert not small.passes.active and not small.passes._recorded
-    assert small.warnings == ["memory ran out beside the recordings of other sizes of pictures"]
+    assert not small.passes.active and not small.passes._recordings
+    assert small.warnings == ["memory ran out beside the recordings of other image sizes"]
     assert small.gradient(torch.ones(2)) == 2
 
 
 def test_a_pass_that_overflows_is_not_recorded_but_the_next_one() -> None:
     small = Small()
     small.gradient(torch.tensor([float("inf")]))
-    assert not small.passes._recorded and small.passes.active
+    assert not small.passes._recordings and small.passes.active
     small.gradient(torch.ones(1))
-    assert len(small.passes._recorded) == 1 and not small.warnings
+    assert len(small.passes._recordings) == 1 and not small.warnings
 
 
 def test_of_a_recording_that_fails_the_first_cause_is_told() -> None:
@@ -374,9 +371,10 @@ def test_recordings_share_a_stream_and_a_failed_one_leaves_the_current_stream_as
 def test_a_plan_records_where_there_is_room(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: bool) -> None:
     monkeypatch.setattr(planning, "usable_memory_gb", lambda device: 80.0)
     settings = configuration(Path("a.safetensors"), Path("dataset"), Path("runs"), changes)
-    assert planning._uses_cuda_graphs(settings, torch.device("cuda"), 5.0) is expected
-    assert planning._uses_cuda_graphs(settings, torch.device("cpu"), 5.0) is False
-    assert planning._uses_cuda_graphs(settings, torch.device("cuda"), 50.0) is (changes.get("training.cuda_graphs") == "on" and expected)
+    gpu, cpu = (Context(settings, torch.device(kind), torch.bfloat16) for kind in ("cuda", "cpu"))
+    assert planning._uses_cuda_graphs(gpu, 5.0) is expected
+    assert planning._uses_cuda_graphs(cpu, 5.0) is False
+    assert planning._uses_cuda_graphs(gpu, 50.0) is (changes.get("training.cuda_graphs") == "on" and expected)
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -410,9 +408,9 @@ def test_checkpointing_copies_the_state_of_random_numbers_only_where_some_are_dr
     settings = configuration(
         shallow_checkpoint, make_dataset(tmp_path, 1), tmp_path, {"training.gradient_checkpointing": True, "network.dropout": dropout}
     )
-    with learning(settings) as (learner, portion):
-        monkeypatch.setattr(torch, "get_rng_state", counted)
-        learner.optimise(portion.micro_batches)
+    recipe, batch = recipe_before_step_one(settings)
+    monkeypatch.setattr(torch, "get_rng_state", counted)
+    recipe.compute_gradients(batch)
     assert bool(copied) is bool(dropout)
 
 

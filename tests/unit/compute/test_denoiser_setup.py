@@ -12,15 +12,15 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.unit.compute.helpers import learning, same_training
+from tests.unit.compute.helpers import recipe_before_step_one, same_training
 from tests.unit.training_helpers import Trained, configuration, lose_a_gradient, lose_the_input_gradient, make_dataset, train_here
 from trainer.adapters import adapter
-from trainer.compute import denoiser_setup
-from trainer.compute.lora_layers import FoldedLinear, FoldedPointwise, LoraConv2d, LoraLinear
+from trainer.compute import compiled_blocks, denoiser_setup
+from trainer.compute.lora_layers import FusedLoraLinear, FusedLoraPointwise, LoraConv2d, LoraLinear
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.runs import events
-from trainer.training.cache import encode_latents
+from trainer.training.caching.latents import encode_latents
 from trainer.training.monitoring.preview_sampling import decode
 
 pytestmark = pytest.mark.slow
@@ -48,29 +48,30 @@ def test_every_gradient_of_the_parts_is_that_of_the_whole(shallow_checkpoint: Pa
     gradients = []
     for size in (0, 2):
         settings = configuration(shallow_checkpoint, folder, tmp_path, {**BATCHED, "training.micro_batch_size": size})
-        with learning(settings) as (learner, portion):
-            learner.optimise(portion.micro_batches)
-            gradients.append([parameter.grad.clone() for parameter in adapter.parameters(learner.model) if parameter.grad is not None])
+        recipe, batch = recipe_before_step_one(settings)
+        recipe.compute_gradients(batch)
+        gradients.append([parameter.grad.clone() for parameter in recipe.model.parameters if parameter.grad is not None])
     apart = sum(float((a - b).square().sum()) for a, b in zip(*gradients, strict=True)) ** 0.5
     assert apart < 3e-4 * sum(float(a.square().sum()) for a in gradients[0]) ** 0.5
 
 
 def test_split_keeps_every_image_and_its_own(shallow_checkpoint: Path, tmp_path: Path) -> None:
-    with learning(configuration(shallow_checkpoint, make_dataset(tmp_path, 3), tmp_path, BATCHED)) as (_, portion):
-        batch = portion.micro_batches[0].batch
+    _, step = recipe_before_step_one(configuration(shallow_checkpoint, make_dataset(tmp_path, 3), tmp_path, BATCHED))
+    batch = step.micro_batches[0]
     parts = batch.split(2)
     assert [part.size for part in parts] == [2, 1]
     assert batch.split(0) == [batch] == batch.split(3)
-    for name in ("latents", "noise", "mixed", "timesteps", "weights"):
+    for name in ("latents", "noise", "input_noise", "timesteps", "weights"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
     assert [*parts[0].conditions, *parts[1].conditions] == batch.conditions
     assert [*parts[0].framings, *parts[1].framings] == batch.framings
-    assert len(fields(batch)) == 8  # a new one has to be split, too
+    assert [part.fraction for part in parts] == [2 / 3, 1 / 3]
+    assert len(fields(batch)) == 11  # a new one has to be split, too
 
 
 def test_batches_for_a_gpu_are_page_locked(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with learning(configuration(shallow_checkpoint, make_dataset(tmp_path, 1), tmp_path)) as (_, portion):
-        batch = portion.micro_batches[0].batch
+    _, step = recipe_before_step_one(configuration(shallow_checkpoint, make_dataset(tmp_path, 1), tmp_path))
+    batch = step.micro_batches[0]
     locked: list[torch.Tensor] = []
 
     def lock(tensor: torch.Tensor) -> torch.Tensor:
@@ -96,14 +97,14 @@ class Readings(TorchDispatchMode):
 
 def test_a_step_reads_nothing_back_from_the_device(shallow_checkpoint: Path, tmp_path: Path) -> None:
     changes = {"objective.min_snr_gamma": 5.0, "objective.loss": "huber"}
-    with learning(configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path, changes)) as (learner, portion):
-        readings = Readings()  # type: ignore[no-untyped-call]
-        with readings:
-            measured = learner.optimise(portion.micro_batches)
-        assert readings.count == 0
-        with readings:
-            float(measured.loss)
-        assert readings.count == 1
+    recipe, batch = recipe_before_step_one(configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path, changes))
+    readings = Readings()  # type: ignore[no-untyped-call]
+    with readings:
+        metrics = recipe.compute_gradients(batch)
+    assert readings.count == 0
+    with readings:
+        float(metrics.loss)
+    assert readings.count == 1
 
 
 def test_channels_last_changes_nothing_but_the_layout(shallow_checkpoint: Path, tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_lora_computes_in_the_dtype_of_its_input_with_the_numbers_of_pefts_own_c
         if ours:
             adapter.inject(unet, targets, rank=4, alpha=4, seed=1)
             for module in unet.modules():  # as written: folding rounds in other places, see test_lora_layers.py
-                module.__class__ = {FoldedLinear: LoraLinear, FoldedPointwise: LoraConv2d}.get(type(module), type(module))
+                module.__class__ = {FusedLoraLinear: LoraLinear, FusedLoraPointwise: LoraConv2d}.get(type(module), type(module))
             trained = adapter.parameters(unet)
         else:
             torch.manual_seed(1)
@@ -153,7 +154,7 @@ def test_lora_computes_in_the_dtype_of_its_input_with_the_numbers_of_pefts_own_c
 
 @pytest.mark.slow
 def test_compiled_blocks_give_the_losses_of_plain_ones(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoiser_setup, "_COMPILER", "aot_eager")  # traced and differentiated as for inductor, without its minutes of C++
+    monkeypatch.setattr(compiled_blocks, "_BACKEND", "aot_eager")  # traced and differentiated as for inductor, without its minutes of C++
     folder = make_dataset(tmp_path, 2)
     changes = {"training.gradient_accumulation": 1, "training.max_steps": 1}
     plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain", changes))
@@ -185,7 +186,7 @@ def test_a_compiler_that_fails_turns_itself_off_with_a_warning(
         block: Any = denoiser_setup.blocks(unet)[0]  # the first: in the backward pass, the others have their gradients when it fails
         block._compiled_call_impl = lambda *arguments, **named: _failing(stage, type(block).forward(block, *arguments, **named))
 
-    monkeypatch.setattr("trainer.training.backward.compile_blocks", fail)
+    monkeypatch.setattr("trainer.compute.compiled_blocks.compile_blocks", fail)
     failed = train_here(configuration(shallow_checkpoint, four, tmp_path, {"training.compile": True}))
     same_training(plain, failed)
     warnings = [event.message for event in failed.told if isinstance(event, events.Warning_)]
@@ -196,11 +197,11 @@ def test_a_compiler_that_fails_turns_itself_off_with_a_warning(
 def test_a_compiler_that_computes_something_else_turns_itself_off_with_a_warning(
     shallow_checkpoint: Path, four: Path, plain: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Any], None]
 ) -> None:
-    monkeypatch.setattr("trainer.training.backward.compile_blocks", lose)
+    monkeypatch.setattr("trainer.compute.compiled_blocks.compile_blocks", lose)
     wrong = train_here(configuration(shallow_checkpoint, four, tmp_path, {"training.compile": True}))
     same_training(plain, wrong)
     warnings = [event.message for event in wrong.told if isinstance(event, events.Warning_)]
-    assert len(warnings) == 1 and "its gradients were not those of the blocks as written" in warnings[0]
+    assert len(warnings) == 1 and "its gradients were not those of the eager blocks" in warnings[0]
 
 
 def _failing(stage: str, result: torch.Tensor) -> torch.Tensor:

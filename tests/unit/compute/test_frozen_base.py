@@ -18,7 +18,9 @@ from torch import nn
 
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
-from trainer.compute import packing, quantise, quantised_layers
+from trainer.compute.quantised_base import layers as quantised_layers
+from trainer.compute.quantised_base import quantise
+from trainer.compute.quantised_base.codes import BITS, dequantise_weight, quantise_weight
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 
@@ -54,11 +56,11 @@ def rounded(weight: torch.Tensor, kind: str) -> torch.Tensor:
 def test_what_is_unpacked_is_what_the_format_says(kind: str, shape: tuple[int, ...]) -> None:
     needs(kind)
     weight = 0.05 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    codes, scales = packing.pack(weight, kind)
-    unpacked = packing.unpack(codes, scales, kind, shape, torch.float32)
+    codes, scales = quantise_weight(weight, kind)
+    unpacked = dequantise_weight(codes, scales, kind, shape, torch.float32)
     # a weight between two levels may fall either way
     assert (unpacked - rounded(weight, kind)).norm() < 2e-3 * weight.norm()
-    assert codes.numel() * codes.element_size() * 8 == weight.numel() * quantise.BITS[kind]
+    assert codes.numel() * codes.element_size() * 8 == weight.numel() * BITS[kind]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -66,16 +68,16 @@ def test_what_is_unpacked_is_what_the_format_says(kind: str, shape: tuple[int, .
 def test_one_kernel_unpacks_int8_as_three_do(device: str, dtype: torch.dtype) -> None:
     """Off the CPU the product is written in the dtype that is asked for: computed in fp32 and rounded once."""
     weight = torch.randn((64, 96), generator=torch.Generator().manual_seed(1)).to(device)
-    codes, scales = packing.pack(weight, "int8")
+    codes, scales = quantise_weight(weight, "int8")
     assert torch.equal(torch.mul(codes, scales, out=torch.empty_like(codes, dtype=dtype)), (codes.float() * scales).to(dtype))
-    assert torch.equal(packing.unpack(codes, scales, "int8", (64, 96), dtype), (codes.float() * scales).to(dtype))
+    assert torch.equal(dequantise_weight(codes, scales, "int8", (64, 96), dtype), (codes.float() * scales).to(dtype))
 
 
 def test_int8_loses_less_than_fp8_and_fp8_less_than_nf4() -> None:
     pytest.importorskip("bitsandbytes")
     weight = 0.03 * torch.randn(320, 640, generator=torch.Generator().manual_seed(2))
     lost = {
-        kind: float((packing.unpack(*packing.pack(weight, kind), kind, (320, 640), torch.float32) - weight).norm() / weight.norm())
+        kind: float((dequantise_weight(*quantise_weight(weight, kind), kind, (320, 640), torch.float32) - weight).norm() / weight.norm())
         for kind in KINDS
     }
     assert lost["int8"] < 0.01 < lost["fp8"] < 0.03 < lost["nf4"] < 0.1
@@ -90,7 +92,7 @@ def test_int8_loses_less_than_fp8_and_fp8_less_than_nf4() -> None:
 def test_a_layer_and_its_gradient_are_those_of_the_unpacked_weight(layer: nn.Module, kind: str) -> None:
     needs(kind)
     layer.requires_grad_(False)
-    packed = quantise.packed_layer(layer, kind)
+    packed = quantise.quantised_layer(layer, kind)
     plain: Any = copy.deepcopy(layer)
     plain.weight.data = packed.weight.clone()  # type: ignore[operator]
     inputs = torch.randn((2, 5, 64) if isinstance(layer, nn.Linear) else (2, 32, 9, 8))
@@ -105,7 +107,7 @@ def test_a_layer_and_its_gradient_are_those_of_the_unpacked_weight(layer: nn.Mod
 
 
 def test_nothing_unpacked_is_kept_for_the_backward_pass() -> None:
-    packed = quantise.packed_layer(nn.Linear(256, 512).requires_grad_(False), "int8")
+    packed = quantise.quantised_layer(nn.Linear(256, 512).requires_grad_(False), "int8")
     saved: list[int] = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -177,7 +179,7 @@ def test_putting_lora_in_unpacks_nothing_or_for_dora_each_weight_once(
 
     def unpack(codes: torch.Tensor, *args: Any) -> torch.Tensor:
         unpacked.append(codes)
-        return packing.unpack(codes, *args)
+        return dequantise_weight(codes, *args)
 
     monkeypatch.setattr(quantised_layers, "unpack", unpack)
     targets = FAMILY.denoiser_targets(unet, "all-linear+conv")
@@ -185,13 +187,13 @@ def test_putting_lora_in_unpacks_nothing_or_for_dora_each_weight_once(
     assert len(unpacked) == len({id(codes) for codes in unpacked}) == (len(targets) if dora else 0)
     monkeypatch.undo()
     layer: Any = unet.get_submodule("down_blocks.0.attentions.0.proj_in").base_layer
-    whole = packing.unpack(layer.codes, layer.scales, "int8", layer.shape, torch.bfloat16)
+    whole = dequantise_weight(layer.codes, layer.scales, "int8", layer.shape, torch.bfloat16)
     assert torch.equal(layer.weight, whole), "it stayed a description"
 
 
 def test_converting_the_model_leaves_packed_weights_packed() -> None:
     for kind in ("int8", "fp8"):
-        packed: Any = quantise.packed_layer(nn.Linear(64, 32), kind)
+        packed: Any = quantise.quantised_layer(nn.Linear(64, 32), kind)
         before = packed.weight.clone()
         packed.to(torch.bfloat16)
         assert packed.codes.element_size() == 1 and packed.bias.dtype == torch.bfloat16
@@ -200,7 +202,7 @@ def test_converting_the_model_leaves_packed_weights_packed() -> None:
 
 def test_packed_convolutions_lie_channels_last_where_they_are_asked_to() -> None:
     for kind in ("int8", "fp8"):
-        packed: Any = quantise.packed_layer(nn.Conv2d(8, 4, 3), kind)
+        packed: Any = quantise.quantised_layer(nn.Conv2d(8, 4, 3), kind)
         before = packed.weight.clone()
         packed.to(memory_format=torch.channels_last)
         assert packed.weight.is_contiguous(memory_format=torch.channels_last)

@@ -25,12 +25,13 @@ from tests.tools.parameters import mark_long
 from tests.unit.compute.helpers import same_training
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
-from trainer.compute import denoiser_setup, fused_blocks, triton_kernels
-from trainer.compute.attention import Processor
-from trainer.compute.casting import CastingConv2d, CastingLinear, LowCopies
-from trainer.compute.cuda_graphs import Captured, Passed
+from trainer.compute import accelerations, denoiser_setup, fused_blocks
+from trainer.compute.acceleration import Context
+from trainer.compute.attention_processor import Processor
+from trainer.compute.casting import CastingConv2d, CastingLinear, LowPrecisionCopies
+from trainer.compute.cuda_graphs import LossAndGradients, RecordedPasses
+from trainer.compute.fused_blocks import blocks, triton_kernels
 from trainer.config import run_config
-from trainer.config.sections.training import TrainingSection
 from trainer.dataset import open_dataset
 from trainer.families import family_of, open_checkpoint
 from trainer.plan.meta_models import memory_of
@@ -164,7 +165,7 @@ def unet_passes(*, fuse: bool, dtype: torch.dtype, targets: str, checkpointing: 
     unet: Any = UNet2DConditionModel(**SHALLOW).to(dtype).requires_grad_(False)
     unet.to(DEVICE, memory_format=torch.channels_last)
     if fuse:
-        fused_blocks.fuse(unet)
+        blocks.fuse(unet)
     if checkpointing:
         unet.enable_gradient_checkpointing()
     network = run_config.parse({
@@ -192,8 +193,8 @@ def test_a_fused_unet_predicts_and_learns_the_same(targets: str) -> None:
     assert apart(ours, predicted) < 1e-5
     assert apart(learnt, gradients) < 1e-4
     counts = {name: sum(type(module).__name__ == name for module in plain.modules()) for name in ("ResnetBlock2D", "GEGLU", "Attention")}
-    assert counts["ResnetBlock2D"] == sum(isinstance(module, fused_blocks.FusedResnet) for module in unet.modules()) > 0
-    assert counts["GEGLU"] == sum(isinstance(module, fused_blocks.FusedBlock) for module in unet.modules()) > 0
+    assert counts["ResnetBlock2D"] == sum(isinstance(module, blocks.FusedResnet) for module in unet.modules()) > 0
+    assert counts["GEGLU"] == sum(isinstance(module, blocks.FusedBlock) for module in unet.modules()) > 0
     attentions = [module for module in unet.modules() if type(module).__name__ == "Attention"]
     assert counts["Attention"] == len(attentions) and all(isinstance(each.processor, Processor) for each in attentions)
 
@@ -211,7 +212,7 @@ def test_a_block_with_a_mask_is_diffusers_own() -> None:
     torch.manual_seed(0)
     block = BasicTransformerBlock(32, 2, 16, cross_attention_dim=24, activation_fn="geglu").to(DEVICE).eval().requires_grad_(False)
     mine = copy.deepcopy(block)
-    fused_blocks.fuse(mine)
+    blocks.fuse(mine)
     hidden, text = random(2, 6, 32), random(2, 5, 24, seed=1)
     torch.testing.assert_close(mine(hidden, encoder_hidden_states=text), block(hidden, encoder_hidden_states=text), rtol=1e-4, atol=1e-5)
     mask = torch.zeros(2, 1, 5, device=DEVICE)
@@ -235,25 +236,24 @@ def test_what_differs_from_stable_diffusion_stays() -> None:
             BasicTransformerBlock(32, 2, 16, norm_type="ada_norm", num_embeds_ada_norm=10),
         ]
     )
-    fused_blocks.fuse(model)
+    blocks.fuse(model)
     assert [type(block) for block in model] == [ResnetBlock2D, ResnetBlock2D, BasicTransformerBlock]
 
 
-@pytest.mark.parametrize("asked", ["auto", "on"])
-def test_without_kernels_a_unet_stays_and_only_who_asked_is_told(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
-    said: list[str] = []
-    training, cuda = TrainingSection.model_validate({"fused": asked}), torch.device("cuda")
-    unet = nn.ModuleList([nn.GroupNorm(4, 8)])
-    monkeypatch.setattr(denoiser_setup, "kernels_problem", denoiser_setup.kernels_problem.__wrapped__)  # it remembers
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # the engine sets it
+@pytest.mark.parametrize("setting", ["auto", "on"])
+def test_missing_kernels_are_reported_only_to_who_asked_for_them(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    config = configuration(Path("a.safetensors"), Path("dataset"), Path("runs"), {"training.fused": setting})
+    context = Context(config, torch.device("cuda"), torch.bfloat16)
+    monkeypatch.setattr(fused_blocks, "kernels_problem", fused_blocks.kernels_problem.__wrapped__)  # without its cache
     monkeypatch.setattr(triton_kernels, "works", lambda *_: "no C compiler was found")
-    denoiser_setup.prepare_base(unet, training, "sdpa", cuda, torch.bfloat16, warn=said.append)
-    monkeypatch.setitem(sys.modules, "trainer.compute.triton_kernels", None)  # as where there is no Triton
-    denoiser_setup.prepare_base(unet, training, "sdpa", cuda, torch.bfloat16, warn=said.append)
-    assert type(unet[0]) is nn.GroupNorm
-    assert len(said) == (2 if asked == "on" else 0)
-    assert all("training.fused" in text and "goes on" in text for text in said)
-    assert asked == "auto" or "C compiler" in said[0]
+    assert not accelerations.works("fused_blocks", context)
+    messages = accelerations.warnings(context)
+    monkeypatch.setitem(sys.modules, "trainer.compute.fused_blocks.triton_kernels", None)  # as where there is no Triton
+    assert not accelerations.works("fused_blocks", context)
+    messages += accelerations.warnings(context)
+    assert len(messages) == (2 if setting == "on" else 0)
+    assert all("training.fused" in message for message in messages)
+    assert setting == "auto" or "C compiler" in messages[0]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
     real.to(memory_format=torch.channels_last)
     if fuses:
         repeated = len(denoiser_setup.blocks(real))
-        fused_blocks.fuse(real)
+        blocks.fuse(real)
         assert len(denoiser_setup.blocks(real)) == repeated > 0  # of which checkpointing computes one at a time anew
     adapter.adapt(real, family.denoiser_targets(real, targets), settings.network, 0)
     assert counted == pytest.approx(bytes_kept_for_backward(real.train(), 16, 1), rel=0.02 if fuses else 0.035)
@@ -284,7 +284,7 @@ def test_a_plan_for_a_gpu_counts_what_will_run(shallow_checkpoint: Path, tmp_pat
     monkeypatch.setattr("trainer.plan.planning.usable_memory_gb", lambda device: 80.0)
     found = {}
     for problem, settings in (("", "auto"), ("no C compiler", "auto"), ("", "off")):
-        monkeypatch.setattr("trainer.plan.planning.kernels_problem", lambda *_, says=problem: says)
+        monkeypatch.setattr("trainer.compute.fused_blocks.kernels_problem", lambda *_, says=problem: says)
         chosen = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.fused": settings, "training.device": "cuda"})
         made = make_plan(chosen, open_dataset(dataset_folder), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16")
         found[problem, settings] = made
@@ -297,7 +297,7 @@ def test_a_plan_for_a_gpu_counts_what_will_run(shallow_checkpoint: Path, tmp_pat
     assert less < 0.9 * others[0] and others[0] == others[1]
 
 
-def recorded(compute: Callable[[], Passed]) -> tuple[Callable[[], None], Passed]:
+def recorded(compute: Callable[[], LossAndGradients]) -> tuple[Callable[[], None], LossAndGradients]:
     kept = compute()
 
     def replay() -> None:
@@ -320,9 +320,9 @@ def test_recorded_passes_follow_the_weights_that_they_have_low_copies_of() -> No
         loss = (layers[1](hidden.t()[None, :, :, None])[0, :, :, 0] * other[:, None]).float().square().sum()
         return loss, loss
 
-    copies = LowCopies(model, torch.bfloat16)
-    passes = Captured(compute, parameters, lambda reason: pytest.fail(reason), record=recorded, copies=copies)
-    plain = Captured(compute, parameters, lambda reason: pytest.fail(reason), record=recorded)
+    copies = LowPrecisionCopies(model, torch.bfloat16)
+    passes = RecordedPasses(compute, parameters, lambda reason: pytest.fail(reason), record=recorded, copies=copies)
+    plain = RecordedPasses(compute, parameters, lambda reason: pytest.fail(reason), record=recorded)
     for turn in range(4):
         inputs = {"x": torch.randn(3, 6).bfloat16()}
         found = []

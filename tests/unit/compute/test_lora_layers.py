@@ -15,10 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from trainer.adapters import adapter
-from trainer.compute import lora_layers, onednn_layers
-from trainer.compute.casting import CastingConv2d, CastingLinear, LowCopies
-from trainer.compute.lora_layers import FoldedLinear, FoldedPointwise, LoraConv2d, LoraLayer, LoraLinear, together
-from trainer.compute.quantise import packed_layer
+from trainer.compute import lora_layers
+from trainer.compute.casting import CastingConv2d, CastingLinear, LowPrecisionCopies
+from trainer.compute.lora_layers import FusedLoraLinear, FusedLoraPointwise, LoraConv2d, LoraLayer, LoraLinear, apply_together
+from trainer.compute.onednn import layers as onednn_layers
+from trainer.compute.quantised_base.quantise import quantised_layer
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 
@@ -109,14 +110,14 @@ def test_a_base_in_blocks_is_folded_too(monkeypatch: pytest.MonkeyPatch, small: 
             layer.weight.copy_(weight)
             layer.bias is None or layer.bias.fill_(0.5)
         if pack:
-            onednn_layers.prepack(model)
+            onednn_layers.replace_layers(model)
         adapter.inject(model, ["0", "1"], rank=RANK, alpha=6.0, seed=1)
         for number, parameter in enumerate(adapter.parameters(model)):
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
-        assert {type(layer) for layer in model} == {FoldedLinear}
+        assert {type(layer) for layer in model} == {FusedLoraLinear}
         both: Any = nn.Module()
         both.layers = model
-        both.forward = lambda x, model=model: torch.cat(together(x, list(model)), -1)
+        both.forward = lambda x, model=model: torch.cat(apply_together(x, list(model)), -1)
         found.append(results(both, inputs))
     assert found[0][1].keys() == found[1][1].keys() and len(found[0][1]) == 5
     assert float((found[0][0] - found[1][0]).norm()) <= 0.01 * float(found[1][0].norm())
@@ -173,12 +174,14 @@ def test_it_keeps_no_more_for_the_backward_pass_than_peft() -> None:
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-@pytest.mark.parametrize(("kind", "ours"), [("dropout", FoldedLinear), ("int8", LoraLinear), ("3x3", LoraConv2d), ("3x3 bf16", LoraConv2d)])
+@pytest.mark.parametrize(
+    ("kind", "ours"), [("dropout", FusedLoraLinear), ("int8", LoraLinear), ("3x3", LoraConv2d), ("3x3 bf16", LoraConv2d)]
+)
 def test_what_cannot_be_folded_is_peft_s_too(kind: str, ours: type[LoraLayer], rslora: bool) -> None:
     torch.manual_seed(0)
     base: Any = nn.Conv2d(24, 40, 3, 2, padding=1) if kind.startswith("3x3") else nn.Linear(24, 40)
     if kind == "int8":
-        base = packed_layer(base.requires_grad_(False), "int8")
+        base = quantised_layer(base.requires_grad_(False), "int8")
     dtype, dropout = (torch.bfloat16 if kind.endswith("bf16") else torch.float32), (0.5 if kind == "dropout" else 0.0)
     model: Any = nn.Sequential(base.to(dtype))
     adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1, dropout=dropout, rslora=rslora)
@@ -270,7 +273,7 @@ def test_all_linear_layers_of_a_unet_are_folded(tiny_checkpoint: Path) -> None:
     unet: Any = FAMILY.load_denoiser(open_checkpoint(str(tiny_checkpoint)), torch.float32)
     adapter.inject(unet, FAMILY.denoiser_targets(unet, "all-linear"), rank=RANK, alpha=4, seed=1)
     kinds = [type(module).__name__ for module in unet.modules() if isinstance(module, LoraLayer)]
-    assert (kinds.count("FoldedLinear"), kinds.count("FoldedPointwise")) == (160, 32)
+    assert (kinds.count("FusedLoraLinear"), kinds.count("FusedLoraPointwise")) == (160, 32)
 
 
 def test_a_pointwise_convolution_of_pictures_that_are_channels_last_is_folded() -> None:
@@ -279,7 +282,7 @@ def test_a_pointwise_convolution_of_pictures_that_are_channels_last_is_folded() 
     adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1)
     for parameter in adapter.parameters(model):
         parameter.data = 0.3 * torch.randn(parameter.shape)
-    assert type(model[0]) is FoldedPointwise
+    assert type(model[0]) is FusedLoraPointwise
     inputs = torch.randn((2, 24, 5, 3), generator=torch.Generator().manual_seed(2))
     for given in (inputs.to(memory_format=torch.channels_last), inputs):
         model.zero_grad()
@@ -296,7 +299,7 @@ def test_layers_with_the_same_input_are_computed_together(drops: bool) -> None:
         parameter.data = 0.3 * torch.randn(parameter.shape)
     inputs = torch.randn((2, 7, 24), generator=torch.Generator().manual_seed(2))
     found = []
-    for way in (lambda x: together(x, list(model)), lambda x: [layer(x) for layer in model]):
+    for way in (lambda x: apply_together(x, list(model)), lambda x: [layer(x) for layer in model]):
         for parameter in model.parameters():
             parameter.grad = None
         given = inputs.clone().requires_grad_()
@@ -328,14 +331,14 @@ def test_low_copies_of_weights_are_used_as_they_are_behind_a_norm(base: str) -> 
     torch.manual_seed(0)
     kind, _, layer = base.rpartition(" ")
     plain = nn.Linear(24, 40) if layer == "linear" else nn.Conv2d(24, 40, 3, padding=1)
-    model = nn.Sequential(packed_layer(plain, kind) if kind else plain).requires_grad_(False)
+    model = nn.Sequential(quantised_layer(plain, kind) if kind else plain).requires_grad_(False)
     adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1)
     parameters = adapter.parameters(model)
     for parameter in parameters:
         parameter.data = 0.3 * torch.randn(parameter.shape)
     inputs = torch.randn(7, 24) if layer == "linear" else torch.randn(2, 24, 6, 5)
     expected, gradients = results(model, inputs, autocast=True)
-    copies, casts = LowCopies(model, torch.bfloat16), WeightCasts(parameters)
+    copies, casts = LowPrecisionCopies(model, torch.bfloat16), WeightCasts(parameters)
     with casts, copies, torch.autocast("cpu", torch.bfloat16):
         found = model(inputs)
     assert casts.count == 0

@@ -17,15 +17,15 @@ from accelerate.state import AcceleratorState
 from tests.unit.compute.helpers import same_training
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
-from trainer.compute import onednn, onednn_layers
-from trainer.compute.onednn_layers import PrepackedConv2d, PrepackedLinear, PrepackedPointwise, extra_bytes, prepack, works
+from trainer.compute import torch_private
+from trainer.compute.onednn import layers, packed_weights
+from trainer.compute.onednn.layers import OneDnnConv2d, OneDnnLinear, OneDnnPointwise, extra_bytes, replace_layers, works
 from trainer.core.devices import pick_precision
 from trainer.dataset import open_dataset
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.plan import planning
 from trainer.plan.planning import make_plan
-from trainer.runs.events import Plan
 from trainer.runs.run_plan import RunPlan
 
 ONEDNN = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
@@ -77,7 +77,7 @@ def both(layer: torch.nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, to
 def test_a_packed_convolution_computes_and_derives_what_a_plain_one_does(stride: int, bias: bool) -> None:
     for shape in SHAPES:  # each alone: at its first call
         plain = convolution(stride, bias=bias)
-        packed = PrepackedConv2d(copy.deepcopy(plain))
+        packed = OneDnnConv2d(copy.deepcopy(plain))
         inputs = torch.randn(shape)
         for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -85,7 +85,7 @@ def test_a_packed_convolution_computes_and_derives_what_a_plain_one_does(stride:
 
 def test_the_weight_stays_what_it_was_and_is_held_in_blocks_alone() -> None:
     plain = convolution()
-    packed = PrepackedConv2d(copy.deepcopy(plain))
+    packed = OneDnnConv2d(copy.deepcopy(plain))
     assert torch.equal(packed.weight, plain.weight)
     both(packed, torch.randn(1, 8, 4, 4))
     assert packed.plain is None
@@ -96,32 +96,32 @@ def test_the_weight_stays_what_it_was_and_is_held_in_blocks_alone() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_weight_comes_back_from_every_kind_of_blocks(dtype: torch.dtype) -> None:
     kernel, matrix = torch.randn(24, 8, 3, 3).to(dtype), torch.randn(600, 24).to(dtype)
-    blocks: onednn.Blocks
-    for blocks in (onednn.ConvolutionBlocks((1, 1), (2, 2)), onednn.ConvolutionGradientBlocks((1, 1), (2, 2))):
+    blocks: packed_weights.PackedWeight
+    for blocks in (packed_weights.PackedConvolution((1, 1), (2, 2)), packed_weights.PackedConvolutionGradient((1, 1), (2, 2))):
         blocks.pack(kernel, torch.Size((1, 8, 5, 6)))
-        assert torch.equal(blocks.rows(), kernel)
-    blocks = onednn.LinearBlocks()
-    blocks.pack(onednn.transposed(matrix), torch.Size((3, 600)))
-    assert torch.equal(blocks.rows(), matrix.t())
+        assert torch.equal(blocks.unpacked(), kernel)
+    blocks = packed_weights.PackedLinear()
+    blocks.pack(packed_weights.transposed(matrix), torch.Size((3, 600)))
+    assert torch.equal(blocks.unpacked(), matrix.t())
 
 
 @pytest.mark.parametrize("first", ["training", "images"])
 def test_what_training_needs_is_packed_from_the_rows_at_the_first_call_and_else_from_the_blocks(
     first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unpacked: list[onednn.Blocks] = []
-    rows = onednn.Blocks.rows
+    unpacked: list[packed_weights.PackedWeight] = []
+    rows = packed_weights.PackedWeight.unpacked
 
-    def counted(self: onednn.Blocks) -> torch.Tensor:
+    def counted(self: packed_weights.PackedWeight) -> torch.Tensor:
         unpacked.append(self)
         return rows(self)
 
-    monkeypatch.setattr(onednn.Blocks, "rows", counted)
+    monkeypatch.setattr(packed_weights.PackedWeight, "unpacked", counted)
     cases: list[tuple[Any, Any, tuple[int, ...]]] = [
-        (convolution(), PrepackedConv2d, (1, 8, 6, 4)),
-        (convolution(stride=2), PrepackedConv2d, (1, 8, 5, 7)),
-        (torch.nn.Linear(8, 24).requires_grad_(False), PrepackedLinear, (3, 8)),
-        (torch.nn.Conv2d(8, 24, 1).requires_grad_(False), PrepackedPointwise, (2, 8, 3, 5)),
+        (convolution(), OneDnnConv2d, (1, 8, 6, 4)),
+        (convolution(stride=2), OneDnnConv2d, (1, 8, 5, 7)),
+        (torch.nn.Linear(8, 24).requires_grad_(False), OneDnnLinear, (3, 8)),
+        (torch.nn.Conv2d(8, 24, 1).requires_grad_(False), OneDnnPointwise, (2, 8, 3, 5)),
     ]
     for plain, kind, shape in cases:
         packed, inputs = kind(copy.deepcopy(plain)), torch.randn(shape)
@@ -136,7 +136,7 @@ def test_what_training_needs_is_packed_from_the_rows_at_the_first_call_and_else_
 
 def test_changing_shapes_change_no_number_and_a_layer_that_is_repacked_all_the_time_becomes_plain() -> None:
     plain = convolution()
-    packed = PrepackedConv2d(copy.deepcopy(plain))
+    packed = OneDnnConv2d(copy.deepcopy(plain))
     for shape in SHAPES * 4:
         inputs = torch.randn(shape)
         for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
@@ -147,14 +147,14 @@ def test_changing_shapes_change_no_number_and_a_layer_that_is_repacked_all_the_t
 def turncoats(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on every shape wants blocks that lie in another way."""
     numbers = itertools.count()
-    monkeypatch.setattr(onednn, "_layout", lambda packed: str(next(numbers)).encode())
+    monkeypatch.setattr(torch_private, "weight_layout", lambda packed: str(next(numbers)).encode())
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_layer_gives_up_when_every_call_wants_other_blocks(monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
     turncoats(monkeypatch)
     plain = convolution(stride)
-    packed = PrepackedConv2d(copy.deepcopy(plain))
+    packed = OneDnnConv2d(copy.deepcopy(plain))
     for number in range(8):
         inputs = torch.randn(1, 8, 4 + 2 * (number % 3), 6)
         for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
@@ -166,14 +166,14 @@ def test_a_layer_gives_up_when_every_call_wants_other_blocks(monkeypatch: pytest
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("kind", "shapes"), [
-    (PrepackedLinear, ((1, 24), (2, 9, 24), (4, 24), (2, 3, 5, 24))),
-    (PrepackedPointwise, ((1, 24, 1, 1), (2, 24, 3, 5), (1, 24, 8, 8))),
+    (OneDnnLinear, ((1, 24), (2, 9, 24), (4, 24), (2, 3, 5, 24))),
+    (OneDnnPointwise, ((1, 24, 1, 1), (2, 24, 3, 5), (1, 24, 8, 8))),
 ])  # fmt: skip
 def test_a_packed_matrix_product_computes_and_derives_what_a_plain_one_does(
     kind: Any, shapes: tuple[tuple[int, ...], ...], bias: bool, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(1)
-    plain: Any = torch.nn.Linear(24, 40, bias=bias) if kind is PrepackedLinear else torch.nn.Conv2d(24, 40, 1, bias=bias)
+    plain: Any = torch.nn.Linear(24, 40, bias=bias) if kind is OneDnnLinear else torch.nn.Conv2d(24, 40, 1, bias=bias)
     plain = plain.to(dtype).requires_grad_(False)
     packed = kind(copy.deepcopy(plain))
     tolerance = 1e-5 if dtype == torch.float32 else 0.02
@@ -189,7 +189,7 @@ def test_a_packed_matrix_product_computes_and_derives_what_a_plain_one_does(
 def test_a_matrix_product_gives_up_like_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     turncoats(monkeypatch)
     plain = torch.nn.Linear(24, 40).requires_grad_(False)
-    packed = PrepackedLinear(copy.deepcopy(plain))
+    packed = OneDnnLinear(copy.deepcopy(plain))
     for number in range(8):
         inputs = torch.randn(2 + number % 3, 24)
         for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
@@ -200,7 +200,7 @@ def test_a_matrix_product_gives_up_like_a_convolution(monkeypatch: pytest.Monkey
 
 def test_one_shape_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     turncoats(monkeypatch)
-    packed = PrepackedConv2d(convolution())
+    packed = OneDnnConv2d(convolution())
     for number in range(200):
         both(packed, torch.randn(2 if number % 50 == 49 else 1, 8, 4, 4))  # the last batch of an epoch is smaller
     assert not packed._gives_up
@@ -218,7 +218,7 @@ def test_a_unet_with_lora_gives_the_same_gradients(shallow_checkpoint: Path, dty
         if pack:
             packed = extra_bytes(unet, dtype)
             assert packed == sum(weights) * 2 if dtype == torch.bfloat16 else 0 < packed < sum(weights) * 4
-            prepack(unet)
+            replace_layers(unet)
             assert extra_bytes(unet, dtype) == 0
             kinds = {type(module) for module in unet.modules()}
             assert (torch.nn.Linear in kinds) == (dtype == torch.float32)
@@ -242,9 +242,9 @@ def test_a_run_trains_the_same_with_and_without(
     changes = {"training.max_steps": 3, "training.precision": precision, "training.gradient_checkpointing": precision == "bf16"}
     folder, exact = make_dataset(tmp_path, 3), precision == "fp32"
     packed = train_here(configuration(shallow_checkpoint, folder, tmp_path / "packed", changes))
-    monkeypatch.setattr(onednn_layers, "works", lambda dtype: False)
+    monkeypatch.setattr(layers, "works", lambda dtype: False)
     plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain", changes))
-    chosen = [next(event.prepacked for event in run.told if isinstance(event, Plan)) for run in (packed, plain)]
+    chosen = [next(event.prepacked for event in run.told if isinstance(event, RunPlan)) for run in (packed, plain)]
     assert chosen == [True, False]
     same_training(packed, plain, loss=1e-4 if exact else 5e-3, norm=5e-3 if exact else 0.05)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from trainer.compute.self_check import agrees, gradients_agree, weights_that_count
+from trainer.compute.self_check import functions_agree, gradients_agree, replace_small_weights
 
 ONE, OTHER = (torch.randn(3, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
 
@@ -47,25 +47,25 @@ def no_number(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("way", [slightly_off, wrong_derivative, mixed_up, no_number])
 def test_what_differs_does_not_agree(way: Callable[..., torch.Tensor]) -> None:
-    assert not agrees(way, product, [ONE, OTHER], 0.005)
+    assert not functions_agree(way, product, [ONE, OTHER], 0.005)
 
 
 def test_what_differs_by_less_than_the_tolerance_agrees_and_leaves_nothing_behind() -> None:
-    assert agrees(product, product, [ONE, OTHER], 0.0)
-    assert agrees(slightly_off, product, [ONE, OTHER], 0.02)
+    assert functions_agree(product, product, [ONE, OTHER], 0.0)
+    assert functions_agree(slightly_off, product, [ONE, OTHER], 0.02)
     assert ONE.grad is None
     assert not ONE.requires_grad
 
 
 def test_it_works_where_nothing_is_derived() -> None:
     with torch.inference_mode():
-        assert agrees(product, product, [torch.ones(2), torch.ones(2)], 0.0)
-        assert not agrees(slightly_off, product, [torch.ones(2), torch.ones(2)], 0.005)
+        assert functions_agree(product, product, [torch.ones(2), torch.ones(2)], 0.0)
+        assert not functions_agree(slightly_off, product, [torch.ones(2), torch.ones(2)], 0.005)
 
 
 def test_a_way_that_does_not_use_an_input_does_not_agree() -> None:
     ones = torch.ones(3, 4)
-    assert not agrees(lambda one, other: one * 1.0, product, [ONE, ones], 0.02)
+    assert not functions_agree(lambda one, other: one * 1.0, product, [ONE, ones], 0.02)
 
 
 def gradients() -> list[torch.Tensor | None]:
@@ -113,12 +113,12 @@ def test_weights_next_to_zero_count_for_a_while_and_are_the_same_afterwards_to_t
     random = torch.Generator().manual_seed(4)
     down, nothing, small = torch.randn(4, 64, generator=random) / 8, -torch.zeros(32, 4), torch.randn(32, 4, generator=random) * 1e-4
     parameters = [torch.nn.Parameter(each.clone()) for each in (down, nothing, small)]
-    with weights_that_count(parameters) as changed:
+    with replace_small_weights(parameters) as changed:
         assert changed and torch.equal(parameters[0], down)
         for parameter in parameters[1:]:
             assert 0.1 < float(parameter.detach().square().mean().sqrt()) * 2 < 0.5
             assert int(torch.linalg.matrix_rank(parameter.detach())) == 4
     for parameter, before in zip(parameters, (down, nothing, small), strict=True):
         assert torch.equal(parameter.detach().view(torch.int32), before.view(torch.int32))
-    with weights_that_count(parameters[:1]) as changed:
+    with replace_small_weights(parameters[:1]) as changed:
         assert not changed

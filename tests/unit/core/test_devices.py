@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.compute import packing
-from trainer.compute.attention import choose_attention
+from trainer.compute.attention_choice import choose_attention
+from trainer.compute.quantised_base import codes as quantisation
 from trainer.core import devices
 from trainer.core.gpu_sync import StepLimiter
 
@@ -49,7 +49,7 @@ def test_the_gpu_generation_decides_precision_and_attention(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     tried: list[Any] = []
-    monkeypatch.setattr("trainer.compute.attention._try_xformers", lambda *rest: tried.append(rest))
+    monkeypatch.setattr("trainer.compute.attention_choice._try_xformers", lambda *rest: tried.append(rest))
     assert devices.pick_precision("auto", GPU) == precision
     chosen, problem = choose_attention("auto", GPU, torch.float16)
     assert problem == ""
@@ -58,10 +58,10 @@ def test_the_gpu_generation_decides_precision_and_attention(
 
 def test_nf4_levels_are_created_once_per_device() -> None:
     pytest.importorskip("bitsandbytes")
-    packing._nf4_levels.cache_clear()
+    quantisation._nf4_levels.cache_clear()
     weight = torch.randn(8, 64)
-    codes, scales = packing.pack(weight, "nf4")
+    codes, scales = quantisation.quantise_weight(weight, "nf4")
     for _ in range(3):
-        unpacked = packing.unpack(codes, scales, "nf4", (8, 64), torch.float32)
+        unpacked = quantisation.dequantise_weight(codes, scales, "nf4", (8, 64), torch.float32)
     assert (unpacked - weight).abs().mean() < 0.1 * weight.abs().mean()
-    assert packing._nf4_levels.cache_info().misses == 1
+    assert quantisation._nf4_levels.cache_info().misses == 1

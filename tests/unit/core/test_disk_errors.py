@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from trainer.core.errors import UserError
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
-from trainer.training.learner import Learner
+from trainer.training.recipe import TrainingRecipe
 
 pytestmark = pytest.mark.slow
 # A library that makes writes below a folder fail with the error of a number, from the moment on at which a file is there
@@ -206,20 +207,20 @@ def test_a_checkpoint_that_disappears_during_a_run_is_reported_and_no_step_is_lo
     assert whole.status == 0
     checkpoint, aside = tmp_path / "mine.safetensors", tmp_path / "aside.safetensors"
     shutil.copyfile(shallow_checkpoint, checkpoint)
-    apply = Learner.apply
+    update_weights = TrainingRecipe.update_weights
     done: set[int] = set()
 
-    def applied(self: Learner) -> None:
-        apply(self)
-        if self.step == 5 and not done:
+    def updated(self: TrainingRecipe, *step: Any) -> None:
+        update_weights(self, *step)
+        if self.state.step == 5 and not done:
             done.add(5)
             checkpoint.rename(aside)
             if what == "replaced":
                 checkpoint.write_bytes(bytes(aside.stat().st_size))
-        if self.step == 7:
+        if self.state.step == 7:
             os.utime(checkpoint)  # the same file with another date
 
-    monkeypatch.setattr(Learner, "apply", applied)
+    monkeypatch.setattr(TrainingRecipe, "update_weights", updated)
     config = configuration(checkpoint, dataset_folder, tmp_path / "runs", {**settings, "name": "style"})
     failed = train_here(config)
     error = failed.told[-1]
@@ -242,13 +243,13 @@ def test_a_run_without_previews_finishes_without_its_checkpoint(
 ) -> None:
     checkpoint = tmp_path / "mine.safetensors"
     shutil.copyfile(shallow_checkpoint, checkpoint)
-    apply = Learner.apply
+    update_weights = TrainingRecipe.update_weights
 
-    def applied(self: Learner) -> None:
-        apply(self)
+    def updated(self: TrainingRecipe, *step: Any) -> None:
+        update_weights(self, *step)
         checkpoint.unlink(missing_ok=True)
 
-    monkeypatch.setattr(Learner, "apply", applied)
+    monkeypatch.setattr(TrainingRecipe, "update_weights", updated)
     trained = train_here(configuration(checkpoint, dataset_folder, tmp_path / "runs", {**UNDISTURBED, "training.max_steps": 2}))
     assert trained.status == 0
 

@@ -112,9 +112,9 @@ def test_prepare_with_redirected_output_exits_with_0(tmp_path: Path) -> None:
 
 _AS_CHILD = """
 import runpy, sys, types
-loop = types.ModuleType("trainer.training.loop")
+loop = types.ModuleType("trainer.training.run")
 loop.train_run = lambda run, watch_stdin: print("printed \\u732b \\udcff") or 0
-sys.modules["trainer.training.loop"] = loop
+sys.modules["trainer.training.run"] = loop
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -17,7 +17,7 @@ from trainer.launch.prepared_run import prepare_run
 
 ROOT = Path(__file__).resolve().parents[3]
 _TRAINING = """
-import trainer.training.loop
+import trainer.training.run
 from trainer.core.library_imports import import_models, import_peft, import_text_models
 import_models()
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

@@ -18,7 +18,7 @@ from trainer.launch import child_process, launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder
-from trainer.training import parent_channel
+from trainer.training import event_log
 
 from ..training_helpers import configuration, make_dataset
 
@@ -28,9 +28,9 @@ import os, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from trainer.runs import events
-from trainer.training.parent_channel import Emitter
+from trainer.training.event_log import EventLog
 run = Path(sys.argv[-1])
-emit = Emitter(run / "events.jsonl")
+emit = EventLog(run / "events.jsonl")
 emit(events.Phase("training", 2, 9))
 sys.stdin.read()
 {then}
@@ -105,7 +105,7 @@ def test_saving_has_an_end_too(follow: Follow, monkeypatch: pytest.MonkeyPatch) 
 _WATCHES = """
 import subprocess, sys
 sys.path.insert(0, {root!r})
-from trainer.training.parent_channel import watch_parent
+from trainer.training.event_log import watch_parent
 thread = watch_parent(lambda: print("stopped", flush=True))
 subprocess.run([sys.executable, "-c", "import sys; print('read', repr(sys.stdin.read()), flush=True)"], check=True)
 thread.join()
@@ -130,7 +130,7 @@ def test_on_windows_a_pipe_is_looked_into_and_not_read(error: int, read: bool, m
     monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(get_osfhandle=lambda number: 1000 + number))
     monkeypatch.setattr(ctypes, "WinDLL", lambda name, use_last_error: kernel, raising=False)
     monkeypatch.setattr(ctypes, "get_last_error", lambda: error, raising=False)
-    monkeypatch.setattr(parent_channel, "_LOOK_SECONDS", 0)
+    monkeypatch.setattr(event_log, "_POLL_SECONDS", 0)
     asked: list[int] = []
 
     def one_read(number: int, count: int) -> bytes:
@@ -138,6 +138,6 @@ def test_on_windows_a_pipe_is_looked_into_and_not_read(error: int, read: bool, m
         return b""
 
     monkeypatch.setattr(os, "read", one_read)
-    parent_channel._wait_for_end(7)
+    event_log._wait_for_end(7)
     assert next(looks, None) is None
     assert asked == ([7] if read else [])

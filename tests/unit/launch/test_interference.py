@@ -26,9 +26,9 @@ from trainer.launch.prepared_run import prepare_run
 from trainer.plan.planning import make_plan
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder, read_events
-from trainer.training.cache import _checksum
-from trainer.training.learner import Learner
-from trainer.training.loop import train_run
+from trainer.training.caching.cache import _checksum
+from trainer.training.recipe import TrainingRecipe
+from trainer.training.run import train_run
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,14 +41,14 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
     """Do something when a run has taken a step."""
 
     def arrange(step: int, act: Callable[[], None]) -> None:
-        apply = Learner.apply
+        update_weights = TrainingRecipe.update_weights
 
-        def applied(self: Learner) -> None:
-            apply(self)
-            if self.step == step:
+        def updated(self: TrainingRecipe, *arguments: Any) -> None:
+            update_weights(self, *arguments)
+            if self.state.step == step:
                 act()
 
-        monkeypatch.setattr(Learner, "apply", applied)
+        monkeypatch.setattr(TrainingRecipe, "update_weights", updated)
 
     return arrange
 
@@ -118,7 +118,7 @@ def test_what_a_run_does_already_is_not_what_would_help_it(
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(Learner, "_loss_of", fail)
+    monkeypatch.setattr(TrainingRecipe, "compute_loss", fail)
     error = error_of(train_here(config))
     assert error.kind == "memory"
     assert f"What helps most: {helps_most(config)} (about " in error.hint
@@ -133,8 +133,9 @@ def test_a_loss_that_overflows_keeps_the_checkpoint_before_it_and_goes_on_from_t
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
-        honest = Learner._loss_of
-        patch.setattr(Learner, "_loss_of", lambda self, *rest: honest(self, *rest) * (float("nan") if self.step >= 2 else 1))
+        honest = TrainingRecipe.compute_loss
+        overflows = lambda self, inputs: honest(self, inputs) * (float("nan") if self.state.step >= 2 else 1)  # noqa: E731
+        patch.setattr(TrainingRecipe, "compute_loss", overflows)
         trained = train_here(config)
     error = error_of(trained)
     assert (trained.status, error.kind) == (1, "nan")
@@ -152,14 +153,14 @@ def test_weights_that_overflow_in_the_step_of_a_checkpoint_do_not_become_one(
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
-        honest = Learner.apply
+        honest = TrainingRecipe.update_weights
 
-        def apply(self: Learner) -> None:
-            honest(self)
-            if self.step == 4:
-                self._parameters[0].data.fill_(float("inf"))
+        def update_weights(self: TrainingRecipe, *arguments: Any) -> None:
+            honest(self, *arguments)
+            if self.state.step == 4:
+                self.model.parameters[0].data.fill_(float("inf"))
 
-        patch.setattr(Learner, "apply", apply)
+        patch.setattr(TrainingRecipe, "update_weights", update_weights)
         trained = train_here(config)
     assert "no longer finite after step 4" in error_of(trained).message
     assert sorted(path.name for path in trained.run.checkpoints.iterdir()) == ["step-000002"]

@@ -17,7 +17,7 @@ from trainer.config import run_config
 from trainer.config.run_config import RunConfig
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run, write_run_folder
-from trainer.training.loop import train_run
+from trainer.training.run import train_run
 
 MANIFEST = "manifest.jsonl"
 _opened: Counter[str] | None = None

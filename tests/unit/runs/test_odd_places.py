@@ -23,7 +23,7 @@ from trainer.runs.pruning import prune
 from trainer.runs.run_folder import RunFolder, loss_history, read_events, read_samples
 from trainer.runs.run_times import start_day
 from trainer.runs.saved_lora import is_undamaged, write_record
-from trainer.training.parent_channel import Emitter
+from trainer.training.event_log import EventLog
 
 posix = pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: pipes and links are POSIX")
 VALUES: dict[str, Any] = {"lora": {"a": torch.ones(2)}, "schedule": {"last_epoch": 2}}
@@ -116,7 +116,7 @@ def test_half_a_character_is_kept_in_json_and_shown_in_text(tmp_path: Path) -> N
 
 
 def test_half_a_character_goes_through_the_event_log(tmp_path: Path) -> None:
-    emit = Emitter(tmp_path / "events.jsonl")
+    emit = EventLog(tmp_path / "events.jsonl")
     emit(events.Warning_(HALF))
     emit(events.Sample(f"/samples/{HALF}.png", HALF, 1, 2, 0))
     assert read_regular(tmp_path / "events.jsonl", 1 << 20).isascii()

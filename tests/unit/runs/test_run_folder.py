@@ -245,17 +245,17 @@ def test_an_unknown_failure_keeps_its_type_and_says_where_to_look(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("trainer.training.batches.fill_latents", broken)
+    monkeypatch.setattr("trainer.training.fill_caches.fill_latents", broken)
     error = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path)).told[-1]
     assert isinstance(error, events.Error)
     assert (error.kind, "ZeroDivisionError: a defect" in error.message, "child.log" in error.hint) == ("internal", True, True)
 
 
 def test_no_event_is_lost_after_a_child_was_killed_in_mid_line(tmp_path: Path) -> None:
-    from trainer.training.parent_channel import Emitter
+    from trainer.training.event_log import EventLog
 
     (tmp_path / "e").write_text(events.encode_event(events.Phase("training")) + "\n" + '{"event": "ste', encoding="utf-8")
-    Emitter(tmp_path / "e")(events.Phase("loading"))
+    EventLog(tmp_path / "e")(events.Phase("loading"))
     assert [event.phase for event in read_events(tmp_path / "e") if isinstance(event, events.Phase)] == ["training", "loading"]
 
 

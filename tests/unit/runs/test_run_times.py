@@ -16,7 +16,7 @@ from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
 from trainer.runs.run_folder import RunFolder, read_events
 from trainer.runs.run_times import start_day, training_seconds
-from trainer.training.learner import Learner
+from trainer.training.recipe import TrainingRecipe
 
 YEARS = 57 * 365 * 86_400.0
 DAY = 86_400.0
@@ -42,14 +42,14 @@ def test_a_clock_that_is_set_in_mid_run_changes_neither_seconds_nor_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    apply = Learner.apply
+    update_weights = TrainingRecipe.update_weights
 
-    def applied(self: Learner) -> None:
-        apply(self)
-        if self.step == 3:
+    def updated(self: TrainingRecipe, *step: Any) -> None:
+        update_weights(self, *step)
+        if self.state.step == 3:
             set_clock(jump)
 
-    monkeypatch.setattr(Learner, "apply", applied)
+    monkeypatch.setattr(TrainingRecipe, "update_weights", updated)
     began = time.monotonic()
     trained = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path, UNDISTURBED))
     took = time.monotonic() - began

@@ -13,8 +13,8 @@ from trainer.dataset import open_dataset
 from trainer.dataset.loading import batch_order
 from trainer.families import open_checkpoint
 from trainer.runs.run_folder import cache_folder
-from trainer.training.cache import Cache
-from trainer.training.micro_batch import MicroBatch, build
+from trainer.training.caching.cache import Cache
+from trainer.training.micro_batch import MicroBatch, build_micro_batch
 
 
 def draws(config: RunConfig) -> list[list[MicroBatch]]:
@@ -28,7 +28,7 @@ def draws(config: RunConfig) -> list[list[MicroBatch]]:
         batches = batch_order.epoch_batches(sizes, repeats, config.training.batch_size, seed=config.training.seed, epoch=epoch)
         for group in batch_order.group(batches, config.training.gradient_accumulation):
             fixed: dict[str, Any] = {"seed": config.training.seed, "epoch": epoch, "timesteps": 1000}
-            steps.append([build(slots, dataset, cache, config.objective, **fixed) for slots in group])
+            steps.append([build_micro_batch(slots, dataset, cache, config.objective, **fixed) for slots in group])
     return steps
 
 

@@ -20,8 +20,10 @@ from trainer.dataset.loading import batch_order
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.objective.objective import loss
-from trainer.training.cache import Cache, fill_latents, fill_prompts
-from trainer.training.micro_batch import build
+from trainer.training.caching.cache import Cache
+from trainer.training.caching.latents import fill_latents
+from trainer.training.caching.prompts import fill_prompts
+from trainer.training.micro_batch import build_micro_batch
 
 PLAIN = ObjectiveSection()
 CPU = torch.device("cpu")
@@ -79,7 +81,7 @@ def test_cached_latents_are_the_scaled_posterior_of_diffusers_vae(filled: tuple[
 def batch_of(filled: tuple[Dataset, Cache], *positions: int, item: int = 0, epoch: int = 0) -> Any:
     dataset, cache = filled
     slots = [batch_order.Slot(item, position) for position in positions]
-    return build(slots, dataset, cache, PLAIN, seed=1, epoch=epoch, timesteps=1000)
+    return build_micro_batch(slots, dataset, cache, PLAIN, seed=1, epoch=epoch, timesteps=1000)
 
 
 def test_latents_are_drawn_from_the_posterior_anew_each_time(filled: tuple[Dataset, Cache]) -> None:
@@ -111,12 +113,12 @@ def test_perturbed_input_is_noised_by_more_than_the_target_says(filled: tuple[Da
     dataset, cache = filled
     slots = [batch_order.Slot(3, position) for position in range(300)]
     fixed: dict[str, Any] = {"seed": 1, "epoch": 0, "timesteps": 1000}
-    plain = build(slots, dataset, cache, PLAIN, **fixed)
-    perturbed = build(slots, dataset, cache, ObjectiveSection(input_perturbation=0.1), **fixed)
-    assert torch.equal(plain.mixed, plain.noise)
+    plain = build_micro_batch(slots, dataset, cache, PLAIN, **fixed)
+    perturbed = build_micro_batch(slots, dataset, cache, ObjectiveSection(input_perturbation=0.1), **fixed)
+    assert torch.equal(plain.input_noise, plain.noise)
     for name in ("latents", "noise", "timesteps"):
         assert torch.equal(getattr(perturbed, name), getattr(plain, name)), name
-    extra = (perturbed.mixed - perturbed.noise).double() / 0.1
+    extra = (perturbed.input_noise - perturbed.noise).double() / 0.1
     count = extra.numel()
     assert abs(float(extra.mean())) < 5 / count**0.5 and abs(float(extra.var()) - 1) < 5 * (2 / count) ** 0.5
     assert abs(float((extra * plain.noise).mean())) < 5 / count**0.5  # not a part of the noise itself
@@ -141,7 +143,7 @@ def test_a_mirrored_picture_has_a_mirrored_mask(filled: tuple[Dataset, Cache]) -
 
 def test_pictures_without_a_mask_count_whole_beside_one_with_a_mask(filled: tuple[Dataset, Cache]) -> None:
     dataset, cache = filled
-    mixed = build([batch_order.Slot(0, 0), batch_order.Slot(1, 1)], dataset, cache, PLAIN, seed=1, epoch=0, timesteps=1000)
+    mixed = build_micro_batch([batch_order.Slot(0, 0), batch_order.Slot(1, 1)], dataset, cache, PLAIN, seed=1, epoch=0, timesteps=1000)
     assert mixed.masks is not None
     assert mixed.masks[0].mean() == 0.5
     assert (mixed.masks[1] == 1).all()
@@ -190,8 +192,8 @@ def test_what_lies_outside_a_mask_does_not_matter_and_an_empty_mask_is_no_divisi
 def test_captions_of_many_gigabytes_are_told_of_or_refused_before_they_fill_the_disk(
     shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, many: float, told: str
 ) -> None:
-    monkeypatch.setattr("trainer.training.cache.free_bytes", lambda folder: free)
-    monkeypatch.setattr("trainer.training.cache._MANY_GB", many)
+    monkeypatch.setattr("trainer.training.caching.prompts.free_bytes", lambda folder: free)
+    monkeypatch.setattr("trainer.training.caching.prompts._MANY_GB", many)
     cache, warnings = Cache(tmp_path / "cache", "base"), list[str]()
     expectation = pytest.raises(UserError, match="2 different captions") if told == "refused" else nullcontext()
     with expectation:

@@ -11,12 +11,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.core import gpu_sync
+from trainer.core.errors import UserError
 from trainer.families import Framing
 from trainer.families.sdxl import FAMILY as SDXL
 from trainer.families.sdxl import DualClipText
 from trainer.families.stable_diffusion.clip_text import ClipText
 from trainer.runs import events
-from trainer.training.learner import Measured
 from trainer.training.monitoring import step_log
 
 GPU = torch.device("cuda")
@@ -65,23 +65,22 @@ class Copies(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def test_the_log_tells_what_has_arrived_and_waits_for_nothing(gpu: type[Event], monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[events.Step] = []
-    plan = SimpleNamespace(steps=5, steps_per_epoch=5, buckets={"64x64": 5})
-    job: Any = SimpleNamespace(device=GPU, plan=plan, emit=told.append, between_steps=threading.Lock())
-    monkeypatch.setattr(step_log, "Trackers", lambda job: SimpleNamespace(scalars=lambda *_: None))
-    monkeypatch.setattr(step_log, "_FLUSH_SECONDS", -1.0)
-    teller = step_log.Teller(job, 0.0)
+def test_the_step_log_reports_what_has_arrived_and_waits_for_nothing(gpu: type[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[events.Step] = []
+    plan: Any = SimpleNamespace(steps=5, steps_per_epoch=5, buckets={"64x64": 5})
+    outputs: Any = SimpleNamespace(emit=logged.append, trackers=SimpleNamespace(scalars=lambda *_: None))
+    monkeypatch.setattr(step_log, "_REPORT_SECONDS", -1.0)
+    log = step_log.StepLog(plan, GPU, outputs, threading.Lock(), UserError, 0.0)
     for step in range(1, 6):
         norms = torch.tensor([1.0, 3.0]) if step == 2 else None
-        teller.note(step, 0, Measured(torch.tensor(step / 4), torch.tensor(2.0), 1e-4), norms, 1.0)
-        gpu.reached = step - 2  # the newest two are still to be done
-        teller.tell()
-        assert [event.step for event in told] == list(range(1, step - 1))
+        log.record(step, 0, 1, step_log.StepMetrics(torch.tensor(step / 4), torch.tensor(2.0), 1e-4), norms)
+        gpu.reached = step - 2  # the newest two are not done yet
+        log.report()
+        assert [event.step for event in logged] == list(range(1, step - 1))
     assert gpu.waited == 0
-    teller.flush()
-    assert [(event.step, event.loss, event.grad_norm) for event in told] == [(step, step / 4, 2.0) for step in range(1, 6)]
-    assert [(event.weight_norm, event.weight_norm_max) for event in told[:3]] == [(None, None), (2.0, 3.0), (None, None)]
+    log.flush()
+    assert [(event.step, event.loss, event.grad_norm) for event in logged] == [(step, step / 4, 2.0) for step in range(1, 6)]
+    assert [(event.weight_norm, event.weight_norm_max) for event in logged[:3]] == [(None, None), (2.0, 3.0), (None, None)]
     assert gpu.waited == 2
 
 

@@ -48,7 +48,7 @@ def test_one_picture_at_one_noise_is_learned_nearly_to_the_floor(tiny_checkpoint
     optimizer = make_optimizer(list(adapter.pairs(unet)), OptimizerSection(weight_decay=0.0), 1e-2)
     scheduler = family.noise_scheduler(Prediction(KINDS[name]))
     batch = fixed_batch(unet.train(), family)
-    noisy = scheduler.add_noise(batch.latents, batch.mixed, batch.timesteps)
+    noisy = scheduler.add_noise(batch.latents, batch.input_noise, batch.timesteps)
     target = objective.target(scheduler, batch.latents, batch.noise, batch.timesteps)
     inputs = family.denoiser_inputs(batch.conditions, batch.framings, CPU, torch.float32)
     losses = []

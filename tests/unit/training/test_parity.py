@@ -25,7 +25,7 @@ from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig
 from trainer.core import seeding
 from trainer.families import family_named, open_checkpoint
-from trainer.training import learner, optimizers
+from trainer.training import optimizers, recipe
 from trainer.training.micro_batch import MicroBatch
 
 pytestmark = pytest.mark.slow
@@ -154,7 +154,7 @@ def train_ours(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[Trai
         )
         return optimizer
 
-    monkeypatch.setattr(learner, "make_optimizer", watched)
+    monkeypatch.setattr(recipe, "make_optimizer", watched)
     return train_here(config), given
 
 

@@ -34,8 +34,10 @@ from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
-from trainer.training.cache import Cache, fill_latents, fill_prompts
-from trainer.training.micro_batch import build
+from trainer.training.caching.cache import Cache
+from trainer.training.caching.latents import fill_latents
+from trainer.training.caching.prompts import fill_prompts
+from trainer.training.micro_batch import build_micro_batch
 
 CPU = torch.device("cpu")
 
@@ -99,8 +101,8 @@ def test_a_picture_s_batch_is_what_its_own_dataset_gives_but_for_the_weight(
                 caption = caption_at(item, part.training, seed=1, epoch=0, position=position)
                 captions.add(caption)
                 fill_prompts(cache, [caption], FAMILY, checkpoint, CPU, lambda *_: None, lambda: False)
-                together = build(slots[0], both, cache, plain, seed=1, epoch=0, timesteps=1000)
-                alone = build(slots[1], part, cache, plain, seed=1, epoch=0, timesteps=1000)
+                together = build_micro_batch(slots[0], both, cache, plain, seed=1, epoch=0, timesteps=1000)
+                alone = build_micro_batch(slots[1], part, cache, plain, seed=1, epoch=0, timesteps=1000)
                 assert torch.equal(together.latents, alone.latents)
                 assert torch.equal(together.conditions[0]["embeds"], alone.conditions[0]["embeds"])
                 assert (together.masks is None) == (part is style)

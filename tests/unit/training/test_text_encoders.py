@@ -42,8 +42,8 @@ from trainer.plan.planning import make_plan
 from trainer.runs import events
 from trainer.runs.run_folder import cache_folder
 from trainer.runs.run_plan import RunPlan
-from trainer.training.cache import Cache
-from trainer.training.micro_batch import MicroBatch, build
+from trainer.training.caching.cache import Cache
+from trainer.training.micro_batch import MicroBatch, build_micro_batch
 from trainer.training.monitoring.preview_sampling import decode, sample_latents
 from trainer.training.optimizers import text_learning_rate
 
@@ -78,7 +78,7 @@ def drawn(run: RunConfig) -> list[list[MicroBatch]]:
         batches = batch_order.epoch_batches(sizes, repeats, run.training.batch_size, seed=run.training.seed, epoch=epoch)
         for group in batch_order.group(batches, run.training.gradient_accumulation):
             where: dict[str, Any] = {"seed": run.training.seed, "epoch": epoch, "timesteps": 1000, "tokenize": lambda caption: caption}
-            steps.append([build(slots, dataset, cache, run.objective, **where) for slots in group])
+            steps.append([build_micro_batch(slots, dataset, cache, run.objective, **where) for slots in group])
     return steps
 
 
@@ -117,7 +117,7 @@ def plain_models(run: RunConfig) -> tuple[dict[str, Any], dict[str, torch.nn.Par
     )
     text = family.load_text_encoder(checkpoint, torch.float32, CPU)
     adapt_text(text, family, run.network, run.training.seed)
-    start = adapter.state(adapter.together(again, text.modules))
+    start = adapter.state(adapter.as_one_model(again, text.modules))
     assert list(start) == list(trained)
     with torch.no_grad():
         for name, parameter in trained.items():

@@ -28,7 +28,7 @@ from trainer.lorafile import kohya_unet_key
 from trainer.runs import events
 from trainer.runs.loss_curve import draw_loss_curve
 from trainer.runs.run_folder import cache_folder, loss_history, validation_history
-from trainer.training.cache import Cache
+from trainer.training.caching.cache import Cache
 
 LIMIT, DECAY, STEPS = 0.03, 0.5, 6
 EVERYTHING: dict[str, object] = {

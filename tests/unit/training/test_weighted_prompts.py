@@ -18,8 +18,8 @@ from trainer.families.sd1 import FAMILY
 from trainer.families.sdxl import FAMILY as SDXL
 from trainer.runs import events
 from trainer.runs.run_folder import cache_folder
-from trainer.training.cache import Cache
-from trainer.training.weighted_prompts import encode_keys, prompt_key, prompt_text
+from trainer.training.caching.cache import Cache
+from trainer.training.caching.weighted_prompts import encode_keys, prompt_key, prompt_text
 
 CPU = torch.device("cpu")
 

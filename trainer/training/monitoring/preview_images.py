@@ -1,11 +1,13 @@
-"""Validation images with fixed seeds: the same noise after every epoch."""
+"""Preview images with fixed seeds: the same noise after every epoch."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...config.run_config import RunConfig
 from ...config.sample_prompts import SamplePrompt, read_prompt
 from ...core import seeding
 from ...core.devices import return_memory
@@ -13,94 +15,108 @@ from ...core.errors import Cancelled
 from ...core.files.image_file import load_image
 from ...core.files.writing import atomic_path
 from ...runs import events
-from ..batches import Feed
-from ..job import Job
-from ..learner import Learner
-from ..weighted_prompts import prompt_key
+from ...runs.run_plan import RunPlan
+from ..caching.cache import CacheReader
+from ..caching.weighted_prompts import prompt_key
+from ..model import TrainedModel
+from ..opened_run import BaseModel, Hardware
+from ..train_state import TrainState
+from .outputs import Outputs
 from .preview_sampling import decode, sample_latents
-from .step_log import Teller
 
 if TYPE_CHECKING:
     import torch
 
 
-def make_sample_images(job: Job, feed: Feed, learner: Learner, teller: Teller, epoch: int) -> None:
-    """Paint every prompt with the weights as they are after ``epoch``, if images are due then; epoch 0 is the base before training."""
-    sample, step = job.config.sample, learner.step
-    if not (sample.prompts and sample.every_epochs) or not job.writes:
-        return
-    if epoch % sample.every_epochs and step != job.plan.steps:
-        return
-    if _path(job, epoch, len(sample.prompts) - 1).is_file():
-        return
-    import torch
+@dataclass(frozen=True)
+class PreviewImages:
+    """Makes the preview images of a run; ``resolution`` is the size of those whose size no setting gives."""
 
-    job.require_checkpoint()  # before minutes are spent on what could not be decoded
-    with learner.averaged():
-        latents = _sample_latents(job, feed, learner)
-    vae: Any = job.family.load_vae(job.checkpoint, torch.float32).to(job.device)
-    for index, latent in enumerate(latents):
-        path = _path(job, epoch, index)
-        with atomic_path(path) as temporary:
-            decode(vae, latent).save(temporary, format="PNG")
-        job.emit(events.Sample(str(path), read_prompt(sample.prompts[index]).text, epoch, step, index))
-        teller.trackers.image(step, f"samples/{index}", path, sample.prompts[index])
-    del vae
-    return_memory(job.device)
+    resolution: int
+    base: BaseModel
+    config: RunConfig
+    plan: RunPlan
+    cache: CacheReader
+    model: TrainedModel
+    state: TrainState
+    hardware: Hardware
+    outputs: Outputs
+    stop: Callable[[], bool]
 
+    def make(self, epoch: int) -> None:
+        """Sample every prompt with the weights after ``epoch``, if images are due then; epoch 0 is the base model before training.
 
-def thumbnail(job: Job) -> Any:
-    """The newest image of the first prompt, a PIL image, or None without any."""
-    newest = sorted(job.run.samples.glob("epoch-*-00.png"))
-    if not newest:
-        return None
-    return load_image(newest[-1])
+        Raises Cancelled, and UserError when the checkpoint is gone.
+        """
+        sample, step = self.config.sample, self.state.step
+        if not (sample.prompts and sample.every_epochs) or (epoch % sample.every_epochs and step != self.plan.steps):
+            return
+        if self._path(epoch, len(sample.prompts) - 1).is_file():
+            return
+        import torch
 
+        self.base.guard.require_unchanged()  # before minutes are spent on latents that could not be decoded
+        with self.state.averaged():
+            latents = self._sample_latents()
+        vae: Any = self.base.family.load_vae(self.base.checkpoint, torch.float32).to(self.hardware.device)
+        for index, latent in enumerate(latents):
+            path = self._path(epoch, index)
+            with atomic_path(path) as temporary:
+                decode(vae, latent).save(temporary, format="PNG")
+            self.outputs.emit(events.Sample(str(path), read_prompt(sample.prompts[index]).text, epoch, step, index))
+            self.outputs.trackers.image(step, f"samples/{index}", path, sample.prompts[index])
+        del vae
+        return_memory(self.hardware.device)
 
-def _sample_latents(job: Job, feed: Feed, learner: Learner) -> list[torch.Tensor]:
-    sample, model = job.config.sample, learner.model
+    def _sample_latents(self) -> list[torch.Tensor]:
+        sample, denoiser, hardware = self.config.sample, self.model.denoiser, self.hardware
+        width, height = (side // 8 * 8 for side in (sample.width or self.resolution, sample.height or self.resolution))
+        denoiser.eval()
+        latents = []
+        for index, line in enumerate(sample.prompts):
+            prompt = read_prompt(line)
+            negative = sample.negative if prompt.negative is None else prompt.negative
+            self.outputs.emit(events.Phase("sampling", index, len(sample.prompts)))
+            result = sample_latents(
+                denoiser,
+                self.base.family,
+                self._conditioning(prompt.text),
+                self._conditioning(negative),
+                width=prompt.width or width,
+                height=prompt.height or height,
+                steps=prompt.steps or sample.steps,
+                guidance=sample.guidance if prompt.guidance is None else prompt.guidance,
+                generator=_generator(prompt, sample.seed, index),
+                prediction=self.base.prediction,
+                device=hardware.device,
+                dtype=hardware.dtype,
+                stop=self.stop,
+            )
+            if result is None:
+                raise Cancelled
+            latents.append(result.cpu())
+        denoiser.train()
+        return latents
 
-    def condition(prompt: str) -> dict[str, torch.Tensor]:
+    def _conditioning(self, prompt: str) -> dict[str, torch.Tensor]:
         key = prompt_key(prompt)
-        return learner.prompt(key) or feed.repairing(partial(job.cache.prompt, key))
+        return self.model.encode_prompt(key) or self.cache.prompt(key)
 
-    width, height = (side // 8 * 8 for side in (sample.width or job.dataset.resolution, sample.height or job.dataset.resolution))
-    model.eval()
-    latents = []
-    for index, line in enumerate(sample.prompts):
-        prompt = read_prompt(line)
-        negative = sample.negative if prompt.negative is None else prompt.negative
-        job.emit(events.Phase("sampling", index, len(sample.prompts)))
-        result = sample_latents(
-            model,
-            job.family,
-            condition(prompt.text),
-            condition(negative),
-            width=prompt.width or width,
-            height=prompt.height or height,
-            steps=prompt.steps or sample.steps,
-            guidance=sample.guidance if prompt.guidance is None else prompt.guidance,
-            generator=_generator(prompt, sample.seed, index),
-            prediction=job.prediction,
-            device=job.device,
-            dtype=job.dtype,
-            stop=job.stop.is_set,
-        )
-        if result is None:
-            raise Cancelled
-        latents.append(result.cpu())
-    model.train()
-    return latents
+    def _path(self, epoch: int, index: int) -> Path:
+        return self.outputs.run.samples / f"epoch-{epoch:03d}-{index:02d}.png"
+
+
+def thumbnail(samples: Path) -> Any:
+    """The newest image of the first prompt in the folder ``samples``, a PIL image; None without any."""
+    newest = sorted(samples.glob("epoch-*-00.png"))
+    return load_image(newest[-1]) if newest else None
 
 
 def _generator(prompt: SamplePrompt, seed: int, index: int) -> torch.Generator:
-    """The noise's: from the prompt's own seed as in ``python -m trainer sample``, else from the seed of all and the place in the list."""
+    """For the noise: seeded with the prompt's own seed as in ``python -m trainer sample``, else with the common one and the place in the
+    list."""
     import torch
 
     if prompt.seed is None:
         return seeding.generator(seed, "sample", index)
     return torch.Generator().manual_seed(prompt.seed)
-
-
-def _path(job: Job, epoch: int, index: int) -> Path:
-    return job.run.samples / f"epoch-{epoch:03d}-{index:02d}.png"

@@ -1,96 +1,122 @@
-"""What a run tells of its steps: events and trackers. Numbers are told when they have come from the GPU, and none is waited for."""
+"""The log of training steps: events and trackers. A step is logged once its numbers have arrived from the GPU; nothing waits for them."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core import devices
 from ...core.errors import UserError
 from ...core.gpu_sync import PendingCopy
 from ...runs import events, states
-from ..job import Job
-from ..learner import Measured
-from .trackers import Trackers
+from ...runs.run_plan import RunPlan
+from .outputs import Outputs
 
 if TYPE_CHECKING:
     import torch
 
-_FLUSH_SECONDS = 0.5  # between two looks at what has come
+_REPORT_SECONDS = 0.5  # between two looks at what has arrived
 
 
 @dataclass(frozen=True)
-class _Untold:
+class StepMetrics:
+    """The numbers of one step, still on the device: to read them waits for the GPU. ``lr`` is the learning rate that the step used."""
+
+    loss: torch.Tensor
+    grad_norm: torch.Tensor
+    lr: float
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step that is not yet logged. ``numbers``: loss, gradient norm, and mean and largest weight norm where these were measured."""
+
     step: int
     epoch: int
     lr: float
-    numbers: PendingCopy  # loss, gradient norm, and mean and largest of the weight norms where they were measured
+    numbers: PendingCopy
     images_per_second: float
 
 
-def not_finite(job: Job, what: str) -> UserError:
-    """What to tell when numbers overflowed: what to lower, and what is kept."""
-    lr = job.config.optimizer.lr
+def divergence_error(lr: float | str, precision: str, checkpoints: Path, base: str, what: str) -> UserError:
+    """The error when numbers overflowed: what to lower, and what is kept. ``base`` is the name of the base checkpoint."""
     lower = f"the learning rate ({lr:g}, try {lr / 4:g})" if isinstance(lr, float) else "the learning rate"
-    other = ", and train in bf16 or fp32 instead of fp16" if job.precision == "fp16" else ""
-    saved = states.newest_step(job.run.checkpoints)
+    other = ", and train in bf16 or fp32 instead of fp16" if precision == "fp16" else ""
+    saved = states.newest_step(checkpoints)
     kept = f"The checkpoint of step {saved} is kept." if saved else "No checkpoint was saved before it."
-    damaged = "" if saved else f" If a small rate changes nothing, {job.checkpoint.name} itself is damaged."
+    damaged = "" if saved else f" If a small rate changes nothing, {base} itself is damaged."
     return UserError(f"{what}; training cannot recover from that.", f"Lower {lower}{other}. {kept}{damaged}", kind="nan")
 
 
-class Teller:
-    """Tells steps in their order. ``average`` is the exponential moving average of the loss up to the last step that was told."""
+class StepLog:
+    """Logs steps in their order. ``average`` is the exponential moving average of the loss up to the last step that was logged.
 
-    def __init__(self, job: Job, average: float) -> None:
-        self.job, self.average = job, average
-        self.trackers = Trackers(job)
-        self._untold: list[_Untold] = []
-        self._flushed_at = time.monotonic()
+    ``diverged`` makes the error that is raised for a loss that is not finite. ``lock`` is that of the training state.
+    """
 
-    def note(self, step: int, epoch: int, measured: Measured, weight_norms: torch.Tensor | None, images_per_second: float) -> None:
-        """Remember a step; ``weight_norms`` (modules,) are those after it. The caller holds ``between_steps``."""
+    def __init__(
+        self,
+        plan: RunPlan,
+        device: torch.device,
+        outputs: Outputs,
+        lock: threading.Lock,
+        diverged: Callable[[str], UserError],
+        average: float,
+    ) -> None:
+        self._plan, self._device, self._outputs, self._lock, self._diverged = plan, device, outputs, lock, diverged
+        self.average = average
+        self._pending: list[_Pending] = []
+        self._reported_at = self._step_began = time.monotonic()
+
+    def start_clock(self) -> None:
+        """A step begins now: what took time before it does not count in its speed."""
+        self._step_began = time.monotonic()
+
+    def record(self, step: int, epoch: int, images: int, metrics: StepMetrics, weight_norms: torch.Tensor | None) -> None:
+        """Take in a step; ``weight_norms`` (modules,) are those after it. The caller holds the lock."""
         import torch
 
+        images_per_second = images / max(time.monotonic() - self._step_began, 1e-9)
         norms = [] if weight_norms is None else [weight_norms.mean(), weight_norms.max()]
-        numbers = torch.stack([number.detach().float().reshape(()) for number in (measured.loss, measured.grad_norm, *norms)])
-        arriving = PendingCopy(numbers, self.job.device)
-        self._untold.append(_Untold(step, epoch, measured.lr, arriving, images_per_second))
+        numbers = torch.stack([number.detach().float().reshape(()) for number in (metrics.loss, metrics.grad_norm, *norms)])
+        self._pending.append(_Pending(step, epoch, metrics.lr, PendingCopy(numbers, self._device), images_per_second))
 
-    def tell(self) -> None:
-        """Tell the steps that were noted and whose numbers are there, unless that was done a moment ago: nothing waits for the GPU."""
+    def report(self) -> None:
+        """Log the steps whose numbers have arrived, unless that was done a moment ago. Does not wait for the GPU."""
         now = time.monotonic()
-        if now - self._flushed_at > _FLUSH_SECONDS or self.job.device.type == "cpu":
-            with self.job.between_steps:
-                done = next((place for place, each in enumerate(self._untold) if not each.numbers.is_ready()), len(self._untold))
-                self._tell(done)
-            self._flushed_at = now
+        if now - self._reported_at > _REPORT_SECONDS or self._device.type == "cpu":
+            with self._lock:
+                arrived = next((place for place, each in enumerate(self._pending) if not each.numbers.is_ready()), len(self._pending))
+                self._log(arrived)
+            self._reported_at = now
 
     def flush(self) -> None:
-        """Tell all steps that were noted. The caller holds ``between_steps``. Raises UserError at the first loss that is not finite."""
-        self._tell(len(self._untold))
+        """Log all recorded steps. The caller holds the lock. Raises UserError at the first loss that is not finite."""
+        self._log(len(self._pending))
 
-    def _tell(self, count: int) -> None:
-        untold, self._untold = self._untold[:count], self._untold[count:]
-        plan, memory = self.job.plan, devices.peak_memory_gb(self.job.device)
-        for each in untold:
-            step, lr = each.step, each.lr
+    def _log(self, count: int) -> None:
+        pending, self._pending = self._pending[:count], self._pending[count:]
+        plan, memory = self._plan, devices.peak_memory_gb(self._device)
+        for each in pending:
+            step, lr, rate = each.step, each.lr, each.images_per_second
             loss, norm, *norms = each.numbers.values()
             if not math.isfinite(loss):
-                raise not_finite(self.job, f"The loss became {loss} at step {step}")
+                raise self._diverged(f"The loss became {loss} at step {step}")
             self.average = loss if step == 1 else 0.95 * self.average + 0.05 * loss
-            rate = each.images_per_second
             eta = (plan.steps - step) * self._images_per_step() / max(rate, 1e-9)
-            told = events.Step(step, plan.steps, each.epoch + 1, loss, self.average, lr, norm, rate, eta, memory)
+            event = events.Step(step, plan.steps, each.epoch + 1, loss, self.average, lr, norm, rate, eta, memory)
             scalars = {"loss": loss, "loss/average": self.average, "lr": lr, "grad_norm": norm}
             if norms:
                 mean, largest = norms
-                told = replace(told, weight_norm=mean, weight_norm_max=largest)
+                event = replace(event, weight_norm=mean, weight_norm_max=largest)
                 scalars |= {"weight_norm": mean, "weight_norm/max": largest}
-            self.job.emit(told)
-            self.trackers.scalars(step, scalars)
+            self._outputs.emit(event)
+            self._outputs.trackers.scalars(step, scalars)
 
     def _images_per_step(self) -> float:
-        return sum(self.job.plan.buckets.values()) / self.job.plan.steps_per_epoch
+        return sum(self._plan.buckets.values()) / self._plan.steps_per_epoch

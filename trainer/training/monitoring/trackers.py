@@ -1,15 +1,18 @@
-"""Where a run's numbers and images go beside the event stream: TensorBoard and Weights & Biases, where they are installed."""
+"""Scalars and images for TensorBoard and Weights & Biases, where they are installed, beside the event log."""
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...runs import events
-from ..job import Job
+from ...config.run_config import RunConfig
+from ...dataset import Dataset
+from ...runs.run_folder import RunFolder
+
+Warn = Callable[[str], None]
 
 
 class Tracker(Protocol):
@@ -19,18 +22,18 @@ class Tracker(Protocol):
         """Numbers as of ``step``."""
 
     def image(self, step: int, name: str, path: Path, caption: str) -> None:
-        """A validation image as of ``step``."""
+        """A preview image as of ``step``."""
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Write what is still buffered."""
 
 
 class TensorBoard:
     """Writes into the run folder's ``tensorboard``."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, folder: Path) -> None:
         writer: Any = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-        self._writer = writer(str(job.run.path / "tensorboard"))
+        self._writer = writer(str(folder / "tensorboard"))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -48,23 +51,22 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One run there for each run here, continued under the same id. Without an account on this machine it stays offline, in the run
-    folder's ``wandb``, from where ``wandb sync`` uploads it."""
+    """One run there for each run here, resumed under the same id. Without an account on this machine it stays offline, in the run folder's
+    ``wandb``, from where ``wandb sync`` uploads it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, run: RunFolder, settings: dict[str, Any]) -> None:
         self._library: Any = importlib.import_module("wandb")
         mode = os.environ.get("WANDB_MODE") or ("online" if self._library.api.api_key else "offline")
         self._run = self._library.init(
             project=os.environ.get("WANDB_PROJECT", "animelora"),
-            name=job.config.name,
-            id=job.run.path.name.rsplit("-", 1)[-1],
+            name=run.name,
+            id=run.identity,
             resume="allow",
-            dir=str(job.run.path),
+            dir=str(run.path),
             mode=mode,
-            # what determines the result; no paths of this machine
-            config={**job.config.identity(), "dataset": {"name": job.dataset.name, "hash": job.dataset.hash}, "base": job.checkpoint.name},
+            config=settings,
         )
-        # steps that a continued run does again are told again: the step is an axis, not wandb's own counter, which never goes back
+        # a resumed run logs some steps a second time: the step is an axis, since wandb's own counter never goes back
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -79,38 +81,22 @@ class WeightsAndBiases:
 
 
 class Trackers:
-    """All trackers that the configuration asks for. One that fails is told of once and left out: no run ends for its log's sake."""
+    """Several trackers. One that fails is dropped with a warning: a run must not fail because its log does."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._open: list[Tracker] = []
-        if not job.writes:
-            return
-        output = job.config.output
-        if output.tensorboard:
-            self._start(TensorBoard, "TensorBoard", "no TensorBoard log is written (pip install tensorboard)")
-        if output.wandb:
-            self._start(WeightsAndBiases, "wandb", "nothing is logged there (pip install wandb)")
+    def __init__(self, trackers: Iterable[Tracker], warn: Warn) -> None:
+        self._open, self._warn = list(trackers), warn
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers as of ``step``."""
         self._each(lambda tracker: tracker.scalars(step, values))
 
     def image(self, step: int, name: str, path: Path, caption: str) -> None:
-        """A validation image as of ``step``."""
+        """A preview image as of ``step``."""
         self._each(lambda tracker: tracker.image(step, name, path, caption))
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Write what is still buffered."""
         self._each(lambda tracker: tracker.close())
-
-    def _start(self, tracker: Callable[[Job], Tracker], name: str, without: str) -> None:
-        try:
-            self._open.append(tracker(self._job))
-        except ImportError:
-            self._job.emit(events.Warning_(f"{name} is not installed; {without}."))
-        except Exception as error:  # its own errors, of many kinds: no network, no rights, a version that does not fit
-            self._job.emit(events.Warning_(f"{name} could not be started ({type(error).__name__}: {error}); nothing is logged there."))
 
     def _each(self, act: Callable[[Tracker], None]) -> None:
         for tracker in list(self._open):
@@ -119,4 +105,25 @@ class Trackers:
             except Exception as error:
                 self._open.remove(tracker)
                 name = type(tracker).__name__
-                self._job.emit(events.Warning_(f"{name} failed ({type(error).__name__}: {error}); nothing more is logged there."))
+                self._warn(f"{name} failed ({type(error).__name__}: {error}); nothing more is logged there.")
+
+
+def open_trackers(run: RunFolder, config: RunConfig, dataset: Dataset, base: str, warn: Warn) -> list[Tracker]:
+    """The trackers that the configuration asks for; ``base`` is the name of the base checkpoint. Warns of one that cannot be started."""
+    trackers: list[Tracker] = []
+
+    def start(make: Callable[[], Tracker], name: str, consequence: str) -> None:
+        try:
+            trackers.append(make())
+        except ImportError:
+            warn(f"{name} is not installed; {consequence}.")
+        except Exception as error:  # its own errors, of many kinds: no network, no permission, a version that does not fit
+            warn(f"{name} could not be started ({type(error).__name__}: {error}); nothing is logged there.")
+
+    if config.output.tensorboard:
+        start(lambda: TensorBoard(run.path), "TensorBoard", "no TensorBoard log is written (pip install tensorboard)")
+    if config.output.wandb:
+        # everything that determines the result; no paths of this machine
+        settings = {**config.identity(), "dataset": {"name": dataset.name, "hash": dataset.hash}, "base": base}
+        start(lambda: WeightsAndBiases(run, settings), "wandb", "nothing is logged there (pip install wandb)")
+    return trackers

@@ -1,99 +1,129 @@
-"""The loss of pictures that are not trained on, at fixed timesteps with fixed noise: comparable from step to step and from run to run."""
+"""The loss on held-out images, at fixed timesteps with fixed noise: comparable from step to step and from run to run."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import TYPE_CHECKING
 
+from ...config.run_config import RunConfig
 from ...core import seeding
 from ...core.errors import Cancelled
+from ...dataset import Dataset
 from ...dataset.loading.kohya_captions import fixed_caption
+from ...objective import objective
 from ...runs import events
 from ...runs.run_folder import validation_history
-from .. import micro_batch
-from ..batches import Feed
-from ..job import Job
-from ..learner import Learner
-from .step_log import Teller
+from ...runs.run_plan import RunPlan
+from ..caching.cache import CacheReader
+from ..micro_batch import MicroBatch, framing, load_masks
+from ..model import TrainedModel
+from ..opened_run import Hardware
+from ..train_state import TrainState
+from .outputs import Outputs
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """One held-out picture at one noise level."""
+    """One held-out image at one noise level."""
 
     item: int
     level: int
 
 
-def validate(job: Job, feed: Feed, learner: Learner, teller: Teller, epoch: int) -> None:
-    """Tell the validation loss of the weights as they are after ``epoch``, if it is due then and not told yet."""
-    step, section = learner.step, job.config.validation
-    if not job.held_out.items or not job.writes or (epoch % section.every_epochs and step != job.plan.steps):
-        return
-    if step == job.plan.start_step and any(event.step == step for event in validation_history(job.run.events)):
-        return  # stopped after it was told
-    with learner.averaged():
-        by_timestep = _losses(job, feed, learner)
-    loss = sum(by_timestep.values()) / len(by_timestep)
-    job.emit(events.Validation(step, epoch, loss, len(job.held_out.items), {str(level): value for level, value in by_timestep.items()}))
-    named = {f"validation/timestep {timestep}": value for timestep, value in by_timestep.items()}
-    teller.trackers.scalars(step, {"validation": loss, **named})
+@dataclass(frozen=True)
+class Validation:
+    """Measures the validation loss of ``dataset``, the held-out images."""
+
+    dataset: Dataset
+    config: RunConfig
+    plan: RunPlan
+    cache: CacheReader
+    model: TrainedModel
+    state: TrainState
+    hardware: Hardware
+    outputs: Outputs
+    stop: Callable[[], bool]
+
+    def run(self, epoch: int) -> None:
+        """Log the validation loss of the weights after ``epoch``, if it is due and not logged yet. Raises Cancelled."""
+        step, every = self.state.step, self.config.validation.every_epochs
+        if not self.dataset.items or (epoch % every and step != self.plan.steps):
+            return
+        if step == self.plan.start_step and any(event.step == step for event in validation_history(self.outputs.run.events)):
+            return  # the run was stopped after that
+        with self.state.averaged():
+            by_timestep = self._losses()
+        loss = sum(by_timestep.values()) / len(by_timestep)
+        levels = {str(timestep): value for timestep, value in by_timestep.items()}
+        self.outputs.emit(events.Validation(step, epoch, loss, len(self.dataset.items), levels))
+        named = {f"validation/timestep {timestep}": value for timestep, value in by_timestep.items()}
+        self.outputs.trackers.scalars(step, {"validation": loss, **named})
+
+    def _losses(self) -> dict[int, float]:
+        """Mean squared error by timestep, each the mean over the images."""
+        import torch
+
+        levels, device = self.config.validation.noise_levels, self.hardware.device
+        sums = torch.zeros(levels, device=device)
+        batches = self._batches()
+        with self.model.evaluating():
+            for number, probes in enumerate(batches):
+                self.outputs.emit(events.Phase("validating", number, len(batches)))
+                if self.stop():
+                    raise Cancelled
+                errors = squared_errors(self.model, self._build(probes))
+                sums.index_add_(0, torch.tensor([probe.level for probe in probes], device=device), errors)
+        means = (sums / len(self.dataset.items)).tolist()
+        return {timestep_of(level, levels, self.model.timesteps): mean for level, mean in enumerate(means)}
+
+    def _batches(self) -> list[list[_Probe]]:
+        """Every image at every level, in batches of one size."""
+        by_size: dict[tuple[int, int], list[_Probe]] = defaultdict(list)
+        for index, item in enumerate(self.dataset.items):
+            by_size[item.width, item.height] += [_Probe(index, level) for level in range(self.config.validation.noise_levels)]
+        size = self.config.training.batch_size
+        return [probes[start : start + size] for probes in by_size.values() for start in range(0, len(probes), size)]
+
+    def _build(self, probes: list[_Probe]) -> MicroBatch:
+        """Plain noise that depends only on the image's content and the level; the latent is the posterior's mean, the caption whole."""
+        import torch
+
+        section, dataset = self.config.validation, self.dataset
+        items = [dataset.items[probe.item] for probe in probes]
+        captions = [fixed_caption(item, dataset.member(probe.item).training) for probe, item in zip(probes, items, strict=True)]
+        latents, noises = [], []
+        for probe, item in zip(probes, items, strict=True):
+            mean, _ = self.cache.latent(item)
+            generator = seeding.generator(section.seed, "validation", int(item.sha256[:15], 16), probe.level)
+            latents.append(mean)
+            noises.append(torch.randn(mean.shape, generator=generator))
+        noise = torch.stack(noises)
+        return MicroBatch(
+            latents=torch.stack(latents),
+            noise=noise,
+            input_noise=noise,
+            timesteps=torch.tensor([timestep_of(probe.level, section.noise_levels, self.model.timesteps) for probe in probes]),
+            conditions=[(self.model.tokenize or self.cache.prompt)(caption) for caption in captions],
+            weights=torch.ones(len(probes)),
+            masks=load_masks(dataset, [(probe.item, False) for probe in probes]),
+            framings=[framing(item) for item in items],
+        )
+
+
+def squared_errors(model: TrainedModel, batch: MicroBatch) -> torch.Tensor:
+    """The mean squared error of each image, (batch,) in fp32: no setting of the objective weights it."""
+    inputs = model.to_device(batch, train_text=False)
+    noisy_latents = model.noise_scheduler.add_noise(inputs["latents"], inputs["input_noise"], inputs["timesteps"])
+    prediction = model.predict(noisy_latents, inputs["timesteps"], inputs["conditioning"])
+    target = objective.target(model.noise_scheduler, inputs["latents"], inputs["noise"], inputs["timesteps"])
+    return objective.mean_by_image((prediction.float() - target.float()).square(), inputs["masks"])
 
 
 def timestep_of(level: int, levels: int, count: int) -> int:
     """The timestep of ``level``: the middle of its share of ``count`` timesteps."""
     return (2 * level + 1) * count // (2 * levels)
-
-
-def _losses(job: Job, feed: Feed, learner: Learner) -> dict[int, float]:
-    """Mean squared error by timestep, each the mean over the pictures."""
-    import torch
-
-    section, count = job.config.validation, len(job.held_out.items)
-    sums = torch.zeros(section.noise_levels, device=job.device)
-    batches = _batches(job)
-    with learner.evaluating():
-        for number, probes in enumerate(batches):
-            job.emit(events.Phase("validating", number, len(batches)))
-            if job.stop.is_set():
-                raise Cancelled
-            errors = learner.squared_errors(feed.repairing(partial(_build, probes, job, learner)))
-            sums.index_add_(0, torch.tensor([probe.level for probe in probes], device=job.device), errors)
-    means = (sums / count).tolist()
-    return {timestep_of(level, section.noise_levels, learner.timesteps): mean for level, mean in enumerate(means)}
-
-
-def _batches(job: Job) -> list[list[_Probe]]:
-    """Every picture at every level, in batches of one size."""
-    by_size: dict[tuple[int, int], list[_Probe]] = defaultdict(list)
-    for index, item in enumerate(job.held_out.items):
-        by_size[item.width, item.height] += [_Probe(index, level) for level in range(job.config.validation.noise_levels)]
-    size = job.config.training.batch_size
-    return [probes[start : start + size] for probes in by_size.values() for start in range(0, len(probes), size)]
-
-
-def _build(probes: list[_Probe], job: Job, learner: Learner) -> micro_batch.MicroBatch:
-    """Plain noise that depends on the picture's content and the level alone; the latent is the posterior's mean, the caption whole."""
-    import torch
-
-    section, latents, noises = job.config.validation, [], []
-    items = [job.held_out.items[probe.item] for probe in probes]
-    captions = [fixed_caption(item, job.held_out.member(probe.item).training) for probe, item in zip(probes, items, strict=True)]
-    for probe, item in zip(probes, items, strict=True):
-        mean, _ = job.cache.latent(item)
-        draw = seeding.generator(section.seed, "validation", int(item.sha256[:15], 16), probe.level)
-        latents.append(mean)
-        noises.append(torch.randn(mean.shape, generator=draw))
-    noise = torch.stack(noises)
-    levels = [timestep_of(probe.level, section.noise_levels, learner.timesteps) for probe in probes]
-    return micro_batch.MicroBatch(
-        latents=torch.stack(latents),
-        noise=noise,
-        mixed=noise,
-        timesteps=torch.tensor(levels),
-        conditions=[(learner.tokenize or job.cache.prompt)(caption) for caption in captions],
-        weights=torch.ones(len(probes)),
-        masks=micro_batch.masks(job.held_out, [(probe.item, False) for probe in probes]),
-        framings=[micro_batch.framing(item) for item in items],
-    )

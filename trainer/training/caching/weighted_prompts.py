@@ -1,12 +1,12 @@
-"""Emphasis in validation prompts, ``(word:1.2)``, with ComfyUI's meaning. Captions have none: their brackets are text."""
+"""Emphasis in sample prompts, ``(word:1.2)``, with ComfyUI's meaning. In captions, brackets are text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..core.prompt_syntax import weighted_parts
-from ..families import TextEncoder
+from ...core.prompt_syntax import weighted_parts
+from ...families import TextEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -15,31 +15,36 @@ _WEIGHTED = "\0"  # no caption begins with it
 
 
 def prompt_key(prompt: str) -> str:
-    """What the caches call a validation prompt: its text, or, where parts of it have a weight, something no caption is called."""
+    """The key of a sample prompt in the cache: its text, or, where parts of it have a weight, something that no caption is equal to."""
     parts = weighted_parts(prompt)
     return _WEIGHTED + prompt if any(weight != 1.0 for _, weight in parts) else _text(parts)
 
 
 def prompt_text(prompt: str) -> str:
-    """The words of a validation prompt, without the marks of emphasis."""
+    """The words of a sample prompt, without the syntax of emphasis."""
     return _text(weighted_parts(prompt))
 
 
 def encode_keys(encoder: TextEncoder, keys: Sequence[str]) -> list[dict[str, torch.Tensor]]:
     """One conditioning for each caption or ``prompt_key``, in fp32 on the CPU."""
     weighted = [key.startswith(_WEIGHTED) for key in keys]
-    texts = [prompt_text(key[1:]) if marked else key for key, marked in zip(keys, weighted, strict=True)]
+    texts = [prompt_text(key[1:]) if has_weights else key for key, has_weights in zip(keys, weighted, strict=True)]
     rows = encoder.encode(texts)
     if not any(weighted):
         return rows
     empty = encoder.encode([""])[0]
-    return [weigh(encoder, key[1:], row, empty) if marked else row for key, row, marked in zip(keys, rows, weighted, strict=True)]
+    return [
+        apply_weights(encoder, key[1:], row, empty) if has_weights else row
+        for key, row, has_weights in zip(keys, rows, weighted, strict=True)
+    ]
 
 
-def weigh(encoder: TextEncoder, prompt: str, row: dict[str, torch.Tensor], empty: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def apply_weights(
+    encoder: TextEncoder, prompt: str, row: dict[str, torch.Tensor], empty: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """``row``, the conditioning of ``prompt_text(prompt)``, with the weights of ``prompt``.
 
-    As ComfyUI does it, each token's embedding is moved along its distance from the empty prompt's at the same place (``empty``):
+    As in ComfyUI, each token's embedding z is moved away from, or towards, that of the empty prompt at the same place, e (``empty``):
     ``e + w (z - e)``. The pooled embedding has no weights.
     """
     import torch
@@ -47,7 +52,7 @@ def weigh(encoder: TextEncoder, prompt: str, row: dict[str, torch.Tensor], empty
     weights = [weight for text, weight in weighted_parts(prompt) for _ in range(encoder.count_tokens(text))]
     embeds, base = row["embeds"], empty["embeds"]
     places = torch.ones(len(embeds), 1, dtype=embeds.dtype, device=embeds.device)
-    inside = weights[: len(embeds) - 2]  # the start and the end have no weight, and what is cut off has no place
+    inside = weights[: len(embeds) - 2]  # the start and end tokens have no weight, and tokens that were cut off have no place
     places[1 : 1 + len(inside), 0] = torch.tensor(inside, dtype=embeds.dtype)
     return {**row, "embeds": torch.where(places == 1, embeds, base + places * (embeds - base))}
 
@@ -58,5 +63,5 @@ def is_weighted(key: str) -> bool:
 
 
 def _text(parts: Sequence[tuple[str, float]]) -> str:
-    # one part is kept as it is; between several the tokenizer needs a border, and spaces mean nothing to it
+    # a single part stays as it is; between several the tokenizer needs a border, and spaces mean nothing to it
     return parts[0][0] if len(parts) == 1 else " ".join(text.strip() for text, _ in parts)

@@ -19,7 +19,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 from torch.nn import functional
 
-from .attention import Processor, by_head
+from ..attention_processor import Processor, heads_first
 from .triton_kernels import add, geglu, group_norm, layer_norm
 
 
@@ -29,7 +29,7 @@ def fuse(unet: nn.Module) -> None:
         if (way := _WAYS.get(type(module))) is not None and way.fits(module):  # type: ignore[attr-defined]
             module.__class__ = way
         elif isinstance(module, Attention) and type(module.processor) is AttnProcessor2_0 and Processor.fits(module):
-            module.set_processor(Processor(by_head(functional.scaled_dot_product_attention)))
+            module.set_processor(Processor(heads_first(functional.scaled_dot_product_attention)))
 
 
 class FusedGroupNorm(nn.GroupNorm):

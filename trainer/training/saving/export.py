@@ -10,18 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import lorafile
-from ..adapters.adapter import TEXT_COMPONENTS
-from ..adapters.frozen_lora import tensors_of
-from ..config.run_config import RunConfig
-from ..core.prompt_syntax import unescape
-from ..dataset import Dataset, Item
-from ..dataset.captions.tags import tags_of
-from ..dataset.loading.combine import trigger_phrase
-from ..families import EPSILON, BaseCheckpoint, Family, Prediction
-from ..lorafile.writing.metadata import most_frequent
-from ..runs.run_plan import RunPlan
-from .optimizers import OPTIMIZER_CLASS, learning_rate, optimizer_arguments, text_learning_rate
+from ... import lorafile
+from ...adapters.adapter import TEXT_COMPONENTS
+from ...adapters.frozen_lora import tensors_of
+from ...config.run_config import RunConfig
+from ...core.prompt_syntax import unescape
+from ...dataset import Dataset, Item
+from ...dataset.captions.tags import tags_of
+from ...dataset.loading.combine import trigger_phrase
+from ...families import EPSILON, BaseCheckpoint, Family, Prediction
+from ...lorafile.writing.metadata import most_frequent
+from ...runs.run_plan import RunPlan
+from ..optimizers import OPTIMIZER_CLASS, learning_rate, optimizer_arguments, text_learning_rate
 
 if TYPE_CHECKING:
     import torch

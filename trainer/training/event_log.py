@@ -1,4 +1,4 @@
-"""The training child's connection to its parent: where events go, and how it learns that it should stop."""
+"""The training process's connection to its parent: the event log, and the pipe through which it is asked to stop."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 
 from ..runs.events import Event, encode_event
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _BROKEN_PIPE, _NOT_CONNECTED = 109, 233  # Windows' ERROR_BROKEN_PIPE and ERROR_PIPE_NOT_CONNECTED
 
 
-class Emitter:
-    """Appends events to the run's log; each line is flushed, so that the parent sees it at once. Thread-safe."""
+class EventLog:
+    """Appends events to the run's log. Each line is flushed, so that the parent sees it at once. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _end_line(path)
+        _end_last_line(path)
         self._file = path.open("a", encoding="utf-8", newline="\n")
         self._lock = threading.Lock()
 
@@ -32,22 +32,13 @@ class Emitter:
                 self._file.flush()
 
     def close(self) -> None:
-        """Let go of the log: Windows lets nobody move or delete a folder in which a file is open."""
+        """Close the file: on Windows, nobody can move or delete a folder in which a file is open."""
         with self._lock:
             self._file.close()
 
 
-def _end_line(path: Path) -> None:
-    """A child that was killed in mid-line must not swallow the first event of the next."""
-    with path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-
-
-class Silent(Emitter):
-    """Drops events: what every process but the first uses."""
+class NullEventLog(EventLog):
+    """Drops events: for all processes but the first."""
 
     def __init__(self) -> None:
         pass
@@ -59,12 +50,20 @@ class Silent(Emitter):
         pass
 
 
-def watch_parent(on_stop: Callable[[], None]) -> threading.Thread:
-    """Call ``on_stop`` once when standard input ends.
+def _end_last_line(path: Path) -> None:
+    """A process that was killed while it wrote a line must not swallow the first event of the next process."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
 
-    The parent holds the other end of that pipe and never writes: it closes it to ask for a stop, and the system closes it
-    when the parent dies, so no child outlives ComfyUI. From here on standard input is empty, for processes that are started
-    from this one, too.
+
+def watch_parent(on_stop: Callable[[], None]) -> threading.Thread:
+    """Call ``on_stop`` once, on a thread, when standard input ends.
+
+    The parent holds the other end of that pipe and never writes: it closes it to ask for a stop, and the system closes it when the parent
+    dies, so that no child outlives ComfyUI. From here on standard input is empty, also for processes started by this one.
     """
     standard = sys.stdin.fileno()
     pipe = os.dup(standard)
@@ -82,19 +81,19 @@ def watch_parent(on_stop: Callable[[], None]) -> threading.Thread:
 
 
 def _wait_for_end(pipe: int) -> None:
-    """Until nobody holds the other end of ``pipe``."""
+    """Return when nobody holds the other end of ``pipe``."""
     if sys.platform == "win32":
-        # A thread that waits in a read keeps all others waiting that only ask what kind of file it is, as SciPy's Fortran library does
-        # while it is loaded (github.com/numpy/numpy/issues/24290). A look into the pipe does not wait.
+        # A thread that blocks in a read also blocks every other thread that only asks for the kind of the file, as SciPy's Fortran library
+        # does while it is loaded (github.com/numpy/numpy/issues/24290). Peeking into the pipe does not block.
         import ctypes
         import msvcrt
 
         kernel = ctypes.WinDLL("kernel32", use_last_error=True)
         handle = ctypes.c_void_p(msvcrt.get_osfhandle(pipe))
         while kernel.PeekNamedPipe(handle, None, 0, None, None, None):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         if ctypes.get_last_error() in (_BROKEN_PIPE, _NOT_CONNECTED):
-            return  # else it is no pipe, but a terminal
+            return  # any other error: it is no pipe but a terminal
     with suppress(OSError):
         while os.read(pipe, 4096):
             pass

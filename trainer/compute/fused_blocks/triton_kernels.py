@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import nn
 
-from ..core.diagnosis import first_line
-from .self_check import agrees
+from ...core.diagnosis import first_line
+from ..self_check import functions_agree
 
 _ROWS, _CHANNELS = 64, 64  # of a tile
 _TILES = 16  # whose sums are added up at once
@@ -80,7 +80,7 @@ def works(device: torch.device, dtype: torch.dtype) -> str:
             (wide, geglu, lambda x: x.chunk(2, -1)[0] * nn.functional.gelu(x.chunk(2, -1)[1])),
         ]
         for inputs, ours, plain in pairs:
-            if not agrees(ours, plain, [inputs], 0.02):
+            if not functions_agree(ours, plain, [inputs], 0.02):
                 return "its results are not torch's"
     except Exception as error:
         return first_line(error)

@@ -1,0 +1,1 @@
+"""Latents and prompt embeddings, encoded once and kept on disk."""

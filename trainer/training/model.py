@@ -1,0 +1,129 @@
+"""The models of a run: the denoiser and the text encoders that are trained, with adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..adapters import adapter
+from ..adapters.frozen_lora import merge_into
+from ..adapters.start_from import load_lora
+from ..compute.acceleration import Inputs
+from ..config.run_config import RunConfig
+from ..core import seeding
+from ..core.devices import return_memory
+from ..families import Family, TextSettings
+from .micro_batch import MicroBatch
+from .opened_run import BaseModel, Hardware
+from .text_encoders import TrainedTextEncoders
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class TrainedModel:
+    """The denoiser and, where they are trained, the text encoders, on ``hardware.device``.
+
+    ``network`` is all of them as one model, ``parameters`` are those of its adapters.
+    """
+
+    def __init__(
+        self, denoiser: Any, text: TrainedTextEncoders | None, family: Family, noise_scheduler: Any, accelerator: Any, hardware: Hardware
+    ) -> None:
+        self.denoiser, self._text, self._family, self._hardware = denoiser, text, family, hardware
+        self.noise_scheduler, self._accelerator = noise_scheduler, accelerator
+        self.network = adapter.as_one_model(denoiser.to(hardware.device).train(), text.modules if text else {})
+        self.pairs = list(adapter.pairs(self.network))
+        self.parameters = adapter.parameters(self.network)
+
+    @property
+    def timesteps(self) -> int:
+        """The number of noise levels."""
+        return int(self.noise_scheduler.config.num_train_timesteps)
+
+    @property
+    def tokenize(self) -> Callable[[str], dict[str, torch.Tensor]] | None:
+        """Turns a caption into token ids, where the text encoder is trained; None: batches have conditionings."""
+        return None if self._text is None else self._text.tokens
+
+    def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor] | None:
+        """The conditioning of ``prompt`` with the current weights of the text encoder; None where the cache has it instead."""
+        return None if self._text is None else self._text.prompt(prompt, self._accelerator.autocast())
+
+    def to_device(self, batch: MicroBatch, *, train_text: bool) -> Inputs:
+        """``batch`` on the device, with the conditioning in the form that the denoiser takes. ``train_text``: token ids are encoded with
+        gradients."""
+        device = self._hardware.device
+        names = ("latents", "noise", "input_noise", "timesteps", "weights", "masks")
+        tensors = {name: getattr(batch, name) for name in names}
+        conditions = batch.conditions
+        if self._text is not None:
+            with self._accelerator.autocast():
+                conditions = self._text.conditions(batch.conditions, training=train_text)
+        return {
+            **{name: None if tensor is None else tensor.to(device, non_blocking=True) for name, tensor in tensors.items()},
+            "conditioning": self._family.denoiser_inputs(conditions, batch.framings, device, self._hardware.dtype),
+        }
+
+    def predict(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, Any]) -> torch.Tensor:
+        """The denoiser's prediction, (batch, 4, h, w)."""
+        with self._accelerator.autocast():
+            inputs = noisy_latents.to(self._hardware.dtype)
+            predicted: torch.Tensor = self.denoiser(inputs, timesteps, **conditioning, return_dict=False)[0]
+        return predicted
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, there is no dropout and no gradient."""
+        import torch
+
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.network.train()
+
+
+def load_model(
+    config: RunConfig,
+    base: BaseModel,
+    hardware: Hardware,
+    text_settings: TextSettings,
+    accelerator: Any,
+    prepare: Callable[[nn.Module], None],
+    *,
+    starts_from_lora: bool,
+) -> TrainedModel:
+    """Load the models of ``base`` and put adapters in. ``prepare`` may change the frozen denoiser before that.
+
+    ``starts_from_lora``: the adapters start with the weights of ``base.lora``.
+    """
+    network, training, family = config.network, config.training, base.family
+    weights = base.denoiser_weights.take_result() if base.denoiser_weights else None
+    denoiser = family.load_denoiser(base.checkpoint, hardware.dtype, weights)
+    merge_into({"unet": denoiser}, base.frozen_denoiser_lora)
+    prepare(denoiser)
+    if network.unet:
+        targets = family.denoiser_targets(denoiser, network.targets)
+        adapter.adapt(denoiser, targets, network, seeding.derive_seed(training.seed, "weights") % 2**32)
+    text = _load_text_encoders(config, base, text_settings, hardware) if network.text_encoder else None
+    # gradients are averaged for all trained models at once (``average_over_processes``), so that DDP need not wrap any
+    prepared = accelerator.prepare_model(denoiser.to(hardware.device), evaluation_mode=hardware.processes.world_size > 1)
+    model = TrainedModel(prepared, text, family, family.noise_scheduler(base.prediction), accelerator, hardware)
+    return_memory(hardware.device)
+    if starts_from_lora:
+        load_lora(model.network, Path(config.base.lora), network)
+    return model
+
+
+def _load_text_encoders(config: RunConfig, base: BaseModel, settings: TextSettings, hardware: Hardware) -> TrainedTextEncoders:
+    encoder = base.family.load_text_encoder(base.checkpoint, hardware.dtype, hardware.device, settings)
+    checkpointing = config.training.gradient_checkpointing
+    text = TrainedTextEncoders(encoder, base.family, config.network, config.training.seed, checkpointing=checkpointing)
+    for model in text.modules.values():
+        model.to(hardware.device)  # adapters are made on the CPU, so that a seed means the same on every device
+    return text

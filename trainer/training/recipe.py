@@ -1,0 +1,252 @@
+"""The recipe: train a LoRA, from the caches to the exported file. ``train`` is the loop, and the methods below it are one training step.
+
+The step is plain, eager PyTorch, and complete as it is. What makes it faster or smaller is an acceleration
+(``compute/acceleration.py``): it may change the frozen denoiser before adapters are put in, and it may wrap ``forward_backward``.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..adapters.ema import Ema
+from ..adapters.norms import limit_norms, weight_norms
+from ..compute import accelerations
+from ..compute.acceleration import Context, EagerPass, ForwardBackward, Inputs
+from ..compute.denoiser_setup import prepare_denoiser
+from ..config.run_config import RunConfig
+from ..core import seeding
+from ..core.errors import Cancelled
+from ..core.gpu_sync import StepLimiter
+from ..objective import objective
+from ..runs import events
+from ..runs.run_folder import RunFolder
+from ..runs.run_times import start_day
+from ..runs.states import state_folder
+from .batch_loader import BatchLoader, StepBatch
+from .caching.cache import RepairingCache
+from .distributed import average_over_processes, make_accelerator
+from .event_log import EventLog
+from .fill_caches import CacheFiller
+from .micro_batch import MicroBatch
+from .model import load_model
+from .monitoring.outputs import Outputs
+from .monitoring.preview_images import PreviewImages
+from .monitoring.step_log import StepLog, StepMetrics, divergence_error
+from .monitoring.trackers import Trackers, open_trackers
+from .monitoring.validation import Validation
+from .open_run import open_run
+from .optimizers import current_learning_rate, learning_rate, make_optimizer, make_schedule
+from .saving.checkpointer import Checkpointer
+from .saving.export import Exporter
+from .text_encoders import text_encoder_steps
+from .train_state import TrainState
+
+if TYPE_CHECKING:
+    import torch
+
+_NORMS_EVERY = 10  # steps: measuring takes hundreds of small products, a hundredth of a step on a fast GPU
+
+
+class TrainingRecipe:
+    """Trains one run. The constructor opens what it needs, ``train`` does the rest. Raises UserError, and Cancelled after a stop."""
+
+    def __init__(self, run: RunFolder, config: RunConfig, emit: EventLog, stop: threading.Event) -> None:
+        self.run, self.emit, self.stop = run, emit, stop
+        self.opened = open_run(run, config, emit)
+        self.config, self.plan, self.hardware = self.opened.config, self.opened.plan, self.opened.hardware
+        self.writes = self.hardware.processes.is_main  # the other processes write no files
+        self.lock = threading.Lock()  # held while the state changes, and while it is saved
+        self.checkpointer: Checkpointer | None = None  # before the models are loaded, there is no state worth saving
+
+    def train(self) -> None:
+        """Fill caches, load models, train with previews and checkpoints, export."""
+        import torch
+
+        self.emit(events.Plan.of(self.plan))
+        checkpointer = self.setup()
+        state, plan = self.state, self.plan
+        if state.step % plan.steps_per_epoch == 0 or state.step == plan.steps:  # at the start, or stopped before an epoch's previews
+            self.evaluate(-(-state.step // plan.steps_per_epoch))
+        checkpointer.save_missing_lora()
+        self.emit(events.Phase("training", state.step, plan.steps))
+        with closing(self.batch_loader.steps(state.step, self.model.timesteps, self.model.tokenize)) as batches:
+            self.step_log.start_clock()
+            for batch in batches:
+                metrics = self.compute_gradients(batch)
+                self.update_weights(batch, metrics)
+                self.step_log.report()
+                if checkpointer.is_due():
+                    checkpointer.save_state()
+                if batch.ends_epoch or state.step == plan.steps:
+                    self.evaluate(batch.epoch + 1)
+                if checkpointer.is_due():
+                    checkpointer.save_lora()
+                if self.stop.is_set():
+                    raise Cancelled
+                self.step_log.start_clock()
+        checkpointer.finish()
+        if self.hardware.device.type == "cuda":
+            torch.cuda.synchronize()  # a process that ends too early leaves the others waiting for its gradients
+
+    # One training step
+
+    def compute_gradients(self, batch: StepBatch) -> StepMetrics:
+        """The gradients of a step: forward and backward passes over all micro-batches, averaged over the processes, clipped."""
+        import torch
+
+        loss = torch.zeros((), device=self.hardware.device)
+        for index, micro_batch in enumerate(batch.micro_batches):
+            self.seed_dropout(index)
+            for part in micro_batch.split(self.config.training.micro_batch_size):
+                loss += self.forward_backward(part)
+        loss = average_over_processes(self.accelerator, loss, self.model.parameters)
+        grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters, self.config.optimizer.max_grad_norm or math.inf)
+        return StepMetrics(loss, grad_norm.detach(), current_learning_rate(self.optimizer))
+
+    def forward_backward_eagerly(self, batch: MicroBatch) -> torch.Tensor:
+        """Add the gradients of one micro-batch to ``.grad``; its weighted loss. ``forward_backward`` is this, or what accelerations made
+        of it."""
+        loss = batch.weighted(self.compute_loss(self.to_device(batch)))
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def to_device(self, batch: MicroBatch) -> Inputs:
+        """``batch`` on the device, with its prompts encoded."""
+        return self.model.to_device(batch, train_text=self.state.step < text_encoder_steps(self.config, self.plan.steps))
+
+    def compute_loss(self, inputs: Inputs) -> torch.Tensor:
+        """Add noise, predict, compare with the target: the mean loss of a micro-batch."""
+        noise_scheduler, timesteps = self.model.noise_scheduler, inputs["timesteps"]
+        noisy_latents = noise_scheduler.add_noise(inputs["latents"], inputs["input_noise"], timesteps)
+        prediction = self.model.predict(noisy_latents, timesteps, inputs["conditioning"])
+        target = objective.target(noise_scheduler, inputs["latents"], inputs["noise"], timesteps)
+        return objective.loss(prediction, target, timesteps, inputs["weights"], inputs["masks"], self.config.objective, noise_scheduler)
+
+    def update_weights(self, batch: StepBatch, metrics: StepMetrics) -> None:
+        """Optimiser, schedule, weight norms, moving average. A stop sees the state before all of them or after, never in between."""
+        with self.lock:
+            self.optimizer.step()
+            self.lr_scheduler.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.state.step += 1
+            norms = self.limit_or_measure_norms()
+            if self.ema is not None:
+                self.ema.update(self.state.step)
+            self.gpu_queue.step()
+            self.step_log.record(self.state.step, batch.epoch, batch.images, metrics, norms)
+
+    def limit_or_measure_norms(self) -> torch.Tensor | None:
+        """The weight norms of all modules after this step, (modules,); None in most steps, unless the norms are limited."""
+        if self.config.network.max_norm:
+            return limit_norms(self.model.pairs, self.config.network.max_norm)
+        if self.state.step % _NORMS_EVERY == 0 or self.state.step in (1, self.plan.steps):
+            return weight_norms(self.model.pairs)
+        return None
+
+    def seed_dropout(self, index: int) -> None:
+        """Seed dropout by the place in the run, so that a resumed run drops the same."""
+        import torch
+
+        if self.config.network.dropout:
+            rank = self.hardware.processes.rank
+            place = (self.state.step, index, rank) if rank else (self.state.step, index)
+            torch.manual_seed(seeding.derive_seed(self.config.training.seed, "dropout", *place) % 2**63)
+
+    # Before and between the steps
+
+    def setup(self) -> Checkpointer:
+        """Everything before the first step."""
+        self.accelerator = make_accelerator(self.hardware.device, self.hardware.precision)
+        self.fill_caches()
+        self.emit(events.Phase("loading"))
+        self.load()
+        return self.open_outputs()
+
+    def fill_caches(self) -> None:
+        """Encode images and prompts in the first process, while the others wait; make the loader of batches."""
+        opened, base, hardware = self.opened, self.opened.base, self.hardware
+        filler = CacheFiller(self.config, self.plan, opened.datasets, opened.cache, base, hardware.device, self.emit, self.stop.is_set)
+        if self.writes:
+            filler.warn_of_prompts()
+            filler.fill()
+        self.accelerator.wait_for_everyone()
+        self.cache = RepairingCache(opened.cache, filler.fill)
+        pin_memory = hardware.device.type == "cuda"
+        training_set = opened.datasets.training
+        self.batch_loader = BatchLoader(self.config, self.plan, training_set, self.cache, hardware.processes, pin_memory=pin_memory)
+
+    def load(self) -> None:
+        """Load the models with their adapters, make optimiser and schedule, and restore the saved state of a resumed run."""
+        config, plan, start, base, hardware = self.config, self.plan, self.opened.start, self.opened.base, self.hardware
+        context = Context(config, hardware.device, hardware.dtype, len(plan.buckets), plan.attention, self._warn)
+        enabled = accelerations.enabled(config, plan)
+        prepare = partial(prepare_denoiser, accelerations=enabled, context=context)
+        starts_from_lora = bool(config.base.lora) and start.values is None
+        text_settings = self.opened.cache.text
+        self.model = load_model(config, base, hardware, text_settings, self.accelerator, prepare, starts_from_lora=starts_from_lora)
+        lr = learning_rate(config.optimizer, base.family.learning_rate, config.network.rank)
+        optimizer = make_optimizer(self.model.pairs, config.optimizer, lr)
+        self.lr_scheduler = make_schedule(optimizer, config.optimizer, plan.steps)
+        if hasattr(optimizer, "train"):
+            optimizer.train()  # schedule-free
+        self.optimizer = self.accelerator.prepare(optimizer)
+        named = {name: parameter for pair in self.model.pairs for name, parameter in pair.tensors.items()}
+        self.ema = Ema(named, config.training.ema_decay) if config.training.ema_decay else None
+        self.state = TrainState(self.model.network, optimizer, self.lr_scheduler, self.ema, self.accelerator.scaler, self.lock)
+        if start.values is not None:
+            self.state.restore(start.step, start.values, state_folder(self.run.checkpoints, start.step))
+        self.forward_backward: ForwardBackward = self.forward_backward_eagerly
+        for acceleration in enabled:
+            self.forward_backward = acceleration.wrap(self.forward_backward, self._eager_pass(), context)
+
+    def _eager_pass(self) -> EagerPass:
+        scaler = self.accelerator.scaler
+        return EagerPass(
+            denoiser=self.model.denoiser,
+            network=self.model.network,
+            parameters=self.model.parameters,
+            to_device=self.to_device,
+            loss=self.compute_loss,
+            scale=(lambda loss: loss) if scaler is None else scaler.scale,
+        )
+
+    def open_outputs(self) -> Checkpointer:
+        """Make what writes during the run: step log, validation, previews and checkpoints."""
+        config, plan, opened, base, hardware = self.config, self.plan, self.opened, self.opened.base, self.hardware
+        trackers = open_trackers(self.run, config, opened.datasets.training, base.checkpoint.name, self._warn) if self.writes else []
+        outputs = Outputs(self.run, self.emit, Trackers(trackers, self._warn))
+        diverged = partial(divergence_error, config.optimizer.lr, hardware.precision, self.run.checkpoints, base.checkpoint.name)
+        average = float(opened.start.values["average"]) if opened.start.values else 0.0
+        self.opened = replace(opened, start=replace(opened.start, values=None))  # the models have them now: they may leave memory
+        self.gpu_queue = StepLimiter(hardware.device)
+        self.step_log = StepLog(plan, hardware.device, outputs, self.lock, diverged, average)
+        shared = (config, plan, self.cache, self.model, self.state, hardware, outputs, self.stop.is_set)
+        self.validation = Validation(opened.datasets.held_out, *shared)
+        self.previews = PreviewImages(opened.datasets.training.resolution, base, *shared)
+        exporter = Exporter(
+            config,
+            opened.datasets.training,
+            base.family,
+            base.checkpoint,
+            base.checkpoint.own_identity(opened.cache.folder),
+            plan,
+            start_day(self.run, record=self.writes),
+            base.prediction,
+            base.frozen_lora,
+        )
+        self.checkpointer = Checkpointer(config, plan, self.state, self.step_log, exporter, outputs, diverged, writes=self.writes)
+        return self.checkpointer
+
+    def evaluate(self, epoch: int) -> None:
+        """Validation loss and preview images of the weights after ``epoch``, where they are due. Epoch 0 is the base model."""
+        if self.writes:
+            self.validation.run(epoch)
+            self.previews.make(epoch)
+
+    def _warn(self, message: str) -> None:
+        self.emit(events.Warning_(message))
