@@ -1,10 +1,11 @@
 """What a run takes until its first step when everything is cached, and what for.
 
-    python benchmarks/start.py CHECKPOINT DATASET [--precision bf16] [--device cpu] [--times 3]
+    python benchmarks/start.py CHECKPOINT DATASET [--precision bf16] [--device cpu] [--memory auto] [--times 3]
 
 Trains one step to fill the caches, then one as often as asked, each with another seed, through the launcher as ever. DATASET is a
-prepared folder, as Dataset Prep makes it. Prints a line for each start and one of medians, in seconds from the start of the child:
+prepared folder, as Dataset Prep makes it. Prints a line for each start and one of medians, in seconds:
 
+- prepare: the parent opens dataset and checkpoint, and fills in the memory preset, if there is one;
 - imports: until torch and accelerate are loaded and the child says its first word;
 - plan: diffusers and peft are imported, the run is planned, its caches are found full;
 - load: the rest of the UNet's reading, which begins beside the plan, is waited for, and LoRA is put in;
@@ -32,7 +33,7 @@ from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
 
-PARTS = ("imports", "plan", "load", "step")
+PARTS = ("prepare", "imports", "plan", "load", "step")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--memory", default="none", choices=run_config.MEMORY_PRESETS)
     parser.add_argument("--times", type=int, default=3)
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="animelora-start-") as runs:
@@ -68,23 +70,24 @@ def start(chosen: argparse.Namespace, runs: Path, seed: int) -> list[float]:
         "network": {"rank": 8, "alpha": 8.0},
         "training": {
             **{"epochs": 1, "max_steps": 1, "batch_size": 1, "gradient_accumulation": 1, "checkpoint_every": 0},
-            **{"precision": chosen.precision, "device": chosen.device, "seed": seed},
+            **{"precision": chosen.precision, "device": chosen.device, "memory": chosen.memory, "seed": seed},
         },
         "sample": {"every_epochs": 0},
         "output": {"runs": str(runs), "tensorboard": False},
     }
-    began: list[float] = []
     told: list[events.Event] = []
-    launcher.train(prepare_run(run_config.parse(data)), on_event=told.append, before_start=lambda: began.append(time.time()))
-    return split(began[0], told)
+    child_started: list[float] = []
+    began = time.time()
+    launcher.train(prepare_run(run_config.parse(data)), on_event=told.append, before_start=lambda: child_started.append(time.time()))
+    return split(began, child_started[0], told)
 
 
-def split(began: float, told: list[events.Event]) -> list[float]:
-    """Seconds between what a child told that was started at ``began`` (seconds since the epoch), for each of ``PARTS``."""
+def split(began: float, child_started: float, told: list[events.Event]) -> list[float]:
+    """Seconds of each of ``PARTS``, from the times at which the run and its child began (in seconds since 1970) and the child's events."""
     loading = [event.time for event in told if isinstance(event, events.Phase) and event.phase == "loading"]
     training = next(event.time for event in told if isinstance(event, events.Phase) and event.phase == "training")
     first = next(event.time for event in told if isinstance(event, events.Step))
-    return [after - before for before, after in pairwise((began, loading[0], loading[-1], training, first))]
+    return [after - before for before, after in pairwise((began, child_started, loading[0], loading[-1], training, first))]
 
 
 if __name__ == "__main__":

@@ -127,14 +127,14 @@ def test_a_start_is_split_by_what_the_child_told() -> None:
     told: list[events.Event] = [events.Phase(name, time=moment) for name, moment in (("loading", 101.0), ("loading", 103.5))]
     told[1:1] = [events.Phase("caching prompts", time=103.0)]
     told += [events.Phase("training", 0, 1, time=105.5), events.Step(**_STEP | {"time": 109.5}), events.Step(**_STEP | {"time": 110.0})]
-    assert start.split(100.0, told) == [1.0, 2.5, 2.0, 4.0]
+    assert start.split(99.5, 100.0, told) == [0.5, 1.0, 2.5, 2.0, 4.0]
 
 
 @pytest.mark.long
 def test_the_parts_of_a_start_are_printed(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start.main([str(tiny_checkpoint), str(growth.make_dataset(tmp_path, 2)), "--device", "cpu", "--precision", "fp32", "--times", "1"])
     heads, _, one, median = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
-    assert heads == ["start", "imports", "plan", "load", "step", "all"]
+    assert heads == ["start", "prepare", "imports", "plan", "load", "step", "all"]
     assert (one[0], median[0]) == ("1", "median") and one[1:] == median[1:]
     assert all(float(seconds) > 0 for seconds in one[1:])
     assert sum(map(float, one[1:-1])) == pytest.approx(float(one[-1]), abs=0.25)
