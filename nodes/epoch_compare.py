@@ -12,7 +12,7 @@ from .shared.failures import canvas_errors
 from .shared.files.saved_steps import chosen_run, labels, run_names, run_state, saved_loras, select_steps
 from .shared.grids.render_grid import CellSettings, GridSettings, prompt_fields, render_grid, sample_cells, sampling_fields
 from .shared.inputs.prompts import for_prompt, lines, numbers, with_trigger_words
-from .shared.inputs.socket_types import FROM_INPUT, LORA
+from .shared.inputs.socket_types import LORA, LORA_INPUT
 from .shared.inputs.sockets import require
 from .shared.loras.chosen_lora import inspect, made_for
 from .shared.schema import field, result, schema
@@ -37,8 +37,8 @@ class EpochCompare(io.ComfyNode):
                     io.Combo,
                     "run",
                     "The training run. Ignored while the lora input is connected.",
-                    options=[FROM_INPUT, *run_names()],
-                    default=FROM_INPUT,
+                    options=[LORA_INPUT, *run_names()],
+                    default=LORA_INPUT,
                 ),
                 *prompt_fields(),
                 field(
@@ -73,7 +73,7 @@ class EpochCompare(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, run: str = FROM_INPUT, **_: Any) -> str:
+    def fingerprint_inputs(cls, run: str = LORA_INPUT, **_: Any) -> str:
         """Changes when the chosen run saves another LoRA."""
         return run_state(run)
 

@@ -18,7 +18,7 @@ from .shared import written_files
 from .shared.failures import canvas_errors
 from .shared.files.folders import exports_dir, lora_names
 from .shared.files.images import to_pil
-from .shared.inputs.socket_types import FROM_INPUT, LORA, LoraHandle
+from .shared.inputs.socket_types import LORA, LORA_INPUT, LoraHandle
 from .shared.inputs.sockets import allow
 from .shared.loras.chosen_lora import chosen_lora, inspect, menu_state
 from .shared.schema import field, result, schema
@@ -46,8 +46,8 @@ class ExportLora(io.ComfyNode):
                     io.Combo,
                     "lora_name",
                     "The LoRA to export. Ignored while the lora input is connected.",
-                    options=[FROM_INPUT, *lora_names()],
-                    default=FROM_INPUT,
+                    options=[LORA_INPUT, *lora_names()],
+                    default=LORA_INPUT,
                 ),
                 field(
                     io.String,
@@ -127,7 +127,7 @@ class ExportLora(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, file_name: str | None = None, **_: Any) -> str:
+    def fingerprint_inputs(cls, lora_name: str = LORA_INPUT, file_name: str | None = None, **_: Any) -> str:
         """Changes when the chosen file is replaced or the exported one is deleted."""
         return menu_state(lora_name) + written_files.fingerprint(_NODE, file_name)
 

@@ -11,7 +11,7 @@ from .shared.browser import show_text, show_used_lora
 from .shared.failures import canvas_errors
 from .shared.files.folders import listed_lora, lora_names
 from .shared.inputs.prompts import for_prompt
-from .shared.inputs.socket_types import FROM_INPUT, LORA
+from .shared.inputs.socket_types import LORA, LORA_INPUT
 from .shared.inputs.sockets import require
 from .shared.loras.apply_lora import apply_lora
 from .shared.loras.chosen_lora import chosen_lora, inspect, made_for, menu_state
@@ -38,8 +38,8 @@ class LoadLora(io.ComfyNode):
                     io.Combo,
                     "lora_name",
                     "A LoRA from models/loras. Ignored while the lora input is connected.",
-                    options=[FROM_INPUT, *lora_names()],
-                    default=FROM_INPUT,
+                    options=[LORA_INPUT, *lora_names()],
+                    default=LORA_INPUT,
                 ),
                 field(
                     io.Float,
@@ -70,7 +70,7 @@ class LoadLora(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, **_: Any) -> str:
+    def fingerprint_inputs(cls, lora_name: str = LORA_INPUT, **_: Any) -> str:
         """Changes when the chosen file is replaced, so that a LoRA that was trained again under the same name is read again."""
         return menu_state(lora_name)
 
@@ -79,7 +79,7 @@ class LoadLora(io.ComfyNode):
         cls,
         model: Any,
         clip: Any,
-        lora_name: str = FROM_INPUT,
+        lora_name: str = LORA_INPUT,
         strength_model: float = 1.0,
         strength_clip: float = 1.0,
         lora: Any = None,

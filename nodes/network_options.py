@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.core.files.reading import file_stamp
-from .load_lora import chosen_lora
 from .shared.failures import canvas_errors
 from .shared.files.folders import lora_names, lora_path
 from .shared.inputs.socket_types import LORA, TRAIN_OPTIONS
+from .shared.loras.chosen_lora import chosen_lora
 from .shared.options import earlier, extended
 from .shared.schema import field, inputs, result, schema
 from .shared.training_widgets import NETWORK_OPTIONS_WIDGETS, NO_LORA

@@ -17,7 +17,7 @@ from .shared.browser import report_new_lora, show_text
 from .shared.failures import canvas_errors
 from .shared.files.folders import loras_dir
 from .shared.files.saved_steps import chosen_run, labels, run_names, run_state, saved_loras, select_steps
-from .shared.inputs.socket_types import FROM_INPUT, LORA, LoraHandle
+from .shared.inputs.socket_types import LORA, LORA_INPUT, LoraHandle
 from .shared.loras.chosen_lora import inspect
 from .shared.schema import field, result, schema
 
@@ -40,8 +40,8 @@ class PickEpoch(io.ComfyNode):
                     io.Combo,
                     "run",
                     "The training run. Ignored while the lora input is connected.",
-                    options=[FROM_INPUT, *run_names()],
-                    default=FROM_INPUT,
+                    options=[LORA_INPUT, *run_names()],
+                    default=LORA_INPUT,
                 ),
                 field(
                     io.Int,
@@ -68,7 +68,7 @@ class PickEpoch(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, run: str = FROM_INPUT, save_as: str | None = None, **_: Any) -> str:
+    def fingerprint_inputs(cls, run: str = LORA_INPUT, save_as: str | None = None, **_: Any) -> str:
         """Changes when the chosen run saves another LoRA or the copy is deleted."""
         return run_state(run) + written_files.fingerprint(_NODE, save_as)
 

@@ -13,7 +13,7 @@ from .shared.files.folders import lora_names
 from .shared.files.images import to_pil
 from .shared.grids.render_grid import CellSettings, GridSettings, prompt_fields, render_grid, sample_cells, sampling_fields
 from .shared.inputs.prompts import for_prompt, lines, numbers, with_trigger_words
-from .shared.inputs.socket_types import FROM_INPUT, LORA
+from .shared.inputs.socket_types import LORA, LORA_INPUT
 from .shared.inputs.sockets import allow, require
 from .shared.loras.chosen_lora import chosen_lora, inspect, made_for, menu_state
 from .shared.schema import field, result, schema
@@ -38,8 +38,8 @@ class StyleCompare(io.ComfyNode):
                     io.Combo,
                     "lora_name",
                     "The LoRA to compare. Ignored while the lora input is connected.",
-                    options=[FROM_INPUT, *lora_names()],
-                    default=FROM_INPUT,
+                    options=[LORA_INPUT, *lora_names()],
+                    default=LORA_INPUT,
                 ),
                 *prompt_fields(),
                 field(
@@ -86,7 +86,7 @@ class StyleCompare(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str = FROM_INPUT, **_: Any) -> str:
+    def fingerprint_inputs(cls, lora_name: str = LORA_INPUT, **_: Any) -> str:
         """Changes when the chosen file is replaced."""
         return menu_state(lora_name)
 

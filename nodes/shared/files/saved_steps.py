@@ -12,7 +12,7 @@ from ....trainer.runs import events
 from ....trainer.runs.run_folder import read_events_of
 from ....trainer.runs.states import state_folders
 from ..inputs.prompts import numbers
-from ..inputs.socket_types import FROM_INPUT, as_lora
+from ..inputs.socket_types import LORA_INPUT, as_lora
 from .folders import runs_dir
 
 
@@ -34,7 +34,7 @@ def run_names() -> list[str]:
 
 def run_state(name: str) -> str:
     """A text that changes when the run of a menu entry saves another LoRA; empty for a run from the socket."""
-    if name == FROM_INPUT:
+    if name == LORA_INPUT:
         return ""
     return " ".join(f"{path.name} {file_stamp(path)}" for path in saved_loras(_run_path(name)).values())
 
@@ -46,7 +46,7 @@ def chosen_run(name: str, connected: Any) -> Path:
         if not folder:
             raise UserError("The connected LoRA was not trained here.", "Connect the lora output of Train LoRA.", kind="lora")
         return Path(folder)
-    if name == FROM_INPUT:
+    if name == LORA_INPUT:
         raise UserError("No training run was chosen.", "Choose one from the list, or connect the lora output of Train LoRA.", kind="lora")
     return _run_path(name)
 

@@ -72,7 +72,7 @@ class TrainOptions:
     settings: str
 
 
-FROM_INPUT = "(lora input)"  # the menu entry that stands for a connected LORA socket
+LORA_INPUT = "(lora input)"  # the menu entry that stands for a connected LORA socket
 DATASET = io.Custom("DATASET")
 DATASET_OPTIONS = io.Custom("ANIMELORA_DATASET_OPTIONS")
 TRAIN_OPTIONS = io.Custom("ANIMELORA_TRAIN_OPTIONS")

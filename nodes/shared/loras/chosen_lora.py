@@ -8,13 +8,13 @@ from typing import Any
 
 from ....trainer.core.errors import UserError
 from ..files.folders import lora_path
-from ..inputs.socket_types import FROM_INPUT, as_lora
+from ..inputs.socket_types import LORA_INPUT, as_lora
 from .cards import file_states
 
 
 def menu_state(name: str) -> str:
     """A text that changes when the file of a menu entry, or a file beside it, is replaced; empty for a LoRA from the socket."""
-    return "" if name == FROM_INPUT else str(file_states(lora_path(name)))
+    return "" if name == LORA_INPUT else str(file_states(lora_path(name)))
 
 
 def chosen_lora(name: str, connected: Any) -> Path:
@@ -28,7 +28,7 @@ def chosen_lora(name: str, connected: Any) -> Path:
                 kind="lora",
             )
         return path
-    if name == FROM_INPUT:
+    if name == LORA_INPUT:
         raise UserError("No LoRA was chosen.", "Choose one from the list, or connect the lora output of Train LoRA.", kind="lora")
     return lora_path(name)
 

@@ -26,11 +26,12 @@ PREFIX = [f"lora_unet_{name.replace('.', '_')}" for name in (LINEAR, CONVOLUTION
 pytestmark = pytest.mark.comfyui
 
 
-_NEWEST, *_OLDER = [*find_comfyuis()] or [None]
-_PLACES = [_NEWEST, *(pytest.param(each, marks=pytest.mark.long) for each in _OLDER)]
+_INSTALLED = find_comfyuis()
+_NEWEST = _INSTALLED[0] if _INSTALLED else None
+_PLACES = [_NEWEST, *(pytest.param(each, marks=pytest.mark.long) for each in _INSTALLED[1:])]
 
 
-@pytest.fixture(scope="module", params=_PLACES, ids=[each.version for each in find_comfyuis()] or ["none"])
+@pytest.fixture(scope="module", params=_PLACES, ids=[each.version for each in _INSTALLED] or ["none"])
 def place(request: pytest.FixtureRequest) -> ComfyUI:
     """Each available ComfyUI."""
     found: ComfyUI = request.param
