@@ -67,7 +67,7 @@ class EagerPass:
 class Acceleration:
     """Base class: every method may be left as it is."""
 
-    title = ""  # how messages call it
+    title: str = ""  # its name in messages
 
     def is_wanted(self, context: Context) -> bool:
         """Whether the settings ask for it or leave the choice open, and it makes sense on this device. Cheap."""

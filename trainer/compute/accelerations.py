@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ..config.run_config import RunConfig
+from ..core.messages import Message
 from ..runs.run_plan import RunPlan
 from . import torch_private
 from .acceleration import Acceleration, Context
@@ -81,5 +82,5 @@ def warnings(context: Context) -> list[str]:
         else:
             continue
         if reason:
-            messages.append(f"Training runs without {acceleration.title}, at normal speed: {reason}.")
+            messages.append(Message("Training runs without ", acceleration.title, f", at normal speed: {reason}."))
     return messages

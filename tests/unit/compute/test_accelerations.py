@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trainer.runs.run_plan import RunPlan
 
 # settings that ask for as many accelerations as a CPU has
 BF16: dict[str, Any] = {"training.precision": "bf16", "training.gradient_accumulation": 1, "training.max_steps": 2}
+ROOT = Path(__file__).resolve().parents[3]
 NAMES = list(accelerations._CLASSES)
 APIS = [(acceleration, api) for acceleration, apis in torch_private.APIS.items() for api in apis]
 
@@ -42,8 +44,6 @@ def remove(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     for name in names:
         module = f"trainer.compute.{accelerations._CLASSES[name].partition(':')[0]}"
         monkeypatch.delitem(accelerations._CLASSES, name)
-        if name == "attention":
-            continue  # others use its file, too
         for loaded in [loaded for loaded in sys.modules if loaded == module or loaded.startswith(f"{module}.")]:
             monkeypatch.delitem(sys.modules, loaded)
         monkeypatch.setitem(sys.modules, module, None)
@@ -83,6 +83,22 @@ def test_a_missing_private_api_turns_an_acceleration_off_with_a_warning(name: st
     assert acceleration.is_on(config, plan) and acceleration not in accelerations.enabled(config, plan)
     (warning,) = [message for message in accelerations.warnings(context) if acceleration.title in message]
     assert f"this version of torch has no torch.{api}" in warning
+
+
+def test_only_its_own_files_import_an_acceleration() -> None:
+    """Whoever deletes the file or folder of an acceleration, and its line, leaves no import behind."""
+    modules = {f"trainer.compute.{path.partition(':')[0]}" for path in accelerations._CLASSES.values()}
+    for file in (ROOT / "trainer").rglob("*.py"):
+        package = ".".join(file.relative_to(ROOT).parent.parts)
+        own = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            for imported in [source, *(f"{source}.{alias.name}" for alias in node.names)]:
+                found = [module for module in modules if imported == module or imported.startswith(f"{module}.")]
+                assert not found or own.startswith(found[0]), f"{file} imports {imported}"
 
 
 def hide(api: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ...config.run_config import RunConfig
+from ...core.messages import Message, Setting
 from ...runs.run_plan import RunPlan
 from ..acceleration import Acceleration, Context
 from ..denoiser_setup import channels_last
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class FusedBlocks(Acceleration):
     """``training.fused``."""
 
-    title = "fused kernels (training.fused)"
+    title = Message("fused kernels (", Setting("training.fused"), ")")
 
     def is_wanted(self, context: Context) -> bool:
         """On a GPU, channels last; not for a compiler, which fuses by itself."""
