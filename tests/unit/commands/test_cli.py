@@ -33,7 +33,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert len(out.splitlines()) > 5
 
 
-def test_the_main_help_names_every_command_and_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_main_help_names_every_command_and_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     out, _ = said(capsys)
@@ -69,7 +69,7 @@ def config_file(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> 
     return path
 
 
-def test_a_dry_run_prints_the_plan_as_json_and_makes_nothing(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_plan_as_json(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(config_file), "--dry-run", "--json", "--set", "training.epochs=4"]) == 0
     plan = json.loads(said(capsys)[0])
     assert (plan["images"], plan["steps"], plan["steps_per_epoch"], plan["modules"], plan["precision"]) == (6, 12, 3, 192, "fp32")
@@ -77,7 +77,7 @@ def test_a_dry_run_prints_the_plan_as_json_and_makes_nothing(config_file: Path, 
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_dry_run_prints_a_table_for_people(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_a_table(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(config_file), "--dry-run"]) == 0
     out, _ = said(capsys)
     assert "6 images" in out
@@ -101,7 +101,7 @@ def test_a_dry_run_prints_a_table_for_people(config_file: Path, capsys: pytest.C
         (["info", "/no/such/lora.safetensors"], "lora.safetensors"),
     ],
 )
-def test_an_error_is_told_in_two_lines_and_the_status_is_1(
+def test_an_error_prints_a_message_and_a_hint_and_exits_with_1(
     arguments: list[str], word: str, config_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
@@ -116,7 +116,7 @@ def test_an_error_is_told_in_two_lines_and_the_status_is_1(
     assert "Traceback" not in err
 
 
-def test_pictures_are_written_with_and_without_a_lora(
+def test_sample_writes_images_with_and_without_a_lora(
     tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import numpy as np
@@ -141,5 +141,5 @@ def test_pictures_are_written_with_and_without_a_lora(
     ("count", "words", "expected"),
     [(1, ("image",), "1 image"), (0, ("image",), "0 images"), (2, ("entry", "entries"), "2 entries"), (1, ("entry", "entries"), "1 entry")],
 )
-def test_counts_are_written_as_people_write_them(count: int, words: tuple[str, ...], expected: str) -> None:
+def test_counts_use_the_plural(count: int, words: tuple[str, ...], expected: str) -> None:
     assert plural(count, *words) == expected

@@ -47,7 +47,7 @@ def sample(base: Path, lora: Path, out: Path, *more: str) -> npt.NDArray[np.int_
     return pixels(next(out.glob("*.png")))
 
 
-def test_an_image_is_the_run_s_own_validation_image(
+def test_sample_reproduces_the_preview_image_of_the_run(
     trained: tuple[Path, Path], shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lora, last = trained
@@ -60,7 +60,7 @@ def test_an_image_is_the_run_s_own_validation_image(
         assert np.abs(sample(shallow_checkpoint, lora, tmp_path / f"{number}", *more) - own).mean() > 4, more
 
 
-def test_the_checkpoint_s_own_word_counts_more_than_the_lora_s(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_prediction_type_of_the_checkpoint_overrides_that_of_the_lora(shallow_checkpoint: Path, tmp_path: Path) -> None:
     family, plain = family_named("sd1"), open_checkpoint(str(shallow_checkpoint))
     save_file({**load_file(shallow_checkpoint), "v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, tmp_path / "v.safetensors")
     marked = open_checkpoint(str(tmp_path / "v.safetensors"))
@@ -79,7 +79,7 @@ def test_the_checkpoint_s_own_word_counts_more_than_the_lora_s(shallow_checkpoin
 
 
 @pytest.mark.parametrize(("steps", "strength"), [(20, 0.3), (20, 0.5), (20, 0.65), (7, 0.9), (4, 1.0)])
-def test_strength_is_comfyui_s_denoise(steps: int, strength: float) -> None:
+def test_strength_means_the_same_as_denoise_in_comfyui(steps: int, strength: float) -> None:
     """KSampler: of int(steps / denoise) noise levels of Karras et al. (rho 7) between the model's ends, the last ``steps`` and zero."""
     scheduler = family_named("sd1").sampling_scheduler(karras=True)
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
@@ -95,7 +95,7 @@ def test_strength_is_comfyui_s_denoise(steps: int, strength: float) -> None:
     assert len(scheduler.timesteps) == steps
 
 
-def test_low_strength_keeps_the_image_and_high_strength_does_not(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_low_strength_keeps_the_image_and_high_strength_replaces_it(shallow_checkpoint: Path, tmp_path: Path) -> None:
     photo = make_pictures(tmp_path / "in", 1, size=(70, 67)) / "00.png"
     arguments = ["sample", "--base", str(shallow_checkpoint), "--prompt", "a cat", "--steps", "4", "--image", str(photo)]
     apart = []

@@ -65,7 +65,7 @@ def told_by(probe: Path, *command: object) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("use_cpu", ["true", "false"])
-def test_one_process_has_the_environment_that_accelerate_launch_makes(use_cpu: str, probe: Path, tmp_path: Path) -> None:
+def test_one_process_gets_the_environment_of_accelerate_launch(use_cpu: str, probe: Path, tmp_path: Path) -> None:
     config = written(tmp_path, use_cpu=use_cpu)
     (theirs,) = told_by(probe, "-m", "accelerate.commands.launch", "--config_file", config, probe)
     (ours,) = told_by(probe, probe, "--accelerate", config)
@@ -85,7 +85,7 @@ def test_several_processes_are_started_by_accelerate(probe: Path, tmp_path: Path
     assert [each["arguments"] for each in told] == [["of", "the run"]] * 2
 
 
-def test_garbage_is_looked_for_again_when_training_begins(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_garbage_collection_is_enabled_again_when_training_begins(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     gc.disable()  # as entry.py does
     try:
         trained = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1}))
@@ -98,7 +98,7 @@ def test_garbage_is_looked_for_again_when_training_begins(shallow_checkpoint: Pa
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 @pytest.mark.parametrize("wish", [None, "1"])
-def test_the_child_has_a_thread_for_every_core_or_as_many_as_the_user_says(
+def test_the_child_uses_a_thread_per_core_unless_the_user_sets_the_number(
     wish: str | None,
     device: str,
     probe: Path,

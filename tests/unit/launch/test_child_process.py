@@ -72,7 +72,7 @@ def follow(configured: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return stopped
 
 
-def test_one_that_says_it_is_saving_is_waited_for(follow: Follow) -> None:
+def test_a_child_that_reports_saving_is_waited_for(follow: Follow) -> None:
     seconds = child_process._RESPONSE_SECONDS + 1
     run, told = follow(_SAVES.format(seconds=seconds))
     assert (run.path / "saved").is_file()
@@ -83,7 +83,7 @@ def test_one_that_says_it_is_saving_is_waited_for(follow: Follow) -> None:
     assert stopped.time - saving.time >= seconds - 0.1, "it was told when all was over"
 
 
-def test_one_that_says_nothing_is_killed_and_the_user_learns_where_the_run_goes_on(
+def test_a_silent_child_is_killed_and_the_resume_step_is_reported(
     follow: Follow,
 ) -> None:
     run, told = follow("time.sleep(600)")
@@ -93,7 +93,7 @@ def test_one_that_says_nothing_is_killed_and_the_user_learns_where_the_run_goes_
     assert not (run.path / "saved").exists()
 
 
-def test_saving_has_an_end_too(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_is_limited_in_time(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "SAVING_SECONDS", child_process._RESPONSE_SECONDS + 0.5)
     run, told = follow(_SAVES.format(seconds=600), saved=1)
     warning, stopped = told[-2:]
@@ -112,7 +112,7 @@ thread.join()
 """
 
 
-def test_what_a_child_starts_has_an_empty_standard_input_and_the_end_of_its_own_is_noticed() -> None:
+def test_subprocesses_of_the_child_get_an_empty_standard_input() -> None:
     command = [sys.executable, "-c", _WATCHES.format(root=str(ROOT))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -122,7 +122,7 @@ def test_what_a_child_starts_has_an_empty_standard_input_and_the_end_of_its_own_
 
 
 @pytest.mark.parametrize(("error", "read"), [(109, False), (233, False), (6, True)], ids=["closed", "not connected", "a terminal"])
-def test_on_windows_a_pipe_is_looked_into_and_not_read(error: int, read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_windows_the_pipe_is_peeked_at_and_not_read(error: int, read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """There a thread in a read would stop all others that ask for the pipe's kind. Acted: the calls are those of Windows."""
     looks = iter([1, 1, 0])
     kernel = SimpleNamespace(PeekNamedPipe=lambda handle, *rest: next(looks))

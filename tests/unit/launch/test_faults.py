@@ -72,7 +72,7 @@ def is_full(error: UserError, disk: SmallDisk) -> bool:
 
 
 @pytest.mark.usefixtures("quick_children")
-def test_a_disk_that_fills_while_latents_are_cached(
+def test_a_disk_that_fills_while_caching_latents_is_reported(
     disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
@@ -105,7 +105,7 @@ def test_a_disk_that_fills_before_a_checkpoint_keeps_the_earlier_ones(
 
 
 @pytest.mark.usefixtures("quick_children")
-def test_a_disk_that_is_full_at_the_export_loses_no_step(
+def test_a_full_disk_at_export_loses_no_step(
     disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
@@ -126,7 +126,7 @@ def test_a_disk_that_is_full_at_the_export_loses_no_step(
 
 
 @pytest.mark.usefixtures("quick_children")
-def test_a_full_lora_folder_keeps_the_lora_in_the_run_and_what_was_published(
+def test_a_full_lora_folder_keeps_the_lora_in_the_run_and_earlier_published_files(
     disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
     settings = {**SETTINGS, "output.publish": str(disk.path)}
@@ -190,7 +190,7 @@ def kill_in_mid_write(config: RunConfig, folder: Path, pattern: str) -> None:
 
 @posix
 @pytest.mark.parametrize("moment", ["checkpoint", "export"])
-def test_a_child_killed_in_mid_write_costs_at_most_that_file(
+def test_a_child_killed_while_writing_loses_at_most_that_file(
     moment: str, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
@@ -210,7 +210,7 @@ def test_a_child_killed_in_mid_write_costs_at_most_that_file(
 
 
 @posix
-def test_a_stop_while_a_lora_is_written_leaves_it_whole(
+def test_a_stop_while_a_lora_is_written_leaves_it_complete(
     shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child_process, "_RESPONSE_SECONDS", 60.0)  # it is held in mid-write for a while
@@ -245,7 +245,7 @@ def test_a_stop_while_a_lora_is_written_leaves_it_whole(
 
 @posix
 @pytest.mark.usefixtures("quick_children")
-def test_a_child_that_hangs_is_stopped_and_the_run_goes_on_later(
+def test_a_child_that_hangs_is_stopped_and_the_run_can_resume(
     shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
@@ -267,7 +267,7 @@ def test_a_child_that_hangs_is_stopped_and_the_run_goes_on_later(
 
 @pytest.mark.usefixtures("quick_children")
 @pytest.mark.parametrize("jump", [-10 * 365 * 86_400.0, 10 * 365 * 86_400.0], ids=["back", "forward"])
-def test_a_clock_that_was_set_between_two_starts_changes_nothing(
+def test_setting_the_clock_between_two_starts_changes_nothing(
     jump: float, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)

@@ -109,7 +109,7 @@ def test_a_gpu_that_runs_out_of_memory_names_the_setting_that_helps_most(
     [{"training.gradient_checkpointing": True}, {"training.micro_batch_size": 1}],
     ids=["checkpointing", "one at a time"],
 )
-def test_what_a_run_does_already_is_not_what_would_help_it(
+def test_settings_that_a_run_already_uses_are_not_suggested(
     used: dict[str, object], shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: dict[str, object] = {**SETTINGS, "training.batch_size": 32, **used}
@@ -128,7 +128,7 @@ def test_what_a_run_does_already_is_not_what_would_help_it(
 # numbers
 
 
-def test_a_loss_that_overflows_keeps_the_checkpoint_before_it_and_goes_on_from_there(
+def test_after_a_loss_overflows_the_run_resumes_from_the_checkpoint_before_it(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
@@ -148,7 +148,7 @@ def test_a_loss_that_overflows_keeps_the_checkpoint_before_it_and_goes_on_from_t
     assert train_here(config).run.lora.read_bytes() == expected
 
 
-def test_weights_that_overflow_in_the_step_of_a_checkpoint_do_not_become_one(
+def test_overflowed_weights_are_not_saved_as_a_checkpoint(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
@@ -170,7 +170,7 @@ def test_weights_that_overflow_in_the_step_of_a_checkpoint_do_not_become_one(
 # the dataset
 
 
-def test_a_dataset_that_is_deleted_once_training_goes_on_is_not_needed_any_more(
+def test_a_dataset_that_is_deleted_during_training_is_not_missed(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes, at_step: AtStep
 ) -> None:
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
@@ -181,7 +181,7 @@ def test_a_dataset_that_is_deleted_once_training_goes_on_is_not_needed_any_more(
     assert trained.run.lora.read_bytes() == expected
 
 
-def test_a_dataset_that_is_edited_in_mid_run_trains_as_it_was_and_is_another_run_afterwards(
+def test_a_dataset_edited_during_a_run_is_trained_as_it_was_and_is_a_new_run_afterwards(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes, at_step: AtStep
 ) -> None:
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
@@ -197,7 +197,7 @@ def test_a_dataset_that_is_edited_in_mid_run_trains_as_it_was_and_is_another_run
     assert prepare_run(config).folder.path != trained.run.path
 
 
-def test_a_dataset_that_changes_between_queue_and_child_is_not_trained_under_the_old_name(
+def test_a_dataset_that_changes_before_the_child_starts_is_refused(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
@@ -212,7 +212,7 @@ def test_a_dataset_that_changes_between_queue_and_child_is_not_trained_under_the
     assert "changed while the run was starting" in error.message
 
 
-def test_a_picture_that_was_replaced_by_another_of_its_size_is_named_and_not_cached(
+def test_an_image_replaced_by_another_of_its_size_is_named_and_not_cached(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
@@ -243,7 +243,7 @@ def rewrite(state: Path, values: object) -> None:
     write_sealed(state / "state.json", {**record, "sha256": sha256_file(state / "state.pt")})
 
 
-def test_a_saved_state_with_code_in_it_is_passed_over_and_not_run(stopped: RunConfig, expected: bytes, tmp_path: Path) -> None:
+def test_a_saved_state_that_contains_code_is_skipped_and_never_run(stopped: RunConfig, expected: bytes, tmp_path: Path) -> None:
     run = prepare_run(stopped).folder
     rewrite(run.checkpoints / "step-000006", {"lora": {}, "average": Evil(tmp_path / "it ran")})
     (run.checkpoints / "step-000004" / "state.json").write_text("[" * 100_000, encoding="utf-8")
@@ -255,7 +255,7 @@ def test_a_saved_state_with_code_in_it_is_passed_over_and_not_run(stopped: RunCo
 
 
 @pytest.mark.parametrize("wrong", ["shape", "nan", "type", "empty"])
-def test_a_saved_state_of_another_run_is_refused_by_name(stopped: RunConfig, wrong: str) -> None:
+def test_a_saved_state_of_another_run_is_named_and_not_used(stopped: RunConfig, wrong: str) -> None:
     run = prepare_run(stopped).folder
     state = run.checkpoints / "step-000006"
     values = torch.load(state / "state.pt", weights_only=True)
@@ -274,7 +274,7 @@ def test_a_saved_state_of_another_run_is_refused_by_name(stopped: RunConfig, wro
 
 
 @pytest.mark.parametrize("wrong", ["shape", "nan", "names"])
-def test_a_cached_latent_that_cannot_be_one_is_made_anew(
+def test_an_invalid_cached_latent_is_encoded_again(
     wrong: str, undisturbed: RunFolder, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, expected: bytes
 ) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)

@@ -81,7 +81,7 @@ def wait_until_gone(run: RunFolder, seconds: float) -> bool:
     return False
 
 
-def test_a_run_ends_with_done_and_a_lora_that_holds_something(finished: Finished) -> None:
+def test_a_run_ends_with_done_and_a_lora_that_is_not_empty(finished: Finished) -> None:
     assert isinstance(finished.told[-1], events.Done)
     assert [step.step for step in finished.steps] == list(range(1, STEPS + 1))
     assert not finished.result.reused
@@ -91,17 +91,17 @@ def test_a_run_ends_with_done_and_a_lora_that_holds_something(finished: Finished
     assert any(float(tensor.abs().max()) > 0 for name, tensor in tensors.items() if "lora_up" in name)
 
 
-def test_the_events_that_the_parent_got_are_those_of_the_log(finished: Finished) -> None:
+def test_the_parent_gets_every_event_of_the_log(finished: Finished) -> None:
     assert read_events(finished.result.run_dir / "events.jsonl") == finished.told
 
 
-def test_the_lora_is_published_as_it_is(finished: Finished) -> None:
+def test_the_lora_is_published_unchanged(finished: Finished) -> None:
     assert finished.result.lora.parent == Path(finished.config.output.publish)
     assert finished.result.lora.name == "style.safetensors"
     assert finished.result.lora.read_bytes() == (finished.result.run_dir / "style.safetensors").read_bytes()
 
 
-def test_there_are_validation_images_before_the_first_step_and_after_each_epoch(finished: Finished) -> None:
+def test_preview_images_are_made_before_the_first_step_and_after_each_epoch(finished: Finished) -> None:
     assert [(image.epoch, image.step, image.prompt) for image in finished.result.samples] == [
         (epoch, epoch * IMAGES, PROMPTS[0]) for epoch in range(EPOCHS + 1)
     ]
@@ -110,13 +110,13 @@ def test_there_are_validation_images_before_the_first_step_and_after_each_epoch(
     assert not np.array_equal(pictures[0], pictures[-1])  # the LoRA is in the last one
 
 
-def test_the_loss_curve_is_a_picture_of_the_stated_size(finished: Finished) -> None:
+def test_the_loss_curve_is_an_image_of_the_documented_size(finished: Finished) -> None:
     with Image.open(finished.result.loss_curve) as picture:
         assert (picture.format, picture.size) == ("PNG", (1024, 576))
         assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20  # lines, not an empty frame
 
 
-def test_tensorboard_shows_what_the_event_stream_says(finished: Finished) -> None:
+def test_tensorboard_has_the_values_of_the_event_stream(finished: Finished) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = EventAccumulator(str(finished.result.run_dir / "tensorboard"))
@@ -126,7 +126,7 @@ def test_tensorboard_shows_what_the_event_stream_says(finished: Finished) -> Non
         assert scalars == pytest.approx({step.step: getattr(step, attribute) for step in finished.steps}, rel=1e-6)
 
 
-def test_a_finished_run_is_found_again_even_after_another_one(finished: Finished, shallow_checkpoint: Path, dataset_folder: Path) -> None:
+def test_a_finished_run_is_found_again_after_another_run(finished: Finished, shallow_checkpoint: Path, dataset_folder: Path) -> None:
     runs = Path(finished.config.output.runs)
     another = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {"training.max_steps": 1}))
     assert another.status == 0
@@ -138,7 +138,7 @@ def test_a_finished_run_is_found_again_even_after_another_one(finished: Finished
     assert (again.lora, again.samples, again.steps) == (finished.result.lora, finished.result.samples, STEPS)
 
 
-def test_a_published_file_that_was_deleted_comes_back_without_training(finished: Finished) -> None:
+def test_a_deleted_published_file_is_restored_without_training(finished: Finished) -> None:
     content = finished.result.lora.read_bytes()
     finished.result.lora.unlink()
     assert launcher.train(prepare_run(finished.config)).reused
@@ -171,7 +171,7 @@ def test_a_run_that_was_stopped_and_resumed_elsewhere_gives_the_same_bytes(finis
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_killed_child_is_a_clear_error_and_the_run_resumes_past_a_damaged_state(finished: Finished, tmp_path: Path) -> None:
+def test_a_killed_child_is_reported_and_the_run_resumes_past_a_damaged_state(finished: Finished, tmp_path: Path) -> None:
     config = elsewhere(finished, tmp_path)
     run = prepare_run(config).folder
 
@@ -206,7 +206,7 @@ def command_line(config: RunConfig, path: Path) -> list[str]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_child_outlives_no_parent_and_of_two_that_want_the_same_run_one_trains(finished: Finished, tmp_path: Path) -> None:
+def test_a_child_ends_with_its_parent_and_only_one_of_two_parents_trains_a_run(finished: Finished, tmp_path: Path) -> None:
     data: dict[str, Any] = json.loads(elsewhere(finished, tmp_path / "runs").to_json())
     data["training"]["checkpoint_every"] = 1000  # a state can only come from being stopped
     data["sample"]["every_epochs"] = 0
@@ -235,7 +235,7 @@ def test_a_child_outlives_no_parent_and_of_two_that_want_the_same_run_one_trains
 
 
 @pytest.mark.usefixtures("quick_children")
-def test_a_loss_that_is_no_number_ends_the_run_with_a_hint(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_a_nan_loss_ends_the_run_with_a_hint(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     weights = load_file(str(shallow_checkpoint))

@@ -49,7 +49,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "_BUSY_SECONDS", 0.2)
 
 
-def test_a_published_lora_that_is_looked_at_for_a_moment_is_found_and_not_written_twice(tmp_path: Path) -> None:
+def test_a_published_lora_that_is_briefly_open_is_found_and_not_written_twice(tmp_path: Path) -> None:
     run = finished(tmp_path / "runs", "a" * 16, b"a LoRA")
     place = publish(run, str(tmp_path / "loras"))
     assert place is not None
@@ -59,7 +59,7 @@ def test_a_published_lora_that_is_looked_at_for_a_moment_is_found_and_not_writte
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_lora_that_stays_open_elsewhere_is_neither_lost_nor_replaced(tmp_path: Path) -> None:
+def test_a_lora_that_stays_open_in_another_program_is_neither_lost_nor_replaced(tmp_path: Path) -> None:
     earlier = publish(finished(tmp_path / "runs", "a" * 16, b"an earlier LoRA"), str(tmp_path / "loras"))
     run = finished(tmp_path / "runs", "b" * 16, b"another LoRA")
     assert earlier is not None
@@ -69,7 +69,7 @@ def test_a_lora_that_stays_open_elsewhere_is_neither_lost_nor_replaced(tmp_path:
     assert (earlier.read_bytes(), place.read_bytes()) == (b"an earlier LoRA", b"another LoRA")
 
 
-def test_a_file_that_is_open_for_a_moment_is_replaced_afterwards(tmp_path: Path) -> None:
+def test_a_file_that_is_briefly_open_is_replaced_afterwards(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_bytes(b"old")
     with held(path, 0.5):
@@ -78,7 +78,7 @@ def test_a_file_that_is_open_for_a_moment_is_replaced_afterwards(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_file_that_stays_open_is_named_and_left_as_it_was(tmp_path: Path) -> None:
+def test_a_file_that_stays_open_is_named_and_left_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_bytes(b"old")
     with held(path), pytest.raises(PermissionError, match=r"result\.json"):
@@ -86,7 +86,7 @@ def test_a_file_that_stays_open_is_named_and_left_as_it_was(tmp_path: Path) -> N
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("result.json", b"old")]
 
 
-def test_a_half_written_file_that_is_open_elsewhere_stays_until_the_next_time(tmp_path: Path) -> None:
+def test_a_half_written_file_that_is_open_is_deleted_the_next_time(tmp_path: Path) -> None:
     left = tmp_path / f"{writing.PARTIAL}0123456789abcdef.png.tmp"
     left.write_bytes(b"half")
     with held(left):
@@ -96,7 +96,7 @@ def test_a_half_written_file_that_is_open_elsewhere_stays_until_the_next_time(tm
     assert not left.exists()
 
 
-def test_a_path_that_is_too_long_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_is_refused_with_a_message(tmp_path: Path) -> None:
     """Asks this Windows, or this Wine, whether it has long paths: either answer is one, and not an internal error."""
     long = tmp_path / ("x" * 120) / ("y" * 120) / "z.safetensors"
     try:

@@ -66,7 +66,7 @@ def loras(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return folder
 
 
-def test_two_loras_of_one_name_that_are_published_at_once_both_stay(loras: Path, tmp_path: Path) -> None:
+def test_two_loras_of_one_name_published_at_once_are_both_kept(loras: Path, tmp_path: Path) -> None:
     for number in range(20):
         runs = [finished(tmp_path / "runs", f"{letter}{number:015d}", f"{letter} {number}".encode()) for letter in "ab"]
         barrier = Barrier(2)
@@ -82,7 +82,7 @@ def test_two_loras_of_one_name_that_are_published_at_once_both_stay(loras: Path,
         assert sorted(path.name for path in (loras / str(number)).iterdir()) == sorted(place.name for place in places if place)
 
 
-def test_the_same_lora_published_at_once_is_one_file(loras: Path, tmp_path: Path) -> None:
+def test_the_same_lora_published_twice_at_once_is_one_file(loras: Path, tmp_path: Path) -> None:
     for number in range(20):
         runs = [finished(tmp_path / f"runs {letter}", f"{number:016d}", b"the same") for letter in "ab"]
         with ThreadPoolExecutor(2) as pool:
@@ -106,7 +106,7 @@ def held_in_mid_publish(run: RunFolder, folder: Path) -> Iterator[subprocess.Pop
 
 
 @pytest.mark.parametrize("where", ["same disk", "another disk"])
-def test_one_killed_while_it_publishes_leaves_nothing_that_a_menu_lists(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_killed_publication_leaves_nothing_that_menus_list(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     loras = tmp_path / "loras" if where == "same disk" else Path(request.getfixturevalue("elsewhere"))
     loras.mkdir(exist_ok=True)
     run, other = finished(tmp_path / "runs", "0123456789abcdef", b"one"), finished(tmp_path / "runs", "fedcba9876543210", b"two")
@@ -122,7 +122,7 @@ def test_one_killed_while_it_publishes_leaves_nothing_that_a_menu_lists(where: s
     assert sorted(path.name for path in run.path.iterdir()) == ["result.json", "style.safetensors"]
 
 
-def test_one_that_goes_on_after_others_looked_for_left_overs_publishes(tmp_path: Path, elsewhere: Path) -> None:
+def test_publishing_succeeds_although_another_process_removes_leftovers(tmp_path: Path, elsewhere: Path) -> None:
     run = finished(tmp_path / "runs", "0123456789abcdef", b"one")
     with held_in_mid_publish(run, elsewhere) as process:
         remove_left_over(elsewhere)
@@ -131,7 +131,7 @@ def test_one_that_goes_on_after_others_looked_for_left_overs_publishes(tmp_path:
     assert [path.read_bytes() for path in elsewhere.iterdir()] == [b"one"]
 
 
-def test_what_earlier_versions_left_half_written_goes_after_a_day(tmp_path: Path) -> None:
+def test_half_written_files_of_earlier_versions_are_deleted_after_a_day(tmp_path: Path) -> None:
     old, fresh = tmp_path / ".partial-0123456789abcdef.safetensors", tmp_path / ".partial-fedcba9876543210.safetensors"
     for path in (old, fresh):
         path.write_bytes(b"half")
@@ -143,13 +143,13 @@ def test_what_earlier_versions_left_half_written_goes_after_a_day(tmp_path: Path
 
 
 @pytest.mark.parametrize("suffix", sorted(LISTED))
-def test_no_file_that_is_being_written_has_a_name_that_is_listed(suffix: str, tmp_path: Path) -> None:
+def test_a_file_being_written_has_no_name_that_menus_list(suffix: str, tmp_path: Path) -> None:
     with atomic_path(tmp_path / f"name{suffix}") as temporary:
         assert temporary.exists()
         assert temporary.suffix not in LISTED
 
 
-def test_a_folder_and_a_broken_link_of_that_name_are_other_files(tmp_path: Path) -> None:
+def test_a_folder_or_broken_link_of_the_same_name_counts_as_another_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     assert put(b"one", [tmp_path / "folder", tmp_path / "link", tmp_path / "free"]) == tmp_path / "free"
@@ -157,7 +157,7 @@ def test_a_folder_and_a_broken_link_of_that_name_are_other_files(tmp_path: Path)
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_finished_lora_that_is_lost_comes_back_from_where_it_was_published(tmp_path: Path) -> None:
+def test_a_lost_lora_is_restored_from_where_it_was_published(tmp_path: Path) -> None:
     run = finished(tmp_path / "runs", "0123456789abcdef", b"one")
     loras = tmp_path / "loras"
     place = publish(run, str(loras))

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: the processes are forks")
-def test_work_that_was_killed_anywhere_ends_with_the_same_bytes_when_it_is_repeated(tmp_path: Path, long_form: bool) -> None:
+def test_work_killed_at_any_point_ends_with_the_same_bytes_when_repeated(tmp_path: Path, long_form: bool) -> None:
     command = [sys.executable, str(ROOT / "tests" / "tools" / "random_kills.py"), "--kills", "300" if long_form else "24"]
     done = subprocess.run(
         command,

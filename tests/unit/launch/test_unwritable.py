@@ -62,7 +62,7 @@ def locks() -> Iterator[Locks]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_runs_folder_that_cannot_be_written_is_named_before_any_child(
+def test_an_unwritable_runs_folder_is_reported_before_a_child_starts(
     locks: Locks, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     runs = locks.make(tmp_path / "runs")
@@ -78,7 +78,7 @@ def test_a_runs_folder_that_cannot_be_written_is_named_before_any_child(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_children")
-def test_a_lora_folder_that_cannot_be_written_keeps_the_lora_in_the_run(
+def test_an_unwritable_lora_folder_leaves_the_lora_in_the_run_folder(
     locks: Locks, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     loras = locks.make(tmp_path / "loras")
@@ -101,7 +101,7 @@ def test_a_lora_folder_that_cannot_be_written_keeps_the_lora_in_the_run(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_children")
-def test_a_folder_that_is_locked_in_mid_run_ends_it_with_its_name(
+def test_a_folder_that_becomes_unwritable_ends_the_run_and_is_named(
     locks: Locks, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     cache = locks.make(tmp_path / "runs" / "_cache")
@@ -114,7 +114,7 @@ def test_a_folder_that_is_locked_in_mid_run_ends_it_with_its_name(
     assert not launcher.train(prepare_run(config)).reused
 
 
-def test_commands_name_the_folder_that_they_cannot_write(
+def test_commands_name_the_folder_that_they_cannot_write_to(
     locks: Locks, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from safetensors.torch import save_file

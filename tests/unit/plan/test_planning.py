@@ -27,7 +27,7 @@ from trainer.runs import events
 
 
 @pytest.mark.parametrize(("batch", "pixels", "targets"), [(1, 256, "all-linear"), (2, 128, "all-linear"), (1, 256, "attention")])
-def test_the_activations_are_those_that_a_real_forward_pass_saves(
+def test_estimated_activations_match_a_real_forward_pass(
     tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, batch: int, pixels: int, targets: str
 ) -> None:
     checkpoint = open_checkpoint(str(tiny_checkpoint))
@@ -47,7 +47,7 @@ def test_the_activations_are_those_that_a_real_forward_pass_saves(
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("more", [{}, {"training.gradient_checkpointing": True, "network.dora": True}], ids=["plain", "checkpointed DoRA"])
-def test_shapes_that_are_remembered_count_as_those_that_torch_works_out(
+def test_remembered_shapes_give_the_same_estimate(
     shallow_checkpoint: Path,
     shallow_sdxl: Path,
     dataset_folder: Path,
@@ -67,7 +67,7 @@ def test_shapes_that_are_remembered_count_as_those_that_torch_works_out(
 
 
 @pytest.mark.parametrize("more", [{}, {"network.text_encoder": True}], ids=["unet", "with text encoder"])
-def test_plans_that_share_models_are_those_that_share_nothing(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+def test_plans_that_share_models_equal_separate_plans(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     """In an order in which each plan finds what the one before it did to the models."""
     folder, checkpoint, models = make_dataset(tmp_path, 4), open_checkpoint(str(shallow_checkpoint)), MetaModels()
     settings: list[dict[str, Any]] = [
@@ -88,7 +88,7 @@ def test_plans_that_share_models_are_those_that_share_nothing(shallow_checkpoint
     assert len(models._models) == 4, "nothing was shared, or too much"
 
 
-def test_the_plan_is_what_the_run_then_does(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_run_does_what_its_plan_says(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 5, repeats=2)
     changes = {"training.batch_size": 4, "training.gradient_accumulation": 2, "training.epochs": 2}
     config = configuration(shallow_checkpoint, folder, tmp_path / "runs", changes)
@@ -99,7 +99,7 @@ def test_the_plan_is_what_the_run_then_does(shallow_checkpoint: Path, tmp_path: 
     assert [step.step for step in train_here(config).steps] == [1, 2, 3, 4]
 
 
-def test_a_limit_of_steps_shortens_the_last_epoch(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_max_steps_shortens_the_last_epoch(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     def plan(steps: int) -> tuple[int, int]:
         changes = {"training.max_steps": steps, "training.epochs": 3, "training.gradient_accumulation": 2}
         made = make_plan(
@@ -138,7 +138,7 @@ def test_checkpointing_needs_less_memory(shallow_checkpoint: Path, tmp_path: Pat
         (None, "No setting makes it fit"),
     ],
 )
-def test_a_run_that_cannot_fit_is_refused_with_what_would(
+def test_a_run_that_cannot_fit_is_refused_with_settings_that_would(
     shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: dict[str, Any] | None, words: str
 ) -> None:
     folder = make_dataset(tmp_path, 4, resolution=512)
@@ -159,7 +159,7 @@ def test_a_run_that_cannot_fit_is_refused_with_what_would(
     assert not (trained.run.path.parent / "_cache" / "latents").exists()  # before anything was encoded
 
 
-def test_an_estimate_a_little_above_the_memory_is_let_through(
+def test_an_estimate_slightly_above_the_memory_is_accepted(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.core.devices.total_memory_gb", lambda device: 0.8)
@@ -169,7 +169,7 @@ def test_an_estimate_a_little_above_the_memory_is_let_through(
     assert train_here(settings).status == 0
 
 
-def test_of_a_gpu_other_programs_have_a_part_and_what_is_tight_is_said(
+def test_memory_used_by_other_programs_counts_and_a_tight_fit_warns(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The device is acted: the run itself computes on the CPU."""
@@ -185,7 +185,7 @@ def test_of_a_gpu_other_programs_have_a_part_and_what_is_tight_is_said(
 
 
 @pytest.mark.parametrize(("rank", "used"), [("1", [1]), ("", []), ("3", []), (None, [])])
-def test_each_process_of_a_machine_works_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch, rank: str | None, used: list[int]) -> None:
+def test_each_process_uses_its_own_gpu(monkeypatch: pytest.MonkeyPatch, rank: str | None, used: list[int]) -> None:
     taken: list[int] = []
     monkeypatch.setattr(devices, "gpu_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)

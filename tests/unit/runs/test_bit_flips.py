@@ -35,7 +35,7 @@ def old_record(state: Path, step: int) -> None:
     (state / "state.json").write_text(json.dumps({"step": step, "sha256": sha256_file(state / "state.pt")}), encoding="utf-8")
 
 
-def test_no_bit_of_a_states_record_gives_another_step(tmp_path: Path) -> None:
+def test_no_flipped_bit_in_a_state_record_gives_another_step(tmp_path: Path) -> None:
     states.save(tmp_path, 21, {"value": 1}, run="0123456789abcdef")
     taken = 0
     for _ in flips(tmp_path / "step-000021" / "state.json"):
@@ -46,7 +46,7 @@ def test_no_bit_of_a_states_record_gives_another_step(tmp_path: Path) -> None:
     assert states.newest(tmp_path)[0] == states.Saved(tmp_path / "step-000021", 21)
 
 
-def test_no_bit_of_a_result_gives_other_figures(tmp_path: Path) -> None:
+def test_no_flipped_bit_in_a_result_gives_other_numbers(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "style-0123456789abcdef", "style")
     run.path.mkdir()
     run.lora.write_bytes(b"weights")
@@ -61,7 +61,7 @@ def test_no_bit_of_a_result_gives_other_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_state_whose_step_has_a_wrong_bit_is_passed_over_by_name(stopped: RunConfig, expected: bytes) -> None:
+def test_a_state_with_a_flipped_bit_in_its_step_is_named_and_skipped(stopped: RunConfig, expected: bytes) -> None:
     run = prepare_run(stopped).folder
     record = run.checkpoints / "step-000006" / "state.json"
     text = record.read_text(encoding="utf-8")
@@ -78,7 +78,7 @@ def test_a_state_whose_step_has_a_wrong_bit_is_passed_over_by_name(stopped: RunC
     assert found.steps == 6
 
 
-def test_a_record_without_checksum_is_trusted_only_where_all_agrees(stopped: RunConfig) -> None:
+def test_a_record_without_a_checksum_is_trusted_only_if_everything_agrees(stopped: RunConfig) -> None:
     run = prepare_run(stopped).folder
     reasons: list[str] = []
 
@@ -112,7 +112,7 @@ def test_a_state_of_another_run_with_the_same_shapes_is_not_resumed(tmp_path: Pa
     assert reasons == ["step-000004: it belongs to another run"]
 
 
-def test_a_saved_lora_with_a_wrong_bit_is_found_out(undisturbed: RunFolder, tmp_path: Path) -> None:
+def test_a_saved_lora_with_a_flipped_bit_is_detected(undisturbed: RunFolder, tmp_path: Path) -> None:
     made = undisturbed.checkpoints / "step-000002"
     assert is_undamaged(made / "style-000002.safetensors")
     lora = Path(shutil.copy(made / "style-000002.safetensors", tmp_path))

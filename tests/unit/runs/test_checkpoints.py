@@ -43,7 +43,7 @@ def by_hand(weights: Tensors, cls: Any, prefix: str, convert: Any, **config: Any
     return model.eval()
 
 
-def test_a_single_file_gives_the_model_that_diffusers_conversion_gives(tiny_checkpoint: Path, weights: Tensors) -> None:
+def test_a_single_file_loads_the_same_model_as_diffusers(tiny_checkpoint: Path, weights: Tensors) -> None:
     checkpoint = open_checkpoint(str(tiny_checkpoint))
     unet = by_hand(
         weights,
@@ -90,7 +90,7 @@ def test_a_diffusers_folder_gives_the_same_outputs_as_the_file_it_came_from(tiny
         assert torch.allclose(ours["embeds"], theirs["embeds"], atol=1e-5)
 
 
-def test_a_folder_s_identity_changes_with_its_weights_and_not_with_its_pictures(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_identity_of_a_folder_depends_on_its_weights_and_not_on_its_images(tiny_checkpoint: Path, tmp_path: Path) -> None:
     FAMILY.pipeline(open_checkpoint(str(tiny_checkpoint)), dtype=torch.float16).save_pretrained(tmp_path / "m")
     first = open_checkpoint(str(tmp_path / "m")).identity()
     (tmp_path / "m" / "preview.png").write_bytes(b"a picture")
@@ -120,7 +120,7 @@ class Foreign:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_a_ckpt_that_holds_code_is_refused_and_nothing_runs(weights: Tensors, tmp_path: Path, zipped: bool) -> None:
+def test_a_ckpt_that_contains_code_is_refused_and_the_code_is_not_run(weights: Tensors, tmp_path: Path, zipped: bool) -> None:
     marker, path = tmp_path / "it-ran", tmp_path / "model.ckpt"
     torch.save({"state_dict": weights, "callbacks": Evil(marker)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match="can run code") as caught:
@@ -177,7 +177,7 @@ def inpainting(weights: Tensors) -> Tensors:
         (lambda w: {"anything": torch.zeros(1)}, "no UNet"),
     ],
 )
-def test_a_file_of_another_kind_is_refused_and_called_by_its_name(weights: Tensors, tmp_path: Path, make: Any, word: str) -> None:
+def test_a_file_of_another_kind_is_refused_and_its_kind_is_named(weights: Tensors, tmp_path: Path, make: Any, word: str) -> None:
     path = tmp_path / "other.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in make(weights).items()}, path)
     with pytest.raises(UserError, match=word) as caught:
@@ -206,7 +206,7 @@ def test_a_missing_tensor_is_an_error_and_never_random_weights(weights: Tensors,
     assert "holed.safetensors" in caught.value.message
 
 
-def test_a_damaged_file_is_a_clear_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     whole = tiny_checkpoint.read_bytes()
     for name, content in (
         ("half", whole[: len(whole) // 2]),
@@ -222,14 +222,14 @@ def test_a_damaged_file_is_a_clear_error(tiny_checkpoint: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("reference", ["", "  ", "nowhere.safetensors", "a\x00b", "../no/such/folder", "/nonexistent/x"])
-def test_a_reference_to_nothing_is_a_clear_error(reference: str) -> None:
+def test_a_missing_checkpoint_is_refused(reference: str) -> None:
     with pytest.raises(UserError) as caught:
         open_checkpoint(reference)
     assert caught.value.kind == "checkpoint"
     assert caught.value.hint
 
 
-def test_a_folder_or_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_folder_or_file_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     for reference in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(UserError) as caught:
@@ -237,13 +237,13 @@ def test_a_folder_or_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
         assert caught.value.kind == "checkpoint"
 
 
-def test_a_hub_id_without_a_network_says_so() -> None:
+def test_a_hub_id_without_a_network_is_refused() -> None:
     with pytest.raises(UserError, match="downloading it failed") as caught:
         open_checkpoint("nobody-at-all/no-such-model")
     assert "online" in caught.value.hint
 
 
-def test_a_remembered_digest_is_that_of_the_bytes_and_notices_a_change(tmp_path: Path) -> None:
+def test_a_cached_digest_matches_the_file_and_notices_a_change(tmp_path: Path) -> None:
     import hashlib
 
     path, cache = tmp_path / "m.safetensors", tmp_path / "cache"

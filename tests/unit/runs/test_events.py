@@ -39,7 +39,7 @@ def same(first: Any, second: Any) -> bool:
 
 
 @given(st.sampled_from(sorted(events.TYPES)).flatmap(lambda name: any_event(events.TYPES[name])))
-def test_every_event_comes_back_as_it_was(event: events.Event) -> None:
+def test_every_event_survives_encoding_and_decoding(event: events.Event) -> None:
     line = events.encode_event(event)
     assert "\n" not in line and "\r" not in line and line.isascii()
     back = events.decode_event(line)
@@ -49,7 +49,7 @@ def test_every_event_comes_back_as_it_was(event: events.Event) -> None:
 
 
 @given(any_event(events.Step))
-def test_a_line_is_json_that_any_program_reads(event: events.Event) -> None:
+def test_a_line_is_standard_json(event: events.Event) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
@@ -57,7 +57,7 @@ def test_a_line_is_json_that_any_program_reads(event: events.Event) -> None:
     assert data["event"] == "step"
 
 
-def test_not_a_number_travels() -> None:
+def test_nan_and_infinity_survive_the_stream() -> None:
     step = events.Step(1, 2, 1, math.nan, math.inf, 1e-4, -math.inf, 1.0, 0.0, 0.5)
     back = events.decode_event(events.encode_event(step))
     assert isinstance(back, events.Step)
@@ -87,7 +87,7 @@ def test_not_a_number_travels() -> None:
         "\ud800",
     ],
 )
-def test_a_line_that_is_no_event_is_nothing(line: str) -> None:
+def test_decode_event_returns_none_for_other_lines(line: str) -> None:
     assert events.decode_event(line) is None
 
 
@@ -103,7 +103,7 @@ WRONG: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", sorted(events.TYPES))
-def test_an_event_with_a_field_of_the_wrong_type_is_nothing(name: str) -> None:
+def test_decode_event_returns_none_for_a_field_of_the_wrong_type(name: str) -> None:
     cls = events.TYPES[name]
     plain = {"StrictInt": 1, "Number": 0.5, "StrictBool": True, "StrictStr": "a", "Number | None": None}
     plain |= {"dict[str, Number]": {"a": 0.5}, "dict[str, StrictInt]": {"a": 1}}
@@ -115,7 +115,7 @@ def test_an_event_with_a_field_of_the_wrong_type_is_nothing(name: str) -> None:
 
 
 @given(st.text())
-def test_no_text_raises(text: str) -> None:
+def test_decode_event_never_raises(text: str) -> None:
     events.decode_event(text)
 
 
@@ -126,7 +126,7 @@ def test_fields_of_a_newer_version_are_dropped() -> None:
     assert back.message == "careful"
 
 
-def test_the_names_of_the_stream_are_those_of_the_design() -> None:
+def test_the_stream_has_the_documented_event_names() -> None:
     assert {"plan", "phase", "step", "sample", "checkpoint", "warning", "done", "error"} <= set(events.TYPES)
     error = {field.name for field in fields(events.Error) if field.default is MISSING and field.default_factory is MISSING}
     assert error == {"kind", "message", "hint"}

@@ -31,7 +31,7 @@ HALF = "style \ud800"
 
 
 @posix
-def test_a_pipe_in_place_of_a_run_s_files_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_a_run_file_does_not_block(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "style-0123", "style")
     run.path.mkdir()
     for path in (run.events, run.result, run.started, run.lora):
@@ -44,7 +44,7 @@ def test_a_pipe_in_place_of_a_run_s_files_is_not_waited_for(tmp_path: Path) -> N
 
 
 @posix
-def test_a_pipe_in_place_of_a_saved_lora_s_record_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_a_lora_record_does_not_block(tmp_path: Path) -> None:
     lora = tmp_path / "style-000001.safetensors"
     lora.write_bytes(b"a LoRA")
     write_record(lora)
@@ -57,7 +57,7 @@ def test_a_pipe_in_place_of_a_saved_lora_s_record_is_not_waited_for(tmp_path: Pa
 @posix
 @pytest.mark.parametrize("what", ["link", "pipe", "folder"])
 @pytest.mark.parametrize("name", ["events.jsonl", "child.log"])
-def test_a_training_does_not_begin_where_its_log_would_go_elsewhere(tmp_path: Path, what: str, name: str) -> None:
+def test_training_does_not_start_if_its_log_is_not_a_regular_file(tmp_path: Path, what: str, name: str) -> None:
     outside, run = tmp_path / "outside", RunFolder(tmp_path / "style-0123", "style")
     outside.write_text("mine", encoding="utf-8")
     run.path.mkdir()
@@ -76,7 +76,7 @@ def test_a_training_does_not_begin_where_its_log_would_go_elsewhere(tmp_path: Pa
 
 
 @posix
-def test_a_link_in_place_of_a_state_is_neither_read_nor_deleted_through_and_is_replaced(tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_state_is_replaced_and_its_target_untouched(tmp_path: Path) -> None:
     states, elsewhere = tmp_path / "run" / "checkpoints", tmp_path / "elsewhere"
     resume.save(elsewhere, 2, VALUES)
     resume.save(states, 1, VALUES | {"schedule": {"last_epoch": 1}})
@@ -97,7 +97,7 @@ def test_a_link_in_place_of_a_state_is_neither_read_nor_deleted_through_and_is_r
 
 
 @posix
-def test_a_pipe_in_a_state_is_passed_over(tmp_path: Path) -> None:
+def test_a_state_that_holds_a_pipe_is_skipped(tmp_path: Path) -> None:
     resume.save(tmp_path, 1, VALUES | {"schedule": {"last_epoch": 1}})
     for name in resume.STATE_FILES:
         folder = tmp_path / f"step-00000{2 + resume.STATE_FILES.index(name)}"
@@ -107,7 +107,7 @@ def test_a_pipe_in_a_state_is_passed_over(tmp_path: Path) -> None:
     assert saved is not None and saved.step == 1
 
 
-def test_half_a_character_is_kept_in_json_and_shown_in_text(tmp_path: Path) -> None:
+def test_a_lone_surrogate_is_kept_in_json_and_escaped_in_text(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_atomic(path, json.dumps({"caption": HALF}, ensure_ascii=False))
     assert json.loads(path.read_text(encoding="utf-8")) == {"caption": HALF}
@@ -115,7 +115,7 @@ def test_half_a_character_is_kept_in_json_and_shown_in_text(tmp_path: Path) -> N
     assert path.read_text(encoding="utf-8") == "style \\ud800 猫\n"
 
 
-def test_half_a_character_goes_through_the_event_log(tmp_path: Path) -> None:
+def test_a_lone_surrogate_survives_the_event_log(tmp_path: Path) -> None:
     emit = EventLog(tmp_path / "events.jsonl")
     emit(events.Warning_(HALF))
     emit(events.Sample(f"/samples/{HALF}.png", HALF, 1, 2, 0))
@@ -126,7 +126,7 @@ def test_half_a_character_goes_through_the_event_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["name", "base.checkpoint", "dataset.path", "sample.prompts", "output.runs"])
-def test_half_a_character_in_a_configuration_is_named(tmp_path: Path, key: str) -> None:
+def test_a_lone_surrogate_in_a_configuration_is_refused(tmp_path: Path, key: str) -> None:
     data: dict[str, Any] = {"base": {"checkpoint": "a"}, "dataset": {"path": "b"}}
     section, _, name = key.rpartition(".")
     (data.setdefault(section, {}) if section else data)[name] = [HALF] if name == "prompts" else HALF

@@ -29,7 +29,7 @@ def trained(shallow_checkpoint: Path, tmp_path: Path) -> Trained:
     return train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", changes))
 
 
-def test_states_of_finished_runs_and_old_caches_go_and_all_else_stays(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pruning_deletes_states_of_finished_runs_and_old_caches_only(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     runs = trained.run.path.parent
     old = next((runs / "_cache" / "latents").rglob("*.safetensors"))
     os.utime(old, times=(time.time() - 40 * 86_400,) * 2)
@@ -48,14 +48,14 @@ def test_states_of_finished_runs_and_old_caches_go_and_all_else_stays(trained: T
     assert newest(next(runs.glob("unfinished-*")) / "checkpoints")[0] is not None
 
 
-def test_a_pruned_run_is_still_found_and_its_cache_made_anew(trained: Trained) -> None:
+def test_a_pruned_run_is_still_found_and_its_cache_is_encoded_again(trained: Trained) -> None:
     runs = trained.run.path.parent
     assert main(["prune", str(runs), "--days", "0"]) == 0
     assert not list((runs / "_cache").rglob("*.safetensors"))
     assert trained.run.finished() is not None
 
 
-def test_states_of_runs_that_finished_lately_stay_until_their_days_are_over(trained: Trained) -> None:
+def test_states_of_recently_finished_runs_are_kept(trained: Trained) -> None:
     runs = trained.run.path.parent
     before = files(runs)
     assert prune(runs, days=30, finished_days=30, dry_run=False) == Pruned(0, 0, 0)
@@ -66,13 +66,13 @@ def test_states_of_runs_that_finished_lately_stay_until_their_days_are_over(trai
     assert newest(next(runs.glob("unfinished-*")) / "checkpoints")[0] is not None
 
 
-def test_a_run_in_training_is_left_alone(trained: Trained) -> None:
+def test_pruning_leaves_a_run_in_training_alone(trained: Trained) -> None:
     with FileLock(str(trained.run.path / ".lock")):
         assert main(["prune", str(trained.run.path.parent)]) == 0
     assert newest(trained.run.checkpoints)[0] is not None
 
 
-def test_nobody_begins_to_train_a_run_while_its_states_go(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_run_starts_while_its_states_are_pruned(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     real, locked = Path.unlink, []
 
     def unlink(path: Path, missing_ok: bool = False) -> None:
@@ -87,7 +87,7 @@ def test_nobody_begins_to_train_a_run_while_its_states_go(trained: Trained, monk
     assert sorted(locked) == ["state.json"] * 2 + ["state.pt"] * 2
 
 
-def test_a_folder_that_holds_no_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "precious.safetensors").write_bytes(b"x")
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert main(["prune", str(folder)]) == 1

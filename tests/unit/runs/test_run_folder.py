@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def test_a_run_is_found_only_when_it_is_complete_and_undamaged(run: RunFolder) -> None:
+def test_a_run_is_found_only_if_it_is_complete_and_undamaged(run: RunFolder) -> None:
     assert run.finished() is None
     run.write_result(steps=9, loss=0.5, seconds=3.0)
     found = run.finished()
@@ -46,12 +46,12 @@ def test_a_run_is_found_only_when_it_is_complete_and_undamaged(run: RunFolder) -
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"steps": 1}', '{"lora_sha256": 5, "steps": "x"}'])
-def test_a_damaged_result_means_not_finished(run: RunFolder, content: str) -> None:
+def test_a_run_with_a_damaged_result_is_not_finished(run: RunFolder, content: str) -> None:
     run.result.write_text(content)
     assert run.finished() is None
 
 
-def test_a_file_of_another_content_is_never_overwritten(run: RunFolder, tmp_path: Path) -> None:
+def test_publishing_never_overwrites_a_different_file(run: RunFolder, tmp_path: Path) -> None:
     loras = tmp_path / "loras"
     loras.mkdir()
     (loras / "style.safetensors").write_bytes(b"somebody else's")
@@ -68,7 +68,7 @@ def test_a_file_of_another_content_is_never_overwritten(run: RunFolder, tmp_path
     assert sorted(path.read_bytes() for path in loras.iterdir()) == [b"changed by hand", b"somebody else's"]
 
 
-def test_publishing_again_finds_the_same_file_and_nothing_is_published_unasked(run: RunFolder, tmp_path: Path) -> None:
+def test_publishing_again_finds_the_file_and_an_empty_folder_publishes_nothing(run: RunFolder, tmp_path: Path) -> None:
     first = publish(run, str(tmp_path / "a" / "new" / "folder"))
     assert first is not None and first.name == "style.safetensors"
     stamp = first.stat().st_mtime_ns
@@ -77,13 +77,13 @@ def test_publishing_again_finds_the_same_file_and_nothing_is_published_unasked(r
     assert publish(run, "") is None
 
 
-def test_the_history_counts_a_repeated_step_once_as_it_was_done_last(tmp_path: Path) -> None:
+def test_the_loss_history_has_a_repeated_step_once_with_its_last_value(tmp_path: Path) -> None:
     write_log(tmp_path / "e", step(1, 0.9), "half a li", step(2, 0.8), events.Stopped(1, ""), step(2, 0.7), step(3, 0.6))
     assert [(each.step, each.loss) for each in loss_history(tmp_path / "e")] == [(1, 0.9), (2, 0.7), (3, 0.6)]
     assert loss_history(tmp_path / "none") == []
 
 
-def test_samples_are_those_that_still_exist_in_order(tmp_path: Path) -> None:
+def test_only_samples_that_still_exist_are_listed_in_order(tmp_path: Path) -> None:
     for name in ("b", "c"):
         (tmp_path / name).touch()
     told = [events.Sample(str(tmp_path / name), "p", epoch, 0, index) for name, epoch, index in (("b", 1, 1), ("c", 1, 0), ("gone", 0, 0))]
@@ -91,13 +91,13 @@ def test_samples_are_those_that_still_exist_in_order(tmp_path: Path) -> None:
     assert [image.path.name for image in read_samples(tmp_path / "e")] == ["c", "b"]
 
 
-def test_events_of_one_kind_are_those_of_the_whole_log(undisturbed: RunFolder) -> None:
+def test_reading_events_of_one_kind_finds_all_of_them(undisturbed: RunFolder) -> None:
     log = read_events(undisturbed.events)
     for kind in events.TYPES.values():
         assert read_events_of(undisturbed.events, kind) == [event for event in log if isinstance(event, kind)]
 
 
-def test_the_newest_whole_state_is_taken(tmp_path: Path) -> None:
+def test_the_newest_undamaged_state_is_used(tmp_path: Path) -> None:
     assert states.newest(tmp_path) == (None, None)
     for number in (2, 10, 9):
         states.save(tmp_path, number, {"tensor": torch.full((3,), float(number)), "average": 0.5})
@@ -121,7 +121,7 @@ def test_the_newest_whole_state_is_taken(tmp_path: Path) -> None:
     assert newest_step() == 2
 
 
-def test_saving_a_state_again_replaces_it_and_old_ones_are_pruned(tmp_path: Path) -> None:
+def test_saving_a_state_again_replaces_it_and_old_states_are_deleted(tmp_path: Path) -> None:
     for number, value in ((1, 1), (2, 2), (3, 3), (3, 4)):
         states.save(tmp_path, number, {"value": value})
     states.delete_old(tmp_path, 0)
@@ -132,7 +132,7 @@ def test_saving_a_state_again_replaces_it_and_old_ones_are_pruned(tmp_path: Path
     assert values == {"value": 4}
 
 
-def test_the_lora_beside_a_state_that_is_pruned_stays(tmp_path: Path) -> None:
+def test_the_lora_beside_a_deleted_state_is_kept(tmp_path: Path) -> None:
     for number in (1, 2):
         states.save(tmp_path, number, {"value": number})
         (states.state_folder(tmp_path, number) / "style.safetensors").touch()
@@ -142,7 +142,7 @@ def test_the_lora_beside_a_state_that_is_pruned_stays(tmp_path: Path) -> None:
     assert states.newest_step(tmp_path) == 2
 
 
-def test_what_changes_the_result_changes_the_run_and_what_does_not_does_not(
+def test_the_identity_of_a_run_changes_only_with_what_changes_its_result(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     def name(changes: dict[str, object], dataset: Path = dataset_folder, checkpoint: Path = shallow_checkpoint) -> str:
@@ -168,7 +168,7 @@ def test_what_changes_the_result_changes_the_run_and_what_does_not_does_not(
     assert len({same, *others}) == len(others) + 1
 
 
-def test_a_relative_path_means_the_same_to_parent_and_child(
+def test_a_relative_path_means_the_same_in_parent_and_child(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trainer.config.run_config import absolute, load
@@ -199,7 +199,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip_a_bit], ids=["cut", "bit"])
-def test_a_damaged_cache_file_is_made_anew(
+def test_a_damaged_cache_file_is_encoded_again(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, damage: Callable[[Path], Any]
 ) -> None:
     runs = tmp_path / "runs"
@@ -222,7 +222,7 @@ def remove(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [remove, cut], ids=["deleted", "cut"])
-def test_an_image_that_changed_after_preparing_is_a_clear_error(
+def test_an_image_that_changed_after_preparation_is_refused(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, damage: Callable[[Path], Any]
 ) -> None:
     shutil.copytree(dataset_folder, tmp_path / "data")
@@ -239,7 +239,7 @@ def test_an_image_that_changed_after_preparing_is_a_clear_error(
     assert "repare" in hint or "Dataset Prep" in hint
 
 
-def test_an_unknown_failure_keeps_its_type_and_says_where_to_look(
+def test_an_unknown_failure_keeps_its_type_and_names_the_log(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -251,7 +251,7 @@ def test_an_unknown_failure_keeps_its_type_and_says_where_to_look(
     assert (error.kind, "ZeroDivisionError: a defect" in error.message, "child.log" in error.hint) == ("internal", True, True)
 
 
-def test_no_event_is_lost_after_a_child_was_killed_in_mid_line(tmp_path: Path) -> None:
+def test_no_event_is_lost_after_a_child_is_killed_while_writing_a_line(tmp_path: Path) -> None:
     from trainer.training.event_log import EventLog
 
     (tmp_path / "e").write_text(events.encode_event(events.Phase("training")) + "\n" + '{"event": "ste', encoding="utf-8")

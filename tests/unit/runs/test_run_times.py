@@ -33,7 +33,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["forward", "back"])
-def test_a_clock_that_is_set_in_mid_run_changes_neither_seconds_nor_bytes(
+def test_setting_the_clock_during_a_run_changes_neither_seconds_nor_bytes(
     jump: float,
     set_clock: SetClock,
     shallow_checkpoint: Path,
@@ -60,7 +60,7 @@ def test_a_clock_that_is_set_in_mid_run_changes_neither_seconds_nor_bytes(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_resumed_and_exported_again_on_other_days_gives_the_same_bytes(
+def test_resuming_and_exporting_on_other_days_gives_the_same_bytes(
     set_clock: SetClock, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:
     first = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path / "first", UNDISTURBED))
@@ -103,7 +103,7 @@ def log(path: Path, *told: events.Event, without_clock: bool = False) -> Path:
     return path
 
 
-def test_seconds_are_those_of_all_starts_without_the_pauses_between(tmp_path: Path) -> None:
+def test_training_seconds_sum_all_starts_without_the_pauses_between_them(tmp_path: Path) -> None:
     plan: dict[str, Any] = {
         "images": 1,
         "buckets": {},
@@ -126,7 +126,7 @@ def test_seconds_are_those_of_all_starts_without_the_pauses_between(tmp_path: Pa
     assert {event.clock for event in read_events(tmp_path / "old")} == {0.0}
 
 
-def test_a_published_lora_that_is_made_again_on_another_day_is_found_there(
+def test_a_published_lora_made_again_on_another_day_is_found(
     set_clock: SetClock, undisturbed: RunFolder, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(undisturbed.path.parent, tmp_path / "runs")
