@@ -185,7 +185,11 @@ def linear(inputs: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torc
 
 
 def weight_layout(weight: torch.Tensor) -> bytes:
-    """oneDNN's description of the layout of a reordered weight."""
+    """oneDNN's description of the layout of a reordered weight. Equal layouts have equal descriptions.
+
+    It begins with a flag of one byte and three bytes of padding, which PyTorch's Windows build does not initialise.
+    """
     import torch
 
-    return bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(weight).numpy().tobytes())
+    description = torch.ops.mkldnn._get_mkldnn_serialized_md(weight).numpy().tobytes()
+    return bytes(description[:1] + description[4:])

@@ -144,6 +144,23 @@ def test_changing_shapes_change_no_number_and_a_layer_that_is_repacked_all_the_t
     assert torch.equal(packed.weight, plain.weight)
 
 
+def test_the_layout_of_a_weight_is_compared_without_uninitialised_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in PyTorch's Windows build: bytes 1 to 3 of the description differ between calls."""
+    matrix, serialized = torch.randn(40, 24), torch.ops.mkldnn._get_mkldnn_serialized_md
+    numbers = itertools.count(1)
+
+    def garbled(weight: torch.Tensor) -> torch.Tensor:
+        described: torch.Tensor = serialized(weight).clone()
+        described.view(torch.uint8)[1:4] = next(numbers)
+        return described
+
+    packed = torch.ops.mkldnn._reorder_linear_weight(matrix, 1)
+    other = torch.ops.mkldnn._reorder_linear_weight(torch.randn(40, 25), 1)
+    monkeypatch.setattr(torch.ops.mkldnn, "_get_mkldnn_serialized_md", garbled)
+    assert torch_private.weight_layout(packed) == torch_private.weight_layout(packed)
+    assert torch_private.weight_layout(packed) != torch_private.weight_layout(other)
+
+
 def turncoats(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on every shape wants blocks that lie in another way."""
     numbers = itertools.count()
