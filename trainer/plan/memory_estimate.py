@@ -1,4 +1,4 @@
-"""What memory a training step needs, from shapes alone."""
+"""The memory that a training step needs, worked out from shapes alone."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# CUDA context, cuDNN workspaces and allocator rounding; on a CPU, the interpreter with torch and diffusers loaded
+# CUDA context, cuDNN workspaces and allocator rounding; on a CPU, the interpreter with torch and diffusers
 OVERHEAD_GB = 0.8
-_MOMENTS = {"adamw": 8, "lion": 4, "prodigy": 16, "schedule-free": 8}  # bytes a trained weight: fp32 tensors of its size
-_BLOCK_8BIT = 256  # bitsandbytes keeps one fp32 scale for so many weights of each moment
-_SMALLEST_8BIT = 4096  # and leaves smaller tensors in fp32
+_MOMENTS = {"adamw": 8, "lion": 4, "prodigy": 16, "schedule-free": 8}  # bytes per trained weight, in fp32 tensors of its size
+_BLOCK_8BIT = 256  # bitsandbytes keeps one fp32 scale for this many weights of each moment
+_SMALLEST_8BIT = 4096  # bitsandbytes keeps smaller tensors in fp32
 
 
 def models_of(unet: Any, text: TextEncoder | None) -> list[Any]:
@@ -35,19 +35,19 @@ def memory_needed(
     text: TextEncoder | None = None,
     counted: dict[Any, tuple[int, int]] | None = None,
 ) -> dict[str, float]:
-    """Peak memory of a training step on pictures of ``size`` (width, height) in GB, by what it is for.
+    """Peak memory in GB of a training step on images of ``size`` (width, height), by purpose.
 
-    ``unet``, and ``text`` where it is trained (else it has left memory when the UNet comes), are on the meta device, packed and with LoRA
-    as in the run. ``base``: the frozen weights; ``lora``: weights and gradients in
-    fp32 and their copies in ``dtype``; ``optimizer``: its state; ``activations``: what the backward pass needs, counted by running the
-    UNet on shapes alone, and the largest weight while it is unpacked; ``overhead``: a constant. ``counted`` remembers passes between calls
-    with the same models, ``family`` and ``dtype``.
+    ``unet``, and ``text`` if it is trained (else it has left memory before the UNet is loaded), are on the meta device, quantised and with
+    LoRA as in the run. ``base``: the frozen weights; ``lora``: weights and gradients in fp32 and their copies in ``dtype``; ``optimizer``:
+    its state; ``activations``: what the backward pass needs, counted by running the UNet on the meta device, and the largest quantised
+    weight once it is dequantised; ``overhead``: a constant. ``counted`` caches forward passes between calls with the same models,
+    ``family`` and ``dtype``.
     """
     models = models_of(unet, text)
     trained = [parameter for model in models for parameter in adapter.parameters(model)]
     count = sum(parameter.numel() for parameter in trained)
     frozen = sum(p.numel() for model in models for p in model.parameters() if not p.requires_grad)
-    average = 4 * count if config.training.ema_decay else 0  # one more fp32 copy
+    average = 4 * count if config.training.ema_decay else 0  # an fp32 copy
     copies = dtype.itemsize if dtype.itemsize < 4 else 0
     counted = {} if counted is None else counted
     needed = {
@@ -60,14 +60,14 @@ def memory_needed(
 
 
 def _at_once(config: RunConfig) -> int:
-    """Images that go through the model at once."""
+    """Images in one forward pass."""
     return min(config.training.micro_batch_size or config.training.batch_size, config.training.batch_size)
 
 
 def state_bytes(shape: torch.Size, optimizer: str) -> int:
-    """Bytes that ``optimizer`` (a name of the configuration) keeps for a trained tensor of ``shape``."""
+    """Bytes of state that ``optimizer`` (a value of ``optimizer.name``) keeps for a trained tensor of ``shape``."""
     count = math.prod(shape)
-    if optimizer == "adafactor":  # sums over rows and over columns
+    if optimizer == "adafactor":  # a sum for each row and each column
         return 4 * (math.prod(shape[:-1]) + math.prod(shape[:-2]) * shape[-1]) if len(shape) > 1 else 4 * count
     if optimizer == "adamw8bit":
         return 8 * count if count < _SMALLEST_8BIT else 2 * (count + 4 * -(-count // _BLOCK_8BIT))
@@ -87,12 +87,12 @@ def _saved_bytes(
     text: TextEncoder | None,
     counted: dict[Any, tuple[int, int]],
 ) -> int:
-    """Bytes kept for the backward pass; with checkpointing, between blocks and for the largest block while it is computed anew."""
+    """Bytes kept for the backward pass; with checkpointing, those between blocks and those of the largest block, which is recomputed."""
     models = models_of(unet, text)
     for model in models:
         model.train()
         for parameter in model.parameters():
-            parameter.data = parameter.data.to(dtype)  # under autocast the trained ones are computed with in it, too
+            parameter.data = parameter.data.to(dtype)  # autocast computes with the trained ones in it, too
 
     def forward_bytes(checkpointed: bool) -> tuple[int, int]:
         key = (size, _at_once(config), config.training.max_tokens, checkpointed)
@@ -120,21 +120,21 @@ def _checkpoint(unet: Any, text: list[Any], wanted: bool) -> None:
 def _forward_bytes(
     unet: Any, family: Family, config: RunConfig, size: tuple[int, int], dtype: torch.dtype, text: TextEncoder | None
 ) -> tuple[int, int]:
-    """Bytes that one forward pass keeps, and those of the UNet's block that keeps most."""
+    """Bytes that a forward pass keeps for the backward pass: of all blocks, and of the block that keeps most."""
     import torch
 
     training, batch = config.training, _at_once(config)
     conditions, framings = [family.empty_condition(unet, training.max_tokens)] * batch, [Framing(original=size, target=size)] * batch
     latents = torch.empty(batch, *family.latents.shape(*size), device="meta", dtype=dtype)
     seen: set[int] = set()
-    kept: list[torch.Tensor] = []  # holding them keeps their ids unique
+    kept: list[torch.Tensor] = []  # while they are alive, no other tensor gets their ids
     weights = {id(tensor) for model in models_of(unet, text) for tensor in (*model.parameters(), *model.buffers())}
     total = largest = 0
     before: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         nonlocal total
-        whole = tensor if tensor._base is None else tensor._base  # a view keeps all of what it looks at
+        whole = tensor if tensor._base is None else tensor._base  # a view keeps its whole base alive
         if id(whole) not in seen and id(whole) not in weights:
             seen.add(id(whole))
             kept.append(whole)
@@ -162,7 +162,7 @@ def _forward_bytes(
 
 
 def _remembered_shapes() -> Any:
-    """A mode in which operators whose shapes torch works out in slow Python are asked once for each kind of inputs: the blocks repeat."""
+    """A mode that caches the output shapes of operators whose meta implementation is slow Python: the blocks of a UNet repeat."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -191,16 +191,16 @@ def _remembered_shapes() -> Any:
                 result = func(*args)
                 known[key] = [kind(each) for each in result] if isinstance(result, tuple) else kind(result)
                 return result
-            found = known[key]
-            return tuple(map(empty, found)) if isinstance(found, list) else empty(found)
+            output = known[key]
+            return tuple(map(empty, output)) if isinstance(output, list) else empty(output)
 
     return Mode()  # type: ignore[no-untyped-call]
 
 
 def _flash_attention() -> Any:
-    """A mode in which scaled_dot_product_attention keeps q, k, v, its result and a number a row only, as the fused kernels do.
+    """A mode in which scaled_dot_product_attention keeps only q, k, v, its result and one number per row, as fused kernels do.
 
-    On the meta device torch would count the attention matrix of its reference path instead.
+    On the meta device torch runs its reference implementation, which would also keep the attention matrix.
     """
     import torch
     from torch.overrides import TorchFunctionMode
