@@ -1,6 +1,6 @@
-"""LoRA on a UNet and on text encoders: puts the layers in (lora_layers.py, dora.py), names the modules and hands out the weights.
+"""LoRA on a denoiser and on text encoders: puts the layers in (lora_layers.py, dora.py), names the modules, reads and sets the weights.
 
-Each module has a pair of matrices; with DoRA also a magnitude, one number an output. Several models are given as one: see ``as_one_model``.
+Each module has a pair of matrices, with DoRA also a magnitude for each output. Several models are passed as one: see ``as_one_model``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-TEXT_COMPONENTS = ("te1.", "te2.")  # how names of text-encoder modules begin
+TEXT_COMPONENTS = ("te1.", "te2.")  # prefixes of the names of text-encoder modules
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,25 @@ class Pair:
     down: torch.nn.Parameter
     up: torch.nn.Parameter
     magnitude: torch.nn.Parameter | None = None
-    scale: float = 1.0  # alpha / rank, or what the kind of LoRA has in its place
+    scale: float = 1.0  # alpha / rank, or alpha / sqrt(rank) with rank stabilisation
 
     @property
     def in_text(self) -> bool:
-        """Whether the module is a text encoder's."""
+        """Whether the module belongs to a text encoder."""
         return self.module.startswith(TEXT_COMPONENTS)
 
     @property
     def tensors(self) -> dict[str, torch.nn.Parameter]:
-        """The parameters by the name that ``state`` gives them."""
+        """The parameters by their names in ``state``."""
         named = {f"{self.module}.down": self.down, f"{self.module}.up": self.up}
         return named if self.magnitude is None else {**named, f"{self.module}.magnitude": self.magnitude}
 
 
 def as_one_model(unet: nn.Module, text: Mapping[str, nn.Module]) -> nn.Module:
-    """One model of ``unet`` and the text models ``te1`` and ``te2``, for the functions below.
+    """One model of ``unet``, the denoiser, and the text models ``te1`` and ``te2``, for the functions below.
 
-    A UNet's modules are named as in the UNet alone, a text model's ``te1.text_model.encoder.layers.…`` whatever the version of
-    transformers calls them.
+    A denoiser's modules have the names that they have in the denoiser alone. A text model's are ``te1.text_model.encoder.layers.…`` in
+    every version of transformers.
     """
     from torch import nn
 
@@ -57,9 +57,9 @@ def as_one_model(unet: nn.Module, text: Mapping[str, nn.Module]) -> nn.Module:
 
 
 def adapt(unet: nn.Module, modules: Sequence[str], network: NetworkSection, seed: int) -> list[str]:
-    """``inject`` with the rank and alpha that ``network`` has for each of ``modules``; those that are trained.
+    """``inject`` with the rank and alpha of each of ``modules`` in ``network``; returns the modules that are trained.
 
-    Raises UserError when none is left.
+    Raises UserError when there are none.
     """
     groups: dict[tuple[int, float], list[str]] = {}
     for name in modules:
@@ -69,7 +69,7 @@ def adapt(unet: nn.Module, modules: Sequence[str], network: NetworkSection, seed
     if not groups:
         raise UserError(
             Message(Setting("network.block_ranks"), " leaves nothing to train."),
-            "Give at least one part of the UNet a rank above 0.",
+            "Set a rank above 0 for at least one part of the UNet.",
             kind="config",
         )
     more: dict[str, Any] = {"dropout": network.dropout, "rslora": network.rslora, "dora": network.dora}
@@ -91,8 +91,8 @@ def inject(
 ) -> None:
     """Wrap ``modules`` of ``unet`` with LoRA layers in fp32: down Kaiming-uniform from ``seed``, up zero, scale alpha / rank.
 
-    As in kohya's trainer and the LoRA paper (Hu et al. 2021, section 4.1), training starts at the base exactly, which is frozen. With
-    ``rslora`` the scale is alpha / sqrt(rank); ``dropout`` is the share of a module's inputs that LoRA does not see in a step.
+    As in kohya's trainer and the LoRA paper (Hu et al. 2021, section 4.1), training starts exactly at the base, which is frozen. With
+    ``rslora`` the scale is alpha / sqrt(rank). ``dropout`` is the share of a module's inputs that LoRA does not see in a step.
     """
     import torch
 
@@ -127,7 +127,7 @@ def pairs(unet: nn.Module) -> Iterator[Pair]:
 
 
 def parameters(unet: nn.Module) -> list[torch.nn.Parameter]:
-    """What the optimiser trains, in a fixed order."""
+    """The trained parameters, in a fixed order."""
     return [parameter for pair in pairs(unet) for parameter in pair.tensors.values()]
 
 
@@ -139,7 +139,7 @@ def state(unet: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_state(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put back what ``state`` gave. Raises KeyError or RuntimeError when it belongs to another configuration."""
+    """Set the weights to what ``state`` returned. Raises KeyError or RuntimeError when that belongs to another configuration."""
     import torch
 
     with torch.no_grad():
@@ -149,15 +149,15 @@ def load_state(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether no number is NaN or infinite."""
+    """Whether there is no NaN and no infinity."""
     return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
 def _standard_name(name: str) -> str:
-    """The name of a module of ``as_one_model`` as states and files have it."""
+    """The name in states and files of a module of ``as_one_model``."""
     component, _, inside = name.partition(".")
     if component == "unet":
         return inside
-    if f"{component}." in TEXT_COMPONENTS and not inside.startswith("text_model."):  # transformers 5.6 dropped it
+    if f"{component}." in TEXT_COMPONENTS and not inside.startswith("text_model."):  # transformers 5.6 removed it
         return f"{component}.text_model.{inside}"
     return name

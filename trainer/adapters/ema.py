@@ -1,4 +1,4 @@
-"""An exponential moving average of the trained weights: what samples and the exported file show when it is on."""
+"""An exponential moving average of the trained weights. When it is on, preview images and the exported file use it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class Ema:
     """Averages of named parameters, in fp32 on their device: average = d * average + (1 - d) * weight after every step.
 
-    In the first steps d is (1 + step) / (10 + step) while that is less than ``decay``, so that the untrained start does not linger: the
-    warm-up of TensorFlow's ExponentialMovingAverage and of diffusers' EMAModel. Both matrices are averaged, each for itself.
+    In the first steps d is (1 + step) / (10 + step) while that is less than ``decay``, so that the initial weights lose their influence
+    soon. This is the warm-up of TensorFlow's ExponentialMovingAverage and of diffusers' EMAModel. The two matrices are averaged separately.
     """
 
     def __init__(self, parameters: Mapping[str, torch.Tensor], decay: float) -> None:
@@ -22,7 +22,7 @@ class Ema:
         self._averages = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     def update(self, step: int) -> None:
-        """Take in the weights after ``step``, the first of which is 1."""
+        """Add the weights after ``step``; steps count from 1."""
         import torch
         from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -31,7 +31,7 @@ class Ema:
             average(list(self._averages.values()), [parameter.detach() for parameter in self._parameters.values()], step)
 
     def show(self) -> None:
-        """Put the averages into the parameters; the caller keeps what was there."""
+        """Copy the averages into the parameters; the caller saves their values before."""
         import torch
 
         with torch.no_grad():
@@ -43,11 +43,11 @@ class Ema:
         return {name: average.to("cpu", copy=True) for name, average in self._averages.items()}
 
     def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put back what ``state`` gave."""
+        """Restore what ``state`` returned."""
         for name, average in self._averages.items():
             average.copy_(tensors[name])
 
 
 def decay_at(step: int, decay: float) -> float:
-    """The weight of the past at ``step``."""
+    """The decay d at ``step``."""
     return min(decay, (1 + step) / (10 + step))

@@ -1,6 +1,7 @@
-"""The parts of a LoRA file to go on from that a run does not train: they act on the frozen models, and stay in the file that is written.
+"""Those parts of ``base.lora``, the LoRA file that a run starts from, which the run does not train.
 
-Left out, they would be lost twice: the rest would be trained for a model without them, and the new file would lack them.
+They change the frozen models during training, and they are written into the new file unchanged. Without that, the other parts would be
+trained for a model that lacks them, and so would the new file.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ _ADDED = ("lora", "loha", "lokr", "full")
 
 
 def frozen_modules(config: RunConfig) -> list[LoraModule]:
-    """The layers of ``base.lora`` that belong to models which ``config`` does not train; empty without such a file.
+    """The layers of ``base.lora`` that belong to models which ``config`` does not train; empty without a file.
 
-    Raises UserError for layers whose change cannot be computed.
+    Raises UserError for a layer whose weight change cannot be computed.
     """
     if not config.base.lora:
         return []
@@ -47,7 +48,7 @@ def frozen_modules(config: RunConfig) -> list[LoraModule]:
 
 
 def describe_frozen(config: RunConfig, modules: Sequence[LoraModule]) -> str:
-    """A sentence about ``frozen_modules``; empty without any."""
+    """A message about ``frozen_modules``; empty without any."""
     if not modules:
         return ""
     components = dict.fromkeys(module.component for module in modules)
@@ -62,7 +63,7 @@ def describe_frozen(config: RunConfig, modules: Sequence[LoraModule]) -> str:
 def merge_into(models: Mapping[str, nn.Module], modules: Sequence[LoraModule]) -> None:
     """Add the changes of ``modules`` to the weights of ``models`` (``unet``, ``te1``, ``te2``), each computed in fp32.
 
-    Raises UserError for a layer that its model has not, or of another size.
+    Raises UserError for a layer that its model does not have, or has in another size.
     """
     import torch
 
@@ -72,7 +73,7 @@ def merge_into(models: Mapping[str, nn.Module], modules: Sequence[LoraModule]) -
         model = models.get(module.component)
         if model is None:
             raise _unfit(module, "the model has no such part")
-        # transformers 5.6 dropped "text_model." from the names of CLIPTextModel
+        # transformers 5.6 removed "text_model." from the names in CLIPTextModel
         name = module.name if hasattr(model, "text_model") else module.name.removeprefix("text_model.")
         try:
             weight = model.get_submodule(name).weight
@@ -89,7 +90,7 @@ def merge_into(models: Mapping[str, nn.Module], modules: Sequence[LoraModule]) -
 
 
 def tensors_of(family: str, modules: Sequence[LoraModule]) -> dict[str, torch.Tensor]:
-    """``modules`` under kohya's keys, as they were read; those of a format without alphas get one (scale 1)."""
+    """The tensors of ``modules`` under kohya's keys, unchanged; formats without alphas get alphas that mean a scale of 1."""
     from ..lorafile import LoraWeights, to_kohya
 
     return to_kohya(LoraWeights(tuple(modules), family, "kohya")).tensors
@@ -101,7 +102,7 @@ def _setting(component: str) -> Setting:
 
 def _unfit(module: LoraModule, reason: str) -> UserError:
     return UserError(
-        f"The LoRA to go on from does not fit this run: its layer {module.name} of the {_PARTS[module.component]}: {reason}.",
+        f"The LoRA to start from does not fit this run: its layer {module.name} of the {_PARTS[module.component]}: {reason}.",
         "Was it made for another kind of checkpoint?",
         kind="lora",
     )

@@ -1,4 +1,4 @@
-"""How large a LoRA has grown, module by module, and a limit to that."""
+"""The norm of each module's weight change, and a limit to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def weight_norms(pairs: Sequence[Pair]) -> torch.Tensor:
     """The Frobenius norm of ``scale`` times ``up`` times ``down`` of every pair, (pairs,) in fp32, on the weights' device.
 
-    These are the "key norms" that kohya's trainer shows. Nothing here waits for a GPU.
+    These are the "key norms" of kohya's trainer. Does not wait for a GPU.
     """
     import torch
 
@@ -25,10 +25,10 @@ def weight_norms(pairs: Sequence[Pair]) -> torch.Tensor:
 
 
 def limit_norms(pairs: Sequence[Pair], limit: float) -> torch.Tensor:
-    """Shorten every module whose norm is above ``limit`` to it, in place; the norms afterwards, (pairs,).
+    """Scale every module whose norm is above ``limit`` down to it, in place; returns the norms afterwards, (pairs,).
 
     Max-norm regularisation as in kohya's trainer (``scale_weight_norms``): ``up`` and ``down`` are both multiplied by the square root of
-    limit / norm, so that their product keeps its direction and their balance stays.
+    limit / norm, so that their product keeps its direction and they keep their ratio.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Training on from a LoRA file, of ours or of another tool."""
+"""Start training from a LoRA file, of this pack or of another tool."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def lora_identity(path: Path, cache_dir: Path) -> str:
-    """SHA-256 of the file's bytes; remembered in ``cache_dir`` while the file stays unchanged."""
+    """SHA-256 of the file's bytes; cached in ``cache_dir`` while the file stays unchanged."""
     return cached_digest(path, cache_dir, full=False)
 
 
 def require_lora(path: Path) -> None:
-    """Open the file before anything heavy. Raises UserError when it is missing, damaged or no LoRA, or changes what is not trained."""
+    """Check the file, before anything slow. Raises UserError when it is missing, damaged or no LoRA, or changes what cannot be trained."""
     from ..lorafile import read_lora
     from ..lorafile.biases import bias_of
     from ..lorafile.comfyui_dora import uses_base_norm
 
     if not path.is_file():
         raise UserError(
-            f"The LoRA to go on from was not found: {path}.", Message("Check ", Setting("base.lora"), ", or leave it empty."), kind="lora"
+            f"The LoRA to start from was not found: {path}.", Message("Check ", Setting("base.lora"), ", or leave it empty."), kind="lora"
         )
     weights = read_lora(path)
     if uses_base_norm(weights.metadata):
@@ -42,24 +42,24 @@ def require_lora(path: Path) -> None:
 
 
 def load_lora(model: nn.Module, path: Path, network: NetworkSection) -> None:
-    """Put the file's weights into the LoRA layers of ``model`` (see ``adapter.as_one_model``), so that the file's effect is kept whatever
-    its alpha.
+    """Load the file's weights into the LoRA layers of ``model`` (see ``adapter.as_one_model``), scaled so that they have the same effect
+    with the alpha of this run.
 
-    The file must have the layers and ranks that ``network`` describes. Layers of a UNet or text encoder that is not trained stay as they
-    are (see ``frozen_lora``); a text encoder that the file has nothing of starts from nothing. Raises UserError that names what differs.
+    The file must have the layers and ranks that ``network`` describes. Layers of a denoiser or text encoder that is not trained are left
+    alone (see ``frozen_lora``). A text encoder without layers in the file starts from zero. Raises UserError that names the difference.
     """
     from ..lorafile import read_lora
 
     wanted = {pair.module: pair for pair in adapter.pairs(model)}
     trained = {_component(name) for name in wanted}
     modules = [module for module in read_lora(path) if module.component in trained]
-    found = {module.name if module.component == "unet" else f"{module.component}.{module.name}": module for module in modules}
-    present = {_component(name) for name in found} | {"unet"}
+    in_file = {module.name if module.component == "unet" else f"{module.component}.{module.name}": module for module in modules}
+    present = {_component(name) for name in in_file} | {"unet"}
     values: dict[str, torch.Tensor] = {name: tensor for pair in wanted.values() for name, tensor in pair.tensors.items()}
     wanted = {name: pair for name, pair in wanted.items() if _component(name) in present}
-    _same_layers(path, set(found), set(wanted))
+    _same_layers(path, set(in_file), set(wanted))
     for name, pair in wanted.items():
-        module = found[name]
+        module = in_file[name]
         if module.algorithm != "lora" or "lora_mid.weight" in module.tensors or module.is_dora != (pair.magnitude is not None):
             kind = "dora" if module.is_dora else module.algorithm
             raise _unfit(
@@ -86,14 +86,14 @@ def load_lora(model: nn.Module, path: Path, network: NetworkSection) -> None:
 
 
 def _component(name: str) -> str:
-    """Which model a module that ``adapter`` names is in."""
+    """The model of a module, by the name that ``adapter`` gives it."""
     return next((text[:-1] for text in adapter.TEXT_COMPONENTS if name.startswith(text)), "unet")
 
 
-def _same_layers(path: Path, found: set[str], wanted: set[str]) -> None:
-    if found == wanted:
+def _same_layers(path: Path, in_file: set[str], wanted: set[str]) -> None:
+    if in_file == wanted:
         return
-    more, fewer = sorted(found - wanted), sorted(wanted - found)
+    more, fewer = sorted(in_file - wanted), sorted(wanted - in_file)
     parts = [f"it has {len(more)} layers that are not trained here, for example {more[0]}"] if more else []
     parts += [f"it lacks {len(fewer)} layers, for example {fewer[0]}"] if fewer else []
     hint = Message(

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..config.sections.network import NetworkSection
 from ..core import seeding
 from ..families import Family, TextEncoder
 from . import adapter
 
-if TYPE_CHECKING:
-    pass
-
 
 def adapt_text(encoder: TextEncoder, family: Family, network: NetworkSection, seed: int) -> list[str]:
-    """Put LoRA layers into every text model of ``encoder``; the modules that have one, by component and name."""
+    """Put LoRA layers into every text model of ``encoder``; returns the modules that have one, by component and name."""
     names = []
     for number, (component, model) in enumerate(encoder.modules.items()):
         targets = family.text_targets(model, network.targets)
-        own = seeding.derive_seed(seed, "text weights", number) % 2**32
-        names += [f"{component}.{name}" for name in adapter.adapt(model, targets, network, own)]
+        model_seed = seeding.derive_seed(seed, "text weights", number) % 2**32
+        names += [f"{component}.{name}" for name in adapter.adapt(model, targets, network, model_seed)]
     return names

@@ -1,4 +1,4 @@
-"""The noise and the timestep of one image, drawn from a generator that its place in the run determines."""
+"""The noise and the timestep of one image, from a generator that is seeded by the image's place in the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def draw_noise(shape: tuple[int, ...], settings: ObjectiveSection, generator: torch.Generator) -> torch.Tensor:
-    """Gaussian noise of ``shape`` (4, h, w), with multi-resolution noise and an offset when the settings ask for them."""
+    """Gaussian noise of ``shape`` (4, h, w), with multi-resolution noise and a noise offset if they are set."""
     import torch
 
     noise = torch.randn(shape, generator=generator)
@@ -25,7 +25,8 @@ def draw_noise(shape: tuple[int, ...], settings: ObjectiveSection, generator: to
 def draw_timestep(settings: ObjectiveSection, generator: torch.Generator, count: int) -> torch.Tensor:
     """A timestep in ``timestep_min`` .. ``timestep_max`` (exclusive) of ``count``, int64 without dimensions.
 
-    ``logit-normal`` squashes a normal draw (mean ``logit_mean``, deviation ``logit_std``) into the range, as in Esser et al. 2024.
+    ``logit-normal`` maps a normal random number (mean ``logit_mean``, deviation ``logit_std``) into the range by a sigmoid, as in Esser et
+    al. 2024.
     """
     import torch
 
@@ -37,9 +38,10 @@ def draw_timestep(settings: ObjectiveSection, generator: torch.Generator, count:
 
 
 def _multires(noise: torch.Tensor, iterations: int, discount: float, generator: torch.Generator) -> torch.Tensor:
-    """Pyramid noise: coarser and coarser noise added, then scaled back to unit deviation (J. Whitaker, "Multi-Resolution Noise", 2023).
+    """Pyramid noise: noise of lower and lower resolution is added, then all is scaled to unit deviation (J. Whitaker, "Multi-Resolution
+    Noise", 2023).
 
-    The deviation is the picture's own, where kohya's trainer takes the batch's: a picture's noise does not depend on its neighbours.
+    The deviation is that of the image, where kohya's trainer takes the batch's: an image's noise does not depend on others in its batch.
     """
     import torch
     from torch.nn.functional import interpolate
@@ -50,6 +52,6 @@ def _multires(noise: torch.Tensor, iterations: int, discount: float, generator: 
         small = (max(1, int(height / shrink)), max(1, int(width / shrink)))
         coarse = torch.randn((1, channels, *small), generator=generator)
         noise = noise + interpolate(coarse, size=(height, width), mode="bilinear")[0] * discount**level
-        if 1 in small:  # as the author's code and kohya's: no coarser level says more
+        if 1 in small:  # as in the author's code and kohya's: there is no lower resolution
             break
     return noise / noise.std()

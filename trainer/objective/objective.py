@@ -1,4 +1,4 @@
-"""What the UNet is asked to predict: noise and timesteps drawn from counters, the target, the loss."""
+"""The training objective: what the denoiser predicts, its target, and the loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def chosen_prediction(found: Prediction, settings: ObjectiveSection, name: str = "The checkpoint") -> Prediction:
-    """What the checkpoint ``name`` says, unless ``settings`` say otherwise. Raises UserError for what cannot be trained."""
+    """What the denoiser is trained to predict: what was found in the checkpoint ``name``, unless ``settings`` override it.
+
+    Raises UserError for a kind that cannot be trained.
+    """
     require_supported(found, name, overridden=settings.prediction != "auto")
     kind = found.kind if settings.prediction == "auto" else settings.prediction.replace("-", "_")
     zero = found.zero_terminal_snr if settings.zero_terminal_snr == "auto" else settings.zero_terminal_snr == "on"
@@ -36,7 +39,7 @@ def chosen_prediction(found: Prediction, settings: ObjectiveSection, name: str =
 
 
 def describe(prediction: Prediction) -> str:
-    """``prediction`` in the words of the settings, for people."""
+    """``prediction`` in the words of the settings."""
     return prediction.kind.replace("_", "-") + (" with zero terminal SNR" if prediction.zero_terminal_snr else "")
 
 
@@ -51,7 +54,7 @@ def loss(
 ) -> torch.Tensor:
     """The error in fp32, averaged over each image, weighted by noise level and by image ``weights`` (batch,), averaged over the batch.
 
-    With ``masks`` (batch, 1, h, w) in 0..1 the error outside is left out, and an image's mean is over what remains.
+    ``masks`` (batch, 1, h, w) in 0..1 weight the error of each latent pixel in an image's mean.
     """
     alphas = noise_scheduler.alphas_cumprod
     width = None if settings.loss == "l2" else weighting.huber_width(settings.huber_schedule, settings.huber_c, alphas, timesteps)
@@ -65,14 +68,14 @@ def loss(
 
 
 def mean_by_image(error: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
-    """The mean of ``error`` (batch, 4, h, w) over each image, (batch,), or over what ``masks`` (batch, 1, h, w) leave of it."""
+    """The mean of ``error`` (batch, 4, h, w) over each image, (batch,), weighted by ``masks`` (batch, 1, h, w) if there are any."""
     if masks is None:
         return error.mean(dim=(1, 2, 3))
     return (error * masks).sum(dim=(1, 2, 3)) / (masks.sum(dim=(1, 2, 3)) * error.shape[1]).clamp_min(1e-6)
 
 
 def target(noise_scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-    """The noise itself, or the velocity for a v-prediction family (Salimans & Ho 2022, appendix D)."""
+    """The noise, or the velocity for v-prediction (Salimans & Ho 2022, appendix D)."""
     if noise_scheduler.config.prediction_type == "v_prediction":
         velocity: torch.Tensor = noise_scheduler.get_velocity(latents, noise, timesteps)
         return velocity

@@ -1,4 +1,4 @@
-"""How much each noise level counts, and how the error is measured: pure functions of their papers' formulas.
+"""Loss weights of noise levels, and the error functions: pure functions, each from a paper.
 
 ``snr`` is the signal-to-noise ratio of a timestep, alphas_cumprod / (1 - alphas_cumprod); tensors have shape (batch,).
 """
