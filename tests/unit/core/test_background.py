@@ -54,10 +54,10 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     threads: list[str] = []
     tensors = BaseCheckpoint.tensors
 
-    def spy(self: BaseCheckpoint, wanted: Any, *given: Any, **more: Any) -> Any:
-        if wanted(f"{ldm_configs.UNET}out.2.weight") and not wanted(f"{ldm_configs.VAE}encoder.conv_in.weight"):
+    def spy(self: BaseCheckpoint, selects: Any, *arguments: Any, **options: Any) -> Any:
+        if selects(f"{ldm_configs.UNET}out.2.weight") and not selects(f"{ldm_configs.VAE}encoder.conv_in.weight"):
             threads.append(threading.current_thread().name)
-        return tensors(self, wanted, *given, **more)
+        return tensors(self, selects, *arguments, **options)
 
     monkeypatch.setattr(BaseCheckpoint, "tensors", spy)
     return threads

@@ -60,8 +60,8 @@ OTHER = [
 @pytest.mark.parametrize("text", SHORT)
 def test_out_of_memory_is_recognised_by_the_message_of_each_library(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
-    told = diagnose(RuntimeError(text), Path())
-    assert told.kind == "memory" and text.splitlines()[0] in told.message and "training.memory" in told.hint
+    error = diagnose(RuntimeError(text), Path())
+    assert error.kind == "memory" and text.splitlines()[0] in error.message and "training.memory" in error.hint
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no words"), torch.OutOfMemoryError("")], ids=repr)

@@ -53,8 +53,8 @@ def at(step: int, act: Callable[[], object]) -> Callable[[events.Event], None]:
     return when(lambda event: isinstance(event, events.Step) and event.step == step, lambda: (act(), None)[1])
 
 
-def resumed_at(told: list[events.Event]) -> list[int]:
-    return [event.start_step for event in told if isinstance(event, events.Plan)]
+def resumed_at(log: list[events.Event]) -> list[int]:
+    return [event.start_step for event in log if isinstance(event, events.Plan)]
 
 
 def mounted(folder: Path, *arguments: str) -> Path:
@@ -91,7 +91,7 @@ def drive(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def failing_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], Callable[[], None]]:
-    """Arrange that children's writes below a folder fail with an error, once the function that is given back was called."""
+    """Make writes of child processes below a folder fail with an error once the returned function has been called."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("NOT CHECKED: there is no C compiler to make writes fail with")
@@ -127,9 +127,9 @@ def test_exhausted_inodes_are_not_reported_as_a_full_disk(
     assert not half_files(few_files)
     for path in few_files.glob("small *"):
         path.unlink()
-    told: list[events.Event] = []
-    assert launcher.train(prepare_run(config), on_event=told.append).lora.read_bytes() == expected
-    assert resumed_at(told) == [2]
+    log: list[events.Event] = []
+    assert launcher.train(prepare_run(config), on_event=log.append).lora.read_bytes() == expected
+    assert resumed_at(log) == [2]
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_the_error_of_a_child_that_cannot_write_its_log_is_reported(
     assert "start again" in caught.value.hint
     assert "Traceback" not in str(caught.value)
     monkeypatch.delenv("LD_PRELOAD")
-    told: list[events.Event] = []
-    assert launcher.train(prepare_run(config), on_event=told.append).lora.read_bytes() == expected
-    assert resumed_at(told)[0] >= 2
+    log: list[events.Event] = []
+    assert launcher.train(prepare_run(config), on_event=log.append).lora.read_bytes() == expected
+    assert resumed_at(log)[0] >= 2
 
 
 @pytest.mark.usefixtures("quick_children")
@@ -257,8 +257,8 @@ def test_a_run_without_previews_finishes_without_its_checkpoint(
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES])
 def test_the_exit_status_carries_the_disk_error(number: int, tmp_path: Path) -> None:
     error = OSError(number, os.strerror(number))
-    told, meant = from_exit_status(exit_status_for(ValueError(), error) or 0, tmp_path), as_disk_error(error, tmp_path)
-    assert told is not None and meant is not None
-    assert told.message.split(" free")[0][:40] == meant.message.split(" free")[0][:40]
+    reported, expected = from_exit_status(exit_status_for(ValueError(), error) or 0, tmp_path), as_disk_error(error, tmp_path)
+    assert reported is not None and expected is not None
+    assert reported.message.split(" free")[0][:40] == expected.message.split(" free")[0][:40]
     assert exit_status_for(ValueError(), OSError(errno.ENOENT, "")) is None
     assert all(from_exit_status(status, tmp_path) is None for status in (0, 1, 2, 3, 120, 126, 137, -9, -15))

@@ -69,8 +69,8 @@ def test_a_dataset_is_prepared_and_reported_in_any_code_page(tmp_path: Path, mon
     arguments = ["prepare", str(source), "--out", str(tmp_path / "out"), "--trigger", NAME, "--class", "girl", "--resolution", "64"]
     assert main(arguments) == 0
     assert main([*arguments, "--json"]) == 0
-    *said, last = output().splitlines()
-    assert said[0].startswith("Dataset Zo") and said[0].endswith("\\U0001f3a8_girl")
+    *lines, last = output().splitlines()
+    assert lines[0].startswith("Dataset Zo") and lines[0].endswith("\\U0001f3a8_girl")
     assert json.loads(last)["rejected"][0]["source"] == f"{NAME}.png"
 
 
@@ -97,8 +97,8 @@ def test_progress_is_written_in_any_code_page(monkeypatch: pytest.MonkeyPatch, c
         progress.show(events.Sample(f"/samples/{NAME}.png", NAME, 1, 2, 0))
         progress.show(events.Warning_(f"{NAME} \udcff"))
         progress.show(events.Step(1, 2, 1, 0.1, 0.1, 1e-4, 1.0, 2.0, 3.0, 1.0))
-    said = output()
-    assert "\\U0001f3a8.png" in said and "\\udcff" in said
+    text = output()
+    assert "\\U0001f3a8.png" in text and "\\udcff" in text
 
 
 def test_prepare_with_redirected_output_exits_with_0(tmp_path: Path) -> None:
@@ -141,18 +141,20 @@ def test_run_py_prints_the_output_of_pip_in_any_code_page(monkeypatch: pytest.Mo
 
 
 def test_square_brackets_in_names_are_not_markup() -> None:
-    held = io.StringIO()
-    with TrainingProgress(Console(file=held, width=200)) as progress:
+    stream = io.StringIO()
+    with TrainingProgress(Console(file=stream, width=200)) as progress:
         progress.show(events.Sample("/samples/[red]/a[/].png", "", 1, 2, 0))
         progress.show(events.Checkpoint(2, "", "/loras/[bold]b[/bold].safetensors"))
         progress.show(events.Warning_("a [/x] b"))
-    assert all(text in held.getvalue() for text in ("/[red]/a[/].png", "[bold]b[/bold].safetensors", "warning: a [/x] b"))
+    assert all(text in stream.getvalue() for text in ("/[red]/a[/].png", "[bold]b[/bold].safetensors", "warning: a [/x] b"))
 
 
 def scripts() -> list[Path]:
     """What a person starts and that prints."""
-    found = [*ROOT.glob("benchmarks/*.py"), ROOT / "trainer" / "cli.py"]
-    return [path for path in found if "print(" in (text := path.read_text(encoding="utf-8")) and ("__main__" in text or path.stem == "cli")]
+    scripts = [*ROOT.glob("benchmarks/*.py"), ROOT / "trainer" / "cli.py"]
+    return [
+        path for path in scripts if "print(" in (text := path.read_text(encoding="utf-8")) and ("__main__" in text or path.stem == "cli")
+    ]
 
 
 @pytest.mark.parametrize("path", scripts(), ids=lambda path: path.stem)
@@ -202,8 +204,8 @@ def test_other_encodings_are_rejected_with_a_hint(tmp_path: Path, name: str) -> 
 
 
 def test_an_accelerate_configuration_is_stored_as_utf_8(tmp_path: Path) -> None:
-    given = tmp_path / "given.yaml"
-    given.write_bytes(codecs.BOM_UTF16_LE + "main_process_ip: 猫\n".encode("utf-16-le"))
+    config = tmp_path / "given.yaml"
+    config.write_bytes(codecs.BOM_UTF16_LE + "main_process_ip: 猫\n".encode("utf-16-le"))
     folder = RunFolder(tmp_path / "run", "run")
-    write_run_folder(PreparedRun(folder, configuration(tmp_path / "a.safetensors", tmp_path, tmp_path), family_named("sd1")), given)
+    write_run_folder(PreparedRun(folder, configuration(tmp_path / "a.safetensors", tmp_path, tmp_path), family_named("sd1")), config)
     assert (folder.path / "accelerate.yaml").read_text(encoding="utf-8") == "main_process_ip: 猫\n"

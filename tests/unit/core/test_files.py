@@ -184,8 +184,8 @@ def test_abandoned_partial_files_are_removed_and_those_in_use_stay(tmp_path: Pat
     with atomic_path(tmp_path / "new.safetensors") as temporary:
         temporary.write_bytes(b"whole")
         remove_abandoned(tmp_path)
-        kept = {abandoned.name} if os.name == "nt" else set()  # where no lock tells that nobody writes it
-        assert {path.name for path in tmp_path.iterdir()} == {temporary.name, "mine.tmp", *kept}
+        remaining = {abandoned.name} if os.name == "nt" else set()  # without locks it may still be in use
+        assert {path.name for path in tmp_path.iterdir()} == {temporary.name, "mine.tmp", *remaining}
     assert (tmp_path / "new.safetensors").read_bytes() == b"whole"
 
 
@@ -285,8 +285,8 @@ def test_on_windows_replace_waits_for_a_file_that_is_in_use(
 def test_a_file_in_use_is_not_reported_as_a_missing_permission(tmp_path: Path, winerror: int, words: str) -> None:
     error = PermissionError(13, "Access is denied", str(tmp_path / "a"))
     error.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
-    told = disk_errors.as_disk_error(error, tmp_path)
-    assert told is not None and words in told.hint
+    disk_error = disk_errors.as_disk_error(error, tmp_path)
+    assert disk_error is not None and words in disk_error.hint
 
 
 def test_an_error_names_the_target_and_not_the_temporary_file(tmp_path: Path) -> None:
@@ -311,11 +311,11 @@ def test_a_network_drive_counts_as_another_machine_unless_comfyui_is_on_it(path:
 @pytest.mark.skipif(os.name != "nt", reason="NOT CHECKED: only Windows asks other machines for a path")
 @pytest.mark.parametrize("path", ["\\\\evil\\share\\x", "//evil/share/x", "\\\\?\\UNC\\evil\\share\\x"])
 def test_other_machines_are_not_accessed(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    accessed: list[str] = []
 
     def watched(look: Any) -> Any:
         def wrapper(path: Path, **named: Any) -> Any:
-            asked.append(str(path))
+            accessed.append(str(path))
             return look(path, **named)
 
         return wrapper
@@ -324,4 +324,4 @@ def test_other_machines_are_not_accessed(path: str, tmp_path: Path, monkeypatch:
         monkeypatch.setattr(Path, name, watched(getattr(Path, name)))
     with pytest.raises(UserError, match="lies outside"):
         resolve_below(path, [tmp_path])
-    assert asked and not [each for each in asked if "evil" in each]
+    assert accessed and not [each for each in accessed if "evil" in each]

@@ -32,7 +32,7 @@ NAMES = sorted(hostile.weights(Path()))
 
 @pytest.fixture
 def commands(tmp_path: Path, shallow_checkpoint: Path, dataset_folder: Path) -> dict[str, Command]:
-    """Every command that takes weights, given a file of them."""
+    """Every command that reads weights, with the path of a file."""
     good = tmp_path / "good lora.safetensors"
     save_file(lora_tensors(small_layers()), good)
     out, settings = str(tmp_path / "out.safetensors"), tmp_path / "run.json"
@@ -69,11 +69,11 @@ def test_every_command_rejects_hostile_weights(
     before = {each for each in tmp_path.rglob("*") if "runs" not in each.parts}
     for title, command in commands.items():
         status = main(command(path))
-        said = capsys.readouterr().err
-        assert status == 1, (title, said)
-        assert said.startswith("error: "), (title, said)
-        assert "Traceback" not in said
-        assert len(said) < 2000
+        output = capsys.readouterr().err
+        assert status == 1, (title, output)
+        assert output.startswith("error: "), (title, output)
+        assert "Traceback" not in output
+        assert len(output) < 2000
     after = {each for each in tmp_path.rglob("*") if "runs" not in each.parts and each.name != "run.json"}
     assert after == before
     assert not mark.exists()
@@ -100,14 +100,14 @@ def test_a_base_with_wrong_numbers_or_shapes_is_reported(
     config = configuration(path, dataset_folder, tmp_path / "runs")
     (tmp_path / "run.json").write_text(config.to_json(), encoding="utf-8")
     if main(["train", str(tmp_path / "run.json"), "--dry-run"]):  # seen before anything heavy
-        said = capsys.readouterr().err
-        assert said.startswith("error: ")
+        output = capsys.readouterr().err
+        assert output.startswith("error: ")
     else:
         error = train_here(config).told[-1]
         assert isinstance(error, events.Error)
-        said = f"{error.message} {error.hint}"
-        assert error.kind == kind, said
-    assert "lying.safetensors" in said
+        output = f"{error.message} {error.hint}"
+        assert error.kind == kind, output
+    assert "lying.safetensors" in output
 
 
 @pytest.mark.slow
@@ -126,10 +126,10 @@ def test_training_does_not_continue_from_a_lora_with_wrong_numbers_or_shapes(
         tensors[key] = tensors[key][:1].contiguous()
     path = tmp_path / "lying.safetensors"
     save_file(tensors, path)
-    with pytest.raises(UserError) as caught:  # before the child, or what the child told
-        told = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", {"base.lora": str(path)})).told[-1]
-        assert isinstance(told, events.Error)
-        raise UserError(told.message, told.hint, kind=told.kind)
+    with pytest.raises(UserError) as caught:  # before the child starts, or from the child
+        event = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path / "runs", {"base.lora": str(path)})).told[-1]
+        assert isinstance(event, events.Error)
+        raise UserError(event.message, event.hint, kind=event.kind)
     assert caught.value.kind == "lora"
     assert "lying.safetensors" in caught.value.message
 
@@ -161,14 +161,14 @@ def test_every_command_rejects_an_image_of_60000_pixels_a_side(
         "thumbnail": ["export", str(lora), str(tmp_path / "out.safetensors"), "--thumbnail", str(path)],
     }
     status = main(arguments[command])
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     if command == "regularisation":  # the other pictures are prepared, and the report names what was left out
         assert status == 0
-        assert "vast.png" in said.out and ("too large" in said.out or "bomb" in said.out)
+        assert "vast.png" in output.out and ("too large" in output.out or "bomb" in output.out)
         return
     assert status == 1
-    assert said.err.startswith("error: ")
-    assert "vast.png" in said.err
+    assert output.err.startswith("error: ")
+    assert "vast.png" in output.err
 
 
 def test_only_the_valid_member_of_a_hostile_archive_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,10 +178,10 @@ def test_only_the_valid_member_of_a_hostile_archive_is_read(tmp_path: Path, caps
     archive.write_bytes(hostile.slipping_zip(picture.read_bytes()))
     before = set(tmp_path.rglob("*"))
     assert main(["prepare", str(archive), "--out", str(tmp_path / "out"), "--trigger", "x", "--resolution", "64", "--json"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     drive = "C:/escaped.png" if os.sep == "\\" else "C:\\\\escaped.png"  # zipfile makes one kind of separators
     for name in ("../escaped.png", "/tmp/escaped.png", drive, "link.png", "bomb.bmp"):
-        assert name in told
+        assert name in output
     new = set(tmp_path.rglob("*")) - before
     assert all(path.is_relative_to(tmp_path / "out") for path in new)
     assert [path.name.split("-")[0] for path in new if path.suffix == ".png"] == ["good"]
@@ -197,8 +197,8 @@ def test_devices_and_pipes_beside_images_are_left_out(tmp_path: Path, capsys: py
     (folder / "00.txt").symlink_to("/dev/zero")
     os.mkfifo(folder / "metadata.jsonl")
     assert main(["prepare", str(folder), "--out", str(tmp_path / "out"), "--trigger", "x", "--resolution", "64", "--json"]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in ("zero.png", "pipe.png", "loop.png"))
+    output = capsys.readouterr().out
+    assert all(name in output for name in ("zero.png", "pipe.png", "loop.png"))
     assert [path.name.split("-")[0] for path in (tmp_path / "out").rglob("*.png")] == ["00"]
 
 
@@ -233,9 +233,9 @@ def test_hostile_onnx_models_are_reported(kind: str, content: str, tmp_path: Pat
     command = ["prepare", str(pictures), "--out", str(tmp_path / "out"), "--trigger", "x", "--resolution", "64"]
     command += ["--tagger", str(model)] if kind == "tagger" else ["--crop", "face", "--set", f"face_model={model}"]
     assert main(command) == 1
-    said = capsys.readouterr().err
-    assert "error: " in said and "Traceback" not in said
-    assert "lying.onnx" in said
+    output = capsys.readouterr().err
+    assert "error: " in output and "Traceback" not in output
+    assert "lying.onnx" in output
     assert not mark.exists()
 
 
@@ -309,5 +309,5 @@ def test_paths_with_a_nul_are_rejected(
         [*sample, "--base", "nowhere.safetensors", "--image", bad], *(["train", str(settings), "--set", f"{key}={bad}"] for key in keys),
     ):  # fmt: skip
         assert main(command) == 1, command
-        said = capsys.readouterr().err
-        assert "error: " in said and "Traceback" not in said
+        output = capsys.readouterr().err
+        assert "error: " in output and "Traceback" not in output

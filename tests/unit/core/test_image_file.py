@@ -33,8 +33,8 @@ def lora_file(path: Path, metadata: dict[str, str] | None = None) -> Path:
 
 
 def _thumbnail(folder: Path) -> None:
-    found = card(lora_file(folder / "a.safetensors", {"modelspec.thumbnail": hostile.data_url(EPS)}))
-    assert (found.thumbnail, found.problem) == ("", "")
+    lora_card = card(lora_file(folder / "a.safetensors", {"modelspec.thumbnail": hostile.data_url(EPS)}))
+    assert (lora_card.thumbnail, lora_card.problem) == ("", "")
 
 
 def _information(folder: Path) -> None:
@@ -89,9 +89,9 @@ def test_formats_that_start_programs_or_contain_others_are_rejected() -> None:
 
 def encoded(size: tuple[int, int], kind: str = "PNG", colour: str = "red") -> bytes:
     """One colour, as a file."""
-    held = io.BytesIO()
-    Image.new("RGB", size, colour).save(held, kind)
-    return held.getvalue()
+    stream = io.BytesIO()
+    Image.new("RGB", size, colour).save(stream, kind)
+    return stream.getvalue()
 
 
 def test_pixels_and_bytes_are_limited_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,10 +134,10 @@ def test_the_extension_of_an_image_does_not_matter(tmp_path: Path, kind: str) ->
 @pytest.mark.parametrize("damage", [lambda data: data[:-300], lambda data: data[:40], lambda data: b"", lambda data: b"GIF89a"])
 def test_damaged_files_raise_one_exception(damage: Callable[[bytes], bytes]) -> None:
     noise = Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3))
-    held = io.BytesIO()
-    noise.save(held, "PNG")
+    stream = io.BytesIO()
+    noise.save(stream, "PNG")
     with pytest.raises(ImageRejected):
-        load_image(damage(held.getvalue()))
+        load_image(damage(stream.getvalue()))
 
 
 @pytest.mark.parametrize("code", ["from PIL import Image\nImage.open('a')\n", "import PIL.Image as P\nP.open('a')\n"])

@@ -21,8 +21,8 @@ def test_every_image_is_computed_once_with_the_weight_of_a_single_process(world:
                     assert slot not in weight, "two processes compute the same image"
                     weight[slot] = share.scale / share.accumulated / world / len(share.slots)  # gradients are averaged over the processes
         # in one process: the mean over the micro-batches of each one's mean
-        wanted = {slot: 1 / len(step) / len(batch) for batch in step for slot in batch}
-        assert weight == pytest.approx(wanted)
+        expected = {slot: 1 / len(step) / len(batch) for batch in step for slot in batch}
+        assert weight == pytest.approx(expected)
 
 
 def test_a_share_never_mixes_buckets() -> None:

@@ -150,9 +150,9 @@ def test_the_training_bar_shows_work_before_the_training() -> None:
     assert "hashing [red]a[/].safetensors" in stream.getvalue() and "50 %" in stream.getvalue()
 
 
-@pytest.mark.parametrize(("done", "total", "shown"), [(3, 12, "3/12"), (30_000_000, 60_000_000, "50/100")], ids=["images", "bytes"])
-def test_the_training_bar_moves_with_the_work(done: int, total: int, shown: str) -> None:
+@pytest.mark.parametrize(("done", "total", "expected"), [(3, 12, "3/12"), (30_000_000, 60_000_000, "50/100")], ids=["images", "bytes"])
+def test_the_training_bar_moves_with_the_work(done: int, total: int, expected: str) -> None:
     stream = io.StringIO()
     with TrainingProgress(Console(file=stream, width=200, force_terminal=True)) as progress:
         progress.work("exporting", done, total)
-    assert " ".join(stream.getvalue().split()).count(shown) > 0
+    assert " ".join(stream.getvalue().split()).count(expected) > 0
