@@ -113,7 +113,7 @@ def _pictures() -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255
     vae: Any = sd1.FAMILY.load_vae(BaseCheckpoint(BASE, "file"), torch.float32)
     with torch.no_grad():
-        latents = torch.cat([vae.encode(part * 2 - 1).latent_dist.mean for part in pixels.split(32)]) * sd1.FAMILY.latent_scale
+        latents = torch.cat([vae.encode(part * 2 - 1).latent_dist.mean for part in pixels.split(32)]) * sd1.FAMILY.latents.scaling_factor
         edges = torch.cat([_edges(part) for part in pixels.split(32)]).repeat(1, 3, 1, 1)
     return latents, edges, [caption(person, None) for person in people] * 2
 

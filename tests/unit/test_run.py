@@ -195,7 +195,12 @@ def test_all_runs_long_tests_and_then_windows_whose_result_does_not_count(
 
 def test_quick_leaves_out_slow_tests_and_comfyui(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
-    monkeypatch.setattr("run.subprocess.call", lambda command, **_: ran.append(command) or 0)
+
+    def call(command: list[str], **_: object) -> int:
+        ran.append(command)
+        return 0
+
+    monkeypatch.setattr("run.subprocess.call", call)
     monkeypatch.setattr(run, "install", lambda **_: None)
     monkeypatch.setattr("sys.argv", ["run.py", "test", "--quick", "-k", "some"])
     assert run.main() == 0
