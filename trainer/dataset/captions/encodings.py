@@ -23,16 +23,21 @@ def decode_text(data: bytes) -> tuple[str, str]:
         return data.decode("utf-8-sig"), ""
     except UnicodeDecodeError:
         pass
+    other_script = _best_of_other_scripts(data)
     # accented letters are single bytes between ASCII letters; other scripts have runs of such bytes
-    if re.search(rb"[\x80-\xff]{3}", data) is not None:
-        scores = {name: score for name in (*_WEIGHTS, "cp1251") if (score := _score(data, name)) is not None}
-        if scores:
-            best = max(scores, key=lambda name: scores[name])
-            return data.decode(best), best
+    if other_script and re.search(rb"[\x80-\xff]{3}", data) is not None:
+        return data.decode(other_script), other_script
     try:
         return data.decode("cp1252"), "cp1252"
-    except UnicodeDecodeError:
-        return data.decode("latin-1"), "latin-1"
+    except UnicodeDecodeError:  # in cp932 the second byte of a character is often ASCII, which leaves no runs
+        found = other_script or "latin-1"
+        return data.decode(found), found
+
+
+def _best_of_other_scripts(data: bytes) -> str:
+    """The encoding of a script other than Latin in which ``data`` looks most like text; empty if it is valid in none."""
+    scores = {name: score for name in (*_WEIGHTS, "cp1251") if (score := _score(data, name)) is not None}
+    return max(scores, key=lambda name: scores[name]) if scores else ""
 
 
 def _unmarked_utf_16(data: bytes) -> str:
