@@ -19,28 +19,27 @@ from tests.tools.cache import cache_folder
 from tests.tools.comfyui import NO_COMFYUI, ComfyUI, find_comfyui
 from tests.tools.scheduling import worker_group
 
-# Before torch and the Hugging Face libraries are imported: tests never ask the network, and idle threads do not spin.
+# Set before torch and the Hugging Face libraries are imported. Tests use no network, and idle threads must not spin.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "Agg")
-if shutil.which("nvidia-smi") is None:  # then Triton's interpreter runs our kernels; libraries import Triton, which reads this once
+if shutil.which("nvidia-smi") is None:  # Triton's interpreter runs our kernels; Triton reads this once, when a library imports it
     os.environ.setdefault("TRITON_INTERPRET", "1")
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # pytest-xdist: they and what they start share the cores
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # the workers and the processes they start share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-# how long an example takes says something about the machine, not about what is tested
+# how long an example takes depends on the machine
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
-gc.set_threshold(20_000, 50, 50)  # torch and its friends leave a million objects, all of which every full collection looks through
+gc.set_threshold(20_000, 50, 50)  # after importing torch, each full collection visits a million objects
 
 _TESTS = Path(__file__).resolve().parent
-_LONGEST = ("test_demo_figures.py",)
 _FULL_BYTES = 2_132_000_000  # what a complete full-size checkpoint exceeds
 _DISK_BYTES = 6_000_000_000  # a run with nothing cached held 5.0 GB at once
 
 
 @pytest.fixture(scope="session")
 def comfyui() -> ComfyUI:
-    """A real ComfyUI; the test is skipped, and the summary says so, where there is none."""
+    """A real ComfyUI. Without one the test is skipped, which the summary reports."""
     found = find_comfyui()
     if found is None:
         pytest.skip(NO_COMFYUI)
@@ -49,7 +48,7 @@ def comfyui() -> ComfyUI:
 
 @pytest.fixture(scope="session")
 def quick_trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Path]]:
-    """For an interpreter, the program that starts training children with the libraries loaded already; see preloaded_trainer.py."""
+    """Takes an interpreter; returns a program that starts training children whose libraries are already loaded (preloaded_trainer.py)."""
     from tests.tools.preloaded_trainer import preloaded
 
     made: dict[Path, Path] = {}
@@ -107,7 +106,7 @@ def full_checkpoint() -> Path:
 
     path = cache_folder() / f"random-sd15-v{VERSION}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # of several workers one makes it
+    with FileLock(f"{path}.lock"):  # only one worker writes it
         if not path.is_file() or path.stat().st_size < _FULL_BYTES:
             make_checkpoint(path, "full")
     return path
@@ -125,7 +124,7 @@ def long_form(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests below server/ and browser/, skip those that lack a ComfyUI, and deselect long tests without ``--long``."""
+    """Mark tests by folder, skip those that lack a ComfyUI, deselect long ones without ``--long``, and put files with dear tests first."""
     missing = find_comfyui() is None
     for item in items:
         folder = item.path.relative_to(_TESTS).parts[0] if item.path.is_relative_to(_TESTS) else ""
@@ -139,14 +138,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
-    items.sort(key=lambda item: item.path.name not in _LONGEST)  # one worker runs a file's tests: the others would wait for it at the end
+    # a worker runs all tests of a file, so that a long file at the end would leave the other workers idle
+    dear = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("comfyui")}
+    items.sort(key=lambda item: item.path not in dear)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With pytest-xdist a file's tests run in one worker, and so do all tests of one running ComfyUI: it is started once.
+    """Keep the tests of a file, and those that share a running ComfyUI, in one pytest-xdist worker, so that each ComfyUI starts once.
 
-    ``--dist loadgroup`` would do this with marks, but pytest-xdist 3.8 and pytest 9.2 do not agree on how.
+    ``--dist loadgroup`` would do this with marks, but pytest-xdist 3.8 and pytest 9.2 disagree on how.
     """
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
@@ -158,19 +159,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_report_header() -> list[str]:
-    """At the top: which ComfyUI the tests use, and whether the disk is too full for them."""
+    """Which ComfyUI the tests use, and whether the disk is too full for them."""
     found = find_comfyui()
     lines = [f"ComfyUI: {found.version} in {found.path}" if found else f"ComfyUI: none, its tests are skipped ({NO_COMFYUI})"]
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free < _DISK_BYTES:
-        told = f"{free / 1e9:.1f} GB are free in {tempfile.gettempdir()}, and files of the real size need {_DISK_BYTES / 1e9:.0f}"
-        lines.append(f"THE DISK IS NEARLY FULL, tests will fail for it: {told}")
+        space = f"{free / 1e9:.1f} GB are free in {tempfile.gettempdir()}, and full-size files need {_DISK_BYTES / 1e9:.0f}"
+        lines.append(f"THE DISK IS NEARLY FULL, so tests will fail: {space}")
     return lines
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-    """Say loudly what a machine without ComfyUI left unchecked."""
+    """Report prominently what was not tested because there is no ComfyUI."""
     yield
     missed = [report for report in terminalreporter.stats.get("skipped", []) if NO_COMFYUI in str(report.longrepr)]
     if missed:

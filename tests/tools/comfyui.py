@@ -13,7 +13,7 @@ _PYTHON = "Scripts/python.exe" if os.name == "nt" else "bin/python"
 
 @dataclass(frozen=True)
 class ComfyUI:
-    """A ComfyUI checkout and the interpreter that runs it."""
+    """A ComfyUI checkout, and the interpreter that runs it."""
 
     path: Path
     python: Path
