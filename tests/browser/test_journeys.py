@@ -91,7 +91,7 @@ def clear(frontend: Frontend) -> None:
 
 
 @pytest.mark.parametrize("name", PAINTING)
-def test_a_template_runs_and_its_picture_brings_it_back(frontend: Frontend, look: Look, canvas_server: Server, name: str) -> None:
+def test_template_runs_and_its_image_restores_it(frontend: Frontend, look: Look, canvas_server: Server, name: str) -> None:
     if name != EVERYWHERE and not look.first:
         pytest.skip("one frontend is enough to run them all")
     before = len(frontend.problems)
@@ -110,7 +110,7 @@ def test_a_template_runs_and_its_picture_brings_it_back(frontend: Frontend, look
     assert pack_errors(frontend.problems[before:]) == []
 
 
-def test_the_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Frontend, look: Look, canvas_server: Server) -> None:
+def test_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Frontend, look: Look, canvas_server: Server) -> None:
     if not (look.first or look.front_end):
         pytest.skip("the oldest and the newest way of drawing is enough for a whole training")
     name = f"journey_{look.slug}"
@@ -159,7 +159,7 @@ def test_the_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Fronte
     assert widget_values(frontend.serialized()) == widget_values(kept)
 
 
-def test_an_epoch_is_picked_from_the_grid(frontend: Frontend, look: Look, canvas_server: Server) -> None:
+def test_epoch_is_picked_from_the_grid(frontend: Frontend, look: Look, canvas_server: Server) -> None:
     if look.first or look.front_end:
         pytest.skip("the Vue nodes and the oldest ComfyUI do this")
     frontend.load(frontend.template("animelora", "06_compare_epochs"), "epochs")

@@ -101,7 +101,7 @@ def keep(frontend: Frontend, look: Look, name: str, *, vue: bool) -> None:
         frontend.screenshot(SCREENSHOTS / f"canvas-{name}-{'vue-light' if vue else 'classic-dark'}.png")
 
 
-def test_the_card_shows_a_lora_and_hands_out_its_trigger_words(frontend: Frontend, look: Look, canvas_server: Server, shelf: Path) -> None:
+def test_card_shows_a_lora_and_copies_its_trigger_words(frontend: Frontend, look: Look, canvas_server: Server, shelf: Path) -> None:
     before = len(frontend.problems)
     frontend.load(painting(canvas_server, "AnimeLoRA_LoadLora", lora_name="retro_style.safetensors"), "card")
     frontend.fit()
@@ -137,7 +137,7 @@ def test_the_card_shows_a_lora_and_hands_out_its_trigger_words(frontend: Fronten
     assert pack_errors(frontend.problems[before:]) == []
 
 
-def test_words_go_into_the_text_of_the_selected_node(frontend: Frontend, canvas_server: Server, shelf: Path) -> None:
+def test_words_are_inserted_into_the_selected_node(frontend: Frontend, canvas_server: Server, shelf: Path) -> None:
     frontend.load(painting(canvas_server, "AnimeLoRA_LoadLora", lora_name="retro_style.safetensors"), "selected")
     frontend.fit()
     frontend.page.locator(".animelora-lora .insert").first.wait_for(timeout=30_000)
@@ -146,9 +146,7 @@ def test_words_go_into_the_text_of_the_selected_node(frontend: Frontend, canvas_
     assert sorted(texts(frontend)) == ["a portrait", "myRetro girl, blurry"]
 
 
-def test_several_loras_are_chosen_ordered_and_switched_in_one_node(
-    frontend: Frontend, look: Look, canvas_server: Server, shelf: Path
-) -> None:
+def test_loras_are_chosen_ordered_and_toggled_in_one_node(frontend: Frontend, look: Look, canvas_server: Server, shelf: Path) -> None:
     before = len(frontend.problems)
     frontend.load(painting(canvas_server, "AnimeLoRA_LoraStack"), "stack")
     frontend.fit()
@@ -195,7 +193,7 @@ def test_several_loras_are_chosen_ordered_and_switched_in_one_node(
     assert pack_errors(frontend.problems[before:]) == []
 
 
-def test_a_lora_that_is_not_here_is_marked_and_refused_until_it_is_off(frontend: Frontend, canvas_server: Server, shelf: Path) -> None:
+def test_missing_lora_is_marked_and_refused_until_disabled(frontend: Frontend, canvas_server: Server, shelf: Path) -> None:
     gone = json.dumps([{"on": True, "name": "gone.safetensors", "strength": 1}])
     frontend.load(painting(canvas_server, "AnimeLoRA_LoraStack", loras=gone), "gone")
     frontend.fit()
@@ -205,7 +203,7 @@ def test_a_lora_that_is_not_here_is_marked_and_refused_until_it_is_off(frontend:
     canvas_server.run(frontend.prompt())
 
 
-def test_a_new_lora_is_on_every_menu_without_reloading_the_page(frontend: Frontend, look: Look, canvas_server: Server, shelf: Path) -> None:
+def test_new_lora_is_in_every_menu_without_a_reload(frontend: Frontend, look: Look, canvas_server: Server, shelf: Path) -> None:
     """Trained for real in one look; in the others the file comes by itself, with the event of a training's end or Pick Epoch's."""
     name = f"fresh_{'vue' if look.vue else 'classic'}"
     graph = training_graph(canvas_server, name=name, epochs=1, validate_every=0)
@@ -233,7 +231,7 @@ def test_a_new_lora_is_on_every_menu_without_reloading_the_page(frontend: Fronte
     assert [row["name"] for row in list_of(frontend)] == [f"{name}.safetensors"]
 
 
-def test_the_card_of_a_linked_lora_comes_when_the_node_has_run(frontend: Frontend, canvas_server: Server, shelf: Path) -> None:
+def test_card_of_a_linked_lora_appears_after_the_run(frontend: Frontend, canvas_server: Server, shelf: Path) -> None:
     graph = training_graph(canvas_server, name="linked", epochs=1)
     frontend.load(graph, "linked")
     number = frontend.page.evaluate("""() => {

@@ -14,7 +14,7 @@ from tests.tools.workflows.recorded import NAMES, RECORDED, prompt_beside
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=NAMES)
-def test_it_loads_and_asks_for_the_same(frontend: Frontend, canvas_server: Server, path: Path) -> None:
+def test_recorded_workflow_loads_and_queues_the_same_prompt(frontend: Frontend, canvas_server: Server, path: Path) -> None:
     recorded = json.loads(path.read_text(encoding="utf-8"))
     before = len(frontend.problems)
     seen = frontend.load(recorded, path.stem)

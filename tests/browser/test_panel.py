@@ -22,7 +22,7 @@ def on_canvas(frontend: Frontend, look: Look) -> Frontend:
     return frontend
 
 
-def test_it_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look, canvas_server: Server) -> None:
+def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look, canvas_server: Server) -> None:
     name = "panel_vue" if look.vue else "panel_classic"
     before = len(on_canvas.problems)
     on_canvas.load(training_graph(canvas_server, name=name, epochs=3), name)

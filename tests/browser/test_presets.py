@@ -57,7 +57,7 @@ def choose(frontend: Frontend, look: Look, name: str) -> None:
     page.wait_for_timeout(700)
 
 
-def test_a_preset_fills_the_widgets_and_a_change_afterwards_wins(frontend: Frontend, look: Look, canvas_server: Server) -> None:
+def test_preset_fills_widgets_and_later_changes_win(frontend: Frontend, look: Look, canvas_server: Server) -> None:
     before = len(frontend.problems)
     frontend.load(graph(canvas_server, options=True), "presets")
     choose(frontend, look, "concept-sdxl")
@@ -113,7 +113,7 @@ def toasts(frontend: Frontend) -> list[str]:
     return said
 
 
-def test_an_options_node_that_is_connected_later_shows_the_preset_too(frontend: Frontend, look: Look, canvas_server: Server) -> None:
+def test_preset_fills_options_node_connected_later(frontend: Frontend, look: Look, canvas_server: Server) -> None:
     frontend.load(graph(canvas_server), "presets")
     choose(frontend, look, "style-sd15")
     assert shown(frontend, "TrainOptions")["min_snr_gamma"] == 0, "not connected, so not touched"
@@ -123,7 +123,7 @@ def test_an_options_node_that_is_connected_later_shows_the_preset_too(frontend: 
     assert ["style-sd15" in said and "Values filled in: 2." in said for said in toasts(frontend)] == [True]
 
 
-def test_so_does_one_at_the_far_end_of_the_chain(frontend: Frontend, canvas_server: Server) -> None:
+def test_preset_fills_the_far_end_of_an_options_chain(frontend: Frontend, canvas_server: Server) -> None:
     frontend.load(graph(canvas_server, options=True), "presets")
     change(frontend, "TrainLora", "preset", "style-sd15")
     wait_until(frontend, "TrainOptions", "min_snr_gamma", 5)
@@ -134,7 +134,7 @@ def test_so_does_one_at_the_far_end_of_the_chain(frontend: Frontend, canvas_serv
     assert ["Values filled in: 1." in said for said in toasts(frontend)] == [True]
 
 
-def test_what_a_person_has_chosen_survives_plugging_in_again_and_pasting(frontend: Frontend, canvas_server: Server) -> None:
+def test_chosen_values_survive_reconnecting_and_pasting(frontend: Frontend, canvas_server: Server) -> None:
     before = len(frontend.problems)
     frontend.load(graph(canvas_server, options=True), "presets")
     change(frontend, "TrainLora", "preset", "style-sd15")

@@ -106,7 +106,7 @@ def number(frontend: Frontend, title: str) -> str:
     return str(frontend.page.evaluate(f"(title) => String(({_TITLED})(title).id)", title))
 
 
-def test_a_load_lora_without_a_link_is_not_told_what_another_workflow_loaded(frontend: Frontend, canvas_server: Server) -> None:
+def test_unlinked_load_lora_ignores_events_of_other_workflows(frontend: Frontend, canvas_server: Server) -> None:
     opened(frontend, canvas_server, "others")
     linked, alone = frontend.page.evaluate(_ADD, ["linked one", "alone"])
     send_event(frontend, "animelora.lora", node_id=alone, name=LORA_FILE)
@@ -115,7 +115,7 @@ def test_a_load_lora_without_a_link_is_not_told_what_another_workflow_loaded(fro
     assert shown_lora(frontend, "linked one") == LORA_FILE
 
 
-def test_a_load_lora_in_a_subgraph_is_known_by_its_whole_path(frontend: Frontend, canvas_server: Server) -> None:
+def test_load_lora_in_a_subgraph_is_addressed_by_its_whole_path(frontend: Frontend, canvas_server: Server) -> None:
     before = len(frontend.problems)
     opened(frontend, canvas_server, "inside")
     frontend.page.evaluate(_ADD, ["linked one", "linked two"])
@@ -131,7 +131,7 @@ def test_a_load_lora_in_a_subgraph_is_known_by_its_whole_path(frontend: Frontend
     assert pack_errors(frontend.problems[before:]) == []
 
 
-def test_a_training_in_a_subgraph_whose_result_is_cached_shows_its_run(frontend: Frontend, canvas_server: Server, request: Any) -> None:
+def test_cached_training_in_a_subgraph_shows_its_run(frontend: Frontend, canvas_server: Server, request: Any) -> None:
     name = f"cached_{frontend_slug(request)}"
     run = run_on_disk(canvas_server, name, steps=3).name
     opened(frontend, canvas_server, name)
@@ -147,7 +147,7 @@ def test_a_training_in_a_subgraph_whose_result_is_cached_shows_its_run(frontend:
 
 
 @pytest.mark.parametrize("kept", [0, 2])
-def test_a_run_that_was_cut_short_says_from_where_it_goes_on(frontend: Frontend, canvas_server: Server, request: Any, kept: int) -> None:
+def test_stopped_run_shows_where_it_resumes(frontend: Frontend, canvas_server: Server, request: Any, kept: int) -> None:
     """The last step that was seen is not the last one that was saved."""
     name = f"cut_{kept}_{frontend_slug(request)}"
     folder = run_on_disk(canvas_server, name, steps=5, kept=kept)

@@ -18,7 +18,7 @@ from tests.tools.workflows.graphs import GRAPHS
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_the_graph_loads_whole(frontend: Frontend, look: Look, canvas_server: Server, name: str) -> None:
+def test_graph_loads_completely(frontend: Frontend, look: Look, canvas_server: Server, name: str) -> None:
     graph = frontend.template("animelora", name)
     assert graph == shipped_workflow(name)
     before = len(frontend.problems)
@@ -41,7 +41,7 @@ def test_the_graph_loads_whole(frontend: Frontend, look: Look, canvas_server: Se
         frontend.screenshot(picture(name))
 
 
-def test_the_template_browser_shows_and_opens_them(frontend: Frontend, look: Look) -> None:
+def test_template_browser_shows_and_opens_the_workflows(frontend: Frontend, look: Look) -> None:
     if look.comfyui is not None and look.comfyui.version == "0.3.64":
         pytest.skip("the older frontend's template dialog has another layout; its templates are loaded above")
     frontend.run_command("Comfy.BrowseTemplates")

@@ -48,7 +48,7 @@ def assert_clean(log: str) -> None:
     assert "ERROR lora" not in log
 
 
-def test_the_chain_runs_from_folder_to_picture_and_is_not_trained_twice(server: Server) -> None:
+def test_chain_runs_from_folder_to_image_and_trains_once(server: Server) -> None:
     """With a random checkpoint of Stable Diffusion 1.5's full size on the newest ComfyUI, with a tiny one on the others."""
     checkpoint = FULL if server.full_size else TINY
     graph = train_and_use(checkpoint, full=server.full_size, image="photo.png", **CHAIN)

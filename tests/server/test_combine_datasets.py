@@ -40,7 +40,7 @@ def test_three_datasets_train_one_lora_with_their_repeats_and_weights(server: Se
     assert all(word in words for word in ("styleWord", "heroWord", "thingWord"))
 
 
-def test_two_sources_with_one_trigger_word_and_class_are_trained_as_two(server: Server) -> None:
+def test_sources_with_equal_trigger_and_class_are_two_datasets(server: Server) -> None:
     folders = {}
     for number, name in enumerate(("one", "two")):
         folders[name] = server.base / "input" / f"same_{name}"
@@ -56,7 +56,7 @@ def test_two_sources_with_one_trigger_word_and_class_are_trained_as_two(server: 
     assert prepared == [{sha256_file(path) for path in folder.iterdir()} for folder in folders.values()]
 
 
-def test_what_is_no_dataset_is_named(server: Server) -> None:
+def test_input_that_is_no_dataset_is_named(server: Server) -> None:
     with pytest.raises(PromptFailed, match="dataset input got int"):
         graph = {"one": prepare(), "both": node("AnimeLoRA_CombineDatasets", first=["one", 0], second=5)}
         server.run({**graph, "show": node("PreviewAny", source=["both", 0])})

@@ -11,7 +11,7 @@ from tests.server.graphs import defaults, node
 from trainer.lorafile import inspect_lora
 
 
-def test_core_trains_on_the_demo_base_and_its_file_is_understood(server: Server) -> None:
+def test_lora_trained_by_core_on_the_demo_base_is_read(server: Server) -> None:
     info = server.get("/object_info")
     saves = "SaveLoRA" if "SaveLoRA" in info else "SaveLoRANode"  # its name in ComfyUI 0.3.64
     settings = defaults(info["TrainLoraNode"]) | {"steps": 2, "rank": 2, "training_dtype": "fp32", "lora_dtype": "fp32"}

@@ -26,7 +26,7 @@ AS_ARGUMENTS = [
 ]
 
 
-def test_the_node_with_its_options_and_the_command_line_write_the_same_dataset(server: Server, tmp_path: Path) -> None:
+def test_node_and_command_line_write_the_same_dataset(server: Server, tmp_path: Path) -> None:
     graph = {"options": node("AnimeLoRA_DatasetOptions", **OPTIONS), "prep": prepare(trigger_word="sameToken")}
     graph["prep"]["inputs"]["options"] = ["options", 0]
     server.run(graph)
@@ -43,7 +43,7 @@ def test_the_node_with_its_options_and_the_command_line_write_the_same_dataset(s
 
 
 @pytest.mark.parametrize("linked", [False, True], ids=["typed", "linked"])
-def test_run_takes_up_an_edited_caption_and_a_deleted_dataset_and_repeats_nothing_else(server: Server, linked: bool) -> None:
+def test_edited_caption_and_deleted_dataset_are_prepared_again_and_nothing_else(server: Server, linked: bool) -> None:
     word = f"edited{linked}"
     graph = {"prep": prepare(trigger_word=word)}
     if linked:

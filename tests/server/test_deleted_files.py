@@ -13,7 +13,7 @@ from trainer.dataset.preparation.progress import WAITING_FOR_FOLDER
 from trainer.runs.run_folder import read_events
 
 
-def test_a_deleted_lora_is_written_again_by_the_next_queue(server: Server) -> None:
+def test_deleted_lora_is_written_again_by_the_next_prompt(server: Server) -> None:
     settings = train_settings(name="deleted", checkpoint_every=1, max_steps=2, validate_every=0)
     export: dict[str, Any] = {"lora_name": "(lora input)", "file_name": "", "format": "diffusers", "dtype": "as it is", "rank": 0}
     export |= {"title": "", "author": "", "description": "", "trigger_words": "", "tags": "", "licence": ""}
@@ -43,7 +43,7 @@ def test_a_deleted_lora_is_written_again_by_the_next_queue(server: Server) -> No
     assert len(read_events(run / "events.jsonl")) == started, "it was trained again"
 
 
-def test_a_preparation_that_waits_for_another_process_hears_cancel_and_goes_on_when_it_may(server: Server) -> None:
+def test_waiting_preparation_can_be_cancelled_and_continues_when_unlocked(server: Server) -> None:
     graph: Graph = {"prep": prepare(trigger_word="waitingToken")}
     server.forget()
     hidden = server.base / "output" / "animelora" / "datasets" / "waitingToken_face" / ".prepare"

@@ -38,7 +38,7 @@ def compared(**changes: Any) -> Graph:
     }
 
 
-def test_every_saved_step_is_painted_at_every_strength(server: Server) -> None:
+def test_every_saved_step_is_rendered_at_every_strength(server: Server) -> None:
     outputs = server.run(compared())
     cells = []
     for path in server.images(outputs, "cells"):
@@ -54,7 +54,7 @@ def test_every_saved_step_is_painted_at_every_strength(server: Server) -> None:
         assert grid.height > 2 * 3 * 64
 
 
-def test_a_step_that_was_not_saved_is_named(server: Server) -> None:
+def test_step_that_was_not_saved_is_named(server: Server) -> None:
     with pytest.raises(PromptFailed, match="Nothing was saved at step 7") as failure:
         server.run(compared(saved_steps="1, 7"))
     assert "1, 2" in failure.value.message
@@ -73,7 +73,7 @@ def picked(step: int, save_as: str = "") -> Graph:
     }
 
 
-def test_the_picked_step_is_handed_on_and_kept_under_a_name(server: Server) -> None:
+def test_picked_step_is_output_and_saved_under_a_name(server: Server) -> None:
     server.run(picked(1, "my pick"))
     assert "animelora.loras" in [message["type"] for message in server.messages], "no open page hears of the new LoRA"
     server.run(picked(0))
@@ -92,7 +92,7 @@ def test_the_picked_step_is_handed_on_and_kept_under_a_name(server: Server) -> N
     assert tensors["picked 0"] == tensors["last"]
 
 
-def test_a_pick_never_replaces_another_lora(server: Server) -> None:
+def test_picked_step_never_replaces_another_lora(server: Server) -> None:
     other = server.base / "models" / "loras" / "taken.safetensors"
     other.write_bytes(b"another LoRA")
     with pytest.raises(PromptFailed, match="already holds another taken"):

@@ -72,7 +72,7 @@ def exported(server: Server, name: str) -> Path:
     return server.base / "output" / "animelora" / "exports" / f"for {name}"
 
 
-def test_cores_loader_paints_what_was_trained_with_the_exported_magnitudes(server: Server) -> None:
+def test_exported_dora_matches_training_in_cores_loader(server: Server) -> None:
     name, layers = "decomposed.safetensors", UNET | TEXT
     tensors = decomposed(server, name, layers)
     told = server.run(export(name, "comfyui", "model", "clip"))["export"]["text"][0]
@@ -99,14 +99,14 @@ def test_cores_loader_paints_what_was_trained_with_the_exported_magnitudes(serve
     assert np.abs(plain - ours).max() > 1, "core's loader paints the same with the magnitudes as trained: this tells nothing"
 
 
-def test_a_changed_text_encoder_has_to_be_connected_too(server: Server) -> None:
+def test_export_requires_the_changed_text_encoder(server: Server) -> None:
     decomposed(server, "of text.safetensors", TEXT)
     with pytest.raises(PromptFailed, match="Connect the text encoder to clip"):
         server.run(export("of text.safetensors", "comfyui", "model"))
     assert not exported(server, "of text.safetensors").exists()
 
 
-def test_the_report_says_that_another_format_has_no_use_for_the_model(server: Server) -> None:
+def test_report_says_that_the_format_ignores_the_model(server: Server) -> None:
     tensors = decomposed(server, "as trained.safetensors", UNET)
     told = server.run(export("as trained.safetensors", "kohya", "model"))["export"]["text"][0]
     assert "The model input was ignored" in told

@@ -40,7 +40,7 @@ def tree(folder: Path) -> set[str]:
 REFUSED = (PromptRefused, PromptFailed)
 
 
-def test_a_folder_without_pictures(server: Server) -> None:
+def test_folder_without_images_is_refused(server: Server) -> None:
     (server.base / "input" / "empty").mkdir(exist_ok=True)
     (server.base / "input" / "empty" / "readme.txt").write_text("no picture", encoding="utf-8")
     said = failure(server, {"prep": prepare("empty")})
@@ -49,12 +49,12 @@ def test_a_folder_without_pictures(server: Server) -> None:
 
 
 @pytest.mark.parametrize("folder", ["../../..", "/etc", "portraits/../..", "nul\0byte", "not there"])
-def test_a_folder_that_is_not_in_the_menu_is_refused(server: Server, folder: str) -> None:
+def test_folder_outside_the_menu_is_refused(server: Server, folder: str) -> None:
     with pytest.raises(REFUSED, match="folder"):
         server.run({"prep": prepare(folder)})
 
 
-def test_a_link_out_of_the_input_folder_is_not_offered(server: Server) -> None:
+def test_link_out_of_the_input_folder_is_not_listed(server: Server) -> None:
     outside = server.base.parent / "outside"
     outside.mkdir(exist_ok=True)
     try:
@@ -65,16 +65,16 @@ def test_a_link_out_of_the_input_folder_is_not_offered(server: Server) -> None:
         server.run({"prep": prepare("way out")})
 
 
-def test_a_folder_registered_in_extra_model_paths_is_offered_and_used(server: Server) -> None:
+def test_folder_in_extra_model_paths_is_listed_and_used(server: Server) -> None:
     outputs = server.run({"prep": prepare("[datasets] my pictures/cats", trigger_word="registered")})
     assert "1 image" in outputs["prep"]["text"][0]
 
 
-def test_neither_folder_nor_images(server: Server) -> None:
+def test_missing_folder_and_images_are_refused(server: Server) -> None:
     assert "There are no images" in failure(server, {"prep": prepare("(images input)")}).message
 
 
-def test_captions_that_do_not_match_the_pictures(server: Server) -> None:
+def test_captions_that_do_not_match_the_images_are_refused(server: Server) -> None:
     graph = {
         "photo": node("LoadImage", image="photo.png"),
         "photos": node("RepeatImageBatch", image=["photo", 0], amount=3),
@@ -102,7 +102,7 @@ def test_names_from_widgets_stay_inside_their_folders(server: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "text"])
-def test_a_broken_checkpoint_is_named(server: Server, kind: str) -> None:
+def test_broken_checkpoint_is_named(server: Server, kind: str) -> None:
     checkpoints = server.base / "models" / "checkpoints"
     whole = (checkpoints / TINY).read_bytes()
     name = f"{kind}.safetensors"
@@ -111,7 +111,7 @@ def test_a_broken_checkpoint_is_named(server: Server, kind: str) -> None:
     assert name in failure(server, {"base": loader(name, full=False), "show": node("PreviewAny", source=["base", 1])}).message
 
 
-def test_another_pack_s_object_in_the_dataset_socket_is_refused(server: Server) -> None:
+def test_foreign_object_in_the_dataset_socket_is_refused(server: Server) -> None:
     graph = {"words": node("PrimitiveString", value="x"), "train": train()["train"]}
     graph["train"]["inputs"]["dataset"] = ["words", 0]
     with pytest.raises(PromptRefused, match="return_type_mismatch"):
@@ -121,12 +121,12 @@ def test_another_pack_s_object_in_the_dataset_socket_is_refused(server: Server) 
 @pytest.mark.parametrize(
     ("widget", "value"), [("rank", 0), ("epochs", -1), ("learning_rate", 1e9), ("precision", "fp8"), ("batch_size", "many")]
 )
-def test_values_out_of_range_are_refused(server: Server, widget: str, value: Any) -> None:
+def test_out_of_range_values_are_refused(server: Server, widget: str, value: Any) -> None:
     with pytest.raises(REFUSED, match=widget):
         server.run(train(**{widget: value}))
 
 
-def test_options_reach_the_run_and_are_checked_with_it(server: Server) -> None:
+def test_options_reach_the_run_and_are_validated_with_it(server: Server) -> None:
     graph = train()
     graph["train"]["inputs"]["options"] = ["options", 0]
     values = {"optimizer": "adamw", "weight_decay": 0.0, "max_grad_norm": 1.0, "lora_plus_ratio": 1.0, "min_snr_gamma": 5.0, "loss": "l2"}
@@ -140,7 +140,7 @@ def test_options_reach_the_run_and_are_checked_with_it(server: Server) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
-def test_a_killed_child_is_reported_and_leaves_nothing_running(server: Server) -> None:
+def test_killed_child_is_reported_and_leaves_no_process(server: Server) -> None:
     graph = train(name="killed", max_steps=0, epochs=300, validate_every=0)
     seen = len(server.messages)
     prompt = server.queue(graph)
@@ -168,7 +168,7 @@ def test_a_killed_child_is_reported_and_leaves_nothing_running(server: Server) -
         ("MachineOptions", {"options": 3}, "options input got int"),
     ],
 )
-def test_a_number_where_something_else_belongs_is_named(server: Server, kind: str, inputs: dict[str, Any], named: str) -> None:
+def test_number_in_a_socket_of_another_type_is_named(server: Server, kind: str, inputs: dict[str, Any], named: str) -> None:
     described = server.get(f"/object_info/AnimeLoRA_{kind}")[f"AnimeLoRA_{kind}"]
     values = {**defaults(described), **inputs}
     graph = {
@@ -182,7 +182,7 @@ def test_a_number_where_something_else_belongs_is_named(server: Server, kind: st
     assert "Connect " in said.message
 
 
-def test_chained_options_and_left_out_widgets_reach_the_run(server: Server) -> None:
+def test_chained_options_and_omitted_widgets_reach_the_run(server: Server) -> None:
     short = {"name": "chained", "epochs": 1, "max_steps": 1, "rank": 4, "validate_every": 0, "precision": "fp32"}
     parts = {"block_ranks": "mid_block = 0\nup_blocks.1: 2", "train_text_encoder": True, "max_tokens": 150}
     run = server.run(
@@ -203,7 +203,7 @@ def test_chained_options_and_left_out_widgets_reach_the_run(server: Server) -> N
     assert kept["training"]["gradient_accumulation"] == 2, "a widget that was left out has the trainer's default"
 
 
-def test_a_part_that_is_not_understood_is_named(server: Server) -> None:
+def test_unknown_part_of_a_checkpoint_is_named(server: Server) -> None:
     graph = train()
     graph["train"]["inputs"]["options"] = ["options", 0]
     graph["options"] = node("AnimeLoRA_NetworkOptions", block_ranks="the middle")

@@ -164,7 +164,7 @@ def outcome(server: Server, graph: Graph, tried: object) -> str:
     return "error" if errors else "result"
 
 
-def test_cards_of_loras_that_mean_harm_are_small_and_without_their_images(server: Server) -> None:
+def test_cards_of_hostile_loras_are_small_and_have_no_image(server: Server) -> None:
     folder = server.base / "models" / "loras" / "harm"
     folder.mkdir()
     try:
@@ -180,7 +180,7 @@ def test_cards_of_loras_that_mean_harm_are_small_and_without_their_images(server
         shutil.rmtree(folder)
 
 
-def test_values_from_nowhere_end_in_a_clear_error_or_a_result(server: Server) -> None:
+def test_random_values_give_a_clear_error_or_a_result(server: Server) -> None:
     """Tries every node of the pack that the server lists, so a new one is covered without further work."""
     save_file(lora_tensors(small_layers()), server.base / "models" / "loras" / LORA_FILE)
     described = server.get("/object_info")  # describing its nodes, the server makes folders of its own
@@ -214,7 +214,7 @@ def try_manifest(server: Server, made: Path, whole: Path, outcomes: list[str], d
     outcomes += [outcome(server, {"tried": prepare(folder, trigger_word="fuzzed")}, (row, changed)) for folder in ("portraits", "fuzzed")]
 
 
-def test_manifests_from_nowhere_end_in_a_clear_error_or_a_result(server: Server, tmp_path: Path) -> None:
+def test_random_manifests_give_a_clear_error_or_a_result(server: Server, tmp_path: Path) -> None:
     """In the folder that is prepared again, in a source, and where a training opens it."""
     assert outcome(server, {"tried": prepare(trigger_word="fuzzed")}, "nothing odd") == "result"
     made = next((server.base / "output" / "animelora" / "datasets").glob("fuzzed_face*"))
@@ -232,7 +232,7 @@ def test_manifests_from_nowhere_end_in_a_clear_error_or_a_result(server: Server,
 
 @pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: pipes are POSIX")
 @pytest.mark.parametrize("name", CAPTION_FILES)
-def test_a_pipe_as_a_caption_is_not_waited_for(server: Server, name: str) -> None:
+def test_pipe_in_place_of_a_caption_does_not_block(server: Server, name: str) -> None:
     folder = server.base / "input" / "piped"
     folder.mkdir()
     try:
@@ -245,7 +245,7 @@ def test_a_pipe_as_a_caption_is_not_waited_for(server: Server, name: str) -> Non
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-def test_a_tar_with_a_vast_header_is_refused(server: Server, kind: bytes, tmp_path: Path) -> None:
+def test_tar_with_a_huge_header_is_refused(server: Server, kind: bytes, tmp_path: Path) -> None:
     portrait(90, 3).save(tmp_path / "one.png")
     picture, archive = (tmp_path / "one.png").read_bytes(), server.base / "input" / "long.tar.gz"
     hostile.raw_tar(archive, ("one.png", tarfile.REGTYPE, picture), ("x", kind, bytes(1 << 27)), ("two.png", tarfile.REGTYPE, picture))
@@ -283,7 +283,7 @@ def trained(server: Server) -> tuple[Graph, RunFolder]:
     return graph, RunFolder(next((server.base / "output" / "animelora" / "runs").glob("fuzzed-*")), "fuzzed")
 
 
-def test_logs_from_nowhere_are_read_as_far_as_they_are_logs(server: Server, trained: tuple[Graph, RunFolder]) -> None:
+def test_random_logs_are_read_as_far_as_they_are_valid(server: Server, trained: tuple[Graph, RunFolder]) -> None:
     run, outcomes = trained[1], list[str]()
     compare = cheap(server.get("/object_info")[f"{PREFIX}EpochCompare"]) | {"run": run.path.name, "prompts": "x", "lora_strengths": "1"}
     compare |= {name: SOURCES[name.upper()] for name in ("model", "clip", "vae")}
@@ -294,7 +294,7 @@ def test_logs_from_nowhere_are_read_as_far_as_they_are_logs(server: Server, trai
 
 
 @pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: pipes are POSIX")
-def test_a_run_whose_log_is_a_pipe_is_not_waited_for(server: Server, trained: tuple[Graph, RunFolder]) -> None:
+def test_pipe_in_place_of_a_log_does_not_block(server: Server, trained: tuple[Graph, RunFolder]) -> None:
     graph, run = trained
     for path in (run.events, run.result):
         path.unlink()

@@ -73,7 +73,7 @@ def users(server: Server, name: str) -> dict[str, Graph]:
     return found
 
 
-def test_weights_that_mean_harm_are_refused_by_every_node_that_lists_them(server: Server, spoiled: Path) -> None:
+def test_hostile_weights_are_refused_by_every_node_that_lists_them(server: Server, spoiled: Path) -> None:
     seen: set[str] = set()
     for name in WEIGHTS if server.thorough else [name for name in WEIGHTS if name in SOME]:
         for title, graph in users(server, name).items():
@@ -97,7 +97,7 @@ def test_weights_that_mean_harm_are_refused_by_every_node_that_lists_them(server
     server.run({"base": loader(TINY, full=False), "show": node("PreviewAny", source=["base", 1])})
 
 
-def test_a_run_folder_that_lies_is_refused_by_the_nodes_and_routes_that_read_runs(server: Server, spoiled: Path) -> None:
+def test_hostile_run_folder_is_refused_by_nodes_and_routes(server: Server, spoiled: Path) -> None:
     name = "spoiled-0123456789abcdef"
     graphs = users(server, name)
     assert f"{PREFIX}EpochCompare run" in graphs
@@ -109,7 +109,7 @@ def test_a_run_folder_that_lies_is_refused_by_the_nodes_and_routes_that_read_run
 
 
 @pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: devices and pipes are POSIX")
-def test_pictures_archives_and_links_that_mean_harm_are_left_out_by_name(server: Server) -> None:
+def test_hostile_images_archives_and_links_are_skipped_by_name(server: Server) -> None:
     folder, secret = server.base / "input" / "harm", server.base.parent / "secret.png"
     folder.mkdir()
     portrait(90, 3).save(folder / "good.png")

@@ -48,7 +48,7 @@ def both(image: str, trigger_words: str | None, positive: str, batch: int = 1) -
     ],
     ids=["a batch", "an odd size with trigger words"],
 )
-def test_pixels_equal_the_graph_of_core_nodes(server: Server, image: str, trigger_words: str | None, positive: str, batch: int) -> None:
+def test_pixels_equal_those_of_core_nodes(server: Server, image: str, trigger_words: str | None, positive: str, batch: int) -> None:
     outputs = server.run(both(image, trigger_words, positive, batch))
     ours, core = server.images(outputs, "save_ours"), server.images(outputs, "save_core")
     assert len(ours) == len(core) == batch
@@ -57,7 +57,7 @@ def test_pixels_equal_the_graph_of_core_nodes(server: Server, image: str, trigge
 
 
 @pytest.mark.parametrize("name", ["positive", "negative", "trigger_words"])
-def test_half_a_character_is_refused_by_the_name_of_its_input(server: Server, name: str) -> None:
+def test_lone_surrogate_is_refused_with_its_input(server: Server, name: str) -> None:
     texts = {**PAINT, "trigger_words": "myToken", name: "a girl \ud800"}
     models = {"model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2], "image": ["photo", 0]}
     graph = {
@@ -112,7 +112,7 @@ def test_pixels_with_a_controlnet_equal_those_of_core_nodes(server: Server, own_
     assert (ours != plain).any(), "the ControlNet did nothing"
 
 
-def test_before_after_shows_the_photo_beside_the_picture(server: Server) -> None:
+def test_before_after_shows_the_photo_beside_the_result(server: Server) -> None:
     outputs = server.run(both("odd.png", None, PAINT["positive"]))
     pair = pixels(server.images(outputs, "save_both")[0])
     picture = pixels(server.images(outputs, "save_ours")[0])
@@ -125,7 +125,7 @@ def test_before_after_shows_the_photo_beside_the_picture(server: Server) -> None
     np.testing.assert_array_equal(pair[:, :width], photo[top : top + height, left : left + width])
 
 
-def test_a_picture_smaller_than_the_vae_can_encode_is_refused_in_words(server: Server) -> None:
+def test_image_too_small_for_the_vae_is_refused(server: Server) -> None:
     graph = both("photo.png", None, PAINT["positive"])
     graph["photos"] = node("ImageScale", image=["photo", 0], upscale_method="area", width=4, height=40, crop="disabled")
     kept = {name: graph[name] for name in ("base", "photo", "photos", "ours", "save_ours")}

@@ -52,7 +52,7 @@ def test_unknown_keys_are_listed_and_the_rest_is_used(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("context", "family"), [(1024, "Stable Diffusion 2"), (2048, "Stable Diffusion XL")])
-def test_a_lora_for_another_family_is_refused_by_name(server: Server, context: int, family: str) -> None:
+def test_lora_for_another_family_is_refused_by_name(server: Server, context: int, family: str) -> None:
     attention_lora(lora_folder(server) / f"family{context}.safetensors", context=context)
     with pytest.raises(PromptFailed, match="does not fit this model") as failure:
         server.run(load_lora(f"family{context}.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
@@ -79,7 +79,7 @@ def one_layer(kind: str, width: int, context: int) -> dict[str, np.ndarray[Any, 
 
 
 @pytest.mark.parametrize("kind", ["lokr", "lokr of four", "diff", "set_weight", "dora", "glora", "older glora", "oft", "boft"])
-def test_a_file_of_any_algorithm_for_another_model_is_refused(server: Server, kind: str) -> None:
+def test_lora_of_any_algorithm_for_another_model_is_refused(server: Server, kind: str) -> None:
     """ComfyUI only logs that these have another shape, and paints as if they were not there."""
     path = lora_folder(server) / f"{kind}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,25 +94,25 @@ def test_a_file_of_any_algorithm_for_another_model_is_refused(server: Server, ki
     assert ("load", f"{len(tensors)} of {plural(len(tensors), 'key')} used") in server.texts
 
 
-def test_a_file_without_any_key_of_the_model_is_refused(server: Server) -> None:
+def test_lora_without_keys_of_the_model_is_refused(server: Server) -> None:
     attention_lora(lora_folder(server) / "foreign.safetensors", context=SIZE.text_width, prefix="lora_transformer_double_blocks_0")
     with pytest.raises(PromptFailed, match="does not fit this model"):
         server.run(load_lora("foreign.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
 
 
-def test_a_damaged_file_is_refused_in_words(server: Server) -> None:
+def test_damaged_lora_is_refused_with_a_message(server: Server) -> None:
     (lora_folder(server) / "damaged.safetensors").write_bytes(b"\xff" * 400)
     with pytest.raises(PromptFailed, match=r"damaged\.safetensors"):
         server.run(load_lora("damaged.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
 
 
-def test_no_lora_at_all_is_said(server: Server) -> None:
+def test_missing_lora_is_reported(server: Server) -> None:
     with pytest.raises(PromptFailed, match="No LoRA was chosen"):
         server.run(load_lora("(lora input)") | {"show": node("PreviewAny", source=["load", 2])})
 
 
 @pytest.mark.parametrize("with_image", [False, True], ids=["text to image", "image to image"])
-def test_style_compare_paints_every_combination(server: Server, with_image: bool) -> None:
+def test_style_compare_renders_every_combination(server: Server, with_image: bool) -> None:
     attention_lora(lora_folder(server) / "compare.safetensors", context=SIZE.text_width)
     photo = {"photo": node("LoadImage", image="photo.png")} if with_image else {}
     optional = {"image": ["photo", 0]} if with_image else {}
@@ -151,7 +151,7 @@ def contains(whole: np.ndarray[Any, Any], part: np.ndarray[Any, Any]) -> bool:
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers", "peft", "comfyui"])
-def test_an_exported_lora_paints_the_same_picture(server: Server, form: str) -> None:
+def test_exported_lora_gives_the_same_image(server: Server, form: str) -> None:
     attention_lora(lora_folder(server) / "original.safetensors", context=SIZE.text_width)
     texts = {"title": "A title", "author": "", "description": "", "trigger_words": "newWord", "tags": "", "licence": ""}
     export = node(
@@ -169,7 +169,7 @@ def test_an_exported_lora_paints_the_same_picture(server: Server, form: str) -> 
     assert np.abs(original.astype(int) - again.astype(int)).max() <= 1  # a folded alpha multiplies in another order
 
 
-def test_a_lora_is_never_replaced_by_its_own_export(server: Server) -> None:
+def test_export_never_replaces_its_source(server: Server) -> None:
     attention_lora(lora_folder(server) / "mine.safetensors", context=SIZE.text_width)
     before = (lora_folder(server) / "mine.safetensors").read_bytes()
     texts = {"title": "", "author": "", "description": "", "trigger_words": "", "tags": "", "licence": ""}
@@ -178,7 +178,7 @@ def test_a_lora_is_never_replaced_by_its_own_export(server: Server) -> None:
     assert (lora_folder(server) / "mine.safetensors").read_bytes() == before
 
 
-def test_a_file_that_another_trainer_overwrites_is_compared_and_exported_again(server: Server) -> None:
+def test_overwritten_lora_is_compared_and_exported_again(server: Server) -> None:
     path = attention_lora(lora_folder(server) / "overwritten.safetensors", context=SIZE.text_width)
     texts = {"title": "", "author": "", "description": "", "trigger_words": "", "tags": "", "licence": ""}
     form = {"file_name": "of overwritten", "format": "kohya", "dtype": "as it is", "rank": 0}
@@ -199,7 +199,7 @@ def test_a_file_that_another_trainer_overwrites_is_compared_and_exported_again(s
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not show which files a process has mapped")
 @pytest.mark.parametrize("names", ["kohya", "diffusers"])
-def test_a_loaded_file_is_not_held_so_that_windows_lets_it_be_replaced(server: Server, names: str) -> None:
+def test_loaded_lora_file_is_closed(server: Server, names: str) -> None:
     """Windows refuses to replace a file that a process has mapped, and tensors of a mapped file keep it mapped."""
     path = attention_lora(lora_folder(server) / f"replaced {names}.safetensors", context=SIZE.text_width)
     if names == "diffusers":  # which ComfyUI does not read

@@ -40,7 +40,7 @@ def two(server: Server) -> Server:
     return server
 
 
-def test_pixels_equal_those_of_a_chain_of_core_loaders(two: Server) -> None:
+def test_pixels_equal_those_of_chained_core_loaders(two: Server) -> None:
     ours = sampled(two, ["load", 0], ["load", 1], stack(ROWS))
     first = node("LoraLoader", model=["base", 0], clip=["base", 1], lora_name="one.safetensors", strength_model=0.8, strength_clip=0.5)
     then = node("LoraLoader", model=["one", 0], clip=["one", 1], lora_name="two.safetensors", strength_model=-0.4, strength_clip=-0.4)
@@ -49,14 +49,14 @@ def test_pixels_equal_those_of_a_chain_of_core_loaders(two: Server) -> None:
     assert (ours != sampled(two, ["load", 0], ["load", 1], stack(ROWS[:1]))).any(), "the second LoRA changed nothing"
 
 
-def test_trigger_words_are_those_of_the_loras_that_are_on_in_their_order(two: Server) -> None:
+def test_trigger_words_are_those_of_enabled_loras_in_order(two: Server) -> None:
     both = [{"name": "two.safetensors"}, {"name": "one.safetensors"}]
     for rows, words in ((ROWS, "myToken, blue hair, second"), (both, "second, blue hair, myToken"), ([], "")):
         outputs = two.run(stack(rows) | {"show": node("PreviewAny", source=["load", 2])})
         assert outputs["show"]["text"] == [words]
 
 
-def test_words_noted_beside_a_file_count_where_it_states_none(two: Server) -> None:
+def test_sidecar_trigger_words_are_used_if_the_file_has_none(two: Server) -> None:
     path = attention_lora(lora_folder(two) / "noted.safetensors", context=SIZE.text_width)
     save_file(load_file(path), path)
     path.with_suffix(".json").write_text('{"activation text": "noted"}', encoding="utf-8")
@@ -75,14 +75,14 @@ def test_words_noted_beside_a_file_count_where_it_states_none(two: Server) -> No
         ("[", "cannot be read"),
     ],
 )
-def test_a_list_that_cannot_be_applied_is_refused_before_anything_is_queued(two: Server, rows: Any, said: str) -> None:
+def test_invalid_list_is_refused_before_queueing(two: Server, rows: Any, said: str) -> None:
     with pytest.raises(PromptRefused) as refused:
         two.queue(stack(rows) | {"show": node("PreviewAny", source=["load", 2])})
     details = [error["details"] for error in refused.value.errors["node_errors"]["load"]["errors"]]
     assert any(said in text for text in details), details
 
 
-def test_a_list_from_another_node_is_checked_when_it_runs(two: Server) -> None:
+def test_linked_list_is_validated_when_it_runs(two: Server) -> None:
     graph = stack(ROWS) | {"text": node("PrimitiveString", value='[{"name": "two.safetensors"}]')}
     graph["load"]["inputs"]["loras"] = ["text", 0]
     assert two.run(graph | {"show": node("PreviewAny", source=["load", 2])})["show"]["text"] == ["second, blue hair"]
@@ -91,7 +91,7 @@ def test_a_list_from_another_node_is_checked_when_it_runs(two: Server) -> None:
         two.run(graph | {"show": node("PreviewAny", source=["load", 2])})
 
 
-def test_the_card_comes_from_the_file_and_changes_with_it(server: Server) -> None:
+def test_card_comes_from_the_file_and_follows_its_changes(server: Server) -> None:
     (lora_folder(server) / "a folder").mkdir(exist_ok=True)
     path = attention_lora(lora_folder(server) / "a folder" / "card.safetensors", context=SIZE.text_width)
     server.get("/models/loras")
@@ -103,7 +103,7 @@ def test_the_card_comes_from_the_file_and_changes_with_it(server: Server) -> Non
     assert ask(server, "a folder/card.safetensors").json()["trigger_words"] == ["another"]
 
 
-def test_the_card_of_anything_that_is_not_on_the_list_is_refused(server: Server) -> None:
+def test_card_of_an_unlisted_file_is_refused(server: Server) -> None:
     outside = server.base / "models" / "outside.safetensors"
     attention_lora(outside, context=SIZE.text_width)
     (lora_folder(server) / "text.txt").write_text("secret", encoding="utf-8")
@@ -123,7 +123,7 @@ def test_the_card_of_anything_that_is_not_on_the_list_is_refused(server: Server)
     assert requests.post(f"{server.url}/animelora/lora", timeout=30).status_code in (403, 404, 405)
 
 
-def test_the_browser_hears_which_lora_a_node_has_used(two: Server) -> None:
+def test_browser_is_notified_of_the_lora_that_a_node_used(two: Server) -> None:
     two.run(load_lora("two.safetensors", strength_model=0.11) | {"show": node("PreviewAny", source=["load", 2])})
     assert {"node_id": "load", "name": "two.safetensors"} in [
         message["data"] for message in two.messages if message["type"] == "animelora.lora"

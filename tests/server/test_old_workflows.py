@@ -12,7 +12,7 @@ from tests.tools.workflows.record import OURS
 from tests.tools.workflows.recorded import NAMES, RECORDED, prompt_beside
 
 
-def test_a_release_has_every_node() -> None:
+def test_recorded_release_has_every_node() -> None:
     assert RECORDED
     for folder in {path.parent for path in RECORDED}:
         prompt = prompt_beside(folder / "every_node.json")
@@ -20,7 +20,7 @@ def test_a_release_has_every_node() -> None:
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=NAMES)
-def test_the_server_takes_the_old_prompt(server: Server, shallow_checkpoint: Path, path: Path) -> None:
+def test_server_accepts_the_recorded_prompt(server: Server, shallow_checkpoint: Path, path: Path) -> None:
     install_model_files(server.base, shallow_checkpoint)
     server.queue(prompt_beside(path))  # raises with the server's reasons when a value or an input is no longer allowed
     server.clear_queue()

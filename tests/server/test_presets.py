@@ -26,7 +26,7 @@ def kept(server: Server, name: str) -> dict[str, Any]:
     return dict(json.loads(config.read_text(encoding="utf-8")))
 
 
-def test_a_graph_with_a_preset_trains_with_its_values_where_it_says_nothing(server: Server) -> None:
+def test_preset_fills_in_omitted_widgets(server: Server) -> None:
     described = graph("by_preset", preset="concept-sd15", rank=2)
     described["train"]["inputs"]["options"] = ["options", 0]
     described["options"] = node("AnimeLoRA_TrainOptions", noise_offset=0.01)
@@ -38,13 +38,13 @@ def test_a_graph_with_a_preset_trains_with_its_values_where_it_says_nothing(serv
         assert config[section][last] == value, key
 
 
-def test_a_preset_for_another_kind_of_model_is_refused(server: Server) -> None:
+def test_preset_for_another_family_is_refused(server: Server) -> None:
     with pytest.raises(PromptFailed, match="style-sd15"):
         server.run(graph("wrong_preset", preset="style-sdxl"))
     assert not list((server.base / "output" / "animelora" / "runs").glob("wrong_preset-*"))
 
 
-def test_the_route_hands_out_what_the_trainer_uses_and_nothing_more(server: Server) -> None:
+def test_route_serves_exactly_the_trainers_presets(server: Server) -> None:
     handed = server.get("/animelora/presets")
     assert set(handed) == set(presets.names())
     for name, nodes in handed.items():

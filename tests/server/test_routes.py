@@ -24,7 +24,7 @@ STEP = events.Step(7, 9, 1, loss=0.5, loss_average=0.5, lr=1e-4, grad_norm=1.0, 
     ],
     ids=["done", "stopped", "stopped and lost", "killed", "killed before any state"],
 )
-def test_the_ending_of_a_run_is_where_it_goes_on(
+def test_ending_of_a_run_names_the_step_to_resume_at(
     server: Server, request: pytest.FixtureRequest, last: events.Event, states: tuple[int, ...], ending: dict[str, object]
 ) -> None:
     name = "-".join(request.node.callspec.id.split()) + "-0123456789abcdef"
@@ -40,7 +40,7 @@ def test_the_ending_of_a_run_is_where_it_goes_on(
     assert {key: told["ending"][key] for key in ending} == ending
 
 
-def test_the_routes_hand_out_nothing_but_runs(server: Server) -> None:
+def test_routes_serve_nothing_but_runs(server: Server) -> None:
     secret = server.base / "output" / "animelora" / "events.jsonl"
     secret.parent.mkdir(parents=True, exist_ok=True)
     secret.write_text("{}", encoding="utf-8")

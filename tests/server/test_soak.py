@@ -107,7 +107,7 @@ def loras(server: Server) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (server.base / "models" / "loras").glob("*.safetensors")}
 
 
-def test_many_runs_leave_the_server_as_it_was(soaked: Server, soak: Soak) -> None:
+def test_many_runs_leak_nothing(soaked: Server, soak: Soak) -> None:
     sizes = []
     for seed in range(soak.runs):
         soaked.run(one_run(seed))
@@ -127,7 +127,7 @@ def test_many_runs_leave_the_server_as_it_was(soaked: Server, soak: Soak) -> Non
     assert {size.children for size in sizes} == {0}
 
 
-def test_old_states_are_pruned_after_a_run_and_every_lora_stays(soaked: Server, soak: Soak) -> None:
+def test_old_states_are_pruned_and_every_lora_is_kept(soaked: Server, soak: Soak) -> None:
     runs = soaked.base / "output" / "animelora" / "runs"
     assert len(loras(soaked)) == soak.runs, "this follows the runs of the first test"
     published = loras(soaked)

@@ -18,7 +18,7 @@ def nodes(server: Server) -> dict[str, Any]:
     return {name: info for name, info in server.get("/object_info").items() if name.startswith("AnimeLoRA_")}
 
 
-def test_english_is_what_the_schemas_say(nodes: dict[str, Any]) -> None:
+def test_english_texts_equal_the_schemas(nodes: dict[str, Any]) -> None:
     english = node_texts("en")
     assert set(english) == set(nodes)
     for name, info in nodes.items():
@@ -32,7 +32,7 @@ def test_english_is_what_the_schemas_say(nodes: dict[str, Any]) -> None:
         assert labels == list(zip(info["output_name"], info["output_tooltips"], strict=True))
 
 
-def test_the_browser_gets_every_language(server: Server) -> None:
+def test_browser_gets_every_language(server: Server) -> None:
     handed = server.get("/i18n")
     for language in LANGUAGES:
         assert handed[language]["nodeDefs"] == node_texts(language)

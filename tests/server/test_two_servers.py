@@ -93,7 +93,7 @@ def plans(run: Path) -> list[int]:
     return [event.start_step for event in read_events(run / "events.jsonl") if isinstance(event, events.Plan)]
 
 
-def test_of_two_servers_that_want_the_same_run_one_trains_and_the_other_finds_it(pair: Pair) -> None:
+def test_second_server_waits_for_the_same_run_and_reuses_it(pair: Pair) -> None:
     wanted = graph("shared", epochs=60, max_steps=0)
     one = pair.first.queue(wanted)
     until(lambda: bool(pair.runs("shared")) and bool(steps(pair.runs("shared")[0])), pair.first.log()[-3000:])
@@ -114,7 +114,7 @@ def test_of_two_servers_that_want_the_same_run_one_trains_and_the_other_finds_it
     assert [path.name for path in pair.loras.glob("shared*")] == ["shared.safetensors"]
 
 
-def test_loras_of_one_name_that_both_servers_publish_at_once_both_stay(pair: Pair) -> None:
+def test_loras_of_one_name_published_by_both_servers_at_once_are_kept(pair: Pair) -> None:
     servers, graphs = (pair.first, pair.second), [graph("twins", training_seed=seed) for seed in (1, 2)]
     for server, wanted in zip(servers, graphs, strict=True):
         server.run(wanted, SECONDS)
@@ -128,7 +128,7 @@ def test_loras_of_one_name_that_both_servers_publish_at_once_both_stay(pair: Pai
         assert sorted(path.read_bytes() for path in pair.loras.glob("twins*")) == trained
 
 
-def test_two_trainings_in_one_graph_and_a_second_prompt_behind_it_run_one_after_the_other(pair: Pair) -> None:
+def test_trainings_of_one_graph_and_the_next_prompt_run_in_sequence(pair: Pair) -> None:
     both = graph("left") | {"right": training("right"), "again": training("left")}
     prompts = [pair.second.queue(both), pair.second.queue(graph(LONG))]
     most = 0
@@ -143,7 +143,7 @@ def test_two_trainings_in_one_graph_and_a_second_prompt_behind_it_run_one_after_
         assert [plans(run) for run in pair.runs(f"{name}*")] == [[0]]
 
 
-def test_a_killed_comfyui_leaves_no_orphan_and_the_next_one_goes_on_with_the_run(pair: Pair) -> None:
+def test_killed_comfyui_leaves_no_orphan_and_the_next_one_resumes_the_run(pair: Pair) -> None:
     wanted = graph("orphan", epochs=400, max_steps=0)
     pair.first.queue(wanted)
     until(lambda: bool(pair.runs("orphan")) and len(steps(pair.runs("orphan")[0])) > 3, pair.first.log()[-3000:])

@@ -101,7 +101,7 @@ def test_comfyui_and_trainer_predict_the_same_noise(server: Server, tmp_path: Pa
     assert difference(added, wanted) < 1e-2
 
 
-def test_the_demo_base_paints_by_core_nodes_at_once(server: Server) -> None:
+def test_demo_base_works_with_core_nodes(server: Server) -> None:
     """Text to image with nothing but core nodes behind our loader, and nothing missing in the log."""
     if not (ROOT / "demo" / "base" / "animelora-base.safetensors").is_file():
         pytest.skip("the demo base is not built: python -m demo.recipe")

@@ -63,7 +63,7 @@ def trainers(run: Path) -> list[psutil.Process]:
     return [each.process for each in living() if Path(each.run) == run]
 
 
-def test_the_whole_chain_paints(server: Server) -> None:
+def test_whole_chain_runs_on_windows(server: Server) -> None:
     graph = train_and_use(TINY, full=False, image="photo.png", **{**CHAIN, "precision": "fp32", "name": "鎖 chain"})
     outputs = server.run(graph)
     log = server.log()
@@ -98,7 +98,7 @@ def test_cancel_leaves_no_process_and_the_next_queue_resumes(server: Server) -> 
     assert steps(run)[told] == saved.step + 1
 
 
-def test_a_killed_server_leaves_no_orphan(server: Server) -> None:
+def test_killed_server_leaves_no_orphan(server: Server) -> None:
     server.queue(train_only(name="orphan", max_steps=0, epochs=400, checkpoint_every=0))
     run = run_folder(server, "orphan")
     until(lambda: len(steps(run)) > 2, server.log()[-3000:])

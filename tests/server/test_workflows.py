@@ -22,24 +22,24 @@ def info(server: Server, shallow_checkpoint: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_the_server_knows_every_node_widget_and_link(info: dict[str, Any], name: str) -> None:
+def test_server_knows_every_node_widget_and_link(info: dict[str, Any], name: str) -> None:
     assert list(problems(shipped_workflow(name), info)) == []
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_the_file_is_what_its_description_draws(info: dict[str, Any], name: str) -> None:
+def test_workflow_file_matches_its_description(info: dict[str, Any], name: str) -> None:
     drawn, kept = GRAPHS[name](info).draw(), shipped_workflow(name)
     assert drawn == kept, "draw it again: python -m tests.tools.workflows"
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_the_server_takes_it_as_a_prompt(server: Server, info: dict[str, Any], name: str) -> None:
+def test_server_accepts_the_workflow_as_a_prompt(server: Server, info: dict[str, Any], name: str) -> None:
     prompt_id = server.queue(api_prompt(shipped_workflow(name), info))  # raises with the server's reasons when it is refused
     server.clear_queue()
     assert prompt_id
 
 
-def test_the_template_browser_offers_them(server: Server) -> None:
+def test_template_browser_lists_the_workflows(server: Server) -> None:
     assert set(server.get("/workflow_templates")["animelora"]) == set(GRAPHS)
     for name in GRAPHS:
         answer = requests.get(f"{server.url}/api/workflow_templates/animelora/{name}.json", timeout=30)
