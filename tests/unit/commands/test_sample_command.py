@@ -1,4 +1,4 @@
-"""``python -m trainer sample`` makes what the run that made the LoRA would make, and strength means what it means in ComfyUI."""
+"""``python -m trainer sample`` reproduces the preview images of a run, and its strength means the same as in ComfyUI."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pixels(path: Path) -> npt.NDArray[np.int_]:
 
 @pytest.fixture(scope="module")
 def trained(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A LoRA that was trained with another prediction, clip skip and longer prompts, and the run's last validation image."""
+    """A LoRA trained with another prediction type, clip skip and longer prompts, and the last preview image of its run."""
     root = tmp_path_factory.mktemp("trained")
     changes = {
         "objective.prediction": "v-prediction", "training.clip_skip": 2, "training.max_tokens": 150, "training.max_steps": 3,
@@ -74,7 +74,7 @@ def test_the_prediction_type_of_the_checkpoint_overrides_that_of_the_lora(shallo
     both = choose(family, plain, [lora, other]).text
     assert (both.clip_skip, both.max_tokens) == (2, 225)
     assert choose(family, plain, [other], clip_skip=0).text.clip_skip == 0
-    # trainers note a clip skip for SDXL, too, which has one of its own
+    # some trainers also write a clip skip for SDXL, which always uses its own
     assert choose(family_named("sdxl"), plain, [(Path("z"), {"ss_clip_skip": "1"})]).remarks == ()
 
 
@@ -105,7 +105,7 @@ def test_low_strength_keeps_the_image_and_high_strength_replaces_it(shallow_chec
         made = pixels(next(out.glob("*.png")))
         assert made.shape == (64, 64, 3)
         apart.append(made)
-    encoded = tmp_path / "0.001"  # hardly any noise: what the VAE makes of the image
+    encoded = tmp_path / "0.001"  # almost no noise: the image as the VAE reproduces it
     assert main([*arguments, "--strength", "0.001", "--out", str(encoded)]) == 0
     same = pixels(next(encoded.glob("*.png")))
     assert np.abs(apart[0] - same).mean() < np.abs(apart[1] - same).mean() / 2

@@ -1,4 +1,4 @@
-"""What tests of launching and publishing share."""
+"""Helpers for tests of launching and publishing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trainer.runs.run_folder import RunFolder
 
 
 def half_files(folder: Path) -> list[Path]:
-    """What a broken write left."""
+    """Files that an interrupted write left."""
     return list(folder.rglob(f"{PARTIAL}*"))
 
 
 def when(is_time: Callable[[events.Event], bool], act: Callable[[], None]) -> OnEvent:
-    """Do ``act`` at the first event that ``is_time``."""
+    """Call ``act`` at the first event for which ``is_time`` is true."""
     done: list[events.Event] = []
 
     def tell(event: events.Event) -> None:

@@ -1,4 +1,4 @@
-"""accelerate's launcher inside the training process: the same environment as under ``accelerate launch``, and every core."""
+"""accelerate's launcher inside the training process: the same environment as under ``accelerate launch``, and all cores."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def probe(tmp_path: Path) -> Path:
 
 
 def written(tmp_path: Path, **changes: object) -> Path:
-    """The file that a run on the CPU is launched with."""
+    """The accelerate configuration of a run on the CPU."""
     values = {"kind": "NO", "processes": 1, "use_cpu": "true", **changes}
     path = tmp_path / "accelerate.yaml"
     path.write_text(_TEMPLATE.format(**values), encoding="utf-8")
@@ -55,7 +55,7 @@ def written(tmp_path: Path, **changes: object) -> Path:
 
 
 def told_by(probe: Path, *command: object) -> list[dict[str, object]]:
-    """What each process that ``command`` starts with ``probe`` tells of itself: in files, for what two print at once comes in one line."""
+    """What each process that ``command`` starts with ``probe`` reports of itself, in files: the output of two would be mixed."""
     subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True, timeout=300)
     paths = list(probe.parent.glob("told-*.json"))
     told = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
@@ -75,7 +75,7 @@ def test_one_process_gets_the_environment_of_accelerate_launch(use_cpu: str, pro
     assert mine == expected
     assert {name for name in mine if name.startswith("ACCELERATE_")} >= {"ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION"}
     assert mine["ACCELERATE_USE_CPU"] == use_cpu.title()
-    assert ours["parent"] == os.getpid()  # no launcher between
+    assert ours["parent"] == os.getpid()  # there is no launcher in between
 
 
 def test_several_processes_are_started_by_accelerate(probe: Path, tmp_path: Path) -> None:

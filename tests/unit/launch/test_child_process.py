@@ -1,4 +1,4 @@
-"""A child that is asked to stop gets the time to save its state, however long that takes it; one that says nothing does not."""
+"""A child that is asked to stop gets time to save its state if it reports that it saves; else it is killed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def configured(tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Pat
 
 @pytest.fixture
 def follow(configured: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Follow:
-    """Start a child that does as it is told, stop it once it trains, and return its folder and what was told."""
+    """Start a child that runs the given code, stop it once it trains, and return its folder and the events."""
 
     def stopped(then: str, saved: int = 0) -> tuple[RunFolder, list[events.Event]]:
         program = tmp_path / "child.py"
@@ -80,7 +80,7 @@ def test_a_child_that_reports_saving_is_waited_for(follow: Follow) -> None:
     saving, stopped = told[-2:]
     assert isinstance(saving, events.Phase) and saving.phase == events.SAVING
     assert isinstance(stopped, events.Stopped) and stopped.step == 2
-    assert stopped.time - saving.time >= seconds - 0.1, "it was told when all was over"
+    assert stopped.time - saving.time >= seconds - 0.1, "it was reported only after saving"
 
 
 def test_a_silent_child_is_killed_and_the_resume_step_is_reported(
@@ -116,14 +116,14 @@ def test_subprocesses_of_the_child_get_an_empty_standard_input() -> None:
     command = [sys.executable, "-c", _WATCHES.format(root=str(ROOT))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
-        assert process.stdout.readline() == "read ''\n", "it waited for the parent's pipe"
+        assert process.stdout.readline() == "read ''\n", "it read from the parent's pipe"
         process.stdin.close()
         assert process.stdout.readline() == "stopped\n"
 
 
 @pytest.mark.parametrize(("error", "read"), [(109, False), (233, False), (6, True)], ids=["closed", "not connected", "a terminal"])
 def test_on_windows_the_pipe_is_peeked_at_and_not_read(error: int, read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There a thread in a read would stop all others that ask for the pipe's kind. Acted: the calls are those of Windows."""
+    """On Windows a thread in a blocking read blocks all others that ask for the type of the pipe. Windows' calls are simulated."""
     looks = iter([1, 1, 0])
     kernel = SimpleNamespace(PeekNamedPipe=lambda handle, *rest: next(looks))
     monkeypatch.setattr(sys, "platform", "win32")

@@ -1,4 +1,4 @@
-"""Faults that are really caused: a full disk, a child killed in mid-write, a child that hangs, a clock that jumps."""
+"""Real faults: a full disk, a child killed while writing, a child that hangs, a clock that is set."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ STEPS = 6
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A file system of its own that a test can fill."""
+    """A file system that a test can fill."""
 
     path: Path
 
     def fill(self, leave: int) -> None:
-        """Make a file that leaves ``leave`` bytes, in no time, for a child may be writing meanwhile."""
+        """Fill the disk at once, as a child may be writing, and leave ``leave`` bytes."""
         with (self.path / "ballast").open("ab") as file:
             while (free := os.statvfs(self.path).f_bavail * os.statvfs(self.path).f_frsize) > leave:
-                with suppress(OSError):  # the child was faster: what is free is asked again
+                with suppress(OSError):  # the child was faster: ask again how much is free
                     os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free - leave)
 
     def empty(self) -> None:
-        """Make space again."""
+        """Free the space again."""
         (self.path / "ballast").unlink()
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """32 MB of memory mounted as a disk."""
+    """32 MB of memory, mounted as a disk."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         pytest.skip("NOT CHECKED: a small disk can be mounted only on Linux and as root")
     folder = tmp_path / "small"
@@ -67,7 +67,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 def is_full(error: UserError, disk: SmallDisk) -> bool:
-    """Whether the message names what is full and the hint what to do."""
+    """Whether the message names the full disk and the hint says what to do."""
     return (error.kind, str(disk.path) in error.message, "Free some space" in error.hint) == ("disk", True, True)
 
 
@@ -111,7 +111,7 @@ def test_a_full_disk_at_export_loses_no_step(
     config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
     run = prepare_run(config).folder
     launcher.train(prepare_run(config))
-    run.lora.unlink()  # as if the last run had ended just before its export
+    run.lora.unlink()  # as if the run had ended just before its export
     run.result.unlink()
     disk.fill(65_536)
     with pytest.raises(UserError) as caught:
@@ -150,7 +150,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: POSIX signals")
 
 @contextmanager
 def caught_in_mid_write(run: RunFolder, folder: Path, pattern: str, act: Callable[[list[psutil.Process]], bool]) -> Iterator[None]:
-    """Within it a run trains. While something that matches ``pattern`` is being written in ``folder``, ``act`` gets its processes.
+    """Train a run. While a file that matches ``pattern`` is being written in ``folder``, call ``act`` with the run's processes.
 
     ``act`` returns whether it caught them in time; if not, the next write is waited for.
     """
@@ -175,7 +175,7 @@ def caught_in_mid_write(run: RunFolder, folder: Path, pattern: str, act: Callabl
 
 
 def kill_in_mid_write(config: RunConfig, folder: Path, pattern: str) -> None:
-    """Train until something that matches ``pattern`` is being written in ``folder``, and kill the child there."""
+    """Train until a file that matches ``pattern`` is being written in ``folder``, and kill the child at that moment."""
 
     def kill(victims: list[psutil.Process]) -> bool:
         for victim in victims:
@@ -213,7 +213,7 @@ def test_a_child_killed_while_writing_loses_at_most_that_file(
 def test_a_stop_while_a_lora_is_written_leaves_it_complete(
     shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_process, "_RESPONSE_SECONDS", 60.0)  # it is held in mid-write for a while
+    monkeypatch.setattr(child_process, "_RESPONSE_SECONDS", 60.0)  # it is suspended while it writes
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     run = prepare_run(config).folder
     written: list[Path] = []
@@ -226,7 +226,7 @@ def test_a_stop_while_a_lora_is_written_leaves_it_complete(
         if written:
             held.set()
             told_to_stop.wait(60)
-            time.sleep(0.5)  # by now its pipe is closed: it hears of the stop before it writes on
+            time.sleep(0.5)  # by now its pipe is closed, so that it notices the stop before it writes on
         for process in processes:
             process.resume()
         return bool(written)
@@ -273,7 +273,7 @@ def test_setting_the_clock_between_two_starts_changes_nothing(
     config = configuration(shallow_checkpoint, dataset_folder, tmp_path, SETTINGS)
     run = prepare_run(config).folder
     launcher.train(prepare_run(config))
-    # the first start, as it would have been logged and dated with another clock, and then ended before its export
+    # the first start, logged and dated by a different clock, and stopped before its export
     lines = [json.loads(line) for line in run.events.read_text(encoding="utf-8").splitlines()]
     run.events.write_text("".join(json.dumps({**line, "time": line["time"] + jump}) + "\n" for line in lines), encoding="utf-8")
     moment = time.time() + jump

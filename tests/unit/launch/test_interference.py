@@ -1,4 +1,4 @@
-"""What happens around a run while it goes on: memory that runs out, numbers that overflow, a dataset that changes, files that lie."""
+"""What can go wrong during a run: memory runs out, numbers overflow, the dataset changes, files are forged."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AtStep = Callable[[int, Callable[[], None]], None]
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
-    """Do something when a run has taken a step."""
+    """Call a function after a step of a run."""
 
     def arrange(step: int, act: Callable[[], None]) -> None:
         update_weights = TrainingRecipe.update_weights
@@ -54,7 +54,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
 
 
 def error_of(trained: Trained) -> events.Error:
-    """How the run failed."""
+    """The error with which the run failed."""
     told = trained.told[-1]
     assert isinstance(told, events.Error), told
     return told
@@ -64,7 +64,7 @@ def error_of(trained: Trained) -> events.Error:
 
 
 def memory_with(config: RunConfig, changes: dict[str, object]) -> float:
-    """The estimate for other settings, straight from the plan."""
+    """The estimate in GB for changed settings, taken from a plan."""
     data = config.model_dump()
     for key, value in changes.items():
         section, _, name = key.partition(".")
@@ -75,7 +75,7 @@ def memory_with(config: RunConfig, changes: dict[str, object]) -> float:
 
 
 def helps_most(config: RunConfig) -> str:
-    """The one change after which least memory is needed."""
+    """The change after which the least memory is needed."""
     candidates: dict[str, dict[str, object]] = {
         'training.precision = "bf16"': {"training.precision": "bf16"},
         "training.gradient_checkpointing = true": {"training.gradient_checkpointing": True},
@@ -222,7 +222,7 @@ def test_an_image_replaced_by_another_of_its_size_is_named_and_not_cached(
     run = tmp_path / "runs" / "started"
     run.mkdir(parents=True)
     (run / "config.json").write_text(config.to_json(), encoding="utf-8")
-    assert train_run(run, watch_stdin=False) == 1, "the child looks, too"
+    assert train_run(run, watch_stdin=False) == 1, "the child does not check"
     (told,) = (event for event in read_events(run / "events.jsonl") if isinstance(event, events.Error))
     with pytest.raises(UserError) as caught:
         prepare_run(config)
@@ -237,7 +237,7 @@ def test_an_image_replaced_by_another_of_its_size_is_named_and_not_cached(
 
 
 def rewrite(state: Path, values: object) -> None:
-    """Put another state in place, with checksums that are right."""
+    """Replace a state by another, with correct checksums."""
     torch.save(values, state / "state.pt")
     record = read_sealed(state / "state.json")
     write_sealed(state / "state.json", {**record, "sha256": sha256_file(state / "state.pt")})

@@ -1,4 +1,4 @@
-"""Whole runs through accelerate's child: finished, found again, stopped, killed, resumed. The files are equal to the byte."""
+"""Whole runs in a child: finished, found again, stopped, killed, resumed. The files are identical."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SETTINGS: dict[str, object] = {
 
 @dataclass(frozen=True)
 class Finished:
-    """An uninterrupted run and what it told."""
+    """An uninterrupted run and its events."""
 
     config: RunConfig
     result: RunResult
@@ -57,7 +57,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The run that the others are compared with."""
+    """The run that other runs are compared with."""
     root = tmp_path_factory.mktemp("uninterrupted")
     config = configuration(shallow_checkpoint, dataset_folder, root / "runs", {**SETTINGS, "output.publish": str(root / "loras")})
     told: list[events.Event] = []
@@ -65,7 +65,7 @@ def finished(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: p
 
 
 def elsewhere(finished: Finished, folder: Path, **output: object) -> RunConfig:
-    """The same run in another folder."""
+    """The configuration of the same run in another folder."""
     data = finished.config.model_dump()
     data["output"] = {"runs": str(folder), "tensorboard": False, **output}
     return RunConfig.model_validate(data)
@@ -157,7 +157,7 @@ def test_a_run_that_was_stopped_and_resumed_elsewhere_gives_the_same_bytes(finis
     with pytest.raises(Cancelled):
         launcher.train(prepare_run(config), on_event=told.append, should_stop=far_enough)
     assert not of_run(run.path)
-    assert told == read_events(run.events), "what the child does after it was asked to stop is told, too"
+    assert told == read_events(run.events), "events after the stop was requested are missing"
     assert isinstance(told[-1], events.Stopped)
     assert not run.result.exists()
     saved, _ = states.newest(run.checkpoints)
@@ -177,7 +177,7 @@ def test_a_killed_child_is_reported_and_the_run_resumes_past_a_damaged_state(fin
 
     def kill(event: events.Event) -> None:
         if isinstance(event, events.Step) and event.step == 7:
-            (process,) = of_run(run.path)  # accelerate's launcher is the process that trains, not another one around it
+            (process,) = of_run(run.path)  # accelerate's launcher runs in the training process, not around it
             process.send_signal(signal.SIGKILL)
 
     with pytest.raises(UserError) as caught:
@@ -200,7 +200,7 @@ def test_a_killed_child_is_reported_and_the_run_resumes_past_a_damaged_state(fin
 
 
 def command_line(config: RunConfig, path: Path) -> list[str]:
-    """A process that trains ``config``."""
+    """The command line that trains ``config``."""
     path.write_text(config.to_json(), encoding="utf-8")
     return [sys.executable, str(ROOT / "trainer"), "train", str(path), "--json"]
 
@@ -208,7 +208,7 @@ def command_line(config: RunConfig, path: Path) -> list[str]:
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_child_ends_with_its_parent_and_only_one_of_two_parents_trains_a_run(finished: Finished, tmp_path: Path) -> None:
     data: dict[str, Any] = json.loads(elsewhere(finished, tmp_path / "runs").to_json())
-    data["training"]["checkpoint_every"] = 1000  # a state can only come from being stopped
+    data["training"]["checkpoint_every"] = 1000  # only a stop can write a state
     data["sample"]["every_epochs"] = 0
     config = RunConfig.model_validate(data)
     run = prepare_run(config).folder

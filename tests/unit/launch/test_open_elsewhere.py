@@ -1,4 +1,4 @@
-"""Windows: files that another program has open, which cannot be read, replaced or deleted meanwhile."""
+"""Files that another program has open, which on Windows cannot be read, replaced or deleted meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="NOT CHECKED: el
 
 @contextmanager
 def held(path: Path, seconds: float | None = None) -> Iterator[None]:
-    """Within it nobody else can read, replace or delete ``path``, as some virus scanners have it; at most for ``seconds``."""
+    """Hold ``path`` open so that nobody else can read, replace or delete it, as some virus scanners do; at most for ``seconds``."""
     import ctypes
 
     kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
@@ -97,7 +97,7 @@ def test_a_half_written_file_that_is_open_is_deleted_the_next_time(tmp_path: Pat
 
 
 def test_a_path_that_is_too_long_is_refused_with_a_message(tmp_path: Path) -> None:
-    """Asks this Windows, or this Wine, whether it has long paths: either answer is one, and not an internal error."""
+    """Whether this Windows or Wine supports long paths or not, the result is no internal error."""
     long = tmp_path / ("x" * 120) / ("y" * 120) / "z.safetensors"
     try:
         paths.require_short_path(long)

@@ -1,4 +1,4 @@
-"""What is done once on the way from a configuration to the training child's first step."""
+"""What happens only once between a configuration and the first step of the training child."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANIFEST = "manifest.jsonl"
 _opened: Counter[str] | None = None
 
 
-@cache  # a hook cannot be removed again
+@cache  # a hook cannot be removed
 def _count_openings() -> None:
     def hook(event: str, arguments: Any) -> None:
         if _opened is not None and event == "open" and isinstance(arguments[0], str):
@@ -34,7 +34,7 @@ def _count_openings() -> None:
 
 @contextmanager
 def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """How often files of a name are opened here by Python, memory is ``settled``, and a checkpoint or LoRA is ``hashed``."""
+    """Count how often files are opened (by name), memory is ``settled``, and a checkpoint or LoRA is ``hashed`` in this process."""
     global _opened
     counts: Counter[str] = Counter()
 
@@ -94,7 +94,7 @@ def test_the_run_folder_holds_the_settled_configuration(config: RunConfig, monke
 
 
 def test_a_folder_with_an_unsettled_configuration_trains(config: RunConfig) -> None:
-    run = prepare_run(config).folder  # as train --prepare once left it
+    run = prepare_run(config).folder  # as train --prepare once wrote it
     run.path.mkdir(parents=True)
     run.config.write_text(config.to_json(), encoding="utf-8")
     assert train_run(run.path, watch_stdin=False) == 0

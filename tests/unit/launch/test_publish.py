@@ -1,4 +1,4 @@
-"""Publishing: several at once, killed ones, and what they leave in a folder that menus list."""
+"""Publishing: several processes at once, killed processes, and what they leave in a folder that menus list."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(params=["same disk", "another disk", "no hard links"])
 def loras(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of LoRAs: beside the runs, on another file system, on one like exFAT."""
+    """A folder of LoRAs: beside the runs, on another file system, or on one like exFAT."""
     if request.param == "another disk":
         return Path(request.getfixturevalue("elsewhere"))
     if request.param == "no hard links":
@@ -93,7 +93,7 @@ def test_the_same_lora_published_twice_at_once_is_one_file(loras: Path, tmp_path
 
 @contextmanager
 def held_in_mid_publish(run: RunFolder, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that publishes and has written the file, but not moved it. At the end it is killed."""
+    """A process that has written the file to publish, but not moved it yet. It is killed at the end of the block."""
     command = [sys.executable, "-c", _HELD, str(run.path), str(folder)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
@@ -113,7 +113,7 @@ def test_a_killed_publication_leaves_nothing_that_menus_list(where: str, tmp_pat
     with held_in_mid_publish(run, loras):
         assert not [path for path in loras.rglob("*") if path.suffix in LISTED]
         assert [path.name.startswith(".partial-") for path in loras.iterdir()] == [True] * (where == "another disk")
-        # one that goes on is not disturbed by others
+        # a process that is still writing is not disturbed by others
         assert publish(other, str(loras)) == loras / "style.safetensors"
         assert len(list(loras.iterdir())) == (2 if where == "another disk" else 1)
     assert publish(other, str(loras)) == loras / "style.safetensors"

@@ -1,4 +1,4 @@
-"""Folders that must not be written: what cannot be done is said with the folder's name, and what was made is kept."""
+"""Folders that cannot be written to: the message names the folder, and finished work is kept."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SETTINGS: dict[str, object] = {"training.max_steps": 1}
 
 @dataclass
 class Locks:
-    """Folders that can be locked against writing, for root too: then they are file systems that are mounted read-only."""
+    """Folders that can be made read-only, even for root: then they are file systems that are mounted read-only."""
 
     mounted: list[Path] = field(default_factory=list)
 
     def make(self, folder: Path) -> Path:
-        """A folder that ``close`` can lock."""
+        """A folder that ``close`` can make read-only."""
         folder.mkdir(parents=True)
         if os.geteuid() == 0:
             done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True, text=True, check=False)
@@ -38,14 +38,14 @@ class Locks:
         return folder
 
     def close(self, folder: Path) -> None:
-        """Nobody writes here any more."""
+        """Make the folder read-only."""
         if folder in self.mounted:
             subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
         else:
             folder.chmod(0o555)
 
     def open(self, folder: Path) -> None:
-        """Everybody may again."""
+        """Make the folder writable again."""
         if folder in self.mounted:
             subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
         else:

@@ -8,7 +8,7 @@ import torch
 
 
 def bytes_kept_for_backward(unet: Any, side: int, batch: int) -> int:
-    """What one real forward pass on the CPU saves for the backward pass, weights aside."""
+    """Bytes that one forward pass on the CPU keeps for the backward pass, without the weights."""
     owned = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
     kept: dict[int, int] = {}
     alive = []
@@ -17,7 +17,7 @@ def bytes_kept_for_backward(unet: Any, side: int, batch: int) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in owned:
             kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)  # an address may be used again once it is free
+            alive.append(tensor)  # an address can be reused once it is free
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

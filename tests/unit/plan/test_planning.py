@@ -1,4 +1,4 @@
-"""The plan: its counts are those of the run, and its memory is that of a real training step."""
+"""The plan: its counts match the run, and its memory matches a real training step."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_estimated_activations_match_a_real_forward_pass(
     real: Any = FAMILY.load_denoiser(checkpoint, torch.float32)
     real.to(memory_format=torch.channels_last)
     adapter.inject(real, modules, rank=4, alpha=4, seed=0)
-    # the meta device knows no layouts: what is copied from one into the other is not counted
+    # the meta device knows no memory formats, so copies between them are not counted
     assert activations == pytest.approx(bytes_kept_for_backward(real.train(), pixels // 8, batch), rel=0.035)
 
 
@@ -68,7 +68,7 @@ def test_remembered_shapes_give_the_same_estimate(
 
 @pytest.mark.parametrize("more", [{}, {"network.text_encoder": True}], ids=["unet", "with text encoder"])
 def test_plans_that_share_models_equal_separate_plans(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
-    """In an order in which each plan finds what the one before it did to the models."""
+    """In an order in which each plan gets models that the plan before it changed."""
     folder, checkpoint, models = make_dataset(tmp_path, 4), open_checkpoint(str(shallow_checkpoint)), MetaModels()
     settings: list[dict[str, Any]] = [
         {"training.gradient_checkpointing": True},
@@ -85,7 +85,7 @@ def test_plans_that_share_models_equal_separate_plans(shallow_checkpoint: Path, 
         given = (config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), changes.get("training.precision", "fp32"))
         plans = [make_plan(*given, models=shared) for shared in (models, None)]
         assert plans[0] == plans[1], changes
-    assert len(models._models) == 4, "nothing was shared, or too much"
+    assert len(models._models) == 4, "too few or too many models were shared"
 
 
 def test_a_run_does_what_its_plan_says(shallow_checkpoint: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_run_does_what_its_plan_says(shallow_checkpoint: Path, tmp_path: Path)
     config = configuration(shallow_checkpoint, folder, tmp_path / "runs", changes)
     checkpoint = open_checkpoint(str(shallow_checkpoint))
     plan = make_plan(config, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), "fp32")
-    # ten slots an epoch: batches of 4, 4 and 2; steps of two batches and of one
+    # ten images per epoch: batches of 4, 4 and 2; steps of two batches and of one
     assert (plan.images, plan.buckets, plan.steps_per_epoch, plan.steps, plan.epochs) == (5, {"64x64": 10}, 2, 4, 2)
     assert [step.step for step in train_here(config).steps] == [1, 2, 3, 4]
 
@@ -172,7 +172,7 @@ def test_an_estimate_slightly_above_the_memory_is_accepted(
 def test_memory_used_by_other_programs_counts_and_a_tight_fit_warns(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The device is acted: the run itself computes on the CPU."""
+    """The device is simulated: the run computes on the CPU."""
     settings = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.max_steps": 1})
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr("trainer.core.devices.total_memory_gb", lambda device: 12.0)

@@ -1,4 +1,4 @@
-"""One wrong bit in any file of a run is noticed: no step, figure or LoRA is made up from it."""
+"""A flipped bit in any file of a run is detected and never becomes a step, a number or a LoRA."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainer.runs.saved_lora import is_undamaged, write_record
 
 
 def flips(path: Path, every: int = 1) -> Iterator[bytes]:
-    """Within the loop ``path`` has another bit; at its end the file is whole again."""
+    """Flip one bit of ``path`` in each iteration; at the end the file is restored."""
     whole = path.read_bytes()
     for bit in range(0, 8 * len(whole), every):
         changed = bytearray(whole)
@@ -31,7 +31,7 @@ def flips(path: Path, every: int = 1) -> Iterator[bytes]:
 
 
 def old_record(state: Path, step: int) -> None:
-    """Put the record there that versions before the checksum wrote."""
+    """Write the record as versions without a checksum did."""
     (state / "state.json").write_text(json.dumps({"step": step, "sha256": sha256_file(state / "state.pt")}), encoding="utf-8")
 
 
@@ -42,7 +42,7 @@ def test_no_flipped_bit_in_a_state_record_gives_another_step(tmp_path: Path) -> 
         saved, _values = states.newest(tmp_path, run="0123456789abcdef")
         assert saved is None or saved.step == 21
         taken += saved is not None
-    assert taken <= 8, "only bits of white space may change and be believed"
+    assert taken <= 8, "only flipped bits in white space may go unnoticed"
     assert states.newest(tmp_path)[0] == states.Saved(tmp_path / "step-000021", 21)
 
 
@@ -57,7 +57,7 @@ def test_no_flipped_bit_in_a_result_gives_other_numbers(tmp_path: Path) -> None:
     data = json.loads(run.result.read_text(encoding="utf-8"))
     del data["checksum"]
     run.result.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    assert run.finished() is not None, "a result of an earlier version is found"
+    assert run.finished() is not None, "a result of an earlier version is not found"
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_a_record_without_a_checksum_is_trusted_only_if_everything_agrees(stoppe
     assert (newest(), reasons) == (6, [])
     old_record(last, 7)
     assert (newest(), reasons) == (4, ["its state.json is of step 7"])
-    # folder and record agree and the state was made at another step
+    # folder and record agree, but the state is of another step
     last.rename(run.checkpoints / "step-000005")
     old_record(run.checkpoints / "step-000005", 5)
     assert (newest(), reasons) == (4, ["its learning-rate schedule is at step 6"])
@@ -117,7 +117,7 @@ def test_a_saved_lora_with_a_flipped_bit_is_detected(undisturbed: RunFolder, tmp
     assert is_undamaged(made / "style-000002.safetensors")
     lora = Path(shutil.copy(made / "style-000002.safetensors", tmp_path))
     data_start = 8 + int.from_bytes(lora.read_bytes()[:8], "little")
-    # an earlier version left no record: then the weights' own hash counts
+    # earlier versions wrote no record: then the hash in the metadata counts
     assert is_undamaged(lora)
     every = 8 * lora.stat().st_size // 97
     assert not any(is_undamaged(lora) for number, _ in enumerate(flips(lora, every)) if number * every // 8 >= data_start)

@@ -1,4 +1,4 @@
-"""The event stream: what goes out comes back, and what is not an event is nothing."""
+"""The event stream: events survive encoding and decoding, and other lines are skipped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
 
 
 def any_event(cls: type[events.Event]) -> st.SearchStrategy[events.Event]:
-    """Events of one type with any values of the declared types."""
+    """Events of one type with arbitrary values of the declared types."""
     return st.builds(cls, **{field.name: BY_TYPE[str(field.type)] for field in fields(cls)})
 
 

@@ -1,4 +1,4 @@
-"""Links, pipes and half characters where a run's own files and texts should be."""
+"""Links and pipes in place of a run's files, and lone surrogates in its texts."""
 
 from __future__ import annotations
 

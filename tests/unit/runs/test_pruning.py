@@ -1,4 +1,4 @@
-"""Pruning deletes what its rule names and nothing else."""
+"""Pruning deletes saved states of finished runs and old caches, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def files(folder: Path) -> set[str]:
 
 @pytest.fixture
 def trained(shallow_checkpoint: Path, tmp_path: Path) -> Trained:
-    """A finished run of two steps with a state after each, beside an unfinished one."""
+    """A finished run of two steps with a state after each step, beside an unfinished run."""
     folder = make_dataset(tmp_path, 4)
     changes = {"training.max_steps": 2, "training.checkpoint_every": 1}
     unfinished = train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", {**changes, "name": "unfinished"}))

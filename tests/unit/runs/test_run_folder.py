@@ -1,4 +1,4 @@
-"""Run folders: identity, finding, publishing, and what happens when files around a run change."""
+"""Run folders: identity, finding a finished run, publishing, and changes of the files around a run."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_a_damaged_cache_file_is_encoded_again(
     assert again.status == 0
     assert [each.loss for each in again.steps] == [each.loss for each in clean.steps]
     assert all(path.read_bytes() == whole[path] for path in cache_files(runs, "latents"))
-    # the empty prompt, which this run encodes and never reads, may stay as it is
+    # the empty prompt, which this run encodes but never reads, can stay damaged
     assert sum(path.read_bytes() == whole[path] for path in cache_files(runs, "prompts")) >= len(cache_files(runs, "prompts")) - 1 > 0
 
 
@@ -232,7 +232,7 @@ def test_an_image_that_changed_after_preparation_is_refused(
         told = train_here(configuration(shallow_checkpoint, tmp_path / "data", tmp_path / "runs")).told[-1]
         assert isinstance(told, events.Error)
         kind, message, hint = told.kind, told.message, told.hint
-    except UserError as error:  # seen before any child would start
+    except UserError as error:  # detected before a child starts
         kind, message, hint = error.kind, error.message, error.hint
     assert kind == "dataset"
     assert victim.name in message

@@ -1,4 +1,4 @@
-"""A clock that is set while a run goes on, and a run that goes past midnight: the same bytes, and honest seconds."""
+"""A clock that is set during a run, and a run that passes midnight: the same bytes and the right duration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SetClock = Callable[[float], None]
 
 @pytest.fixture
 def set_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
-    """Set this process's time of day forward by so many seconds."""
+    """Set the clock of this process forward by some seconds."""
     real, forward = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() + forward[0])
     return lambda seconds: forward.__setitem__(0, seconds)
@@ -69,7 +69,7 @@ def test_resuming_and_exporting_on_other_days_gives_the_same_bytes(
     resumed = train_here(config)
     assert [event.start_step for event in resumed.told if isinstance(event, events.Plan)] == [0, 2]
     assert resumed.run.lora.read_bytes() == expected
-    for days, recorded in ((2, True), (3, False)):  # an earlier version recorded no day: its log tells it
+    for days, recorded in ((2, True), (3, False)):  # earlier versions stored no day: it is taken from the log
         set_clock(days * DAY)
         (resumed.run.lora).write_bytes(b"damaged")
         if not recorded:
@@ -90,7 +90,7 @@ def test_the_day_is_that_of_the_first_start(tmp_path: Path, set_clock: SetClock,
     assert start_day(run, record=True) == 20_000 * DAY
     run.started.write_text(run.started.read_text(encoding="utf-8").replace("17280", "17281"), encoding="utf-8")
     run.events.write_text(events.encode_event(events.Phase("loading", time=moment)) + "\n", encoding="utf-8")
-    assert start_day(run, record=True) == 20_000 * DAY, "a damaged record is believed"
+    assert start_day(run, record=True) == 20_000 * DAY, "a damaged record is used"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(5 * DAY + 7)))
     assert start_day(run, record=True) == 5 * DAY
 
@@ -121,7 +121,7 @@ def test_training_seconds_sum_all_starts_without_the_pauses_between_them(tmp_pat
             events.Phase("training", time=moment + 2 + YEARS, clock=clock + 2),
         ]
     assert training_seconds(log(tmp_path / "e", *told)) == 4.0
-    # of an earlier version's log a jump counts no longer than the longest silence that is waited for
+    # in logs of earlier versions a jump counts no longer than the longest allowed silence
     assert training_seconds(log(tmp_path / "old", *told, without_clock=True)) == 2.0 + 2 * 7200.0
     assert {event.clock for event in read_events(tmp_path / "old")} == {0.0}
 

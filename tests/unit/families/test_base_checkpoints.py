@@ -1,4 +1,4 @@
-"""Base checkpoints: every layout gives the same model, and what is not one is refused in clear words."""
+"""Base checkpoints: every layout loads the same model, and other files are refused with a clear message."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def noise_prediction(unet: Any) -> torch.Tensor:
 
 
 def by_hand(weights: Tensors, cls: Any, prefix: str, convert: Any, **config: Any) -> Any:
-    """The model from a configuration written here and diffusers' own conversion of names."""
+    """The model from a configuration in this test and diffusers' own conversion of names."""
     model = cls(**config)
     model.load_state_dict(convert({k: v.float() for k, v in weights.items() if k.startswith(prefix)}, model.config))
     return model.eval()
@@ -116,7 +116,7 @@ def test_a_ckpt_of_plain_weights_gives_the_same_model(
 
 
 class Foreign:
-    """A harmless object of a class that is no tensor, such as training frameworks leave in their files."""
+    """A harmless object of a class other than a tensor, as training frameworks leave in their files."""
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
