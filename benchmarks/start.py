@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
-from trainer.config import run_config
+from trainer.config import memory_presets, run_config
 from trainer.core.terminal import escape_unprintable
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--memory", default="none", choices=run_config.MEMORY_PRESETS)
+    parser.add_argument("--memory", default="none", choices=["none", "auto", *memory_presets.SIZES])
     parser.add_argument("--times", type=int, default=3)
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="animelora-start-") as runs:

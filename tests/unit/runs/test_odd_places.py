@@ -87,7 +87,7 @@ def test_a_link_in_place_of_a_state_is_replaced_and_its_target_untouched(tmp_pat
     assert saved is not None and saved.step == resume.newest_step(states) == 1
     assert skipped == [("step-000002", "it is a link")]
     before = sorted(path.name for path in (elsewhere / "step-000002").iterdir())
-    resume.prune(states, 1)
+    resume.delete_old(states, 1)
     (tmp_path / "run" / "events.jsonl").touch()
     prune(tmp_path, days=0, dry_run=False)
     assert sorted(path.name for path in (elsewhere / "step-000002").iterdir()) == before
