@@ -1,4 +1,4 @@
-"""ComfyUI's real frontend in a real Chromium, and what a person would look at in it."""
+"""ComfyUI's real frontend in a real Chromium."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
 _READY = "() => window.app?.graph && window.app?.canvas && document.querySelector('#graph-canvas')"
 
-# Nodes of web/ show 200 and 300 ms after they were made what the graph gave them: a timer that is set later ends after theirs.
+# Nodes of web/ show the values of a loaded graph on timers of 200 and 300 ms; a timer that is set later ends after theirs.
 _SETTLED = """async () => {
   await new Promise((done) => setTimeout(done, 300));
   for (let frame = 0; frame < 2; frame++) await new Promise((done) => requestAnimationFrame(done));
 }"""
 
-# What the frontend knows after loading: nodes that no installed pack provides, links that lead nowhere, sizes.
+# The loaded graph: nodes, whether their type is installed, their sizes, and dangling links.
 _INSPECT = """() => {
   const graph = window.app.graph;
   const ids = new Set(graph._nodes.map((node) => node.id));
@@ -69,7 +69,7 @@ _MARGINS = [80, 70, 30, 70]  # left, top, right, bottom: the frontend's own bars
 
 
 def find_chromium() -> str | None:
-    """A Chromium on this machine."""
+    """The path of Chromium, or None."""
     return next((found for name in CHROMIUM_NAMES if (found := shutil.which(name))), None)
 
 
@@ -82,37 +82,37 @@ class Frontend:
     problems: list[str] = field(default_factory=list)
 
     def load(self, graph: dict[str, Any], name: str) -> dict[str, Any]:
-        """Load a graph as dropping its file does; what the frontend made of it."""
+        """Load a graph as dropping its file does, and inspect it."""
         self.page.evaluate("async ([graph, name]) => await window.app.loadGraphData(graph, true, true, name)", [graph, name])
         self.page.wait_for_function("(count) => window.app.graph._nodes.length === count", arg=len(graph["nodes"]))
         self.page.evaluate(_SETTLED)
         return self.inspect()
 
     def template(self, pack: str, name: str) -> dict[str, Any]:
-        """A graph as the template browser fetches it."""
+        """A workflow as the template browser fetches it."""
         url = f"/api/workflow_templates/{pack}/{name}.json"
         return dict(self.page.evaluate("async (url) => await (await fetch(url)).json()", url))
 
     def serialized(self) -> dict[str, Any]:
-        """The graph as saving the workflow writes it."""
+        """The graph as the frontend saves it."""
         return dict(self.page.evaluate("() => window.app.graph.serialize()"))
 
     def set_widget(self, kind: str, name: str, value: Any) -> None:
-        """Give a widget of every node of a type another value."""
+        """Set a widget of every node of a type."""
         self.page.evaluate(_SET, [kind, name, value])
 
     def run_command(self, name: str) -> None:
-        """One of the frontend's commands, as its menu runs it."""
+        """Run a command of the frontend, as its menu does."""
         self.page.evaluate("(name) => window.app.extensionManager.command.execute(name)", name)
 
     def reload(self) -> None:
-        """What F5 does."""
+        """Reload the page."""
         self.page.reload()
         self.page.wait_for_function(_READY, timeout=120_000)
         self.page.wait_for_timeout(1500)
 
     def inspect(self) -> dict[str, Any]:
-        """Nodes, groups and links as the frontend holds them."""
+        """The frontend's nodes, groups and links."""
         return dict(self.page.evaluate(_INSPECT))
 
     def prompt(self) -> dict[str, Any]:
@@ -126,12 +126,12 @@ class Frontend:
         return [text for text in texts if text.strip()]
 
     def fit(self) -> None:
-        """Bring the whole graph into view."""
+        """Zoom to the whole graph."""
         self.page.evaluate(_FIT, _MARGINS)
         self.page.wait_for_timeout(900)
 
     def screenshot(self, path: Path, quality: int | None = None) -> None:
-        """A picture of the page."""
+        """Save a screenshot of the page."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if quality is None:
             self.page.screenshot(path=path)
@@ -187,4 +187,4 @@ def in_new_tab(frontend: Frontend) -> Iterator[Frontend]:
         page.wait_for_timeout(1500)
         yield Frontend(page, frontend.url)
     finally:
-        page.close()  # in front of the first tab it would keep every later test of that from drawing
+        page.close()  # left open, it would stop the first tab from drawing in later tests

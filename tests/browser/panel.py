@@ -14,7 +14,7 @@ PROMPTS = (
     "portrait, short blue hair, tan skin, plain yellow background, red hoodie, round green eyes, smile\n"
     "portrait, pink hair, twin tails, light skin, gradient blue background, white shirt, round blue eyes, smile"
 )
-PATIENCE = 240_000  # milliseconds; a training child needs 6 to 60 seconds to start, depending on what else runs
+PATIENCE = 240_000  # milliseconds; a training child takes 6 to 60 seconds to start, depending on the load
 _PANEL = "window.app.graph._nodes.find((node) => node.animeloraPanel).animeloraPanel"
 
 
@@ -36,12 +36,12 @@ def status(frontend: Frontend) -> str:
 
 
 def curve(frontend: Frontend) -> list[list[float]]:
-    """Steps, loss, smoothed loss and learning rate as the chart holds them."""
+    """The chart's steps, losses, smoothed losses and learning rates."""
     return list(frontend.page.evaluate(f"() => {_PANEL}.chart.data"))
 
 
 def wait_for(frontend: Frontend, condition: str) -> None:
-    """Until a JavaScript expression about ``panel`` holds."""
+    """Wait until a JavaScript expression about ``panel`` holds."""
     frontend.page.wait_for_function(f"() => {{ const panel = {_PANEL}; return {condition}; }}", timeout=PATIENCE, polling=200)
 
 
@@ -52,7 +52,7 @@ def logged(server: Server, name: str) -> list[dict[str, Any]]:
 
 
 def copied(frontend: Frontend, button: str) -> str:
-    """What a button of the panel puts on the clipboard."""
+    """Click a button of the panel and return the clipboard."""
     frontend.page.locator(".animelora-panel button", has_text=button).dispatch_event("click")
     frontend.page.locator(".animelora-panel button", has_text="Copied").wait_for(state="attached")
     text = str(frontend.page.evaluate("() => navigator.clipboard.readText()"))

@@ -1,4 +1,4 @@
-"""What several browser tests read from the canvas."""
+"""Reading from the canvas, and sending events to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCREENSHOTS = ROOT / "docs" / "images"
 
 
 def pack_errors(messages: list[str]) -> list[str]:
-    """Console errors that the pack can have caused: those that name it, and exceptions that nobody caught."""
+    """Console errors that the pack may have caused: those that name it, and uncaught exceptions."""
     return [text for text in messages if "animelora" in text.lower() or text.startswith("uncaught")]
 
 
@@ -22,5 +22,5 @@ def widget_values(graph: dict[str, Any]) -> dict[int, list[Any]]:
 
 
 def send_event(frontend: Frontend, event: str, /, **detail: Any) -> None:
-    """An event as the frontend hands it on when the server sends it."""
+    """Dispatch an event as the frontend does when the server sends it."""
     frontend.page.evaluate("([event, detail]) => window.app.api.dispatchEvent(new CustomEvent(event, {detail}))", [event, detail])

@@ -1,4 +1,4 @@
-"""What a person does to run a template without downloads: choose the demo base, small sizes and few steps, on the canvas."""
+"""Adapting a template so that it runs quickly and without downloads: the demo base, small sizes, few steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.lorafile.naming.unet_names import UNetLayout, ldm_to_diffusers
 _UNET = "model.diffusion_model."
 _LAYOUT = UNetLayout(layers=1, attention=(False, True, False))
 
-# Puts Load Demo Base in the place of Load Checkpoint and gives widgets other values, by node type and widget.
+# Replaces Load Checkpoint by Load Demo Base and sets widgets, by widget name or ``type.widget``.
 _ADAPT = """([base, values]) => {
   const graph = window.app.graph;
   for (const node of [...graph._nodes]) {
@@ -68,19 +68,19 @@ SMALL: dict[str, Any] = {
 
 
 def adapt(frontend: Frontend, **changes: Any) -> None:
-    """Choose the demo base and small values in the graph on the canvas; ``changes`` go before those, by widget or ``type__widget``."""
+    """Choose the demo base and small values in the graph on the canvas. ``changes`` override them, by ``widget`` or ``type__widget``."""
     wanted = {name.replace("__", "."): value for name, value in changes.items()}
     small = {name: value for name, value in SMALL.items() if name.rpartition(".")[2] not in wanted}
     frontend.page.evaluate(_ADAPT, [DEMO_BASE, small | wanted])
 
 
 def controlnet(path: Path) -> None:
-    """A ControlNet for the demo base, as it is before its training."""
+    """Write an untrained ControlNet for the demo base."""
     save_file(original_names(empty()), path)
 
 
 def lora(path: Path) -> None:
-    """A random LoRA of rank 2 on the demo base's attention, with a trigger word."""
+    """Write a random LoRA of rank 2 for the demo base's attention, with a trigger word."""
     generator = torch.Generator().manual_seed(0)
     tensors: dict[str, torch.Tensor] = {}
     for key, shape in BaseCheckpoint(BASE, "file").shapes.items():

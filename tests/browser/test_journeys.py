@@ -1,4 +1,4 @@
-"""What a person does with the templates, from opening one to dropping a picture that it made back on the canvas."""
+"""Using the templates, from opening one to dropping an image that it made back on the canvas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.browser.screens import pack_errors, widget_values
 from tests.browser.stage import adapt
 from tests.server.comfy_server import Server, until
 
-PAINTING = (
+TEMPLATES = (
     "02_photo_to_anime",
     "03_characters_and_styles",
     "04_guidance_compared",
@@ -26,12 +26,12 @@ PAINTING = (
     "07_export_for_other_tools",
     "08_zero_download_tour",
 )
-EVERYWHERE = PAINTING[0]  # on every frontend; the others on one, for time
+EVERYWHERE = TEMPLATES[0]  # runs on every frontend, the others on one to save time
 Entry = dict[str, Any]
 
 
 def queued(frontend: Frontend, server: Server) -> Entry:
-    """Press Run, wait for the end; the history entry. Fails with what the server or the frontend says."""
+    """Press Run, wait for the end and return the history entry. Fails with the errors of server and frontend."""
     before = set(server.get("/history"))
     frontend.run_command("Comfy.QueuePrompt")
     end = time.monotonic() + PATIENCE / 1000
@@ -46,14 +46,14 @@ def queued(frontend: Frontend, server: Server) -> Entry:
 
 
 def saved(entry: Entry, server: Server, prefix: str) -> Path:
-    """The first picture that a Save Image node wrote under a prefix."""
+    """The first image that a Save Image node wrote with a prefix."""
     images = [image for output in entry["outputs"].values() for image in output.get("images", []) if image["type"] == "output"]
     (found, *_) = [image for image in images if image["filename"].startswith(prefix)]
     return server.base / "output" / str(found["subfolder"]) / str(found["filename"])
 
 
 def drop(frontend: Frontend, picture: Path) -> None:
-    """Drop a file on an empty place of the canvas."""
+    """Drop a file on an empty part of the canvas."""
     data = base64.b64encode(picture.read_bytes()).decode()
     handle = frontend.page.evaluate_handle(
         """([data, name]) => {
@@ -72,7 +72,7 @@ def drop(frontend: Frontend, picture: Path) -> None:
 
 @contextmanager
 def suspended(server: Server) -> Iterator[None]:
-    """The training processes below a server stand still for a while."""
+    """Suspend the training processes of a server within the context."""
     children = server.children()
     assert children, "nothing is being trained"
     for child in children:
@@ -85,12 +85,12 @@ def suspended(server: Server) -> Iterator[None]:
 
 
 def clear(frontend: Frontend) -> None:
-    """An empty canvas."""
+    """Empty the canvas."""
     frontend.page.evaluate("() => window.app.graph.clear()")
     assert frontend.serialized()["nodes"] == []
 
 
-@pytest.mark.parametrize("name", PAINTING)
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_template_runs_and_its_image_restores_it(frontend: Frontend, look: Look, canvas_server: Server, name: str) -> None:
     if name != EVERYWHERE and not look.first:
         pytest.skip("one frontend is enough to run them all")
@@ -122,17 +122,17 @@ def test_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Frontend, 
     seen = len(curve(frontend)[0])
     wait_for(frontend, f"panel.chart.data[0].length > {seen}")  # it moves
     with ExitStack() as tabs:
-        with suspended(canvas_server):  # a fast machine would have trained to the end before the second tab is open
-            # opened before, it would save as the frontend's draft of this graph what the graph was then
+        with suspended(canvas_server):  # else a fast machine finishes training before the second tab is open
+            # if it were open before, it would overwrite the frontend's draft of this graph with an older state
             other = tabs.enter_context(in_new_tab(frontend))
-            other.load(kept, name)  # in mid-training
+            other.load(kept, name)  # during the training
             wait_for(other, "panel.live && panel.chart.data[0].length > 2 && panel.chart.data[0][0] === 1 && !panel.stop.hidden")
             other.page.locator(".animelora-panel .stop").dispatch_event("click")
         wait_for(other, "!panel.live && panel.status.textContent.startsWith('stopped')")
     wait_for(frontend, "!panel.live && panel.status.textContent.startsWith('stopped')")
     reached = curve(frontend)[0][-1]
-    # the child tells that it stops before it has ended
-    until(lambda: canvas_server.get("/animelora/running") == {}, "a run that was stopped is on the list of those that go on")
+    # the child reports that it stops before it has exited
+    until(lambda: canvas_server.get("/animelora/running") == {}, "a stopped run is listed as running")
 
     frontend.reload()
     assert widget_values(frontend.serialized()) == widget_values(kept), "the frontend's own restoring lost something"
@@ -143,19 +143,19 @@ def test_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Frontend, 
     starts = [event["start_step"] for event in logged(canvas_server, name) if event["event"] == "plan"]
     assert starts[0] == 0
     assert starts[1] >= 2
-    shown = curve(frontend)[0]
-    assert shown == list(range(1, len(shown) + 1)), "a step is missing or there twice"
+    steps = curve(frontend)[0]
+    assert steps == list(range(1, len(steps) + 1)), "a step is missing or there twice"
     assert (canvas_server.base / "models" / "loras" / f"{name}.safetensors").is_file()
     picture = saved(entry, canvas_server, "first_lora")
     clear(frontend)
     drop(frontend, picture)
     assert widget_values(frontend.serialized()) == widget_values(kept)
-    wait_for(frontend, f"panel.chart.data[0].length === {len(shown)}")  # the curve comes back with the picture
+    wait_for(frontend, f"panel.chart.data[0].length === {len(steps)}")  # the curve is restored with the image
     assert status(frontend).startswith("done")
 
     (run,) = (canvas_server.base / "output" / "animelora" / "runs").glob(f"{name}-*")
     clear(frontend)
-    drop(frontend, next(run.glob("samples/*.png")))  # test pictures carry the workflow, too
+    drop(frontend, next(run.glob("samples/*.png")))  # preview images contain the workflow, too
     assert widget_values(frontend.serialized()) == widget_values(kept)
 
 
@@ -172,7 +172,7 @@ def test_epoch_is_picked_from_the_grid(frontend: Frontend, look: Look, canvas_se
     second = queued(frontend, canvas_server)
     (compare,) = [str(node["id"]) for node in frontend.inspect()["nodes"] if node["type"] == "AnimeLoRA_EpochCompare"]
     (cached,) = [data["nodes"] for kind, data in second["status"]["messages"] if kind == "execution_cached"]
-    assert compare in cached, "the grid was painted again"
+    assert compare in cached, "the grid was rendered again"
     last, early = (saved(entry, canvas_server, "picked_epoch").read_bytes() for entry in (first, second))
-    assert last != early, "the picture does not follow the picked epoch"
+    assert last != early, "the image does not depend on the picked epoch"
     assert (canvas_server.base / "models" / "loras" / f"picked_{look.slug}.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""LoRAs on the canvas as a person uses them: the card in Load LoRA, the list of LoRA Stack, and a LoRA that has just been trained."""
+"""LoRAs on the canvas: the card in Load LoRA, the list of LoRA Stack, and a newly trained LoRA in the menus."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NODE = "window.app.graph._nodes.find((node) => node.type === '{}')"
 
 @pytest.fixture
 def shelf(canvas_server: Server, frontend: Frontend) -> Path:
-    """The LoRA folder with three files: described by us, by a preview and another program, and by nobody."""
+    """The LoRA folder with three files: with our metadata, with a preview and another program's metadata, and with none."""
     folder = canvas_server.base / "models" / "loras"
     (folder / "sub").mkdir(exist_ok=True)
     for name, metadata in (("retro_style", build_metadata(FACTS)), ("sub/chibi", {"ss_sd_model_name": "model.ckpt"}), ("plain", {})):
@@ -69,7 +69,7 @@ def texts(frontend: Frontend) -> list[str]:
 
 
 def pick(frontend: Frontend, name: str) -> None:
-    """Choose an entry of Load LoRA's menu."""
+    """Choose an entry in Load LoRA's menu."""
     frontend.page.evaluate(
         f"""(name) => {{
           const menu = {_NODE.format("AnimeLoRA_LoadLora")}.widgets.find((widget) => widget.name === "lora_name");
@@ -96,7 +96,7 @@ def add(frontend: Frontend, *typed: str) -> None:
 
 
 def keep(frontend: Frontend, look: Look, name: str, *, vue: bool) -> None:
-    """The documentation's picture, when it is asked for, from one of the two renderings of the newest ComfyUI."""
+    """Update the documentation's screenshot, if requested, from one of the two renderings of the newest ComfyUI."""
     if os.environ.get("UPDATE_SCREENSHOTS") and (look.vue if vue else look.first):
         frontend.screenshot(SCREENSHOTS / f"canvas-{name}-{'vue-light' if vue else 'classic-dark'}.png")
 
@@ -114,7 +114,7 @@ def test_card_shows_a_lora_and_copies_its_trigger_words(frontend: Frontend, look
 
     card.locator(".copy").first.click()
     frontend.page.wait_for_function("async () => await navigator.clipboard.readText() === 'myRetro girl'", timeout=10_000)
-    for _ in range(2):  # once is enough: the second time it is there already
+    for _ in range(2):  # the second click must not add it again
         card.locator(".insert").first.click()
         assert sorted(texts(frontend)) == ["blurry", "myRetro girl, a portrait"]
     card.locator("summary").click()
@@ -172,7 +172,7 @@ def test_loras_are_chosen_ordered_and_toggled_in_one_node(frontend: Frontend, lo
     frontend.page.locator(".animelora-popup img").wait_for(timeout=30_000)
     assert "big head" in frontend.page.locator(".animelora-popup").inner_text()
     keep(frontend, look, "lora-stack", vue=True)
-    frontend.page.locator(".animelora-popup summary").click()  # takes the focus into the card
+    frontend.page.locator(".animelora-popup summary").click()  # moves the focus into the card
     frontend.page.keyboard.press("Escape")
     assert frontend.page.locator(".animelora-popup").count() == 0
 
@@ -182,7 +182,7 @@ def test_loras_are_chosen_ordered_and_toggled_in_one_node(frontend: Frontend, lo
     assert pack_errors(frontend.problems[before:]) == []
     kept = frontend.serialized()
     frontend.reload()
-    before = len(frontend.problems)  # an older frontend stumbles over its own settings while it starts
+    before = len(frontend.problems)  # an older frontend reports errors about its own settings while it starts
     frontend.load(kept, "stack again")
     assert list_of(frontend) == wanted
     assert rows.locator(".name").all_inner_texts() == ["sub/chibi", "retro_style", "plain"]
@@ -204,7 +204,7 @@ def test_missing_lora_is_marked_and_refused_until_disabled(frontend: Frontend, c
 
 
 def test_new_lora_is_in_every_menu_without_a_reload(frontend: Frontend, look: Look, canvas_server: Server, shelf: Path) -> None:
-    """Trained for real in one look; in the others the file comes by itself, with the event of a training's end or Pick Epoch's."""
+    """One look trains it for real; in the others the test writes the file and sends the event of a finished training or of Pick Epoch."""
     name = f"fresh_{'vue' if look.vue else 'classic'}"
     graph = training_graph(canvas_server, name=name, epochs=1, validate_every=0)
     frontend.load(graph, name)

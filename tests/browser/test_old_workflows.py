@@ -1,4 +1,4 @@
-"""Workflows that people saved with an earlier release still load, with every value in the widget that it was typed into."""
+"""Workflows saved with an earlier release still load, with every value in its widget."""
 
 from __future__ import annotations
 

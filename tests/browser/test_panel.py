@@ -1,4 +1,4 @@
-"""The training panel does what a person expects: it moves, stops on a click, goes on, and remembers after a reload."""
+"""The training panel follows a training, and shows it again after a reload."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.server.comfy_server import Server
 
 @pytest.fixture
 def on_canvas(frontend: Frontend, look: Look) -> Frontend:
-    """The frontend, where the panel is tested: on the newest ComfyUI in both ways of drawing nodes."""
+    """The frontend, if the panel is tested in this look: on the newest ComfyUI with classic and with Vue nodes."""
     if not (look.first or look.vue):
         pytest.skip("one server is enough for the training itself")
     return frontend
@@ -42,7 +42,7 @@ def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look
     slider = on_canvas.page.locator(".animelora-panel .scrub input")
     assert slider.get_attribute("max") == "3"  # before training and after each of three epochs
     large, film = (on_canvas.page.locator(f".animelora-panel .{part} img") for part in ("pictures", "film"))
-    assert (large.count(), film.count()) == (2, 4)  # one picture for each prompt, and the first prompt's of every epoch
+    assert (large.count(), film.count()) == (2, 4)  # one image for each prompt, and the first prompt's image of every epoch
     newest = large.first.get_attribute("src")
     slider.evaluate("(element) => { element.value = 0; element.dispatchEvent(new Event('input')); }")
     caption = on_canvas.page.locator(".animelora-panel .caption")
@@ -51,11 +51,11 @@ def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look
     film.nth(2).dispatch_event("click")
     assert caption.inner_text() == "epoch 2"
     assert large.first.get_attribute("src") == film.nth(2).get_attribute("src")
-    large.nth(1).dispatch_event("click")  # the strip follows the prompt whose picture was clicked
+    large.nth(1).dispatch_event("click")  # the strip shows the prompt whose image was clicked
     assert large.nth(1).get_attribute("src") == film.nth(2).get_attribute("src")
     film.last.dispatch_event("click")
-    said = on_canvas.page.locator(".animelora-panel").inner_text()
-    assert all(word in said for word in ("smoothed", "learning rate", "images/s", "memory"))
+    text = on_canvas.page.locator(".animelora-panel").inner_text()
+    assert all(word in text for word in ("smoothed", "learning rate", "images/s", "memory"))
 
     (run,) = (canvas_server.base / "output" / "animelora" / "runs").glob(f"{name}-*")
     assert copied(on_canvas, "Copy folder") == str(run.resolve())
@@ -68,8 +68,8 @@ def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look
     wait_for(on_canvas, "panel.chart.data[0].length > 0")
     assert curve(on_canvas) == shown
     assert status(on_canvas).startswith("done")
-    on_canvas.load(training_graph(canvas_server, name=name, epochs=3), name)  # the same graph, without the memory of its run
-    on_canvas.run_command("Comfy.QueuePrompt")  # ComfyUI's cache answers, the node is not called
+    on_canvas.load(training_graph(canvas_server, name=name, epochs=3), name)  # the same graph without its stored run
+    on_canvas.run_command("Comfy.QueuePrompt")  # ComfyUI's cache answers instead of the node
     wait_for(on_canvas, "panel.chart.data[0].length > 0")
     assert curve(on_canvas) == shown
     assert pack_errors(on_canvas.problems[before:]) == []

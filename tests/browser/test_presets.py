@@ -1,4 +1,4 @@
-"""Choosing a preset in Train LoRA fills the widgets where a person sees them, and what is changed afterwards is what trains."""
+"""Choosing a preset in Train LoRA fills the visible widgets, and later changes to them are what trains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.tools.workflows.parts import CHECKPOINT
 from trainer.config import presets
 
 _NODE = "window.app.graph._nodes.find((node) => node.comfyClass === 'AnimeLoRA_{kind}')"
-# Where the middle of a widget is on the page, in the classic rendering.
+# The centre of a widget on the page, in the classic rendering.
 _PLACE = """(name) => {
   const node = window.app.graph._nodes.find((one) => one.comfyClass === 'AnimeLoRA_TrainLora');
   const canvas = window.app.canvas, widget = node.widgets.find((one) => one.name === name);
@@ -25,7 +25,7 @@ _PLACE = """(name) => {
 
 
 def graph(server: Server, *, options: bool = False) -> dict[str, Any]:
-    """Demo Pictures, Dataset Prep and Train LoRA, with Train Options in front if asked, and Machine Options that nothing is linked to."""
+    """Demo Pictures, Dataset Prep and Train LoRA, optionally with Train Options connected, and an unconnected Machine Options."""
     canvas = Canvas("presets", server.get("/object_info"))
     drawn = canvas.node("AnimeLoRA_DemoPictures", count=4)
     prep = canvas.node("AnimeLoRA_DatasetPrep", images=drawn["images"], captions=drawn["captions"], resolution=128, tall=420)
@@ -43,7 +43,7 @@ def shown(frontend: Frontend, kind: str = "TrainLora") -> dict[str, Any]:
 
 
 def choose(frontend: Frontend, look: Look, name: str) -> None:
-    """Choose a preset in its menu, with the mouse."""
+    """Choose a preset in the menu with the mouse."""
     page = frontend.page
     frontend.fit()
     if look.vue:
@@ -90,12 +90,12 @@ def plug(frontend: Frontend, kind: str, into: str) -> None:
 
 
 def change(frontend: Frontend, kind: str, name: str, value: Any) -> None:
-    """What a person does to a widget."""
+    """Set a widget as a user does."""
     frontend.set_widget(f"AnimeLoRA_{kind}", name, value)
 
 
 def wait_until(frontend: Frontend, kind: str, name: str, value: Any) -> None:
-    """Until a widget of a node shows a value."""
+    """Wait until a widget of a node has a value."""
     node = _NODE.format(kind=kind)
     frontend.page.wait_for_function(
         f"([name, value]) => {node}.widgets.find((one) => one.name === name).value === value", arg=[name, value], timeout=10_000
@@ -103,14 +103,14 @@ def wait_until(frontend: Frontend, kind: str, name: str, value: Any) -> None:
 
 
 def toasts(frontend: Frontend) -> list[str]:
-    """What the messages in the corner say; closes them."""
+    """The texts of the toast messages, which are then closed."""
     page = frontend.page
     page.wait_for_timeout(500)
     shown = page.locator(".p-toast-message, li[data-swipe-direction]")  # of PrimeVue; of Reka, in newer frontends
-    said: list[str] = shown.all_inner_texts()
+    texts: list[str] = shown.all_inner_texts()
     shown.locator("button").evaluate_all("(buttons) => { for (const button of buttons) button.click(); }")
     shown.first.wait_for(state="detached")
-    return said
+    return texts
 
 
 def test_preset_fills_options_node_connected_later(frontend: Frontend, look: Look, canvas_server: Server) -> None:
@@ -120,7 +120,7 @@ def test_preset_fills_options_node_connected_later(frontend: Frontend, look: Loo
     toasts(frontend)
     plug(frontend, "TrainOptions", "TrainLora")
     wait_until(frontend, "TrainOptions", "min_snr_gamma", 5)
-    assert ["style-sd15" in said and "Values filled in: 2." in said for said in toasts(frontend)] == [True]
+    assert ["style-sd15" in text and "Values filled in: 2." in text for text in toasts(frontend)] == [True]
 
 
 def test_preset_fills_the_far_end_of_an_options_chain(frontend: Frontend, canvas_server: Server) -> None:
@@ -131,7 +131,7 @@ def test_preset_fills_the_far_end_of_an_options_chain(frontend: Frontend, canvas
     assert shown(frontend, "MachineOptions")["memory"] == "none"
     plug(frontend, "MachineOptions", "TrainOptions")
     wait_until(frontend, "MachineOptions", "memory", "auto")
-    assert ["Values filled in: 1." in said for said in toasts(frontend)] == [True]
+    assert ["Values filled in: 1." in text for text in toasts(frontend)] == [True]
 
 
 def test_chosen_values_survive_reconnecting_and_pasting(frontend: Frontend, canvas_server: Server) -> None:
@@ -143,7 +143,7 @@ def test_chosen_values_survive_reconnecting_and_pasting(frontend: Frontend, canv
     wait_until(frontend, "MachineOptions", "memory", "auto")
     change(frontend, "TrainLora", "epochs", 3)
     change(frontend, "TrainOptions", "min_snr_gamma", 3)
-    change(frontend, "TrainOptions", "noise_offset", 0)  # back to what the node was made with: chosen, too
+    change(frontend, "TrainOptions", "noise_offset", 0)  # the node's default, chosen explicitly
     change(frontend, "MachineOptions", "memory", "8 GB")
     toasts(frontend)
 
@@ -163,13 +163,13 @@ def test_chosen_values_survive_reconnecting_and_pasting(frontend: Frontend, canv
         }""",
         kinds,
     )
-    said = toasts(frontend)
+    texts = toasts(frontend)
     both = frontend.page.evaluate(
         """(wanted) => wanted.map(([kind, name]) => window.app.graph._nodes.filter((node) => node.comfyClass === kind)
             .map((node) => node.widgets.find((widget) => widget.name === name).value))""",
         [[kinds[0], "epochs"], [kinds[1], "min_snr_gamma"], [kinds[2], "memory"]],
     )
     assert both == [[3, 3], [3, 3], ["8 GB", "8 GB"]]
-    # a pasted node cannot tell a value that was set back to the node's own from one that nobody looked at: it is filled, and that is said
-    assert ["Values filled in: 1." in each for each in said] == [True]
+    # in a pasted node, a default that was chosen cannot be told from an untouched one: it is filled in, and the toast reports it
+    assert ["Values filled in: 1." in each for each in texts] == [True]
     assert pack_errors(frontend.problems[before:]) == []

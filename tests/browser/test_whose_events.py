@@ -1,4 +1,4 @@
-"""What the server tells reaches the node that it is about: none of the same number in another workflow or in another subgraph."""
+"""Events reach only the node they are about, not nodes with the same id in another workflow or subgraph."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TITLED = """(title) => {
   };
   return find(window.app.graph);
 }"""
-# Adds Load LoRAs by title; those called "linked…" get Train LoRA's LoRA.
+# Adds Load LoRA nodes by title; those named "linked…" are linked to Train LoRA.
 _ADD = """(titles) => titles.map((title) => {
   const train = window.app.graph._nodes.find((node) => node.type === "AnimeLoRA_TrainLora");
   const load = window.LiteGraph.createNode("AnimeLoRA_LoadLora");
@@ -46,7 +46,7 @@ _WRAP = f"""(title) => {{
 
 
 def shown_lora(frontend: Frontend, title: str) -> str | None:
-    """The LoRA that a Load LoRA remembers from its socket."""
+    """The LoRA that a linked Load LoRA shows."""
     found = frontend.page.evaluate(f"(title) => ({_TITLED})(title).properties.animelora_lora ?? null", title)
     return None if found is None else str(found)
 
@@ -58,13 +58,13 @@ def shown_run(frontend: Frontend, title: str) -> str | None:
 
 
 def wrap(frontend: Frontend, title: str) -> tuple[str, str]:
-    """Put a node into a subgraph of its own; the numbers of the subgraph's node and of the node in it."""
+    """Move a node into a subgraph; the ids of the subgraph node and of the node in it."""
     around, inside = frontend.page.evaluate(_WRAP, title)
     return str(around), str(inside)
 
 
 def run_on_disk(server: Server, name: str, *, steps: int, kept: int = 0) -> Path:
-    """The folder of a run whose log ends after some steps, as a child leaves it that was killed, with a state of one of them."""
+    """A run folder as a killed child leaves it: the log ends after ``steps``, and there is a state of step ``kept``."""
     folder = server.base / "output" / "animelora" / "runs" / f"{name}-0123456789abcdef"
     folder.mkdir(parents=True)
     lines = [
@@ -83,7 +83,7 @@ def run_on_disk(server: Server, name: str, *, steps: int, kept: int = 0) -> Path
 
 @contextmanager
 def finished(frontend: Frontend, runs: dict[str, dict[str, str]]) -> Iterator[None]:
-    """The server says that these runs are over."""
+    """Let the server report these runs as finished."""
 
     def answer(route: Route) -> None:
         route.fulfill(body=json.dumps(runs), content_type="application/json")
@@ -94,7 +94,7 @@ def finished(frontend: Frontend, runs: dict[str, dict[str, str]]) -> Iterator[No
 
 
 def opened(frontend: Frontend, server: Server, name: str) -> None:
-    """A graph whose Train LoRA makes a LoRA of that name and has that title."""
+    """Open a graph whose Train LoRA has ``name`` as its title and its LoRA's name."""
     frontend.load(training_graph(server, name=name, epochs=1), name)
     frontend.page.evaluate("""(title) => {
       window.app.graph._nodes.find((node) => node.type === "AnimeLoRA_TrainLora").title = title;
@@ -102,7 +102,7 @@ def opened(frontend: Frontend, server: Server, name: str) -> None:
 
 
 def number(frontend: Frontend, title: str) -> str:
-    """A node's number in its graph."""
+    """A node's id in its graph."""
     return str(frontend.page.evaluate(f"(title) => String(({_TITLED})(title).id)", title))
 
 
@@ -122,7 +122,7 @@ def test_load_lora_in_a_subgraph_is_addressed_by_its_whole_path(frontend: Fronte
     one, two = wrap(frontend, "linked one"), wrap(frontend, "linked two")
     queued = frontend.prompt()
     for path in (one, two):
-        assert queued[":".join(path)]["class_type"] == "AnimeLoRA_LoadLora", "the frontend calls nodes in subgraphs something else"
+        assert queued[":".join(path)]["class_type"] == "AnimeLoRA_LoadLora", "the frontend names nodes in subgraphs differently"
     for elsewhere in (one[1], f"{two[0]}:7:{one[1]}", f"9999:{one[1]}"):
         send_event(frontend, "animelora.lora", node_id=elsewhere, name=LORA_FILE)
     assert (shown_lora(frontend, "linked one"), shown_lora(frontend, "linked two")) == (None, None)
@@ -148,10 +148,10 @@ def test_cached_training_in_a_subgraph_shows_its_run(frontend: Frontend, canvas_
 
 @pytest.mark.parametrize("kept", [0, 2])
 def test_stopped_run_shows_where_it_resumes(frontend: Frontend, canvas_server: Server, request: Any, kept: int) -> None:
-    """The last step that was seen is not the last one that was saved."""
+    """The last logged step need not be the last saved one."""
     name = f"cut_{kept}_{frontend_slug(request)}"
     folder = run_on_disk(canvas_server, name, steps=5, kept=kept)
-    said = "stopped at step 2; queue again to resume" if kept else "the next run starts from the beginning"
+    message = "stopped at step 2; queue again to resume" if kept else "the next run starts from the beginning"
     status = f"({_TITLED})('{name}').animeloraPanel.status.textContent"
     opened(frontend, canvas_server, name)
     about = {"node_id": number(frontend, name), "run": folder.name, "name": name}
@@ -160,13 +160,13 @@ def test_stopped_run_shows_where_it_resumes(frontend: Frontend, canvas_server: S
     send_event(frontend, "animelora.train", event="phase", phase="saving", done=5, total=9, **about)
     assert "saving the state" in str(frontend.page.evaluate(f"() => {status}"))
     send_event(frontend, "animelora.train", event="stopped", step=kept, path="", **about)
-    assert said in str(frontend.page.evaluate(f"() => {status}"))
-    send_event(frontend, "animelora.train", event="end", **about)  # it reads the log again, which does not know
+    assert message in str(frontend.page.evaluate(f"() => {status}"))
+    send_event(frontend, "animelora.train", event="end", **about)  # the panel reads the log again, which lacks this event
     frontend.page.wait_for_timeout(500)
-    assert said in str(frontend.page.evaluate(f"() => {status}"))
+    assert message in str(frontend.page.evaluate(f"() => {status}"))
     assert copied(frontend, "Copy folder") == str(folder.resolve())
 
 
 def frontend_slug(request: pytest.FixtureRequest) -> str:
-    """What tells apart the runs of the looks, which share a server."""
+    """A suffix that separates the runs of looks that share a server."""
     return str(request.getfixturevalue("look").slug)

@@ -1,4 +1,4 @@
-"""Every example graph in the real frontend: nothing missing, nothing dangling, every value where it belongs."""
+"""Every example workflow loads in the real frontend: no missing node, no dangling link, every value in its widget."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_template_browser_shows_and_opens_the_workflows(frontend: Frontend, look
 
 
 def too_small(nodes: list[dict[str, Any]]) -> Any:
-    """Nodes that the frontend would have to enlarge to show all of their widgets."""
+    """Nodes that are too small to show all their widgets."""
     for node in nodes:
         if node["type"] not in NOTES and (node["needs"][0] > node["size"][0] + 1 or node["needs"][1] > node["size"][1] + 1):
             yield node["type"], node["size"], node["needs"]
 
 
 def picture(name: str) -> Path:
-    """Where the documentation keeps a graph's picture."""
+    """The documentation's screenshot of a workflow."""
     return SCREENSHOTS / f"canvas-{name.split('_', 1)[1].replace('_', '-')}.png"

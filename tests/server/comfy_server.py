@@ -22,12 +22,12 @@ import websocket
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 600
-_PATIENCE = 600  # seconds, for what a busy machine takes; nothing is measured by it
+_PATIENCE = 600  # seconds that a busy machine may need
 _PACK = ("__init__.py", "nodes", "trainer", "demo", "web", "locales", "pyproject.toml")
 
 
 class PromptFailed(Exception):
-    """A prompt ended with an error; ``message`` is what the user reads, ``node`` the class of the node that failed."""
+    """A prompt failed. ``message`` is what the user reads, ``node`` the class of the node that failed."""
 
     def __init__(self, node: str, message: str) -> None:
         super().__init__(f"{node}: {message}")
@@ -36,7 +36,7 @@ class PromptFailed(Exception):
 
 
 class PromptRefused(Exception):
-    """The server did not take the prompt; ``errors`` is its answer."""
+    """The server rejected the prompt; ``errors`` is its answer."""
 
     def __init__(self, errors: dict[str, Any]) -> None:
         super().__init__(json.dumps(errors)[:2000])
@@ -44,7 +44,7 @@ class PromptRefused(Exception):
 
 
 def until(is_so: Callable[[], bool], what: str) -> None:
-    """Wait for it; fails with ``what`` where it never comes."""
+    """Wait until ``is_so`` holds; fail with ``what`` if it never does."""
     end = time.monotonic() + _PATIENCE
     while not is_so():
         assert time.monotonic() < end, what
@@ -70,7 +70,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address it listens on."""
         return f"http://127.0.0.1:{self.port}"
 
     def get(self, path: str) -> Any:
@@ -80,17 +80,17 @@ class Server:
         return answer.json()
 
     def queue(self, graph: dict[str, Any]) -> str:
-        """Queue a graph; its prompt id. Raises PromptRefused."""
+        """Queue a graph and return its prompt id. Raises PromptRefused."""
         answer = requests.post(f"{self.url}/prompt", json={"prompt": graph, "client_id": self.client_id}, timeout=30)
         body = answer.json()
-        # with one good output node in the graph the server takes the prompt, says what is wrong with the others and drops them
+        # if one output node is valid, the server accepts the prompt, reports the invalid ones and drops them
         if answer.status_code != 200 or body.get("node_errors"):
             raise PromptRefused(body)
         return str(body["prompt_id"])
 
     def wait(self, prompt_id: str, seconds: float = 900) -> dict[str, Any]:
-        """The history entry of a prompt that has ended, whichever way."""
-        end, pause = time.monotonic() + seconds, 0.005  # most prompts of the tests end at once
+        """Wait for a prompt to end, successfully or not; its history entry."""
+        end, pause = time.monotonic() + seconds, 0.005  # most test prompts end at once
         while time.monotonic() < end:
             history = self.get(f"/history/{prompt_id}")
             if prompt_id in history:
@@ -114,7 +114,7 @@ class Server:
         return [self.base / "output" / entry["subfolder"] / entry["filename"] for entry in outputs[node]["images"]]
 
     def wait_for_text(self, words: str, seconds: float = 30) -> None:
-        """Until the last text that a node showed has ``words`` in it: it can arrive a moment after the history that says it ended."""
+        """Wait until the last text that a node showed contains ``words``; it can arrive a moment after the end of the prompt."""
         end = time.monotonic() + seconds
         while not self.texts or words not in self.texts[-1][1]:
             assert time.monotonic() < end, self.texts[-3:]
@@ -123,7 +123,7 @@ class Server:
     def forget(self) -> None:
         """Empty the cache of node results, so that the next prompt executes every node."""
         requests.post(f"{self.url}/free", json={"unload_models": True, "free_memory": True}, timeout=30)
-        # The worker reads the request after a prompt; one that comes while it cleans up would be read seconds later
+        # The worker reads the request after a prompt, or seconds later if it is cleaning up
         empty = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
         self.run({"empty": empty, "show": {"class_type": "PreviewImage", "inputs": {"images": ["empty", 0]}}})
 
@@ -153,11 +153,11 @@ class Server:
         return set(graph) - set(cached)
 
     def log(self) -> str:
-        """Everything that the server printed so far."""
+        """The server's output so far."""
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def children(self) -> list[psutil.Process]:
-        """Processes below the server."""
+        """The server's child processes, recursively."""
         found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
         return found
 
@@ -182,7 +182,7 @@ class Server:
                 self.previews += 1
 
     def stop(self) -> None:
-        """End the server and what it started."""
+        """Kill the server and its child processes."""
         family = [*self.children(), psutil.Process(self.process.pid)] if self.process.poll() is None else []
         for process in family:
             try:
@@ -245,12 +245,12 @@ def start(
 
 
 def install_pack(place: Path) -> None:
-    """Put the checkout into custom_nodes: a link, or a copy where links are not allowed. One that is there from an earlier start stays."""
+    """Link the checkout into custom_nodes, or copy it where links are not allowed. Keeps what an earlier start installed."""
     if place.exists():
         return
     with suppress(OSError):
         place.symlink_to(ROOT, target_is_directory=True)
-    if not place.exists():  # Windows without developer mode; Wine only says that it made one
+    if not place.exists():  # Windows without developer mode; Wine reports success without creating a link
         place.mkdir()
         for name in _PACK:
             source = ROOT / name
@@ -261,7 +261,7 @@ def install_pack(place: Path) -> None:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """A free port."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -1,4 +1,4 @@
-"""One server for each ComfyUI, shared by all tests of a session, with a folder of pictures and two random checkpoints."""
+"""One server for each ComfyUI, shared by all tests of a session, with a folder of images and two random checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.server.comfy_server import Server, start
 from tests.server.files import FULL, TINY, link, portrait
 from tests.tools.comfyui import ComfyUI, find_comfyuis
 
-# test files that run on the older ComfyUIs without --long, too; the newest one runs every file
+# test files that also run on older ComfyUIs without --long; the newest ComfyUI runs every file
 ON_EVERY_COMFYUI = ("test_chain.py", "test_dataset.py", "test_img2img.py", "test_lora.py", "test_old_workflows.py", "test_presets.py",
                     "test_translations.py", "test_workflows.py")  # fmt: skip
 _FOUND = find_comfyuis()
@@ -19,7 +19,7 @@ _PLACES: list[ComfyUI | None] = [*_FOUND] or [None]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark as long what an older ComfyUI need not repeat each time."""
+    """Mark the tests as long that older ComfyUIs repeat only with ``--long``."""
     place = item.callspec.params.get("server") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
     if isinstance(place, ComfyUI) and place != _FOUND[0] and item.path.name not in ON_EVERY_COMFYUI:
         item.add_marker(pytest.mark.long)
@@ -36,7 +36,7 @@ def server(
 ) -> Iterator[Server]:
     """A running server with the pack in it."""
     if request.param is None:
-        request.getfixturevalue("comfyui")  # skips, and says why
+        request.getfixturevalue("comfyui")  # skips with the reason
     place: ComfyUI = request.param
     base = tmp_path_factory.mktemp(f"comfyui-{place.version}")
     portraits = base / "input" / "portraits"

@@ -12,7 +12,7 @@ FULL = "random-sd15.safetensors"
 
 
 def portrait(size: int, seed: int) -> Image.Image:
-    """A face of ellipses on a gradient: a real picture in the sense that preparing it does not reject it."""
+    """A face of ellipses on a gradient, varied enough that Dataset Prep does not reject it."""
     picture = Image.linear_gradient("L").resize((size, size)).convert("RGB")
     pen = ImageDraw.Draw(picture)
     hue = (60 + 45 * seed) % 256
@@ -26,7 +26,7 @@ def portrait(size: int, seed: int) -> Image.Image:
 
 
 def link(source: Path, target: Path) -> None:
-    """A file at ``target`` without copying two gigabytes."""
+    """Link ``target`` to ``source``, which may be 2 GB."""
     try:
         target.symlink_to(source)
     except OSError:

@@ -14,7 +14,7 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 
 def train_settings(**changes: Any) -> dict[str, Any]:
-    """Every widget of Train LoRA at a size that a test can afford."""
+    """Every widget of Train LoRA, with values for a quick test."""
     return {
         "name": "test_style",
         "epochs": 1,
@@ -38,7 +38,7 @@ def train_settings(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-# the run of the whole chain, which other tests look at, too; rank and alpha differ so that a lost alpha shows
+# the run of the whole chain, which other tests reuse; rank and alpha differ so that a lost alpha is noticed
 CHAIN: dict[str, Any] = {
     "name": "chain",
     "rank": 4,
@@ -51,7 +51,7 @@ CHAIN: dict[str, Any] = {
 
 
 def prepare(folder: str = "portraits", resolution: int = 64, **changes: Any) -> dict[str, Any]:
-    """Dataset Prep on a folder below input/."""
+    """Dataset Prep with a folder below input/."""
     settings = {
         "folder": folder,
         "trigger_word": "myToken",
@@ -70,7 +70,7 @@ def loader(checkpoint: str, full: bool) -> dict[str, Any]:
 
 
 def train_and_use(checkpoint: str, *, full: bool, image: str, **training: Any) -> Graph:
-    """Folder → dataset → LoRA → picture, as the first template does it."""
+    """Folder → dataset → LoRA → image, as in the first template."""
     return {
         "prep": prepare(),
         "train": node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=checkpoint, **train_settings(**training)),
@@ -115,7 +115,7 @@ PAINT: dict[str, Any] = {
 
 
 def core_img2img(positive: str, model: Link, clip: Link, vae: Link, image: Link) -> Graph:
-    """The same picture from core nodes."""
+    """The same img2img with core nodes."""
     return {
         "wanted": node("CLIPTextEncode", clip=clip, text=positive),
         "avoid": node("CLIPTextEncode", clip=clip, text=PAINT["negative"]),
@@ -138,7 +138,7 @@ def core_img2img(positive: str, model: Link, clip: Link, vae: Link, image: Link)
 
 
 def defaults(info: dict[str, Any]) -> dict[str, Any]:
-    """Every input that is no socket, with its default."""
+    """Every widget with its default."""
     found = {}
     for group in ("required", "optional"):
         for name, (kind, *rest) in info["input"].get(group, {}).items():

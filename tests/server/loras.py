@@ -18,7 +18,7 @@ RANK = 2
 
 
 def attention_lora(path: Path, *, context: int, prefix: str = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0") -> Path:
-    """A kohya file for one cross-attention of a model with ``context``-wide text, made here without the pack's code."""
+    """Write a kohya file for one cross-attention of a model whose text embeddings are ``context`` wide, without the pack's code."""
     generator = np.random.default_rng(3)
     width = SIZE.unet[0]
     tensors: dict[str, np.ndarray[Any, Any]] = {}
@@ -33,13 +33,13 @@ def attention_lora(path: Path, *, context: int, prefix: str = "lora_unet_down_bl
 
 
 def load_lora(name: str, **changes: Any) -> Graph:
-    """Our loader on the tiny model."""
+    """Load LoRA with the tiny model."""
     inputs: dict[str, Any] = {"model": ["base", 0], "clip": ["base", 1], "lora_name": name, "strength_model": 0.8, "strength_clip": 0.5}
     return {"base": loader(TINY, full=False), "load": node("AnimeLoRA_LoadLora", **(inputs | changes))}
 
 
 def sampled(server: Server, model: Link, clip: Link, graph: Graph) -> np.ndarray[Any, Any]:
-    """The picture that core's nodes paint with a model."""
+    """The image that core's nodes generate with a model."""
     whole = {
         **graph,
         "photo": node("LoadImage", image="photo.png"),

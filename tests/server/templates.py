@@ -12,7 +12,7 @@ from tests.tools.workflows.parts import CHECKPOINT, CONTROLNET, LORA_FILE
 
 
 def install_model_files(base: Path, checkpoint: Path) -> None:
-    """Put files of the right names where the graphs look for them; nothing reads their content here."""
+    """Install files with the names in the graphs; their content is not read."""
     for folder, name in (("checkpoints", CHECKPOINT), ("controlnet", CONTROLNET), ("loras", LORA_FILE)):
         place = base / "models" / folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -22,6 +22,6 @@ def install_model_files(base: Path, checkpoint: Path) -> None:
 
 
 def shipped_workflow(name: str) -> dict[str, Any]:
-    """A graph as the pack ships it."""
+    """An example workflow of the pack."""
     loaded: dict[str, Any] = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     return loaded

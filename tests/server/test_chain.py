@@ -1,4 +1,4 @@
-"""From a folder of pictures to the painted picture through the API, and what happens when that is queued, cancelled, resumed."""
+"""From a folder of images to a generated image through the API, queued again, cancelled and resumed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.server.comfy_server import Server
 from tests.server.files import FULL, TINY
 from tests.server.graphs import CHAIN, Graph, node, prepare, train_and_use, train_settings
 
-START_SECONDS = 900  # a child on a busy machine takes long to import its libraries; nothing is measured by this
-CANCEL_SECONDS = 2.0  # what is promised to the user; the one timed assertion
+START_SECONDS = 900  # on a busy machine a child needs long to import its libraries
+CANCEL_SECONDS = 2.0  # promised to the user; the only timed assertion
 
 
 def events(run: Path) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def run_folder(server: Server, name: str) -> Path:
 
 
 def train_only(**changes: Any) -> Graph:
-    """Dataset Prep and Train LoRA, nothing behind them: Train LoRA is an output node."""
+    """Dataset Prep and Train LoRA, which is an output node."""
     return {
         "prep": prepare(),
         "train": node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=TINY, **train_settings(**changes)),
@@ -41,7 +41,7 @@ def train_only(**changes: Any) -> Graph:
 
 
 def assert_clean(log: str) -> None:
-    """Nothing in the log that would worry a user."""
+    """The log has no warnings about the LoRA and no traceback."""
     assert "lora key not loaded" not in log
     assert "NOT LOADED" not in log
     assert "Traceback" not in log
@@ -66,7 +66,7 @@ def test_chain_runs_from_folder_to_image_and_trains_once(server: Server) -> None
     trained = events(run_folder(server, "chain"))
     assert [event["event"] for event in trained if event["event"] in ("step", "done")] == ["step", "step", "done"]
 
-    server.forget()  # ComfyUI's own cache would hide what our node does
+    server.forget()  # else ComfyUI's cache would answer instead of the node
     server.run({name: graph[name] for name in ("prep", "train")})
     assert events(run_folder(server, "chain")) == trained, "it trained again"
     server.wait_for_text("found a finished run")
@@ -74,7 +74,7 @@ def test_chain_runs_from_folder_to_image_and_trains_once(server: Server) -> None
 
 
 def test_progress_is_live_in_the_node(server: Server) -> None:
-    seen, spoken, shown = len(server.messages), len(server.texts), server.previews
+    seen, texts_before, previews_before = len(server.messages), len(server.texts), server.previews
     server.run(train_only(name="live", max_steps=3, validation_prompts="a girl\na boy"))
     sent = [m["data"] for m in server.messages[seen:] if m["type"] == "animelora.train"]
     assert {"phase", "plan", "step", "sample", "done"} <= {event["event"] for event in sent}
@@ -85,10 +85,10 @@ def test_progress_is_live_in_the_node(server: Server) -> None:
     assert (bar[-1]["value"], bar[-1]["max"]) == (3, 3)
     samples = [event for event in sent if event["event"] == "sample"]
     assert len(samples) == 4
-    assert server.previews - shown >= len(samples)
+    assert server.previews - previews_before >= len(samples)
     picture = requests.get(f"{server.url}/view", params=samples[0]["view"], timeout=30)
     assert picture.headers["Content-Type"] == "image/png"
-    text = "\n".join(line for owner, line in server.texts[spoken:] if owner == "train")
+    text = "\n".join(line for owner, line in server.texts[texts_before:] if owner == "train")
     assert "step 3/3" in text
     assert "loss" in text
     assert "trained in" in text
@@ -122,20 +122,20 @@ def test_cancel_stops_the_child_and_the_next_queue_resumes(server: Server) -> No
     server.wait(prompt)
     resumed = events(run)[len(kept) :]
     plan = next(event for event in resumed if event["event"] == "plan")
-    assert plan["start_step"] >= 5, "it began from the start"
+    assert plan["start_step"] >= 5, "it started from the beginning"
     first = next(event for event in resumed if event["event"] == "step")
     assert first["step"] == plan["start_step"] + 1
     assert_clean(server.log()[before:])
 
 
 def crowding() -> float:
-    """How many programs want each processor, at least 1: on a machine that others use, seconds of the clock are not ours alone."""
+    """The load per core, at least 1: on a shared machine everything takes longer by this factor."""
     load: float = psutil.getloadavg()[0]
     return max(1.0, load / (psutil.cpu_count() or 1))
 
 
 def wait_for_step(server: Server, seen: int, step: int, *, any_step: bool = False) -> None:
-    """Until the browser was told of ``step`` (or of any step)."""
+    """Wait until the browser has received ``step``, or any step."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         steps = [m["data"]["step"] for m in server.messages[seen:] if m["type"] == "animelora.train" and m["data"]["event"] == "step"]

@@ -1,4 +1,4 @@
-"""Combine Datasets: one LoRA from several datasets, each as often and as much as its node says, chained too."""
+"""Combine Datasets, also chained: one LoRA from several datasets, each with its repeats and weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ComfyUI's own Train LoRA on the model of Load Demo Base: it asks for a copy of the model that it may change."""
+"""ComfyUI's own Train LoRA with the model of Load Demo Base, of which it takes a copy to modify."""
 
 from __future__ import annotations
 

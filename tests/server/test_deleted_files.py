@@ -1,4 +1,4 @@
-"""Files that nodes wrote and somebody deleted come back with the next queue, and nothing else is done again."""
+"""Deleted files of our nodes are written again by the next prompt, and nothing else is repeated."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_deleted_lora_is_written_again_by_the_next_prompt(server: Server) -> Non
         assert name in server.executed(graph)
         assert file.read_bytes() == content
         assert not server.executed(graph)
-    assert len(read_events(run / "events.jsonl")) == started, "it was trained again"
+    assert len(read_events(run / "events.jsonl")) == started, "it trained again"
 
 
 def test_waiting_preparation_can_be_cancelled_and_continues_when_unlocked(server: Server) -> None:

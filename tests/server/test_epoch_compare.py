@@ -1,4 +1,4 @@
-"""Epoch Compare paints with each LoRA that a real run saved on its way, and Pick Epoch hands on the one that was chosen."""
+"""Epoch Compare renders with each LoRA that a real run saved, and Pick Epoch outputs the chosen one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.server.graphs import Graph, loader, node, prepare, train_settings
 
 
 def compared(**changes: Any) -> Graph:
-    """A run of two steps that saves after each, and its grid."""
+    """A run of two steps that saves after each step, and its grid."""
     training = train_settings(name="epochs", checkpoint_every=1, max_steps=2, validate_every=0, learning_rate=1e-1)
     settings: dict[str, Any] = {"prompts": "a girl\na boy", "negative": "", "saved_steps": "", "lora_strengths": "1, 4", "guidance": 1.0}
     settings |= {
@@ -61,7 +61,7 @@ def test_step_that_was_not_saved_is_named(server: Server) -> None:
 
 
 def picked(step: int, save_as: str = "") -> Graph:
-    """The same run, with one of its steps at work."""
+    """The same run, using the LoRA of one of its steps."""
     return compared() | {
         "pick": node("AnimeLoRA_PickEpoch", run="(lora input)", step=step, save_as=save_as, lora=["train", 0]),
         "export": node(
@@ -75,7 +75,7 @@ def picked(step: int, save_as: str = "") -> Graph:
 
 def test_picked_step_is_output_and_saved_under_a_name(server: Server) -> None:
     server.run(picked(1, "my pick"))
-    assert "animelora.loras" in [message["type"] for message in server.messages], "no open page hears of the new LoRA"
+    assert "animelora.loras" in [message["type"] for message in server.messages], "open pages are not notified of the new LoRA"
     server.run(picked(0))
     (run,) = (server.base / "output" / "animelora" / "runs").glob("epochs-*")
     tensors = {}

@@ -1,4 +1,4 @@
-"""Export LoRA with a model connected: the magnitudes of its DoRA are those with which core's own loader gives what was trained."""
+"""Export LoRA with a connected model: it rescales a DoRA's magnitudes so that core's loader gives the trained weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.server.files import TINY
 from tests.server.graphs import Graph, loader, node
 from tests.server.loras import load_lora, lora_folder, sampled
 
-# by the beginning of kohya's key: the layer in the checkpoint, and in ComfyUI's naming
+# prefix of kohya's key: the layer's name in the checkpoint and in ComfyUI
 UNET = {
     "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q": (
         "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q",
@@ -41,7 +41,7 @@ def checkpoint(server: Server) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def decomposed(server: Server, name: str, layers: dict[str, tuple[str, str]]) -> dict[str, np.ndarray[Any, Any]]:
-    """DoRA of rank 2 in models/loras, whose changes are as large as the weights; its tensors."""
+    """Write a DoRA of rank 2 into models/loras whose changes are as large as the weights; its tensors."""
     generator, tensors = np.random.default_rng(5), {}
     base = checkpoint(server)
     for prefix, (place, _) in layers.items():
@@ -60,7 +60,7 @@ def decomposed(server: Server, name: str, layers: dict[str, tuple[str, str]]) ->
 
 
 def export(name: str, form: str, *inputs: str) -> Graph:
-    """Export LoRA of ``name`` with some of ``model`` and ``clip`` connected."""
+    """Export LoRA of ``name``, with ``model``, ``clip`` or both connected."""
     texts = dict.fromkeys(("title", "author", "description", "trigger_words", "tags", "licence"), "")
     links = {each: ["base", {"model": 0, "clip": 1}[each]] for each in inputs}
     settings = {"lora_name": name, "file_name": f"for {name}", "format": form, "dtype": "as it is", "rank": 0}
@@ -75,8 +75,8 @@ def exported(server: Server, name: str) -> Path:
 def test_exported_dora_matches_training_in_cores_loader(server: Server) -> None:
     name, layers = "decomposed.safetensors", UNET | TEXT
     tensors = decomposed(server, name, layers)
-    told = server.run(export(name, "comfyui", "model", "clip"))["export"]["text"][0]
-    assert "the connected model" in told
+    report = server.run(export(name, "comfyui", "model", "clip"))["export"]["text"][0]
+    assert "the connected model" in report
     found, base = load_file(exported(server, name)), checkpoint(server)
     with safe_open(exported(server, name), framework="numpy") as file:
         assert file.metadata()["animelora.dora_norm"] == "of the base"
@@ -96,7 +96,7 @@ def test_exported_dora_matches_training_in_cores_loader(server: Server) -> None:
         pictures.append(sampled(server, ["load", 0], ["load", 1], {"base": loader(TINY, full=False), "load": core}))
     ours, moved, plain = (picture.astype(int) for picture in pictures)
     assert np.abs(moved - ours).max() <= 1
-    assert np.abs(plain - ours).max() > 1, "core's loader paints the same with the magnitudes as trained: this tells nothing"
+    assert np.abs(plain - ours).max() > 1, "core's loader gives the same image without the rescaling, so this test proves nothing"
 
 
 def test_export_requires_the_changed_text_encoder(server: Server) -> None:
@@ -108,8 +108,8 @@ def test_export_requires_the_changed_text_encoder(server: Server) -> None:
 
 def test_report_says_that_the_format_ignores_the_model(server: Server) -> None:
     tensors = decomposed(server, "as trained.safetensors", UNET)
-    told = server.run(export("as trained.safetensors", "kohya", "model"))["export"]["text"][0]
-    assert "The model input was ignored" in told
+    report = server.run(export("as trained.safetensors", "kohya", "model"))["export"]["text"][0]
+    assert "The model input was ignored" in report
     found = load_file(exported(server, "as trained.safetensors"))
     kept = {key: value for key, value in found.items() if key.endswith("dora_scale")}
     assert len(kept) == len(UNET)

@@ -1,4 +1,4 @@
-"""What goes wrong is said in words with advice, nothing is written elsewhere, and the server goes on serving."""
+"""Failures give a message with advice, write nothing outside their folders, and leave the server running."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.server.graphs import Graph, defaults, loader, node, prepare, train_se
 
 
 def failure(server: Server, graph: Graph) -> PromptFailed:
-    """How a graph fails; afterwards the server must still work."""
+    """The failure of a graph. The server must still work afterwards."""
     with pytest.raises(PromptFailed) as caught:
         server.run(graph)
     assert "Traceback" not in caught.value.message
@@ -32,20 +32,20 @@ def train(checkpoint: str = TINY, **changes: Any) -> Graph:
 
 
 def tree(folder: Path) -> set[str]:
-    """Every path below a folder, without what the server itself keeps."""
+    """Every path below a folder, except the server's own files."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if "animelora" not in path.parts}
 
 
-# ComfyUI 0.3.64 does not hold a menu's value against the menu when it queues; then the node itself refuses it
+# ComfyUI 0.3.64 does not validate menu values when it queues, so the node itself refuses them
 REFUSED = (PromptRefused, PromptFailed)
 
 
 def test_folder_without_images_is_refused(server: Server) -> None:
     (server.base / "input" / "empty").mkdir(exist_ok=True)
     (server.base / "input" / "empty" / "readme.txt").write_text("no picture", encoding="utf-8")
-    said = failure(server, {"prep": prepare("empty")})
-    assert said.node == "AnimeLoRA_DatasetPrep"
-    assert "\n" in said.message, "no hint"
+    error = failure(server, {"prep": prepare("empty")})
+    assert error.node == "AnimeLoRA_DatasetPrep"
+    assert "\n" in error.message, "no hint"
 
 
 @pytest.mark.parametrize("folder", ["../../..", "/etc", "portraits/../..", "nul\0byte", "not there"])
@@ -134,9 +134,9 @@ def test_options_reach_the_run_and_are_validated_with_it(server: Server) -> None
     pictures = {"validation_negative": "", "validation_seed": 1, "validation_width": 0, "validation_height": 0}
     rest = {"keep_checkpoints": 0, "timestep_min": 900, "timestep_max": 100}
     graph["options"] = node("AnimeLoRA_TrainOptions", **values, **noise, **pictures, **rest)
-    said = failure(server, graph)
-    assert said.node == "AnimeLoRA_TrainLora"
-    assert "timestep_min 900 is not below timestep_max 100" in said.message
+    error = failure(server, graph)
+    assert error.node == "AnimeLoRA_TrainLora"
+    assert "timestep_min 900 is not below timestep_max 100" in error.message
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
@@ -176,10 +176,10 @@ def test_number_in_a_socket_of_another_type_is_named(server: Server, kind: str, 
         "tried": node(f"AnimeLoRA_{kind}", **values),
         "show": node("PreviewAny", source=["tried", 0]),
     }
-    said = failure(server, graph)
-    assert said.node == f"AnimeLoRA_{kind}"
-    assert named in said.message
-    assert "Connect " in said.message
+    error = failure(server, graph)
+    assert error.node == f"AnimeLoRA_{kind}"
+    assert named in error.message
+    assert "Connect " in error.message
 
 
 def test_chained_options_and_omitted_widgets_reach_the_run(server: Server) -> None:
@@ -200,7 +200,7 @@ def test_chained_options_and_omitted_widgets_reach_the_run(server: Server) -> No
     assert kept["network"]["block_ranks"] == {"mid_block": 0, "up_blocks.1": 2}
     assert (kept["optimizer"]["beta1"], kept["output"]["tensorboard"], kept["network"]["rank"]) == (0.8, False, 4)
     assert (kept["network"]["text_encoder"], kept["training"]["max_tokens"], kept["optimizer"]["text_encoder_lr"]) == (True, 150, "auto")
-    assert kept["training"]["gradient_accumulation"] == 2, "a widget that was left out has the trainer's default"
+    assert kept["training"]["gradient_accumulation"] == 2, "an omitted widget takes the trainer's default"
 
 
 def test_unknown_part_of_a_checkpoint_is_named(server: Server) -> None:

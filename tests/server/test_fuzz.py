@@ -1,4 +1,4 @@
-"""Values that nobody would type, sent to every node of the pack as anybody who reaches the port can send them."""
+"""Random and hostile values, sent to every node of the pack as anyone who reaches the port can send them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trainer.runs.run_folder import RunFolder, loss_history, read_samples, valid
 from trainer.runs.run_times import start_day, training_seconds
 
 MANY, FEW = 24, 8  # examples for each node
-DEAR = {"AnimeLoRA_TrainLora": 6}  # nodes that take seconds
+DEAR = {"AnimeLoRA_TrainLora": 6}  # fewer for nodes that take seconds
 PREFIX = "AnimeLoRA_"
 MARK = "escaped-by-fuzz"
 SAME = settings(deadline=None, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
@@ -47,7 +47,7 @@ LOGGED = (
     events.Error("memory", "a", "b"),
     events.Stopped(1, "a"),
 )
-# what feeds each socket; a node of ours that gives the socket's type is found for the rest
+# the source of each socket; for other types, a node of ours with that output is used
 SOURCES: dict[str, list[Any]] = {
     **{"MODEL": ["base", 0], "CLIP": ["base", 1], "VAE": ["base", 2], "IMAGE": ["picture", 0]},
     **{"DATASET": ["dataset", 0], "LORA": ["lora", 0]},
@@ -73,7 +73,7 @@ HOSTILE: st.SearchStrategy[Any] = st.one_of(
 )
 
 
-# rows of LoRA Stack: JSON that is nearly right
+# rows of LoRA Stack: JSON that is nearly valid
 ROWS = st.lists(
     st.dictionaries(st.sampled_from(["on", "name", "strength", "clip", "nmae"]), HOSTILE, max_size=4),
     max_size=3,
@@ -81,7 +81,7 @@ ROWS = st.lists(
 
 
 def inputs_to_try(info: dict[str, Any]) -> list[str]:
-    """Every input: widgets, the pack's own sockets, and core's, which a program can give a number instead of a link."""
+    """Every input: widgets, and sockets, to which a program can send a number instead of a link."""
     return sorted(info["input"].get("required", {}) | info["input"].get("optional", {}))
 
 
@@ -92,13 +92,13 @@ def inputs_of(info: dict[str, Any], *groups: str) -> dict[str, str]:
 
 
 def cheap(info: dict[str, Any]) -> dict[str, Any]:
-    """Widgets at values that take no time."""
+    """Widgets with values that run quickly."""
     values = defaults(info)
     return values | {name: value for name, value in CHEAP.items() if name in values}
 
 
 def surroundings(described: dict[str, Any]) -> tuple[Graph, dict[str, list[Any]]]:
-    """Nodes that give what the sockets of ours take, and which of their outputs gives which type."""
+    """Nodes that feed the sockets of ours, and the output to link for each type."""
     graph: Graph = {
         "base": loader(TINY, full=False),
         "picture": node("EmptyImage", width=64, height=64, batch_size=1, color=0),
@@ -115,7 +115,7 @@ def surroundings(described: dict[str, Any]) -> tuple[Graph, dict[str, list[Any]]
 
 
 def files_around(server: Server) -> dict[str, tuple[int, int]]:
-    """Size and time of every file where the server could write, outside of what the pack and the server may."""
+    """Size and time of every file that the server could write, except where the pack and the server may write."""
     free = {"animelora", "temp", "user", "__pycache__", "server.log"}
     found: dict[str, tuple[int, int]] = {}
     for root in (server.base.parent, server.comfyui):  # beside the server's folders, and the program itself
@@ -145,14 +145,14 @@ def send_one(server: Server, described: dict[str, Any], kind: str, outcomes: lis
 
 
 def outcome(server: Server, graph: Graph, tried: object) -> str:
-    """How a prompt ended: ``refused``, ``error`` or ``result``. An error of ours has to be one in words."""
-    # json.dumps, not requests: it writes NaN and Infinity, which ComfyUI reads
+    """How a prompt ended: ``refused``, ``error`` or ``result``. Errors of our nodes must be user errors."""
+    # json.dumps writes NaN and Infinity, which ComfyUI reads and requests refuses
     body = json.dumps({"prompt": graph, "client_id": server.client_id})
     answer = requests.post(f"{server.url}/prompt", data=body, headers={"Content-Type": "application/json"}, timeout=30)
     if answer.status_code != 200 or answer.json().get("node_errors"):
         return "refused"
     entry = server.wait(answer.json()["prompt_id"], 120)
-    errors = [told for event, told in entry["status"]["messages"] if event == "execution_error"]
+    errors = [data for event, data in entry["status"]["messages"] if event == "execution_error"]
     for error in errors:
         assert not error["node_type"].startswith(PREFIX) or error["exception_type"].endswith("AnimeLoRAError"), (
             tried,
@@ -183,7 +183,7 @@ def test_cards_of_hostile_loras_are_small_and_have_no_image(server: Server) -> N
 def test_random_values_give_a_clear_error_or_a_result(server: Server) -> None:
     """Tries every node of the pack that the server lists, so a new one is covered without further work."""
     save_file(lora_tensors(small_layers()), server.base / "models" / "loras" / LORA_FILE)
-    described = server.get("/object_info")  # describing its nodes, the server makes folders of its own
+    described = server.get("/object_info")  # creates folders on the server
     nodes = sorted(name for name in described if name.startswith(PREFIX))
     assert len(nodes) >= 12
     before, outcomes = files_around(server), dict[str, list[str]]()
@@ -192,13 +192,13 @@ def test_random_values_give_a_clear_error_or_a_result(server: Server) -> None:
         settings(SAME, max_examples=examples)(given(data=st.data())(send_one))(server, described, kind, of_one)
         assert len(of_one) >= examples // 2, (kind, of_one)
     assert files_around(server) == before
-    assert {"refused", "error", "result"} <= {outcome for of_one in outcomes.values() for outcome in of_one}  # values reach the nodes, too
+    assert {"refused", "error", "result"} <= {outcome for of_one in outcomes.values() for outcome in of_one}  # some values reach the nodes
     assert not server.children()
     server.run({"base": loader(TINY, full=False), "show": node("PreviewAny", source=["base", 1])})
 
 
 def some_of(record: Mapping[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """The same record with one or two fields of any type."""
+    """The record with one or two fields replaced by hostile values."""
     return st.dictionaries(st.sampled_from(sorted(record)), HOSTILE, min_size=1, max_size=2).map(lambda changes: {**record, **changes})
 
 
@@ -215,11 +215,11 @@ def try_manifest(server: Server, made: Path, whole: Path, outcomes: list[str], d
 
 
 def test_random_manifests_give_a_clear_error_or_a_result(server: Server, tmp_path: Path) -> None:
-    """In the folder that is prepared again, in a source, and where a training opens it."""
+    """In a folder that is prepared again, in a source folder, and in a dataset that a training opens."""
     assert outcome(server, {"tried": prepare(trigger_word="fuzzed")}, "nothing odd") == "result"
     made = next((server.base / "output" / "animelora" / "datasets").glob("fuzzed_face*"))
     whole, outcomes = shutil.copytree(made, tmp_path / "whole"), list[str]()
-    shutil.copytree(whole, server.base / "input" / "fuzzed")  # menus offer what is there when they are asked for
+    shutil.copytree(whole, server.base / "input" / "fuzzed")  # menus list what exists when they are requested
     try:
         examples = MANY if server.thorough else FEW
         settings(SAME, max_examples=examples)(given(data=st.data())(try_manifest))(server, made, whole, outcomes)
@@ -238,8 +238,8 @@ def test_pipe_in_place_of_a_caption_does_not_block(server: Server, name: str) ->
     try:
         portrait(90, 3).save(folder / "one.png")
         os.mkfifo(folder / name)
-        told = server.run({"prep": prepare("piped", trigger_word="piped")}, 60)["prep"]["text"][0]
-        assert "1 image" in told and name in told
+        report = server.run({"prep": prepare("piped", trigger_word="piped")}, 60)["prep"]["text"][0]
+        assert "1 image" in report and name in report
     finally:
         shutil.rmtree(folder)
 
@@ -265,14 +265,14 @@ def try_log(server: Server, run: RunFolder, compare: dict[str, Any], outcomes: l
     start_day(run, record=False)
     answer = requests.get(f"{server.url}/animelora/runs/{run.path.name}", timeout=30)
     assert answer.status_code == 200, (lines, answer.text)
-    # another seed each time, else the server keeps the picture
+    # another seed each time, else the server takes the image from its cache
     graph = {"base": loader(TINY, full=False), "tried": node(f"{PREFIX}EpochCompare", **compare, seed=len(outcomes))}
     outcomes.append(outcome(server, {**graph, "show": node("PreviewImage", images=["tried", 0])}, lines))
 
 
 @pytest.fixture(scope="module")
 def trained(server: Server) -> tuple[Graph, RunFolder]:
-    """A graph that trains, and its run, which saved a LoRA on its way."""
+    """A graph that trains, and its run, which saved a LoRA at a checkpoint."""
     training = train_settings(name="fuzzed", checkpoint=TINY, max_steps=1, checkpoint_every=1, validate_every=0)
     graph: Graph = {
         "prep": prepare(trigger_word="fuzzed"),

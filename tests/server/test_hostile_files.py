@@ -1,4 +1,4 @@
-"""Files that mean harm, in the folders that ComfyUI lists, through every node that opens such a file."""
+"""Hostile files in the folders that ComfyUI lists, opened through every node that can open them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PREFIX = "AnimeLoRA_"
 
 @pytest.fixture(scope="module")
 def spoiled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Every harmful file as a checkpoint, a LoRA and a run's saved LoRA; the file that unpickling one would make."""
+    """Install every hostile file as a checkpoint, a LoRA and a run's saved LoRA; the file that unpickling one would create."""
     mark = tmp_path_factory.mktemp("mark") / "it ran"
     models, run = server.base / "models", server.base / "output" / "animelora" / "runs" / "spoiled-0123456789abcdef"
     made = []
@@ -43,7 +43,7 @@ def spoiled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def users(server: Server, name: str) -> dict[str, Graph]:
-    """A graph for each node and menu that shows ``name``, with that entry chosen. A new node is found by itself."""
+    """A graph for each node and menu that lists ``name``, with that entry chosen. New nodes are included automatically."""
     found: dict[str, Graph] = {}
     sources = {"MODEL": ["base", 0], "CLIP": ["base", 1], "VAE": ["base", 2]}
     for kind, described in server.get("/object_info").items():
@@ -53,7 +53,7 @@ def users(server: Server, name: str) -> dict[str, Graph]:
         for field, spec in inputs.items():
             menu = spec[0] if isinstance(spec[0], list) else (spec[1] if len(spec) > 1 else {}).get("options", [])
             chosen = name
-            if field == "loras" and (server.base / "models" / "loras" / name).is_file():  # LoRA Stack: no menu, but rows of its own
+            if field == "loras" and (server.base / "models" / "loras" / name).is_file():  # LoRA Stack has rows instead of a menu
                 chosen = json.dumps([{"on": True, "name": name, "strength": 1.0}])
             elif name not in menu:
                 continue
@@ -67,7 +67,7 @@ def users(server: Server, name: str) -> dict[str, Graph]:
             settings = train_settings(checkpoint=TINY, name="from harm", max_steps=1, validate_every=0) | {"dataset": ["prep", 0]}
             if kind == f"{PREFIX}TrainLora":
                 graph |= {"prep": prepare(), "tried": node(kind, **(settings | {field: name}))}
-            elif described["output"][0] == "ANIMELORA_TRAIN_OPTIONS":  # it opens nothing itself
+            elif described["output"][0] == "ANIMELORA_TRAIN_OPTIONS":  # it opens no file itself
                 graph |= {"prep": prepare(), "train": node(f"{PREFIX}TrainLora", **settings, options=["tried", 0])}
             found[f"{kind} {field}"] = graph
     return found
@@ -84,12 +84,12 @@ def test_hostile_weights_are_refused_by_every_node_that_lists_them(server: Serve
                 refusal = error
             else:
                 pytest.fail(f"{title} took {name}")
-            said = str(refusal)
-            assert "Traceback" not in said, (title, name, said)
+            message = str(refusal)
+            assert "Traceback" not in message, (title, name, message)
             if isinstance(refusal, PromptFailed):
-                assert refusal.node.startswith(PREFIX), (title, name, said)
-                assert name in said or "LoRA" in said or "checkpoint" in said, (title, name, said)
-                assert "\n" in refusal.message, f"no hint: {title} {name} {said}"
+                assert refusal.node.startswith(PREFIX), (title, name, message)
+                assert name in message or "LoRA" in message or "checkpoint" in message, (title, name, message)
+                assert "\n" in refusal.message, f"no hint: {title} {name} {message}"
     assert not spoiled.exists(), "a pickle ran"
     assert not server.children()
     assert {f"{PREFIX}LoadDemoBase checkpoint", f"{PREFIX}TrainLora checkpoint", f"{PREFIX}LoadLora lora_name"} <= seen
@@ -125,16 +125,16 @@ def test_hostile_images_archives_and_links_are_skipped_by_name(server: Server) -
     archive = server.base / "input" / "harm.zip"
     archive.write_bytes(hostile.slipping_zip((folder / "good.png").read_bytes()))
     try:
-        told = server.run({"prep": prepare("harm", trigger_word="harmless")})["prep"]["text"][0]
-        assert "2 images" in told
+        report = server.run({"prep": prepare("harm", trigger_word="harmless")})["prep"]["text"][0]
+        assert "2 images" in report
         for name in ("vast.png", "script.png", "link.png", "zero.png", "pipe.png", "good.txt"):
-            assert name in told
+            assert name in report
         captions = [path.read_text(encoding="utf-8") for path in (server.base / "output" / "animelora" / "datasets").rglob("*.txt")]
         assert not any("secret" in caption for caption in captions)
-        told = server.run({"prep": prepare("harm.zip", trigger_word="zipped")})["prep"]["text"][0]
-        assert "1 image" in told
+        report = server.run({"prep": prepare("harm.zip", trigger_word="zipped")})["prep"]["text"][0]
+        assert "1 image" in report
         for name in ("../escaped.png", "link.png", "bomb.bmp"):
-            assert name in told
+            assert name in report
         assert not list(server.base.parent.rglob("escaped.png"))
     finally:
         for path in [*folder.iterdir(), archive]:

@@ -1,4 +1,4 @@
-"""Anime Img2Img gives the pixels of core's nodes, whatever the size of the picture."""
+"""Anime Img2Img gives the pixels of core's nodes for images of any size."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.server.graphs import PAINT, Graph, core_img2img, loader, node
 
 
 def pixels(path: Path) -> np.ndarray[Any, Any]:
-    """A saved picture as 8-bit RGB."""
+    """A saved image as 8-bit RGB."""
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
 def both(image: str, trigger_words: str | None, positive: str, batch: int = 1) -> Graph:
-    """Our node and the same settings in core nodes, each saved."""
+    """Anime Img2Img and core nodes with the same settings, each saved."""
     optional = {} if trigger_words is None else {"trigger_words": ["words", 0]}
     ours = node("AnimeLoRA_AnimeImg2Img", model=["base", 0], clip=["base", 1], vae=["base", 2], image=["photos", 0], **PAINT, **optional)
     return {
@@ -71,7 +71,7 @@ def test_lone_surrogate_is_refused_with_its_input(server: Server, name: str) -> 
 
 
 def control_lora(path: Path) -> Path:
-    """A random ControlNet for the tiny model, as a Control-LoRA, which borrows the model's own layers and is small."""
+    """A random ControlNet for the tiny model, as a small Control-LoRA that shares the model's layers."""
     generator = np.random.default_rng(11)
     first, second, third, last = SIZE.unet
     layers = {"middle_block_out.0": (last, last, 1)}
@@ -121,7 +121,7 @@ def test_before_after_shows_the_photo_beside_the_result(server: Server) -> None:
     assert pair.shape == (height, 2 * width + 8, 3)
     np.testing.assert_array_equal(pair[:, width + 8 :], picture)
     photo = pixels(server.base / "input" / "odd.png")
-    top, left = (75 - 72) // 2, (100 - 96) // 2  # ComfyUI cuts around the centre
+    top, left = (75 - 72) // 2, (100 - 96) // 2  # ComfyUI crops at the centre
     np.testing.assert_array_equal(pair[:, :width], photo[top : top + height, left : left + width])
 
 

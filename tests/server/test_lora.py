@@ -1,4 +1,4 @@
-"""Load LoRA does what core's loader does, and says what core only logs. Style Compare uses it."""
+"""Load LoRA loads as core's loader does and reports what core only logs. Style Compare uses it."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def test_lora_for_another_family_is_refused_by_name(server: Server, context: int
 
 
 def one_layer(kind: str, width: int, context: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Tensors of another algorithm than LoRA for the text keys of a cross-attention, made here without the pack's code."""
+    """Tensors of another algorithm than LoRA for the text keys of a cross-attention, without the pack's code."""
     key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
-    outputs = width * context // SIZE.text_width  # these two know nothing of a layer's inputs
+    outputs = width * context // SIZE.text_width  # these two do not depend on the number of inputs
     kinds: dict[str, dict[str, tuple[int, ...]]] = {
         "lokr": {"lokr_w1": (4, 4), "lokr_w2": (width // 4, context // 4)},
         "lokr of four": {"lokr_w1_a": (4, 1), "lokr_w1_b": (1, 4), "lokr_w2_a": (width // 4, 2), "lokr_w2_b": (2, context // 4)},
@@ -80,7 +80,7 @@ def one_layer(kind: str, width: int, context: int) -> dict[str, np.ndarray[Any, 
 
 @pytest.mark.parametrize("kind", ["lokr", "lokr of four", "diff", "set_weight", "dora", "glora", "older glora", "oft", "boft"])
 def test_lora_of_any_algorithm_for_another_model_is_refused(server: Server, kind: str) -> None:
-    """ComfyUI only logs that these have another shape, and paints as if they were not there."""
+    """ComfyUI only logs that the shapes differ, and ignores these tensors."""
     path = lora_folder(server) / f"{kind}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     graph = load_lora(path.name) | {"show": node("PreviewAny", source=["load", 2])}
@@ -132,7 +132,7 @@ def test_style_compare_renders_every_combination(server: Server, with_image: boo
             "cells": node("SaveImage", images=["compare", 1], filename_prefix="cell"),
         }
     )
-    columns = 4 if with_image else 2  # two guidances, for each of two strengths when there is a photo
+    columns = 4 if with_image else 2  # two guidances, and with a photo two strengths
     cells = server.images(outputs, "cells")
     assert len(cells) == 2 * 3 * columns  # prompts × (no LoRA, two strengths) × columns
     side = 72 if with_image else 64
@@ -144,7 +144,7 @@ def test_style_compare_renders_every_combination(server: Server, with_image: boo
 
 
 def contains(whole: np.ndarray[Any, Any], part: np.ndarray[Any, Any]) -> bool:
-    """Whether ``part`` lies somewhere in ``whole``, pixel by pixel."""
+    """Whether ``whole`` contains ``part``, pixel by pixel."""
     height, width = part.shape[:2]
     corners = np.argwhere((whole[: whole.shape[0] - height + 1, : whole.shape[1] - width + 1] == part[0, 0]).all(-1))
     return any((whole[y : y + height, x : x + width] == part).all() for y, x in corners)
@@ -200,7 +200,7 @@ def test_overwritten_lora_is_compared_and_exported_again(server: Server) -> None
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not show which files a process has mapped")
 @pytest.mark.parametrize("names", ["kohya", "diffusers"])
 def test_loaded_lora_file_is_closed(server: Server, names: str) -> None:
-    """Windows refuses to replace a file that a process has mapped, and tensors of a mapped file keep it mapped."""
+    """Windows cannot replace a file that a process has mapped, and tensors of a mapped file keep it mapped."""
     path = attention_lora(lora_folder(server) / f"replaced {names}.safetensors", context=SIZE.text_width)
     if names == "diffusers":  # which ComfyUI does not read
         weights = lorafile.read_lora(path)
@@ -210,5 +210,5 @@ def test_loaded_lora_file_is_closed(server: Server, names: str) -> None:
     core = node("LoraLoader", model=["load", 0], clip=["load", 1], lora_name="held by core.safetensors", strength_model=1, strength_clip=1)
     sampled(server, ["core", 0], ["core", 1], graph | {"core": core})  # the patched models stay in ComfyUI's cache
     maps = Path(f"/proc/{server.process.pid}/maps").read_text(encoding="utf-8", errors="replace")
-    assert "held by core.safetensors" in maps, "core's loader maps nothing, so this tells nothing"
+    assert "held by core.safetensors" in maps, "core's loader maps nothing, so this test proves nothing"
     assert path.name not in maps

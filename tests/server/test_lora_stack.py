@@ -1,4 +1,4 @@
-"""LoRA Stack is a chain of core's loaders; the route of the cards hands out nothing but entries of ComfyUI's list."""
+"""LoRA Stack equals a chain of core's loaders, and the card route serves only files that ComfyUI lists."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_sidecar_trigger_words_are_used_if_the_file_has_none(two: Server) -> Non
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([{"name": "gone.safetensors"}], "Row 1 of LoRA Stack: the LoRA 'gone.safetensors' is not in ComfyUI's list"),
         ([{"name": "one.safetensors", "strength": 101}], "outside -100 to 100"),
@@ -75,11 +75,11 @@ def test_sidecar_trigger_words_are_used_if_the_file_has_none(two: Server) -> Non
         ("[", "cannot be read"),
     ],
 )
-def test_invalid_list_is_refused_before_queueing(two: Server, rows: Any, said: str) -> None:
+def test_invalid_list_is_refused_before_queueing(two: Server, rows: Any, message: str) -> None:
     with pytest.raises(PromptRefused) as refused:
         two.queue(stack(rows) | {"show": node("PreviewAny", source=["load", 2])})
     details = [error["details"] for error in refused.value.errors["node_errors"]["load"]["errors"]]
-    assert any(said in text for text in details), details
+    assert any(message in text for text in details), details
 
 
 def test_linked_list_is_validated_when_it_runs(two: Server) -> None:
@@ -131,5 +131,5 @@ def test_browser_is_notified_of_the_lora_that_a_node_used(two: Server) -> None:
 
 
 def ask(server: Server, name: str) -> requests.Response:
-    """The route's answer for a name."""
+    """The card route's answer for a name."""
     return requests.get(f"{server.url}/animelora/lora", params={"name": name}, timeout=30)

@@ -1,4 +1,4 @@
-"""The server takes the prompts that people saved with an earlier release."""
+"""The server accepts prompts that were saved with an earlier release."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def test_recorded_release_has_every_node() -> None:
 @pytest.mark.parametrize("path", RECORDED, ids=NAMES)
 def test_server_accepts_the_recorded_prompt(server: Server, shallow_checkpoint: Path, path: Path) -> None:
     install_model_files(server.base, shallow_checkpoint)
-    server.queue(prompt_beside(path))  # raises with the server's reasons when a value or an input is no longer allowed
+    server.queue(prompt_beside(path))  # raises with the server's reasons if a value or input is no longer allowed
     server.clear_queue()

@@ -1,4 +1,4 @@
-"""Presets through the API: what a graph leaves out comes from the preset, what it says wins, and the wrong kind of model is refused."""
+"""Presets through the API: they fill in omitted widgets, and are refused for another model family."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.config import presets
 
 
 def graph(name: str, **widgets: Any) -> Graph:
-    """A training of one step that says nothing but this."""
+    """A training of one step with only these widgets."""
     short = {"max_steps": 1, "validate_every": 0, "precision": "fp32", "gradient_accumulation": 1}
     train = node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=TINY, name=name, **short, **widgets)
     return {"prep": prepare(), "train": train}
@@ -32,8 +32,8 @@ def test_preset_fills_in_omitted_widgets(server: Server) -> None:
     described["options"] = node("AnimeLoRA_TrainOptions", noise_offset=0.01)
     server.run(described)
     config = kept(server, "by_preset")
-    said = {"network.rank": 2, "training.gradient_accumulation": 1, "objective.noise_offset": 0.01}
-    for key, value in (presets.values("concept-sd15") | said).items():
+    given = {"network.rank": 2, "training.gradient_accumulation": 1, "objective.noise_offset": 0.01}
+    for key, value in (presets.values("concept-sd15") | given).items():
         section, last = key.split(".")
         assert config[section][last] == value, key
 

@@ -1,4 +1,4 @@
-"""What the browser reads about a run: where its folder is, and from where it goes on; and nothing else."""
+"""The routes about runs serve a run's folder and the step to resume at, and nothing but runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ STEP = events.Step(7, 9, 1, loss=0.5, loss_average=0.5, lr=1e-4, grad_norm=1.0, 
     [
         (DONE, (7,), {"event": "done", "steps": 7}),
         (STOPPED, (4, 7), {"event": "stopped", "step": 7}),
-        (STOPPED, (4,), {"event": "stopped", "step": 4}),  # the newer one was pruned or is damaged
-        (STEP, (4,), {"event": "stopped", "step": 4}),  # killed: it told nothing
+        (STOPPED, (4,), {"event": "stopped", "step": 4}),  # the newer state was pruned or is damaged
+        (STEP, (4,), {"event": "stopped", "step": 4}),  # killed without a last event
         (STEP, (), {"event": "stopped", "step": 0, "path": ""}),
     ],
     ids=["done", "stopped", "stopped and lost", "killed", "killed before any state"],
@@ -35,9 +35,9 @@ def test_ending_of_a_run_names_the_step_to_resume_at(
         (state / "state.pt").touch()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "events.jsonl").write_text("".join(f"{events.encode_event(event)}\n" for event in (STEP, last)), encoding="utf-8")
-    told = server.get(f"/animelora/runs/{name}")
-    assert told["folder"] == str(folder.resolve())
-    assert {key: told["ending"][key] for key in ending} == ending
+    answer = server.get(f"/animelora/runs/{name}")
+    assert answer["folder"] == str(folder.resolve())
+    assert {key: answer["ending"][key] for key in ending} == ending
 
 
 def test_routes_serve_nothing_but_runs(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""The English node texts are the schemas' own, and the server hands every language to the browser."""
+"""The English node texts equal the schemas, and the server sends every language to the browser."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def test_english_texts_equal_the_schemas(nodes: dict[str, Any]) -> None:
     english = node_texts("en")
     assert set(english) == set(nodes)
     for name, info in nodes.items():
-        said = english[name]
-        assert (said["display_name"], said["description"]) == (info["display_name"], info["description"])
+        text = english[name]
+        assert (text["display_name"], text["description"]) == (info["display_name"], info["description"])
         specs = inputs_of(info)
-        assert set(said["inputs"]) == set(specs)
+        assert set(text["inputs"]) == set(specs)
         for field, spec in specs.items():
-            assert said["inputs"][field]["tooltip"] == options(spec)["tooltip"], (name, field)
-        labels = [(label["name"], label["tooltip"]) for _, label in sorted(said["outputs"].items(), key=lambda item: int(item[0]))]
+            assert text["inputs"][field]["tooltip"] == options(spec)["tooltip"], (name, field)
+        labels = [(label["name"], label["tooltip"]) for _, label in sorted(text["outputs"].items(), key=lambda item: int(item[0]))]
         assert labels == list(zip(info["output_name"], info["output_tooltips"], strict=True))
 
 
 def test_browser_gets_every_language(server: Server) -> None:
-    handed = server.get("/i18n")
+    served = server.get("/i18n")
     for language in LANGUAGES:
-        assert handed[language]["nodeDefs"] == node_texts(language)
+        assert served[language]["nodeDefs"] == node_texts(language)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -23,7 +23,7 @@ from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder, read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: Windows has no such names, and no SIGKILL")]
-SECONDS = 600  # for a child on a busy machine; nothing is measured by it
+SECONDS = 600  # that a child may need on a busy machine
 ODD = 'Zoë\'s "two" 東京 🎨 & $(touch x) %TEMP% ' + "n" * 200  # 250 bytes
 FOLDER = "my 'cats' \"and\" 犬 🐕 " + "d" * 215
 LONG = "é'\"🎨 " * 50  # 250 characters, the name of a LoRA
@@ -70,7 +70,7 @@ def pair(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, shallow_che
 
 
 def training(name: str, **changes: Any) -> dict[str, Any]:
-    """Train LoRA without test pictures."""
+    """Train LoRA without preview images."""
     settings = train_settings(name=name, **{"validate_every": 0, "max_steps": 2, "checkpoint_every": 0, **changes})
     return node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=CHECKPOINT, **settings)
 
@@ -107,7 +107,7 @@ def test_second_server_waits_for_the_same_run_and_reuses_it(pair: Pair) -> None:
         time.sleep(0.02)
     for server, prompt in ((pair.first, one), (pair.second, other)):
         assert server.wait(prompt, SECONDS)["status"]["status_str"] == "success", server.log()[-3000:]
-    assert waited, "the second server was not there while the first one trained"
+    assert waited, "the second server did not wait while the first one trained"
     assert pair.runs("shared") == [run]
     assert plans(run) == [0]
     pair.second.wait_for_text("found a finished run")
@@ -151,19 +151,19 @@ def test_killed_comfyui_leaves_no_orphan_and_the_next_one_resumes_the_run(pair: 
     assert trainers_of(run)
     os.kill(pair.first.process.pid, signal.SIGKILL)
     pair.first.process.wait()
-    until(lambda: not trainers_of(run), "an orphan goes on training")
+    until(lambda: not trainers_of(run), "an orphan is still training")
     saved, _ = states.newest(run / "checkpoints")
     assert saved is not None and saved.step >= 3
-    told = len(steps(run))
+    seen = len(steps(run))
 
     restarted = start(pair.comfyui.path, pair.comfyui.python, pair.first.base, output=pair.output)
     try:
         prompt = restarted.queue(wanted)
-        until(lambda: len(steps(run)) > told, restarted.log()[-3000:])
+        until(lambda: len(steps(run)) > seen, restarted.log()[-3000:])
         restarted.interrupt()
         restarted.wait(prompt, SECONDS)
         assert not restarted.children()
     finally:
         restarted.stop()
     assert plans(run) == [0, saved.step]
-    assert steps(run)[told] == saved.step + 1
+    assert steps(run)[seen] == saved.step + 1

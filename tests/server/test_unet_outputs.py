@@ -19,7 +19,7 @@ RANK, ALPHA = CHAIN["rank"], CHAIN["alpha"]
 
 
 def inputs() -> dict[str, Any]:
-    """Latents of a 64 px picture, a timestep and a prompt."""
+    """Latents of a 64 px image, a timestep and a prompt."""
     generator = np.random.default_rng(5)
     return {
         "latents": generator.standard_normal((1, 4, 8, 8), dtype=np.float32),
@@ -60,7 +60,7 @@ def in_trainer(checkpoint: Path, run: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def in_comfyui(server: Server, checkpoint: Path, lora: Path, folder: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The same in the ComfyUI that this server runs, in a process of its own."""
+    """The same with this server's ComfyUI, in a separate process."""
     np.savez(folder / "inputs.npz", **inputs())
     script = Path(__file__).with_name("unet_in_comfyui.py")
     places = (server.comfyui, ROOT, checkpoint, lora, folder / "inputs.npz", folder / "outputs.npz")
@@ -90,19 +90,19 @@ def test_comfyui_and_trainer_predict_the_same_noise(server: Server, tmp_path: Pa
     comfy = in_comfyui(server, checkpoint, server.base / "models" / "loras" / f"{settings['name']}.safetensors", tmp_path)
     ours = in_trainer(checkpoint, run)
 
-    assert difference(comfy["context"], ours["context"]) < 1e-4  # the same prompt, read alike
+    assert difference(comfy["context"], ours["context"]) < 1e-4  # the prompt is encoded alike
     assert difference(comfy["base"], ours["base"]) < 1e-4
     assert difference(comfy["picture"], ours["picture"]) < 1e-4
     assert difference(comfy["encoded"], ours["encoded"]) < 1e-4
     assert difference(comfy["styled"], ours["styled"]) < 1e-3
-    # what the LoRA adds, by itself: the file holds it in fp16, with 11 bits (relative rounding 2^-11) in each factor
+    # the LoRA's own contribution: the file holds each factor in fp16, with a relative rounding of 2^-11
     added, wanted = comfy["styled"] - comfy["base"], ours["styled"] - ours["base"]
     assert np.abs(wanted).max() > 100 * np.abs(comfy["base"] - ours["base"]).max(), "the LoRA does too little to compare"
     assert difference(added, wanted) < 1e-2
 
 
 def test_demo_base_works_with_core_nodes(server: Server) -> None:
-    """Text to image with nothing but core nodes behind our loader, and nothing missing in the log."""
+    """Text to image with our loader and core nodes, without a missing key in the log."""
     if not (ROOT / "demo" / "base" / "animelora-base.safetensors").is_file():
         pytest.skip("the demo base is not built: python -m demo.recipe")
     before = len(server.log())

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "nt", reason="NOT 
 
 @pytest.fixture(scope="module")
 def server(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Server]:
-    """A ComfyUI as the portable version starts it, below the folder of a user with an uncommon name."""
+    """A ComfyUI started as the portable version starts it, below the folder of a user with an unusual name."""
     base = tmp_path_factory.mktemp("Zoë 山田's files")
     pictures = base / "input" / "portraits"
     pictures.mkdir(parents=True)
@@ -49,7 +49,7 @@ def train_only(**changes: Any) -> Graph:
 
 
 def run_folder(server: Server, name: str) -> Path:
-    """The run of a LoRA's name; waits until there is one."""
+    """The run of a LoRA's name. Waits until it exists."""
     runs = server.base / "output" / "animelora" / "runs"
     until(lambda: bool(list(runs.glob(f"{name}-*/events.jsonl"))), server.log()[-3000:])
     return next(runs.glob(f"{name}-*"))
@@ -73,10 +73,10 @@ def test_whole_chain_runs_on_windows(server: Server) -> None:
     assert (server.base / "models" / "loras" / "鎖 chain.safetensors").is_file()
     caption = next((server.base / "output" / "animelora" / "datasets").rglob("*.txt")).read_bytes()
     assert b"\r" not in caption
-    told = len(read_events(run_folder(server, "鎖 chain") / "events.jsonl"))
+    seen = len(read_events(run_folder(server, "鎖 chain") / "events.jsonl"))
     server.forget()
     server.run({name: graph[name] for name in ("prep", "train")})
-    assert len(read_events(run_folder(server, "鎖 chain") / "events.jsonl")) == told, "it trained again"
+    assert len(read_events(run_folder(server, "鎖 chain") / "events.jsonl")) == seen, "it trained again"
 
 
 def test_cancel_leaves_no_process_and_the_next_queue_resumes(server: Server) -> None:
@@ -90,12 +90,12 @@ def test_cancel_leaves_no_process_and_the_next_queue_resumes(server: Server) -> 
     until(lambda: not trainers(run), "the training process is still there")
     saved, _ = states.newest(run / "checkpoints")
     assert saved is not None and saved.step == steps(run)[-1]
-    told = len(steps(run))
+    seen = len(steps(run))
     prompt = server.queue(wanted)
-    until(lambda: len(steps(run)) > told, server.log()[-3000:])
+    until(lambda: len(steps(run)) > seen, server.log()[-3000:])
     server.interrupt()
     server.wait(prompt)
-    assert steps(run)[told] == saved.step + 1
+    assert steps(run)[seen] == saved.step + 1
 
 
 def test_killed_server_leaves_no_orphan(server: Server) -> None:
@@ -107,6 +107,6 @@ def test_killed_server_leaves_no_orphan(server: Server) -> None:
     server.process.wait()
     until(lambda: not trainers(run), "an orphan goes on training")
     saved, _ = states.newest(run / "checkpoints")
-    assert saved is not None and saved.step == steps(run)[-1], "what was trained was not saved"
+    assert saved is not None and saved.step == steps(run)[-1], "the last step was not saved"
     time.sleep(0.5)
-    shutil.rmtree(run)  # nothing holds its files
+    shutil.rmtree(run)  # fails if a process holds its files

@@ -1,4 +1,4 @@
-"""The example graphs against a real server: every node, widget and link is one it knows, and it takes them as prompts."""
+"""A real server knows every node, widget and link of the example workflows, and accepts them as prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.tools.workflows.graphs import GRAPHS
 
 @pytest.fixture(scope="session")
 def info(server: Server, shallow_checkpoint: Path) -> dict[str, Any]:
-    """The server's description of its nodes, with everything on the menus that the graphs name."""
+    """The server's description of its nodes, with every file that the graphs name in its menus."""
     install_model_files(server.base, shallow_checkpoint)
     return dict(server.get("/object_info"))
 
@@ -34,7 +34,7 @@ def test_workflow_file_matches_its_description(info: dict[str, Any], name: str) 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_server_accepts_the_workflow_as_a_prompt(server: Server, info: dict[str, Any], name: str) -> None:
-    prompt_id = server.queue(api_prompt(shipped_workflow(name), info))  # raises with the server's reasons when it is refused
+    prompt_id = server.queue(api_prompt(shipped_workflow(name), info))  # raises with the server's reasons if it is refused
     server.clear_queue()
     assert prompt_id
 

@@ -20,7 +20,7 @@ import comfy.options
 
 comfy.options.enable_args_parsing()
 
-importlib.import_module("utils.install_util")  # before nodes, which puts another folder named utils in front
+importlib.import_module("utils.install_util")  # before nodes, which puts another package named utils first
 importlib.import_module("server")
 nodes: Any = importlib.import_module("nodes")  # ComfyUI's, not ours
 
@@ -35,7 +35,7 @@ asyncio.run(nodes.load_custom_node(pack))
 
 
 def load() -> tuple[Any, Any, Any]:
-    """MODEL, CLIP and VAE: by core's loader when it knows the file, else by ours."""
+    """MODEL, CLIP and VAE from core's loader if it knows the file, else from ours."""
     shape = comfy.utils.load_torch_file(checkpoint)["model.diffusion_model.input_blocks.0.0.weight"].shape
     if shape[0] == 320:
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
@@ -46,7 +46,7 @@ def load() -> tuple[Any, Any, Any]:
 
 
 def predict(model: Any, latents: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> np.ndarray[Any, Any]:
-    """One forward of the UNet, patched as it is for sampling."""
+    """One forward pass of the UNet, patched as for sampling."""
     comfy.model_management.load_models_gpu([model], force_full_load=True)
     noise: np.ndarray[Any, Any] = model.model.diffusion_model(latents, timestep, context=context).float().numpy()
     return noise
