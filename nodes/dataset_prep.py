@@ -17,7 +17,6 @@ from ..trainer.core.errors import Cancelled, UserError
 from .shared import dataset_fingerprint
 from .shared.browser import is_interrupted, show_text
 from .shared.comfyui import core_nodes
-from .shared.dataset_widgets import DATASET_PREP_WIDGETS
 from .shared.failures import canvas_errors
 from .shared.files.folders import datasets_dir, readable_dirs, source_folder, source_folders, tree_digest
 from .shared.files.images import from_pil, to_pil
@@ -25,7 +24,8 @@ from .shared.inputs.prompts import lines
 from .shared.inputs.socket_types import DATASET, DATASET_OPTIONS, DatasetHandle, DatasetOptions, as_options
 from .shared.inputs.sockets import allow
 from .shared.schema import field, inputs, result, schema
-from .shared.widget import merged
+from .shared.widgets.dataset import DATASET_PREP_WIDGETS
+from .shared.widgets.widget import merged
 from .shared.wording import on_canvas
 
 FROM_INPUT = "(images input)"

@@ -27,8 +27,8 @@ from .shared.files.images import batch, load_rgb
 from .shared.inputs.socket_types import DATASET, LORA, TRAIN_OPTIONS, LoraHandle, TrainOptions, as_dataset, as_options
 from .shared.schema import field, inputs, result, schema
 from .shared.training_view import TrainingView, format_duration
-from .shared.training_widgets import TRAIN_LORA_WIDGETS, left_to_memory_preset
-from .shared.widget import merged
+from .shared.widgets.training import TRAIN_LORA_WIDGETS, left_to_memory_preset
+from .shared.widgets.widget import merged
 from .shared.wording import on_canvas
 
 

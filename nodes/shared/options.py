@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from .inputs.socket_types import TRAIN_OPTIONS, TrainOptions, as_options
 from .schema import field
-from .widget import merged
+from .widgets.widget import merged
 
 
 def earlier() -> io.Input:

@@ -12,7 +12,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .widget import PREFIX, NodeWidgets
+from .widgets.widget import PREFIX, NodeWidgets
 
 CATEGORY = "AnimeLoRA"
 

@@ -1,6 +1,6 @@
 """Write every text that is made from settings and node schemas: ``python -m tests.tools.write_texts``.
 
-- the tables of settings in docs/training.md and docs/datasets.md
+- the tables of settings and presets in docs/training.md and docs/datasets.md
 - the English node texts, locales/en/nodeDefs.json, from the nodes in a real ComfyUI
 - titles, descriptions and tables of the help pages in web/docs, in every language; the translations come from locales/<language>
 
@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from trainer.config import presets
 from trainer.config.prepare_settings import PrepareSettings
 from trainer.config.reference import settings_table
 from trainer.config.run_config import RunConfig
@@ -29,19 +30,22 @@ from .node_description import describe_nodes
 ROOT = Path(__file__).resolve().parents[2]
 TRANSLATIONS = ("ja", "vi", "zh")
 DOCS: Mapping[str, type[BaseModel]] = {"docs/training.md": RunConfig, "docs/datasets.md": PrepareSettings}
-_TABLE = re.compile(r"(<!-- settings: .*? -->\n).*?(\n<!-- end of settings -->)", re.DOTALL)
 _OPTIONAL = {"en": " (optional)", "ja": "（省略可）", "zh": "（可选）", "vi": " (không bắt buộc)"}
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
 def generated_docs() -> dict[str, str]:
     """The documents with tables of settings, by path below the repository's root."""
-    return {path: with_table((ROOT / path).read_text(encoding="utf-8"), model) for path, model in DOCS.items()}
+    texts = {path: with_table((ROOT / path).read_text(encoding="utf-8"), "settings", settings_table(model)) for path, model in DOCS.items()}
+    return {**texts, "docs/training.md": with_table(texts["docs/training.md"], "presets", presets.table())}
 
 
-def with_table(text: str, model: type[BaseModel]) -> str:
-    """``text`` with the table of ``model``'s settings between its two marks."""
-    return _TABLE.sub(lambda match: f"{match[1]}\n{settings_table(model)}\n{match[2]}", text)
+def with_table(text: str, name: str, table: str) -> str:
+    """``text`` with ``table`` between its marks called ``name``."""
+    before, mark, rest = text.partition(f"<!-- {name}: written by `python -m tests.tools.write_texts` -->")
+    _, end, after = rest.partition(f"<!-- end of {name} -->")
+    assert mark and end, f"no place for the table of {name}"
+    return f"{before}{mark}\n\n{table}\n\n{end}{after}"
 
 
 def generated_node_texts(nodes: Mapping[str, Any]) -> dict[str, str]:

@@ -54,7 +54,8 @@ def test_nothing_talks_to_a_network_but_the_download_of_a_base_wandb_and_comfyui
 
 
 def test_wandb_is_on_no_node() -> None:
-    assert '"output.wandb"' in (ROOT / "nodes" / "shared" / "training_widgets.py").read_text(encoding="utf-8").partition("NOT_ON_A_NODE")[2]
+    widgets = (ROOT / "nodes" / "shared" / "widgets" / "training.py").read_text(encoding="utf-8")
+    assert '"output.wandb"' in widgets.partition("NOT_ON_A_NODE")[2]
 
 
 def test_programs_are_started_by_the_launcher_and_the_making_of_the_demo_base_alone() -> None:

@@ -1,7 +1,7 @@
-"""Memory presets: settings by which a run fits a GPU of a given size.
+"""Memory presets: settings with which a run fits a GPU of a given size.
 
-A preset fills only what was left unset (``config.PRESET_KEYS``), and never what the LoRA learns from: not the batch, not the rank, not
-the resolution. Micro-batches and checkpointing give the same gradients; an 8-bit base and optimiser nearly the same.
+A preset only sets keys that were left unset (``PRESET_KEYS``), and nothing that changes what the LoRA learns: neither batch, rank nor
+resolution. Micro-batches and checkpointing give the same gradients, an 8-bit base and optimizer nearly the same.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 from .run_config import PRESET_KEYS, RunConfig, parse
 
-SIZES = {"24gb": 24.0, "16gb": 16.0, "12gb": 12.0, "8gb": 8.0, "6gb": 6.0}  # GB, from the fastest to the thriftiest
+SIZES = {"24gb": 24.0, "16gb": 16.0, "12gb": 12.0, "8gb": 8.0, "6gb": 6.0}  # GB, from the fastest preset to the one that needs least memory
 _FAST: dict[str, Any] = {"training.gradient_checkpointing": False}
 _CHECKPOINTED: dict[str, Any] = {"training.gradient_checkpointing": True}
 _ONE_AT_A_TIME: dict[str, Any] = {**_CHECKPOINTED, "training.micro_batch_size": 1}
 _PACKED: dict[str, Any] = {**_ONE_AT_A_TIME, "training.base_precision": "int8", "optimizer.name": "adamw8bit"}
-# By what one image of the family's own resolution (512 pixels; SDXL 1024) needs; a test holds every cell below its size.
+# By the memory for one image at the family's resolution (512 pixels; SDXL 1024); a test compares every estimate with its size.
 _SMALL: dict[str, dict[str, Any]] = {
     "24gb": {**_FAST, "training.micro_batch_size": 4},
     "16gb": {**_FAST, "training.micro_batch_size": 2},
@@ -38,7 +38,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {"sd15": _SMALL, "sdxl": _LARGE}
 def preset(size: str, group: str) -> dict[str, Any]:
     """Keys and values of the preset for a GPU of ``size`` (a key of ``SIZES``) and models of ``group``.
 
-    The 8-bit optimiser is named only where its package is installed: a preset never makes a run fail.
+    The 8-bit optimizer is included only if its package is installed, so that no preset makes a run fail.
     """
     values = dict(PRESETS.get(group, _LARGE)[size])
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -47,7 +47,7 @@ def preset(size: str, group: str) -> dict[str, Any]:
 
 
 def with_preset(config: RunConfig, size: str, group: str) -> RunConfig:
-    """``config`` with the preset's values where a key was left unset, and with every key a preset may fill set from now on."""
+    """``config`` with the preset's values for keys that were left unset; afterwards every key of ``PRESET_KEYS`` is set."""
     data, chosen = config.to_data(), preset(size, group)
     whole = config.model_dump(mode="json")
     for key in PRESET_KEYS:
@@ -57,7 +57,7 @@ def with_preset(config: RunConfig, size: str, group: str) -> RunConfig:
 
 
 def is_settled(config: RunConfig) -> bool:
-    """Whether nothing is left for a preset to fill."""
+    """Whether a preset has nothing left to set."""
     return config.training.memory == "none" or all(
         key.split(".")[1] in getattr(config, key.split(".")[0]).model_fields_set for key in PRESET_KEYS
     )
@@ -66,8 +66,8 @@ def is_settled(config: RunConfig) -> bool:
 def settled(config: RunConfig, group: str, total_gb: float, estimate: Callable[[RunConfig], float]) -> RunConfig:
     """``config`` with its memory preset filled in.
 
-    ``auto`` takes the first that fits: nothing at all, then presets from the fastest to the thriftiest; the last when none does, so that
-    the refusal can say what would. ``estimate`` gives the GB that a configuration needs on a machine with ``total_gb``.
+    ``auto`` takes the first that fits: no preset, then the presets from the fastest on; the last one if none fits, for which the error
+    message then suggests changes. ``estimate`` returns the GB that a configuration needs; ``total_gb`` is what the machine has.
     """
     if is_settled(config):
         return config

@@ -1,4 +1,4 @@
-"""``--set key=value`` of every command: one value put into plain nested data before it is validated."""
+"""``--set key=value``: set one value in plain nested data before it is validated."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ else:
 
 
 def apply_override(data: dict[str, Any], override: str, *, example: str) -> None:
-    """Put ``section.key=value`` into ``data``, making sections that are missing; the value is TOML, or a bare word.
+    """Set ``section.key=value`` in ``data``, adding missing sections; the value is TOML, or a bare word.
 
-    Raises UserError, with ``example`` in its hint, for anything of another form.
+    Raises UserError, with ``example`` in its hint, for any other form.
     """
     key, separator, value = override.partition("=")
     parts = key.strip().split(".")
@@ -33,5 +33,5 @@ def apply_override(data: dict[str, Any], override: str, *, example: str) -> None
         place[parts[-1]] = tomllib.loads(f"v = {value}")["v"]
     except RecursionError as error:
         raise UserError(f"The value of --set {key.strip()} is nested too deeply.", kind="config") from error
-    except ValueError:  # of which TOMLDecodeError is one
+    except ValueError:  # includes TOMLDecodeError
         place[parts[-1]] = value  # bare words need no quotes on a command line

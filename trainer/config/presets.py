@@ -1,7 +1,7 @@
-"""Presets of a run: what shall be learned, on which family of models, as values for the configuration's keys. Explicit values win.
+"""Presets of a run: recommended values for what the LoRA should learn and the kind of model it is trained on.
 
-``preset = "style-sd15"`` in a configuration fills in what it does not say itself. The learning rates are the trainer's own for the family
-(``optimizers.learning_rate``); each other value says why. This is the one place: canvas, command line and documentation read it.
+``preset = "style-sd15"`` in a configuration sets the keys that it leaves out; explicit values win. The learning rates are those of
+``optimizers.learning_rate``; every other value has its reason here. Canvas, command line and documentation read this table.
 """
 
 from __future__ import annotations
@@ -19,60 +19,60 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Value:
-    """What a preset puts into ``key``, and why."""
+    """The value of a preset for ``key``, and the reason."""
 
     key: str
     value: Any
     reason: str
 
 
-# what is learned: any style, one character, one object, pose or piece of clothing
+# a style; one character; one object, pose or piece of clothing
 SUBJECTS = ("style", "character", "concept")
 MODELS = ("sd15", "sdxl")  # the kinds of model that presets are made for: `Family.preset_group`
 
-# Who gets which values; the more special come later and win.
+# The values of each group of presets. Later groups are more specific and win.
 LAYERS: tuple[tuple[str, tuple[Value, ...]], ...] = (
     (
         "every preset",
         (
-            Value("optimizer.schedule", "cosine", "the last steps are small, so that the file ends settled and not in mid-swing"),
-            Value("objective.min_snr_gamma", 5.0, "the paper's value: line and layout teach evenly, and both are learned sooner"),
-            Value("training.batch_size", 1, "fits the smallest cards"),
-            Value("training.gradient_accumulation", 4, "four pictures a step: one odd picture does not set the direction"),
-            Value("training.memory", "auto", "saves memory, at the price of speed, only where your graphics card needs it"),
+            Value("optimizer.schedule", "cosine", "the last steps are small, so that training ends settled"),
+            Value("objective.min_snr_gamma", 5.0, "the paper's value: lines and layout are weighted evenly, and both are learned sooner"),
+            Value("training.batch_size", 1, "fits the smallest GPUs"),
+            Value("training.gradient_accumulation", 4, "four images per step, so that one odd image does not set the direction"),
+            Value("training.memory", "auto", "saves memory at the cost of speed only if your GPU needs it"),
         ),
     ),
     (
         "style",
         (
-            Value("training.epochs", 10, "styles have many pictures, each of which teaches the same thing"),
+            Value("training.epochs", 10, "a style has many images, which all teach the same thing"),
             Value("network.rank", 16, "enough for line, colour and shading"),
             Value("network.alpha", 16.0, "the scale alpha / rank is 1, as the learning rates assume"),
-            Value("network.targets", "all-linear+conv", "brush, line and grain live in the convolutions"),
+            Value("network.targets", "all-linear+conv", "brushwork, lines and grain are learned in the convolutions"),
         ),
     ),
     (
         "character",
         (
-            Value("training.epochs", 15, "a character has few pictures, so each is needed more often"),
+            Value("training.epochs", 15, "a character has few images, so each is needed more often"),
             Value("network.rank", 16, "a face, hair and clothes in detail"),
             Value("network.alpha", 16.0, "the scale alpha / rank is 1, as the learning rates assume"),
-            Value("network.targets", "all-linear", "who is shown lives in the transformers; the base model's look stays"),
+            Value("network.targets", "all-linear", "characters are learned in the transformers; the base model's look stays"),
         ),
     ),
     (
         "concept",
         (
-            Value("training.epochs", 10, "one thing is learned soon"),
-            Value("network.rank", 8, "one thing needs little room, and what does not fit is not learned by heart"),
+            Value("training.epochs", 10, "a single thing is learned quickly"),
+            Value("network.rank", 8, "a single thing needs little capacity, and a small LoRA memorises less"),
             Value("network.alpha", 8.0, "the scale alpha / rank is 1, as the learning rates assume"),
-            Value("network.targets", "all-linear", "what is shown lives in the transformers; the base model's look stays"),
-            Value("network.dropout", 0.1, "the thing shall be learned, not the few backgrounds around it"),
+            Value("network.targets", "all-linear", "content is learned in the transformers; the base model's look stays"),
+            Value("network.dropout", 0.1, "the LoRA should learn the thing, not the few backgrounds around it"),
         ),
     ),
-    ("sd15", (Value("optimizer.lr", 1e-4, "the trainer's own rate for SD 1.x"),)),
-    ("sdxl", (Value("optimizer.lr", 5e-5, "the trainer's own rate for SDXL's larger UNet"),)),
-    ("style-sd15", (Value("objective.noise_offset", 0.03, "night and glare belong to a style, and SD 1.5 alone reaches neither"),)),
+    ("sd15", (Value("optimizer.lr", 1e-4, "the rate that `auto` chooses for SD 1.x"),)),
+    ("sdxl", (Value("optimizer.lr", 5e-5, "the rate that `auto` chooses for SDXL's larger UNet"),)),
+    ("style-sd15", (Value("objective.noise_offset", 0.03, "SD 1.5 alone can paint neither night nor glare, which styles may need"),)),
 )
 
 
@@ -82,7 +82,7 @@ def names() -> list[str]:
 
 
 def values(name: str) -> dict[str, Any]:
-    """Keys and values of a preset. Raises UserError for a name that there is not."""
+    """Keys and values of a preset. Raises UserError for an unknown name."""
     if name not in names():
         near = difflib.get_close_matches(str(name), names(), n=1, cutoff=0.3)
         raise UserError(
@@ -106,7 +106,7 @@ def require_model(name: str, group: str) -> None:
 
 
 def expanded(data: Mapping[str, Any]) -> dict[str, Any]:
-    """``data`` of a configuration without its ``preset`` key, and with that preset's values for the keys that ``data`` does not say."""
+    """The configuration ``data`` with the values of its preset in place of the key ``preset``; keys that ``data`` sets stay."""
     result = dict(data)
     name = result.pop(KEY, NONE)
     if name == NONE:
@@ -114,7 +114,7 @@ def expanded(data: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values(name).items():
         section, last = key.split(".")
         table = result.get(section, {})
-        if isinstance(table, Mapping):  # what is none is an error of its own
+        if isinstance(table, Mapping):  # anything else is reported by the validation
             result[section] = {last: value, **table}
     return result
 

@@ -1,4 +1,4 @@
-"""Validation prompts with settings of their own, in the form that kohya's trainer reads: ``a cat --n blurry --w 768 --h 512 --s 30``."""
+"""Validation prompts with their own settings, in the notation of kohya's trainer: ``a cat --n blurry --w 768 --h 512 --s 30``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# what ``--x value`` sets, and what the value is; meanings are kohya's
+# flag: the setting, its type, and the type in words; as in kohya's trainer
 _FLAGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "n": ("negative", str.strip, "text"),
     "w": ("width", int, "a whole number of pixels"),
@@ -17,8 +17,8 @@ _FLAGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "l": ("guidance", float, "a number"),
 }
 _WITHOUT_EFFECT = {
-    "g": "the embedded guidance of other models; --l is the scale here",
-    "ss": "the sampler, which is always DPM++ 2M here",
+    "g": "the embedded guidance of other models; use --l for the guidance scale",
+    "ss": "the sampler, which is always DPM++ 2M",
     "cn": "a ControlNet's image",
     "ctr": "the guidance of other models",
     "rcfg": "the guidance of other models",
@@ -33,8 +33,8 @@ _LARGEST_SEED = 2**64 - 1
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """One prompt and the settings that it brings along; None: those of all. ``notes`` are sentences about flags that were changed or
-    have no effect."""
+    """One prompt with its own settings; None means the setting of all prompts. ``notes`` report flags that were changed or have no
+    effect."""
 
     text: str
     negative: str | None = None
@@ -47,10 +47,9 @@ class SamplePrompt:
 
 
 def read_prompt(line: str) -> SamplePrompt:
-    """The prompt and the flags of ``line``. Raises ValueError for a flag whose value is no number.
+    """Split ``line`` into prompt and flags. Raises ValueError for a flag that needs a number and has none.
 
-    As in kohya's trainer a flag begins with a space and two dashes, and its value ends where the next one begins. Dashes that begin no flag
-    stay in the text.
+    As in kohya's trainer, a flag starts with a space and two dashes, and its value ends at the next flag. Other dashes stay in the text.
     """
     text, values, notes = "", {}, []
     place = ""  # the flag that text belongs to; empty: the prompt
@@ -67,13 +66,13 @@ def read_prompt(line: str) -> SamplePrompt:
         elif place in ("", "n"):
             more = part if not number else f" --{part}"
             if match and number:
-                notes.append(f"--{name} is no flag that is known here, and is read as text.")
+                notes.append(f"--{name} is not a known flag and counts as text.")
             if place:
                 values["negative"] += more
             else:
                 text += more
         else:
-            notes.append(f"--{part[:40]} after --{place} is not understood and left out.")
+            notes.append(f"--{part[:40]} after --{place} is not understood and was ignored.")
     changed = {key: limited for key, value in values.items() if (limited := _limited(key, value)) != value}
     notes += [f"The {key} {values[key]} was changed to {value}." for key, value in changed.items()]
     return SamplePrompt(text.strip(), **{**values, **changed}, notes=tuple(notes))
@@ -86,11 +85,11 @@ def _converted(name: str, value: str, convert: Callable[[str], Any], kind: str) 
             return result
     except ValueError:
         pass
-    raise ValueError(f"--{name} {value[:40]!r} in a prompt: {kind} must follow")
+    raise ValueError(f"--{name} {value[:40]!r} in a prompt: expected {kind}")
 
 
 def _limited(key: str, value: Any) -> Any:
-    """``value`` as kohya's trainer takes it: sizes in multiples of 8 from 64 on, 1 to 1000 steps."""
+    """``value`` within the limits of kohya's trainer: sizes in multiples of 8 from 64 on, 1 to 1000 steps."""
     if key in ("width", "height"):
         return min(_LARGEST, max(_SMALLEST, value - value % 8))
     return min(_MOST_STEPS, max(1, value)) if key == "steps" else value

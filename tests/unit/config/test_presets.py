@@ -86,7 +86,7 @@ def test_the_command_line_lists_what_the_documentation_lists(capsys: pytest.Capt
         main(["train", "--presets"])
     printed = capsys.readouterr().out.strip()
     assert printed == presets.table()
-    assert f"\n\n{printed}\n\n" in DOCUMENT.read_text(encoding="utf-8"), "write the output of `python -m trainer train --presets` there"
+    assert f"\n\n{printed}\n\n" in DOCUMENT.read_text(encoding="utf-8"), "run: python -m tests.tools.write_texts"
     assert all(f"`{name}`" in DOCUMENT.read_text(encoding="utf-8") for name in presets.names())
 
 

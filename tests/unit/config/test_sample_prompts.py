@@ -55,7 +55,7 @@ def test_what_is_changed_or_has_no_effect_is_noted(line: str, field: str, value:
 
 @pytest.mark.parametrize("line", ["a --w wide", "a --s", "a --l nan", "a --d -1", "a --d 1e3", "a --d 99999999999999999999999"])
 def test_a_flag_without_its_number_is_refused_with_the_configuration(line: str) -> None:
-    with pytest.raises(UserError, match=r"sample\.prompts.*must follow"):
+    with pytest.raises(UserError, match=r"sample\.prompts.*expected a"):
         parse({"base": {"checkpoint": "x"}, "dataset": {"path": "y"}, "sample": {"prompts": [line]}})
 
 

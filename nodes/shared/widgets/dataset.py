@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...trainer.config.prepare_settings import PrepareSettings
+from ....trainer.config.prepare_settings import PrepareSettings
+from .values import renamed_tags, tags
 from .widget import NodeWidgets, Widget
-from .widget_values import renamed_tags, tags
 
 NO_FILE = "(none)"
 _NO_PATH = "a menu's words for no path"

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...trainer.config.run_config import PRESET_KEYS, RunConfig
-from ...trainer.config.setting import settings_of
+from ....trainer.config.run_config import PRESET_KEYS, RunConfig
+from ....trainer.config.setting import settings_of
+from .values import numbers_by_block, prompts
 from .widget import NodeWidgets, Widget
-from .widget_values import numbers_by_block, prompts
 
 OWN_VAE = "(the checkpoint's own)"
 NO_LORA = "(nothing)"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from ...trainer.config.setting import SettingField, settings_of
+from ....trainer.config.setting import SettingField, settings_of
 
 PREFIX = "AnimeLoRA_"  # of every node id of the pack
 Kind = Literal["BOOLEAN", "INT", "FLOAT", "COMBO", "STRING"]

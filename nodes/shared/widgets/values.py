@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ...trainer.core.errors import UserError
-from .inputs.prompts import lines
+from ....trainer.core.errors import UserError
+from ..inputs.prompts import lines
 
 
 def prompts(text: str, _widget: str) -> list[str]:
