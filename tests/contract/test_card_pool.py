@@ -1,4 +1,4 @@
-"""Cards of LoRAs are read in threads of their own, and nobody waits for one that hangs."""
+"""Cards of LoRAs are read in separate threads, and a hanging one does not block the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 Helper = Callable[[str], ModuleType]
 
 
-def test_a_read_that_hangs_is_given_up_and_the_next_one_is_answered(helper: Helper) -> None:
+def test_hanging_read_times_out_and_the_next_one_is_answered(helper: Helper) -> None:
     release = threading.Event()
 
     async def both() -> str:
@@ -33,7 +33,7 @@ def test_a_read_that_hangs_is_given_up_and_the_next_one_is_answered(helper: Help
         release.set()
 
 
-def test_an_error_of_a_read_reaches_who_asked(helper: Helper) -> None:
+def test_error_of_a_read_reaches_the_caller(helper: Helper) -> None:
     def fail() -> None:
         raise FileNotFoundError("gone")
 

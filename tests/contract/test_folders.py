@@ -1,4 +1,4 @@
-"""Places inside ComfyUI, with a stand-in for its ``folder_paths``."""
+"""Folders inside ComfyUI, with a stand-in for its ``folder_paths``."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def folders(helper: Helper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", ["mine.safetensors", str(Path("styles") / "ink.safetensors")])
 @pytest.mark.parametrize("folder", ["models/loras", "other disk/loras"])
-def test_a_lora_is_known_by_its_name_through_a_link_and_where_it_lies(folders: ModuleType, tmp_path: Path, folder: str, name: str) -> None:
+def test_listed_lora_finds_menu_entry_through_link_and_target(folders: ModuleType, tmp_path: Path, folder: str, name: str) -> None:
     assert folders.listed_lora(tmp_path / folder / name) == name
 
 
 @pytest.mark.parametrize("place", ["models/loras/unlisted.safetensors", "output/mine.safetensors", "other disk/mine.safetensors"])
-def test_a_file_that_is_on_no_list_has_no_name(folders: ModuleType, tmp_path: Path, place: str) -> None:
+def test_unlisted_file_has_no_menu_entry(folders: ModuleType, tmp_path: Path, place: str) -> None:
     assert folders.listed_lora(tmp_path / place) == ""
 
 
-def test_the_digest_of_a_deep_tree_sees_its_deepest_file(folders: ModuleType, tmp_path: Path) -> None:
-    """Deeper than Python's functions may call themselves."""
+def test_digest_covers_the_deepest_file_of_a_deep_tree(folders: ModuleType, tmp_path: Path) -> None:
+    """The tree is deeper than Python's recursion limit."""
     if os.name == "nt":
         pytest.skip("NOT CHECKED: paths of Windows are short")
     top, depth = tmp_path / "top", 1200

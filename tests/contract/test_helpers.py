@@ -1,4 +1,4 @@
-"""The nodes' helpers that work without ComfyUI: prompts, numbers, grids."""
+"""Helpers of the nodes that work without ComfyUI: prompts, numbers, grids, fonts."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Helper = Callable[[str], ModuleType]
         ("a jazz singer", "zz", "zz, a jazz singer"),
     ],
 )
-def test_trigger_words_stand_in_front_exactly_once(helper: Helper, prompt: str, words: str | None, expected: str) -> None:
+def test_missing_trigger_words_are_put_in_front(helper: Helper, prompt: str, words: str | None, expected: str) -> None:
     prompts = helper("inputs.prompts")
     assert prompts.with_trigger_words(prompt, words) == expected
     assert prompts.with_trigger_words(expected, words) == expected
 
 
-def test_numbers_are_read_as_people_write_them(helper: Helper) -> None:
+def test_numbers_accept_common_separators(helper: Helper) -> None:
     read = helper("inputs.prompts").numbers
     assert read(" 0.6, 0.8;1\n1.0 ", what="strengths", low=0, high=1) == [0.6, 0.8, 1.0]
 
@@ -52,12 +52,12 @@ def test_numbers_are_read_as_people_write_them(helper: Helper) -> None:
         (" , ", "empty"),
     ],
 )
-def test_what_is_no_number_is_named(helper: Helper, text: str, problem: str) -> None:
+def test_invalid_number_is_named(helper: Helper, text: str, problem: str) -> None:
     with pytest.raises(Exception, match=problem):
         helper("inputs.prompts").numbers(text, what="strengths", low=0, high=1)
 
 
-def test_a_grid_holds_every_picture_unchanged(helper: Helper) -> None:
+def test_grid_contains_every_image_unchanged(helper: Helper) -> None:
     grid = helper("grids.draw_grid")
     generator = np.random.default_rng(0)
 
@@ -78,7 +78,7 @@ def test_a_grid_holds_every_picture_unchanged(helper: Helper) -> None:
     assert len({x for _, x in places}) == 3
 
 
-def test_a_long_prompt_is_broken_into_lines_that_fit(helper: Helper) -> None:
+def test_long_prompt_is_wrapped_to_the_width(helper: Helper) -> None:
     grid, fonts = helper("grids.draw_grid"), helper("grids.fonts")
     text = "a girl with long silver hair, " * 12 + "x" * 300
     font = fonts.font_for(text, 16)
@@ -89,23 +89,23 @@ def test_a_long_prompt_is_broken_into_lines_that_fit(helper: Helper) -> None:
 
 
 def boxes(face: object, text: str) -> set[str]:
-    """Letters of a text that a font draws as it draws a letter that no font has."""
+    """Characters that a font draws like a character that no font has."""
     missing = drawn(face, "\U0010ffff")
     return {letter for letter in set(text) - {" "} if drawn(face, letter) == missing}
 
 
 def drawn(face: Any, letter: str) -> tuple[object, bytes]:
-    """Where and how a letter is drawn."""
+    """Position and pixels of a drawn character."""
     return face.getmask(letter).getbbox(), bytes(face.getmask(letter))
 
 
 @pytest.mark.parametrize("text", ["Cô gái tóc bạc, mắt xanh", "sức mạnh 0,8 ăâđêôơư", "épée, naïve, Größe 0.65 · step 600"])
-def test_latin_and_vietnamese_labels_have_letters_not_boxes(helper: Helper, text: str) -> None:
+def test_latin_and_vietnamese_labels_have_no_missing_characters(helper: Helper, text: str) -> None:
     assert boxes(helper("grids.fonts").font_for(text, 32).face, text) == set()
 
 
 @pytest.mark.parametrize("text", ["銀髪の少女、青い目 strength 0.8", "银发少女，蓝眼睛", "은발 소녀, 파란 눈", "cô gái 銀髪"])
-def test_east_asian_labels_have_letters_not_boxes(helper: Helper, text: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_east_asian_labels_have_no_missing_characters(helper: Helper, text: str, caplog: pytest.LogCaptureFixture) -> None:
     fonts = helper("grids.fonts")
     fonts._load.cache_clear()
     face = fonts.font_for(text, 32).face
@@ -114,7 +114,7 @@ def test_east_asian_labels_have_letters_not_boxes(helper: Helper, text: str, cap
     assert boxes(face, text) == set()
 
 
-def test_a_machine_without_an_east_asian_font_is_told(
+def test_missing_east_asian_font_is_logged(
     helper: Helper, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fonts = helper("grids.fonts")

@@ -1,4 +1,4 @@
-"""The list of LoRA Stack, as the browser writes it and as anybody may send it."""
+"""The list of LoRA Stack, as the browser writes it and as API clients may send it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Helper = Callable[[str], ModuleType]
 LISTED = ["a.safetensors", "sub/b.safetensors"]
 
 
-def test_rows_keep_their_order_and_the_text_encoder_follows_the_model(helper: Helper) -> None:
+def test_rows_keep_their_order_and_clip_defaults_to_strength(helper: Helper) -> None:
     rows = helper("loras.stack_rows")
     text = json.dumps(
         [
@@ -57,7 +57,7 @@ def test_rows_keep_their_order_and_the_text_encoder_follows_the_model(helper: He
         (None, "NoneType, not text"),
     ],
 )
-def test_anything_else_is_refused_in_words(helper: Helper, text: Any, said: str) -> None:
+def test_invalid_rows_are_refused(helper: Helper, text: Any, said: str) -> None:
     error = helper("loras.stack_rows").UserError
     with pytest.raises(error, match="LoRA") as refused:
         helper("loras.stack_rows").read_rows(text, LISTED)
@@ -66,8 +66,8 @@ def test_anything_else_is_refused_in_words(helper: Helper, text: Any, said: str)
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="NOT CHECKED: Node.js runs the browser's side")
-def test_the_widget_takes_only_rows_that_the_node_would_read(helper: Helper) -> None:
-    """Values of a wrong kind are no list for the widget, which keeps the text, as they are none for the node, which names the row."""
+def test_widget_accepts_the_same_rows_as_the_node(helper: Helper) -> None:
+    """The widget keeps an invalid text unchanged, and the node refuses it with the number of the row."""
     read = helper("loras.stack_rows").read_rows
     wrong = [
         '[{"name": null}]', '[{"name": 3}]', '[{"name": ["a"]}]', '[{"on": "yes"}]', '[{"strength": "x"}]', '[{"strength": null}]',
