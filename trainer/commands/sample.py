@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from ..families import family_of, open_checkpoint
     from ..lorafile import read_lora
     from .image_generator import load_generator
-    from .trained_with import choose
+    from .sampling_settings import choose_sampling_settings
 
     for name in ("width", "height"):
         if getattr(args, name) <= 0 or getattr(args, name) % 8:
@@ -90,7 +90,9 @@ def run(args: argparse.Namespace) -> int:
     stated = [(lora.path, read_lora(lora.path).metadata) for lora in loras]
     prompts = [_prompt(text) for text in args.prompt]
     checkpoint = open_checkpoint(args.base, args.vae)
-    chosen = choose(family_of(checkpoint), checkpoint, stated, clip_skip=args.clip_skip, prediction=args.prediction)
+    chosen = choose_sampling_settings(
+        family_of(checkpoint), checkpoint, stated, clip_skip=args.clip_skip, prediction=args.prediction
+    )
     for remark in [*chosen.remarks, *dict.fromkeys(note for prompt in prompts for note in prompt.notes)]:
         print(f"note: {remark}", file=sys.stderr)
     options: dict[str, Any] = {"prediction": chosen.prediction, "text": chosen.text}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.training_helpers import configuration, make_dataset, make_pictures, train_here
 from trainer.cli import main
-from trainer.commands.trained_with import choose
+from trainer.commands.sampling_settings import choose_sampling_settings
 from trainer.families import Prediction, family_named, open_checkpoint
 from trainer.runs.events import Sample
 from trainer.training.monitoring.preview_sampling import noise_for
@@ -66,16 +66,16 @@ def test_the_prediction_type_of_the_checkpoint_overrides_that_of_the_lora(shallo
     marked = open_checkpoint(str(tmp_path / "v.safetensors"))
     lora: Any = (Path("x.safetensors"), {"modelspec.prediction_type": "v", "ss_zero_terminal_snr": "True", "ss_max_token_length": "225"})
     other: Any = (Path("y.safetensors"), {"modelspec.prediction_type": "epsilon", "ss_clip_skip": "2"})
-    assert choose(family, plain, [lora]).prediction == Prediction("v_prediction", True)
-    believed = choose(family, marked, [other])
+    assert choose_sampling_settings(family, plain, [lora]).prediction == Prediction("v_prediction", True)
+    believed = choose_sampling_settings(family, marked, [other])
     assert believed.prediction == Prediction("v_prediction", True)
     assert any("y.safetensors was trained for epsilon" in remark for remark in believed.remarks)
-    assert choose(family, marked, [lora], prediction="epsilon").prediction == Prediction()
-    both = choose(family, plain, [lora, other]).text
+    assert choose_sampling_settings(family, marked, [lora], prediction="epsilon").prediction == Prediction()
+    both = choose_sampling_settings(family, plain, [lora, other]).text
     assert (both.clip_skip, both.max_tokens) == (2, 225)
-    assert choose(family, plain, [other], clip_skip=0).text.clip_skip == 0
+    assert choose_sampling_settings(family, plain, [other], clip_skip=0).text.clip_skip == 0
     # some trainers also write a clip skip for SDXL, which always uses its own
-    assert choose(family_named("sdxl"), plain, [(Path("z"), {"ss_clip_skip": "1"})]).remarks == ()
+    assert choose_sampling_settings(family_named("sdxl"), plain, [(Path("z"), {"ss_clip_skip": "1"})]).remarks == ()
 
 
 @pytest.mark.parametrize(("steps", "strength"), [(20, 0.3), (20, 0.5), (20, 0.65), (7, 0.9), (4, 1.0)])

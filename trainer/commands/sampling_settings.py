@@ -14,22 +14,22 @@ _CHUNK = 75
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The settings to generate images with, and sentences that say where they come from."""
+class SamplingSettings:
+    """The settings to generate images with, and sentences that explain where they come from."""
 
     text: TextSettings
     prediction: Prediction
     remarks: tuple[str, ...]
 
 
-def choose(
+def choose_sampling_settings(
     family: Family,
     checkpoint: BaseCheckpoint,
     loras: Sequence[tuple[Path, Mapping[str, str]]],
     *,
     clip_skip: int | None = None,
     prediction: str = "auto",
-) -> Chosen:
+) -> SamplingSettings:
     """The user's settings; else those of the first of ``loras`` (file, metadata) that states them; else the checkpoint's.
 
     A checkpoint that states its prediction type is believed, as a LoRA can be used on another base model than its own. Raises UserError for
@@ -50,25 +50,25 @@ def choose(
                 remarks.append(f"clip skip {stated}, with which {path.name} was trained; --clip-skip 0 uses the model's own")
                 break
     text = family.text_settings(tokens, clip_skip)
-    found = family.prediction(checkpoint)
-    require_supported(found, checkpoint.name, overridden=prediction != "auto")
+    chosen = family.prediction(checkpoint)
+    require_supported(chosen, checkpoint.name, overridden=prediction != "auto")
     if prediction != "auto":
         kind = prediction.replace("-", "_")
-        return Chosen(text, Prediction(kind, found.zero_terminal_snr and kind != "epsilon"), tuple(remarks))
+        return SamplingSettings(text, Prediction(kind, chosen.zero_terminal_snr and kind != "epsilon"), tuple(remarks))
     for path, metadata in loras:
         trained = _prediction(metadata)
-        if trained is None or trained.kind == found.kind:
+        if trained is None or trained.kind == chosen.kind:
             continue
         if states_prediction(checkpoint):
             remarks.append(
-                f"{path.name} was trained for {_words(trained)}, but {checkpoint.name} states {_words(found)}, which is used; "
+                f"{path.name} was trained for {_words(trained)}, but {checkpoint.name} states {_words(chosen)}, which is used; "
                 "--prediction overrides it"
             )
         else:
-            found = trained
+            chosen = trained
             remarks.append(f"{_words(trained)}, for which {path.name} was trained; --prediction overrides it")
         break
-    return Chosen(text, found, tuple(remarks))
+    return SamplingSettings(text, chosen, tuple(remarks))
 
 
 def _prediction(metadata: Mapping[str, str]) -> Prediction | None:
