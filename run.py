@@ -26,7 +26,7 @@ CPU_TORCH = "torch==2.13.0"  # the release that the figures in this repository w
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # on Linux, PyPI's own build carries gigabytes of CUDA libraries
 CUDA_INDEX = "https://download.pytorch.org/whl/cu128"  # on Windows, PyPI's own build has no CUDA
 
-QUICK = ["-m", "not slow and not comfyui and not browser"]
+QUICK = ["-m", "not slow and not seconds and not comfyui and not browser"]
 ALL = ["--long"]  # an option of tests/conftest.py
 NOT_RUN = 77  # exit status of a check that this machine cannot do
 

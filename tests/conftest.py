@@ -139,7 +139,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
     # a worker runs all tests of a file, so that a long file at the end would leave the other workers idle
-    dear = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("comfyui")}
+    dear = {item.path for item in items if any(item.get_closest_marker(name) for name in ("slow", "seconds", "comfyui"))}
     items.sort(key=lambda item: item.path not in dear)
 
 

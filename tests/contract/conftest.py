@@ -20,6 +20,12 @@ _PLACES: list[ComfyUI | None] = [*_FOUND] or [None]
 _PACKAGE = "animelora_without_comfyui"
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests that ask a ComfyUI for its description of our nodes."""
+    if isinstance(item, pytest.Function) and "description" in item.fixturenames:
+        item.add_marker(pytest.mark.comfyui)
+
+
 @pytest.fixture(scope="session", params=_PLACES, ids=[each.version for each in _FOUND] or ["none"])
 def description(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """``nodes`` as ``/object_info`` gives them, from a real ComfyUI of each version that there is."""

@@ -44,7 +44,7 @@ HOME = "/Users/Zoë 山田"
 PORTABLE = f"{HOME}/ComfyUI_windows_portable"
 PYTHON_FILE = f"{PORTABLE}/python_embeded/python.exe"
 PACK = f"{PORTABLE}/ComfyUI/custom_nodes/animelora"
-UNIT_TESTS = ("-m", "not slow and not comfyui and not browser", "tests/unit")
+UNIT_TESTS = ("--long", "-m", "not slow and not comfyui and not browser", "tests/unit")
 NOT_RUN = 77  # as in run.py
 _LOCALES = {"1252": "en_US.UTF-8", "932": "ja_JP.UTF-8"}  # Wine takes the code page from the language
 

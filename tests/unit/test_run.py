@@ -204,7 +204,7 @@ def test_quick_leaves_out_slow_tests_and_comfyui(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(run, "install", lambda **_: None)
     monkeypatch.setattr("sys.argv", ["run.py", "test", "--quick", "-k", "some"])
     assert run.main() == 0
-    assert ran[-1][-4:] == ["-m", "not slow and not comfyui and not browser", "-k", "some"]
+    assert ran[-1][-4:] == ["-m", "not slow and not seconds and not comfyui and not browser", "-k", "some"]
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, None), (2, "2"), (64, "4"), (None, None)])

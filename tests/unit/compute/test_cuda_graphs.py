@@ -31,7 +31,7 @@ from trainer.families import family_of, open_checkpoint
 from trainer.plan import planning
 from trainer.runs import events
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 CHANGES: dict[str, Any] = {"training.batch_size": 2, "training.gradient_accumulation": 2, "training.epochs": 3, "optimizer.lr": 1e-2}
 AsWritten = Callable[..., Trained]

@@ -23,7 +23,7 @@ from trainer.runs import events
 from trainer.training.caching.latents import encode_latents
 from trainer.training.monitoring.preview_sampling import decode
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 BATCHED: dict[str, Any] = {"training.batch_size": 3, "training.gradient_accumulation": 1, "training.max_steps": 2, "optimizer.lr": 1e-2}
 

@@ -133,7 +133,7 @@ def test_geglu_and_sums_are_torch_s() -> None:
     same(picture(2, 40, 9, 9), lambda x: triton_kernels.add(other, x, None), lambda x: x + other)
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_every_kernel_compiles_for_gpus_of_three_generations() -> None:
     script = [sys.executable, "-W", "ignore", "-m", "tests.unit.compute.compile_kernels"]
     done = subprocess.run(script, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "0"}, capture_output=True, text=True, check=False)
@@ -187,7 +187,7 @@ def apart(one: torch.Tensor, two: torch.Tensor) -> float:
     return float((one - two).norm() / two.norm())
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize("targets", mark_long(["all-linear", "all-linear+conv"], "all-linear"))
 def test_a_fused_unet_predicts_and_learns_the_same(targets: str) -> None:
     predicted, gradients, plain = unet_passes(fuse=False, dtype=torch.float32, targets=targets)
@@ -201,7 +201,7 @@ def test_a_fused_unet_predicts_and_learns_the_same(targets: str) -> None:
     assert counts["Attention"] == len(attentions) and all(isinstance(each.processor, Processor) for each in attentions)
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_in_half_precision_a_fused_unet_is_no_further_from_the_truth() -> None:
     truth = unet_passes(fuse=False, dtype=torch.float32, targets="all-linear")
     plain, ours = (unet_passes(fuse=fuse, dtype=torch.bfloat16, targets="all-linear") for fuse in (False, True))
@@ -259,7 +259,7 @@ def test_missing_kernels_are_reported_only_to_who_asked_for_them(monkeypatch: py
     assert setting == "auto" or "C compiler" in messages[0]
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("fuses", "targets"), [pytest.param(True, "all-linear+conv", marks=pytest.mark.long), (False, "all-linear+conv"), (False, "all-linear")]
 )

@@ -15,6 +15,8 @@ from trainer.core.library_imports import UNUSED, hidden
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 
+pytestmark = pytest.mark.seconds  # each test starts a process that imports torch
+
 ROOT = Path(__file__).resolve().parents[3]
 _TRAINING = """
 import trainer.training.run

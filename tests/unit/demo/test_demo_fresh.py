@@ -22,7 +22,7 @@ from demo.recipe.train_unet import Growing, LatentSet, UnetSettings
 from tests.unit.demo.toy import TOY
 from trainer.core.files.writing import PARTIAL
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 SIZE = 64
 

@@ -23,7 +23,7 @@ from demo.recipe.train_vae import VaeSettings, encode, fold_scale, reconstructio
 from demo.recipe.vocabulary import UsedTokens
 from tests.unit.demo.toy import TOY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 PLAIN: dict[str, Any] = {"optimizer.lr": 1e-3, "training.epochs": 2}

@@ -21,7 +21,7 @@ from trainer.objective import objective
 from trainer.training import micro_batch
 from trainer.training.optimizers import make_optimizer
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 CPU = torch.device("cpu")
 STEPS = 40

@@ -28,7 +28,7 @@ from trainer.families import family_named, open_checkpoint
 from trainer.training import optimizers, recipe
 from trainer.training.micro_batch import MicroBatch
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 STEPS = 10
 RATE = 1e-3

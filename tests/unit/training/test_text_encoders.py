@@ -47,7 +47,7 @@ from trainer.training.micro_batch import MicroBatch, build_micro_batch
 from trainer.training.monitoring.preview_sampling import decode, sample_latents
 from trainer.training.optimizers import text_learning_rate
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 CPU = torch.device("cpu")
 STEPS = 10
