@@ -7,7 +7,11 @@ from .widgets.dataset import DATASET_TITLE_AND_WIDGET
 from .widgets.training import TITLE_AND_WIDGET
 
 WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in TITLE_AND_WIDGET.items()}
-DATASET_WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in DATASET_TITLE_AND_WIDGET.items()}
+DATASET_WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in DATASET_TITLE_AND_WIDGET.items()} | {
+    "shape": "Dataset Prep → crop_mode",
+    "crop": "Dataset Prep → crop_mode",
+    "upscaler": "Dataset Prep → upscale_model",
+}
 ACTIONS = {
     Action.PREPARE_DATASET: "Dataset Prep",
     Action.EXPORT_LORA: "Export LoRA",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..config.run_config import RunConfig
 from ..core.errors import UserError
-from ..core.messages import Setting
+from ..core.messages import Message, Setting, joined
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ def frozen_modules(config: RunConfig) -> list[LoraModule]:
             raise UserError(
                 f"{path.name} does not fit this run: the change of its layer {module.name} ({module.algorithm}) cannot be computed here, "
                 f"and the {_PARTS[module.component]}, to which it belongs, is not trained.",
-                f"Set {_setting(module.component)} to true, or take that part out of the file.",
+                Message("Set ", _setting(module.component), " to true, or remove that part from the file."),
                 kind="lora",
             )
     return modules
@@ -53,10 +53,11 @@ def describe_frozen(config: RunConfig, modules: Sequence[LoraModule]) -> str:
         return ""
     components = dict.fromkeys(module.component for module in modules)
     parts = " and ".join(f"the {_PARTS[component]} ({sum(m.component == component for m in modules)} layers)" for component in components)
-    settings = " and ".join(dict.fromkeys(_setting(component) for component in components))
-    return (
-        f"{Path(config.base.lora).name} also changes {parts}, which this run does not train ({settings} is off). "
-        "That part acts during training and is written unchanged into the new file."
+    settings = joined(" and ", dict.fromkeys(_setting(component) for component in components))
+    return Message(
+        f"{Path(config.base.lora).name} also changes {parts}, which this run does not train (",
+        settings,
+        " is off). That part acts during training and is written unchanged into the new file.",
     )
 
 

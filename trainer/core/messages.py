@@ -72,11 +72,10 @@ class Action(Enum):
 
 
 Part: TypeAlias = "Setting | DatasetSetting | ExportOption | File | Action"
-_KINDS: dict[str, type[Setting] | type[ExportOption] | type[File]] = {
+_SETTINGS: dict[str, type[Setting] | type[ExportOption]] = {  # by their kind in JSON
     "setting": Setting,
     "dataset_setting": DatasetSetting,
     "export_option": ExportOption,
-    "file": File,
 }
 
 
@@ -133,9 +132,9 @@ def from_json(data: object) -> Message:
 def _mention_to_json(part: Part) -> dict[str, Value]:
     if isinstance(part, Action):
         return {"action": part.name.lower()}
-    kind = next(kind for kind, cls in _KINDS.items() if cls is type(part))
     if isinstance(part, File):
-        return {kind: part.path}
+        return {"file": part.path}
+    kind = next(kind for kind, cls in _SETTINGS.items() if cls is type(part))
     name = part.name if isinstance(part, ExportOption) else part.key
     return {kind: name} if part.value is None else {kind: name, "value": part.value}
 
@@ -152,7 +151,8 @@ def _mention_from_json(data: object) -> Part:
             return Action[name.upper()]
         except KeyError:
             raise ValueError("not an action") from None
-    cls = _KINDS.get(kind)
-    if cls is None or (cls is File and values):
+    if kind == "file" and not values:
+        return File(name)
+    if kind not in _SETTINGS:
         raise ValueError("not a part of a message")
-    return cls(name, *values)  # type: ignore[call-arg]  # File takes no value
+    return _SETTINGS[kind](name, *values)

@@ -105,9 +105,7 @@ def test_a_disk_that_fills_before_a_checkpoint_keeps_the_earlier_ones(
 
 
 @pytest.mark.usefixtures("quick_children")
-def test_a_full_disk_at_export_loses_no_step(
-    disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes
-) -> None:
+def test_a_full_disk_at_export_loses_no_step(disk: SmallDisk, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes) -> None:
     config = configuration(shallow_checkpoint, dataset_folder, disk.path, SETTINGS)
     run = prepare_run(config).folder
     launcher.train(prepare_run(config))

@@ -197,9 +197,7 @@ def test_a_dataset_edited_during_a_run_is_trained_as_it_was_and_is_a_new_run_aft
     assert prepare_run(config).folder.path != trained.run.path
 
 
-def test_a_dataset_that_changes_before_the_child_starts_is_refused(
-    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
-) -> None:
+def test_a_dataset_that_changes_before_the_child_starts_is_refused(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(dataset_folder, tmp_path / "data")
     config = configuration(shallow_checkpoint, copied, tmp_path / "runs", SETTINGS)
     run = prepare_run(config).folder

@@ -61,7 +61,7 @@ class TagRules:
 
     def unmatched(self) -> list[str]:
         """Warnings about rules that matched no tag; call it after ``edit`` for every caption."""
-        warnings = []
+        warnings: list[str] = []
         for name, rules, patterns in (
             ("remove", self._settings.remove, self._remove),
             ("replace", list(self._settings.replace), self._replace),

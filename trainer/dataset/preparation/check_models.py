@@ -12,7 +12,7 @@ from ..images.face_model import require_face_model
 
 def check_models(settings: PrepareSettings) -> list[str]:
     """Warnings about models that other settings leave unused. Raises UserError for a tagger or face detector that does not exist."""
-    warnings = []
+    warnings: list[str] = []
     if settings.tagger is not None:
         model_with_tags(Path(settings.tagger.model))
         if settings.captions.source in ("instance", "sidecar"):
@@ -20,5 +20,5 @@ def check_models(settings: PrepareSettings) -> list[str]:
     if settings.face_model:
         require_face_model(settings.face_model)
         if settings.crop != "face":
-            warnings.append(f'The face detector is not used: crop is "{settings.crop}", not "face".')
+            warnings.append(Message("The face detector is not used: ", DatasetSetting("crop"), f' is "{settings.crop}", not "face".'))
     return warnings
