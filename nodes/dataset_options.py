@@ -14,7 +14,7 @@ from .shared.schema import field, inputs, result, schema
 from .shared.widgets.dataset import DATASET_OPTIONS_WIDGETS, NO_FILE
 
 TAG_USES = {"where there is no caption": "auto", "instead of captions": "tags", "added to captions": "sidecar+tags"}
-TAGGERS = "animelora_taggers"  # the keys under which people register model folders in extra_model_paths.yaml
+TAGGERS = "animelora_taggers"  # keys of model folders in extra_model_paths.yaml
 FACE_MODELS = "animelora_face_detectors"
 
 
@@ -23,7 +23,7 @@ class DatasetOptionsNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs, outputs and help; each default is Dataset Prep's own."""
+        """Inputs, outputs and help."""
         return schema(
             DATASET_OPTIONS_WIDGETS.node,
             DATASET_OPTIONS_WIDGETS.title,
@@ -55,16 +55,16 @@ class DatasetOptionsNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, regularisation_folder: str = NO_FILE, **_: Any) -> str:
-        """Changes when a file of the regularisation set does."""
+        """Changes with the files of the regularisation set."""
         return "" if regularisation_folder == NO_FILE else tree_digest(source_folder(regularisation_folder))
 
     @classmethod
     def execute(cls, **widgets: Any) -> io.NodeOutput:
-        """The options as plain data; Dataset Prep validates them with its own."""
+        """The options as plain data; Dataset Prep validates them."""
         with canvas_errors():
             folder = widgets.get("regularisation_folder", NO_FILE)
             if folder != NO_FILE:
-                source_folder(folder)  # a folder that is gone is an error here, where it was chosen
+                source_folder(folder)  # reports a missing folder on the node where it was chosen
             return io.NodeOutput(DatasetOptions(json.dumps(as_settings(widgets), sort_keys=True), "" if folder == NO_FILE else folder))
 
 

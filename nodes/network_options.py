@@ -39,7 +39,7 @@ class NetworkOptionsNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, continue_from: str = NO_LORA, **_: Any) -> str:
-        """Changes when the LoRA to go on from is replaced."""
+        """Changes when the LoRA to continue from is replaced."""
         if continue_from == NO_LORA:
             return ""
         return file_stamp(lora_path(continue_from))

@@ -74,8 +74,8 @@ class TrainLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str = "", name: str | None = None, **_: Any) -> str:
-        """Changes when the checkpoint file is replaced, or the finished LoRA deleted. A finished run is found by the launcher, whatever
-        this says, and its LoRA published again."""
+        """Changes when the checkpoint is replaced or the finished LoRA deleted. The launcher then finds the finished run and publishes its
+        LoRA again."""
         return f"{file_stamp(checkpoint_path(checkpoint))} {written_files.fingerprint(TRAIN_LORA_WIDGETS.node, name)}"
 
     @classmethod
@@ -95,17 +95,17 @@ class TrainLora(io.ComfyNode):
 
 
 def run_config(dataset: dict[str, Any], widgets: dict[str, Any], options: TrainOptions | None = None) -> RunConfig:
-    """The run configuration that the node's widgets and options describe. Raises UserError for a value out of range.
+    """The run configuration from the node's widgets and options. Raises UserError for invalid values.
 
-    The node's own widgets win over the options; what neither says has the trainer's default.
+    The node's own widgets win over the options; settings in neither keep their default.
     """
     extra = json.loads(options.settings) if options is not None else {}
-    whole = presets.expanded(merged(extra, _own_sections(dataset, widgets)))  # may choose a memory preset, so it comes first
+    whole = presets.expanded(merged(extra, _own_sections(dataset, widgets)))  # first, as it may choose a memory preset
     return parse(left_to_memory_preset(whole))
 
 
 def _own_sections(dataset: dict[str, Any], widgets: dict[str, Any]) -> dict[str, Any]:
-    """What Train LoRA's own inputs set, in the sections of the run configuration."""
+    """The sections of the run configuration that Train LoRA's own inputs set."""
     values = {**widgets, "name": safe_name(widgets["name"]), "checkpoint": str(checkpoint_path(widgets["checkpoint"]))}
     fixed = {"dataset": dataset, "output": {"runs": str(runs_dir()), "publish": str(loras_dir())}}
     preset = {presets.KEY: widgets["preset"]} if "preset" in widgets else {}
@@ -113,9 +113,9 @@ def _own_sections(dataset: dict[str, Any], widgets: dict[str, Any]) -> dict[str,
 
 
 def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str, Any]) -> Any:
-    """Run the launcher. Imported late: it brings in libraries that no other node needs.
+    """Run the launcher, which is imported here because no other node needs its libraries.
 
-    Refuses a preset for another kind of model: its rate would be wrong by half, and nobody would notice for hours.
+    Refuses a preset for another kind of model: its learning rate would be wrong by a factor of two, which is noticed only hours later.
     """
     from ..trainer.launch.launcher import train
     from ..trainer.launch.prepared_run import prepare_run
@@ -129,26 +129,26 @@ def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str,
 
 
 def _graph(hidden: Any) -> dict[str, Any]:
-    """Prompt and workflow, as ComfyUI's Save Image keeps them; nothing when the user forbade that."""
+    """Prompt and workflow, as ComfyUI's Save Image stores them; empty if the user disabled metadata."""
     if cli_args.args.disable_metadata:
         return {}
     return ({"prompt": hidden.prompt} if hidden.prompt is not None else {}) | dict(hidden.extra_pnginfo or {})
 
 
 def _free_memory() -> None:
-    """The child needs the GPU; a run that is only found again leaves ComfyUI's models where they are."""
+    """Unload ComfyUI's models: the child needs the GPU. Not called for a finished run."""
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
 
 
 def _summary(run: Any) -> str:
     how = "found a finished run" if run.reused else f"trained in {format_duration(run.seconds)}"
-    said = f"{how}: {plural(run.steps, 'step')}, loss {run.loss:.4f}\n{run.lora.name}"
-    return "\n".join([said, *_remarks(run.run_dir)])
+    summary = f"{how}: {plural(run.steps, 'step')}, loss {run.loss:.4f}\n{run.lora.name}"
+    return "\n".join([summary, *_remarks(run.run_dir)])
 
 
 def _remarks(run_dir: Path) -> list[str]:
-    """What the run said about itself that its user should know, each once, in the words of the canvas."""
+    """Notes and warnings of the run, each once, in the words of the canvas."""
     log = run_dir / "events.jsonl"
     remarks = [plan.regularisation for plan in read_events_of(log, events.Plan) if plan.regularisation]
     remarks += [Message("Warning: ", warning.message) for warning in read_events_of(log, events.Warning_)]

@@ -23,7 +23,7 @@ class TrainOptionsNode(io.ComfyNode):
         return schema(
             TRAIN_OPTIONS_WIDGETS.node,
             TRAIN_OPTIONS_WIDGETS.title,
-            "Optimizer, noise and loss settings for people who know them from other trainers. Connect it to Train LoRA.",
+            "Optimizer, noise and loss settings that you may know from other trainers. Connect it to Train LoRA.",
             inputs(TRAIN_OPTIONS_WIDGETS, options=earlier(), vae=[OWN_VAE, *vae_names()]),
             [result(TRAIN_OPTIONS, "options", "For the options input of Train LoRA.")],
             search=["optimizer", "min snr", "noise offset", "huber", "timesteps", "prodigy", "dora", "locon", "v-prediction"],
@@ -39,7 +39,7 @@ class TrainOptionsNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, options: Any = None, **widgets: Any) -> io.NodeOutput:
-        """The options as plain data; Train LoRA validates them with its own."""
+        """The options as plain data; Train LoRA validates them."""
         with canvas_errors():
             if "vae" in widgets:
                 widgets["vae"] = "" if widgets["vae"] == OWN_VAE else str(vae_path(widgets["vae"]))

@@ -1,4 +1,4 @@
-"""What the options nodes of Train LoRA share: they can be chained in any order, and each adds its settings to those before it."""
+"""Shared by the options nodes of Train LoRA, which can be chained: each adds its settings to those of the nodes before it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .widgets.widget import merged
 
 
 def earlier() -> io.Input:
-    """The socket for another options node in front of this one."""
+    """The input for another options node."""
     return field(TRAIN_OPTIONS, "options", "Settings of another options node, to combine with these.", optional=True)
 
 
 def extended(before: Any, sections: dict[str, Any]) -> io.NodeOutput:
-    """``sections`` of the run configuration laid over those of the options node in front; Train LoRA validates them with its own."""
+    """The settings of the connected options node, replaced by ``sections`` where both set the same key. Train LoRA validates them."""
     options = as_options(before, TrainOptions)
     known = json.loads(options.settings) if options is not None else {}
     return io.NodeOutput(TrainOptions(json.dumps(merged(known, sections), sort_keys=True)))

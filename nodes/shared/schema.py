@@ -1,7 +1,7 @@
-"""The one place that knows which words of ComfyUI's schema each version understands.
+"""Node schemas, written once for all supported versions of ComfyUI.
 
 ComfyUI 0.3.64 raises TypeError for ``Schema(search_aliases=…)`` and ``Input(advanced=…)``; later versions use them.
-What the running version does not know is left out, so that a node is written once.
+Arguments that the running version does not know are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CATEGORY = "AnimeLoRA"
 
 
 def known(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those ``arguments`` that ``function`` takes by name."""
+    """The ``arguments`` that ``function`` accepts by name."""
     parameters = inspect.signature(function).parameters
     return {name: value for name, value in arguments.items() if name in parameters}
 
@@ -35,9 +35,9 @@ def schema(
     experimental: bool = False,
     knows_graph: bool = False,
 ) -> io.Schema:
-    """A node's schema: id ``AnimeLoRA_<name>``, shown as ``<title> (AnimeLoRA)`` so that core's nodes are not confused with ours.
+    """A node's schema: id ``AnimeLoRA_<name>``, shown as ``<title> (AnimeLoRA)`` to distinguish it from core's nodes.
 
-    ``knows_graph`` is for nodes that write pictures: ``cls.hidden`` then holds the prompt and the workflow, to be kept in them.
+    ``knows_graph`` is for nodes that write images: ``cls.hidden`` then holds prompt and workflow, to be stored in them.
     """
     optional = known(io.Schema.__init__, {"search_aliases": list(search)})
     return io.Schema(
@@ -57,8 +57,8 @@ def schema(
 def field(kind: Any, id: str, tooltip: str, *, advanced: bool = False, widget: str = "", **arguments: Any) -> io.Input:
     """An input of a ComfyUI type, for example ``field(io.Int, "rank", "…", default=16)``.
 
-    ``advanced`` folds a widget away where ComfyUI can do that. ``widget`` names a widget of the pack's own frontend extension, which
-    then stands for the type's usual one in the browser and nowhere else. Unknown words other than ``advanced`` still raise.
+    ``advanced`` hides a widget among the advanced ones if ComfyUI supports that. ``widget`` names a widget of the pack's frontend extension
+    that replaces the type's usual one in the browser. Other unknown arguments raise TypeError.
     """
     arguments["tooltip"] = tooltip
     if advanced:
@@ -85,6 +85,6 @@ def inputs(node: NodeWidgets, **given: io.Input | Sequence[str]) -> list[io.Inpu
 
 
 def result(kind: Any, id: str, tooltip: str) -> io.Output:
-    """An output shown as ``id``. ComfyUI 0.3.64 wants ids that differ from every input's, hence the prefix."""
+    """An output shown as ``id``. The prefix keeps its id apart from the inputs' ids, as ComfyUI 0.3.64 requires."""
     output: io.Output = kind.Output(f"out_{id}", display_name=id, tooltip=tooltip)
     return output

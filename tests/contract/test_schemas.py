@@ -53,14 +53,14 @@ def test_the_pack_loads_with_these_nodes(description: dict[str, Any]) -> None:
     assert NODES.items() <= shown.items()
 
 
-def test_every_node_is_in_our_category_and_says_what_it_does(description: dict[str, Any]) -> None:
+def test_every_node_has_our_category_and_a_description(description: dict[str, Any]) -> None:
     for name, info in description["nodes"].items():
         assert info["category"] == "AnimeLoRA", name
         assert info["display_name"].endswith("(AnimeLoRA)"), name
         assert len(info["description"]) > 40, name
 
 
-def test_every_input_and_output_has_help_that_is_a_sentence(description: dict[str, Any]) -> None:
+def test_every_input_and_output_has_a_tooltip_of_whole_sentences(description: dict[str, Any]) -> None:
     for name, info in description["nodes"].items():
         for key, (_, options) in inputs(info).items():
             assert len(options.get("tooltip", "")) > 15, f"{name}.{key}"
@@ -69,7 +69,7 @@ def test_every_input_and_output_has_help_that_is_a_sentence(description: dict[st
         assert len(set(info["output_name"])) == len(info["output_name"]), name
 
 
-def test_sockets_are_comfyui_types_or_our_own(description: dict[str, Any]) -> None:
+def test_sockets_have_comfyuis_types_or_our_own(description: dict[str, Any]) -> None:
     for name, info in description["nodes"].items():
         for key, (kind, _) in inputs(info).items():
             assert isinstance(kind, list) or kind in SOCKETS | WIDGETS | OPTIONS, f"{name}.{key}: {kind}"
@@ -110,20 +110,20 @@ def test_limits_of_widgets_lie_inside_those_of_their_settings(description: dict[
     assert tried > 80
 
 
-def test_every_setting_of_a_run_is_on_one_node_or_has_a_reason_not_to_be(helper: Helper) -> None:
+def test_every_setting_of_a_run_is_on_one_node_or_has_a_reason(helper: Helper) -> None:
     training = helper("widgets.training")
     on_nodes = [widget.key for node in training.NODES for widget in node.widgets]
     assert sorted([*on_nodes, *training.NOT_ON_A_NODE]) == sorted(run_config.keys())
     assert all(len(reason) > 30 for reason in training.NOT_ON_A_NODE.values())
 
 
-def test_every_setting_of_a_dataset_is_on_one_node_or_has_a_reason_not_to_be(helper: Helper) -> None:
+def test_every_setting_of_a_dataset_is_on_one_node_or_has_a_reason(helper: Helper) -> None:
     dataset = helper("widgets.dataset")
     on_nodes = [widget.key for node in dataset.DATASET_NODES for widget in node.widgets]
     assert sorted([*on_nodes, *dataset.NOT_ON_A_DATASET_NODE]) == sorted(settings_of(PrepareSettings))
 
 
-def test_options_nodes_can_be_chained_and_need_nothing(description: dict[str, Any]) -> None:
+def test_options_nodes_can_be_chained_and_have_no_required_input(description: dict[str, Any]) -> None:
     chained = [info for info in description["nodes"].values() if info["output"] == ["ANIMELORA_TRAIN_OPTIONS"]]
     assert len(chained) >= 4
     for info in chained:
@@ -145,19 +145,19 @@ def test_defaults_of_training_are_the_reference_run(description: dict[str, Any])
     assert {name: widgets[name] for name in expected} == expected
 
 
-def test_the_training_seed_is_not_rolled_with_every_queue(description: dict[str, Any]) -> None:
+def test_training_seed_does_not_change_after_each_run(description: dict[str, Any]) -> None:
     _, options = inputs(description["nodes"]["AnimeLoRA_TrainLora"])["training_seed"]
     assert options["control_after_generate"] is False
 
 
-def test_numbers_have_bounds_that_hold_their_default(description: dict[str, Any]) -> None:
+def test_default_of_a_number_is_within_its_limits(description: dict[str, Any]) -> None:
     for name, info in description["nodes"].items():
         for key, (kind, options) in inputs(info).items():
             if kind in ("INT", "FLOAT"):
                 assert options["min"] <= options["default"] <= options["max"], f"{name}.{key}"
 
 
-def test_menus_are_never_empty_and_hold_their_default(description: dict[str, Any]) -> None:
+def test_menus_contain_their_default(description: dict[str, Any]) -> None:
     for name, info in description["nodes"].items():
         for key, (kind, options) in inputs(info).items():
             choices = kind if isinstance(kind, list) else options.get("options") if kind == "COMBO" else None
@@ -166,24 +166,24 @@ def test_menus_are_never_empty_and_hold_their_default(description: dict[str, Any
                 assert options.get("default", choices[0]) in choices, f"{name}.{key}"
 
 
-def test_the_folder_menu_shows_folders_below_input(description: dict[str, Any]) -> None:
+def test_folder_menu_lists_folders_below_input(description: dict[str, Any]) -> None:
     kind, options = inputs(description["nodes"]["AnimeLoRA_DatasetPrep"])["folder"]
     assert (kind if isinstance(kind, list) else options["options"]) == ["(images input)", "first", "first/second"]
 
 
-def test_nothing_on_a_node_reaches_an_executable_or_an_argument_list(description: dict[str, Any]) -> None:
+def test_no_input_names_an_executable_or_arguments(description: dict[str, Any]) -> None:
     forbidden = {"exec", "executable", "command", "args", "arguments", "python", "shell", "script", "env", "path"}
     for name, info in description["nodes"].items():
         for key in inputs(info):
             assert not set(key.split("_")) & forbidden, f"{name}.{key}"
 
 
-def test_the_list_of_lora_stack_is_text_for_everybody_but_our_own_widget(description: dict[str, Any]) -> None:
+def test_list_of_lora_stack_is_plain_text_outside_our_widget(description: dict[str, Any]) -> None:
     kind, options = inputs(description["nodes"]["AnimeLoRA_LoraStack"])["loras"]
     assert (kind, options["widgetType"], options["default"]) == ("STRING", "ANIMELORA_LORAS", "[]")
 
 
-def test_loading_the_pack_stays_light(description: dict[str, Any]) -> None:
+def test_loading_the_pack_imports_no_heavy_library(description: dict[str, Any]) -> None:
     """The trainer's heavy libraries belong to the child; ComfyUI's start must not wait for them."""
     heavy = {"diffusers", "peft", "accelerate", "matplotlib", "tensorboard", "bitsandbytes", "xformers"}
     assert not heavy & {name.split(".")[0] for name in description["modules"]}

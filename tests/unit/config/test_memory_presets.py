@@ -50,14 +50,14 @@ def needed(headers: dict[str, Path]) -> dict[tuple[str, str], dict[str, float]]:
 
 
 @pytest.mark.parametrize(("family", "size"), list(itertools.product(FULL, memory_presets.SIZES)))
-def test_a_preset_needs_less_than_its_gpu_has(needed: dict[tuple[str, str], dict[str, float]], family: str, size: str) -> None:
+def test_preset_needs_less_memory_than_its_gpu_has(needed: dict[tuple[str, str], dict[str, float]], family: str, size: str) -> None:
     parts = needed[family, size]
     assert sum(parts.values()) < memory_presets.SIZES[size] * 0.95  # the screen of a desktop takes some, too
     assert parts["base"] > 0.8 and parts["activations"] > 0.05 and parts["lora"] > parts["optimizer"] > 0
 
 
 @pytest.mark.parametrize("name", ["style-sd15", "style-sdxl"])
-def test_the_largest_preset_of_a_subject_fits_the_smallest_gpu(headers: dict[str, Path], name: str) -> None:
+def test_largest_training_preset_fits_the_smallest_gpu(headers: dict[str, Path], name: str) -> None:
     # styles train the most layers at the highest rank, so that the other subjects, and larger GPUs, need no test of their own
     wide = {key: presets.values(name)[key] for key in ("network.rank", "network.targets")}
     assert wide == {"network.rank": 16, "network.targets": "all-linear+conv"}
@@ -70,31 +70,31 @@ def test_the_largest_preset_of_a_subject_fits_the_smallest_gpu(headers: dict[str
 
 
 @pytest.mark.parametrize("family", FULL)
-def test_thriftier_presets_need_less(needed: dict[tuple[str, str], dict[str, float]], family: str) -> None:
+def test_presets_for_smaller_gpus_need_less_memory(needed: dict[tuple[str, str], dict[str, float]], family: str) -> None:
     sums = [sum(needed[family, size].values()) for size in memory_presets.SIZES]
     assert sums == sorted(sums, reverse=True)
 
 
-def test_what_was_set_wins_over_the_preset() -> None:
+def test_explicit_values_win_over_the_memory_preset() -> None:
     settings = run_config.parse({**MINIMAL, "training": {"memory": "6gb", "gradient_checkpointing": False}, "optimizer": {"name": "lion"}})
     filled = memory_presets.with_preset(settings, "6gb", "sdxl")
     assert (filled.training.gradient_checkpointing, filled.optimizer.name) == (False, "lion")
     assert (filled.training.base_precision, filled.training.micro_batch_size) == ("int8", 1)
 
 
-def test_a_preset_never_touches_what_the_lora_learns_from() -> None:
+def test_memory_preset_keeps_batch_rank_and_accumulation() -> None:
     for family, sizes in memory_presets.PRESETS.items():
         for size, values in sizes.items():
             assert set(values) <= set(PRESET_KEYS), (family, size)
     assert not {"training.batch_size", "network.rank", "training.gradient_accumulation"} & set(PRESET_KEYS)
 
 
-def test_a_preset_without_bitsandbytes_does_not_name_its_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preset_without_bitsandbytes_keeps_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.config.memory_presets.importlib.util.find_spec", lambda name: None)
     assert "optimizer.name" not in memory_presets.preset("6gb", "sdxl")
 
 
-def test_a_preset_is_the_same_run_as_its_settings_written_out(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_memory_preset_and_its_settings_are_the_same_run(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     preset = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})
     written = configuration(
         shallow_checkpoint, dataset_folder, tmp_path, {"training.gradient_checkpointing": True, "training.micro_batch_size": 1}
@@ -103,7 +103,7 @@ def test_a_preset_is_the_same_run_as_its_settings_written_out(shallow_checkpoint
     assert prepare_run(preset).folder.path == prepare_run(written).folder.path != prepare_run(plain).folder.path
 
 
-def test_a_settled_configuration_is_settled_once_and_for_all(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_settled_configuration_stays_settled(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     settings = open_inputs(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})).config
     path = tmp_path / "config.json"
     path.write_text(settings.to_json(), encoding="utf-8")
@@ -111,7 +111,7 @@ def test_a_settled_configuration_is_settled_once_and_for_all(shallow_checkpoint:
     assert settings.training.gradient_checkpointing and settings.training.memory == "6gb"
 
 
-def test_an_open_preset_survives_being_saved_and_made_absolute(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_unsettled_preset_survives_saving_and_absolute_paths(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     settings = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})
     path = tmp_path / "config.json"
     path.write_text(run_config.absolute(settings).to_json(), encoding="utf-8")
@@ -119,7 +119,7 @@ def test_an_open_preset_survives_being_saved_and_made_absolute(shallow_checkpoin
 
 
 @pytest.mark.parametrize("total", [1e6, 1e-6])
-def test_auto_takes_the_fastest_that_fits(
+def test_auto_takes_the_fastest_preset_that_fits(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: float
 ) -> None:
     monkeypatch.setattr("trainer.core.devices.total_memory_gb", lambda device: total)
@@ -128,7 +128,7 @@ def test_auto_takes_the_fastest_that_fits(
     assert chosen == ((False, 0) if total > 1 else (True, 1))
 
 
-def test_auto_walks_from_the_fastest_to_the_thriftiest() -> None:
+def test_auto_tries_presets_from_the_fastest_on() -> None:
     seen: list[RunConfig] = []
 
     def needs(candidate: RunConfig) -> float:
@@ -142,7 +142,7 @@ def test_auto_walks_from_the_fastest_to_the_thriftiest() -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedule-free"])
 @pytest.mark.parametrize("shape", [(16, 640), (16, 40, 3, 3), (16, 100)])
-def test_the_optimizer_keeps_what_the_estimate_says(name: str, shape: tuple[int, ...]) -> None:
+def test_optimizer_state_has_the_estimated_size(name: str, shape: tuple[int, ...]) -> None:
     packages = {"adamw8bit": "bitsandbytes", "lion": "lion_pytorch", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
     if name in packages:
         pytest.importorskip(packages[name])
@@ -158,7 +158,7 @@ def test_the_optimizer_keeps_what_the_estimate_says(name: str, shape: tuple[int,
     assert state_bytes(down.shape, name) == pytest.approx(kept, rel=0.02)
 
 
-def test_the_plan_says_what_the_memory_is_for(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_plan_lists_what_the_memory_is_used_for(shallow_checkpoint: Path, tmp_path: Path) -> None:
     from trainer.dataset import open_dataset
     from trainer.plan.planning import make_plan
 

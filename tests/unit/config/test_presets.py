@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "training.md"
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_every_preset_is_a_valid_configuration_that_has_its_values(name: str) -> None:
+def test_every_preset_is_a_valid_configuration_with_its_values(name: str) -> None:
     parsed = run_config.parse({**MINIMAL, "preset": name}).model_dump()
     for key, value in presets.values(name).items():
         section, last = key.split(".")
@@ -26,7 +26,7 @@ def test_every_preset_is_a_valid_configuration_that_has_its_values(name: str) ->
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_a_preset_and_its_values_written_out_are_the_same_run(name: str) -> None:
+def test_preset_and_its_written_out_values_are_the_same_run(name: str) -> None:
     written = {section: dict(table) for section, table in MINIMAL.items()}
     for key, value in presets.values(name).items():
         section, last = key.split(".")
@@ -35,7 +35,7 @@ def test_a_preset_and_its_values_written_out_are_the_same_run(name: str) -> None
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_learning_rates_are_the_trainers_own(name: str) -> None:
+def test_learning_rates_are_those_of_auto(name: str) -> None:
     settings = run_config.parse({**MINIMAL, "preset": name})
     automatic = run_config.parse({**MINIMAL, "preset": name, "optimizer": {"lr": "auto"}}).optimizer
     family = {"sd15": "sd1", "sdxl": "sdxl"}[name.split("-")[1]]
@@ -43,7 +43,7 @@ def test_learning_rates_are_the_trainers_own(name: str) -> None:
     assert settings.network.alpha == settings.network.rank, "the automatic rates are for a scale of 1"
 
 
-def test_explicit_values_win_over_the_preset_and_the_rest_stays() -> None:
+def test_explicit_values_win_over_the_preset() -> None:
     settings = run_config.parse({**MINIMAL, "preset": "style-sd15", "network": {"rank": 3}, "optimizer": {"schedule": "linear"}})
     assert (settings.network.rank, settings.optimizer.schedule) == (3, "linear")
     assert settings.network.targets == presets.values("style-sd15")["network.targets"]
@@ -54,18 +54,18 @@ def test_no_preset_is_no_change() -> None:
 
 
 @pytest.mark.parametrize(("wrong", "meant"), [("style-sd51", "style-sd15"), ("charakter-sdxl", "character-sdxl"), (7, "style-sd15, ")])
-def test_an_unknown_preset_is_refused_and_the_nearest_is_named(wrong: object, meant: str) -> None:
+def test_unknown_presets_are_rejected_with_the_nearest_name(wrong: object, meant: str) -> None:
     with pytest.raises(UserError) as caught:
         run_config.parse({**MINIMAL, "preset": wrong})
     assert meant in f"{caught.value.message} {caught.value.hint}"
 
 
-def test_a_section_of_the_wrong_type_is_still_named() -> None:
+def test_section_of_the_wrong_type_is_named() -> None:
     with pytest.raises(UserError, match="network"):
         run_config.parse({**MINIMAL, "preset": "style-sd15", "network": 5})
 
 
-def test_every_value_has_a_reason_and_every_layer_is_used() -> None:
+def test_every_value_has_a_reason_and_every_group_is_used() -> None:
     known = run_config.keys()
     used = {"every preset", *presets.SUBJECTS, *presets.MODELS, *presets.names()}
     for group, items in presets.LAYERS:
@@ -73,7 +73,7 @@ def test_every_value_has_a_reason_and_every_layer_is_used() -> None:
         assert all(len(item.reason) > 15 and item.key in known for item in items)
 
 
-def test_the_file_names_a_preset_and_the_command_line_overrides_it(tmp_path: Path) -> None:
+def test_command_line_overrides_the_preset_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('preset = "style-sdxl"\n[base]\ncheckpoint = "x"\n[dataset]\npath = "y"\n', encoding="utf-8")
     assert run_config.load(file).optimizer.lr == 5e-5
@@ -81,7 +81,7 @@ def test_the_file_names_a_preset_and_the_command_line_overrides_it(tmp_path: Pat
     assert run_config.load(file, ["optimizer.lr=2e-4"]).optimizer.lr == 2e-4
 
 
-def test_the_command_line_lists_what_the_documentation_lists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_and_documentation_list_the_same_presets(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--presets"])
     printed = capsys.readouterr().out.strip()
@@ -90,7 +90,7 @@ def test_the_command_line_lists_what_the_documentation_lists(capsys: pytest.Capt
     assert all(f"`{name}`" in DOCUMENT.read_text(encoding="utf-8") for name in presets.names())
 
 
-def test_a_preset_for_another_kind_of_model_is_refused_with_the_right_one() -> None:
+def test_preset_for_another_kind_of_model_is_rejected_with_the_right_one() -> None:
     groups = {family.name: family.preset_group for family in FAMILIES}
     assert groups == {"sd1": "sd15", "sd2": "sd15", "sdxl": "sdxl"} and set(groups.values()) == set(presets.MODELS)
     presets.require_model("style-sd15", groups["sd2"])

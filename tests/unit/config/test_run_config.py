@@ -1,4 +1,4 @@
-"""The run configuration: what is accepted, what is refused and in which words, what survives a round trip."""
+"""The run configuration: valid and invalid values, messages, overrides and round trips."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def refusal(data: dict[str, Any]) -> str:
         ("training.rank", "network.rank"),
     ],
 )
-def test_an_unknown_key_is_refused_and_the_nearest_valid_one_is_named(typo: str, meant: str) -> None:
+def test_unknown_keys_are_rejected_with_the_nearest_valid_key(typo: str, meant: str) -> None:
     message = refusal(with_value(typo, 1))
     assert f"{typo}: unknown setting" in message
     if typo != "optimizer.learning_rate":  # no letters in common: a guess would be luck
         assert f"did you mean {meant}?" in message
 
 
-def test_every_problem_of_a_configuration_is_listed_with_its_key() -> None:
+def test_every_problem_is_listed_with_its_key() -> None:
     message = refusal({"base": {}, "dataset": {"path": "d"}, "network": {"rank": 0}, "training": {"epochs": "many"}})
     for key in ("base.checkpoint: missing", "network.rank:", "training.epochs:"):
         assert key in message
@@ -88,20 +88,20 @@ def test_every_problem_of_a_configuration_is_listed_with_its_key() -> None:
         ("name", "n" * 300),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_key(key: str, value: object) -> None:
-    assert f"{key if key != 'name' else ''}" in refusal(with_value(key, value))
+def test_invalid_values_are_rejected_with_their_key(key: str, value: object) -> None:
+    assert key in refusal(with_value(key, value))
 
 
-def test_a_refused_width_names_a_width_that_works() -> None:
+def test_invalid_width_suggests_a_valid_one() -> None:
     assert "496" in refusal(with_value("sample.width", 500))
     assert run_config.parse(with_value("sample.width", 496)).sample.width == 496
 
 
-def test_one_prompt_may_be_written_without_a_list() -> None:
+def test_single_prompt_needs_no_list() -> None:
     assert run_config.parse(with_value("sample.prompts", "a cat")).sample.prompts == ("a cat",)
 
 
-def test_a_configuration_survives_json(tmp_path: Path) -> None:
+def test_configuration_survives_json(tmp_path: Path) -> None:
     full = {
         **MINIMAL,
         "name": "Stil „Ü“ 絵柄",
@@ -139,7 +139,7 @@ def write_toml(folder: Path, extra: str = "") -> Path:
     return path
 
 
-def test_relative_paths_mean_relative_to_the_file(tmp_path: Path) -> None:
+def test_relative_paths_start_from_the_folder_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "base.safetensors").touch()
     loaded = run_config.load(write_toml(tmp_path, '[output]\npublish = "../loras"\n'))
     assert Path(loaded.base.checkpoint) == tmp_path / "base.safetensors"
@@ -148,7 +148,7 @@ def test_relative_paths_mean_relative_to_the_file(tmp_path: Path) -> None:
     assert Path(loaded.output.publish).resolve() == tmp_path.parent / "loras"
 
 
-def test_a_hub_id_stays_a_hub_id_unless_a_folder_of_that_name_lies_there(tmp_path: Path) -> None:
+def test_hub_id_stays_unless_a_folder_has_that_name(tmp_path: Path) -> None:
     path = write_toml(tmp_path)
     path.write_text(path.read_text(encoding="utf-8").replace("base.safetensors", "owner/model"), encoding="utf-8")
     assert run_config.load(path).base.checkpoint == "owner/model"
@@ -169,7 +169,7 @@ def test_a_hub_id_stays_a_hub_id_unless_a_folder_of_that_name_lies_there(tmp_pat
         ("sample.prompts=", "sample", "prompts", ("",)),
     ],
 )
-def test_an_override_replaces_one_key(tmp_path: Path, override: str, section: str, key: str, expected: object) -> None:
+def test_override_changes_only_its_key(tmp_path: Path, override: str, section: str, key: str, expected: object) -> None:
     changed = run_config.load(write_toml(tmp_path), [override])
     assert getattr(getattr(changed, section), key) == expected
     plain = run_config.load(write_toml(tmp_path)).model_dump()
@@ -188,7 +188,7 @@ def test_an_override_replaces_one_key(tmp_path: Path, override: str, section: st
         "network.rank=" + "[" * 20_000,
     ],
 )
-def test_a_wrong_override_is_refused(tmp_path: Path, override: str) -> None:
+def test_invalid_overrides_are_rejected(tmp_path: Path, override: str) -> None:
     with pytest.raises(UserError) as caught:
         run_config.load(write_toml(tmp_path), [override])
     assert caught.value.kind == "config"
@@ -210,7 +210,7 @@ def test_a_wrong_override_is_refused(tmp_path: Path, override: str) -> None:
         ("c.json", b'{"base": {"checkpoint": "a\\u0000b"}, "dataset": {"path": 3}}'),
     ],
 )
-def test_a_broken_huge_or_deeply_nested_file_is_a_clear_error(tmp_path: Path, name: str, content: bytes) -> None:
+def test_broken_huge_and_deeply_nested_files_are_rejected(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
@@ -219,7 +219,7 @@ def test_a_broken_huge_or_deeply_nested_file_is_a_clear_error(tmp_path: Path, na
     assert len(caught.value.message) < 3000
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.toml cannot be read"):
         run_config.load(tmp_path / "nowhere.toml")
 
@@ -231,7 +231,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         max_leaves=8,
     )
 )
-def test_no_plain_data_gives_anything_but_a_configuration_or_a_clear_error(value: Any) -> None:
+def test_parse_returns_a_configuration_or_raises_user_error(value: Any) -> None:
     data = value if isinstance(value, dict) else {**MINIMAL, "network": value}
     try:
         assert isinstance(run_config.parse(data), run_config.RunConfig)
@@ -239,7 +239,7 @@ def test_no_plain_data_gives_anything_but_a_configuration_or_a_clear_error(value
         assert error.kind == "config"
 
 
-def test_the_listed_keys_are_exactly_those_that_can_be_set() -> None:
+def test_listed_keys_are_exactly_the_settable_ones() -> None:
     def leaves(data: dict[str, Any], prefix: str = "") -> list[str]:
         return [
             leaf
@@ -250,7 +250,7 @@ def test_the_listed_keys_are_exactly_those_that_can_be_set() -> None:
     assert sorted(run_config.keys()) == sorted(leaves(run_config.parse(MINIMAL).model_dump()))
 
 
-def test_output_places_and_input_paths_do_not_change_what_a_run_is() -> None:
+def test_identity_ignores_paths_and_output() -> None:
     here = run_config.parse(MINIMAL)
     there = run_config.parse({"base": {"checkpoint": "x"}, "dataset": {"path": "y"}, "output": {"runs": "z", "publish": "p"}})
     other = run_config.parse(with_value("optimizer.lr", 2e-4))
@@ -258,7 +258,7 @@ def test_output_places_and_input_paths_do_not_change_what_a_run_is() -> None:
     assert here.identity() != other.identity()
 
 
-def test_prodigy_has_its_own_rate_and_refuses_one_with_which_it_would_learn_nothing() -> None:
+def test_prodigy_defaults_to_auto_and_rejects_rates_that_learn_nothing() -> None:
     assert run_config.parse({**MINIMAL, "optimizer": {"name": "prodigy"}}).optimizer.lr == "auto"
     assert run_config.parse({**MINIMAL, "optimizer": {"name": "prodigy", "lr": 0.5}}).optimizer.lr == 0.5
     with pytest.raises(UserError, match="learns nothing"):
@@ -267,13 +267,13 @@ def test_prodigy_has_its_own_rate_and_refuses_one_with_which_it_would_learn_noth
         run_config.parse({**MINIMAL, "optimizer": {"name": "prodigy", "lora_plus_ratio": 16}})
 
 
-def test_a_polynomial_schedule_needs_a_rate_above_its_last() -> None:
+def test_polynomial_schedule_needs_a_rate_above_its_end() -> None:
     assert run_config.parse({**MINIMAL, "optimizer": {"schedule": "polynomial"}}).optimizer.lr == 1e-4
     with pytest.raises(UserError, match="must be above"):
         run_config.parse({**MINIMAL, "optimizer": {"schedule": "polynomial", "lr": 1e-7}})
 
 
 @pytest.mark.parametrize("key", ["base.checkpoint", "dataset.path", "output.runs", "output.publish"])
-def test_a_home_folder_of_nobody_is_a_clear_error(key: str) -> None:
+def test_unknown_home_folder_is_named(key: str) -> None:
     with pytest.raises(UserError, match="nosuchuser"):
         run_config.absolute(run_config.parse(with_value(key, "~nosuchuser/x")))

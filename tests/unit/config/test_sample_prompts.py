@@ -47,19 +47,19 @@ def test_flags_are_read(line: str, expected: SamplePrompt) -> None:
         ("a --q 3", "text", "a --q 3", "--q"),
     ],
 )
-def test_what_is_changed_or_has_no_effect_is_noted(line: str, field: str, value: object, word: str) -> None:
+def test_changed_and_ineffective_flags_are_noted(line: str, field: str, value: object, word: str) -> None:
     read = read_prompt(line)
     assert getattr(read, field) == value
     assert len(read.notes) == 1 and word in read.notes[0]
 
 
 @pytest.mark.parametrize("line", ["a --w wide", "a --s", "a --l nan", "a --d -1", "a --d 1e3", "a --d 99999999999999999999999"])
-def test_a_flag_without_its_number_is_refused_with_the_configuration(line: str) -> None:
+def test_flags_without_a_number_are_rejected(line: str) -> None:
     with pytest.raises(UserError, match=r"sample\.prompts.*expected a"):
         parse({"base": {"checkpoint": "x"}, "dataset": {"path": "y"}, "sample": {"prompts": [line]}})
 
 
-def test_an_image_is_what_diffusers_pipeline_gives_for_the_flags(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_validation_image_equals_the_pipelines_for_the_same_flags(shallow_checkpoint: Path, tmp_path: Path) -> None:
     prompts = ["myStyle girl --n blurry --w 96 --h 80 --d 7 --l 4 --s 3", "a cat --ss ddim"]
     changes = {"sample.prompts": prompts, "sample.every_epochs": 1, "training.max_steps": 1}
     trained = train_here(configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path / "runs", changes))
