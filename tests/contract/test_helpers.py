@@ -114,9 +114,7 @@ def test_east_asian_labels_have_no_missing_characters(helper: Helper, text: str,
     assert boxes(face, text) == set()
 
 
-def test_missing_east_asian_font_is_logged(
-    helper: Helper, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_east_asian_font_is_logged(helper: Helper, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     fonts = helper("grids.fonts")
     monkeypatch.setattr(fonts, "_ALL", ("no such font.ttc",))
     for name in ("_CHINESE", "_JAPANESE", "_KOREAN"):

@@ -20,6 +20,7 @@ COMMAND_LINE = {"commands", "cli.py", "entry.py", "overrides.py"}  # what these 
 RUN_KEYS, DATASET_KEYS = set(run_config.keys()), set(settings_of(PrepareSettings))
 COMMANDS = build_parser()._subparsers._group_actions[0].choices.values()
 OPTIONS = {option for command in COMMANDS for option in command._option_string_actions if option.startswith("--")}
+PARTS = ("Message", "Setting", "DatasetSetting", "ExportOption", "File", "joined")
 NAMES = [*(key for key in RUN_KEYS | DATASET_KEYS if "." in key), *OPTIONS]
 RAW_NAME = re.compile(r"(?<![\w./`-])(?:" + "|".join(map(re.escape, NAMES)) + r")(?![\w-])|python -m trainer|\bdocs/\w+\.md")
 
@@ -60,6 +61,18 @@ def test_no_message_names_a_setting_or_a_command_in_plain_text() -> None:
         if RAW_NAME.search(text)
     ]
     assert not raw, "\n".join(raw)
+
+
+def test_messages_are_not_put_into_f_strings_which_lose_their_parts() -> None:
+    flattened = [
+        f"{file}:{node.lineno}"
+        for file, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FormattedValue)
+        if (isinstance(node.value, ast.Attribute) and node.value.attr in ("message", "hint"))
+        or (isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name) and node.value.func.id in PARTS)
+    ]
+    assert not flattened
 
 
 def test_settings_named_in_messages_exist() -> None:

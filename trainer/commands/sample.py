@@ -90,9 +90,7 @@ def run(args: argparse.Namespace) -> int:
     stated = [(lora.path, read_lora(lora.path).metadata) for lora in loras]
     prompts = [_prompt(text) for text in args.prompt]
     checkpoint = open_checkpoint(args.base, args.vae)
-    chosen = choose_sampling_settings(
-        family_of(checkpoint), checkpoint, stated, clip_skip=args.clip_skip, prediction=args.prediction
-    )
+    chosen = choose_sampling_settings(family_of(checkpoint), checkpoint, stated, clip_skip=args.clip_skip, prediction=args.prediction)
     for remark in [*chosen.remarks, *dict.fromkeys(note for prompt in prompts for note in prompt.notes)]:
         print(f"note: {remark}", file=sys.stderr)
     options: dict[str, Any] = {"prediction": chosen.prediction, "text": chosen.text}

@@ -25,7 +25,7 @@ class UserError(Exception):
         return (*mentions(self.message), *mentions(self.hint))
 
     def __str__(self) -> str:
-        return f"{self.message}\n{self.hint}" if self.hint else str(self.message)
+        return "\n".join(filter(None, (self.message, self.hint)))
 
 
 class Cancelled(Exception):

@@ -22,6 +22,7 @@ from ..core import devices
 from ..core.disk_errors import from_exit_status
 from ..core.errors import Cancelled, UserError
 from ..core.files.locks import locked
+from ..core.messages import Message
 from ..runs import events
 from ..runs.pruning import prune
 from ..runs.publish import publish, restore
@@ -166,7 +167,7 @@ def _report_kill(run: RunFolder, status: int, on_event: OnEvent) -> None:
     where = f"at step {step}" if step else "from the beginning"
     disk_error = from_exit_status(status, run.path)
     reason = "The training child did not save its state in time and was killed." if disk_error is None else disk_error.message
-    on_event(events.Warning_(f"{reason} Queue again to resume {where}."))
+    on_event(events.Warning_(Message(reason, f" Queue again to resume {where}.")))
     on_event(events.Stopped(step, str(state_folder(run.checkpoints, step)) if step else ""))
 
 

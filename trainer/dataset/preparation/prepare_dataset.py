@@ -172,6 +172,8 @@ def _require_images(images: ImageSet, rejected: Sequence[Rejection]) -> None:
         return
     reasons = Counter(rejection.reason for rejection in rejected)
     listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    example = f" For example {rejected[0].source}: {rejected[0].message}." if rejected else ""
-    hint = "Lower the smallest side in the cleaning settings." if reasons["too small"] else "Check that the files are complete images."
-    raise UserError(f"None of the {plural(len(rejected), 'image')} can be used: {listing}.{example}", hint, kind="dataset")
+    example = Message(f" For example {rejected[0].source}: ", rejected[0].message, ".") if rejected else ""
+    smaller = Message("Lower ", DatasetSetting("clean.min_side"), ", the smallest side of an image.")
+    hint = smaller if reasons["too small"] else "Check that the files are complete images."
+    message = Message(f"None of the {plural(len(rejected), 'image')} can be used: {listing}.", example)
+    raise UserError(message, hint, kind="dataset")

@@ -9,6 +9,7 @@ from ...adapters import adapter
 from ...config.run_config import RunConfig
 from ...core.errors import UserError
 from ...core.files.paths import safe_name
+from ...core.messages import Message
 from ...runs import events, states
 from ...runs.loss_curve import draw_loss_curve
 from ...runs.run_folder import loss_history, validation_history
@@ -84,7 +85,7 @@ class Checkpointer:
             if error.kind != "lora":
                 raise
             # the first steps of a warm-up learn nothing yet; only the finished file has to be good
-            self._outputs.emit(events.Warning_(f"No LoRA file was written at step {step}: {error.message}"))
+            self._outputs.emit(events.Warning_(Message(f"No LoRA file was written at step {step}: ", error.message)))
             return
         with self._state.lock:
             write_record(lora)
