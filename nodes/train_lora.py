@@ -18,7 +18,7 @@ from ..trainer.core.files.reading import file_stamp
 from ..trainer.core.messages import Message
 from ..trainer.core.work.progress import send_progress_to
 from ..trainer.runs import events
-from ..trainer.runs.run_folder import read_events_of
+from ..trainer.runs.event_log import read_events_of
 from .shared import written_files
 from .shared.browser import show_progress, show_text
 from .shared.failures import canvas_errors

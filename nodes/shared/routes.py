@@ -14,7 +14,8 @@ from ...trainer.config import presets
 from ...trainer.core.errors import UserError
 from ...trainer.core.files.paths import resolve_below
 from ...trainer.runs import events
-from ...trainer.runs.run_folder import RunFolder, read_events
+from ...trainer.runs.event_log import read_events
+from ...trainer.runs.run_folder import RunFolder
 from ...trainer.runs.states import newest_step, state_folder
 from .files.folders import runs_dir
 from .loras.card_pool import CardPool

@@ -10,7 +10,7 @@ from tests.server.comfy_server import Server
 from tests.server.files import TINY
 from tests.server.graphs import Graph, node, prepare, train_settings
 from trainer.dataset.preparation.progress import WAITING_FOR_FOLDER
-from trainer.runs.run_folder import read_events
+from trainer.runs.event_log import read_events
 
 
 def test_deleted_lora_is_written_again_by_the_next_prompt(server: Server) -> None:

@@ -26,7 +26,8 @@ from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from trainer.core.errors import UserError
 from trainer.dataset import open_dataset
 from trainer.runs import events
-from trainer.runs.run_folder import RunFolder, loss_history, read_samples, validation_history
+from trainer.runs.event_log import loss_history, read_samples, validation_history
+from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_times import start_day, training_seconds
 
 MANY, FEW = 24, 8  # examples for each node

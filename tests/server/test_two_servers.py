@@ -20,7 +20,8 @@ from tests.server.graphs import Graph, node, prepare, train_settings
 from tests.tools.comfyui import ComfyUI
 from tests.tools.processes import living
 from trainer.runs import events, states
-from trainer.runs.run_folder import RunFolder, read_events
+from trainer.runs.event_log import read_events
+from trainer.runs.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: Windows has no such names, and no SIGKILL")]
 SECONDS = 600  # that a child may need on a busy machine

@@ -21,7 +21,7 @@ from tests.server.graphs import CHAIN, Graph, node, prepare, train_and_use, trai
 from tests.tools.comfyui import ComfyUI
 from tests.tools.processes import living
 from trainer.runs import events, states
-from trainer.runs.run_folder import read_events
+from trainer.runs.event_log import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "nt", reason="NOT CHECKED: this is about Windows")]
 

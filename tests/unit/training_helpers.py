@@ -22,7 +22,8 @@ from trainer.config import run_config
 from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.launch.prepared_run import prepare_run, write_run_folder
 from trainer.runs import events
-from trainer.runs.run_folder import RunFolder, read_events
+from trainer.runs.event_log import read_events
+from trainer.runs.run_folder import RunFolder
 from trainer.training.run import train_run
 
 PROMPTS = ["myStyle anime_face girl", "a cat"]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ..core.files.sealed_json import read_sealed, write_sealed
 from . import events
-from .run_folder import RunFolder, read_events
+from .event_log import read_events
+from .run_folder import RunFolder
 
 _DAY = 86_400
 _LONGEST_PAUSE = 7200.0  # seconds between two events of one start: the parent kills a child that is silent for longer

@@ -9,7 +9,7 @@ from ....trainer.core.errors import UserError
 from ....trainer.core.files.paths import resolve_below
 from ....trainer.core.files.reading import file_stamp
 from ....trainer.runs import events
-from ....trainer.runs.run_folder import read_events_of
+from ....trainer.runs.event_log import read_events_of
 from ....trainer.runs.states import state_folders
 from ..inputs.prompts import numbers
 from ..inputs.socket_types import LORA_INPUT, as_lora

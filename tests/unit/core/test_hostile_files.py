@@ -22,7 +22,8 @@ from trainer.core.files.reading import sha256_file
 from trainer.dataset import open_dataset
 from trainer.families import open_checkpoint
 from trainer.runs import events
-from trainer.runs.run_folder import RunFolder, read_events
+from trainer.runs.event_log import read_events
+from trainer.runs.run_folder import RunFolder
 
 Command = Callable[[Path], list[str]]
 UNET = "model.diffusion_model.middle_block.1.proj_in.weight"

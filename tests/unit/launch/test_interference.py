@@ -25,7 +25,8 @@ from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.plan.planning import make_plan
 from trainer.runs import events, states
-from trainer.runs.run_folder import RunFolder, read_events
+from trainer.runs.event_log import read_events
+from trainer.runs.run_folder import RunFolder
 from trainer.training.caching.cache import _checksum
 from trainer.training.recipe import TrainingRecipe
 from trainer.training.run import train_run

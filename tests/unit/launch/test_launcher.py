@@ -24,7 +24,8 @@ from trainer.core.errors import Cancelled, UserError
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
-from trainer.runs.run_folder import RunFolder, RunResult, read_events
+from trainer.runs.event_log import read_events
+from trainer.runs.run_folder import RunFolder, RunResult
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]

@@ -19,8 +19,9 @@ from trainer.families import family_named
 from trainer.launch.prepared_run import PreparedRun, write_run_folder
 from trainer.runs import events
 from trainer.runs import states as resume
+from trainer.runs.event_log import loss_history, read_events, read_samples
 from trainer.runs.pruning import prune
-from trainer.runs.run_folder import RunFolder, loss_history, read_events, read_samples
+from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_times import start_day
 from trainer.runs.saved_lora import is_undamaged, write_record
 from trainer.training.event_log import EventLog

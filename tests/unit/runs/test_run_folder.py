@@ -15,8 +15,9 @@ from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.core.errors import UserError
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
+from trainer.runs.event_log import loss_history, read_events, read_events_of, read_samples
 from trainer.runs.publish import publish
-from trainer.runs.run_folder import RunFolder, loss_history, read_events, read_events_of, read_samples
+from trainer.runs.run_folder import RunFolder
 
 
 def step(number: int, loss: float) -> events.Step:

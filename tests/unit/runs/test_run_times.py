@@ -14,7 +14,8 @@ from tests.unit.training_helpers import UNDISTURBED, configuration, thrown_back,
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
-from trainer.runs.run_folder import RunFolder, read_events
+from trainer.runs.event_log import read_events
+from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_times import start_day, training_seconds
 from trainer.training.recipe import TrainingRecipe
 

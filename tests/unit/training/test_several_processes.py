@@ -25,7 +25,7 @@ from trainer.core.errors import Cancelled, UserError
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run, write_run_folder
 from trainer.runs import events
-from trainer.runs.run_folder import read_events
+from trainer.runs.event_log import read_events
 
 pytestmark = pytest.mark.slow
 SETTINGS: dict[str, object] = {

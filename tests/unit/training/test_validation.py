@@ -26,8 +26,9 @@ from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.lorafile import kohya_unet_key
 from trainer.runs import events
+from trainer.runs.event_log import loss_history, validation_history
 from trainer.runs.loss_curve import draw_loss_curve
-from trainer.runs.run_folder import cache_folder, loss_history, validation_history
+from trainer.runs.run_folder import cache_folder
 from trainer.training.caching.cache import Cache
 
 LIMIT, DECAY, STEPS = 0.03, 0.5, 6

@@ -14,7 +14,7 @@ from ...dataset import Dataset
 from ...dataset.loading.kohya_captions import fixed_caption
 from ...objective import objective
 from ...runs import events
-from ...runs.run_folder import validation_history
+from ...runs.event_log import validation_history
 from ...runs.run_plan import RunPlan
 from ..caching.cache import CacheReader
 from ..micro_batch import MicroBatch, framing, load_masks

@@ -11,8 +11,8 @@ from ...core.errors import UserError
 from ...core.files.paths import safe_name
 from ...core.messages import Message
 from ...runs import events, states
+from ...runs.event_log import loss_history, validation_history
 from ...runs.loss_curve import draw_loss_curve
-from ...runs.run_folder import loss_history, validation_history
 from ...runs.run_plan import RunPlan
 from ...runs.run_times import training_seconds
 from ...runs.saved_lora import has_record, is_undamaged, write_record

@@ -1,0 +1,63 @@
+"""Reading the event log of a run: all events, those of one kind, losses by step, preview images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ..core.files.reading import read_regular
+from . import events
+
+EventT = TypeVar("EventT", bound=events.Event)
+_MAX_LOG = 1 << 31  # bytes
+
+
+@dataclass(frozen=True)
+class SampleImage:
+    """A preview image; ``epoch`` 0 is the base model before training."""
+
+    path: Path
+    prompt: str
+    epoch: int
+    step: int
+    index: int
+
+
+def read_samples(path: Path) -> tuple[SampleImage, ...]:
+    """The preview images that an event log names and that still exist, ordered by epoch and prompt."""
+    images: dict[tuple[int, int], SampleImage] = {}
+    for event in read_events_of(path, events.Sample):
+        if Path(event.path).is_file():
+            images[event.epoch, event.index] = SampleImage(Path(event.path), event.prompt, event.epoch, event.step, event.index)
+    return tuple(images[key] for key in sorted(images))
+
+
+def read_events(path: Path) -> list[events.Event]:
+    """All events of a log; lines that are not events are skipped. Empty if there is no log, or something else in its place."""
+    return [event for line in _lines(path) if (event := events.decode_event(line)) is not None]
+
+
+def read_events_of(path: Path, kind: type[EventT]) -> list[EventT]:
+    """The events of one kind in a log. Other lines are not parsed: a log can have tens of thousands of steps."""
+    name = f'"{kind.name}"'
+    return [event for line in _lines(path) if name in line and isinstance(event := events.decode_event(line), kind)]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return read_regular(path, _MAX_LOG).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+
+
+def validation_history(path: Path) -> list[events.Validation]:
+    """The validation losses of a log by step; if a resumed run measured one again, the later one counts."""
+    by_step = {event.step: event for event in read_events_of(path, events.Validation)}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def loss_history(path: Path) -> list[events.Step]:
+    """The step events of a log by step; if a resumed run took a step again, the later one counts."""
+    by_step = {event.step: event for event in read_events_of(path, events.Step)}
+    return [by_step[step] for step in sorted(by_step)]
