@@ -6,7 +6,7 @@ On the canvas ComfyUI generates them; this is for machines without it, for the d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from ..core.devices import pick_device
 from ..core.errors import UserError
 from ..core.library_imports import import_models
 from ..families import PLAIN_TEXT, BaseCheckpoint, Prediction, TextSettings, family_of, require_supported
-from ..families.stable_diffusion.clip_text import CHUNK
 from ..training.caching.weighted_prompts import encode_keys, prompt_key, prompt_text
 from ..training.monitoring.preview_sampling import decode, sample_latents
 
@@ -128,8 +127,7 @@ class ImageGenerator:
         """The conditioning of each prompt, all padded to the length that the longest needs, in chunks of 75 tokens."""
         encoder = self._family.encoder_of(self._text_to_image, self._text)
         needed = max(encoder.count_tokens(prompt_text(prompt)) for prompt in prompts)
-        tokens = max(self._text.max_tokens, -(-needed // CHUNK) * CHUNK)
-        encoder = self._family.encoder_of(self._text_to_image, replace(self._text, max_tokens=tokens))
+        encoder = self._family.encoder_of(self._text_to_image, self._text.covering(needed))
         return encode_keys(encoder, [prompt_key(prompt) for prompt in prompts])
 
     def generate_with_diffusers(

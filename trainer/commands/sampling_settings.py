@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import UserError
-from ..families import BaseCheckpoint, Family, Prediction, TextSettings, require_supported
-from ..families.stable_diffusion.prediction_markers import states_prediction
-
-_CHUNK = 75
+from ..families import TEXT_CHUNK, BaseCheckpoint, Family, Prediction, TextSettings, require_supported
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ def choose_sampling_settings(
     a prediction type that is not supported and for a clip skip that the family does not have.
     """
     remarks = []
-    tokens = max([_CHUNK, *(_number(metadata, "ss_max_token_length") // _CHUNK * _CHUNK for _, metadata in loras)])
+    tokens = max([TEXT_CHUNK, *(_number(metadata, "ss_max_token_length") // TEXT_CHUNK * TEXT_CHUNK for _, metadata in loras)])
     if clip_skip is None:
         clip_skip = 0
         for path, metadata in loras:
@@ -59,7 +56,7 @@ def choose_sampling_settings(
         trained = _prediction(metadata)
         if trained is None or trained.kind == chosen.kind:
             continue
-        if states_prediction(checkpoint):
+        if family.states_prediction(checkpoint):
             remarks.append(
                 f"{path.name} was trained for {_words(trained)}, but {checkpoint.name} states {_words(chosen)}, which is used; "
                 "--prediction overrides it"

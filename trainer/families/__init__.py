@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import PLAIN_TEXT, Family, Framing, LatentSpace, TextEncoder, TextSettings
+from .base import PLAIN_TEXT, TEXT_CHUNK, Family, Framing, LatentSpace, TextEncoder, TextSettings
 from .checkpoints.base_checkpoint import BaseCheckpoint
 from .open_checkpoint import open_checkpoint
 from .prediction import EPSILON, Prediction, require_supported
@@ -13,6 +13,7 @@ __all__ = [
     "EPSILON",
     "FAMILIES",
     "PLAIN_TEXT",
+    "TEXT_CHUNK",
     "BaseCheckpoint",
     "Family",
     "Framing",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .checkpoints.base_checkpoint import BaseCheckpoint
@@ -37,13 +37,20 @@ class Framing:
     crop_top_left: tuple[int, int] = (0, 0)  # (top, left)
 
 
+TEXT_CHUNK = 75  # tokens that CLIP encodes at a time, between a start and an end token
+
+
 @dataclass(frozen=True)
 class TextSettings:
     """How prompts are encoded: the first ``max_tokens`` tokens (a multiple of 75) are read, and the hidden states of layer ``clip_skip``
     from the end are used (1: the last layer; 0: the family's default)."""
 
-    max_tokens: int = 75
+    max_tokens: int = TEXT_CHUNK
     clip_skip: int = 0
+
+    def covering(self, tokens: int) -> TextSettings:
+        """These settings with enough chunks for prompts of so many tokens."""
+        return replace(self, max_tokens=max(self.max_tokens, -(-tokens // TEXT_CHUNK) * TEXT_CHUNK))
 
 
 PLAIN_TEXT = TextSettings()
@@ -96,6 +103,10 @@ class Family(Protocol):
 
     def prediction(self, checkpoint: BaseCheckpoint) -> Prediction:
         """What the checkpoint predicts, according to its marker tensors, metadata or configuration. It may be unsupported."""
+        ...
+
+    def states_prediction(self, checkpoint: BaseCheckpoint) -> bool:
+        """Whether the checkpoint states its prediction at all, so that ``prediction`` is no assumption."""
         ...
 
     def read_denoiser(self, checkpoint: BaseCheckpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:

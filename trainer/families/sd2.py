@@ -10,7 +10,6 @@ from .checkpoints.diffusers_folder import read_json
 from .prediction import Prediction
 from .stable_diffusion import clip_text, clip_weights, ldm_configs
 from .stable_diffusion.family import StableDiffusion
-from .stable_diffusion.prediction_markers import states_prediction
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +41,7 @@ class StableDiffusion2(StableDiffusion):
     def prediction(self, checkpoint: BaseCheckpoint) -> Prediction:
         """What the file states. Single files of this family usually state nothing; then the spread of one bias vector decides."""
         stated = super().prediction(checkpoint)
-        if checkpoint.kind == "folder" or states_prediction(checkpoint) or _VELOCITY_BIAS not in checkpoint.shapes:
+        if checkpoint.kind == "folder" or self.states_prediction(checkpoint) or _VELOCITY_BIAS not in checkpoint.shapes:
             return stated
         bias = checkpoint.tensors(lambda key: key == _VELOCITY_BIAS)[_VELOCITY_BIAS]
         velocity = float(bias.float().std(unbiased=False)) > _VELOCITY_SPREAD

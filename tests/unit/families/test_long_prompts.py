@@ -119,3 +119,8 @@ def test_sdxl_pooled_output_comes_from_the_first_chunk(tiny_checkpoints: dict[st
     torch.testing.assert_close(row["pooled"], pooled[0], rtol=1e-4, atol=1e-5)
     expected = torch.cat([hidden[0, :76], hidden_of_second[0, 1:]])
     torch.testing.assert_close(row["embeds"][:, 64:], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "max_tokens"), [(0, 150), (150, 150), (151, 225), (300, 300)])
+def test_covering_settings_have_enough_chunks(tokens: int, max_tokens: int) -> None:
+    assert TextSettings(150, clip_skip=2).covering(tokens) == TextSettings(max_tokens, clip_skip=2)

@@ -322,7 +322,7 @@ def test_archive_with_inconsistent_sizes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="where it has none"):
         inspect_lora(lacks)
     twice = rewritten(tmp_path / "a.pt", tmp_path / "twice.pt", lambda n, d: (n, d), ("a/data/0", bytes(8)))
-    with pytest.raises(UserError, match="one name"):
+    with pytest.raises(UserError, match="the same name"):
         inspect_lora(twice)
 
 

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import PLAIN_TEXT, TextEncoder, TextSettings
+from ..base import PLAIN_TEXT, TEXT_CHUNK, TextEncoder, TextSettings
 from ..checkpoints.base_checkpoint import BaseCheckpoint
 
 if TYPE_CHECKING:
     import torch
-
-CHUNK = 75  # tokens between CLIP's start and end token
 
 
 class ClipText:
@@ -91,10 +89,10 @@ def in_chunks(ids: torch.Tensor, *, padding: int, end: int) -> torch.Tensor:
     """
     import torch
 
-    chunks = (ids.shape[1] - 2) // CHUNK
+    chunks = (ids.shape[1] - 2) // TEXT_CHUNK
     if chunks == 1:
         return ids[:, None]
-    body = ids[:, 1:-1].unflatten(1, (chunks, CHUNK))
+    body = ids[:, 1:-1].unflatten(1, (chunks, TEXT_CHUNK))
     starts = ids[:, None, :1].expand(-1, chunks, 1)
     ends = ids[:, None, -1:].expand(-1, chunks, 1)
     if padding != end:

@@ -59,6 +59,10 @@ class StableDiffusion(ABC):
         """What the checkpoint states (see ``prediction_markers``), otherwise epsilon."""
         return prediction_markers.prediction(checkpoint)
 
+    def states_prediction(self, checkpoint: BaseCheckpoint) -> bool:
+        """Whether markers, metadata or configuration state the prediction."""
+        return prediction_markers.states_prediction(checkpoint)
+
     def read_denoiser(self, checkpoint: BaseCheckpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
         """All tensors below ``model.diffusion_model.``."""
         return _below(ldm_configs.UNET, checkpoint, dtype, channels_last=channels_last)
