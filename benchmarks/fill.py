@@ -29,7 +29,7 @@ PEERS = tuple(trainer for trainer in table.TRAINERS if trainer != "ours")
 
 
 class Row(NamedTuple):
-    """One command: its name, the trainer (or ``step`` or ``reference``, scripts of their own) and its options."""
+    """One command: its name, the trainer (or the script ``step`` or ``reference``) and its options."""
 
     name: str
     trainer: str
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 def wanted(steps: int) -> list[Row]:
-    """All rows in the order in which they are missed most: first those that a target is stated for."""
+    """All rows by importance: first those with a stated target."""
     works = {}
     for model, resolution, batch, rank, precision, device, checkpointing in table.WANTED:
         if device == "cuda":
@@ -49,7 +49,7 @@ def wanted(steps: int) -> list[Row]:
     single, eight, xl = works["sd1-b1"], works["sd1-b8"], works["sdxl-b1-checkpointing"]
     rows += [
         Row("reference", "reference", ()),
-        Row("ours-sd1-b32", "ours", (*eight, "--batch", "32")),  # the later one counts
+        Row("ours-sd1-b32", "ours", (*eight, "--batch", "32")),  # the later row counts
         Row("ours-sd1-b8-compiled", "ours", (*eight, "--set", "training.compile=true", "--label", "compiled")),
         Row("ours-sdxl-8gb", "ours", (*xl, "--set", "training.memory=8gb", "--label", "8gb-preset")),
         Row("ours-sdxl-fast", "ours", (*(option for option in xl if option != "--checkpointing"), "--label", "fast")),
@@ -69,7 +69,7 @@ def wanted(steps: int) -> list[Row]:
 
 
 def main() -> int:
-    """The command line; the exit status is the number of rows that failed or were not begun."""
+    """The command line. The exit status is the number of rows that failed or were not started."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     for peer in PEERS:
         parser.add_argument(f"--{peer}", type=Path, metavar="CHECKOUT")
@@ -101,11 +101,11 @@ def main() -> int:
 
 
 def command(row: Row, chosen: argparse.Namespace) -> list[str]:
-    """What measures a row."""
+    """The command that measures a row."""
     if row.trainer == "reference":
         return [sys.executable, str(BENCHMARKS / "reference.py"), *row.options, "--folder", str(chosen.folder)]
     if row.trainer == "step":
-        made = peers.checkpoint_path(chosen.folder, "sd1")  # by the rows before it
+        made = peers.checkpoint_path(chosen.folder, "sd1")  # written by earlier rows
         checkpoint = ["--checkpoint", str(made)] if made.is_file() else []
         return [sys.executable, str(BENCHMARKS / "step.py"), *row.options, "--work", str(chosen.folder), *checkpoint]
     peer: list[str] = []
@@ -116,7 +116,7 @@ def command(row: Row, chosen: argparse.Namespace) -> list[str]:
 
 
 def measure(parts: list[str], log: Path, seconds: float) -> str:
-    """Run a command, at most so long, its output into ``log``; "ok", or what went wrong."""
+    """Run a command with a time limit and its output in ``log``; returns "ok" or the reason for failure."""
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(parts, stdout=file, stderr=subprocess.STDOUT)
         try:
@@ -132,7 +132,7 @@ def measure(parts: list[str], log: Path, seconds: float) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """A launcher that is killed leaves the trainer that it started."""
+    """Kill the process and its children, since a killed launcher leaves its trainer running."""
     if process.poll() is None:
         children = psutil.Process(process.pid).children(recursive=True)
         for one in [*children, process]:

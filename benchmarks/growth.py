@@ -1,4 +1,4 @@
-"""What becomes of a run's cost as the work grows: more pictures, more processes. Needs neither a GPU nor a download.
+"""How the cost of a run grows with the number of images and processes. Needs neither a GPU nor a download.
 
     python benchmarks/growth.py [--images 10,100,1000,10000] [--processes 1,2] [--steps 40]
 
@@ -47,12 +47,12 @@ from trainer.runs import events
 
 SIDE = 64
 WARM_UP = 5
-DISTINCT = 64  # pictures; more are copies that differ in a pixel
+DISTINCT = 64  # distinct images; further ones are copies with one pixel changed
 
 
 @dataclass
 class Seen:
-    """What one run told, by the launcher's clock."""
+    """The events of one run, with the launcher's clock."""
 
     began: float
     steps: list[float] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Seen:
     memory: int = 0
 
     def on_event(self, event: events.Event) -> None:
-        """For the launcher."""
+        """The launcher's event handler."""
         if isinstance(event, events.Step):
             self.steps.append(event.time)
             self.speeds.append(event.images_per_second)
@@ -80,7 +80,7 @@ class Seen:
 
     @property
     def caching(self) -> float:
-        """Seconds a picture."""
+        """Seconds per image."""
         (first, done), (last, all_done) = self.cached[0], self.cached[-1]
         return (last - first) / max(1, all_done - done)
 
@@ -120,7 +120,7 @@ def numbers(text: str) -> list[int]:
 
 
 def make_dataset(folder: Path, count: int) -> Path:
-    """``count`` small pictures, prepared."""
+    """A prepared dataset of ``count`` small images."""
     source = folder / "pictures"
     source.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -158,7 +158,7 @@ def run(checkpoint: Path, dataset: Path, runs: Path, seed: int, steps: int, *, p
 
 @contextmanager
 def watched(seen: Seen) -> Iterator[None]:
-    """Note the largest process below this one."""
+    """Record the largest child process."""
     over = threading.Event()
 
     def watch() -> None:

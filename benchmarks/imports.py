@@ -47,7 +47,7 @@ print(json.dumps(looks))
 
 
 class Cost(NamedTuple):
-    """Of an import."""
+    """The cost of an import."""
 
     seconds: float
     modules: int
@@ -67,13 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def print_row(name: str, costs: list[Cost]) -> None:
-    """A line of the table, of medians."""
+    """A line of the table, with medians."""
     seconds, modules, files = (statistics.median(column) for column in zip(*costs, strict=True))
     print(table.line([name, f"{seconds:.2f}", f"{modules:.0f}", f"{files:.0f}"]), flush=True)
 
 
 def measure(statement: str) -> tuple[Cost, Cost]:
-    """What a fresh process pays for what comes before ``statement``, and for it."""
+    """The cost, in a new process, of what precedes ``statement`` and of ``statement`` itself."""
     command = [sys.executable, "-c", _CHILD.format(statement=statement)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     start, before, after = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What a machine could do at most: the arithmetic of a training step, and the rate at which this machine multiplies matrices."""
+"""Upper limits: the arithmetic of a training step, and the rate at which this machine multiplies matrices."""
 
 from __future__ import annotations
 

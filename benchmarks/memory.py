@@ -1,4 +1,4 @@
-"""What each memory preset is estimated to need, as a table: ``python benchmarks/memory.py``. No GPU and no checkpoint is needed.
+"""A table of the estimated memory of each memory preset: ``python benchmarks/memory.py``. Needs neither a GPU nor a checkpoint.
 
 The estimate is the trainer's own (``trainer/plan/memory_estimate.py``), for a LoRA of rank 16 in bf16 with a batch of 4, on the
 shapes of the real models.

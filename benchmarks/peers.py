@@ -1,4 +1,4 @@
-"""How each trainer is given the same work: its files, its command line, its launcher."""
+"""The same work for each trainer: its files, command line and launcher."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 TRAINERS = ("ours", "kohya", "diffusers")
 TIMED = Path(__file__).resolve().with_name("timed.py")
 RATE = 1e-4
-# what kohya's --network_module networks.lora adapts, in the words of a diffusers UNet: 192 modules of SD 1.5
+# the 192 modules of SD 1.5 that kohya's --network_module networks.lora adapts, in diffusers' names
 MODULES = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 _KOHYA_TOKENIZERS = ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a trainer reads, and a folder to write into."""
+    """A trainer's input files, and its output folder."""
 
     checkpoint: Path
     dataset: Path
@@ -44,12 +44,12 @@ class Prepared:
 
 
 def checkpoint_path(folder: Path, model: str) -> Path:
-    """Where the random checkpoint of full size for ``model`` (``sd1``, ``sdxl``) is kept in ``folder``."""
+    """The path in ``folder`` of the full-size random checkpoint for ``model`` (``sd1`` or ``sdxl``)."""
     return folder / f"random-{model}-v{VERSION}.safetensors"
 
 
 def checkpoint(folder: Path, model: str) -> Path:
-    """That checkpoint, made if ``folder`` does not have it."""
+    """That checkpoint, written if it does not exist."""
     path = checkpoint_path(folder, model)
     if not path.is_file():
         make_checkpoint(path, {"sd1": "full", "sdxl": "full-sdxl"}[model])
@@ -57,7 +57,7 @@ def checkpoint(folder: Path, model: str) -> Path:
 
 
 def dataset(folder: Path, resolution: int, pictures: int) -> Path:
-    """A prepared dataset of ``pictures`` pictures of ``resolution`` pixels, each ten times an epoch; its folder."""
+    """The folder of a prepared dataset of ``pictures`` images of ``resolution`` pixels, each repeated ten times an epoch."""
     source = folder / f"pictures-{resolution}"
     if not source.is_dir():
         source.mkdir(parents=True)
@@ -70,7 +70,7 @@ def dataset(folder: Path, resolution: int, pictures: int) -> Path:
 
 
 def prepare(trainer: str, checkpoint: Path, dataset: Path, folder: Path) -> Prepared:
-    """Bring checkpoint and dataset into the trainer's own form; not timed, as people do it once."""
+    """Convert checkpoint and dataset to the trainer's format. Not timed, since users do it once."""
     if trainer == "ours":
         return Prepared(checkpoint, dataset, folder)
     if trainer == "kohya":
@@ -104,7 +104,7 @@ def run(trainer: str, work: Work, prepared: Prepared, out: Path, *, path: Path |
 
 
 def _ours(work: Work, prepared: Prepared, out: Path, settings: Sequence[str]) -> None:
-    """The same way as the node and the command line, with ``timed.py`` between the launcher and the child's script."""
+    """Train as the node and the command line do, with ``timed.py`` between the launcher and the child's script."""
     command = launcher.command
 
     def timed(run: RunFolder) -> list[str]:
@@ -128,7 +128,7 @@ def _ours(work: Work, prepared: Prepared, out: Path, settings: Sequence[str]) ->
             "checkpoint_every": 0,
         },
         "sample": {"every_epochs": 0},
-        # caches and runs of their own: what an earlier run encoded is not found
+        # separate caches and runs, so that nothing encoded earlier is reused
         "output": {"runs": str(out.with_suffix("")), "tensorboard": False},
     }
     for setting in settings:
@@ -153,7 +153,7 @@ def _kohya(work: Work, prepared: Prepared, path: Path) -> list[str]:
         *("--tokenizer_cache_dir", str(prepared.folder / "tokenizers")),
         *("--output_dir", str(prepared.folder / "kohya-out"), "--output_name", "speed", "--save_model_as", "safetensors"),
         *(["--gradient_checkpointing"] if work.checkpointing else []),
-        *(["--cache_text_encoder_outputs"] if work.model == "sdxl" else []),  # as its instructions advise; its SD 1.5 has no such option
+        *(["--cache_text_encoder_outputs"] if work.model == "sdxl" else []),  # as its instructions advise; for SD 1.5 it has no such option
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Speed and memory of dataset preparation, beside a bare Pillow loop: the limit for anything that decodes, resizes and encodes.
+"""Speed and memory of dataset preparation, compared with a bare Pillow loop, the limit for decoding, resizing and encoding.
 
     python benchmarks/prepare.py [--images 10000] [--rows 100000]
 
@@ -43,12 +43,12 @@ from trainer.dataset.manifest.items import Item, Row
 from trainer.dataset.manifest.write import write_manifest
 
 RESOLUTION = 512
-# the copies of a picture differ only in a byte behind its end, so near duplicates must stay; their hashes are made all the same
+# copies of an image differ only in a byte after its end, so near duplicates must be kept; their hashes are still computed
 SETTINGS = PrepareSettings(trigger="bench", resolution=RESOLUTION, clean=CleanSettings(near_duplicates=False))
 
 
 def make_pictures(folder: Path, count: int, sides: tuple[int, int] = (768, 1280), distinct: int = 64) -> list[Path]:
-    """JPEG pictures: flat areas, edges and a little grain, as drawings have them."""
+    """JPEG images with flat areas, edges and a little grain, like drawings."""
     folder.mkdir(parents=True)
     rng = random.Random(1)
     bases = []
@@ -71,7 +71,7 @@ def make_pictures(folder: Path, count: int, sides: tuple[int, int] = (768, 1280)
 
 
 def bare(paths: list[Path]) -> float:
-    """Decode, resize, encode; nothing else. Returns this process's processor seconds."""
+    """Decode, resize and encode. Returns this process's CPU seconds."""
     started = time.process_time()
     for path in paths:
         with Image.open(path) as image:  # noqa: TID251 - Pillow alone, on files made above
@@ -84,7 +84,7 @@ def bare(paths: list[Path]) -> float:
 
 
 def compare(folder: Path, paths: list[Path], rounds: int = 4) -> dict[str, Any]:
-    """Both ways in turns on the same pictures."""
+    """Both ways alternately on the same images."""
     wall = {"bare": 0.0, "prepare": 0.0}
     cpu = {"bare": 0.0, "prepare": 0.0}
     size = len(paths) // rounds
@@ -117,7 +117,7 @@ def compare(folder: Path, paths: list[Path], rounds: int = 4) -> dict[str, Any]:
 
 
 def memory_over(source: Path, out: Path, count: int) -> dict[str, Any]:
-    """Resident memory while ``count`` pictures are prepared, and what a second run with one more does."""
+    """Resident memory while ``count`` images are prepared, and the work of a second run with one more image."""
     process = psutil.Process()
     seen: list[tuple[int, int]] = []
     position = [0]

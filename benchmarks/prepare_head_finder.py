@@ -39,7 +39,7 @@ TEST_SEED = 500_000  # training portraits have smaller seeds; demo's base traini
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with one head. ``window``: (x, y, side) in pixels; ``head``: face and hair, without what hangs below the chin."""
+    """An image with one head. ``window``: (x, y, side) in pixels; ``head``: face and hair above the chin."""
 
     image: Image.Image
     window: tuple[float, float, float]
@@ -64,7 +64,7 @@ def portrait(seed: int, style: str, size: int) -> Scene:
 
 
 def scene(seed: int, styles: tuple[str, ...]) -> Scene:
-    """A portrait somewhere in a wide or tall picture of other shapes."""
+    """A portrait somewhere in a wide or tall image of other shapes."""
     rng = random.Random(f"scene-{seed}")
     height = rng.randrange(180, 420)
     width = int(height * rng.choice([0.45, 0.56, 0.67, 1.0, 1.5, 1.78, 2.2]))
@@ -81,7 +81,7 @@ def scene(seed: int, styles: tuple[str, ...]) -> Scene:
 
 
 def changed(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Other colours, light and sharpness: another hand."""
+    """Vary colours, light and sharpness."""
     if rng.random() < 0.25:
         image = image.convert("L").convert("RGB")
     elif rng.random() < 0.5:
@@ -98,14 +98,14 @@ def changed(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def samples(seeds: range, styles: tuple[str, ...], weights: Network | None) -> Iterator[tuple[npt.NDArray[np.float32], bool]]:
-    """Window features with their label. With ``weights``: also the wrong places that they take for heads."""
+    """Window features with labels. With ``weights``, also the windows that they mistake for heads."""
     for seed in seeds:
         rng = random.Random(f"samples-{seed}")
         one = scene(seed, styles)
         image = changed(one.image, rng)
         x, y, side = one.window
         window = WINDOW * CELL
-        for _ in range(2):  # the head, a little off and a little larger or smaller
+        for _ in range(2):  # the head, slightly shifted and scaled
             s = side * rng.uniform(0.9, 1.12)
             left, top = x + (side - s) / 2 + side * rng.uniform(-0.05, 0.05), y + (side - s) / 2 + side * rng.uniform(-0.05, 0.05)
             part = cut(image, left, top, s, window)
@@ -128,7 +128,7 @@ def samples(seeds: range, styles: tuple[str, ...], weights: Network | None) -> I
 
 
 def cut(image: Image.Image, x: float, y: float, side: float, size: int) -> Image.Image:
-    """The square at (x, y), edges continued, scaled to ``size``."""
+    """The square at (x, y), with edge padding, scaled to ``size``."""
     pad = int(side)
     framed = Image.fromarray(np.pad(np.asarray(image), ((pad, pad), (pad, pad), (0, 0)), mode="edge"))
     box = (x + pad, y + pad, x + pad + side, y + pad + side)
@@ -144,7 +144,7 @@ def overlap(a: tuple[float, float, float], b: tuple[float, float, float]) -> flo
 
 
 def train(styles: tuple[str, ...], path: Path, scenes: int, hidden: int) -> None:
-    """Three rounds, each with the mistakes of the round before."""
+    """Train in three rounds, each with the mistakes of the previous one."""
     import torch
 
     torch.manual_seed(0)
@@ -185,7 +185,7 @@ def train(styles: tuple[str, ...], path: Path, scenes: int, hidden: int) -> None
 
 
 def measure(weights: Network, count: int) -> None:
-    """How often the square crop keeps the whole head, beside a centre crop and the best that any crop could do."""
+    """How often the square crop keeps the whole head, compared with a centre crop and the best possible crop."""
     for style in STYLES:
         whole = {"face": 0, "centre": 0, "top": 0}
         possible = found = 0

@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def draw(folder: Path, count: int) -> Path:
-    """``count`` different faces, if ``folder`` does not have them."""
+    """Draw ``count`` different faces unless ``folder`` has them."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         path = folder / f"{number:05d}.png"
@@ -86,9 +86,9 @@ def draw(folder: Path, count: int) -> Path:
 
 
 def run(checkpoint: Path, faces: Path, work: Path, pixels: int, overrides: list[str]) -> tuple[dict[str, float], list[events.Event]]:
-    """Seconds of each of ``PARTS``, and what the child told."""
+    """Seconds of each of ``PARTS``, and the child's events."""
     began = time.time()
-    clean = CleanSettings(near_duplicates=False)  # drawn faces resemble each other more than people's do
+    clean = CleanSettings(near_duplicates=False)  # drawn faces are more alike than real ones
     settings = PrepareSettings(trigger=TRIGGER, class_description=CLASS, resolution=pixels, clean=clean)
     prepared = prepare_dataset(faces, work / "datasets", settings)
     data: dict[str, Any] = {
@@ -107,7 +107,7 @@ def run(checkpoint: Path, faces: Path, work: Path, pixels: int, overrides: list[
 
 
 def split(began: float, ready: float, told: list[events.Event]) -> dict[str, float]:
-    """Seconds of each of ``PARTS``. Preparing ``began`` and was ``ready`` at seconds since the epoch; an event has the time before it."""
+    """Seconds of each of ``PARTS``. ``began`` and ``ready`` are the start and end of preparing; each event ends a part of the time."""
     parts = dict.fromkeys(PARTS, 0.0) | {"prepare": ready - began}
     for before, after in pairwise([events.Event(time=ready), *told]):
         parts[_part(after)] += after.time - before.time

@@ -1,4 +1,4 @@
-"""Training speed and memory of this trainer, kohya's and diffusers' script on the same work: one command a row.
+"""Training speed and memory of this trainer, kohya's and diffusers' script on the same work, one command per row.
 
     python benchmarks/speed.py ours      --resolution 512 --batch 1 --rank 16 --precision bf16 --device cuda
     python benchmarks/speed.py kohya     --path sd-scripts --python sd-scripts/venv/bin/python  (the same options)
@@ -32,7 +32,7 @@ from benchmarks.work import Work
 from trainer.core.terminal import escape_unprintable
 
 RESULTS = Path(__file__).resolve().with_name("results")
-WARM_UP = 3  # steps that are not counted: allocation, kernel choice, first use of caches
+WARM_UP = 3  # steps that are not measured: allocation, kernel choice, first use of caches
 PICTURES = 8
 
 
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def measure(chosen: argparse.Namespace, work: Work, folder: Path) -> dict[str, Any]:
-    """One row: prepare what all trainers share, run one of them, compare with the machine's limit."""
+    """Measure one row: prepare the shared files, run one trainer, compare with the machine's limit."""
     checkpoint = peers.checkpoint(folder, work.model)
     dataset = peers.dataset(folder, work.resolution, PICTURES)
     flop = counted(checkpoint, work)
@@ -114,7 +114,7 @@ def measure(chosen: argparse.Namespace, work: Work, folder: Path) -> dict[str, A
 
 
 def counted(checkpoint: Path, work: Work) -> float:
-    """``limits.step_flop``, kept beside the checkpoint: counting takes as long as a short run."""
+    """``limits.step_flop``, cached beside the checkpoint, since counting takes as long as a short run."""
     kept = checkpoint.with_name(f"{checkpoint.stem}-{work.resolution}px-r{work.rank}-flop.json")
     if not kept.is_file():
         kept.write_text(json.dumps(limits.step_flop(checkpoint, resolution=work.resolution, rank=work.rank)), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a run takes until its first step when everything is cached, and what for.
+"""How long a run with warm caches takes until its first step, split into parts.
 
     python benchmarks/start.py CHECKPOINT DATASET [--precision bf16] [--device cpu] [--memory auto] [--times 3]
 
@@ -51,14 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
         print(table.heading(("start", *PARTS, "all")))
         for number in range(chosen.times + 1):
             parts = start(chosen, Path(runs), number)
-            if number:  # the first fills the caches
+            if number:  # the first run fills the caches
                 starts.append(parts)
                 print_row(str(number), parts)
         print_row("median", [statistics.median(column) for column in zip(*starts, strict=True)])
 
 
 def print_row(name: str, parts: list[float]) -> None:
-    """A line of the table; the last number is the sum."""
+    """A line of the table, ending with the sum."""
     print(table.line([name, *(f"{seconds:.1f}" for seconds in (*parts, sum(parts)))]), flush=True)
 
 
@@ -83,7 +83,7 @@ def start(chosen: argparse.Namespace, runs: Path, seed: int) -> list[float]:
 
 
 def split(began: float, child_started: float, told: list[events.Event]) -> list[float]:
-    """Seconds of each of ``PARTS``, from the times at which the run and its child began (in seconds since 1970) and the child's events."""
+    """Seconds of each of ``PARTS``, from the start of the run (seconds since 1970) and the child's events."""
     loading = [event.time for event in told if isinstance(event, events.Phase) and event.phase == "loading"]
     training = next(event.time for event in told if isinstance(event, events.Phase) and event.phase == "training")
     first = next(event.time for event in told if isinstance(event, events.Step))

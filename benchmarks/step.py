@@ -1,4 +1,4 @@
-"""Time and memory of training steps with any settings, on random pictures and a random (or a given) checkpoint.
+"""Time and memory of training steps with any settings, on random images and a random or given checkpoint.
 
     python benchmarks/step.py --model full --pixels 512 --steps 30 --set training.compile=true --set training.memory=8gb
     python benchmarks/step.py --model full --each training.channels_last=off --each training.compile=true,training.batch_size=8
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def measure(checkpoint: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The figures of one set of settings."""
+    """The measurements for one set of settings."""
     steps = arguments.warm_up + arguments.steps
     data: dict[str, Any] = {
         "base": {"checkpoint": str(checkpoint)},
@@ -127,7 +127,7 @@ def measure(checkpoint: Path, folder: Path, arguments: argparse.Namespace) -> di
 
 
 def _free() -> None:
-    """What one row compiled and held is no part of the next."""
+    """Free what one row compiled and allocated before the next one."""
     import torch
 
     torch._dynamo.reset()
@@ -137,7 +137,7 @@ def _free() -> None:
 
 
 def _pictures(folder: Path, pixels: int, count: int) -> Path:
-    """A prepared dataset of ``count`` random pictures."""
+    """A prepared dataset of ``count`` random images."""
     source, random = folder / "pictures", np.random.default_rng(0)
     source.mkdir(parents=True)
     for index in range(count):

@@ -1,4 +1,4 @@
-"""The table of measured and of unmeasured rows in ``benchmarks/README.md``."""
+"""The table in ``benchmarks/README.md``, with measured and missing rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 README = Path(__file__).resolve().with_name("README.md")
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 TRAINERS = ("ours", "kohya", "diffusers")
-# what the targets are stated for: model, resolution, batch, rank, precision, device, checkpointing
+# the work with stated targets: model, resolution, batch, rank, precision, device, checkpointing
 WANTED = [
     ("sd1", 128, 1, 8, "fp32", "cpu", False),
     ("sd1", 128, 1, 8, "bf16", "cpu", False),
@@ -26,7 +26,7 @@ Shape = tuple[str, int, int, int, str, str, bool]
 
 
 def shape_of(row: Mapping[str, Any]) -> Shape:
-    """What a row trained."""
+    """The work of a row."""
     work = row["work"]
     return (
         work["model"], work["resolution"], work["batch"], work["rank"], work["precision"], work["device"], work["checkpointing"],
@@ -39,12 +39,12 @@ def line(cells: Iterable[str]) -> str:
 
 
 def heading(columns: Sequence[str]) -> str:
-    """Its first two lines."""
+    """The first two lines of the table."""
     return f"{line(columns)}\n{line(['---'] * len(columns))}"
 
 
 def render(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown: every wanted work with every trainer, measured or not, then all else that was measured."""
+    """Markdown: every wanted work with every trainer, measured or not, then all other measurements."""
     measured = list(rows)
     shapes = [*WANTED, *(shape for row in measured if (shape := shape_of(row)) not in WANTED)]
     lines = [heading(COLUMNS)]
@@ -59,7 +59,7 @@ def render(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def update(results: Path) -> None:
-    """Put the table of all ``results`` between the marks in the README."""
+    """Write the table of all ``results`` between the marks in the README."""
     text = README.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)

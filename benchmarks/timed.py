@@ -1,4 +1,4 @@
-"""Runs a training script and writes when its optimiser stepped and what memory it took. Used by ``speed.py`` for every trainer alike.
+"""Runs a training script and records the times of its optimiser steps and its memory. ``speed.py`` uses it for every trainer.
 
     python benchmarks/timed.py OUT.json [--targets NAME,NAME] SCRIPT [ARGUMENT ...]
 
@@ -20,7 +20,7 @@ BEGAN = time.time()
 
 
 class Clock:
-    """The moments of all optimiser steps."""
+    """The times of all optimiser steps."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -28,7 +28,7 @@ class Clock:
         self.events: list[Any] = []
 
     def tick(self, *_: object) -> None:
-        """After a step."""
+        """Record a step."""
         import torch
 
         self.times.append(time.time())
@@ -39,7 +39,7 @@ class Clock:
             self.events.append(event)
 
     def result(self) -> dict[str, Any]:
-        """Seconds between steps, on the device where there is one; processor seconds of all threads between them; GB at the peak."""
+        """Seconds between steps, on the GPU if there is one; CPU seconds of all threads between them; peak memory in GB."""
         import torch
 
         if self.events:
@@ -56,7 +56,7 @@ class Clock:
 
 
 def processor() -> str:
-    """The instructions that decide how fast the CPU multiplies matrices; oneDNN can be told to use fewer."""
+    """The instruction sets that decide how fast the CPU multiplies matrices; oneDNN can be limited to fewer."""
     import torch
 
     parts = [torch.backends.cpu.get_cpu_capability()]
@@ -79,7 +79,7 @@ def peak_rss_gb() -> float:
 
 
 def adapt_these(modules: list[str]) -> None:
-    """Make peft's LoraConfig adapt ``modules``, whatever the script asks for."""
+    """Make peft's LoraConfig adapt ``modules``, regardless of the script."""
     import peft
 
     class Config(peft.LoraConfig):  # type: ignore[misc]
@@ -106,7 +106,7 @@ def main() -> None:
 
     leave = os._exit
 
-    def leave_at_once(status: int) -> None:  # our own child ends so, past every other way to be called at the end
+    def leave_at_once(status: int) -> None:  # our own child ends this way, without exit handlers
         write()
         leave(status)
 

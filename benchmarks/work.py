@@ -1,4 +1,4 @@
-"""What one measurement trains: model, resolution, batch, precision."""
+"""The work of one measurement: model, resolution, batch, precision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained, the same for every trainer. ``resolution`` in pixels."""
+    """The training that every trainer does alike. ``resolution`` in pixels."""
 
     model: str
     resolution: int

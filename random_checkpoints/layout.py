@@ -32,7 +32,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Size:
-    """Widths of one checkpoint, and what sets its family apart; the defaults are SD 1.x."""
+    """Widths of a checkpoint and the parameters of its family; the defaults are SD 1.x."""
 
     unet: tuple[int, ...]
     vae: tuple[int, int, int, int]
@@ -53,9 +53,9 @@ class Size:
 FULL = Size(unet=(320, 640, 1280, 1280), vae=(128, 256, 512, 512), text_width=768, text_layers=12)
 # the smallest widths that GroupNorm's 32 groups and CLIP's 64-wide heads allow; the same 192 LoRA modules as the full size
 TINY = Size(unet=(32, 32, 64, 64), vae=(32, 32, 64, 64), text_width=64, text_layers=2)
-# two levels of four and 72 modules, for what does not depend on how many there are: trains twice as fast
+# two of four levels and 72 modules, for tests that do not depend on their number: trains twice as fast
 SHALLOW = Size(unet=(32, 64), vae=(32, 32, 64, 64), text_width=64, text_layers=2, depths=(1, 0))
-# tiny ones of the other families keep the depths, which decide how many LoRA modules there are
+# tiny checkpoints of the other families keep the real depths, which determine the number of LoRA modules
 TINY_SD2 = Size(unet=(64, 64, 64, 64), vae=(32, 32, 64, 64), text_width=64, text_layers=3, linear=True, family="sd2")
 FULL_SDXL = Size(
     unet=(320, 640, 1280), vae=(128, 256, 512, 512), text_width=768, text_layers=12, depths=(0, 2, 10), middle=10, linear=True,
@@ -65,7 +65,7 @@ TINY_SDXL = Size(
     unet=(32, 64, 64), vae=(32, 32, 64, 64), text_width=64, text_layers=2, depths=(0, 2, 10), middle=10, linear=True,
     family="sdxl", second_width=64, second_layers=2,
 )  # fmt: skip
-# SDXL with few transformer blocks, for what does not depend on how many there are
+# SDXL with few transformer blocks, for tests that do not depend on their number
 SHALLOW_SDXL = Size(
     unet=(32, 64, 64), vae=(32, 32, 64, 64), text_width=64, text_layers=2, depths=(0, 1, 1), middle=1, linear=True,
     family="sdxl", second_width=64, second_layers=2,

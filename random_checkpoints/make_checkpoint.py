@@ -22,8 +22,8 @@ import numpy.typing as npt
 from random_checkpoints.layout import SIZES, TOKENS, Tensor, tensors
 from trainer.core.files.writing import atomic_path
 
-VERSION = 1  # raise it when the bytes change, so that cached files are made again
-_RESIDUAL_GAIN = 0.5  # branches that are added to their input: without it, activations grow with depth
+VERSION = 1  # increase it when the bytes change, so that cached files are written again
+_RESIDUAL_GAIN = 0.5  # for branches that are added to their input; without it, activations grow with depth
 _CHUNK = 1 << 22
 
 
@@ -40,7 +40,7 @@ def make_checkpoint(path: Path, size: str = "tiny", seed: int = 0) -> Path:
 
 
 def make_empty_checkpoint(path: Path, size: str) -> Path:
-    """A file with the header of a whole checkpoint and nothing but zeros behind it, which take no room on the disk."""
+    """Write a sparse file with the header of a whole checkpoint and zeros for its tensors, and return its path."""
     layout = tensors(SIZES[size])
     with path.open("wb") as file:
         file.write(_header(layout))
@@ -67,7 +67,7 @@ def _values(tensor: Tensor, seed: int) -> list[npt.NDArray[Any]]:
         return [np.arange(TOKENS, dtype="<i8")]
     if tensor.kind in ("norm", "bias"):
         return [np.full(count, 1.0 if tensor.kind == "norm" else 0.0, dtype="<f2")]
-    # a stream of its own for each tensor: another width elsewhere leaves the rest as it was
+    # one random stream per tensor, so that changing the width of one leaves the others as they are
     random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(tensor.name.encode())]))
     half_width = math.sqrt(3) * _deviation(tensor)  # uniform on ±h has the standard deviation h / √3
     parts = []
