@@ -1,8 +1,8 @@
 """The script of a training process: ``entry.py --run FOLDER [--watch-stdin] [--accelerate CONFIGURATION]``.
 
 It is started by absolute path, so it puts the pack's folder on ``sys.path`` itself (portable Pythons ignore PYTHONPATH). With
-``--accelerate`` accelerate's launcher looks first at what its configuration asks for: a run of one process trains right here, in the
-environment that the launcher made, and several are started by it, each with this script. Any other launcher starts it without.
+``--accelerate``, accelerate's launcher reads its configuration first: one process trains right here, in the environment that the launcher
+prepared; several are started by the launcher, each with this script. Other launchers start it without that option.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Train the run whose folder is given; exit status 0 done, 1 error, 3 stopped on request."""
+    """Train the run in the folder ``--run``; the exit status is 0 for done, 1 for an error, 3 for a requested stop."""
     gc.disable()  # what is imported stays, so that looking for garbage among it only takes time; train_run looks again
     here = Path(__file__).resolve().parent
-    # python put trainer/ itself first, where our module names would hide others
+    # Python put trainer/ itself first, where the names of our modules would hide other modules
     sys.path[:] = [str(here.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != here)]
 
     parser = argparse.ArgumentParser(description="Train one prepared run (normally started by the pack).")
@@ -29,7 +29,7 @@ def main() -> int:
     args = parser.parse_args()
     from trainer.core.terminal import escape_unprintable
 
-    # our parent reads the output as UTF-8, and a portable Python ignores the PYTHONIOENCODING that says so
+    # our parent reads the output as UTF-8; a portable Python ignores PYTHONIOENCODING
     escape_unprintable(encoding="utf-8" if args.watch_stdin else None)
     if args.accelerate is not None:
         from trainer.launch.accelerated import launched
@@ -42,7 +42,7 @@ def main() -> int:
     with suppress(OSError):  # the log may be on a disk that is full
         sys.stdout.flush()
         sys.stderr.flush()
-    # threads of libraries (CUDA, TensorBoard) may hold the interpreter at exit; everything is on disk by now
+    # threads of libraries (CUDA, TensorBoard) may keep the interpreter from exiting; everything is on disk by now
     os._exit(status)
 
 

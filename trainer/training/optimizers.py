@@ -1,6 +1,6 @@
-"""Optimisers and learning-rate schedules, all but REX from the libraries that maintain them.
+"""Optimisers and learning-rate schedules. All but REX come from the libraries that maintain them.
 
-The optional ones are imported only when a run asks for them; a missing one is an error that names its package.
+Optional libraries are imported only when a run uses them; a missing one is an error that names its package.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ..adapters.adapter import Pair
 from ..config.sections.optimizer import OptimizerSection
 from ..core.errors import UserError
 
-# Lion's sign updates want a third to a tenth of Adam's rate (Chen et al. 2023, section 5); Prodigy finds its own, 1 is its multiplier.
+# Lion's sign updates need a third to a tenth of Adam's rate (Chen et al. 2023, section 5). Prodigy finds its own; its multiplier is 1.
 _OPTIMIZER_FACTOR = {"lion": 0.2, "schedule-free": 2.0}
 _REFERENCE_RANK = 16
-OPTIMIZER_CLASS = {  # what metadata calls each
+OPTIMIZER_CLASS = {  # names in the metadata of LoRA files
     "adamw": "torch.optim.adamw.AdamW",
     "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit",
     "adafactor": "transformers.optimization.Adafactor",
@@ -28,10 +28,9 @@ OPTIMIZER_CLASS = {  # what metadata calls each
 
 
 def learning_rate(settings: OptimizerSection, usual: float, rank: int) -> float:
-    """The rate that ``settings`` name, or the preset for ``auto``: by the family's ``usual`` rate and the optimiser, and lower for
-    ranks above 16.
+    """The rate in ``settings``. For ``auto``, it depends on the family's ``usual`` rate and the optimiser, and is lower for ranks above 16.
 
-    With scale 1 the sum over more ranks moves the weights further, so the rate falls with the square root of the rank.
+    At scale 1, the sum over more ranks moves the weights further, so the rate falls with the square root of the rank.
     """
     if settings.lr != "auto":
         return settings.lr
@@ -48,17 +47,17 @@ def current_learning_rate(optimizer: Any) -> float:
 
 
 def text_learning_rate(settings: OptimizerSection, lr: float) -> float:
-    """The rate of the text encoders' LoRA beside the UNet's ``lr``: half of it for ``auto``; Prodigy has one for all."""
+    """The rate of the text encoders' LoRA. For ``auto``, half of the denoiser's ``lr``; with Prodigy, the same."""
     if settings.text_encoder_lr != "auto":
         return settings.text_encoder_lr
     return lr if settings.name == "prodigy" else lr / 2
 
 
 def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float) -> Any:
-    """The optimiser over both matrices of every pair; the text encoders' have a rate of their own.
+    """The optimiser of all pairs; the text encoders' have another learning rate.
 
-    With LoRA+ (Hayou et al. 2024) ``up`` has ``lora_plus_ratio`` times the rate. DoRA's magnitudes have no weight decay: it would draw them
-    to zero, and they begin with the norms of the base's weights and stay near those.
+    With LoRA+ (Hayou et al. 2024), ``up`` has ``lora_plus_ratio`` times the rate. DoRA's magnitudes have no weight decay, which would pull
+    them towards zero: they start at the norms of the base's weights and stay near those.
     """
     import torch
 
@@ -77,9 +76,9 @@ def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float)
     arguments = optimizer_arguments(settings)
     if settings.name == "adamw":
         try:
-            # copies: it writes into the groups that it is given, also where it then fails
+            # copies, because it changes the groups even if it then fails
             return torch.optim.AdamW([dict(group) for group in groups], lr=lr, **arguments, fused=True)
-        except RuntimeError:  # a torch before 2.4 does not have it for CPUs
+        except RuntimeError:  # torch before 2.4 has no fused version for CPUs
             return torch.optim.AdamW(groups, lr=lr, **arguments)
     if settings.name == "adamw8bit":
         return _library("bitsandbytes", "bitsandbytes").optim.AdamW8bit(groups, lr=lr, **arguments)
@@ -95,13 +94,13 @@ def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float)
 
 
 def optimizer_arguments(settings: OptimizerSection) -> dict[str, Any]:
-    """What the optimiser is made with, besides the rate: its library's own names."""
+    """The optimiser's arguments besides the rate, under its library's names."""
     decay: dict[str, Any] = {"weight_decay": settings.weight_decay}
     if settings.name == "adafactor":
-        # a fixed rate, as every LoRA trainer uses it: relative steps are made for training from nothing
+        # a fixed rate, as in every LoRA trainer: relative steps are meant for training from scratch
         return {**decay, "scale_parameter": False, "relative_step": False, "warmup_init": False}
     if settings.name == "lion":
-        # its momentum's own default is 0.99; AdamW's 0.999 forgets too slowly for signs
+        # its own default is 0.99; AdamW's 0.999 forgets too slowly for sign updates
         return {**decay, "betas": (settings.beta1, 0.99 if settings.beta2 == 0.999 else settings.beta2)}
     usual = {**decay, "betas": (settings.beta1, settings.beta2), "eps": settings.eps}
     if settings.name == "prodigy":
@@ -136,7 +135,7 @@ def make_schedule(optimizer: Any, settings: OptimizerSection, steps: int) -> Any
 
 
 def rex(step: int, warmup: int, steps: int) -> float:
-    """REX's factor at ``step`` of ``steps``, after a linear warm-up; 0 at the end."""
+    """REX's factor at ``step`` of ``steps`` after a linear warm-up; it ends at 0."""
     if step < warmup:
         return step / warmup
     done = min(1.0, (step - warmup) / max(1, steps - warmup))

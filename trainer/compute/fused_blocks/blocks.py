@@ -1,9 +1,9 @@
-"""A frozen UNet's blocks with fewer passes over memory: diffusers' classes, and the same numbers. Imports torch and diffusers: import late.
+"""diffusers' UNet blocks with fewer passes over memory, for a frozen UNet. Imports torch and diffusers: import this module late.
 
-Between its matrix products a UNet normalises, activates and adds; on a fast GPU these take longer than the products. Here GroupNorm and
-SiLU are one kernel that leaves images channels last (triton_kernels.py), what is added for a channel (a convolution's bias, the time) and
-what goes past a block is added by the norm that follows, or by the sum at the block's end, and so are the gradients on their way back.
-Norms compute in the dtype that they are given, where autocast would make them write fp32 for the next layer to read three times.
+Between its matrix products a UNet normalises, activates and adds, which takes longer than the products on a fast GPU. Here GroupNorm and
+SiLU are one kernel that keeps images channels last (triton_kernels.py). Biases of convolutions, the time embedding and residuals are added
+by the following norm, or by the sum at the end of the block, and their gradients likewise in the backward pass. Norms compute in the dtype
+of their input, where autocast would make them write fp32, which the next layer reads three times.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from .triton_kernels import add, geglu, group_norm, layer_norm
 
 
 def fuse(unet: nn.Module) -> None:
-    """Have the blocks of ``unet`` compute so, in place, before LoRA goes in. Where a block differs from Stable Diffusion's, it stays."""
+    """Change the classes of the blocks of ``unet`` in place, before LoRA goes in. Other blocks than Stable Diffusion's stay."""
     for module in list(unet.modules()):
-        if (way := _WAYS.get(type(module))) is not None and way.fits(module):  # type: ignore[attr-defined]
-            module.__class__ = way
+        if (fused := _FUSED.get(type(module))) is not None and fused.fits(module):  # type: ignore[attr-defined]
+            module.__class__ = fused
         elif isinstance(module, Attention) and type(module.processor) is AttnProcessor2_0 and Processor.fits(module):
             module.set_processor(Processor(heads_first(functional.scaled_dot_product_attention)))
 
 
 class FusedGroupNorm(nn.GroupNorm):
-    """GroupNorm of pictures that are channels last."""
+    """GroupNorm of channels-last images."""
 
     @staticmethod
     def fits(norm: Any) -> bool:
@@ -46,7 +46,7 @@ class FusedGroupNorm(nn.GroupNorm):
 
 
 class FusedGeglu(GEGLU):  # type: ignore[misc]
-    """Both halves of the projection are read once."""
+    """Reads both halves of the projection once."""
 
     @staticmethod
     def fits(module: Any) -> bool:
@@ -59,7 +59,7 @@ class FusedGeglu(GEGLU):  # type: ignore[misc]
 
 
 class FusedResnet(ResnetBlock2D):  # type: ignore[misc]
-    """Two norms with their activations, two convolutions, and one sum."""
+    """Two norms with their activations, two convolutions and one sum."""
 
     @staticmethod
     def fits(block: Any) -> bool:
@@ -74,7 +74,7 @@ class FusedResnet(ResnetBlock2D):  # type: ignore[misc]
         hidden, shift = _convolved(self.conv1, hidden)
         if self.time_emb_proj is not None and temb is not None:
             time = self.time_emb_proj(self.nonlinearity(temb))
-            if time.requires_grad:  # LoRA on it: the kernel gives no gradient of what it adds
+            if time.requires_grad:  # LoRA adapts it: the kernel computes no gradient of what it adds
                 hidden = hidden + time[:, :, None, None]
             else:
                 shift = time if shift is None else time.float() + shift.float()
@@ -89,25 +89,25 @@ class FusedResnet(ResnetBlock2D):  # type: ignore[misc]
 
 
 class FusedTransformer(Transformer2DModel):  # type: ignore[misc]
-    """Pictures become rows and rows pictures without a copy."""
+    """Turns images into rows and back without a copy."""
 
     @staticmethod
     def fits(block: Any) -> bool:
-        """Whether it works on pictures, as every one in a UNet."""
+        """Whether its inputs are images, as in every UNet."""
         return bool(block.is_input_continuous)
 
     def _get_output_for_continuous_inputs(
         self, hidden_states: torch.Tensor, residual: torch.Tensor, batch_size: int, height: int, width: int, inner_dim: int
     ) -> torch.Tensor:
-        def picture(rows: torch.Tensor) -> torch.Tensor:
+        def image(rows: torch.Tensor) -> torch.Tensor:
             return rows.reshape(batch_size, height, width, -1).permute(0, 3, 1, 2)
 
-        projected = picture(self.proj_out(hidden_states)) if self.use_linear_projection else self.proj_out(picture(hidden_states))
+        projected = image(self.proj_out(hidden_states)) if self.use_linear_projection else self.proj_out(image(hidden_states))
         return add(projected, residual, None)
 
 
 class FusedBlock(BasicTransformerBlock):  # type: ignore[misc]
-    """Every sum is made by the norm that follows it."""
+    """Every sum is computed by the norm that follows it."""
 
     @staticmethod
     def fits(block: Any) -> bool:
@@ -138,7 +138,7 @@ class FusedBlock(BasicTransformerBlock):  # type: ignore[misc]
         return changed
 
 
-_WAYS: dict[type, type] = {
+_FUSED: dict[type, type] = {
     nn.GroupNorm: FusedGroupNorm,
     GEGLU: FusedGeglu,
     ResnetBlock2D: FusedResnet,
@@ -148,7 +148,7 @@ _WAYS: dict[type, type] = {
 
 
 def _convolved(layer: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """``layer`` of ``x`` without its bias, and the bias; a layer that is not a plain convolution (LoRA, packed weights) adds its own."""
+    """The convolution without its bias, and the bias. Other layers (LoRA, packed weights) add their bias themselves."""
     if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros":
         return layer(x), None
     return functional.conv2d(x, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups), layer.bias

@@ -1,10 +1,10 @@
-"""GPU kernels for what a UNet does between its matrix products, in Triton. Imports torch and triton: import this module late.
+"""Triton kernels for the operations of a UNet between its matrix products. Imports torch and triton: import this module late.
 
-torch's own GroupNorm on a GPU wants pictures plane by plane where the convolutions' tensor cores want them channels last, so that every one
-of them copies its input twice; under autocast it computes in fp32 besides. These kernels read and write channels last in the dtype that is
-there, compute in fp32, and do the activation in the same pass. Gradients are those by the input alone: the weights are frozen.
+torch's GroupNorm on a GPU needs images plane by plane, and the convolutions' tensor cores need them channels last, so that every GroupNorm
+copies its input twice; under autocast it also writes fp32. These kernels read and write channels last in the dtype of the input, compute in
+fp32, and apply the activation in the same pass. They compute gradients of the input only, since the weights are frozen.
 
-Pictures are (batch, channels, height, width), channels last; ``rows`` are the same as (batch, height * width, channels).
+Images are (batch, channels, height, width), channels last; ``rows`` are the same as (batch, height * width, channels).
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from ...core.diagnosis import first_line
 from ..self_check import functions_agree
 
 _ROWS, _CHANNELS = 64, 64  # of a tile
-_TILES = 16  # whose sums are added up at once
-_BLOCK = 1024  # numbers that one program of an elementwise kernel takes
+_TILES = 16  # whose sums are added at once
+_BLOCK = 1024  # numbers for one program of an elementwise kernel
 
 
 def group_norm(x: torch.Tensor, norm: nn.GroupNorm, *, silu: bool, shift: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """``x``, and ``norm`` of ``x + shift``, with SiLU if asked for. ``x`` (batch, channels, height, width), ``shift`` (batch, channels).
 
-    Who goes on with that ``x`` has the gradients of both ways added in the kernel.
+    Where the returned ``x`` is used as well, the kernel adds the gradients of both.
     """
     passed, normed = _GroupNorm.apply(x, norm.weight, norm.bias, shift, norm.num_groups, norm.eps, silu)  # type: ignore[no-untyped-call]
     return passed, normed
 
 
 def layer_norm(x: torch.Tensor, residual: torch.Tensor | None, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
-    """``x + residual``, and ``norm`` of it: both (..., width). Its gradients, too, are added in the kernel."""
+    """``x + residual``, and ``norm`` of it: both (..., width). The kernel adds the gradients of both."""
     total, normed = _LayerNorm.apply(x, residual, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
     return total, normed
 
@@ -47,13 +47,13 @@ def geglu(projected: torch.Tensor) -> torch.Tensor:
 
 
 def add(first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """``first + second + bias`` for pictures, channels last, and ``bias`` (channels,)."""
+    """``first + second + bias`` for channels-last images and ``bias`` (channels,)."""
     result: torch.Tensor = _Add.apply(first, second, bias)  # type: ignore[no-untyped-call]
     return result
 
 
 def works(device: torch.device, dtype: torch.dtype) -> str:
-    """Tries every kernel, forward and backward, against torch; "" or what is wrong. A driver or a compiler can refuse in any way."""
+    """Compares every kernel, forward and backward, with torch; returns the problem, or "". A driver or a compiler can fail in any way."""
     try:
         generator = torch.Generator().manual_seed(0)
 
@@ -66,17 +66,17 @@ def works(device: torch.device, dtype: torch.dtype) -> str:
         norm = nn.GroupNorm(4, 48, device=device, dtype=dtype).requires_grad_(False)
         norm.weight.copy_(1 + random(48) / 4)
         norm.bias.copy_(random(48))
-        picture, other, shift = random(2, 48, 9, 8), random(2, 48, 9, 8), random(2, 48)
-        picture, other = (tensor.to(memory_format=torch.channels_last) for tensor in (picture, other))
+        image, other, shift = random(2, 48, 9, 8), random(2, 48, 9, 8), random(2, 48)
+        image, other = (tensor.to(memory_format=torch.channels_last) for tensor in (image, other))
         wide, silu = random(3, 5, 96), nn.functional.silu
         lines = nn.LayerNorm(96, device=device, dtype=dtype).requires_grad_(False)
         lines.weight.copy_(1 + random(96) / 4)
         lines.bias.copy_(random(96))
         pairs: list[tuple[torch.Tensor, Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = [
-            (picture, lambda x: group_norm(x, norm, silu=True, shift=shift)[1], lambda x: silu(norm(x + shift[..., None, None]))),
-            (picture, lambda x: both(group_norm(x, norm, silu=False)), lambda x: x + norm(x)),
+            (image, lambda x: group_norm(x, norm, silu=True, shift=shift)[1], lambda x: silu(norm(x + shift[..., None, None]))),
+            (image, lambda x: both(group_norm(x, norm, silu=False)), lambda x: x + norm(x)),
             (wide, lambda x: both(layer_norm(x, wide, lines)), lambda x: x + wide + lines(x + wide)),
-            (picture, lambda x: add(x, other, shift[0]), lambda x: x + other + shift[0][:, None, None]),
+            (image, lambda x: add(x, other, shift[0]), lambda x: x + other + shift[0][:, None, None]),
             (wide, geglu, lambda x: x.chunk(2, -1)[0] * nn.functional.gelu(x.chunk(2, -1)[1])),
         ]
         for inputs, ours, plain in pairs:
@@ -88,7 +88,7 @@ def works(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def _start(kernel: Any, grid: tuple[int, ...], x: torch.Tensor, *arguments: Any, **constants: Any) -> None:
-    """Start a forward kernel, whose first argument is ``x``; on the meta device, where memory is counted, there is nothing to compute."""
+    """Start a forward kernel, whose first argument is ``x``. On the meta device, where memory is estimated, nothing is computed."""
     if not x.is_meta:
         kernel[grid](x, *arguments, **constants)
 
@@ -111,7 +111,7 @@ class _GroupNorm(torch.autograd.Function):
         partial = x.new_empty(2, batch, tiles, channels, dtype=torch.float32)
         grid = (tiles, batch, triton.cdiv(channels, _CHANNELS))
         _start(_moments, grid, x, partial[0], partial[1], pixels, channels, tiles, ROWS=_ROWS, CHANNELS=_CHANNELS)
-        # by picture and channel: what x is multiplied with, what is added then, and what its mean is taken to be
+        # for each image and channel: factor, offset and centre, so that y = (x * factor) + offset
         affine = x.new_empty(3, batch, channels, dtype=torch.float32)
         spread = x.new_empty(batch, groups, dtype=torch.float32)
         _start(
@@ -190,7 +190,7 @@ class _LayerNorm(torch.autograd.Function):
 
 
 def _by_group(channels: int) -> int:
-    """Lanes for the channels of a group: the same for nearly all, so that few kernels are compiled."""
+    """Lanes for the channels of a group: the same number for nearly all groups, so that few kernels are compiled."""
     return max(128, int(triton.next_power_of_2(channels)))
 
 
@@ -235,18 +235,18 @@ class _Add(torch.autograd.Function):
 
 @triton.jit
 def _tile(pixels, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Where a tile of (batch, pixels, channels) lies, which of it is there, and where its channels lie in (batch, channels)."""
+    """Rows and channels of a tile of (batch, pixels, channels), mask, offsets, and the channels' offsets in (batch, channels)."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     there = (row < pixels)[:, None] & (channel < channels)[None, :]
-    picture = tl.program_id(1).to(tl.int64)
-    where = (picture * pixels + row)[:, None] * channels + channel[None, :]
-    return row, channel, there, where, picture * channels + channel
+    image = tl.program_id(1).to(tl.int64)
+    where = (image * pixels + row)[:, None] * channels + channel[None, :]
+    return row, channel, there, where, image * channels + channel
 
 
 @triton.jit(do_not_specialize=["pixels", "tiles"])
 def _moments(x, means, squares, pixels, channels, tiles, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Mean and sum of squared distances from it, for each channel of a tile."""
+    """Mean, and sum of squared distances from it, for each channel of a tile."""
     _, channel, there, where, _ = _tile(pixels, channels, ROWS, CHANNELS)
     value = tl.load(x + where, mask=there, other=0.0).to(tl.float32)
     count = tl.minimum(pixels - tl.program_id(0) * ROWS, ROWS)
@@ -259,7 +259,7 @@ def _moments(x, means, squares, pixels, channels, tiles, ROWS: tl.constexpr, CHA
 
 @triton.jit
 def _group(channels, group, WIDTH: tl.constexpr):
-    """Channels of a program's group, which of them are there, and where they lie in (batch, channels)."""
+    """Channels of a program's group, their mask, and their offsets in (batch, channels)."""
     lane = tl.arange(0, WIDTH)
     channel = tl.program_id(0) * group + lane
     return channel, lane < group, tl.program_id(1) * channels + channel
@@ -267,7 +267,7 @@ def _group(channels, group, WIDTH: tl.constexpr):
 
 @triton.jit
 def _some_tiles(first, tiles, channels, channel, inside, TILES: tl.constexpr):
-    """Some tiles of a program's picture, which of them are there, and where their sums for ``channel`` lie in (batch, tiles, channels)."""
+    """Some tiles of a program's image, their mask, and the offsets of their sums for ``channel`` in (batch, tiles, channels)."""
     tile = first + tl.arange(0, TILES)
     at = (tl.program_id(1) * tiles + tile)[:, None] * channels + channel[None, :]
     return tile, (tile < tiles)[:, None] & inside[None, :], at
@@ -278,7 +278,7 @@ def _coefficients(
     means, squares, weight, bias, shift, factor, offset, centre, spread, pixels, channels, tiles, group, eps,
     WIDTH: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, SHIFTED: tl.constexpr,
 ):  # fmt: skip
-    """A group's mean and spread from its tiles' (Chan, Golub, LeVeque 1979), and what they make of each channel."""
+    """A group's mean and inverse deviation from those of its tiles (Chan, Golub, LeVeque 1979), and factor and offset of each channel."""
     channel, inside, out = _group(channels, group, WIDTH)
     moved = tl.zeros([WIDTH], tl.float32)
     if SHIFTED:
@@ -317,7 +317,7 @@ def _normalise(x, y, factor, offset, pixels, channels, ROWS: tl.constexpr, CHANN
 
 @triton.jit
 def _before_silu(x, dy, where, there, slope, shift, SILU: tl.constexpr):
-    """The input, and the gradient by what the activation was given."""
+    """The input, and the gradient of the activation's input."""
     value = tl.load(x + where, mask=there, other=0.0).to(tl.float32)
     gradient = tl.load(dy + where, mask=there, other=0.0).to(tl.float32)
     if SILU:
@@ -331,7 +331,7 @@ def _before_silu(x, dy, where, there, slope, shift, SILU: tl.constexpr):
 def _backward_sums(
     x, dy, factor, offset, centre, sums, products, pixels, channels, tiles, ROWS: tl.constexpr, CHANNELS: tl.constexpr, SILU: tl.constexpr
 ):
-    """A tile's sums, by channel, of the gradient and of its product with the centred input."""
+    """For each channel of a tile, the sums of the gradient and of its product with the centred input."""
     _, channel, there, where, at = _tile(pixels, channels, ROWS, CHANNELS)
     inside = channel < channels
     slope, shift = tl.load(factor + at, mask=inside, other=0.0), tl.load(offset + at, mask=inside, other=0.0)
@@ -346,7 +346,7 @@ def _backward_sums(
 def _backward_terms(
     sums, products, weight, spread, constant, linear, pixels, channels, tiles, group, WIDTH: tl.constexpr, TILES: tl.constexpr
 ):
-    """What a group's mean and spread add to the gradient: a constant, and a multiple of the centred input."""
+    """The terms of the gradient from a group's mean and deviation: a constant, and a factor of the centred input."""
     channel, inside, out = _group(channels, group, WIDTH)
     first_total = tl.zeros([TILES, WIDTH], tl.float32)
     second_total = tl.zeros([TILES, WIDTH], tl.float32)
@@ -381,7 +381,7 @@ def _backward_apply(
 
 @triton.jit
 def _lines(count, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """Rows of a program, their columns, where they lie, and which of them are there."""
+    """Rows of a program, their columns, their offsets and their mask."""
     row, column = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
     return row, column, row[:, None] * width + column[None, :], (row < count)[:, None] & (column < width)[None, :]
 
@@ -394,7 +394,7 @@ def _layer_norm_forward(
     value = tl.load(x + where, mask=there, other=0.0).to(tl.float32)
     if ADDS:
         value += tl.load(residual + where, mask=there, other=0.0).to(tl.float32)
-        rounded = value.to(total.dtype.element_ty)  # what the residual goes on as
+        rounded = value.to(total.dtype.element_ty)  # the residual's dtype
         tl.store(total + where, rounded, mask=there)
         value = rounded.to(tl.float32)
     mean = tl.sum(value, 1) / width
@@ -425,12 +425,12 @@ def _layer_norm_backward(
     tl.store(dx + where, result.to(dx.dtype.element_ty), mask=there)
 
 
-# Of the kernels below ``count`` is specialised: where it is a multiple of 16, a thread reads and writes 16 bytes at once, not two.
+# The kernels below are specialised by ``count``: if it is a multiple of 16, a thread reads and writes 16 bytes at once, not two.
 
 
 @triton.jit
 def _halves(projected, start, count, width, BLOCK: tl.constexpr):
-    """Places in the result, which of them are there, where their first factor lies, and both factors."""
+    """Offsets in the result, their mask, the offsets of their first factors, and both factors."""
     at = start + tl.arange(0, BLOCK)
     there = at < count
     where = (at // width) * 2 * width + at % width

@@ -1,7 +1,7 @@
-"""Pictures from latents: classifier-free guidance with a diffusers scheduler, for validation images.
+"""Sampling for preview images: classifier-free guidance with a diffusers scheduler.
 
-Written out (rather than a diffusers pipeline) because the text encoder has left memory and the prompts come from the
-cache; a test holds it to the pipeline's result.
+Not a diffusers pipeline, because the text encoder has left memory and conditionings come from the cache. A test compares the result with
+the pipeline's.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def sample_latents(
     strength: float = 1.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> torch.Tensor | None:
-    """Latents in fp32, (1, channels, height, width), or None when ``stop`` said so. With ``start``, an image's latents, these are changed
-    as far as ``strength`` (above 0, up to 1) says, see ``noise_for``.
+    """Latents in fp32, (1, channels, height, width), or None after ``stop`` returned True. With ``start``, the latents of an image,
+    that image is changed; ``strength`` (above 0, up to 1) is the amount of noise: see ``noise_for``.
 
-    Noise comes from ``generator`` on the CPU, so that the same seed gives the same picture on every device.
+    Noise comes from ``generator`` on the CPU, so that the same seed gives the same image on every device.
     """
     import torch
 
@@ -72,10 +72,10 @@ def sample_latents(
 
 
 def noise_for(scheduler: Any, start: torch.Tensor, noise: torch.Tensor, steps: int, strength: float) -> torch.Tensor:
-    """``start`` with the ``noise`` that ``strength`` means, and ``scheduler`` set to what follows: all ``steps`` of them.
+    """``start`` with ``noise`` of the level of ``strength``; sets ``scheduler`` to the ``steps`` from there.
 
-    This is ComfyUI's meaning of denoise: the noise levels are the last ``steps`` of ``steps / strength`` ones. diffusers' pipelines take
-    the last ``steps * strength`` of ``steps``, so that a low strength is a few coarse steps.
+    As ComfyUI's denoise: the noise levels are the last ``steps`` of ``steps / strength`` levels. diffusers' pipelines use the last ``steps
+    * strength`` of ``steps`` levels, so that a low strength is a few coarse steps.
     """
     whole = max(steps, int(steps / strength))
     scheduler.set_timesteps(whole)
@@ -87,7 +87,7 @@ def noise_for(scheduler: Any, start: torch.Tensor, noise: torch.Tensor, steps: i
 
 
 def decode(vae: Any, latents: torch.Tensor) -> Image.Image:
-    """The picture of one latent (1, 4, h, w), decoded in the VAE's dtype; in tiles where memory does not suffice for the whole."""
+    """The image of one latent (1, 4, h, w), decoded in the VAE's dtype; in tiles if it does not fit into memory as a whole."""
     import torch
     from PIL import Image
 

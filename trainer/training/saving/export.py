@@ -1,4 +1,4 @@
-"""From trained weights to a LoRA file: kohya keys in fp16 with true metadata."""
+"""Write trained weights as a LoRA file: kohya's keys, fp16, and metadata that describes the training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exporter:
-    """Writes LoRA files of one run. ``started_at`` is a day: see ``run_times.start_day``."""
+    """Writes LoRA files of one run. ``started_at`` is the day of its first start: see ``run_times.start_day``."""
 
     config: RunConfig
     dataset: Dataset
@@ -44,13 +44,13 @@ class Exporter:
 
     @cached_property
     def base_legacy_hash(self) -> str:
-        """A1111's short hash of the checkpoint. Ask for it while the checkpoint is there."""
+        """A1111's short hash of the checkpoint. Read while the checkpoint exists, and cached."""
         return lorafile.legacy_hash(self.checkpoint.path) if self.checkpoint.kind == "file" else ""
 
     def write(
         self, path: Path, weights: Mapping[str, torch.Tensor], *, step: int, loss: float, thumbnail: Image.Image | None = None
     ) -> None:
-        """Write ``weights`` (as ``adapter.state`` names them, fp32) as a LoRA file and check what was written.
+        """Write ``weights`` (fp32, named as in ``adapter.state``) as a LoRA file and check the file.
 
         Raises UserError when the weights are not finite or all zero.
         """
@@ -61,15 +61,15 @@ class Exporter:
         for name, value in weights.items():
             module, _, side = name.rpartition(".")
             key = _kohya_key(self.family.name, module)
-            if side == "magnitude":  # one number an output, with as many axes as the weight, as LyCORIS writes it
+            if side == "magnitude":  # one number per output, with as many axes as the weight, as in LyCORIS
                 axes = weights[f"{module}.down"].ndim
-                # fp32: fp16 would round it by 0.02 %, and with it the whole weight, of which LoRA changes a few percent
+                # fp32: rounding to fp16 would change the whole weight by 0.02 %, and LoRA changes it by a few percent only
                 tensors[f"{key}.dora_scale"] = value.float().reshape(-1, *[1] * (axes - 1))
                 continue
             tensors[f"{key}.lora_{side}.weight"] = value.to(torch.float16)
             if side == "down":
                 rank, alpha = network.size_of(module, value.shape[2:])
-                # every tool scales by alpha / rank: rank-stabilised LoRA is written as the alpha that gives its scale
+                # every tool scales by alpha / rank: for rank-stabilised LoRA, the file has the alpha that gives the same scale
                 tensors[f"{key}.alpha"] = _scalar(alpha * math.sqrt(rank) if network.rslora else alpha)
         tensors |= tensors_of(self.family.name, self.frozen)
         lorafile.save_lora(path, tensors, self._metadata(step, loss, thumbnail))
@@ -144,7 +144,7 @@ class Exporter:
 
 
 def _objective_facts(config: RunConfig, dataset: Dataset) -> dict[str, str]:
-    """Settings of the loss, the noise and the weights that differ from kohya's defaults, under kohya's names where it has one."""
+    """Settings of loss, noise and weights that differ from kohya's defaults, under kohya's names if there are any."""
     objective = config.objective
     values: dict[str, str] = {}
     if objective.loss != "l2":
@@ -167,36 +167,36 @@ def _objective_facts(config: RunConfig, dataset: Dataset) -> dict[str, str]:
 
 
 def _subsets(dataset: Dataset) -> tuple[lorafile.SubsetFacts, ...]:
-    """The datasets that were trained together, one by one."""
-    told = []
+    """The facts about each dataset of the run."""
+    facts = []
     for member in dataset.members:
         own = [item for index, item in enumerate(dataset.items) if dataset.member(index) is member]
         regular = [item for item in own if not item.is_regularisation]
         repeats = Counter(item.repeats for item in regular).most_common(1)
         weights = Counter(item.weight for item in regular).most_common(1)
-        hints = member.training
-        told.append(
+        training = member.training
+        facts.append(
             lorafile.SubsetFacts(
                 name=member.name,
                 image_count=len(regular),
                 images_seen=sum(item.repeats for item in regular),
                 repeats=repeats[0][0] if repeats else 1,
-                tag_frequency=_tag_frequency(regular, hints.keep_tokens_separator),
+                tag_frequency=_tag_frequency(regular, training.keep_tokens_separator),
                 class_tokens=trigger_phrase(member),
                 regularisation_count=len(own) - len(regular),
                 loss_weight=weights[0][0] if weights else 1.0,
-                shuffle_caption=hints.shuffle_caption,
-                keep_tokens=hints.keep_tokens,
-                caption_dropout=hints.caption_dropout,
-                tag_dropout=hints.tag_dropout,
-                flip=hints.flip,
+                shuffle_caption=training.shuffle_caption,
+                keep_tokens=training.keep_tokens,
+                caption_dropout=training.caption_dropout,
+                tag_dropout=training.tag_dropout,
+                flip=training.flip,
             )
         )
-    return tuple(told)
+    return tuple(facts)
 
 
 def tags_left_out(dataset: Dataset) -> int:
-    """How many tags the metadata of a LoRA will lack, because all of them would be too long: the rarest ones."""
+    """The number of tags, the rarest ones, that do not fit into the metadata of a LoRA."""
     frequency: dict[str, dict[str, int]] = {}
     for number, member in enumerate(dataset.members):
         own = [item for index, item in enumerate(dataset.items) if dataset.member(index) is member and not item.is_regularisation]
@@ -210,7 +210,7 @@ def _tag_frequency(items: Iterable[Item], separator: str) -> dict[str, int]:
 
 
 def _kohya_key(family: str, module: str) -> str:
-    """The key of a module that ``adapter`` names."""
+    """The key of a module, from its name in ``adapter``."""
     if not module.startswith(TEXT_COMPONENTS):
         return lorafile.kohya_unet_key(family, module)
     component, _, inside = module.partition(".")
@@ -218,7 +218,7 @@ def _kohya_key(family: str, module: str) -> str:
 
 
 def _network_args(config: RunConfig) -> dict[str, object]:
-    """What is not said by rank and alpha, under kohya's and LyCORIS' names where they have one."""
+    """Settings of the network besides rank and alpha, under kohya's and LyCORIS' names if there are any."""
     network = config.network
     values: dict[str, object] = {}
     if network.targets == "all-linear+conv":
@@ -237,7 +237,7 @@ def _network_args(config: RunConfig) -> dict[str, object]:
 
 
 def _scalar(value: float) -> torch.Tensor:
-    """``value`` in fp16, as the weights, or in fp32 if fp16 would round it."""
+    """``value`` in fp16 as the weights, or in fp32 if fp16 would round it."""
     import torch
 
     half = torch.tensor(value, dtype=torch.float16)
