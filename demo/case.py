@@ -1,4 +1,4 @@
-"""One portrait of the demonstration and what became of it."""
+"""One portrait of the demonstration with all its images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """One portrait that was never trained on, with every picture of it."""
+    """A portrait that was not trained on, with every image of it."""
 
     portrait: Portrait
     source: Image.Image

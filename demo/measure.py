@@ -1,4 +1,4 @@
-"""How far a picture is from the true anime rendering of the same portrait, and whether its colours are right.
+"""How far an image is from the true anime rendering of the same portrait, and whether its colours are right.
 
 **Distance.** Pictures of one portrait share their geometry, so they can be compared pixel by pixel, but a
 generated line may lie a pixel beside the true one. Both parts are therefore taken from blurred maps at
@@ -99,7 +99,7 @@ def distance(picture: Image.Image, truth: Image.Image, source: Image.Image) -> f
 
 
 def _tones(picture: Image.Image) -> Map:
-    """How often each pair of brightness and strength of edge occurs: (8, 10), sums to 1."""
+    """Histogram over brightness and edge strength: (8, 10), sums to 1."""
     smooth = _blurred(_at_side(picture), STYLE_BLUR)
     grey = smooth @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     edges = _edges(smooth)

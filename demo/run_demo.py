@@ -1,7 +1,7 @@
-"""The demonstration: 60 drawn portraits become a dataset, a LoRA, and anime pictures of photos never seen.
+"""The demonstration: 60 drawn portraits become a dataset and a LoRA, which turns unseen photos into anime images.
 
-Everything goes the way that a user's own pictures go: the dataset through ``trainer.dataset.preparation.prepare``, the
-training through ``trainer.launch.launcher.train`` and its child process, the pictures through the LoRA *file*.
+Everything is processed as a user's own images are: the dataset by ``trainer.dataset.preparation.prepare``, the
+training by ``trainer.launch.launcher.train`` and its child process, the images with the LoRA *file*.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ Progress = Callable[[str], None]
 TRIGGER, CLASS = "myAnimeStyleToken", "anime face"
 SIZE = 256
 FIRST_TEST_SEED = 500
-"""Portraits with these seeds measure the result; seeds from 0 are the training pictures."""
+"""First seed of the portraits that measure the result; the training images have seeds from 0."""
 FIRST_OTHER_SEED = 300
-"""Portraits with these seeds, in the base's styles, are the regularisation pictures."""
+"""First seed of the regularisation images, which are in the base's styles."""
 STRENGTHS = (0.65, 0.8)
 NOISE_SEED = 7
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What a run of the demonstration trains and measures."""
+    """Sizes and settings of a demonstration."""
 
     pictures: int = 60
     others: int = 20
@@ -54,7 +54,7 @@ class DemoSettings:
     sampling_steps: int = 30
     guidance: float = 1.3
     negative: str = STYLE_WORDS["photo"]
-    """What img2img is guided away from: the words of the source's style, as the base was taught them."""
+    """The negative prompt of img2img: the words for the source's style in the base's captions."""
     text_guidance: float = 1.5
 
 
@@ -63,13 +63,13 @@ QUICK = DemoSettings(pictures=60, tests=4, shown=4, steps=110, sampling_steps=12
 
 @dataclass(frozen=True)
 class Painted:
-    """All pictures; ``text`` are pairs of base and LoRA for the same prompt, half with the trigger phrase, then half without."""
+    """All images. ``text`` holds pairs of base and LoRA for the same prompt, first those with the trigger phrase, then those without."""
 
     cases: list[Case]
     text: list[tuple[Image.Image, Image.Image]]
 
     def moved(self) -> dict[str, float]:
-        """How far the LoRA moves pictures from text, with and without its trigger phrase."""
+        """How far the LoRA changes text-to-image results, with and without its trigger phrase."""
         far = [raw_distance(base, lora) for base, lora in self.text]
         half = len(far) // 2
         return {"moved_with_trigger": round(sum(far[:half]) / half, 4), "moved_without_trigger": round(sum(far[half:]) / half, 4)}
@@ -87,7 +87,7 @@ def dataset_source(count: int) -> list[Any]:
 
 
 def other_styles(count: int) -> list[Any]:
-    """Portraits in the base's own styles with its own captions, trained without the trigger phrase: they keep those styles."""
+    """Portraits in the base's own styles with its own captions. Trained without the trigger phrase, they preserve those styles."""
     from trainer.core.work.progress import track
     from trainer.dataset import SourceImage
 
@@ -99,12 +99,12 @@ def other_styles(count: int) -> list[Any]:
 
 
 def trained_on(settings: DemoSettings) -> set[int]:
-    """The numbers of the portraits that the LoRA is trained on."""
+    """The seeds of the portraits that the LoRA is trained on."""
     return {*range(settings.pictures), *range(FIRST_OTHER_SEED, FIRST_OTHER_SEED + settings.others)}
 
 
 def text_portraits(settings: DemoSettings) -> range:
-    """The numbers of the portraits that are painted from text alone."""
+    """The seeds of the portraits that are generated from text alone."""
     first = settings.first + 100
     return range(first, first + max(2, settings.tests // 3))
 
@@ -166,7 +166,7 @@ def train_lora(out: Path, settings: DemoSettings, tell: Progress) -> tuple[Path,
             trigger=TRIGGER,
             class_description=CLASS,
             resolution=SIZE,
-            clean=CleanSettings(near_duplicates=False),  # drawn portraits look alike on purpose
+            clean=CleanSettings(near_duplicates=False),  # drawn portraits are alike by design
             training=TrainingHints(shuffle_caption=True, keep_tokens=1),
         ),
         regularisation=other_styles(settings.others),

@@ -1,4 +1,4 @@
-"""The demonstration's picture: one row a portrait, figures under the columns."""
+"""The demonstration's image grid: one row per portrait, figures below the columns."""
 
 from __future__ import annotations
 

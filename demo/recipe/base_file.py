@@ -32,7 +32,7 @@ _RESNET = {
 
 
 def unet_names(attention: Sequence[bool], layers: int) -> list[tuple[str, str]]:
-    """Pairs (diffusers prefix, LDM prefix) of the UNet's blocks; ``attention`` says which levels, from the first, have it."""
+    """Pairs (diffusers prefix, LDM prefix) of the UNet's blocks; ``attention`` tells for each level whether it has attention."""
     levels = len(attention)
     pairs = [
         ("time_embedding.linear_1.", "time_embed.0."),
@@ -96,7 +96,7 @@ def vae_to_ldm(weights: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
 
 
 def text_to_ldm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a CLIP text model's weights; newer transformers leave ``text_model.`` out, the file never does."""
+    """Rename a CLIP text model's weights. Newer transformers omit ``text_model.``, the file never does."""
     out = {}
     for key, value in weights.items():
         name = key if key.startswith("text_model.") else f"text_model.{key}"

@@ -14,7 +14,7 @@ from .model import TOKENS
 
 
 def load_tokenizer(folder: Path | None = None) -> CLIPTokenizer:
-    """CLIP's tokenizer from ``folder``, or from the copy that the trainer carries.
+    """CLIP's tokenizer from ``folder``, or from the trainer's copy.
 
     Raises ``FileNotFoundError`` with the place that was searched.
     """

@@ -1,9 +1,9 @@
-"""Portraits that other processes draw while the UNet trains, so that it never learns its pictures by heart.
+"""Portraits that other processes draw while the UNet trains, so that it does not overfit to a fixed set.
 
     python -m demo.recipe.fresh FOLDER SIZE OFFSET FIRST STRIDE
 
-draws chunks FIRST, FIRST + STRIDE, ... into the folder until its standard input ends. What has been encoded is kept as
-latents, so that an interrupted training goes on with it.
+draws chunks FIRST, FIRST + STRIDE, ... into the folder until its standard input ends. Encoded chunks are kept as
+latents, so that an interrupted training resumes with them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ..drawing.portraits import BASE_STYLES, Portrait, random_portrait
 from .pictures import FIRST_TRAINING_SEED, Pictures, picture, save_array, start_module
 
 CHUNK = 16
-"""Portraits that are handed over at once, each in every style of the base."""
+"""Portraits per chunk, each in every style of the base."""
 WAITING = 64
-"""Chunks that may wait to be encoded: a training that is slower than the drawing does not fill the disk."""
+"""The most chunks that wait to be encoded, so that a training slower than the drawing does not fill the disk."""
 AT_ONCE = 4
 
 Encode = Callable[[Pictures], NDArray[np.float32]]
@@ -38,24 +38,24 @@ Part = tuple[list[Portrait], NDArray[np.float32]]
 
 
 def portraits_of(chunk: int, offset: int) -> list[Portrait]:
-    """The portraits of a chunk; ``offset`` portraits of the training's seeds are left out before the first chunk."""
+    """The portraits of a chunk. The first chunk starts ``offset`` portraits after the training's first seed."""
     return [random_portrait(FIRST_TRAINING_SEED + i) for i in _places(chunk, offset)]
 
 
 def draw(chunk: int, offset: int, size: int) -> Pictures:
-    """A chunk's pictures (styles * CHUNK, size, size, 3)."""
+    """A chunk's images (styles * CHUNK, size, size, 3)."""
     return np.stack([picture(style, size, i) for style in BASE_STYLES for i in _places(chunk, offset)])
 
 
 class Fresh:
-    """Use it as a context: ``processes`` draw within it. ``offset``: portraits that the training has already.
+    """A context within which ``processes`` draw. ``offset``: portraits that the training already has.
 
     ``folder`` is for one offset and one size.
     """
 
     def __init__(self, folder: Path, offset: int, size: int, encode: Encode, processes: int) -> None:
         self._folder, self._offset, self._size, self._encode, self._processes = folder, offset, size, encode, processes
-        self._kept: list[int] = []  # chunks of before an interruption, not yet taken
+        self._kept: list[int] = []  # chunks from before an interruption that were not taken yet
         self._running: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Fresh:
@@ -76,7 +76,7 @@ class Fresh:
         self._running.clear()
 
     def take(self) -> list[Part]:
-        """What has been drawn since the last call, or was encoded before an interruption; at most ``AT_ONCE`` chunks.
+        """The portraits drawn since the last call or encoded before an interruption, at most ``AT_ONCE`` chunks.
 
         Raises RuntimeError when a process that draws has ended.
         """
@@ -108,7 +108,7 @@ def _chunks(folder: Path, kind: str) -> list[int]:
 
 
 def main(arguments: list[str]) -> None:
-    """What a process that draws does."""
+    """Entry point of a drawing process."""
     watch_parent(lambda: os._exit(0))
     folder, size, offset, chunk, stride = Path(arguments[0]), *(int(argument) for argument in arguments[1:])
     while True:

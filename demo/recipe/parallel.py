@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def rank() -> int:
-    """This process' number, 0 for the one that logs and saves."""
+    """This process's rank; 0 logs and saves."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes train together."""
+    """The number of training processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -36,7 +36,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def agree(value: float) -> float:
-    """The first process' value in every process, so that all take the same decisions."""
+    """The first process's value in every process, so that all make the same decisions."""
     if world() == 1:
         return value
     box = torch.tensor([value], dtype=torch.float64)
@@ -45,7 +45,7 @@ def agree(value: float) -> float:
 
 
 def gather(part: Tensor) -> Tensor:
-    """Every process' rows, in the order of the processes; the parts may differ in length."""
+    """The rows of all processes in the order of their ranks; the parts may differ in length."""
     if world() == 1:
         return part
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]

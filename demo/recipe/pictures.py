@@ -1,4 +1,4 @@
-"""Rendered training pictures in memory-mapped files, so that training reads what was drawn once.
+"""Rendered training images in memory-mapped files, so that each is drawn only once.
 
     python -m demo.recipe.pictures FILE KIND SIZE FIRST LAST
 
@@ -29,10 +29,10 @@ Pictures = NDArray[np.uint8]
 Report = Callable[[str], None]
 
 FIRST_TRAINING_SEED = 1_000_000
-"""Portraits for the base's training have seeds from here on; the demonstration and tests use smaller ones."""
+"""The first seed of the base's training portraits; the demonstration and tests use smaller ones."""
 SHAPES = "shapes"
 WORTH_A_PROCESS = 100
-"""Pictures that take longer to draw than a process to start."""
+"""So many images take longer to draw than a process takes to start."""
 
 
 def picture(kind: str, size: int, i: int) -> Pictures:
@@ -83,7 +83,7 @@ def _draw_in_processes(file: Path, kind: str, count: int, size: int, workers: in
 
 
 def start_module(module: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[bytes]:
-    """A process that runs a module of the demo. Not with ``-m``: a portable Python does not look into the current folder."""
+    """Start a process that runs a module of the demo. Without ``-m``, since a portable Python does not look into the current folder."""
     root = Path(__file__).resolve().parents[2]
     code = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
     command = [sys.executable, "-c", code, str(root), module, *(str(argument) for argument in arguments)]
@@ -91,7 +91,7 @@ def start_module(module: str, *arguments: object, stdin: int | None = None) -> s
 
 
 def save_array(path: Path, values: NDArray[np.generic]) -> None:
-    """Write a ``.npy`` file that nobody sees half of."""
+    """Write a ``.npy`` file atomically."""
     with atomic_path(path) as part, part.open("wb") as file:  # given a path, numpy appends .npy to it
         np.save(file, values)
 
@@ -112,7 +112,7 @@ def shape_pictures(folder: Path, count: int, size: int, report: Report) -> Pictu
 
 
 def main(arguments: list[str]) -> None:
-    """Draw the pictures FIRST to LAST - 1 into FILE, which is there at its full size."""
+    """Draw the images FIRST to LAST - 1 into FILE, which already has its full size."""
     file, kind, size, first, last = arguments
     out = np.load(file, mmap_mode="r+")
     for i in range(int(first), int(last)):

@@ -1,4 +1,4 @@
-"""What every training stage needs besides its loss: a time budget, a schedule, averages, checkpoints."""
+"""Time budget, schedule, averages and checkpoints of a training stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.core.files.writing import atomic_path
 
 
 class Budget:
-    """How far a stage is: the larger share of its minutes or of its steps. Counts over restarts."""
+    """Progress of a stage, as the larger share of its minutes or steps. Includes earlier sessions."""
 
     def __init__(self, minutes: float, max_steps: int, spent: float = 0.0, step: int = 0) -> None:
         self.minutes, self.max_steps = minutes, max_steps
@@ -26,7 +26,7 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Seconds of training so far, earlier sittings included."""
+        """Seconds of training so far, including earlier sessions."""
         return self._before + time.monotonic() - self._start
 
     @property
@@ -60,7 +60,7 @@ def set_rates(optimisers: Iterable[torch.optim.Optimizer], factor: float) -> Non
 
 
 def restore(optimisers: Iterable[torch.optim.Optimizer], states: Iterable[dict[str, Any]]) -> None:
-    """Load saved states but keep the rates that the optimisers were made with now."""
+    """Load saved states but keep the optimisers' present learning rates."""
     for optimiser, state in zip(optimisers, states, strict=True):
         rates = [group["lr"] for group in optimiser.param_groups]
         optimiser.load_state_dict(state)
@@ -84,7 +84,7 @@ class Average:
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint beside its name, then rename it."""
+    """Write a checkpoint atomically."""
     with atomic_path(path) as part:
         torch.save(dict(state), part)
 

@@ -1,4 +1,4 @@
-"""A small DDIM sampler for looking at the base while it trains: text to picture and picture to picture."""
+"""A small DDIM sampler for previews of the base while it trains: text to image and image to image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .model import LATENT_SCALE, SIZE
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
-    """Pictures from (n, 3, h, w) in -1..1."""
+    """Images from (n, 3, h, w) in -1..1."""
     values = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(v) for v in values]
 

@@ -1,9 +1,9 @@
-"""The whole recipe as one command: draws the pictures, trains the base from nothing, writes its file.
+"""The whole recipe as one command: draws the images, trains the base from scratch, writes its file.
 
     python -m demo.recipe --work runs/base
 
-Everything it needs between stages lies in the work folder. Interrupted, it goes on where it was when it is
-started again with the same folder; with larger budgets it trains on. On a CPU two hours give the base that
+Everything it needs between stages is in the work folder. After an interruption it resumes when it is started again
+with the same folder; with larger budgets it continues training. On a CPU two hours give the base that
 the project carries its size for; a GPU is used if there is one.
 """
 
@@ -44,10 +44,10 @@ from .train_vae import VaeSettings, encode, fold_scale, train_decoder, train_vae
 logger = logging.getLogger(__name__)
 
 HELD_OUT_SEED = 900_000
-"""Portraits from here on measure the base; they are in nobody's training."""
+"""The first seed of the portraits that measure the base; none of them is trained on."""
 CAPTION_VARIANTS = 6
 MANY = 2000
-"""Portraits that together have every attribute in every value."""
+"""So many portraits contain every value of every attribute."""
 
 
 def _latent_set(
@@ -69,7 +69,7 @@ def _latent_set(
 
 
 def _further(parts: list[Part], tokenizer: CLIPTokenizer) -> LatentSet | None:
-    """Latents and captions of what was drawn meanwhile; None where nothing was."""
+    """Latents and captions of the portraits drawn meanwhile, or None."""
     if not parts:
         return None
     texts = [(portraits, style) for portraits, _ in parts for style in BASE_STYLES]
@@ -79,7 +79,7 @@ def _further(parts: list[Part], tokenizer: CLIPTokenizer) -> LatentSet | None:
 
 
 def held_out_set(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, device: torch.device) -> LatentSet:
-    """``count`` portraits in each of the base's styles that nothing was trained on."""
+    """``count`` held-out portraits in each of the base's styles."""
     pictures, texts = [], []
     for style in BASE_STYLES:
         for i in range(count):
@@ -98,7 +98,7 @@ def sample_grid(
     columns: int = 6,
     steps: int = 25,
 ) -> Image.Image:
-    """For each base style a row of true drawings of held-out portraits and a row of what the base makes of their captions."""
+    """For each base style, a row of held-out portraits and a row of the base's images for their captions."""
     rows = []
     empty = token_ids(tokenizer, [""])[0]
     for k, style in enumerate(BASE_STYLES):
@@ -123,26 +123,26 @@ def run(
     start: Path | None = None,
     drawing: int = 0,
 ) -> dict[str, float]:
-    """Train what is not trained yet and write the base to ``out``; returns the held-out figures.
+    """Train the remaining stages and write the base to ``out``; returns the held-out figures.
 
     ``start`` is the file of a base with the same widths to go on from; ``drawing`` processes draw further portraits while the UNet
     trains.
     """
     work.mkdir(parents=True, exist_ok=True)
     if rank():
-        wait()  # the first process draws and encodes for all
+        wait()  # rank 0 draws and encodes for all
     else:
         remove_partial(work, work / "pictures")
     size = SIZE
     pictures = work / "pictures"
     sources = [portrait_pictures(pictures, style, portraits, size, logger.info) for style in BASE_STYLES]
-    sources += [shape_pictures(pictures, portraits, size, logger.info)] * 2  # as often as two of the styles
+    sources += [shape_pictures(pictures, portraits, size, logger.info)] * 2  # twice as often as each style
     if not rank():
         wait()
     begun = _weights(start, widths) if start is not None else None
     vae = train_vae(sources, work, widths, vae_settings, device, begun and begun[0])
     styles = sources[: len(BASE_STYLES)]
-    if begun is None or vae_settings.minutes > 0:  # else the UNet has learned the latents as they are
+    if begun is None or vae_settings.minutes > 0:  # else the UNet was trained on these latents
         fold_scale(vae, torch.cat([encode(vae, source[:24], device) for source in styles]))
     data = _latent_set(vae, styles, work, tokenizer, min(encoded, portraits), size, device)
     held_out = held_out_set(vae, tokenizer, 32, device)
@@ -172,7 +172,7 @@ def run(
     }
     if decoder_settings.minutes > 0:
         if not rank():
-            write_base(out, vae, unet, text, metadata)  # what the UNet has learned is not lost with the decoder
+            write_base(out, vae, unet, text, metadata)  # keeps the UNet if the decoder's training is interrupted
             logger.info("wrote %s, before its decoder is finished", out)
         vae = train_decoder(vae, sources, work, decoder_settings, device)
     if rank():
@@ -192,8 +192,8 @@ def _weights(path: Path, widths: Widths) -> tuple[dict[str, Tensor], dict[str, T
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line of the recipe."""
-    parser = argparse.ArgumentParser(prog="python -m demo.recipe", description="Train the demo's base model from nothing.")
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m demo.recipe", description="Train the demo's base model from scratch.")
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures, latents, checkpoints and losses")
     parser.add_argument("--out", type=Path, default=BASE_FILE, help="the safetensors file to write")
     parser.add_argument("--start", type=Path, help="the file of a base to train on from; its autoencoder stays with --vae-minutes 0")
@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(number: int, args: argparse.Namespace, meeting: str | None) -> None:
-    """One process' share of the command line's work."""
+    """One process of the training."""
     logging.basicConfig(level=logging.INFO if number == 0 else logging.WARNING, format="%(asctime)s %(message)s")
     if meeting is not None:
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Stage 2 of the recipe: text encoder and UNet together, from nothing, on stored latents.
+"""Stage 2 of the recipe: trains text encoder and UNet together from scratch, on stored latents.
 
 Noise prediction with SD 1.x's schedule, a tenth of the captions dropped for classifier-free guidance, and an
 exponential average of the weights. What a picture shows is decided at high noise, where an error in the
@@ -32,7 +32,7 @@ from .vocabulary import UsedTokens
 logger = logging.getLogger(__name__)
 
 ASKED_EVERY = 8
-"""Steps between two looks for new pictures."""
+"""Steps between checks for new images."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class UnetSettings:
     snr_gamma: float = 5.0
     largest_weight: float = 8.0
     timestep_power: float = 0.75
-    """Timesteps are ``1000 * u ** power`` for even ``u``: below 1 there are more of high noise."""
+    """Timesteps are ``1000 * u ** power`` for uniform ``u``: a power below 1 gives more of high noise."""
     ema: float = 0.998
     save_minutes: float = 5.0
     seed: int = 0
@@ -56,7 +56,7 @@ class UnetSettings:
 
 @dataclass(frozen=True)
 class LatentSet:
-    """What stage 2 reads: latent means (n, 4, h, w) before the factor 0.18215, caption ids (n, variants, 77)."""
+    """The data of stage 2: latent means (n, 4, h, w) before the factor 0.18215, caption ids (n, variants, 77)."""
 
     latents: Tensor
     captions: Tensor
@@ -65,7 +65,7 @@ class LatentSet:
 
 
 class Growing:
-    """Rows to which others are added, without copying all of them each time."""
+    """A growing tensor that is not copied at each addition."""
 
     def __init__(self, rows: Tensor) -> None:
         self._room, self._count = rows, len(rows)
@@ -126,7 +126,7 @@ def train_unet(
     more: Callable[[], LatentSet | None] | None = None,
     words: Tensor | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Train, or go on training, UNet and text encoder; returns them with their averaged weights.
+    """Train UNet and text encoder, or resume their training; returns them with their averaged weights.
 
     ``start`` are weights of both to begin with in place of untrained ones; ``more`` is asked now and then for what to train
     on besides ``data``; ``words`` are ids of every token that its captions may have.
@@ -156,7 +156,7 @@ def train_unet(
     weights = loss_weight(alphas, settings.snr_gamma, settings.largest_weight)
     log, last_save = Log(work / "unet.jsonl"), time.monotonic()
     parameters = [*unet.parameters(), *text.parameters()]
-    # all of it on the device that trains, captions as rows of the small embedding: nothing is copied or waited for in a step
+    # all data is on the training device, with captions as rows of the small embedding, so that a step copies nothing
     data = LatentSet(data.latents.to(device), tokens.short(data.captions).to(device), tokens.short(data.empty).to(device))
     latents_seen, captions_seen = Growing(data.latents), Growing(data.captions)
     mse = torch.zeros((), device=device)
