@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,11 @@ def test_export_options_named_in_messages_exist() -> None:
     assert places
     for _, name in places:
         build_parser().parse_args(["export", "a", "b", f"--{name}", "kohya" if name == "format" else "fp16" if name == "dtype" else "4"])
+
+
+def test_export_options_named_in_messages_are_inputs_of_the_node(description: dict[str, Any]) -> None:
+    inputs = description["nodes"]["AnimeLoRA_ExportLora"]["input"]
+    assert {name for _, name in named("ExportOption")} <= {*inputs["required"], *inputs.get("optional", {})}
 
 
 def test_settings_on_a_node_are_named_by_their_widget(helper: Callable[[str], ModuleType]) -> None:

@@ -210,3 +210,13 @@ def test_unknown_part_of_a_checkpoint_is_named(server: Server) -> None:
     assert "'the middle' in block_ranks is not understood" in failure(server, graph).message
     graph["options"] = node("AnimeLoRA_NetworkOptions", block_ranks="centre = 4")
     assert "Network Options → block_ranks.centre" in failure(server, graph).message
+
+
+def test_error_of_the_training_process_names_widgets_in_the_dialog_and_in_the_history(server: Server) -> None:
+    message = failure(server, train(name="half on a cpu", precision="fp16", max_steps=1, validate_every=0)).message
+    assert "fp16 training needs a GPU.\nSet Train LoRA → precision to auto, bf16 or fp32." in message
+    (run,) = (server.base / "output" / "animelora" / "runs").glob("half on a cpu-*")
+    ending = server.get(f"/animelora/runs/{run.name}")["ending"]
+    assert (ending["event"], ending["hint"]) == ("error", "Set Train LoRA → precision to auto, bf16 or fp32.")
+    logged = (run / "events.jsonl").read_text(encoding="utf-8")
+    assert "Set training.precision to auto, bf16 or fp32." in logged and '{"setting": "training.precision"}' in logged
