@@ -13,7 +13,7 @@ from ..trainer.core.counting import plural
 from ..trainer.core.errors import UserError
 from ..trainer.core.files.paths import safe_name
 from ..trainer.core.files.reading import sha256_file
-from ..trainer.core.messages import Message, joined
+from ..trainer.core.messages import Message, join_messages
 from .shared import written_files
 from .shared.failures import canvas_errors
 from .shared.files.folders import exports_dir, lora_names
@@ -206,7 +206,7 @@ def export(
         *(Message("Note: ", note) for note in converted.notes),
         *(f"Warning: {problem}" for problem in weights.problems),
     ]
-    return on_canvas(joined("\n", report_lines))
+    return on_canvas(join_messages("\n", report_lines))
 
 
 def _for_model(weights: Any, format: str, model: Any, clip: Any) -> tuple[Any, str]:

@@ -49,7 +49,7 @@ def register() -> None:
     @server.routes.get("/animelora/runs/{run}")
     async def run(request: web.Request) -> web.Response:
         try:
-            folder = run_folder(request.match_info["run"])
+            folder = find_run(request.match_info["run"])
         except UserError:
             return web.json_response({"error": "no such run"}, status=404)
         return web.json_response(await asyncio.to_thread(history, folder))
@@ -65,7 +65,7 @@ def register() -> None:
             return web.json_response({"error": "no such LoRA"}, status=404)
 
 
-def run_folder(name: str) -> Path:
+def find_run(name: str) -> Path:
     """The run folder called ``name``. Raises UserError unless it is a direct child of the runs folder with a log.
 
     An active run is accepted before its child has written the first line.

@@ -21,7 +21,7 @@ COMMAND_LINE = {"commands", "cli.py", "entry.py", "overrides.py"}  # what these 
 RUN_KEYS, DATASET_KEYS = set(run_config.keys()), set(settings_of(PrepareSettings))
 COMMANDS = build_parser()._subparsers._group_actions[0].choices.values()
 OPTIONS = {option for command in COMMANDS for option in command._option_string_actions if option.startswith("--")}
-PARTS = ("Message", "Setting", "DatasetSetting", "ExportOption", "File", "joined")
+PARTS = ("Message", "Setting", "DatasetSetting", "ExportOption", "File", "join_messages")
 NAMES = [*(key for key in RUN_KEYS | DATASET_KEYS if "." in key), *OPTIONS]
 RAW_NAME = re.compile(r"(?<![\w./`-])(?:" + "|".join(map(re.escape, NAMES)) + r")(?![\w-])|python -m trainer|\bdocs/\w+\.md")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..config.run_config import RunConfig
 from ..core.errors import UserError
-from ..core.messages import Message, Setting, joined
+from ..core.messages import Message, Setting, join_messages
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ def describe_frozen(config: RunConfig, modules: Sequence[LoraModule]) -> str:
         return ""
     components = dict.fromkeys(module.component for module in modules)
     parts = " and ".join(f"the {_PARTS[component]} ({sum(m.component == component for m in modules)} layers)" for component in components)
-    settings = joined(" and ", dict.fromkeys(_setting(component) for component in components))
+    settings = join_messages(" and ", dict.fromkeys(_setting(component) for component in components))
     return Message(
         f"{Path(config.base.lora).name} also changes {parts}, which this run does not train (",
         settings,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..config.sections.network import NetworkSection
 from ..core.errors import UserError
-from ..core.messages import Action, Message, Setting, joined
+from ..core.messages import Action, Message, Setting, join_messages
 from ..families.checkpoints.digests import cached_digest
 from . import adapter
 
@@ -69,7 +69,7 @@ def load_lora(model: nn.Module, path: Path, network: NetworkSection) -> None:
             )
         down, up = module.tensors["lora_down.weight"].float(), module.tensors["lora_up.weight"].float()
         if module.rank != pair.down.shape[0]:
-            ranks = joined(", ", (Setting("network.conv_rank"), Setting("network.block_ranks")))
+            ranks = join_messages(", ", (Setting("network.conv_rank"), Setting("network.block_ranks")))
             hint = Message(
                 "Set ", Setting("network.rank", module.rank), " (or ", ranks, "), or change the file with ", Action.EXPORT_LORA, "."
             )

@@ -8,14 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..core.messages import Message, Setting, joined
+from ..core.messages import Message, Setting, join_messages
 
 _MAX_VALUE = 80  # characters of a value in a message
 
 
 def describe_problems(error: ValidationError, setting: type[Setting], keys: Sequence[str]) -> Message:
     """A line for each problem in ``error``. ``setting`` is the class of the settings, ``keys`` are all valid ones."""
-    return joined("\n", (Message("  ", _describe(problem, setting, keys)) for problem in error.errors(include_url=False)))
+    return join_messages("\n", (Message("  ", _describe(problem, setting, keys)) for problem in error.errors(include_url=False)))
 
 
 def _describe(problem: Any, setting: type[Setting], keys: Sequence[str]) -> Message:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .disk_errors import as_disk_error
 from .errors import UserError
-from .messages import File, Message, Setting, joined
+from .messages import File, Message, Setting, join_messages
 from .work.processes import current_process_group
 
 # a missing drive or folder, a file in place of a folder or the reverse, a name that is too long
@@ -34,7 +34,7 @@ _MEMORY_HINT = Message(
     "Set ",
     Setting("training.memory", "auto"),
     ", or change single settings: ",
-    joined(
+    join_messages(
         ", ",
         [
             Setting("training.gradient_checkpointing", True),
@@ -54,7 +54,7 @@ def memory_hint(needed: float, savings: Sequence[tuple[Setting, float]]) -> Mess
     if not savings:
         return Message(f"The settings already save as much memory as they can: {_SMALLER}.")
     (change, less), *others = savings
-    then = Message(" Then: ", joined("; ", (other for other, _ in others)), ".") if others else ""
+    then = Message(" Then: ", join_messages("; ", (other for other, _ in others)), ".") if others else ""
     return Message("What helps most: ", change, f" (about {less:.1f} GB instead of {needed:.1f} GB).", then, f" Or {_SMALLER}.")
 
 

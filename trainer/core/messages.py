@@ -5,7 +5,7 @@ A message that names none of these is a plain string. One that does is a ``Messa
     raise UserError("fp16 training needs a GPU.", Message("Set ", Setting("training.precision"), " to auto, bf16 or fp32."))
 
 It is a string in the words of the command line and the log, and keeps its parts, so that the canvas can write ``Train LoRA → precision``
-where the command line writes ``training.precision``. Combine messages with ``Message(...)`` and ``joined``; an f-string loses the parts.
+where the command line writes ``training.precision``. Combine messages with ``Message(...)`` or ``join_messages``: f-strings lose parts.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Message(str):
         return [part if isinstance(part, str) else _mention_to_json(part) for part in self.parts]
 
 
-def joined(separator: str, messages: Iterable[str | Part]) -> Message:
+def join_messages(separator: str, messages: Iterable[str | Part]) -> Message:
     """``str.join`` that keeps the parts."""
     parts: list[str | Part] = []
     for message in messages:

@@ -21,7 +21,7 @@ from ..config.run_config import RunConfig
 from ..core import devices
 from ..core.disk_errors import from_exit_status
 from ..core.errors import Cancelled, UserError
-from ..core.files.locks import locked
+from ..core.files.locks import hold_lock
 from ..core.messages import Message
 from ..runs import events
 from ..runs.pruning import prune
@@ -201,7 +201,7 @@ def _published(run: RunFolder, config: RunConfig, result: RunResult, on_event: O
 def _locked(run: RunFolder, on_event: OnEvent, should_stop: ShouldStop, poll_seconds: float) -> Iterator[None]:
     """Hold the lock of the run folder. A second process that starts the same run waits, and then finds it finished."""
     run.path.mkdir(parents=True, exist_ok=True)
-    with locked(run.path / ".lock", should_stop, poll_seconds, waiting=lambda: on_event(events.Phase(events.WAITING))):
+    with hold_lock(run.path / ".lock", should_stop, poll_seconds, waiting=lambda: on_event(events.Phase(events.WAITING))):
         yield
 
 

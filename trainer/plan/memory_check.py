@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..core.errors import UserError
-from ..core.messages import Message, Setting, joined
+from ..core.messages import Message, Setting, join_messages
 from ..runs.run_plan import RunPlan
 
 _TOLERANCE = 1.1  # how far the estimate can be off
@@ -35,7 +35,7 @@ def require_memory(plan: RunPlan, usable_gb: float, estimate_with: Callable[[Seq
     for count in range(1, len(_MEMORY_SAVERS) + 1):
         needed = estimate_with(_MEMORY_SAVERS[:count])
         if needed <= usable_gb * _TOLERANCE:
-            changes = joined(", ", _MEMORY_SAVERS[:count])
+            changes = join_messages(", ", _MEMORY_SAVERS[:count])
             hint = Message(f"It would fit ({needed:.1f} GB) with ", changes, "; ", _AUTO, " chooses such settings.")
             break
     else:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tests.tools import hostile
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from trainer.core.errors import UserError
-from trainer.core.files.image_file import FORMATS, ImageRejected, load_image
+from trainer.core.files.image_file import IMAGE_FORMATS, ImageRejected, load_image
 from trainer.dataset.images.decode import Rejected, open_image
 from trainer.lorafile import card, inspect_lora
 from trainer.lorafile.thumbnail import from_data_url
@@ -83,8 +83,8 @@ def test_no_image_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_formats_that_start_programs_or_contain_others_are_rejected() -> None:
-    assert not {"EPS", "WMF", "GBR", "FPX", "MIC", "MPEG", "HDF5", "GRIB", "BUFR", "IM", "PDF"} & set(FORMATS)
-    assert {"PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"} <= set(FORMATS)
+    assert not {"EPS", "WMF", "GBR", "FPX", "MIC", "MPEG", "HDF5", "GRIB", "BUFR", "IM", "PDF"} & set(IMAGE_FORMATS)
+    assert {"PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"} <= set(IMAGE_FORMATS)
 
 
 def encoded(size: tuple[int, int], kind: str = "PNG", colour: str = "red") -> bytes:

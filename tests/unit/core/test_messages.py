@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from trainer.core.errors import UserError
-from trainer.core.messages import Action, DatasetSetting, ExportOption, File, Message, Setting, from_json, joined, mentions
+from trainer.core.messages import Action, DatasetSetting, ExportOption, File, Message, Setting, from_json, join_messages, mentions
 
 PARTS = (
     Setting("training.memory", "auto"),
@@ -23,7 +23,7 @@ PARTS = (
     File("/runs/a, b.log"),
     Action.PREPARE_DATASET,
 )
-EVERYTHING = Message("Parts: ", joined(", ", PARTS), ".")
+EVERYTHING = Message("Parts: ", join_messages(", ", PARTS), ".")
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_a_message_in_a_message_keeps_what_it_names() -> None:
     assert Message("Failed: ", inner, " or ", Setting("network.alpha")).mentions == (Setting("network.rank", 8), Setting("network.alpha"))
 
 
-def test_joined_puts_the_separator_between_parts_only() -> None:
-    assert joined("; ", ["a", Setting("b.c"), "d"]) == "a; b.c; d"
-    assert joined("; ", []) == ""
+def test_join_messages_puts_the_separator_between_parts_only() -> None:
+    assert join_messages("; ", ["a", Setting("b.c"), "d"]) == "a; b.c; d"
+    assert join_messages("; ", []) == ""
 
 
 def test_each_face_words_what_a_message_names() -> None:

@@ -18,19 +18,19 @@ with suppress(ImportError):  # Pillow reads AVIF by itself since 11.3
 Image.init()
 # the documented formats, and others that Pillow reads safely; never PostScript, WMF or video
 _ALLOWED = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA", "JPEG2000", "ICO", "QOI")
-FORMATS = tuple(name for name in _ALLOWED if name in Image.OPEN)
+IMAGE_FORMATS = tuple(name for name in _ALLOWED if name in Image.OPEN)
 
 MAX_BYTES = 256 << 20
 MAX_PIXELS = 100_000_000
 
 
 class ImageRejected(OSError):
-    """The file is not an image in one of ``FORMATS``, is damaged, or is too large; the message says which."""
+    """The file is not an image in one of ``IMAGE_FORMATS``, is damaged, or is too large; the message says which."""
 
 
 def identify(data: bytes) -> Image.Image:
     """The image in ``data`` without decoding its pixels. Raises Pillow's many exceptions; ``load_image`` raises one."""
-    return Image.open(io.BytesIO(data), formats=FORMATS)  # noqa: TID251 - the one call that names the formats
+    return Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)  # noqa: TID251 - the one call that names the formats
 
 
 def load_image(

@@ -12,7 +12,7 @@ from ..errors import Cancelled
 
 
 @contextmanager
-def locked(path: Path, should_stop: Callable[[], bool], poll_seconds: float = 0.2, *, waiting: Callable[[], None]) -> Iterator[None]:
+def hold_lock(path: Path, should_stop: Callable[[], bool], poll_seconds: float = 0.2, *, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold the lock ``path``. While another process holds it, call ``waiting`` once, then wait and poll ``should_stop``.
 
     Raises Cancelled when ``should_stop`` returns True.

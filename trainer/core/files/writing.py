@@ -22,7 +22,7 @@ _BUSY_SECONDS = 5.0
 _ABANDONED_SECONDS = 86_400.0
 PARTIAL = ".partial-"  # the prefix of every file and folder that is being written
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def replace(source: Path, target: Path) -> None:
     when_free(lambda: os.replace(source, target))
 
 
-def when_free(action: Callable[[], Result]) -> Result:
+def when_free(action: Callable[[], _Result]) -> _Result:
     """Run ``action`` on a file and return its result. On Windows, retry for five seconds while another program has the file open.
 
     Virus scanners and sync clients open new files for a moment. Raises PermissionError if it takes longer.

@@ -14,14 +14,14 @@ from typing import TypeVar
 from ..devices import cores
 from ..errors import Cancelled
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
 _AHEAD = 4  # results per worker that may wait for the reader
 
 
 def ordered_map(
-    work: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int | None = None, should_stop: Callable[[], bool] | None = None
-) -> Iterator[Result]:
+    work: Callable[[_Job], _Result], jobs: Iterable[_Job], *, workers: int | None = None, should_stop: Callable[[], bool] | None = None
+) -> Iterator[_Result]:
     """Yield ``work(job)`` for each job in order, at most four per worker ahead of the reader. ``workers`` 0 uses the calling thread.
 
     Raises Cancelled when ``should_stop`` returns True. Running jobs then end first, and no other job starts.
@@ -32,7 +32,7 @@ def ordered_map(
             yield work(job)
         return
     count = workers or cores()
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[Future[_Result]] = deque()
     with ThreadPoolExecutor(count, thread_name_prefix="prepare") as pool:
         try:
             for job in jobs:

@@ -15,7 +15,7 @@ from typing import TextIO, TypeVar
 
 Listener = Callable[[str, int, int], None]
 """Called with the name of the work, how much of it is done, and the total."""
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 LINE_INTERVAL = 5.0  # seconds between two lines in a terminal; shorter work prints nothing
 _LARGEST_COUNT = 100_000
@@ -28,7 +28,7 @@ def report_progress(what: str, done: int, total: int) -> None:
         listener(what, done, total)
 
 
-def track(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+def track(items: Iterable[_Item], what: str, total: int) -> Iterator[_Item]:
     """Iterate over ``items`` and report each when the loop asks for the next."""
     for done, item in enumerate(items):
         report_progress(what, done, total)

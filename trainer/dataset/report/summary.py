@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.counting import plural
-from ...core.messages import DatasetSetting, Message, joined
+from ...core.messages import DatasetSetting, Message, join_messages
 
 HOW_TO_LEAVE_OUT = Message("To leave one out, delete it from the source or name it in ", DatasetSetting("clean.leave_out"), ".")
 _MAX_COUNTS, _MAX_TAGS, _MAX_PAIRS, _MAX_REJECTED = 12, 20, 20, 50  # lines of each list
@@ -103,7 +103,7 @@ class Report:
         lines += _section("Most frequent tags", [f"{tag}: {count}" for tag, count in _top(self.tags, _MAX_TAGS)])
         lines += self._similar_lines()
         lines += self._rejected_lines()
-        return Message(joined("\n", lines), "\n")
+        return Message(join_messages("\n", lines), "\n")
 
     def _similar_lines(self) -> list[str]:
         if not self.doubtful:
