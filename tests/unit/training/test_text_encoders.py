@@ -24,7 +24,7 @@ from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from tests.tools.comfyui import ComfyUI
 from tests.tools.parameters import mark_long
 from tests.unit.lorafile.helpers import key_table
-from tests.unit.lorafile.in_comfyui import comfy_key, load_in_comfyui
+from tests.unit.lorafile.other_programs.in_comfyui import comfy_key, load_in_comfyui
 from tests.unit.training.plain_recipe import distance, is_linear_or_1x1
 from tests.unit.training_helpers import Trained, apart, configuration, make_dataset, thrown_back, train_here
 from trainer.adapters import adapter

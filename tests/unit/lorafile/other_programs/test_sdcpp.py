@@ -20,7 +20,7 @@ import pytest
 
 from trainer.lorafile import convert, merge_into_checkpoint, write_lora
 
-from .compat import record
+from .compatibility import record
 from .samples import sample, sd15_sizes
 
 _STRENGTHS = {"lora": 0.5, "loha": 1.0, "lokr": 0.5}

@@ -13,7 +13,7 @@ from tests.tools.comfyui import ComfyUI
 from tests.tools.parameters import mark_long
 from trainer.lorafile import LoraModule, LoraWeights, convert, write_lora
 
-from .compat import record
+from .compatibility import record
 from .in_comfyui import comfy_key, load_in_comfyui
 from .samples import Sizes, sample, sd15_sizes, sdxl_sizes
 

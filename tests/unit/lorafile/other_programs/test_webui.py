@@ -15,8 +15,8 @@ from safetensors import safe_open
 from random_checkpoints.layout import SIZES, tensors
 from trainer.lorafile import TrainingFacts, build_metadata, convert, inspect_lora, save_lora, write_lora
 
-from .compat import record
-from .helpers import key_table
+from ..helpers import key_table
+from .compatibility import record
 from .samples import sample, sd15_sizes, sdxl_sizes
 
 _SUFFIXES = {"lora_up.weight", "lora_down.weight", "alpha"}

@@ -1,7 +1,7 @@
 """Results with other tools: the tests collect them in docs/compatibility.json, from which docs/compatibility.md is rendered.
 
 ANIMELORA_RECORD=1 python -m pytest tests/unit/lorafile     # tests record their results
-python -m tests.unit.lorafile.compat                        # writes docs/compatibility.md
+python -m tests.unit.lorafile.other_programs.compatibility                        # writes docs/compatibility.md
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypedDict
 
 from trainer.core.files.writing import write_atomic
 
-_DOCS = Path(__file__).resolve().parents[3] / "docs"
+_DOCS = Path(__file__).resolve().parents[4] / "docs"
 RESULTS = _DOCS / "compatibility.json"
 PAGE = _DOCS / "compatibility.md"
 

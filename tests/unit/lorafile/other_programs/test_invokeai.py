@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from trainer.lorafile import convert, write_lora
 
-from .compat import record
-from .helpers import UNETS
+from ..helpers import UNETS
+from .compatibility import record
 from .samples import sample, sd15_sizes, sdxl_sizes
 
 _PROGRAM = Path(__file__).parent / "programs" / "load_in_invokeai.py"

@@ -13,8 +13,8 @@ import transformers
 from trainer.lorafile import convert, write_lora
 from trainer.lorafile.algorithms.weight_change import delta_shape
 
-from .compat import record
-from .helpers import UNETS
+from ..helpers import UNETS
+from .compatibility import record
 from .samples import clip_layers, sample, sd15_sizes, sdxl_sizes
 
 

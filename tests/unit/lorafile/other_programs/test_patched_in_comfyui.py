@@ -17,7 +17,7 @@ from trainer.lorafile import LoraModule
 from trainer.lorafile.comfyui_dora import DORA_BASE_KEY, DORA_NORM_KEY, OF_BASE, for_comfyui
 from trainer.lorafile.reading.read import read_lora
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 PROGRAM = Path(__file__).parent / "programs" / "patch_in_comfyui.py"
 LINEAR, CONVOLUTION = "middle_block.1.transformer_blocks.0.attn1.to_q", "middle_block.0.in_layers.2"
 KEYS = [f"diffusion_model.{name}.weight" for name in (LINEAR, CONVOLUTION)]
