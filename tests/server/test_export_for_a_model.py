@@ -101,7 +101,7 @@ def test_exported_dora_matches_training_in_cores_loader(server: Server) -> None:
 
 def test_export_requires_the_changed_text_encoder(server: Server) -> None:
     decomposed(server, "of text.safetensors", TEXT)
-    with pytest.raises(PromptFailed, match="Connect the text encoder to clip"):
+    with pytest.raises(PromptFailed, match="Connect the text encoder to the clip input"):
         server.run(export("of text.safetensors", "comfyui", "model"))
     assert not exported(server, "of text.safetensors").exists()
 

@@ -35,7 +35,7 @@ def require(**inputs: Any) -> None:
         kind, source, fits = _KINDS[name]
         if not fits(value):
             what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-            raise UserError(f"The {name} input expects {kind} but got {what}.", f"Connect {source}.", kind="input")
+            raise UserError(f"The {name} input got {what} instead of {kind}.", f"Connect {source}.", kind="input")
 
 
 def allow(**inputs: Any) -> None:
