@@ -24,6 +24,8 @@ from trainer.compute.quantised_base.codes import BITS, dequantise_weight, quanti
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 
+pytestmark = pytest.mark.seconds
+
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 KINDS = ["int8", "fp8", "nf4"]
 # NormalFloat's levels, from the appendix of the QLoRA paper

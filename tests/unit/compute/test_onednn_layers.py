@@ -29,7 +29,7 @@ from trainer.plan.planning import make_plan
 from trainer.runs.run_plan import RunPlan
 
 ONEDNN = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
-pytestmark = pytest.mark.skipif(not ONEDNN, reason="NOT CHECKED: layers are prepacked with oneDNN on x86")
+pytestmark = [pytest.mark.seconds, pytest.mark.skipif(not ONEDNN, reason="NOT CHECKED: layers are prepacked with oneDNN on x86")]
 CPU = torch.device("cpu")
 BF16 = ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 _needs_bf16 = pytest.mark.skipif(not BF16, reason="NOT CHECKED: oneDNN takes bf16 weights on processors with AVX-512")

@@ -51,6 +51,7 @@ def test_square_is_covered_exactly_on_the_shorter_side(width: int, height: int, 
 
 
 @given(st.integers(16, 5000), st.integers(16, 5000), st.sampled_from([64, 200, 512, 1000, 1024]))
+@pytest.mark.seconds
 def test_only_what_is_not_square_gets_a_bucket_by_default(width: int, height: int, side: int) -> None:
     """A multiple of the step or not: squares are of the resolution, the others what the bucket rules give."""
     got = fit((width, height), PrepareSettings(resolution=side))

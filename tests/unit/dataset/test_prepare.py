@@ -248,6 +248,7 @@ def test_stop_keeps_what_is_done(tmp_path: Path) -> None:
     assert prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS).reused >= 5
 
 
+@pytest.mark.seconds
 def test_killed_run_resumes(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 40, (700, 700))
     command = [sys.executable, str(ROOT / "trainer"), "prepare", "../in", "--out", "../out", "--trigger", "mk01", "--resolution", "1024"]

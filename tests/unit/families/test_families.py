@@ -71,6 +71,7 @@ def test_denoiser_targets_match_kohya(
 
 
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
+@pytest.mark.seconds
 def test_unet_from_single_file_matches_diffusers(tiny_checkpoints: dict[str, Path], name: str, tmp_path: Path) -> None:
     size = {"sd2": TINY_SD2, "sdxl": TINY_SDXL}[name]
     config: dict[str, Any] = {"block_out_channels": size.unet, "cross_attention_dim": size.context, "use_linear_projection": True}
@@ -129,6 +130,7 @@ def test_sd2_encoder_uses_normed_output_of_the_layer_before_the_last(tiny_checkp
 
 
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
+@pytest.mark.seconds
 def test_conditioning_and_latents_match_diffusers_pipeline(tiny_checkpoints: dict[str, Path], name: str) -> None:
     checkpoint, family = open_checkpoint(str(tiny_checkpoints[name])), family_named(name)
     pipeline = family.pipeline(checkpoint, dtype=torch.float32)
@@ -154,6 +156,7 @@ def test_conditioning_and_latents_match_diffusers_pipeline(tiny_checkpoints: dic
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.seconds
 def test_sdxl_folder_encodes_like_its_single_file(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     family, single = family_named("sdxl"), open_checkpoint(str(tiny_checkpoints["sdxl"]))
     family.pipeline(single, dtype=torch.float32).save_pretrained(tmp_path / "folder")
@@ -191,11 +194,13 @@ def trained_names(checkpoint: Path, tmp_path: Path) -> set[str]:
     return {key.split(".")[0] for key in load_file(str(trained.run.lora))}
 
 
+@pytest.mark.seconds
 def test_sd2_lora_keys_match_kohya(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     known = {key.split(".")[0] for key in key_table("sd15") if key.startswith("lora_unet_")}
     assert trained_names(tiny_checkpoints["sd2"], tmp_path) == known
 
 
+@pytest.mark.seconds
 def test_sdxl_lora_keys_use_the_checkpoint_names(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     layer = re.compile(r"model\.diffusion_model\.(.+\.(?:proj_in|proj_out|to_[qkv]|to_out\.0|ff\.net\.0\.proj|ff\.net\.2))\.weight")
     own = {match[1] for name in load_file(str(tiny_checkpoints["sdxl"])) if (match := layer.fullmatch(name))}
@@ -204,6 +209,7 @@ def test_sdxl_lora_keys_use_the_checkpoint_names(tiny_checkpoints: dict[str, Pat
     assert len(written) == len({key.split(".")[0] for key in key_table("sdxl") if key.startswith("lora_unet_")})
 
 
+@pytest.mark.seconds
 def test_plan_of_full_size_sdxl_counts_parameters_like_kohya(tmp_path: Path) -> None:
     make_empty_checkpoint(tmp_path / "xl.safetensors", "full-sdxl")
     checkpoint, folder = open_checkpoint(str(tmp_path / "xl.safetensors")), make_dataset(tmp_path, 1, resolution=1024)

@@ -24,6 +24,8 @@ from trainer.plan.planning import make_plan
 from trainer.runs import events
 from trainer.training.saving.export import Exporter
 
+pytestmark = pytest.mark.seconds
+
 CPU = torch.device("cpu")
 
 

@@ -31,6 +31,8 @@ from trainer.runs.loss_curve import draw_loss_curve
 from trainer.runs.run_folder import cache_folder
 from trainer.training.caching.cache import Cache
 
+pytestmark = pytest.mark.seconds
+
 LIMIT, DECAY, STEPS = 0.03, 0.5, 6
 EVERYTHING: dict[str, object] = {
     "network.max_norm": LIMIT,

@@ -21,6 +21,8 @@ from trainer.runs.run_folder import cache_folder
 from trainer.training.caching.cache import Cache
 from trainer.training.caching.weighted_prompts import encode_keys, prompt_key, prompt_text
 
+pytestmark = pytest.mark.seconds
+
 CPU = torch.device("cpu")
 
 
