@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Iterable
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..config.run_config import RunConfig
@@ -30,7 +30,9 @@ _CLASSES: dict[str, str] = {
 
 @cache
 def _load(path: str) -> Acceleration:
-    acceleration: Acceleration = pkgutil.resolve_name(f"{__package__}.{path}")()
+    module, _, name = path.partition(":")
+    # not pkgutil.resolve_name: ComfyUI loads the pack under the path of its folder, which is no valid name
+    acceleration: Acceleration = getattr(import_module(f".{module}", __package__), name)()
     return acceleration
 
 
