@@ -1,4 +1,4 @@
-"""The trainer's entry script with a GPU that runs out of memory in the second step, for the tests of what is told then."""
+"""The trainer's entry script with a GPU that runs out of memory in the second step, for tests of the error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that mean harm, for the tests of whatever opens a file: weights, pictures, archives, datasets and logs."""
+"""Hostile files for tests of everything that opens files: weights, images, archives, datasets and logs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 Maker = Callable[[Path], None]
-SIDE = 60_000  # of the picture that nobody may unpack: 450 MB as one bit a pixel, 10.8 GB as RGB
+SIDE = 60_000  # of the decompression bomb: 450 MB at one bit per pixel, 10.8 GB as RGB
 
 
 class Evil:
-    """Makes the file ``mark`` when it is unpickled."""
+    """Creates the file ``mark`` when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self._mark = mark
@@ -34,7 +34,7 @@ class Evil:
 
 
 def header(entries: object, data: bytes = b"", length: int | None = None) -> bytes:
-    """A safetensors file with whatever header."""
+    """A safetensors file with any header."""
     text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -44,7 +44,7 @@ def _entry(shape: list[int], start: int, end: int) -> dict[str, object]:
 
 
 def weights(mark: Path) -> dict[str, Maker]:
-    """Name of a file that should hold weights -> what writes it. One that is unpickled makes ``mark``."""
+    """Name of a weights file -> function that writes it. Unpickling one creates ``mark``."""
     evil = Evil(mark)
     table: dict[str, bytes] = {
         "long header.safetensors": header({}, length=1 << 40),
@@ -79,7 +79,7 @@ def weights(mark: Path) -> dict[str, Maker]:
 
 
 def deflated(path: Path) -> None:
-    """A PyTorch archive of 200 KB whose data unpacks to 200 MB."""
+    """Write a PyTorch archive of 200 KB whose data unpacks to 200 MB."""
     held = io.BytesIO()
     torch.save({"a": torch.zeros(4)}, held)
     with zipfile.ZipFile(held) as small, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as large:
@@ -89,7 +89,7 @@ def deflated(path: Path) -> None:
 
 
 def altered(whole: Path, target: Path, key: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
-    """A copy of a safetensors file in which one tensor is another."""
+    """Copy a safetensors file with one tensor changed."""
     tensors = load_file(whole)
     tensors[key] = change(tensors[key]).contiguous()
     save_file(tensors, target)
@@ -97,17 +97,17 @@ def altered(whole: Path, target: Path, key: str, change: Callable[[torch.Tensor]
 
 
 def eps() -> bytes:
-    """An image for which Pillow, left to itself, starts Ghostscript."""
+    """An image for which Pillow starts Ghostscript by default."""
     return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n9 9 lineto stroke showpage\n%%EOF\n"
 
 
 def data_url(data: bytes, kind: str = "png") -> str:
-    """``data`` as LoRA files hold their thumbnails."""
+    """``data`` in the form of a LoRA file's thumbnail."""
     return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
 def lora_metadata() -> dict[str, dict[str, str]]:
-    """What it is -> metadata of a LoRA whose tensors are fine."""
+    """Description -> hostile metadata of a LoRA with valid tensors."""
     folders, repeats = ({f"{number}_folder": of for number in range(4000)} for of in ({"tag": 1}, {"n_repeats": 1}))
     return {
         "EPS thumbnail": {"modelspec.thumbnail": data_url(eps())},
@@ -122,7 +122,7 @@ def lora_metadata() -> dict[str, dict[str, str]]:
 
 
 def vast_picture() -> bytes:
-    """A PNG of half a megabyte that has 60,000 x 60,000 black pixels."""
+    """A PNG of half a megabyte with 60,000 x 60,000 black pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -135,7 +135,7 @@ def vast_picture() -> bytes:
 
 
 def slipping_zip(picture: bytes) -> bytes:
-    """An archive with one honest member, three that would leave it, a link, and one that unpacks to more than 1 GiB."""
+    """An archive with one valid member, some whose paths lead outside, a link, and one that unpacks to more than 1 GiB."""
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("good.png", picture)
@@ -151,7 +151,7 @@ def slipping_zip(picture: bytes) -> bytes:
 
 
 def raw_tar(path: Path, *members: tuple[str, bytes, bytes]) -> Path:
-    """A gzipped tar of (name, type, content), with headers that the standard library would not write."""
+    """Write a gzipped tar of (name, type, content) with headers that the standard library would not write."""
     with tarfile.open(path, "w:gz", format=tarfile.USTAR_FORMAT, compresslevel=1) as file:
         for name, kind, data in members:
             info = tarfile.TarInfo(name)
@@ -163,7 +163,7 @@ def raw_tar(path: Path, *members: tuple[str, bytes, bytes]) -> Path:
 
 
 def manifest(folder: Path, rows: list[dict[str, Any]], header: Mapping[str, Any] | None = None) -> None:
-    """Change a dataset's manifest as somebody would who knows the format: ``rows`` in place of its own, some fields of its ``header``."""
+    """Replace the rows and some ``header`` fields of a dataset's manifest, with a valid checksum."""
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     (folder / "manifest.jsonl").write_bytes(data)
     whole = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Parameters of tests."""
+"""Parameters of tests that run only with ``--long``."""
 
 from __future__ import annotations
 

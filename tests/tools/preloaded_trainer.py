@@ -1,11 +1,11 @@
-"""A trainer whose libraries are loaded already, so that a test can afford fifty runs.
+"""A trainer whose libraries are already loaded, so that a test can afford fifty runs.
 
-``serve SOCKET`` imports what a training child imports and waits. ``client SOCKET … ENTRY --run FOLDER --watch-stdin`` is started by the
-pack's launcher in place of the interpreter: it hands its standard streams and its environment over, a fork of the server trains with them
-exactly as ``trainer/entry.py`` does, and the client ends with that status. Only the seconds that imports take are saved. POSIX only.
+``serve SOCKET`` imports what a training child imports and waits. The pack's launcher starts ``client SOCKET … ENTRY --run FOLDER
+--watch-stdin`` in place of the interpreter: it passes its standard streams and environment on, a fork of the server trains with them
+exactly as ``trainer/entry.py`` does, and the client exits with its status. This saves only the seconds of the imports. POSIX only.
 
-What a test does to the child from outside reaches the client: when it is killed or suspended, the fork is, a moment later. Tests of the
-very moment, and of other signals, want a real child.
+Signals sent to the child reach the client: when it is killed or suspended, so is the fork a moment later. Tests of exact timing and of
+other signals need a real child.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PRELOADED = ("trainer.training.run", "accelerate", "matplotlib.pyplot", "psutil"
 
 @contextmanager
 def preloaded(python: Path, folder: Path) -> Iterator[Path]:
-    """A program to start training children with in place of ``python``, whose libraries are loaded. ``folder``: for its files."""
+    """A program that starts training children in place of ``python``, with the libraries loaded. ``folder`` is for its files."""
     if os.name == "nt":
         yield python
         return
@@ -61,7 +61,7 @@ def serve(path: str) -> None:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel  # noqa: F401 (they are lazy: the use imports them)
     from diffusers.loaders import single_file_model, single_file_utils  # noqa: F401
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the handlers below
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for the forks below
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen()
@@ -74,7 +74,7 @@ def serve(path: str) -> None:
 
 
 def _handle(connection: socket.socket) -> None:
-    """Train in a fork and tell the client its status."""
+    """Train in a fork and send the client its status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     words, streams, _, _ = socket.recv_fds(connection, 65_536, 3)
     arguments, environment = json.loads(words.decode())
@@ -96,7 +96,7 @@ def _handle(connection: socket.socket) -> None:
     peer = _peer(connection)
     asleep = False
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        if select.select([connection], [], [], 0.02)[0]:  # a client says nothing: it was killed, which closed its end
+        if select.select([connection], [], [], 0.02)[0]:  # a client sends nothing more: it was killed, which closed the connection
             os.kill(child, signal.SIGKILL)
         elif _suspended(peer) != asleep:
             asleep = not asleep
@@ -107,7 +107,7 @@ def _handle(connection: socket.socket) -> None:
 
 
 def _peer(connection: socket.socket) -> int:
-    """The process at the other end; 0 where the system does not tell."""
+    """The id of the process at the other end; 0 if the system does not provide it."""
     if not hasattr(socket, "SO_PEERCRED"):
         return 0
     process, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
@@ -124,7 +124,7 @@ def _suspended(process: int) -> bool:
 
 
 def client(path: str, arguments: list[str]) -> int:
-    """Hand the streams and arguments over; the status of the run."""
+    """Pass the streams and arguments on; the status of the run."""
     entry = next(index for index, word in enumerate(arguments) if word.endswith("entry.py"))
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)

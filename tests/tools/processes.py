@@ -1,4 +1,4 @@
-"""Which processes of this machine train a run, seen from outside."""
+"""The processes on this machine that train a run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import psutil
 
 @dataclass(frozen=True)
 class Living:
-    """A process and its command line as it was when looked at: a moment later it may have ended."""
+    """A process and its command line. It may have ended since."""
 
     process: psutil.Process
     words: tuple[str, ...]
 
     @property
     def run(self) -> str:
-        """The folder of the run that it was started for (see trainer/entry.py); empty for every other process."""
+        """The run folder that it was started for (see trainer/entry.py); empty for other processes."""
         return self.words[self.words.index("--run") + 1] if "--run" in self.words[:-1] else ""
 
 
 def living() -> list[Living]:
-    """All processes of this machine but those that ended and wait for their parent to notice."""
+    """All processes of this machine, except zombies."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"]
@@ -32,5 +32,5 @@ def living() -> list[Living]:
 
 
 def of_run(run: Path, *, launcher: bool = True) -> list[psutil.Process]:
-    """Living processes that were started for the run in that folder; where several train, the first only starts them: the ``launcher``."""
+    """Processes that train the run in a folder. If there are several, the first is the ``launcher``, which only starts the others."""
     return [each.process for each in living() if each.run == str(run) and (launcher or "--accelerate" not in each.words)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def worker_group(nodeid: str) -> str:
-    """What a test shares with others: the running ComfyUI that its parameters begin with, else its file."""
+    """The key of the tests that run in the same worker: the running ComfyUI that the parameters begin with, else the file."""
     path, _, name = nodeid.partition("::")
     running = re.search(r"\[(\d+(?:\.\d+)+[^\]-]*)", name)  # "0.33.0", or "0.33.0 vue light"
     folder = Path(path).parent.name

@@ -28,7 +28,7 @@ _EDGES = (0.15, 0.4)  # thresholds of Canny, as in the template
 
 
 def empty(seed: int = 0) -> Any:
-    """A diffusers ControlNetModel on the base's UNet, whose effect is zero."""
+    """A diffusers ControlNetModel for the base's UNet, without effect."""
     from diffusers import ControlNetModel
 
     torch.manual_seed(seed)
@@ -40,7 +40,7 @@ def empty(seed: int = 0) -> Any:
         block_out_channels=widths,
         layers_per_block=unet.config.layers_per_block,
         cross_attention_dim=unet.config.cross_attention_dim,
-        attention_head_dim=tuple(width // 64 for width in widths),  # what ComfyUI takes a ControlNet of unknown size to have
+        attention_head_dim=tuple(width // 64 for width in widths),  # ComfyUI's assumption for a ControlNet of unknown size
         norm_num_groups=32,
         conditioning_embedding_out_channels=(16, 32, 96, 256),
     )
@@ -73,7 +73,7 @@ def _name(module: str) -> str:
 
 
 def train(control: Any, steps: int) -> None:
-    """Teach it to hold edges, in place: the UNet's noise prediction with its help, on portraits in both styles."""
+    """Train it in place to follow edges, by the UNet's noise prediction on portraits in both styles."""
     latents, hints, prompts = _pictures()
     checkpoint = BaseCheckpoint(BASE, "file")
     unet: Any = sd1.FAMILY.load_denoiser(checkpoint, torch.float32).requires_grad_(False)
@@ -83,14 +83,14 @@ def train(control: Any, steps: int) -> None:
     noise: Any = sd1.FAMILY.noise_scheduler()
     optimizer = torch.optim.AdamW(control.parameters(), lr=_RATE, weight_decay=1e-2)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.1)
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for step in range(steps):
-        index = torch.randint(len(latents), (_BATCH,), generator=dice)
+        index = torch.randint(len(latents), (_BATCH,), generator=generator)
         words = described[index].clone()
-        words[torch.rand(_BATCH, generator=dice) < 0.5] = plain  # so that the edges must say what the prompt does not
+        words[torch.rand(_BATCH, generator=generator) < 0.5] = plain  # so that the information has to come from the edges
         clean, hint = latents[index], hints[index]
-        eps = torch.randn(clean.shape, generator=dice)
-        t = torch.randint(1000, (_BATCH,), generator=dice)
+        eps = torch.randn(clean.shape, generator=generator)
+        t = torch.randint(1000, (_BATCH,), generator=generator)
         noisy = noise.add_noise(clean, eps, t)
         down, middle = control(noisy, t, words, hint, return_dict=False)
         out = unet(noisy, t, words, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
@@ -119,8 +119,8 @@ def _pictures() -> tuple[torch.Tensor, torch.Tensor, list[str]]:
 
 
 def _edges(pixels: torch.Tensor) -> torch.Tensor:
-    """Canny's edges (n, 1, h, w), 0 or 1, of pictures (n, 3, h, w). Which weak ones hang on strong ones SciPy finds in one pass, where
-    kornia makes one for every pixel of the longest line."""
+    """Canny's edges (n, 1, h, w), 0 or 1, of images (n, 3, h, w). SciPy links weak edges to strong ones in one pass, kornia in as many
+    as the longest line has pixels."""
     import numpy as np
     from kornia.filters import canny
     from scipy.ndimage import label
@@ -133,7 +133,7 @@ def _edges(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> int:
-    """Make one and write it."""
+    """The command line."""
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 900
     control = empty()
     if steps:

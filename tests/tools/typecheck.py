@@ -20,7 +20,7 @@ PACKAGE = "animelora"
 
 
 def main() -> int:
-    """Type-check; the exit status is that of the worse run. Both run at once, each on a core of its own."""
+    """Type-check with both runs at once; the exit status is the worse one."""
     with tempfile.TemporaryDirectory(prefix="animelora-types-") as folder:
         _alias(Path(folder) / PACKAGE)
         with ThreadPoolExecutor() as pool:
@@ -50,7 +50,7 @@ def _alias(place: Path) -> None:
 
 
 def _mypy(arguments: list[str], environment: dict[str, str], replacements: list[tuple[str, str]]) -> tuple[int, str]:
-    """Its exit status and what it printed."""
+    """The exit status and the output."""
     cache = ROOT / ".mypy_cache" / ("pack" if arguments else "tree")
     command = [sys.executable, "-m", "mypy", "--config-file", str(CONFIG), "--cache-dir", str(cache), *arguments]
     # -p and -m look modules up: from the repository root they would find the plain tree, not the package

@@ -1,4 +1,4 @@
-"""A real Windows Python under Wine, laid out as ComfyUI's portable version, and the tests run in it.
+"""Runs the tests in a real Windows Python under Wine, laid out as ComfyUI's portable version.
 
 ``python tests/tools/windows.py [tests and options for pytest]`` sets everything up the first time (2 to 5 minutes, 3 GB) and runs the unit
 tests that are not slow, or what is named. ``--server`` adds a ComfyUI beside the Python. ``--run -- FILE ...`` starts a script instead.
@@ -58,11 +58,11 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin $(which chroot || echo /usr/sbin/
 
 
 class SetupError(Exception):
-    """What this machine lacks, in a sentence."""
+    """The message names what this machine lacks."""
 
 
 def main() -> int:
-    """Set up what is missing, then run; the exit status of what was run."""
+    """Set up what is missing and run the tests; their exit status."""
     parser = argparse.ArgumentParser(prog="tests/tools/windows.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--cache", type=Path, default=_default_cache(), help="folder for Wine and Python (default: %(default)s)")
     parser.add_argument("--server", action="store_true", help="with the ComfyUI of COMFYUI_PATH, else ~/ComfyUI")
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def require_tools() -> None:
-    """Raise SetupError where this cannot work."""
+    """Raise SetupError if this machine cannot run it."""
     if not sys.platform.startswith("linux") or platform.machine() != "x86_64" or os.geteuid() != 0:
         raise SetupError("this needs Linux on x86-64, and root to install Debian into a folder and to mount it.")
     missing = [name for name in ("debootstrap", "unshare", "git") if not _which(name)]
@@ -104,7 +104,7 @@ class Windows:
         self._cache = cache
 
     def set_up(self) -> None:
-        """Everything that a run needs; what is there from an earlier one stays. The pack is copied afresh."""
+        """Install what is missing, and copy the pack."""
         self._install_debian()
         self._install_python()
         self._install_packages()
@@ -121,7 +121,7 @@ class Windows:
         return self._enter([*extra, *environment, "ONEDNN_MAX_CPU_ISA=AVX512_CORE_FP16", *wine])
 
     def _enter(self, command: Sequence[str]) -> int:
-        """Run ``command`` in Debian, in a process space of its own: what it leaves behind ends with it."""
+        """Run ``command`` in Debian, in a separate process namespace, so that its children end with it."""
         settings = {"ROOT": self.root, "PORTABLE_FROM": self.portable, "PORTABLE_TO": PORTABLE, "LANGUAGE_": self.language}
         environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", **{k: str(v) for k, v in settings.items()}}
         for place in (self.root / PORTABLE.lstrip("/"), self.portable):
@@ -182,7 +182,7 @@ class Windows:
 
 @contextmanager
 def only_one(cache: Path) -> Iterator[None]:
-    """One run at a time uses ``cache``: the next waits."""
+    """Lock ``cache``, so that a second run waits."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as file:
         try:
@@ -194,7 +194,7 @@ def only_one(cache: Path) -> Iterator[None]:
 
 
 def _copy_checkout(source: Path, target: Path, *, leave_out: Sequence[str] = ()) -> None:
-    """The files of a checkout as they are now, without those that git ignores. Folders in ``leave_out`` stay as they are."""
+    """Copy the files of a checkout that git does not ignore. Folders in ``leave_out`` are kept."""
     listed = subprocess.run(
         ["git", "-C", str(source), "-c", f"safe.directory={source}", "ls-files", "-co", "--exclude-standard", "-z"],
         capture_output=True, check=False,
@@ -248,7 +248,7 @@ def _checked_status(status: int, what: str) -> None:
 
 
 def say(text: str) -> None:
-    """A heading between the parts of the output."""
+    """Print a heading."""
     print(f"\n== {text}", flush=True)
 
 

@@ -19,10 +19,10 @@ KNOWN = Path(__file__).with_name("windows_known.json")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that are known to fail under Wine, and leave out those that end the process (``crashes``)."""
+    """Mark the tests that are known to fail under Wine, and skip those that crash the process (``crashes``)."""
     known = json.loads(KNOWN.read_text(encoding="utf-8"))
     for item in items:
-        name = item.nodeid.replace("[", "(").replace("]", ")")  # brackets mean sets of characters in a pattern
+        name = item.nodeid.replace("[", "(").replace("]", ")")  # in a pattern, brackets mean sets of characters
         for pattern, reason in known["fails"].items():
             if fnmatchcase(name, pattern):
                 item.add_marker(pytest.mark.xfail(reason=f"Wine: {reason}", strict=False))

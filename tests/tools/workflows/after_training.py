@@ -1,4 +1,4 @@
-"""The example graphs for what comes after the first LoRA: holding on to a person, picking an epoch, other programs."""
+"""The example graphs for the time after the first LoRA: preserving a person, picking an epoch, other programs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def controlnet(info: ObjectInfo) -> Canvas:
 
 
 def epochs(info: ObjectInfo) -> Canvas:
-    """A run that keeps states, all of them in one grid, and the one that is picked at work."""
+    """A run that keeps states, a grid of all of them, and an image with the picked one."""
     c = Canvas("compare epochs", info)
     note = c.note(notes.EPOCHS, tall=380, wide=420)
     prep = c.node("AnimeLoRA_DatasetPrep", tall=420)
@@ -72,7 +72,7 @@ def epochs(info: ObjectInfo) -> Canvas:
 
 
 def export(info: ObjectInfo) -> Canvas:
-    """One LoRA for every program, for diffusers, and smaller; the smaller one at work beside the original."""
+    """One LoRA exported for every program, for diffusers, and smaller; images of the smaller one and the original."""
     c = Canvas("export for other tools", info)
     note = c.note(notes.EXPORT, tall=340, wide=420)
     base = checkpoint(c)

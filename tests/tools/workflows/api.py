@@ -1,4 +1,4 @@
-"""From the frontend's format to what ``/prompt`` takes, and what is wrong with a graph on the way."""
+"""Converts graphs from the frontend's format to the format of ``/prompt``, and finds their errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def api_prompt(graph: dict[str, Any], info: ObjectInfo) -> dict[str, dict[str, A
 
 
 def problems(graph: dict[str, Any], info: ObjectInfo) -> Iterator[str]:
-    """Everything in a graph that the server's description does not allow."""
+    """The parts of a graph that the server's description does not allow."""
     nodes = {node["id"]: node for node in graph["nodes"]}
     for node in nodes.values():
         if node["type"] in NOTES:

@@ -15,7 +15,7 @@ ObjectInfo = Mapping[str, Any]
 TITLE = 30  # pixels of a node's title, which lies above its position
 GAP = 40  # between nodes, columns and groups
 _SLOT, _WIDGET, _TEXT = 20, 27, 110  # heights: a socket's row, a widget's row, a text box
-_PANELS = {"AnimeLoRA_TrainLora": 450, "AnimeLoRA_LoadLora": 160, "AnimeLoRA_LoraStack": 160}  # what the pack's own panels in nodes need
+_PANELS = {"AnimeLoRA_TrainLora": 450, "AnimeLoRA_LoadLora": 160, "AnimeLoRA_LoraStack": 160}  # heights of the pack's own panels in nodes
 _FOOT = 30  # the badge below a node in the Vue rendering
 _WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _GROUP_COLOUR = "#3f789e"
@@ -51,7 +51,7 @@ class Output:
 
 @dataclass
 class Group:
-    """A titled frame around columns of nodes; without a title the nodes stand free."""
+    """A titled frame around columns of nodes; no frame without a title."""
 
     title: str
     columns: list[list[Node]]
@@ -247,7 +247,7 @@ def socket_type(spec: Any) -> str:
 
 
 def choices(spec: Any) -> list[Any] | None:
-    """What a menu offers; None for other widgets."""
+    """The entries of a menu; None for other widgets."""
     if isinstance(spec[0], list):
         return list(spec[0])
     return list(options(spec).get("options", [])) if spec[0] == "COMBO" else None

@@ -1,7 +1,7 @@
-"""Records what people have saved by the time of a release: ``python -m tests.tools.workflows.record http://127.0.0.1:8188``.
+"""Records workflows as users of a release have saved them: ``python -m tests.tools.workflows.record http://127.0.0.1:8188``.
 
 For each template and for one graph with every node of the pack, into tests/data/workflows/<version>: the workflow as the frontend saves
-it, and beside it the prompt as "Export (API)" writes it. A released folder is never recorded again: it stands for files that people have.
+it, and beside it the prompt as "Export (API)" writes it. A released folder is never recorded again, since it stands for users' files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .graphs import GRAPHS
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "workflows"
 OURS = "AnimeLoRA_"
-_CORE = ("CheckpointLoaderSimple", "LoadImage", "ControlNetLoader")  # what our sockets are fed with
+_CORE = ("CheckpointLoaderSimple", "LoadImage", "ControlNetLoader")  # sources for our sockets
 _BY_MACHINE = (
     "checkpoint",
     "folder",
@@ -37,7 +37,7 @@ _BY_MACHINE = (
 
 
 def every_node(info: ObjectInfo) -> Canvas:
-    """All nodes of the pack, joined wherever one fits another, with values other than the defaults."""
+    """All nodes of the pack, linked wherever types match, with values other than the defaults."""
     canvas = Canvas("every node", info)
     made: list[Node] = [canvas.node(kind) for kind in _CORE]
     waiting = sorted(name for name in info if name.startswith(OURS))
@@ -78,7 +78,7 @@ def _links(info: ObjectInfo, name: str, made: list[Node]) -> dict[str, Any]:
 
 
 def _values(info: ObjectInfo, name: str) -> dict[str, Any]:
-    """Every widget at another value than its default, as far as that does not hang on the files of a machine."""
+    """Every widget with a value other than its default, except those that depend on the machine's files."""
     found: dict[str, Any] = {}
     for key, spec in inputs_of(info[name]).items():
         if not is_widget(spec) or key in _BY_MACHINE:
@@ -98,7 +98,7 @@ def _values(info: ObjectInfo, name: str) -> dict[str, Any]:
 
 
 def _is_number(text: Any) -> bool:
-    """Whether a text widget holds numbers, which other words would break."""
+    """Whether a text widget expects numbers."""
     return bool(text) and all(letter in "0123456789.,- e" for letter in str(text))
 
 
