@@ -72,7 +72,7 @@ def enabled(config: RunConfig, plan: RunPlan) -> list[Acceleration]:
 
 def warnings(context: Context) -> list[str]:
     """A message for each acceleration that the run has to do without although it should have it."""
-    messages = []
+    messages: list[str] = []
     for name, path in _CLASSES.items():
         acceleration = _load(path)
         if not acceleration.is_wanted(context):

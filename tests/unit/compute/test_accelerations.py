@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from tests.unit.compute.helpers import same_training
 from tests.unit.training_helpers import Trained, configuration, make_dataset, train_here
@@ -23,6 +25,14 @@ BF16: dict[str, Any] = {"training.precision": "bf16", "training.gradient_accumul
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = list(accelerations._CLASSES)
 APIS = [(acceleration, api) for acceleration, apis in torch_private.APIS.items() for api in apis]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bf16_process() -> Iterator[None]:
+    """accelerate lets a process have one precision, and tests before or after these may have another."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture(scope="module")

@@ -98,9 +98,9 @@ class PackedConvolutionGradient(PackedWeight):
         size, options = self._options(shape)
         gradient_shape = [shape[0], weight.shape[0], *size]
         weight = weight.contiguous(memory_format=torch.channels_last)
-        return torch_private.reorder_transposed_convolution(weight, *options, shape=gradient_shape)
+        return torch_private.reorder_transposed_convolution(weight, *options, gradient_shape)
 
-    def _options(self, shape: torch.Size) -> tuple[list[int], tuple[Any, ...]]:
+    def _options(self, shape: torch.Size) -> tuple[list[int], tuple[Any, Any, Any, Any, int]]:
         """Height and width of the gradient for inputs of ``shape``; padding, output padding (pixels that the stride skipped), stride,
         dilation, groups."""
         sides = list(zip(shape[2:], KERNEL, self._padding, self._stride, strict=True))
