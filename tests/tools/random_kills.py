@@ -108,7 +108,7 @@ def trial(folder: Path, work: Work, known: Undisturbed, seed: int, tally: Tally)
     """Kill the work once or more and repeat it; what is then otherwise than it should be."""
     chance = random.Random(f"{work.name} {seed}")
     place = _fresh(folder, work)
-    points = []
+    points: list[float] = []
     while not points or (chance.random() < 0.3 and len(points) < 3):
         points.append(chance.randint(1, known.changes) if chance.random() < 0.6 else chance.uniform(0, known.seconds))
     how = []
@@ -320,7 +320,7 @@ def _train(place: Path) -> None:
     def run_child(folder: Any, *_: object) -> None:
         assert train_run(folder.path, watch_stdin=False) == 0
 
-    launcher._run_child = run_child
+    launcher._run_child = run_child  # type: ignore[assignment]
     _command("train", "run.toml")
 
 

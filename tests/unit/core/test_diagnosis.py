@@ -91,7 +91,7 @@ def test_latents_are_encoded_in_smaller_batches_when_memory_runs_out(text: str) 
 def test_a_pass_is_repeated_without_cuda_graphs_when_memory_runs_out(text: str) -> None:
     class Short(Small):
         def compute(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-            if self.short and self.passes._recorded:
+            if self.short and self.passes._recordings:
                 raise RuntimeError(text)
             return super().compute(inputs)
 
