@@ -31,9 +31,9 @@ class LoadDemoBase(io.ComfyNode):
                 )
             ],
             [
-                result(io.Model, "model", "The demo model."),
+                result(io.Model, "model", "The demo model, for a sampler."),
                 result(io.Clip, "clip", "The text encoder."),
-                result(io.Vae, "vae", "The VAE."),
+                result(io.Vae, "vae", "The VAE of the demo model."),
             ],
             search=["demo", "small checkpoint", "embedded base"],
         )
