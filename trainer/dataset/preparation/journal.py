@@ -63,7 +63,7 @@ def locked(folder: Path, should_stop: Callable[[], bool], waiting: Callable[[], 
     """Lock ``folder`` for one process; others call ``waiting`` and wait. Raises Cancelled when ``should_stop`` returned True."""
     path = folder / WORK / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locks.locked(path, should_stop, waiting=waiting):
+    with locks.hold_lock(path, should_stop, waiting=waiting):
         yield
 
 
