@@ -19,7 +19,7 @@ from trainer.config.setting import settings_of
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND_LINE = {"commands", "cli.py", "entry.py", "overrides.py"}  # what these print is read on the command line only
 RUN_KEYS, DATASET_KEYS = set(run_config.keys()), set(settings_of(PrepareSettings))
-COMMANDS = build_parser()._subparsers._group_actions[0].choices.values()
+COMMANDS = build_parser()._subparsers._group_actions[0].choices.values()  # type: ignore[union-attr]
 OPTIONS = {option for command in COMMANDS for option in command._option_string_actions if option.startswith("--")}
 PARTS = ("Message", "Setting", "DatasetSetting", "ExportOption", "File", "join_messages")
 NAMES = [*(key for key in RUN_KEYS | DATASET_KEYS if "." in key), *OPTIONS]
