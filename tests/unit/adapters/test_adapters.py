@@ -65,7 +65,7 @@ def test_dora_is_a_magnitude_times_a_direction_whose_norm_is_a_constant_to_gradi
         torch.testing.assert_close(mine, papers_own, rtol=1e-3, atol=1e-4)
 
 
-def test_dora_starts_at_the_layer_itself() -> None:
+def test_dora_starts_at_the_base_layer() -> None:
     model, pair, weight, bias, x = layer("linear", dora=True)
     with torch.no_grad():
         pair.up.zero_()

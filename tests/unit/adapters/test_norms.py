@@ -77,7 +77,7 @@ def test_the_average_is_the_sum_of_all_weights_with_their_shares() -> None:
     assert decays[0] < decay == decays[-1]  # the warm-up ends
 
 
-def test_a_restored_average_goes_on_to_the_same_bits() -> None:
+def test_restored_average_continues_with_the_same_bits() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     one = Ema({"w": weight}, 0.99)
     one.update(1)

@@ -53,7 +53,7 @@ def install(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., torch.Tensor]
     return calls
 
 
-def test_one_that_works_is_taken_and_one_that_only_imports_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_xformers_only_if_a_call_works(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, plainly)
     assert choose_attention("auto", CPU, torch.float32) == ("xformers", "")
     assert choose_attention("sdpa", CPU, torch.float32) == ("sdpa", "")
@@ -64,12 +64,12 @@ def test_one_that_works_is_taken_and_one_that_only_imports_is_not(monkeypatch: p
         choose_attention("xformers", CPU, torch.float32)
 
 
-def test_one_that_computes_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xformers_with_wrong_results_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, lambda query, key, value: value * 2)
     assert choose_attention("auto", CPU, torch.float32) == ("sdpa", "its result is wrong")
 
 
-def test_one_that_is_not_installed_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_xformers_causes_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xformers", None)
     monkeypatch.setitem(sys.modules, "xformers.ops", None)
     monkeypatch.setattr("trainer.compute.attention_choice.importlib.import_module", _missing)
@@ -82,7 +82,7 @@ def _missing(name: str) -> Any:
     raise ModuleNotFoundError("No module named 'xformers'", name="xformers")
 
 
-def test_a_run_with_xformers_has_the_losses_of_one_without(
+def test_xformers_does_not_change_losses(
     shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_dataset(tmp_path, 3)
@@ -96,7 +96,7 @@ def test_a_run_with_xformers_has_the_losses_of_one_without(
     assert [plan(run.told).attention for run in (with_it, without)] == ["xformers", "sdpa"]
 
 
-def test_a_broken_one_is_told_once_and_the_run_goes_on(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_xformers_causes_one_warning(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = install(monkeypatch, broken)
     trained = train_here(configuration(shallow_checkpoint, make_dataset(tmp_path, 1), tmp_path / "runs"))
     warnings = [event.message for event in trained.told if isinstance(event, events.Warning_) and "xformers" in event.message]
@@ -113,7 +113,7 @@ def test_this_torch_has_the_operators() -> None:
 
 
 @pytest.mark.parametrize("tokens", [(16, 16), (16, 77), (1, 5), (300, 300)])
-def test_attention_of_a_cpu_in_half_precision_is_no_further_from_the_truth_than_torch_s(tokens: tuple[int, int]) -> None:
+def test_half_precision_cpu_attention_is_as_accurate_as_torchs(tokens: tuple[int, int]) -> None:
     draw = torch.Generator().manual_seed(0)
     shapes = [(2, 3, count, 40) for count in (tokens[0], tokens[1], tokens[1])]
     inputs = [torch.randn(shape, generator=draw).bfloat16() for shape in shapes]
@@ -137,7 +137,7 @@ def test_attention_of_a_cpu_in_half_precision_is_no_further_from_the_truth_than_
         assert apart[0] < max(1.05 * apart[1], 0.004), apart
 
 
-def test_a_unet_on_a_cpu_predicts_and_derives_with_it_as_with_torch_s_attention(tiny_checkpoint: Path) -> None:
+def test_unet_with_cpu_attention_matches_torchs_attention(tiny_checkpoint: Path) -> None:
     """And queries, keys and values that are computed together are those of diffusers."""
     config = configuration(tiny_checkpoint, Path("dataset"), Path("runs"))
     draw = torch.Generator().manual_seed(0)

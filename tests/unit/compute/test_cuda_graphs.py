@@ -93,7 +93,7 @@ def warnings(trained: Trained) -> list[str]:
     ],
     ids=["plain", "in parts", "weighted", "checkpointed", "convolutions", "DoRA", "schedule-free"],
 )
-def test_recorded_passes_train_as_written_ones(
+def test_recorded_passes_train_like_eager_ones(
     shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], more: dict[str, Any]
 ) -> None:
     recording = train_here(configuration(shallow_checkpoint, five, tmp_path, {**CHANGES, **more}))
@@ -103,7 +103,7 @@ def test_recorded_passes_train_as_written_ones(
     assert warnings(recording) == []
 
 
-def test_every_size_of_picture_has_a_recording(
+def test_each_image_size_has_a_recording(
     shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_pictures(tmp_path / "pictures", 3)
@@ -121,7 +121,7 @@ def test_every_size_of_picture_has_a_recording(
     assert len(recorder.places) == 2 * planned.modules, "a set of gradients for each recording: SDXL's at rank 64 are 344 MB"
 
 
-def test_a_recorder_that_fails_turns_itself_off_with_a_warning(
+def test_failing_recorder_turns_off_with_a_warning(
     shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
@@ -134,7 +134,7 @@ def test_a_recorder_that_fails_turns_itself_off_with_a_warning(
     assert "CUDA graphs failed" in warning and "when stream is capturing)" in warning
 
 
-def test_a_recording_that_computes_something_else_is_not_used(
+def test_recording_with_wrong_gradients_is_not_used(
     shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
@@ -155,7 +155,7 @@ def test_a_recording_that_computes_something_else_is_not_used(
     assert "its gradients were not those of the eager pass" in warning
 
 
-def test_a_recording_without_one_of_its_gradients_is_not_used(
+def test_recording_that_lacks_one_gradient_is_not_used(
     shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The smallest that counts, of dozens: in the norm of all of them it is lost."""
@@ -177,7 +177,7 @@ def test_a_recording_without_one_of_its_gradients_is_not_used(
     assert "its gradients were not those of the eager pass" in warning
 
 
-def test_a_recording_in_which_nothing_goes_back_through_lora_is_not_used(
+def test_recording_without_gradients_through_lora_is_not_used(
     shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the start LoRA's up is zero, and nothing should."""
@@ -202,7 +202,7 @@ def test_a_recording_in_which_nothing_goes_back_through_lora_is_not_used(
     assert "its gradients were not those of the eager pass" in warning
 
 
-def test_a_compiler_that_fails_takes_its_recordings_with_it(
+def test_failing_compiler_is_not_recorded(
     shallow_checkpoint: Path,
     five: Path,
     as_written: AsWritten,
@@ -230,7 +230,7 @@ def test_compiled_blocks_are_recorded(
     torch._dynamo.reset()
 
 
-def test_gradients_are_kept_apart_from_what_a_replay_overwrites(
+def test_replays_do_not_overwrite_accumulated_gradients(
     shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating]
 ) -> None:
     settings = configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path, {"training.gradient_accumulation": 1})
@@ -245,7 +245,7 @@ def test_gradients_are_kept_apart_from_what_a_replay_overwrites(
             torch.testing.assert_close(gradient, times * first, rtol=1e-4, atol=1e-7)
 
 
-def test_where_a_size_has_no_room_beside_the_recordings_of_others_the_run_goes_on_without_them() -> None:
+def test_recordings_are_dropped_when_another_size_lacks_memory() -> None:
     small = Small()
     assert small.gradient(torch.ones(2)) == 2
     small.short = True
@@ -255,7 +255,7 @@ def test_where_a_size_has_no_room_beside_the_recordings_of_others_the_run_goes_o
     assert small.gradient(torch.ones(2)) == 2
 
 
-def test_a_pass_that_overflows_is_not_recorded_but_the_next_one() -> None:
+def test_overflowing_pass_is_not_recorded() -> None:
     small = Small()
     small.gradient(torch.tensor([float("inf")]))
     assert not small.passes._recordings and small.passes.active
@@ -263,7 +263,7 @@ def test_a_pass_that_overflows_is_not_recorded_but_the_next_one() -> None:
     assert len(small.passes._recordings) == 1 and not small.warnings
 
 
-def test_of_a_recording_that_fails_the_first_cause_is_told() -> None:
+def test_failing_recording_reports_its_first_error() -> None:
     def record(compute: Any) -> Any:
         try:
             raise RuntimeError("operation not permitted when stream is capturing")
@@ -276,7 +276,7 @@ def test_of_a_recording_that_fails_the_first_cause_is_told() -> None:
 
 
 @pytest.mark.parametrize("fails", ["in the pass", "at the end of the recording", "by other gradients"])
-def test_of_a_recording_that_fails_nothing_is_left_when_its_memory_is_given_back(fails: str) -> None:
+def test_failing_recording_frees_its_memory(fails: str) -> None:
     """Acted without a garbage collector, as a training process runs: what a trace refers to would stay."""
     held = list[weakref.ref[torch.Tensor]]()
     left: list[list[bool]] = []
@@ -320,7 +320,7 @@ class Stream:
         """Nothing runs on it."""
 
 
-def test_recordings_share_a_stream_and_a_failed_one_leaves_the_current_stream_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recordings_share_a_stream_and_restore_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch hands freed memory on within a stream only. Acted: the calls are torch's for a GPU."""
     usual, used, fails = Stream(), list[Stream](), [False]
     now = [usual]
@@ -368,7 +368,7 @@ def test_recordings_share_a_stream_and_a_failed_one_leaves_the_current_stream_as
         ({"training.memory": "6gb", "training.cuda_graphs": "on"}, True),
     ],
 )
-def test_a_plan_records_where_there_is_room(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: bool) -> None:
+def test_plan_uses_cuda_graphs_if_memory_suffices(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: bool) -> None:
     monkeypatch.setattr(planning, "usable_memory_gb", lambda device: 80.0)
     settings = configuration(Path("a.safetensors"), Path("dataset"), Path("runs"), changes)
     gpu, cpu = (Context(settings, torch.device(kind), torch.bfloat16) for kind in ("cuda", "cpu"))
@@ -378,7 +378,7 @@ def test_a_plan_records_where_there_is_room(monkeypatch: pytest.MonkeyPatch, cha
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_a_plan_counts_the_gradients_that_recordings_keep_and_are_compared_with(
+def test_plan_counts_gradients_of_recordings(
     shallow_checkpoint: Path, five: Path, monkeypatch: pytest.MonkeyPatch, dora: bool
 ) -> None:
     monkeypatch.setattr(planning, "usable_memory_gb", lambda device: 80.0)
@@ -395,7 +395,7 @@ def test_a_plan_counts_the_gradients_that_recordings_keep_and_are_compared_with(
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_checkpointing_copies_the_state_of_random_numbers_only_where_some_are_drawn(
+def test_checkpointing_saves_rng_state_only_with_dropout(
     shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
 ) -> None:
     copied: list[int] = []
@@ -420,7 +420,7 @@ def test_checkpointing_copies_the_state_of_random_numbers_only_where_some_are_dr
     [{}, {"training.gradient_checkpointing": True}, {"training.precision": "fp16"}, {"network.targets": "all-linear+conv"}],
     ids=["plain", "checkpointed", "fp16", "convolutions"],
 )
-def test_cuda_graphs_train_as_passes_as_written(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+def test_cuda_graphs_train_like_eager_passes(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     folder = make_dataset(tmp_path, 5)
     common = {**CHANGES, "training.device": "cuda", "training.precision": "bf16", "optimizer.lr": 1e-3, **more}
     AcceleratorState._reset_state(True)  # a process has one precision, and the case before may have had another

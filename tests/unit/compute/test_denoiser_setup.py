@@ -31,7 +31,7 @@ BATCHED: dict[str, Any] = {"training.batch_size": 3, "training.gradient_accumula
 @pytest.mark.parametrize(
     "changes", [{}, {"objective.min_snr_gamma": 5.0, "objective.noise_offset": 0.05}], ids=["plain", "weighted by noise level"]
 )
-def test_a_batch_in_smaller_passes_has_its_gradients(shallow_checkpoint: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_splitting_a_batch_keeps_losses(shallow_checkpoint: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = make_dataset(tmp_path, 5)  # batches of three and two
     whole = train_here(configuration(shallow_checkpoint, folder, tmp_path / "whole", {**BATCHED, **changes}))
     for size in (1, 2):  # by two: parts of two and one
@@ -43,7 +43,7 @@ def test_a_batch_in_smaller_passes_has_its_gradients(shallow_checkpoint: Path, t
         assert split.steps[0].grad_norm == pytest.approx(whole.steps[0].grad_norm, rel=1e-4)
 
 
-def test_every_gradient_of_the_parts_is_that_of_the_whole(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_splitting_a_batch_keeps_every_gradient(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 3)
     gradients = []
     for size in (0, 2):
@@ -55,7 +55,7 @@ def test_every_gradient_of_the_parts_is_that_of_the_whole(shallow_checkpoint: Pa
     assert apart < 3e-4 * sum(float(a.square().sum()) for a in gradients[0]) ** 0.5
 
 
-def test_split_keeps_every_image_and_its_own(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_split_keeps_images_with_their_data(shallow_checkpoint: Path, tmp_path: Path) -> None:
     _, step = recipe_before_step_one(configuration(shallow_checkpoint, make_dataset(tmp_path, 3), tmp_path, BATCHED))
     batch = step.micro_batches[0]
     parts = batch.split(2)
@@ -69,7 +69,7 @@ def test_split_keeps_every_image_and_its_own(shallow_checkpoint: Path, tmp_path:
     assert len(fields(batch)) == 11  # a new one has to be split, too
 
 
-def test_batches_for_a_gpu_are_page_locked(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pinned_batches_are_page_locked(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, step = recipe_before_step_one(configuration(shallow_checkpoint, make_dataset(tmp_path, 1), tmp_path))
     batch = step.micro_batches[0]
     locked: list[torch.Tensor] = []
@@ -95,7 +95,7 @@ class Readings(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_step_reads_nothing_back_from_the_device(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_step_does_not_wait_for_the_device(shallow_checkpoint: Path, tmp_path: Path) -> None:
     changes = {"objective.min_snr_gamma": 5.0, "objective.loss": "huber"}
     recipe, batch = recipe_before_step_one(configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path, changes))
     readings = Readings()  # type: ignore[no-untyped-call]
@@ -107,7 +107,7 @@ def test_a_step_reads_nothing_back_from_the_device(shallow_checkpoint: Path, tmp
     assert readings.count == 1
 
 
-def test_channels_last_changes_nothing_but_the_layout(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_channels_last_does_not_change_training(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 3)
     changes = {**BATCHED, "network.targets": "all-linear+conv"}
     runs = [
@@ -121,7 +121,7 @@ def test_channels_last_changes_nothing_but_the_layout(shallow_checkpoint: Path, 
 LAYOUTS = [("cuda", torch.bfloat16), ("cuda", torch.float16), ("cuda", torch.float32), ("cpu", torch.bfloat16)]
 
 
-def test_lora_computes_in_the_dtype_of_its_input_with_the_numbers_of_pefts_own_casts(shallow_checkpoint: Path) -> None:
+def test_lora_casts_like_peft(shallow_checkpoint: Path) -> None:
     results: list[tuple[float, list[torch.Tensor], list[torch.nn.Parameter]]] = []
     for ours in (True, False):
         unet: Any = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
@@ -153,7 +153,7 @@ def test_lora_computes_in_the_dtype_of_its_input_with_the_numbers_of_pefts_own_c
 
 
 @pytest.mark.slow
-def test_compiled_blocks_give_the_losses_of_plain_ones(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_blocks_train_like_eager_ones(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_blocks, "_BACKEND", "aot_eager")  # traced and differentiated as for inductor, without its minutes of C++
     folder = make_dataset(tmp_path, 2)
     changes = {"training.gradient_accumulation": 1, "training.max_steps": 1}
@@ -194,7 +194,7 @@ def test_a_compiler_that_fails_turns_itself_off_with_a_warning(
 
 
 @pytest.mark.parametrize("lose", [lose_a_gradient, lose_the_input_gradient])
-def test_a_compiler_that_computes_something_else_turns_itself_off_with_a_warning(
+def test_compiler_with_wrong_gradients_turns_off_with_a_warning(
     shallow_checkpoint: Path, four: Path, plain: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Any], None]
 ) -> None:
     monkeypatch.setattr("trainer.compute.compiled_blocks.compile_blocks", lose)
@@ -237,7 +237,7 @@ class SmallMemory:
         return self.vae.decode(latents, return_dict=return_dict)
 
 
-def test_pictures_are_encoded_in_halves_and_decoded_in_tiles_where_memory_is_small(shallow_checkpoint: Path) -> None:
+def test_vae_encodes_in_halves_and_decodes_in_tiles_without_memory(shallow_checkpoint: Path) -> None:
     vae: Any = FAMILY.load_vae(open_checkpoint(str(shallow_checkpoint)), torch.float32)
     pixels = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     small = SmallMemory(vae)

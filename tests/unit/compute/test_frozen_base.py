@@ -55,7 +55,7 @@ def rounded(weight: torch.Tensor, kind: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(96, 64), (32, 64, 3, 3), (700, 640), (3, 70_400)])  # the last two in several strips
-def test_what_is_unpacked_is_what_the_format_says(kind: str, shape: tuple[int, ...]) -> None:
+def test_dequantised_weights_match_the_format(kind: str, shape: tuple[int, ...]) -> None:
     needs(kind)
     weight = 0.05 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
     codes, scales = quantise_weight(weight, kind)
@@ -67,7 +67,7 @@ def test_what_is_unpacked_is_what_the_format_says(kind: str, shape: tuple[int, .
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_a_gpu)])
-def test_one_kernel_unpacks_int8_as_three_do(device: str, dtype: torch.dtype) -> None:
+def test_single_kernel_dequantises_int8_exactly(device: str, dtype: torch.dtype) -> None:
     """Off the CPU the product is written in the dtype that is asked for: computed in fp32 and rounded once."""
     weight = torch.randn((64, 96), generator=torch.Generator().manual_seed(1)).to(device)
     codes, scales = quantise_weight(weight, "int8")
@@ -91,7 +91,7 @@ def test_int8_loses_less_than_fp8_and_fp8_less_than_nf4() -> None:
     [nn.Linear(64, 96), nn.Linear(64, 32, bias=False), nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.Conv2d(32, 64, 1)],
     ids=["linear", "linear without bias", "strided convolution", "1x1 convolution"],
 )
-def test_a_layer_and_its_gradient_are_those_of_the_unpacked_weight(layer: nn.Module, kind: str) -> None:
+def test_quantised_layer_matches_its_dequantised_weight(layer: nn.Module, kind: str) -> None:
     needs(kind)
     layer.requires_grad_(False)
     packed = quantise.quantised_layer(layer, kind)
@@ -108,7 +108,7 @@ def test_a_layer_and_its_gradient_are_those_of_the_unpacked_weight(layer: nn.Mod
     torch.testing.assert_close(first.grad, second.grad, rtol=1e-6, atol=1e-6)
 
 
-def test_nothing_unpacked_is_kept_for_the_backward_pass() -> None:
+def test_backward_pass_keeps_no_dequantised_weight() -> None:
     packed = quantise.quantised_layer(nn.Linear(256, 512).requires_grad_(False), "int8")
     saved: list[int] = []
 
@@ -133,7 +133,7 @@ def loss_and_gradients(unet: Any, family_width: int) -> tuple[float, list[torch.
 
 
 @pytest.mark.parametrize(("kind", "dora"), [("int8", False), ("fp8", False), ("nf4", False), ("int8", True)])
-def test_lora_on_a_packed_base_learns_what_it_would_on_the_unpacked_one(tiny_checkpoint: Path, kind: str, dora: bool) -> None:
+def test_lora_on_quantised_base_learns_the_same(tiny_checkpoint: Path, kind: str, dora: bool) -> None:
     needs(kind)
     checkpoint = open_checkpoint(str(tiny_checkpoint))
     packed: Any = FAMILY.load_denoiser(checkpoint, torch.float32)
@@ -155,7 +155,7 @@ def test_lora_on_a_packed_base_learns_what_it_would_on_the_unpacked_one(tiny_che
     assert apart < 1e-5 * sum(float(b.square().sum()) for b in wanted) ** 0.5
 
 
-def test_the_device_never_holds_the_unpacked_base(shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_never_holds_the_whole_base(shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unet = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.float32)
     moved: list[weakref.ref[nn.Module]] = []
     original = nn.Module.to
@@ -172,7 +172,7 @@ def test_the_device_never_holds_the_unpacked_base(shallow_checkpoint: Path, monk
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_putting_lora_in_unpacks_nothing_or_for_dora_each_weight_once(
+def test_injecting_lora_dequantises_nothing_and_dora_once(
     shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, dora: bool
 ) -> None:
     unet = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
@@ -193,7 +193,7 @@ def test_putting_lora_in_unpacks_nothing_or_for_dora_each_weight_once(
     assert torch.equal(layer.weight, whole), "it stayed a description"
 
 
-def test_converting_the_model_leaves_packed_weights_packed() -> None:
+def test_converting_the_model_keeps_quantised_weights() -> None:
     for kind in ("int8", "fp8"):
         packed: Any = quantise.quantised_layer(nn.Linear(64, 32), kind)
         before = packed.weight.clone()
@@ -202,7 +202,7 @@ def test_converting_the_model_leaves_packed_weights_packed() -> None:
         assert torch.equal(packed.weight, before)
 
 
-def test_packed_convolutions_lie_channels_last_where_they_are_asked_to() -> None:
+def test_quantised_convolutions_can_be_channels_last() -> None:
     for kind in ("int8", "fp8"):
         packed: Any = quantise.quantised_layer(nn.Conv2d(8, 4, 3), kind)
         before = packed.weight.clone()
@@ -221,7 +221,7 @@ def accelerate_anew() -> Iterator[None]:
 
 @pytest.mark.usefixtures("accelerate_anew")
 @pytest.mark.parametrize("changes", [{}, {"training.precision": "bf16"}], ids=["fp32", "bf16"])
-def test_a_run_on_an_8_bit_base_stays_close_to_the_plain_run(shallow_checkpoint: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_8_bit_base_trains_close_to_the_plain_one(shallow_checkpoint: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = make_dataset(tmp_path, 3)
     runs = {
         kind: train_here(configuration(shallow_checkpoint, folder, tmp_path / kind, {"training.base_precision": kind, **changes}))

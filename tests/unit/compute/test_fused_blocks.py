@@ -85,7 +85,7 @@ def group_norm_of(channels: int, groups: int) -> nn.GroupNorm:
 @pytest.mark.parametrize(
     ("channels", "groups", "height", "width"), [(320, 32, 8, 8), (48, 4, 9, 7), (96, 4, 1, 1), (64, 1, 40, 33), (30, 3, 13, 21)]
 )
-def test_group_norm_is_torch_s(channels: int, groups: int, height: int, width: int, silu: bool) -> None:
+def test_group_norm_matches_torch(channels: int, groups: int, height: int, width: int, silu: bool) -> None:
     norm = group_norm_of(channels, groups)
     activated: Way = functional.silu if silu else lambda x: x
     inputs = 3 + 2 * picture(2, channels, height, width)
@@ -99,14 +99,14 @@ def test_group_norm_is_torch_s(channels: int, groups: int, height: int, width: i
     )
 
 
-def test_group_norm_of_numbers_far_from_zero_loses_nothing() -> None:
+def test_group_norm_is_accurate_far_from_zero() -> None:
     norm, inputs = group_norm_of(64, 8), 1000 + picture(1, 64, 16, 16)
     _, ours = triton_kernels.group_norm(inputs, norm, silu=False)
     exact = norm.double()(inputs.double())
     assert float((ours - exact).norm()) < 2e-4 * float(exact.norm())
 
 
-def test_group_norm_puts_planes_into_channels_last() -> None:
+def test_group_norm_returns_channels_last() -> None:
     norm, inputs = group_norm_of(48, 4), random(2, 48, 6, 5)
     _, normed = triton_kernels.group_norm(inputs, norm, silu=False)
     assert normed.is_contiguous(memory_format=torch.channels_last)
@@ -114,7 +114,7 @@ def test_group_norm_puts_planes_into_channels_last() -> None:
 
 
 @pytest.mark.parametrize("shape", [(5, 96), (2, 3, 320), (1, 7, 1280), (130, 24)])
-def test_layer_norm_is_torch_s(shape: tuple[int, ...]) -> None:
+def test_layer_norm_matches_torch(shape: tuple[int, ...]) -> None:
     norm = nn.LayerNorm(shape[-1], device=DEVICE).requires_grad_(False)
     norm.weight.copy_(1 + random(shape[-1], seed=1) / 3)
     norm.bias.copy_(random(shape[-1], seed=2))
@@ -126,7 +126,7 @@ def test_layer_norm_is_torch_s(shape: tuple[int, ...]) -> None:
     same(random(*shape), lambda x: triton_kernels.layer_norm(x, residual, norm)[0], lambda x: x + residual)
 
 
-def test_geglu_and_sums_are_torch_s() -> None:
+def test_geglu_and_add_match_torch() -> None:
     same(3 * random(3, 5, 2 * 300), triton_kernels.geglu, lambda x: x.chunk(2, -1)[0] * functional.gelu(x.chunk(2, -1)[1]))
     other, bias = picture(2, 40, 9, 9, seed=1), random(40, seed=2)
     same(picture(2, 40, 9, 9), lambda x: triton_kernels.add(x, other, bias), lambda x: x + other + bias[:, None, None])
@@ -142,11 +142,11 @@ def test_every_kernel_compiles_for_gpus_of_three_generations() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_trial_finds_them_right(dtype: torch.dtype) -> None:
+def test_self_check_accepts_the_kernels(dtype: torch.dtype) -> None:
     assert triton_kernels.works(DEVICE, dtype) == ""
 
 
-def test_the_trial_finds_a_wrong_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_check_rejects_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_kernels, "geglu", lambda x: x.chunk(2, -1)[0] * functional.silu(x.chunk(2, -1)[1]))
     assert triton_kernels.works(DEVICE, torch.float32) == "its results are not torch's"
 
@@ -189,7 +189,7 @@ def apart(one: torch.Tensor, two: torch.Tensor) -> float:
 
 @pytest.mark.seconds
 @pytest.mark.parametrize("targets", mark_long(["all-linear", "all-linear+conv"], "all-linear"))
-def test_a_fused_unet_predicts_and_learns_the_same(targets: str) -> None:
+def test_fused_unet_matches_the_plain_one(targets: str) -> None:
     predicted, gradients, plain = unet_passes(fuse=False, dtype=torch.float32, targets=targets)
     ours, learnt, unet = unet_passes(fuse=True, dtype=torch.float32, targets=targets, checkpointing=targets == "all-linear")
     assert apart(ours, predicted) < 1e-5
@@ -202,14 +202,14 @@ def test_a_fused_unet_predicts_and_learns_the_same(targets: str) -> None:
 
 
 @pytest.mark.seconds
-def test_in_half_precision_a_fused_unet_is_no_further_from_the_truth() -> None:
+def test_fused_unet_is_as_accurate_in_half_precision() -> None:
     truth = unet_passes(fuse=False, dtype=torch.float32, targets="all-linear")
     plain, ours = (unet_passes(fuse=fuse, dtype=torch.bfloat16, targets="all-linear") for fuse in (False, True))
     for place in (0, 1):
         assert apart(ours[place], truth[place]) < 1.4 * apart(plain[place], truth[place])
 
 
-def test_a_block_with_a_mask_is_diffusers_own() -> None:
+def test_block_with_a_mask_uses_diffusers_code() -> None:
     from diffusers.models.attention import BasicTransformerBlock
 
     torch.manual_seed(0)
@@ -228,7 +228,7 @@ def test_a_block_with_a_mask_is_diffusers_own() -> None:
     assert not torch.allclose(masked[0], block(hidden, encoder_hidden_states=text), atol=1e-3)
 
 
-def test_what_differs_from_stable_diffusion_stays() -> None:
+def test_other_blocks_than_stable_diffusions_stay() -> None:
     from diffusers.models.attention import BasicTransformerBlock
     from diffusers.models.resnet import ResnetBlock2D
 
@@ -263,7 +263,7 @@ def test_missing_kernels_are_reported_only_to_who_asked_for_them(monkeypatch: py
 @pytest.mark.parametrize(
     ("fuses", "targets"), [pytest.param(True, "all-linear+conv", marks=pytest.mark.long), (False, "all-linear+conv"), (False, "all-linear")]
 )
-def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
+def test_memory_estimate_matches_fused_blocks(
     tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, fuses: bool, targets: str
 ) -> None:
     from tests.unit.plan.helpers import bytes_kept_for_backward
@@ -282,7 +282,7 @@ def test_the_memory_of_fused_blocks_is_counted_as_they_keep_it(
     assert counted == pytest.approx(bytes_kept_for_backward(real.train(), 16, 1), rel=0.02 if fuses else 0.035)
 
 
-def test_a_plan_for_a_gpu_counts_what_will_run(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_plan_counts_fused_blocks(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset_folder = make_dataset(tmp_path, 1, resolution=512)
     checkpoint = open_checkpoint(str(shallow_checkpoint))
     monkeypatch.setattr("trainer.plan.planning.usable_memory_gb", lambda device: 80.0)
@@ -313,7 +313,7 @@ def recorded(compute: Callable[[], LossAndGradients]) -> tuple[Callable[[], None
     return replay, kept
 
 
-def test_recorded_passes_follow_the_weights_that_they_have_low_copies_of() -> None:
+def test_low_precision_copies_follow_their_weights() -> None:
     torch.manual_seed(0)
     layers = [CastingLinear(6, 5, bias=False), CastingConv2d(5, 4, 1, bias=False)]
     model, other = nn.ModuleList(layers), nn.Parameter(torch.ones(4))
@@ -348,7 +348,7 @@ def test_recorded_passes_follow_the_weights_that_they_have_low_copies_of() -> No
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
 @pytest.mark.parametrize("more", [{}, {"training.gradient_checkpointing": True}, {"training.cuda_graphs": "off"}, {"network.dora": True}])
-def test_on_a_gpu_fused_blocks_train_as_plain_ones(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_fused_blocks_train_like_plain_ones_on_a_gpu(tmp_path: Path, more: dict[str, Any]) -> None:
     folder = make_dataset(tmp_path, 5)
     common = {"training.batch_size": 2, "training.device": "cuda", "training.precision": "bf16", "optimizer.lr": 1e-4, **more}
     runs = [train_here(configuration(BASE_FILE, folder, tmp_path / way, {**common, "training.fused": way})) for way in ("off", "on")]

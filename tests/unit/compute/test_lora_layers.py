@@ -75,14 +75,14 @@ def close(ours: tuple[torch.Tensor, Gradients], theirs: tuple[torch.Tensor, Grad
 @pytest.mark.parametrize("alpha", [float(RANK), 6.0])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 7, 24), (2, 3, 5, 24)])
-def test_values_and_gradients_are_peft_s(shape: tuple[int, ...], bias: bool, alpha: float, recompute: bool) -> None:
+def test_values_and_gradients_match_peft(shape: tuple[int, ...], bias: bool, alpha: float, recompute: bool) -> None:
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     ours = results(lora(bias=bias, alpha=alpha), inputs, recompute=recompute)
     close(ours, results(by_peft(lora(bias=bias, alpha=alpha), alpha), inputs), 1e-6)
 
 
 @pytest.mark.parametrize("small", [0, 2**17])
-def test_in_half_precision_it_is_no_further_from_the_truth_than_peft(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+def test_half_precision_is_as_accurate_as_peft(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
     monkeypatch.setattr(lora_layers, "_SMALL", small)  # LoRA in the dtype of its input, as on a GPU, and in fp32
     inputs = torch.randn((3, 9, 24), generator=torch.Generator().manual_seed(2))
     rounded = lora(dtype=torch.bfloat16)
@@ -99,7 +99,7 @@ def test_in_half_precision_it_is_no_further_from_the_truth_than_peft(monkeypatch
 
 @pytest.mark.skipif(not onednn_layers.works(torch.bfloat16), reason="NOT CHECKED: layers are prepacked with oneDNN on x86")
 @pytest.mark.parametrize("small", [0, 2**17])
-def test_a_base_in_blocks_is_folded_too(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+def test_packed_base_layers_are_fused(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
     monkeypatch.setattr(lora_layers, "_SMALL", small)  # LoRA in the dtype of its input, and in fp32
     inputs = torch.randn((3, 9, 24), generator=torch.Generator().manual_seed(2)).bfloat16()
     found = []
@@ -177,7 +177,7 @@ def test_it_keeps_no_more_for_the_backward_pass_than_peft() -> None:
 @pytest.mark.parametrize(
     ("kind", "ours"), [("dropout", FusedLoraLinear), ("int8", LoraLinear), ("3x3", LoraConv2d), ("3x3 bf16", LoraConv2d)]
 )
-def test_what_cannot_be_folded_is_peft_s_too(kind: str, ours: type[LoraLayer], rslora: bool) -> None:
+def test_layers_that_are_not_fused_match_peft(kind: str, ours: type[LoraLayer], rslora: bool) -> None:
     torch.manual_seed(0)
     base: Any = nn.Conv2d(24, 40, 3, 2, padding=1) if kind.startswith("3x3") else nn.Linear(24, 40)
     if kind == "int8":
@@ -201,7 +201,7 @@ def test_what_cannot_be_folded_is_peft_s_too(kind: str, ours: type[LoraLayer], r
 
 
 @pytest.mark.parametrize("kind", ["linear", "3x3"])
-def test_it_begins_with_the_numbers_of_peft(kind: str) -> None:
+def test_initial_weights_match_peft(kind: str) -> None:
     begun = []
     for way in ("ours", "peft"):
         torch.manual_seed(3)
@@ -230,7 +230,7 @@ def dora(kind: str, dtype: torch.dtype = torch.float32, dropout: float = 0.0) ->
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("kind", ["linear", "3x3"])
-def test_dora_is_peft_s_in_values_and_gradients(kind: str, dropout: float) -> None:
+def test_dora_matches_peft(kind: str, dropout: float) -> None:
     model, inputs = dora(kind, dropout=dropout)
     theirs = by_peft(model, dropout=dropout, use_dora=True)
     magnitude = theirs[0].lora_magnitude_vector["default"]
@@ -269,14 +269,14 @@ def test_the_pairs_of_dora_have_a_magnitude() -> None:
     assert [sorted(pair.tensors) for pair in adapter.pairs(model)] == [["0.down", "0.magnitude", "0.up"]]
 
 
-def test_all_linear_layers_of_a_unet_are_folded(tiny_checkpoint: Path) -> None:
+def test_all_linear_layers_of_a_unet_are_fused(tiny_checkpoint: Path) -> None:
     unet: Any = FAMILY.load_denoiser(open_checkpoint(str(tiny_checkpoint)), torch.float32)
     adapter.inject(unet, FAMILY.denoiser_targets(unet, "all-linear"), rank=RANK, alpha=4, seed=1)
     kinds = [type(module).__name__ for module in unet.modules() if isinstance(module, LoraLayer)]
     assert (kinds.count("FusedLoraLinear"), kinds.count("FusedLoraPointwise")) == (160, 32)
 
 
-def test_a_pointwise_convolution_of_pictures_that_are_channels_last_is_folded() -> None:
+def test_channels_last_pointwise_convolution_is_fused() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(24, 40, 1)).requires_grad_(False)
     adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1)
@@ -326,7 +326,7 @@ class WeightCasts(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("base", ["int8 linear", "fp8 linear", "int8 convolution", "convolution"])
-def test_low_copies_of_weights_are_used_as_they_are_behind_a_norm(base: str) -> None:
+def test_low_precision_copies_are_not_cast_behind_a_norm(base: str) -> None:
     """A norm gives fp32 under autocast: there the copies were cast up, and by autocast down again."""
     torch.manual_seed(0)
     kind, _, layer = base.rpartition(" ")

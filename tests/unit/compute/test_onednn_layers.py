@@ -74,7 +74,7 @@ def both(layer: torch.nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, to
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_packed_convolution_computes_and_derives_what_a_plain_one_does(stride: int, bias: bool) -> None:
+def test_packed_convolution_matches_a_plain_one(stride: int, bias: bool) -> None:
     for shape in SHAPES:  # each alone: at its first call
         plain = convolution(stride, bias=bias)
         packed = OneDnnConv2d(copy.deepcopy(plain))
@@ -83,7 +83,7 @@ def test_a_packed_convolution_computes_and_derives_what_a_plain_one_does(stride:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_the_weight_stays_what_it_was_and_is_held_in_blocks_alone() -> None:
+def test_packed_weight_is_kept_only_in_packed_form() -> None:
     plain = convolution()
     packed = OneDnnConv2d(copy.deepcopy(plain))
     assert torch.equal(packed.weight, plain.weight)
@@ -94,7 +94,7 @@ def test_the_weight_stays_what_it_was_and_is_held_in_blocks_alone() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_weight_comes_back_from_every_kind_of_blocks(dtype: torch.dtype) -> None:
+def test_every_kind_of_packed_weight_can_be_unpacked(dtype: torch.dtype) -> None:
     kernel, matrix = torch.randn(24, 8, 3, 3).to(dtype), torch.randn(600, 24).to(dtype)
     blocks: packed_weights.PackedWeight
     for blocks in (packed_weights.PackedConvolution((1, 1), (2, 2)), packed_weights.PackedConvolutionGradient((1, 1), (2, 2))):
@@ -168,7 +168,7 @@ def turncoats(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_layer_gives_up_when_every_call_wants_other_blocks(monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
+def test_layer_becomes_plain_if_every_call_needs_another_layout(monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
     turncoats(monkeypatch)
     plain = convolution(stride)
     packed = OneDnnConv2d(copy.deepcopy(plain))
@@ -203,7 +203,7 @@ def test_a_packed_matrix_product_computes_and_derives_what_a_plain_one_does(
     assert torch.equal(packed.weight, plain.weight)
 
 
-def test_a_matrix_product_gives_up_like_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matrix_product_becomes_plain_like_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     turncoats(monkeypatch)
     plain = torch.nn.Linear(24, 40).requires_grad_(False)
     packed = OneDnnLinear(copy.deepcopy(plain))
@@ -215,7 +215,7 @@ def test_a_matrix_product_gives_up_like_a_convolution(monkeypatch: pytest.Monkey
     assert torch.equal(packed.weight, plain.weight)
 
 
-def test_one_shape_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layer_with_one_shape_stays_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     turncoats(monkeypatch)
     packed = OneDnnConv2d(convolution())
     for number in range(200):

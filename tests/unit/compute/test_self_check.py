@@ -46,7 +46,7 @@ def no_number(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("way", [slightly_off, wrong_derivative, mixed_up, no_number])
-def test_what_differs_does_not_agree(way: Callable[..., torch.Tensor]) -> None:
+def test_different_functions_do_not_agree(way: Callable[..., torch.Tensor]) -> None:
     assert not functions_agree(way, product, [ONE, OTHER], 0.005)
 
 
@@ -63,7 +63,7 @@ def test_it_works_where_nothing_is_derived() -> None:
         assert not functions_agree(slightly_off, product, [torch.ones(2), torch.ones(2)], 0.005)
 
 
-def test_a_way_that_does_not_use_an_input_does_not_agree() -> None:
+def test_function_that_ignores_an_input_does_not_agree() -> None:
     ones = torch.ones(3, 4)
     assert not functions_agree(lambda one, other: one * 1.0, product, [ONE, ones], 0.02)
 
@@ -84,7 +84,7 @@ def test_gradients_that_are_rounded_agree() -> None:
 
 @pytest.mark.parametrize("place", [0, 95, 191])
 @pytest.mark.parametrize("change", [torch.zeros_like, torch.neg, lambda each: each.flip(0), lambda each: 1.5 * each, lambda each: each / 0])
-def test_one_gradient_of_many_that_is_wrong_is_found(place: int, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def test_one_wrong_gradient_of_many_is_found(place: int, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     mine, theirs = gradients(), gradients()
     one = mine[place]
     assert one is not None
@@ -105,7 +105,7 @@ def test_what_rounding_leaves_of_a_gradient_that_is_nearly_zero_is_no_difference
     assert gradients_agree([torch.zeros(3)], [torch.zeros(3)])
 
 
-def test_where_both_overflow_nothing_is_compared() -> None:
+def test_overflowing_gradients_are_not_compared() -> None:
     assert gradients_agree([torch.ones(2)], [torch.tensor([1.0, float("inf")])])
 
 

@@ -84,7 +84,7 @@ def batch_of(filled: tuple[Dataset, Cache], *positions: int, item: int = 0, epoc
     return build_micro_batch(slots, dataset, cache, PLAIN, seed=1, epoch=epoch, timesteps=1000)
 
 
-def test_latents_are_drawn_from_the_posterior_anew_each_time(filled: tuple[Dataset, Cache]) -> None:
+def test_latents_are_sampled_from_the_posterior_each_time(filled: tuple[Dataset, Cache]) -> None:
     dataset, cache = filled
     positions = [position for position in range(400) if not derive_seed(1, "flip", 0, position) & 1][:150]
     assert len(positions) == 150  # about half are mirrored

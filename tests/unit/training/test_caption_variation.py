@@ -46,14 +46,14 @@ def test_shuffling_puts_every_tag_everywhere() -> None:
     assert all(abs(counts[place] - 333) < 86 for counts in places.values() for place in range(9))
 
 
-def test_captions_are_dropped_at_the_asked_rate() -> None:
+def test_captions_are_dropped_at_the_set_rate() -> None:
     seen = captions(TrainingHints(caption_dropout=0.1), 5000)
     dropped = sum(caption == "" for caption in seen)
     assert abs(dropped - 500) < 5 * (5000 * 0.1 * 0.9) ** 0.5
     assert {caption for caption in seen if caption} == {", ".join(TAGS)}
 
 
-def test_tags_are_dropped_at_the_asked_rate_but_never_a_kept_one() -> None:
+def test_tags_are_dropped_at_the_set_rate_except_kept_ones() -> None:
     seen = [caption.split(", ") for caption in captions(TrainingHints(tag_dropout=0.3, keep_tokens=2), 4000)]
     for tag in TAGS[2:]:
         missing = sum(tag not in tags for tags in seen)

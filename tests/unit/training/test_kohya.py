@@ -57,7 +57,7 @@ def test_an_epoch_has_kohya_s_batches_in_another_order(recorded: dict[str, Any])
         assert steps_per_epoch(sizes, repeats, recorded["batch_size"], 1) == len(theirs)
 
 
-def test_every_epoch_is_shuffled_anew_as_kohya_s_is() -> None:
+def test_every_epoch_is_shuffled_like_kohyas() -> None:
     recorded = ORDERS[3]
     for epochs in (recorded["epochs"], [ours(recorded, epoch) for epoch in range(3)]):
         assert len({json.dumps(batches) for batches in epochs}) == 3

@@ -84,7 +84,7 @@ def test_the_step_log_reports_what_has_arrived_and_waits_for_nothing(gpu: type[E
     assert gpu.waited == 2
 
 
-def test_numbers_come_to_the_cpu_without_a_wait(gpu: type[Event]) -> None:
+def test_reading_numbers_does_not_wait(gpu: type[Event]) -> None:
     asked: list[tuple[Any, ...]] = []
 
     class OnGpu:
@@ -116,7 +116,7 @@ class Model(torch.nn.Module):
         return SimpleNamespace(last_hidden_state=hidden, hidden_states=[hidden] * 3, text_embeds=hidden[:, 0])
 
 
-def test_token_ids_are_copied_without_a_wait_from_where_they_lie() -> None:
+def test_copying_token_ids_does_not_wait() -> None:
     """Stacked on the CPU they would lie in memory that is not page-locked."""
     first, second = ClipText(None, Model(), normed=False), ClipText(None, Model(), normed=False, component="te2")
     tokens = [{"te1": torch.zeros(1, 77, dtype=torch.int64), "te2": torch.zeros(1, 77, dtype=torch.int64)} for _ in range(3)]

@@ -94,7 +94,7 @@ def test_another_seed_is_another_picture_and_the_same_seed_the_same(pipeline: An
     assert not torch.allclose(first, other, atol=0.1)
 
 
-def test_sampling_stops_when_it_is_told_to(pipeline: Any) -> None:
+def test_sampling_stops_on_request(pipeline: Any) -> None:
     asked = iter([False, False, True])
     assert ours(pipeline, 2.0, stop=lambda: next(asked)) is None
     assert next(asked, "nobody asked again") == "nobody asked again"

@@ -199,7 +199,7 @@ def tags_of(dataset: Dataset) -> dict[str, int]:
     return counts
 
 
-def test_hints_are_those_of_each_dataset(folders: tuple[Path, Path]) -> None:
+def test_caption_settings_are_those_of_each_dataset(folders: tuple[Path, Path]) -> None:
     both = combine_datasets([share_of(folder) for folder in folders])
     assert [both.member(index).training.flip for index in range(len(both.items))] == [False] * 3 + [True] * 3
     assert both.training == TrainingHints()

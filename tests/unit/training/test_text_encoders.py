@@ -355,7 +355,7 @@ def test_checkpointing_changes_memory_and_not_the_result(shallow_checkpoint: Pat
     assert [step.grad_norm for step in plain.steps] == pytest.approx([step.grad_norm for step in thrifty.steps], rel=1e-3)
 
 
-def test_validation_images_are_painted_with_the_text_encoder_as_it_is_then(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_previews_use_the_current_text_encoder(shallow_checkpoint: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "network.unet": False, "optimizer.lr": 0.5, "sample.prompts": ["a cat"], "sample.every_epochs": 1, "training.epochs": 1,
         "sample.negative": "blurry",

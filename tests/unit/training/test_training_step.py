@@ -110,13 +110,13 @@ def both(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return ours, train_plainly(config, draws(config))
 
 
-def test_the_losses_of_ten_steps_are_those_of_diffusers_recipe(both: tuple[Trained, Plain]) -> None:
+def test_ten_losses_match_diffusers_recipe(both: tuple[Trained, Plain]) -> None:
     ours, plain = both
     assert len(plain.losses) == TRAINING_STEPS
     assert [step.loss for step in ours.steps] == pytest.approx(plain.losses, rel=1e-4)
 
 
-def test_the_gradients_are_those_of_diffusers_recipe(both: tuple[Trained, Plain]) -> None:
+def test_gradients_match_diffusers_recipe(both: tuple[Trained, Plain]) -> None:
     ours, plain = both
     # AdamW's first moment is the mean of all gradients it saw, each step's past weighing 0.9 (Kingma & Ba 2015)
     state = ours.state(TRAINING_STEPS)
@@ -126,7 +126,7 @@ def test_the_gradients_are_those_of_diffusers_recipe(both: tuple[Trained, Plain]
     assert math.sqrt(apart / sum(float(second.square().sum()) for _, second in pairs)) < 2e-3
 
 
-def test_gradient_norms_are_told_before_clipping_and_clipping_clips(both: tuple[Trained, Plain]) -> None:
+def test_gradient_norms_are_logged_before_clipping(both: tuple[Trained, Plain]) -> None:
     ours, plain = both
     assert [step.grad_norm for step in ours.steps] == pytest.approx(plain.norms, rel=1e-3)
     assert min(step.grad_norm for step in ours.steps) > 2 * LIMIT
@@ -135,13 +135,13 @@ def test_gradient_norms_are_told_before_clipping_and_clipping_clips(both: tuple[
     assert mean <= LIMIT * (1 - 0.9**TRAINING_STEPS) * 1.001  # what ten gradients of the limit's norm could at most add up to
 
 
-def test_the_told_learning_rates_are_those_that_the_steps_used(both: tuple[Trained, Plain]) -> None:
+def test_logged_learning_rates_are_those_of_the_steps(both: tuple[Trained, Plain]) -> None:
     ours, plain = both
     assert [step.lr for step in ours.steps] == pytest.approx(plain.lrs, rel=1e-6, abs=1e-12)
     assert ours.steps[WARMUP].lr == pytest.approx(RATE)
 
 
-def test_the_weights_after_ten_steps_are_those_of_diffusers_recipe(both: tuple[Trained, Plain]) -> None:
+def test_weights_after_ten_steps_match_diffusers_recipe(both: tuple[Trained, Plain]) -> None:
     ours, plain = both
     final = ours.state(TRAINING_STEPS)["lora"]
     assert distance(final, plain.weights) < 2e-3

@@ -258,7 +258,7 @@ def test_the_file_holds_the_moving_average_of_the_steps_weights(whole: Trained, 
     assert any(not torch.allclose(kept[name], whole.state(STEPS)["lora"][name], atol=1e-5) for name in kept)
 
 
-def test_the_metadata_tells_the_limit_and_the_average(whole: Trained) -> None:
+def test_metadata_has_norm_limit_and_moving_average(whole: Trained) -> None:
     with safe_open(str(whole.run.lora), "pt") as file:
         metadata = file.metadata()
     assert (metadata["ss_scale_weight_norms"], metadata["animelora.ema_decay"]) == (str(LIMIT), str(DECAY))
@@ -334,7 +334,7 @@ def test_wandb_has_every_step_and_stays_offline_without_an_account(whole: Traine
 
 
 @pytest.mark.parametrize("failing", ["init", "log", "missing"])
-def test_a_tracker_that_fails_is_told_of_once_and_the_run_goes_on(
+def test_failing_tracker_causes_one_warning(
     failing: str, shallow_checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
