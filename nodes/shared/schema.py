@@ -78,9 +78,10 @@ def inputs(node: NodeWidgets, **given: io.Input | Sequence[str]) -> list[io.Inpu
             result.append(given[row])
             continue
         setting = node.setting(row)
-        menu = {"options": list(given[row.name])} if row.name in given else {}
-        kind = io.Combo if menu else kinds[row.kind(setting)]
-        result.append(field(kind, row.name, advanced=row.advanced, **row.arguments(setting), **menu))
+        kind, arguments = kinds[row.kind(setting)], row.arguments(setting)
+        if row.name in given:
+            kind, arguments["options"] = io.Combo, list(given[row.name])
+        result.append(field(kind, row.name, advanced=row.advanced, **arguments))
     return result
 
 
