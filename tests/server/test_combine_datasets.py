@@ -10,7 +10,7 @@ import pytest
 from tests.server.comfy_server import PromptFailed, Server
 from tests.server.files import TINY
 from tests.server.graphs import node, prepare, train_settings
-from tests.unit.dataset.pictures import folder_of
+from tests.unit.dataset.drawings import folder_of
 from trainer.core.files.reading import sha256_file
 from trainer.dataset import open_dataset
 

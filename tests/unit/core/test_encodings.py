@@ -18,7 +18,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import run as run_script
-from tests.unit.dataset.pictures import folder_of
+from tests.unit.dataset.drawings import folder_of
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from tests.unit.training_helpers import configuration
 from trainer.cli import main

@@ -14,7 +14,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from demo import run_demo
-from tests.unit.dataset.pictures import folder_of
+from tests.unit.dataset.drawings import folder_of
 from tests.unit.lorafile.helpers import lora_tensors, small_layers
 from trainer import lorafile
 from trainer.cli import main

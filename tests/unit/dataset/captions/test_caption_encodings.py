@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.dataset.pictures import folder_of
+from tests.unit.dataset.drawings import folder_of
 from trainer.config.prepare_sections import CaptionSettings
 from trainer.dataset.captions.encodings import decode_text
 from trainer.dataset.reading.sources import from_folder
@@ -32,7 +32,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize(("encoding", "text"), [(encoding, text) for encoding, texts in TEXTS.items() for text in texts])
-def test_encoding_is_found_by_what_reads_like_text(encoding: str, text: str) -> None:
+def test_encoding_of_short_captions_is_guessed(encoding: str, text: str) -> None:
     assert decode_text(text.encode(encoding)) == (text, encoding)
 
 
@@ -42,11 +42,11 @@ def test_utf_8_stays_utf_8(text: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\0", b"\0\0", b"\xff\xfe", b"\xff", b"\x80\x81\x82\x83", bytes(range(256)), b"\xd8\x00" * 9])
-def test_any_bytes_give_a_text(data: bytes) -> None:
+def test_any_bytes_give_text(data: bytes) -> None:
     assert isinstance(decode_text(data)[0], str)
 
 
-def test_guesses_are_one_warning_for_each_encoding(tmp_path: Path) -> None:
+def test_guesses_give_one_warning_per_encoding(tmp_path: Path) -> None:
     folder_of(tmp_path, 5)
     for number, (text, encoding) in enumerate([("café", "cp1252"), ("über", "cp1252"), ("naïve", "cp1252"), ("소녀, 긴 머리", "cp949")]):
         (tmp_path / f"{number}.txt").write_bytes(text.encode(encoding))

@@ -1,4 +1,4 @@
-"""The face-aware crop keeps drawn heads whole. The portraits are demo/'s, whose head geometry is known."""
+"""Crops that keep heads whole."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from PIL import Image
 from demo.drawing.geometry import ANIME, REALISTIC, build
 from demo.drawing.portraits import random_portrait
 from demo.drawing.render import render
-from tests.unit.dataset.pictures import drawing
+from tests.unit.dataset.drawings import drawing
 from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.dataset.images.focus import Focus, content_box, crop_offset, find_head
 from trainer.dataset.images.head_finder import cell_features, find_heads
 
 Box = tuple[float, float, float, float]
+
+
 SEED = 700_000  # not among the portraits that the finder was trained on
 
 
@@ -50,7 +52,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("style", "size", "place"), CASES)
-def test_head_is_whole_where_a_centre_crop_cuts_it(tmp_path: Path, style: str, size: tuple[int, int], place: tuple[int, int]) -> None:
+def test_face_crop_keeps_heads_that_a_centre_crop_cuts(tmp_path: Path, style: str, size: tuple[int, int], place: tuple[int, int]) -> None:
     for seed in range(SEED, SEED + 3):
         image, head = scene(seed, style, size, place)
         (tmp_path / "in").mkdir(exist_ok=True)
@@ -86,7 +88,7 @@ def test_two_heads_are_both_kept_when_they_fit() -> None:
     assert wide <= min(first[0], second[0]) and max(first[2], second[2]) <= wide + 400
 
 
-def test_without_a_head_the_top_stays() -> None:
+def test_crop_keeps_the_top_without_a_head() -> None:
     assert find_head(Image.new("RGB", (300, 600), (40, 90, 160))) is None
     assert crop_offset((300, 600), (300, 600), (300, 300), None) == (0, 0)
     assert crop_offset((600, 300), (600, 300), (300, 300), None) == (150, 0)
@@ -102,14 +104,14 @@ def backdrop(kind: str, size: tuple[int, int]) -> Image.Image:
 
 @pytest.mark.parametrize("kind", ["plain", "shaded down", "shaded across"])
 @pytest.mark.parametrize(("size", "place"), [((200, 600), (0, 380)), ((200, 600), (0, 130)), ((700, 200), (470, 0)), ((700, 200), (20, 0))])
-def test_what_lies_on_an_empty_canvas_is_kept_whole(kind: str, size: tuple[int, int], place: tuple[int, int]) -> None:
+def test_drawing_on_an_empty_canvas_is_kept_whole(kind: str, size: tuple[int, int], place: tuple[int, int]) -> None:
     canvas = backdrop(kind, size)
     canvas.paste(drawing(3, (190, 190)), place)
     left, top = crop_offset(size, size, (200, 200), None, content_box(canvas))
     assert left <= place[0] and place[0] + 190 <= left + 200 and top <= place[1] and place[1] + 190 <= top + 200
 
 
-def test_content_that_is_larger_than_the_window_is_kept_from_its_top() -> None:
+def test_content_larger_than_the_window_is_kept_from_its_top() -> None:
     canvas = backdrop("plain", (200, 900))
     canvas.paste(drawing(3, (200, 500)), (0, 250))
     left, top = crop_offset(canvas.size, canvas.size, (200, 200), None, content_box(canvas))
@@ -118,7 +120,7 @@ def test_content_that_is_larger_than_the_window_is_kept_from_its_top() -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(9, 300), st.integers(9, 300))
 @settings(max_examples=25, deadline=None)
-def test_nothing_drawn_lies_outside_of_the_content(seed: int, width: int, height: int) -> None:
+def test_content_box_contains_everything_drawn(seed: int, width: int, height: int) -> None:
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     assert content_box(Image.fromarray(noise)) == pytest.approx((0, 0, width, height))
     assert content_box(backdrop("plain", (width, height))) == pytest.approx((0, 0, width, height)), "nothing to go by: all of it"
@@ -136,7 +138,7 @@ def drawings_in_a_folder(folder: Path) -> Path:
 @pytest.mark.parametrize(("data", "count"), [
     ({"shape": "square", "crop": "centre"}, 2), ({"shape": "square"}, 0), ({}, 0), ({"shape": "square", "crop": "none"}, 0),
 ])  # fmt: skip
-def test_images_whose_top_is_cut_are_counted(tmp_path: Path, data: dict[str, str], count: int) -> None:
+def test_images_with_a_cut_top_are_counted(tmp_path: Path, data: dict[str, str], count: int) -> None:
     source = drawings_in_a_folder(tmp_path / "in")
     rules = PrepareSettings.model_validate({"trigger": "t", "resolution": 128, **data})
     said = [text for text in prepare_dataset(source, tmp_path / "out", rules).report.warnings if "top is cut" in text]
@@ -145,7 +147,7 @@ def test_images_whose_top_is_cut_are_counted(tmp_path: Path, data: dict[str, str
     ]
 
 
-def test_by_default_no_image_loses_more_than_its_bucket_asks(tmp_path: Path) -> None:
+def test_default_crop_removes_only_what_the_bucket_requires(tmp_path: Path) -> None:
     source = drawings_in_a_folder(tmp_path / "in")
     dataset = prepare_dataset(source, tmp_path / "out", PrepareSettings(trigger="t", resolution=256)).dataset
     sizes = {row["source"]: (row["width"], row["height"], row["crop_top_left"][0]) for row in dataset.rows()}
@@ -155,17 +157,17 @@ def test_by_default_no_image_loses_more_than_its_bucket_asks(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("box", [(-50.0, -80.0, 100.0, 90.0), (250.0, 500.0, 380.0, 700.0), (0.0, 0.0, 300.0, 600.0)])
-def test_the_window_stays_inside_the_picture(box: Box) -> None:
+def test_window_stays_inside_the_image(box: Box) -> None:
     left, top = crop_offset((300, 600), (300, 600), (300, 300), Focus((box,), 1.0, "test"))
     assert left == 0 and 0 <= top <= 300
 
 
-def test_any_size_of_picture_is_taken() -> None:
+def test_any_image_size_is_accepted() -> None:
     for size in ((16, 16), (16, 900), (33, 47), (3000, 40)):
         find_heads(Image.new("RGB", size))
 
 
-def test_features_see_the_direction_of_edges() -> None:
+def test_features_depend_on_the_direction_of_edges() -> None:
     image = Image.new("RGB", (48, 48))
     image.paste((255, 255, 255), (0, 0, 48, 22))
     features = cell_features(image)
@@ -196,7 +198,7 @@ def yolo(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "grown"), [("anime_face.onnx", True), ("anime_head.onnx", False)])
-def test_a_yolo_detector_of_the_user_is_used(tmp_path: Path, name: str, grown: bool) -> None:
+def test_yolo_detector_of_the_user_is_used(tmp_path: Path, name: str, grown: bool) -> None:
     pytest.importorskip("onnxruntime")
     yolo(tmp_path / name)
     focus = find_head(Image.new("RGB", (1280, 640)), str(tmp_path / name))

@@ -1,4 +1,4 @@
-"""Archives made by the standard library and by tar and zip are read; hostile ones do no harm."""
+"""Archives as sources: unpacked like a folder, without trusting them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.tools.hostile import raw_tar
-from tests.unit.dataset.pictures import drawing, folder_of
+from tests.unit.dataset.drawings import drawing, folder_of
+from tests.unit.dataset.helpers import SETTINGS
 from trainer.core.errors import Cancelled, UserError
-from trainer.dataset import PrepareSettings, prepare_dataset
+from trainer.dataset import prepare_dataset
 from trainer.dataset.reading import archive
-
-SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)
 
 
 def png(seed: int) -> bytes:
@@ -46,7 +45,7 @@ def test_archive_equals_folder(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("tool", ["zip", "tar"])
-def test_archives_of_the_systems_own_tools(tmp_path: Path, tool: str) -> None:
+def test_archives_of_system_tools_are_read(tmp_path: Path, tool: str) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
     folder_of(tmp_path / "in", 2)
@@ -57,7 +56,7 @@ def test_archives_of_the_systems_own_tools(tmp_path: Path, tool: str) -> None:
 
 @pytest.mark.parametrize("name", ["../evil.png", "/abs/evil.png", "a/../../evil.png", "..\\evil.png", "C:\\evil.png", "C:evil.png"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_members_that_leave_the_archive_are_refused(tmp_path: Path, name: str, kind: str) -> None:
+def test_members_outside_the_archive_are_rejected(tmp_path: Path, name: str, kind: str) -> None:
     made = tmp_path / f"a.{kind}"
     if kind == "zip":
         with zipfile.ZipFile(made, "w") as file:
@@ -79,7 +78,7 @@ def test_members_that_leave_the_archive_are_refused(tmp_path: Path, name: str, k
     assert not Path("/abs/evil.png").exists()
 
 
-def test_links_in_a_tar_are_refused(tmp_path: Path) -> None:
+def test_links_in_a_tar_are_rejected(tmp_path: Path) -> None:
     made = tmp_path / "a.tar"
     with tarfile.open(made, "w") as tar:
         info = tarfile.TarInfo("good.png")
@@ -92,7 +91,7 @@ def test_links_in_a_tar_are_refused(tmp_path: Path) -> None:
     assert result.kept == 1 and "a link or device" in result.rejected[0].message
 
 
-def test_member_that_unpacks_to_too_much_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_member_over_the_size_limit_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 200_000)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("good.png", png(1))
@@ -110,7 +109,7 @@ def test_archive_larger_than_the_disk_is_refused(tmp_path: Path, monkeypatch: py
         prepare_dataset(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
 
 
-def test_damaged_archive_says_so(tmp_path: Path) -> None:
+def test_damaged_archive_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(UserError, match="damaged"):
         prepare_dataset(tmp_path / "a.zip", tmp_path / "out", SETTINGS)
@@ -146,7 +145,7 @@ def test_long_names_keep_their_extension_and_their_caption(tmp_path: Path) -> No
     assert sorted(sources_and_captions(made, tmp_path / "out").values()) == ["mk01, ex", "mk01, miku"]
 
 
-def test_names_that_become_the_same_are_numbered_with_their_captions(tmp_path: Path) -> None:
+def test_equal_safe_names_get_numbers_with_their_captions(tmp_path: Path) -> None:
     members = {
         "what?.png": png(1), "what*.txt": b"second", "what*.png": png(2), "what?.txt": b"first",
         "a?/b.png": png(3), "a*/b.png": png(4), "a*/b.txt": b"fourth", "a*/metadata.jsonl": b"{}",
@@ -158,14 +157,14 @@ def test_names_that_become_the_same_are_numbered_with_their_captions(tmp_path: P
     }  # fmt: skip
 
 
-def test_hidden_members_are_passed_over_as_in_a_folder(tmp_path: Path) -> None:
+def test_hidden_members_are_skipped_as_in_a_folder(tmp_path: Path) -> None:
     members = {"./ok.png": png(1), ".thumbs/t.png": png(2), "a/._p.png": b"junk", "__MACOSX/a/q.png": png(3), ".png": png(4)}
     result = prepare_dataset(zipped(tmp_path / "a.zip", members), tmp_path / "out", SETTINGS)
     assert ([row["source"] for row in result.dataset.rows()], result.rejected) == (["ok.png"], ())
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_damaged_member_of_each_compression_is_left_out_by_name(tmp_path: Path, method: int) -> None:
+def test_damaged_member_of_each_compression_is_rejected(tmp_path: Path, method: int) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as file:
         file.writestr("0.png", png(0))
         file.writestr("1.png", png(1))
@@ -183,7 +182,7 @@ def test_damaged_member_of_each_compression_is_left_out_by_name(tmp_path: Path, 
     "kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
 )
 @pytest.mark.parametrize("named", [True, False])
-def test_headers_of_a_tar_do_not_fill_the_memory(tmp_path: Path, kind: bytes, named: bool) -> None:
+def test_tar_headers_are_limited_in_size(tmp_path: Path, kind: bytes, named: bool) -> None:
     made = raw_tar(
         tmp_path / "a.tar.gz", ("0.png", tarfile.REGTYPE, png(0)), ("x", kind, bytes(48 << 20)), ("1.png", tarfile.REGTYPE, png(1))
     )
@@ -199,7 +198,7 @@ def test_headers_of_a_tar_do_not_fill_the_memory(tmp_path: Path, kind: bytes, na
     assert peak < 24 << 20  # half of what the header claims
 
 
-def test_global_headers_of_a_tar_do_not_add_up(tmp_path: Path) -> None:
+def test_global_tar_headers_are_limited_in_total(tmp_path: Path) -> None:
     def comment(number: int) -> bytes:
         body = f" key{number}=".encode() + b"x" * 600_000 + b"\n"
         return str(len(body) + 6).encode() + body
@@ -210,7 +209,7 @@ def test_global_headers_of_a_tar_do_not_add_up(tmp_path: Path) -> None:
         prepare_dataset(made, tmp_path / "out", SETTINGS)
 
 
-def test_files_behind_a_damaged_header_of_a_tar_are_not_lost_silently(tmp_path: Path) -> None:
+def test_damaged_tar_header_is_an_error(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as file:
         for number in range(3):
             info = tarfile.TarInfo(f"{number}.png")
@@ -252,7 +251,7 @@ def test_unpacking_can_be_cancelled(tmp_path: Path, name: str) -> None:
     assert asked == 6
 
 
-def test_full_disk_while_unpacking_is_not_called_a_damaged_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_while_unpacking_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = zipped(tmp_path / "a.zip", {"0.png": png(0)})
     real = Path.open
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.dataset.pictures import drawing, folder_of
+from tests.unit.dataset.drawings import drawing, folder_of
 from trainer.core.errors import UserError
 from trainer.dataset import BucketSettings, Dataset, PrepareSettings, TrainingHints, export_dataset, prepare_dataset
 
@@ -23,6 +23,7 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")  # what kohya's glob_images looks for
 

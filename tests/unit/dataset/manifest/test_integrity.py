@@ -11,17 +11,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.unit.dataset.pictures import drawing, folder_of
+from tests.unit.dataset.drawings import drawing, folder_of
+from tests.unit.dataset.helpers import WITHOUT_CLASS
 from tests.unit.training_helpers import configuration
 from trainer.cli import main
 from trainer.config.sections.dataset import DatasetSection
 from trainer.core.errors import UserError
 from trainer.core.files.reading import file_stamp, sha256_file
-from trainer.dataset import Dataset, PrepareSettings, open_dataset, prepare_dataset
+from trainer.dataset import Dataset, open_dataset, prepare_dataset
 from trainer.dataset.loading.open import open_datasets
 from trainer.dataset.manifest.integrity import VERIFIED
-
-SETTINGS = PrepareSettings(trigger="mk01", resolution=64)
 
 
 def swap_last_byte(path: Path) -> None:
@@ -49,7 +48,7 @@ CHANGES = [
 
 @pytest.fixture
 def made(tmp_path: Path) -> Dataset:
-    return prepare_dataset(folder_of(tmp_path / "in", 3), tmp_path / "out", SETTINGS).dataset
+    return prepare_dataset(folder_of(tmp_path / "in", 3), tmp_path / "out", WITHOUT_CLASS).dataset
 
 
 def opened(dataset: Dataset) -> Dataset:
@@ -66,7 +65,7 @@ def test_changed_image_is_refused_by_training_and_made_again_by_preparing(made: 
         with pytest.raises(UserError) as caught:
             opened(made)
         assert victim.name in caught.value.message and "Dataset Prep again" in caught.value.hint
-    again = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS)
+    again = prepare_dataset(tmp_path / "in", tmp_path / "out", WITHOUT_CLASS)
     assert again.reused == 2 and again.dataset.hash == made.hash == opened(made).hash
     assert sha256_file(victim) == made.items[1].sha256
     assert any(victim.name in text and "changed after preparing" in text for text in again.report.warnings)
@@ -77,7 +76,7 @@ def test_changed_image_whose_source_is_gone_is_kept(made: Dataset, tmp_path: Pat
     victim = made.image_path(made.items[1])
     Image.new("RGB", (64, 64), "red").save(victim)
     (tmp_path / "in" / "1.png").unlink()
-    again = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS)
+    again = prepare_dataset(tmp_path / "in", tmp_path / "out", WITHOUT_CLASS)
     assert again.kept == 2 and not victim.exists()
     assert (made.path / ".prepare" / "kept-images" / victim.name).is_file()
 
@@ -86,15 +85,15 @@ def test_changed_source_of_the_same_size_and_time_is_prepared_again(tmp_path: Pa
     source = tmp_path / "in" / "a.bmp"
     source.parent.mkdir()
     drawing(1).save(source)
-    first, status = prepare_dataset(source.parent, tmp_path / "out", SETTINGS).dataset, source.stat()
+    first, status = prepare_dataset(source.parent, tmp_path / "out", WITHOUT_CLASS).dataset, source.stat()
     drawing(2).save(source)
     os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert source.stat().st_size == status.st_size
-    again = prepare_dataset(source.parent, tmp_path / "out", SETTINGS).dataset
+    again = prepare_dataset(source.parent, tmp_path / "out", WITHOUT_CLASS).dataset
     assert again.path == first.path and again.items[0].sha256 != first.items[0].sha256
 
 
-def test_what_was_read_once_is_not_read_again(made: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_read_only_once(made: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     (made.path / ".prepare" / VERIFIED).unlink()
     opened(made)
 
@@ -108,7 +107,7 @@ def test_what_was_read_once_is_not_read_again(made: Dataset, monkeypatch: pytest
         opened(made)
 
 
-def test_copied_dataset_is_read_in_full_and_its_record_that_lies_is_no_proof(made: Dataset, tmp_path: Path) -> None:
+def test_copied_dataset_is_read_in_full_and_a_false_record_is_not_trusted(made: Dataset, tmp_path: Path) -> None:
     copy = shutil.copytree(made.path, tmp_path / "copy")
     assert opened(open_dataset(copy)).hash == made.hash
     victim = copy / made.items[0].file

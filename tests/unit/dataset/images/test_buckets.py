@@ -1,6 +1,4 @@
-"""Buckets equal kohya's. ``kohya_buckets.json`` was recorded from kohya-ss/sd-scripts by ``tests/tools/record_kohya.py``: for each
-rule ``BucketManager(no_upscale, resolution, min, max, step)``, ``make_buckets()``, then ``select_bucket(width, height)`` for 300 sizes;
-each row is [image, bucket, resized]."""
+"""Sizes and buckets of prepared images."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def test_buckets_equal_kohyas(rule: dict[str, Any]) -> None:
 
 
 @given(st.integers(16, 5000), st.integers(16, 5000), st.sampled_from([256, 512, 768, 1024]), st.sampled_from([8, 32, 64]), st.booleans())
-def test_a_bucket_never_exceeds_what_it_is_cut_from(width: int, height: int, resolution: int, step: int, no_upscale: bool) -> None:
+def test_bucket_never_exceeds_the_scaled_image(width: int, height: int, resolution: int, step: int, no_upscale: bool) -> None:
     settings = PrepareSettings(resolution=resolution, buckets=BucketSettings(step=step, no_upscale=no_upscale))
     got = fit((width, height), settings)
     assert got.target[0] <= got.resized[0] and got.target[1] <= got.resized[1]
@@ -52,7 +50,7 @@ def test_square_is_covered_exactly_on_the_shorter_side(width: int, height: int, 
 
 @given(st.integers(16, 5000), st.integers(16, 5000), st.sampled_from([64, 200, 512, 1000, 1024]))
 @pytest.mark.seconds
-def test_only_what_is_not_square_gets_a_bucket_by_default(width: int, height: int, side: int) -> None:
+def test_auto_shape_uses_buckets_only_for_images_that_are_not_square(width: int, height: int, side: int) -> None:
     """A multiple of the step or not: squares are of the resolution, the others what the bucket rules give."""
     got = fit((width, height), PrepareSettings(resolution=side))
     buckets = fit((width, height), PrepareSettings(resolution=side, shape="buckets"))
@@ -70,12 +68,12 @@ def test_only_what_is_not_square_gets_a_bucket_by_default(width: int, height: in
     ({}, "auto"), ({"buckets": None}, "square"), ({"buckets": {}}, "buckets"), ({"shape": "square"}, "square"),
     ({"shape": "auto", "buckets": {"step": 32}}, "auto"), ({"shape": "auto", "buckets": None}, "auto"),
 ])  # fmt: skip
-def test_settings_without_a_shape_mean_what_they_meant(data: dict[str, Any], shape: str) -> None:
+def test_settings_without_a_shape_keep_their_meaning(data: dict[str, Any], shape: str) -> None:
     settings = PrepareSettings.model_validate(data)
     assert settings.shape == shape
     assert PrepareSettings.model_validate(settings.model_dump(mode="json")) == settings
 
 
-def test_a_square_has_no_buckets() -> None:
+def test_square_shape_refuses_buckets() -> None:
     with pytest.raises(ValueError, match="leave out one"):
         PrepareSettings.model_validate({"shape": "square", "buckets": {}})

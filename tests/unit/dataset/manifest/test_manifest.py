@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from tests.tools import hostile
-from tests.unit.dataset.pictures import folder_of
+from tests.unit.dataset.drawings import folder_of
 from trainer.core.errors import UserError
-from trainer.dataset import Dataset, PrepareSettings, TrainingHints, contact_sheet, open_dataset, prepare_dataset
+from trainer.dataset import PrepareSettings, TrainingHints, open_dataset, prepare_dataset
 from trainer.dataset.manifest.hashing import dataset_hash, hashed_header
 from trainer.dataset.manifest.items import Item, Row
 from trainer.dataset.manifest.schema import ManifestRow, parse_row
 from trainer.dataset.manifest.write import write_manifest
-from trainer.dataset.report.contact_sheet import wrap
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def test_moved_and_copied_datasets_open(folder: Path, tmp_path: Path) -> None:
     assert after.hash == before.hash and after.items == before.items and after.path != before.path
 
 
-def test_what_is_no_dataset_says_so(tmp_path: Path, folder: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="is not a prepared dataset"):
         open_dataset(tmp_path / "in")
     (tmp_path / "in" / "manifest.json").write_text('{"schema": "chrome"}', encoding="utf-8")
@@ -50,7 +48,7 @@ def test_what_is_no_dataset_says_so(tmp_path: Path, folder: Path) -> None:
         open_dataset(folder)
 
 
-def test_half_written_manifest_is_noticed(folder: Path) -> None:
+def test_incomplete_manifest_is_refused(folder: Path) -> None:
     data = (folder / "manifest.jsonl").read_bytes()
     (folder / "manifest.jsonl").write_bytes(data[:-20])
     with pytest.raises(UserError, match="writing it was interrupted"):
@@ -65,7 +63,7 @@ def test_manifest_cannot_point_outside(folder: Path, name: object) -> None:
         open_dataset(folder)
 
 
-def test_row_without_a_field_is_an_error_for_people(folder: Path) -> None:
+def test_row_without_a_field_is_a_user_error(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     del rows[0]["sha256"]
     hostile.manifest(folder, rows)
@@ -82,7 +80,7 @@ BAD_FIELDS: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in BAD_FIELDS.items() for value in values])
-def test_fields_of_the_wrong_type_are_named_with_their_line(folder: Path, key: str, value: object) -> None:
+def test_fields_of_the_wrong_type_are_reported_with_their_line(folder: Path, key: str, value: object) -> None:
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     hostile.manifest(folder, [rows[0], {**rows[1], key: value}, *rows[2:]])
     with pytest.raises(UserError, match=f"damaged: line 2, {key}"):
@@ -96,14 +94,14 @@ def test_fields_of_the_wrong_type_are_named_with_their_line(folder: Path, key: s
     ("trigger", None), ("class", 3), ("resolution", "64"), ("resolution", 0), ("training", []), ("training", {"flip": "perhaps"}),
     ("rows_sha256", ["a"]), ("name", {}), ("settings", [1]),
 ])  # fmt: skip
-def test_header_fields_of_the_wrong_type_are_named(folder: Path, key: str, value: object) -> None:
+def test_header_fields_of_the_wrong_type_are_reported(folder: Path, key: str, value: object) -> None:
     header = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     (folder / "manifest.json").write_text(json.dumps({**header, key: value}), encoding="utf-8")
     with pytest.raises(UserError, match=f"damaged: {key}"):
         open_dataset(folder)
 
 
-def test_half_a_character_in_a_manifest_is_an_error_for_people(folder: Path) -> None:
+def test_lone_surrogate_in_a_manifest_is_a_user_error(folder: Path) -> None:
     data = (folder / "manifest.jsonl").read_bytes().replace(b'"caption": "mk01', b'"caption": "\\ud800', 1)
     rewritten = [json.loads(line) for line in data.splitlines()]
     hostile.manifest(folder, rewritten)
@@ -111,7 +109,7 @@ def test_half_a_character_in_a_manifest_is_an_error_for_people(folder: Path) -> 
         open_dataset(folder)
 
 
-def test_rows_are_checked_by_one_model_that_knows_every_field() -> None:
+def test_row_schema_has_every_field() -> None:
     item = Item(file="a.png", sha256="0" * 64, caption="a", width=64, height=64, original_size=(1, 2), crop_top_left=(0, 0))
     written = Row(item).to_json()
     assert set(ManifestRow.model_fields) == set(written)
@@ -143,7 +141,7 @@ def test_pipe_in_place_of_a_file_is_refused_without_waiting(folder: Path, suffix
         assert "cannot be read" in str(error) or "cannot be written" in str(error)
 
 
-def test_link_to_a_device_is_no_caption(folder: Path) -> None:
+def test_link_to_a_device_is_not_read_as_a_caption(folder: Path) -> None:
     if not os.path.exists("/dev/zero"):
         pytest.skip("NOT CHECKED: no devices on this system")
     path = next(folder.glob("0-*.txt"))
@@ -174,36 +172,9 @@ def test_ten_thousand_rows_open(tmp_path: Path) -> None:
     assert dataset.hash == dataset_hash(((row.item, "") for row in rows), header)
 
 
-def sheet_of(dataset: Dataset, **options: int) -> Image.Image:
-    return contact_sheet(dataset, **options)
-
-
-def test_contact_sheet_shows_every_picture_and_its_caption(tmp_path: Path) -> None:
-    folder_of(tmp_path / "in", 5)
-    (tmp_path / "in" / "0.txt").write_text("青い髪, " + "long words " * 30, encoding="utf-8")
-    dataset = prepare_dataset(tmp_path / "in", tmp_path, PrepareSettings(trigger="mk01", resolution=64)).dataset
-    sheet = sheet_of(dataset, columns=3, cell=128)
-    assert sheet.mode == "RGB" and sheet.width == 3 * 140 + 12
-    shown = sheet.tobytes()
-    for item in dataset.items:
-        row = Image.open(dataset.image_path(item)).resize((128, 128), Image.Resampling.LANCZOS).crop((0, 64, 128, 65)).tobytes()
-        assert row in shown, item.file
-    assert sheet_of(dataset, columns=3, cell=128, limit=3).height < sheet.height
-
-
-def test_captions_are_wrapped_into_the_cell() -> None:
-    lines = wrap("one two three " * 20, 100, 14, 3)
-    assert len(lines) == 3 and lines[-1].endswith("…")
-    assert "".join(wrap("青" * 30, 100, 14, 9)) == "青" * 30
-    assert wrap("short", 100, 14, 3) == ["short"]
-    assert wrap("", 100, 14, 3) == []
-
-
-def test_page_escapes_what_people_wrote(tmp_path: Path) -> None:
-    folder_of(tmp_path / "in", 1)
-    (tmp_path / "in" / "0.txt").write_text("<script>alert(1)</script>", encoding="utf-8")
-    if os.name != "nt":
-        (tmp_path / "in" / "x&y<b>.png").write_bytes(b"")
-    dataset = prepare_dataset(tmp_path / "in", tmp_path, PrepareSettings(trigger="mk01", resolution=64)).dataset
-    page = (dataset.path / "report.html").read_text(encoding="utf-8")
-    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>.png" not in page
+def test_hints_at_their_defaults_do_not_change_the_hash(tmp_path: Path) -> None:
+    made = prepare_dataset(folder_of(tmp_path / "in", 1), tmp_path / "out", PrepareSettings(trigger="tok", resolution=64)).dataset
+    header = json.loads((made.path / "manifest.json").read_bytes())
+    assert header["training"] == {
+        "shuffle_caption": False, "keep_tokens": 1, "caption_dropout": 0.0, "tag_dropout": 0.0, "flip": False
+    }  # fmt: skip

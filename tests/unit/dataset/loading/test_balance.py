@@ -1,4 +1,4 @@
-"""Regularisation images are shown as often as the others, by kohya's rule, and the share is said."""
+"""Regularisation images in balance with the others, by kohya's rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tests.unit.training_helpers import configuration, make_pictures
 from trainer.cli import main
 from trainer.config.run_config import RunConfig
-from trainer.core.errors import UserError
 from trainer.dataset import Dataset, Item, PrepareSettings, prepare_dataset
 from trainer.dataset.loading.balance import balanced
 from trainer.dataset.loading.open import open_training
@@ -56,13 +55,13 @@ def step_by_step(training: list[int], regularisation: list[int]) -> dict[int, in
         ([1] * 4, [], (4, 0)),
     ],
 )
-def test_an_epoch_shows_what_kohya_s_does(training: list[int], regularisation: list[int], expected: tuple[int, int]) -> None:
+def test_epoch_has_the_same_counts_as_in_sd_scripts(training: list[int], regularisation: list[int], expected: tuple[int, int]) -> None:
     result = balanced(made(training, regularisation))
     assert (shown(result, regularisation=False), shown(result, regularisation=True)) == expected
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.lists(st.integers(1, 12), min_size=1, max_size=12))
-def test_every_image_is_shown_as_often_as_in_kohya_s_loop(training: list[int], regularisation: list[int]) -> None:
+def test_repeats_equal_those_of_the_loop_in_sd_scripts(training: list[int], regularisation: list[int]) -> None:
     result = balanced(made(training, regularisation))
     found = {int(item.sha256) - len(training): item.repeats for item in result.items if item.is_regularisation}
     assert found == step_by_step(training, regularisation)
@@ -83,7 +82,7 @@ def run(prepared: Path, checkpoint: Path, tmp_path: Path, **changes: object) -> 
     return configuration(checkpoint, prepared, tmp_path / "runs", changes)
 
 
-def test_a_run_says_the_share_and_what_is_not_used(
+def test_run_reports_share_and_unused_images(
     prepared: Path, shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = run(prepared, shallow_checkpoint, tmp_path)
@@ -97,7 +96,7 @@ def test_a_run_says_the_share_and_what_is_not_used(
     assert (sum(plan["buckets"].values()), plan["regularisation"]) == (60, opened.regularisation)
 
 
-def test_balance_can_be_switched_off_and_is_another_run(prepared: Path, shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_balance_can_be_switched_off_and_changes_the_run(prepared: Path, shallow_checkpoint: Path, tmp_path: Path) -> None:
     on = run(prepared, shallow_checkpoint, tmp_path)
     off = run(prepared, shallow_checkpoint, tmp_path, **{"dataset.balance_regularisation": False})
     opened = open_training(off)
@@ -106,22 +105,6 @@ def test_balance_can_be_switched_off_and_is_another_run(prepared: Path, shallow_
     assert prepare_run(on).folder.path != prepare_run(off).folder.path
 
 
-def test_images_held_out_for_validation_do_not_count(prepared: Path, shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_validation_images_do_not_count_for_balance(prepared: Path, shallow_checkpoint: Path, tmp_path: Path) -> None:
     opened = open_training(run(prepared, shallow_checkpoint, tmp_path, **{"validation.share": 0.34}))
     assert (len(opened.held_out.items), shown(opened.training, regularisation=True)) == (1, 20)
-
-
-def test_a_folder_of_zero_repeats_is_left_out_by_name(tmp_path: Path) -> None:
-    make_pictures(tmp_path / "in" / "2_me girl", 2)
-    make_pictures(tmp_path / "in" / "0_rest", 3, seed=1)
-    result = prepare_dataset(tmp_path / "in", tmp_path / "out", PrepareSettings(trigger="me", resolution=64))
-    assert [item.repeats for item in result.dataset.items] == [2, 2]
-    assert any("0_rest with 3 images is left out" in warning for warning in result.report.warnings)
-    with pytest.raises(UserError, match="0_rest with 1 image is left out"):
-        make_pictures(tmp_path / "only" / "0_rest", 1)
-        prepare_dataset(tmp_path / "only", tmp_path / "out2", PrepareSettings(trigger="me", resolution=64))
-
-
-def test_a_folder_that_is_itself_chosen_counts_once(tmp_path: Path) -> None:
-    result = prepare_dataset(make_pictures(tmp_path / "0_me", 2), tmp_path / "out", PrepareSettings(trigger="me", resolution=64))
-    assert [item.repeats for item in result.dataset.items] == [1, 1]

@@ -11,16 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.dataset.pictures import drawing
+from tests.unit.dataset.drawings import drawing
 from trainer.core.errors import UserError
 from trainer.dataset import CaptionSettings, PrepareSettings, TaggerSettings, prepare_dataset
 from trainer.dataset.captions.booru import spaced
 from trainer.dataset.captions.tagger import Tag, Tagger, choose, model_input
 
 onnx = pytest.importorskip("onnx")
+
+
 pytest.importorskip("onnxruntime")
 
+
 SIDE = 32
+
+
 TAGS = [
     ("general", 9), ("explicit", 9), ("blue_theme", 0), ("green_theme", 0), ("red_theme", 0), ("hatsune_miku", 4), (">_<", 0), ("never", 0),
 ]  # fmt: skip
@@ -75,7 +80,7 @@ def test_model_input_is_a_white_square_in_bgr() -> None:
     assert array[0, 0].tolist() == [255, 255, 255] and array[SIDE // 2, SIDE // 2].tolist() == [10, 0, 255]
 
 
-def test_choice_obeys_thresholds_categories_and_blacklist() -> None:
+def test_choice_follows_thresholds_categories_and_blacklist() -> None:
     tags = [Tag("explicit", 9, 0.4), Tag("general", 9, 0.6), Tag("hatsune_miku", 4, 0.8), Tag("long_hair", 0, 0.7), Tag("o_o", 0, 0.5)]
     base = TaggerSettings(model="m")
 
@@ -91,7 +96,7 @@ def test_choice_obeys_thresholds_categories_and_blacklist() -> None:
     assert chosen(blacklist=("long hair",)) == ["o_o"]
 
 
-def test_faces_keep_their_underscores() -> None:
+def test_emoticons_keep_their_underscores() -> None:
     assert [spaced(tag) for tag in (">_<", "o_o", "0_0", "(o)_(o)", "^_^", "blue_hair", "1girl")] == [
         ">_<", "o_o", "0_0", "(o)_(o)", "^_^", "blue hair", "1girl",
     ]  # fmt: skip
@@ -101,7 +106,7 @@ def settings(model: Path, **captions: Any) -> PrepareSettings:
     return PrepareSettings(trigger="mk01", resolution=64, tagger=TaggerSettings(model=str(model)), captions=CaptionSettings(**captions))
 
 
-def test_dataset_is_tagged_where_there_is_no_caption(tmp_path: Path) -> None:
+def test_images_without_a_caption_are_tagged(tmp_path: Path) -> None:
     model = build(tmp_path / "model")
     (tmp_path / "in").mkdir()
     for name, colour in (("a.png", (255, 0, 0)), ("b.png", (0, 0, 255))):
@@ -118,7 +123,7 @@ def test_dataset_is_tagged_where_there_is_no_caption(tmp_path: Path) -> None:
     assert only.dataset.items[1].caption == "mk01, hatsune miku, blue theme"
 
 
-def test_a_picture_is_shown_to_the_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_runs_once_per_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(tmp_path / "model")
     (tmp_path / "in").mkdir()
     for seed in range(3):
@@ -137,7 +142,7 @@ def test_a_picture_is_shown_to_the_model_once(tmp_path: Path, monkeypatch: pytes
     assert seen == [3, 1]
 
 
-def test_missing_pieces_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_parts_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="does not exist"):
         Tagger(tmp_path / "nothing.onnx")
     with pytest.raises(UserError, match=r"no \.onnx file"):

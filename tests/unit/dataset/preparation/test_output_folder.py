@@ -7,26 +7,22 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests.unit.dataset.pictures import drawing, folder_of
+from tests.unit.dataset.drawings import drawing, folder_of
+from tests.unit.dataset.helpers import SETTINGS, changed
 from trainer.cli import main
 from trainer.config.sections.dataset import DatasetSection, MoreDataset
 from trainer.core.errors import UserError
-from trainer.dataset import CaptionSettings, Dataset, PrepareSettings, SourceImage, export_dataset, open_dataset, prepare_dataset
+from trainer.dataset import CaptionSettings, Dataset, SourceImage, export_dataset, open_dataset, prepare_dataset
 from trainer.dataset.loading.open import open_datasets
-
-SETTINGS = PrepareSettings(trigger="mk01", class_description="girl", resolution=64)
-
-
-def changed(**settings: object) -> PrepareSettings:
-    return PrepareSettings.model_validate({**SETTINGS.model_dump(), **settings})
 
 
 def sources(dataset: Dataset) -> set[str]:
     return {str(row["source_sha256"]) for row in dataset.rows()}
 
 
-def test_two_sources_of_one_name_are_two_datasets(tmp_path: Path) -> None:
+def test_two_sources_with_one_name_give_two_datasets(tmp_path: Path) -> None:
     folder_of(tmp_path / "a", 4)
     folder_of(tmp_path / "b", 5, first=10)
     first = prepare_dataset(tmp_path / "a", tmp_path / "out", SETTINGS).dataset
@@ -42,7 +38,7 @@ def test_two_sources_of_one_name_are_two_datasets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"resolution": 128}, {"repeats": 3}, {"captions": CaptionSettings(suffix="x")}], ids=str)
-def test_other_settings_are_another_dataset_that_takes_over_images_and_hand_edits(tmp_path: Path, change: dict[str, object]) -> None:
+def test_other_settings_give_a_new_dataset_with_images_and_hand_edits_of_the_first(tmp_path: Path, change: dict[str, object]) -> None:
     source = folder_of(tmp_path / "in", 3)
     first = prepare_dataset(source, tmp_path / "out", SETTINGS).dataset
     (first.path / first.items[1].file).with_suffix(".txt").write_text("mk01, mine", encoding="utf-8")
@@ -57,7 +53,7 @@ def test_other_settings_are_another_dataset_that_takes_over_images_and_hand_edit
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
-def test_trigger_words_that_become_equal_as_a_folder_name_are_told_apart(tmp_path: Path) -> None:
+def test_trigger_words_with_equal_folder_names_give_two_datasets(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 2)
     made = {word: prepare_dataset(source, tmp_path / "out", changed(trigger=word)).dataset for word in ("q?x", "q*x")}
     assert len({dataset.path for dataset in made.values()}) == 2
@@ -72,7 +68,7 @@ def test_batches_differ_by_image_and_by_caption(tmp_path: Path) -> None:
     assert len(set(paths)) == 3 and paths[3] == paths[0]
 
 
-def test_regularisation_images_are_part_of_what_identifies_a_dataset(tmp_path: Path) -> None:
+def test_regularisation_images_are_part_of_the_identity(tmp_path: Path) -> None:
     source, extra = folder_of(tmp_path / "in", 2), folder_of(tmp_path / "reg", 1, first=20)
     plain = prepare_dataset(source, tmp_path / "out", SETTINGS).dataset
     both = prepare_dataset(source, tmp_path / "out", SETTINGS, regularisation=extra).dataset
@@ -111,7 +107,7 @@ def test_moved_source_finds_its_dataset_and_a_copy_does_not_take_it(tmp_path: Pa
     assert (moved.dataset.path, moved.reused) == (first.path, 3)
 
 
-def test_archive_is_a_source_of_its_own_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_archive_is_a_source_and_leaves_no_files(tmp_path: Path) -> None:
     folder_of(tmp_path / "a", 2)
     shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a")
     names = {prepare_dataset(tmp_path / source, tmp_path / "out", SETTINGS).dataset.path.name for source in ("a", "a.zip", "a.zip")}
@@ -125,13 +121,13 @@ def test_failed_preparation_does_not_keep_the_name(tmp_path: Path) -> None:
     assert prepare_dataset(folder_of(tmp_path / "in", 2), tmp_path / "out", SETTINGS).dataset.path.name == "mk01_girl"
 
 
-def test_exports_of_two_datasets_of_one_name_lie_apart(tmp_path: Path) -> None:
+def test_exports_of_two_datasets_with_one_name_are_separate(tmp_path: Path) -> None:
     made = [prepare_dataset(folder_of(tmp_path / f"{n}", 2, first=n), tmp_path / "out", SETTINGS).dataset for n in (0, 10)]
     assert len({export_dataset(dataset, "imagefolder") for dataset in made}) == 2
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == set()
 
 
-def test_command_line_replaces_another_dataset_only_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_replaces_another_dataset_only_with_its_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = []
     for number, extra in enumerate(([], [], ["--replace-other"])):
         source = folder_of(tmp_path / f"{number}", number + 1, first=10 * number)
@@ -141,7 +137,7 @@ def test_command_line_replaces_another_dataset_only_when_asked(tmp_path: Path, c
     assert [len(open_dataset(place).items) for place in places[:2]] == [3, 2]
 
 
-def test_training_refuses_a_dataset_that_is_not_the_one_that_was_chosen(tmp_path: Path) -> None:
+def test_training_refuses_a_dataset_with_another_hash(tmp_path: Path) -> None:
     style = prepare_dataset(folder_of(tmp_path / "a", 2), tmp_path / "style", SETTINGS).dataset
     hero = prepare_dataset(folder_of(tmp_path / "b", 2, first=10), tmp_path / "hero", SETTINGS).dataset
     more = (MoreDataset(path=str(hero.path), hash=hero.hash),)
@@ -152,3 +148,17 @@ def test_training_refuses_a_dataset_that_is_not_the_one_that_was_chosen(tmp_path
         open_datasets(section)
     assert str(hero.path) in caught.value.message and hero.hash[:16] in caught.value.message
     assert "Dataset Prep again" in caught.value.hint
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "regularisation", "useless"])
+def test_source_without_images_leaves_no_folder(tmp_path: Path, what: str) -> None:
+    source = folder_of(tmp_path / "in", 0 if what == "empty" else 1)
+    if what == "useless":
+        Image.new("RGB", (90, 90)).save(source / "0.png")
+    with pytest.raises(UserError):
+        prepare_dataset(
+            tmp_path / "nowhere" if what == "missing" else source, tmp_path / "out", SETTINGS,
+            regularisation=tmp_path / "nowhere" if what == "regularisation" else None,
+        )  # fmt: skip
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_dir()] if (tmp_path / "out").exists() else []
+    assert left == []

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from tests.unit.dataset.pictures import BLUE, FILES, GREEN, RED, YELLOW, close, drawing, quarters
+from tests.unit.dataset.drawings import BLUE, FILES, GREEN, RED, YELLOW, close, drawing, quarters
 from trainer.dataset.images.decode import Rejected, decode, open_image
 
 COLOURS = [RED, GREEN, BLUE, YELLOW]
+
+
 GREYS = [(51,) * 3, (102,) * 3, (153,) * 3, (204,) * 3]
 
 
@@ -87,7 +89,7 @@ def test_alpha_is_kept_apart(name: str) -> None:
     assert (picture.alpha.getpixel((10, 32)), picture.alpha.getpixel((80, 32))) == (255, 0)
 
 
-def test_opaque_alpha_is_no_alpha(tmp_path: Path) -> None:
+def test_opaque_alpha_is_dropped(tmp_path: Path) -> None:
     drawing(1).convert("RGBA").save(tmp_path / "a.png")
     assert decode(open_image((tmp_path / "a.png").read_bytes(), 89)).alpha is None
 
@@ -102,7 +104,7 @@ def test_lab_comes_back_as_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain.png", "plain.jpg", "plain.webp", "plain.gif", "plain.tiff", "plain.avif", "plain.bmp"])
-def test_cut_off_files_are_rejected(name: str) -> None:
+def test_truncated_files_are_rejected(name: str) -> None:
     data = (FILES / name).read_bytes()
     data = data[: int(len(data) * 0.6)]
     with pytest.raises(Rejected) as caught:
@@ -118,7 +120,7 @@ def test_cut_off_files_are_rejected(name: str) -> None:
         (b"\x00\x00\x00\x18ftypmp42\x00\x00", "video"), (b"%PDF-1.7", "PDF"),
     ],
 )  # fmt: skip
-def test_what_is_no_image_is_named(data: bytes, says: str) -> None:
+def test_other_files_are_rejected_with_their_kind(data: bytes, says: str) -> None:
     with pytest.raises(Rejected, match=says) as caught:
         open_image(data, 89)
     assert caught.value.reason == "unreadable"
@@ -148,7 +150,7 @@ def test_decompression_bomb_is_not_decoded(side: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
-def test_broken_exif_does_not_cost_the_picture(kind: str) -> None:
+def test_image_with_broken_exif_is_kept(kind: str) -> None:
     buffer = io.BytesIO()
     drawing(1).save(buffer, kind, exif=b"Exif\0\0garbagegarbage")
     picture = decode(open_image(buffer.getvalue(), 89))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.dataset.pictures import folder_of
+from tests.unit.dataset.drawings import folder_of
 from trainer.cli import main
 from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
 
@@ -73,13 +73,13 @@ def test_settings_file_with_options_over_it(tmp_path: Path, capsys: pytest.Captu
         (["--settings", "nowhere.toml"], "cannot be read"),
     ],
 )
-def test_mistakes_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+def test_invalid_options_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
     folder_of(tmp_path / "in", 1)
     assert main(["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments]) == 1
     assert says in capsys.readouterr().err
 
 
-def test_empty_source_is_an_error_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_source_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     assert main(["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--trigger", "x"]) == 1
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Caption rules, and that nothing a person could write breaks them."""
+"""Tags, their rules, and the trigger word."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_trigger_is_in_front_exactly_once(caption: str, expected: str) -> None:
     assert with_trigger(caption, "mk01") == expected
 
 
-def test_without_a_trigger_the_caption_stays() -> None:
+def test_caption_is_unchanged_without_a_trigger() -> None:
     assert with_trigger("a girl,  smiling", "") == "a girl, smiling"
 
 
@@ -99,7 +99,7 @@ def test_tag_orders() -> None:
 
 
 @given(st.lists(st.text(alphabet="abc ", max_size=5), max_size=8))
-def test_editing_without_rules_only_tidies(tags: list[str]) -> None:
+def test_edit_without_rules_only_tidies(tags: list[str]) -> None:
     expected = list(dict.fromkeys(" ".join(tag.split()) for tag in tags if tag.strip()))
     assert edit_tags(",".join(tags), CaptionSettings()) == ", ".join(expected)
 
@@ -111,7 +111,7 @@ def test_frequency_table_counts_captions_not_occurrences() -> None:
     assert Counter(tag_frequency(captions)) == Counter(tag for c in captions for tag in set(c.split(", ")))
 
 
-def test_a_tag_with_escaped_brackets_is_counted_as_the_one_without() -> None:
+def test_escaped_brackets_do_not_change_the_count() -> None:
     assert tag_frequency([r"saber \(fate\), girl", "saber (fate)"]) == {"saber (fate)": 2, "girl": 1}
 
 
@@ -132,7 +132,7 @@ def test_removal_rules(rules: tuple[str, ...], expected: str) -> None:
     assert edit_tags(caption, CaptionSettings(remove=rules)) == expected
 
 
-def test_rules_that_matched_nothing_are_named() -> None:
+def test_rules_without_a_match_are_reported() -> None:
     rules = TagRules(CaptionSettings(remove=("solo", "sollo, *eyes"), replace={"gray hair": "grey hair", "1gril": "1girl"}))
     assert [rules.edit(text) for text in ("solo, gray hair", "1girl")] == ["grey hair", "1girl"]
     assert rules.unmatched() == [
