@@ -22,6 +22,8 @@ from trainer.plan.memory_estimate import state_bytes
 from trainer.plan.meta_models import memory_of
 from trainer.training.optimizers import make_optimizer
 
+pytestmark = pytest.mark.seconds
+
 FULL = {"sd15": ("full", 512), "sdxl": ("full-sdxl", 1024)}
 MINIMAL: dict[str, Any] = {"base": {"checkpoint": "x"}, "dataset": {"path": "y"}}
 

@@ -47,6 +47,7 @@ def test_estimated_activations_match_a_real_forward_pass(
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("more", [{}, {"training.gradient_checkpointing": True, "network.dora": True}], ids=["plain", "checkpointed DoRA"])
+@pytest.mark.seconds
 def test_remembered_shapes_give_the_same_estimate(
     shallow_checkpoint: Path,
     shallow_sdxl: Path,
@@ -67,6 +68,7 @@ def test_remembered_shapes_give_the_same_estimate(
 
 
 @pytest.mark.parametrize("more", [{}, {"network.text_encoder": True}], ids=["unet", "with text encoder"])
+@pytest.mark.seconds
 def test_plans_that_share_models_equal_separate_plans(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     """In an order in which each plan gets models that the plan before it changed."""
     folder, checkpoint, models = make_dataset(tmp_path, 4), open_checkpoint(str(shallow_checkpoint)), MetaModels()
