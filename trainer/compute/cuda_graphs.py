@@ -198,7 +198,7 @@ class RecordedPasses:
             self._refresh_copies()
 
     def _into_results(self, computed: LossAndGradients) -> LossAndGradients:
-        """A recording keeps the tensors it returns: all share the same ones, or each set of shapes would hold gradients of its own."""
+        """A recording keeps the tensors it returns: all share the same ones, or each set of shapes would need its own gradients."""
         loss, gradients = computed
         shared = [None if gradient is None else result for result, gradient in zip(self._results, gradients, strict=True)]
         results = [result for result in shared if result is not None]

@@ -21,7 +21,7 @@ class MatrixProduct(nn.Module):
 
 
 class FrozenConv2d(nn.Conv2d):
-    """Stands in for a frozen Conv2d and keeps its weight in a form of its own; zero padding, as everywhere in Stable Diffusion."""
+    """Stands in for a frozen Conv2d and keeps its weight in another form; zero padding, as everywhere in Stable Diffusion."""
 
     def __new__(cls, layer: Any, *args: Any, **kwargs: Any) -> Any:
         """peft makes LoRA's convolutions by calling the class of the layer that they adapt: those are plain ones."""

@@ -67,7 +67,7 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
             emit = EventLog(run.events)
         try:
             emit(events.Error(failure.kind, failure.message, failure.hint))
-        except OSError as unwritten:  # then the exit status tells the parent the reason
+        except OSError as unwritten:  # the parent learns the reason from the exit status
             return exit_status_for(error, unwritten) or FAILED
         return FAILED
     finally:
