@@ -33,5 +33,6 @@ def reject_unusable(decoded: DecodedImage, settings: PrepareSettings) -> None:
 
 
 def _is_one_colour(image: Image.Image) -> bool:
-    extrema: Any = image.getextrema()  # (lowest, highest) of each channel; an order of magnitude faster than numpy
+    # one channel after the other, because the first one shows it for nearly every image; an order of magnitude faster than numpy
+    extrema: Any = (image.getchannel(band).getextrema() for band in image.getbands())
     return all(highest - lowest <= _ONE_COLOUR for lowest, highest in extrema)
