@@ -116,6 +116,7 @@ def test_an_error_prints_a_message_and_a_hint_and_exits_with_1(
     assert "Traceback" not in err
 
 
+@pytest.mark.seconds
 def test_sample_writes_images_with_and_without_a_lora(
     tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

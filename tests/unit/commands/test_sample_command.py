@@ -47,6 +47,7 @@ def sample(base: Path, lora: Path, out: Path, *more: str) -> npt.NDArray[np.int_
     return pixels(next(out.glob("*.png")))
 
 
+@pytest.mark.seconds
 def test_sample_reproduces_the_preview_image_of_the_run(
     trained: tuple[Path, Path], shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +96,7 @@ def test_strength_means_the_same_as_denoise_in_comfyui(steps: int, strength: flo
     assert len(scheduler.timesteps) == steps
 
 
+@pytest.mark.seconds
 def test_low_strength_keeps_the_image_and_high_strength_replaces_it(shallow_checkpoint: Path, tmp_path: Path) -> None:
     photo = make_pictures(tmp_path / "in", 1, size=(70, 67)) / "00.png"
     arguments = ["sample", "--base", str(shallow_checkpoint), "--prompt", "a cat", "--steps", "4", "--image", str(photo)]

@@ -200,6 +200,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip_a_bit], ids=["cut", "bit"])
+@pytest.mark.seconds
 def test_a_damaged_cache_file_is_encoded_again(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, damage: Callable[[Path], Any]
 ) -> None:
@@ -260,6 +261,7 @@ def test_no_event_is_lost_after_a_child_is_killed_while_writing_a_line(tmp_path:
     assert [event.phase for event in read_events(tmp_path / "e") if isinstance(event, events.Phase)] == ["training", "loading"]
 
 
+@pytest.mark.seconds
 def test_the_configuration_in_the_run_folder_is_the_one_that_was_trained(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
