@@ -13,11 +13,11 @@ from ..images.signature import parse_signature
 from ..manifest.integrity import IntegrityCheck
 from ..report.summary import Rejection, SimilarPair
 from .candidates import Candidate
-from .collect import Progress
 from .duplicates import take_captions_of_duplicates
 from .journal import Journal
 from .near_duplicates import NearDuplicates, find_near_duplicates
 from .previous_run import PreviousRun
+from .progress import Progress
 
 CHANGED = "changed"  # reason of a source that cannot be read again or is another one than before; not kept in the journal
 
