@@ -70,7 +70,7 @@ def _repeats(which: str) -> io.Input:
     return field(
         io.Int,
         f"{which}_repeats",
-        f"How many times an epoch shows each picture of the {which} dataset.",
+        f"How many times an epoch shows each image of the {which} dataset.",
         default=1,
         min=1,
         max=1000,
@@ -82,7 +82,7 @@ def _weight(which: str) -> io.Input:
     return field(
         io.Float,
         f"{which}_weight",
-        f"How much each picture of the {which} dataset counts; 0.5 is half, 0 is nothing.",
+        f"How much each image of the {which} dataset counts in the loss. 0.5 is half, 0 is nothing.",
         default=1.0,
         min=0.0,
         max=100.0,

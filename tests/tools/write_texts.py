@@ -159,6 +159,9 @@ def main() -> int:
     if found:
         with tempfile.TemporaryDirectory() as base:
             nodes = describe_nodes(found[0], Path(base))["nodes"]
+        if not nodes:
+            print("ComfyUI could not load the pack; nothing is written. Start ComfyUI to see the reason.", file=sys.stderr)
+            return 1
         missing = list(untranslated(nodes))
         if not missing:
             texts |= generated_node_texts(nodes)

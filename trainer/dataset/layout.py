@@ -18,5 +18,5 @@ LARGEST_MANIFEST = 4 << 30  # bytes
 
 
 def caption_file(file: str) -> str:
-    """The caption that belongs to a picture: ``a/b.png`` -> ``a/b.txt``."""
+    """The caption file of an image: ``a/b.png`` -> ``a/b.txt``."""
     return file.removesuffix(".png") + ".txt"

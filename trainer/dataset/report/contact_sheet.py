@@ -1,4 +1,4 @@
-"""The contact sheet: every picture with its caption in one image."""
+"""The contact sheet: all images of a dataset with their captions in one image."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _CJK_FONTS = {
 
 
 def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: int = 256, lines: int = 3) -> Image.Image:
-    """An RGB image of the first ``limit`` pictures, each in a square of ``cell`` pixels with its caption below.
+    """An RGB image of the first ``limit`` images, each in a square of ``cell`` pixels with its caption below.
 
-    ``columns`` 0: chosen so that the sheet is a little wider than high. ``lines``: rows of caption text for each picture.
+    ``columns`` 0: chosen so that the sheet is a little wider than high. ``lines``: rows of caption text for each image.
     """
     items = list(dataset.items[:limit])
     if not items:
-        raise UserError(f"The dataset {dataset.name} has no pictures.", "Prepare it again.", kind="dataset")
+        raise UserError(f"The dataset {dataset.name} has no images.", "Prepare it again.", kind="dataset")
     columns = columns or max(1, min(len(items), math.ceil(math.sqrt(len(items) * 1.5))))
     columns = min(columns, len(items))
     size = max(12, cell // 16)
@@ -49,7 +49,7 @@ def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: 
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), _shorten(dataset.name, sheet.width - 2 * GAP, size + 4), font=_font(dataset.name, size + 4), fill=TEXT)
     more = f", the first {len(items)} shown" if len(dataset.items) > len(items) else ""
-    facts = f"{plural(len(dataset.items), 'picture')}{more} · {dataset.resolution} px · {dataset.hash[:12]}"
+    facts = f"{plural(len(dataset.items), 'image')}{more} · {dataset.resolution} px · {dataset.hash[:12]}"
     draw.text((GAP, GAP + size + 10), _shorten(facts, sheet.width - 2 * GAP, size), font=_font(facts, size), fill=FAINT)
     for number, item in enumerate(track(items, "drawing the contact sheet", len(items))):
         x = GAP + number % columns * (cell + GAP)
@@ -99,11 +99,11 @@ def _shorten(text: str, width: int, size: int) -> str:
 
 
 def _paste(sheet: Image.Image, dataset: Dataset, item: Item, place: tuple[int, int], cell: int) -> None:
-    picture = load_image(dataset.image_path(item))
-    scale = cell / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    picture = picture.resize(size, Image.Resampling.LANCZOS)
-    sheet.paste(picture, (place[0] + (cell - size[0]) // 2, place[1] + (cell - size[1]) // 2))
+    image = load_image(dataset.image_path(item))
+    scale = cell / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    image = image.resize(size, Image.Resampling.LANCZOS)
+    sheet.paste(image, (place[0] + (cell - size[0]) // 2, place[1] + (cell - size[1]) // 2))
 
 
 def _font(text: str, size: int) -> Font:

@@ -1,4 +1,4 @@
-"""The report as an HTML page with pictures, beside the dataset."""
+"""The report as an HTML page with images, saved in the dataset folder."""
 
 from __future__ import annotations
 
