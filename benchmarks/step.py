@@ -36,7 +36,7 @@ from trainer.core.terminal import escape_unprintable
 from trainer.dataset import PrepareSettings, prepare_dataset
 from trainer.launch.prepared_run import prepare_run
 from trainer.training.distributed import make_accelerator
-from trainer.training.event_log import EventLog
+from trainer.training.event_writer import EventLog
 from trainer.training.recipe import TrainingRecipe
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.core.files.writing import remove_partial
-from trainer.training.event_log import watch_parent
+from trainer.training.event_writer import watch_parent
 
 from ..drawing.portraits import BASE_STYLES, Portrait, random_portrait
 from .pictures import FIRST_TRAINING_SEED, Pictures, picture, save_array, start_module

@@ -26,9 +26,9 @@ def test_rows_keep_their_order_and_clip_defaults_to_strength(helper: Helper) -> 
         ]
     )
     assert rows.read_rows(text, LISTED) == [
-        rows.Row(True, "sub/b.safetensors", 0.8, 0.3),
-        rows.Row(True, "a.safetensors", 1.0, 1.0),
-        rows.Row(False, "gone.safetensors", -2.0, -2.0),
+        rows.StackRow(True, "sub/b.safetensors", 0.8, 0.3),
+        rows.StackRow(True, "a.safetensors", 1.0, 1.0),
+        rows.StackRow(False, "gone.safetensors", -2.0, -2.0),
     ]
     assert rows.read_rows("", LISTED) == rows.read_rows("[]", LISTED) == []
 

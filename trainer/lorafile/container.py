@@ -25,7 +25,7 @@ DTYPE_BYTES = {
 
 
 @dataclass(frozen=True)
-class Header:
+class SafetensorsHeader:
     """A valid header. ``tensors`` maps keys to (dtype, shape, (start, end)) with offsets from ``data_start``."""
 
     tensors: dict[str, tuple[str, tuple[int, ...], tuple[int, int]]]
@@ -33,7 +33,7 @@ class Header:
     data_start: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> SafetensorsHeader:
     """Read a safetensors header and check sizes, types, and that offsets have no gap or overlap. Raises UserError for any fault."""
     try:
         size = path.stat().st_size
@@ -65,7 +65,7 @@ def read_header(path: Path) -> Header:
         end = stop
     if end != size - 8 - length:
         raise _bad(path, f"its tensors take {end} bytes and the file has {size - 8 - length}; the download may be incomplete")
-    return Header(tensors, metadata, 8 + length)
+    return SafetensorsHeader(tensors, metadata, 8 + length)
 
 
 def rewrite_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:

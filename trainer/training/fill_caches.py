@@ -19,7 +19,7 @@ from .caching.cache import Cache
 from .caching.latents import fill_latents
 from .caching.prompts import fill_prompts
 from .caching.weighted_prompts import prompt_key, prompt_text
-from .event_log import EventLog
+from .event_writer import EventLog
 from .opened_run import BaseModel, Datasets
 
 if TYPE_CHECKING:

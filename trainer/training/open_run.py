@@ -36,7 +36,7 @@ from ..runs.run_plan import RunPlan
 from .caching.cache import Cache
 from .caching.latents import missing_latents
 from .checkpoint_guard import CheckpointGuard
-from .event_log import EventLog
+from .event_writer import EventLog
 from .opened_run import BaseModel, Datasets, Hardware, OpenedRun, Start
 from .saving.export import tags_left_out
 

@@ -30,7 +30,7 @@ from ..runs.states import state_folder
 from .batch_loader import BatchLoader, StepBatch
 from .caching.cache import RepairingCache
 from .distributed import average_over_processes, make_accelerator
-from .event_log import EventLog
+from .event_writer import EventLog
 from .fill_caches import CacheFiller
 from .micro_batch import MicroBatch
 from .model import load_model
@@ -38,7 +38,7 @@ from .monitoring.outputs import Outputs
 from .monitoring.preview_images import PreviewImages
 from .monitoring.step_log import StepLog, StepMetrics, divergence_error
 from .monitoring.trackers import Trackers, open_trackers
-from .monitoring.validation import Validation
+from .monitoring.validation import HeldOutValidation
 from .open_run import open_run
 from .optimizers import current_learning_rate, learning_rate, make_optimizer, make_schedule
 from .saving.checkpointer import Checkpointer
@@ -226,7 +226,7 @@ class TrainingRecipe:
         self.gpu_queue = StepLimiter(hardware.device)
         self.step_log = StepLog(plan, hardware.device, outputs, self.lock, diverged, average)
         shared = (config, plan, self.cache, self.model, self.state, hardware, outputs, self.stop.is_set)
-        self.validation = Validation(opened.datasets.held_out, *shared)
+        self.validation = HeldOutValidation(opened.datasets.held_out, *shared)
         self.previews = PreviewImages(opened.datasets.training.resolution, base, *shared)
         exporter = Exporter(
             config,

@@ -20,7 +20,7 @@ from ..plan.memory_check import savings
 from ..runs import events
 from ..runs.run_folder import RunFolder
 from ..runs.states import state_folder
-from .event_log import EventLog, NullEventLog, watch_parent
+from .event_writer import EventLog, NullEventLog, watch_parent
 from .opened_run import OpenedRun
 from .recipe import TrainingRecipe
 

@@ -18,7 +18,7 @@ _EXAMPLE = '[{"on": true, "name": "style.safetensors", "strength": 0.8}]'
 
 
 @dataclass(frozen=True)
-class Row:
+class StackRow:
     """One LoRA of a stack: ``strength`` for the model, ``clip`` for the text encoder."""
 
     on: bool
@@ -27,7 +27,7 @@ class Row:
     clip: float
 
 
-def read_rows(text: Any, listed: Container[str]) -> list[Row]:
+def read_rows(text: Any, listed: Container[str]) -> list[StackRow]:
     """The rows in ``text``, in order. ``clip`` equals ``strength`` when it is missing or null.
 
     Raises UserError with the number of the row for invalid data, a strength beyond ±100, or a LoRA that is switched on but not in
@@ -58,7 +58,7 @@ def read_rows(text: Any, listed: Container[str]) -> list[Row]:
     return rows
 
 
-def _row(number: int, data: Any) -> Row:
+def _row(number: int, data: Any) -> StackRow:
     if not isinstance(data, dict):
         raise _wrong(f"Row {number} of LoRA Stack is not an object")
     unknown = [key for key in data if key not in _KEYS]
@@ -69,7 +69,7 @@ def _row(number: int, data: Any) -> Row:
         raise _wrong(f"Row {number} of LoRA Stack: 'on' must be true or false, and 'name' must be text")
     strength = _strength(number, "strength", data.get("strength", 1.0))
     clip = data.get("clip")
-    return Row(on, name, strength, strength if clip is None else _strength(number, "clip", clip))
+    return StackRow(on, name, strength, strength if clip is None else _strength(number, "clip", clip))
 
 
 def _strength(number: int, key: str, value: Any) -> float:

@@ -10,7 +10,7 @@ from tests.unit.training_helpers import Trained
 from trainer.config import run_config
 from trainer.launch.prepared_run import prepare_run
 from trainer.training.batch_loader import StepBatch
-from trainer.training.event_log import EventLog
+from trainer.training.event_writer import EventLog
 from trainer.training.recipe import TrainingRecipe
 
 

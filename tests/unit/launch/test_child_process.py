@@ -28,7 +28,7 @@ import os, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from trainer.runs import events
-from trainer.training.event_log import EventLog
+from trainer.training.event_writer import EventLog
 run = Path(sys.argv[-1])
 emit = EventLog(run / "events.jsonl")
 emit(events.Phase("training", 2, 9))
@@ -105,7 +105,7 @@ def test_saving_is_limited_in_time(follow: Follow, monkeypatch: pytest.MonkeyPat
 _WATCHES = """
 import subprocess, sys
 sys.path.insert(0, {root!r})
-from trainer.training.event_log import watch_parent
+from trainer.training.event_writer import watch_parent
 thread = watch_parent(lambda: print("stopped", flush=True))
 subprocess.run([sys.executable, "-c", "import sys; print('read', repr(sys.stdin.read()), flush=True)"], check=True)
 thread.join()

@@ -24,7 +24,7 @@ from trainer.runs.pruning import prune
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_times import start_day
 from trainer.runs.saved_lora import is_undamaged, write_record
-from trainer.training.event_log import EventLog
+from trainer.training.event_writer import EventLog
 
 posix = pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: pipes and links are POSIX")
 VALUES: dict[str, Any] = {"lora": {"a": torch.ones(2)}, "schedule": {"last_epoch": 2}}

@@ -254,7 +254,7 @@ def test_an_unknown_failure_keeps_its_type_and_names_the_log(
 
 
 def test_no_event_is_lost_after_a_child_is_killed_while_writing_a_line(tmp_path: Path) -> None:
-    from trainer.training.event_log import EventLog
+    from trainer.training.event_writer import EventLog
 
     (tmp_path / "e").write_text(events.encode_event(events.Phase("training")) + "\n" + '{"event": "ste', encoding="utf-8")
     EventLog(tmp_path / "e")(events.Phase("loading"))

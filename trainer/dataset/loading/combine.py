@@ -67,7 +67,7 @@ def combine_datasets(datasets: Sequence[WeightedDataset]) -> Dataset:
         path=first.path,
         name=" + ".join(part.name for part in parts),
         hash=hashlib.sha256(json.dumps(hashed).encode()).hexdigest(),
-        trigger=first.trigger if one else ", ".join(dict.fromkeys(phrase for part in parts if (phrase := trigger_phrase(part)))),
+        trigger=first.trigger if one else ", ".join(dict.fromkeys(phrase for part in parts if (phrase := dataset_trigger_phrase(part)))),
         class_description=first.class_description if one else "",
         resolution=max(part.resolution for part in parts),
         items=items,
@@ -86,7 +86,7 @@ def select_items(dataset: Dataset, indices: Sequence[int]) -> Dataset:
     return CombinedDataset(**known, parts=dataset.members, owners=tuple(owners[index] for index in indices))
 
 
-def trigger_phrase(dataset: Dataset) -> str:
+def dataset_trigger_phrase(dataset: Dataset) -> str:
     """The trigger word and the class description, as far as there are any."""
     return " ".join(part for part in (dataset.trigger, dataset.class_description) if part)
 

@@ -19,7 +19,7 @@ from ..captions.caption_text import encoding_warning, read_caption_text
 from ..layout import FOLDERS, HEADER, LARGEST_MANIFEST, LARGEST_MASK, ROWS, SCHEMA, SCHEMA_VERSION, caption_file
 from .hashing import dataset_hash, hashed_header
 from .items import Dataset, Item
-from .schema import Header, ManifestRow, parse_rows
+from .schema import ManifestHeader, ManifestRow, parse_rows
 
 
 def open_dataset(path: Path) -> Dataset:
@@ -30,7 +30,7 @@ def open_dataset(path: Path) -> Dataset:
     path = Path(path)
     raw = read_header(path)
     try:
-        header = Header.model_validate(raw)
+        header = ManifestHeader.model_validate(raw)
         items, masks, notes = _read_items(path, header.rows_sha256, lines=header.training.wildcards)
         hashed = hashed_header(header.trigger, header.class_description, header.resolution, header.training)
         return Dataset(

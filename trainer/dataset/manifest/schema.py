@@ -56,7 +56,7 @@ class ManifestRow(_Checked):
     steps: tuple[str, ...] = ()
 
 
-class Header(_Checked):
+class ManifestHeader(_Checked):
     """The fields of ``manifest.json`` that are read."""
 
     name: str

@@ -41,13 +41,13 @@ class CheckpointWeight:
         rows = tensor.shape[0] // 3
         return tensor if self.third is None else tensor[self.third * rows : (self.third + 1) * rows]
 
-    def rows(self, header: container.Header) -> int:
+    def rows(self, header: container.SafetensorsHeader) -> int:
         """How many rows that are."""
         outputs = header.tensors[self.key][1][0]
         return outputs if self.third is None else outputs // 3
 
 
-def text_width(header: container.Header) -> int:
+def text_width(header: container.SafetensorsHeader) -> int:
     """Width of the text embeddings of the checkpoint's UNet. Raises UserError when it holds no Stable Diffusion UNet."""
     for key, (_, shape, _) in header.tensors.items():
         if key.startswith(_UNET) and key.endswith("attn2.to_k.weight") and len(shape) > 1:
@@ -81,7 +81,7 @@ def weight_of_module(tensors: Mapping[str, object], weights: LoraWeights, module
     return weight if weight.key in tensors else None
 
 
-def require_fit(header: container.Header, weight: CheckpointWeight, module: LoraModule) -> None:
+def require_fit(header: container.SafetensorsHeader, weight: CheckpointWeight, module: LoraModule) -> None:
     """Raise UserError unless ``module`` can be merged into ``weight``."""
     dtype, shape, _ = header.tensors[weight.key]
     if dtype not in TORCH_DTYPES:

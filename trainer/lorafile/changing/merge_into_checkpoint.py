@@ -66,7 +66,7 @@ def merge_into_checkpoint(checkpoint: Path, parts: Sequence[tuple[LoraWeights, f
     return len(changes)
 
 
-def _plan(header: container.Header, parts: Sequence[tuple[LoraWeights, float]]) -> dict[str, list[_Change]]:
+def _plan(header: container.SafetensorsHeader, parts: Sequence[tuple[LoraWeights, float]]) -> dict[str, list[_Change]]:
     """The changes of each tensor by its key. All checks come before the first byte is written."""
     width = text_width(header)
     model_family = family_with_text_width(width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...runs.run_folder import RunFolder
-from ..event_log import EventLog
+from ..event_writer import EventLog
 from .trackers import Trackers
 
 

@@ -36,7 +36,7 @@ class _Probe:
 
 
 @dataclass(frozen=True)
-class Validation:
+class HeldOutValidation:
     """Measures the validation loss of ``dataset``, the held-out images."""
 
     dataset: Dataset

@@ -17,7 +17,7 @@ from ...config.run_config import RunConfig
 from ...core.prompt_syntax import unescape
 from ...dataset import Dataset, Item
 from ...dataset.captions.tags import tags_of
-from ...dataset.loading.combine import trigger_phrase
+from ...dataset.loading.combine import dataset_trigger_phrase
 from ...families import EPSILON, BaseCheckpoint, Family, Prediction
 from ...lorafile.writing.metadata import most_frequent
 from ...runs.run_plan import RunPlan
@@ -182,7 +182,7 @@ def _subsets(dataset: Dataset) -> tuple[lorafile.SubsetFacts, ...]:
                 images_seen=sum(item.repeats for item in regular),
                 repeats=repeats[0][0] if repeats else 1,
                 tag_frequency=_tag_frequency(regular, training.keep_tokens_separator),
-                class_tokens=trigger_phrase(member),
+                class_tokens=dataset_trigger_phrase(member),
                 regularisation_count=len(own) - len(regular),
                 loss_weight=weights[0][0] if weights else 1.0,
                 shuffle_caption=training.shuffle_caption,
