@@ -90,7 +90,7 @@ def test_an_unwritable_lora_folder_leaves_the_lora_in_the_run_folder(
     run = prepare_run(config).folder
     assert caught.value.kind == "permission"
     assert str(loras) in caught.value.message
-    assert f"whole in {run.lora}" in caught.value.hint
+    assert f"intact in {run.lora}" in caught.value.hint
     assert run.finished() is not None
     assert [path.read_bytes() for path in loras.iterdir()] == [b"an earlier LoRA"]
     locks.open(loras)
