@@ -258,7 +258,7 @@ def test_a_child_that_hangs_is_stopped_and_the_run_can_resume(
         launcher.train(prepare_run(config), on_event=freeze_at_3, silent_seconds=8)
     assert caught.value.kind == "hung"
     assert "sent nothing for 8 seconds" in caught.value.message
-    assert "resumes" in caught.value.hint
+    assert "resume from" in caught.value.hint
     assert not of_run(run.path)
     assert launcher.train(prepare_run(config)).lora.read_bytes() == expected
 
