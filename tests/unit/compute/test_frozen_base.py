@@ -177,20 +177,20 @@ def test_injecting_lora_dequantises_nothing_and_dora_once(
 ) -> None:
     unet = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
     quantise.quantise(unet, "int8", torch.device("cpu"))
-    unpacked: list[torch.Tensor] = []
+    dequantised: list[torch.Tensor] = []
 
-    def unpack(codes: torch.Tensor, *args: Any) -> torch.Tensor:
-        unpacked.append(codes)
+    def counted(codes: torch.Tensor, *args: Any) -> torch.Tensor:
+        dequantised.append(codes)
         return dequantise_weight(codes, *args)
 
-    monkeypatch.setattr(quantised_layers, "unpack", unpack)
+    monkeypatch.setattr(quantised_layers, "dequantise_weight", counted)
     targets = FAMILY.denoiser_targets(unet, "all-linear+conv")
     adapter.inject(unet, targets, rank=4, alpha=4, seed=5, dora=dora)
-    assert len(unpacked) == len({id(codes) for codes in unpacked}) == (len(targets) if dora else 0)
+    assert len(dequantised) == len({id(codes) for codes in dequantised}) == (len(targets) if dora else 0)
     monkeypatch.undo()
     layer: Any = unet.get_submodule("down_blocks.0.attentions.0.proj_in").base_layer
     whole = dequantise_weight(layer.codes, layer.scales, "int8", layer.shape, torch.bfloat16)
-    assert torch.equal(layer.weight, whole), "it stayed a description"
+    assert torch.equal(layer.weight, whole), "the weight was not restored"
 
 
 def test_converting_the_model_keeps_quantised_weights() -> None:

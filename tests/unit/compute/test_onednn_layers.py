@@ -161,22 +161,22 @@ def test_the_layout_of_a_weight_is_compared_without_uninitialised_padding(monkey
     assert torch_private.weight_layout(packed) != torch_private.weight_layout(other)
 
 
-def turncoats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on every shape wants blocks that lie in another way."""
+def change_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on every shape needs another layout of the weights."""
     numbers = itertools.count()
     monkeypatch.setattr(torch_private, "weight_layout", lambda packed: str(next(numbers)).encode())
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_layer_becomes_plain_if_every_call_needs_another_layout(monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
-    turncoats(monkeypatch)
+    change_layouts(monkeypatch)
     plain = convolution(stride)
     packed = OneDnnConv2d(copy.deepcopy(plain))
     for number in range(8):
         inputs = torch.randn(1, 8, 4 + 2 * (number % 3), 6)
         for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    assert packed._gives_up
+    assert packed._stays_plain
     assert torch.equal(packed.weight, plain.weight)
 
 
@@ -204,23 +204,23 @@ def test_a_packed_matrix_product_computes_and_derives_what_a_plain_one_does(
 
 
 def test_matrix_product_becomes_plain_like_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    turncoats(monkeypatch)
+    change_layouts(monkeypatch)
     plain = torch.nn.Linear(24, 40).requires_grad_(False)
     packed = OneDnnLinear(copy.deepcopy(plain))
     for number in range(8):
         inputs = torch.randn(2 + number % 3, 24)
         for ours, theirs in zip(both(packed, inputs), both(plain, inputs), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert packed._gives_up
+    assert packed._stays_plain
     assert torch.equal(packed.weight, plain.weight)
 
 
 def test_layer_with_one_shape_stays_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    turncoats(monkeypatch)
+    change_layouts(monkeypatch)
     packed = OneDnnConv2d(convolution())
     for number in range(200):
         both(packed, torch.randn(2 if number % 50 == 49 else 1, 8, 4, 4))  # the last batch of an epoch is smaller
-    assert not packed._gives_up
+    assert not packed._stays_plain
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -240,7 +240,7 @@ def test_a_folder_or_file_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_a_hub_id_without_a_network_is_refused() -> None:
     with pytest.raises(UserError, match="downloading it failed") as caught:
         open_checkpoint("nobody-at-all/no-such-model")
-    assert "online" in caught.value.hint
+    assert "internet" in caught.value.hint
 
 
 def test_a_cached_digest_matches_the_file_and_notices_a_change(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from trainer.launch import child_process, launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder
-from trainer.training import event_log
+from trainer.training import event_writer
 
 from ..training_helpers import configuration, make_dataset
 
@@ -130,7 +130,7 @@ def test_on_windows_the_pipe_is_peeked_at_and_not_read(error: int, read: bool, m
     monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(get_osfhandle=lambda number: 1000 + number))
     monkeypatch.setattr(ctypes, "WinDLL", lambda name, use_last_error: kernel, raising=False)
     monkeypatch.setattr(ctypes, "get_last_error", lambda: error, raising=False)
-    monkeypatch.setattr(event_log, "_POLL_SECONDS", 0)
+    monkeypatch.setattr(event_writer, "_POLL_SECONDS", 0)
     asked: list[int] = []
 
     def one_read(number: int, count: int) -> bytes:
@@ -138,6 +138,6 @@ def test_on_windows_the_pipe_is_peeked_at_and_not_read(error: int, read: bool, m
         return b""
 
     monkeypatch.setattr(os, "read", one_read)
-    event_log._wait_for_end(7)
+    event_writer._wait_for_end(7)
     assert next(looks, None) is None
     assert asked == ([7] if read else [])
