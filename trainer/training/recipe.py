@@ -226,8 +226,8 @@ class TrainingRecipe:
         self.gpu_queue = StepLimiter(hardware.device)
         self.step_log = StepLog(plan, hardware.device, outputs, self.lock, diverged, average)
         shared = (config, plan, self.cache, self.model, self.state, hardware, outputs, self.stop.is_set)
-        self.validation = HeldOutValidation(opened.datasets.held_out, *shared)
-        self.previews = PreviewImages(opened.datasets.training.resolution, base, *shared)
+        self.validation = HeldOutValidation(*shared, opened.datasets.held_out)
+        self.previews = PreviewImages(*shared, opened.datasets.training.resolution, base)
         exporter = Exporter(
             config,
             opened.datasets.training,

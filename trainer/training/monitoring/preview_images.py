@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...config.run_config import RunConfig
 from ...config.sample_prompts import SamplePrompt, read_prompt
 from ...core import seeding
 from ...core.devices import return_memory
@@ -15,13 +13,9 @@ from ...core.errors import Cancelled
 from ...core.files.image_file import load_image
 from ...core.files.writing import atomic_path
 from ...runs import events
-from ...runs.run_plan import RunPlan
-from ..caching.cache import CacheReader
 from ..caching.weighted_prompts import prompt_key
-from ..model import TrainedModel
-from ..opened_run import BaseModel, Hardware
-from ..train_state import TrainState
-from .outputs import Outputs
+from ..opened_run import BaseModel
+from .evaluation import Evaluation
 from .preview_sampling import decode, sample_latents
 
 if TYPE_CHECKING:
@@ -29,19 +23,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreviewImages:
+class PreviewImages(Evaluation):
     """Makes the preview images of a run; ``resolution`` is the size of those whose size no setting gives."""
 
     resolution: int
     base: BaseModel
-    config: RunConfig
-    plan: RunPlan
-    cache: CacheReader
-    model: TrainedModel
-    state: TrainState
-    hardware: Hardware
-    outputs: Outputs
-    stop: Callable[[], bool]
 
     def make(self, epoch: int) -> None:
         """Sample every prompt with the weights after ``epoch``, if images are due then; epoch 0 is the base model before training.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...config.run_config import RunConfig
 from ...core import seeding
 from ...core.errors import Cancelled
 from ...dataset import Dataset
@@ -15,13 +13,9 @@ from ...dataset.loading.kohya_captions import fixed_caption
 from ...objective import objective
 from ...runs import events
 from ...runs.event_log import validation_history
-from ...runs.run_plan import RunPlan
-from ..caching.cache import CacheReader
 from ..micro_batch import MicroBatch, framing, load_masks
 from ..model import TrainedModel
-from ..opened_run import Hardware
-from ..train_state import TrainState
-from .outputs import Outputs
+from .evaluation import Evaluation
 
 if TYPE_CHECKING:
     import torch
@@ -36,18 +30,10 @@ class _Probe:
 
 
 @dataclass(frozen=True)
-class HeldOutValidation:
+class HeldOutValidation(Evaluation):
     """Measures the validation loss of ``dataset``, the held-out images."""
 
     dataset: Dataset
-    config: RunConfig
-    plan: RunPlan
-    cache: CacheReader
-    model: TrainedModel
-    state: TrainState
-    hardware: Hardware
-    outputs: Outputs
-    stop: Callable[[], bool]
 
     def run(self, epoch: int) -> None:
         """Log the validation loss of the weights after ``epoch``, if it is due and not logged yet. Raises Cancelled."""
