@@ -49,7 +49,7 @@ def comfyui() -> ComfyUI:
 @pytest.fixture(scope="session")
 def quick_trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Path]]:
     """Takes an interpreter; returns a program that starts training children whose libraries are already loaded (preloaded_trainer.py)."""
-    from tests.tools.preloaded_trainer import preloaded
+    from tests.tools.children.preloaded_trainer import preloaded
 
     made: dict[Path, Path] = {}
     with ExitStack() as running:

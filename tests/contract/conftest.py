@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.tools.comfyui import ComfyUI, find_comfyuis
-from tests.tools.node_description import describe_nodes
+from tests.tools.nodes.node_description import describe_nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 _FOUND = find_comfyuis()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, create_model
 
-from tests.tools.node_texts import help_page, node_texts
+from tests.tools.nodes.node_texts import help_page, node_texts
 from trainer.config.reference import settings_list, settings_table
 from trainer.config.setting import setting, settings_of
 

@@ -18,8 +18,8 @@ import pytest
 from tests.server.comfy_server import Server, start, until
 from tests.server.files import TINY, portrait
 from tests.server.graphs import CHAIN, Graph, node, prepare, train_and_use, train_settings
+from tests.tools.children.processes import living
 from tests.tools.comfyui import ComfyUI
-from tests.tools.processes import living
 from trainer.runs import events, states
 from trainer.runs.event_log import read_events
 

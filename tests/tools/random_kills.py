@@ -211,7 +211,7 @@ def _fresh(folder: Path, work: Work) -> Path:
 
 def _wait_for_children(place: Path) -> None:
     """Until no training child of an earlier attempt is left."""
-    from tests.tools.processes import living
+    from tests.tools.children.processes import living
 
     end = time.monotonic() + _CHILD_SECONDS
     while any(each.run.startswith(str(place)) for each in living()):
@@ -379,7 +379,7 @@ _QUICK: list[Path] = []  # the program that starts training children with the li
 
 def _load_libraries() -> None:
     """Load what the works import, so that a fork begins at once."""
-    from tests.tools.preloaded_trainer import PRELOADED
+    from tests.tools.children.preloaded_trainer import PRELOADED
     from trainer.core.library_imports import import_models, import_text_models
 
     for name in (*PRELOADED, "trainer.cli", "trainer.launch.launcher", "trainer.dataset", "tests.unit.training_helpers", "imagehash"):
@@ -391,7 +391,7 @@ def _load_libraries() -> None:
 @contextlib.contextmanager
 def _preloaded_children(folder: Path) -> Iterator[None]:
     """The process that training children are forked from."""
-    from tests.tools.preloaded_trainer import preloaded
+    from tests.tools.children.preloaded_trainer import preloaded
 
     folder.mkdir(parents=True)
     with preloaded(Path(sys.executable), folder) as program:

@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "48d368fa557731ad0488c07304dfeba8c07910eb"  # what the recorded files were made with
 TOKENIZER = ROOT / "trainer" / "families" / "assets" / "clip_tokenizer"
 BUCKETS = ROOT / "tests" / "unit" / "dataset" / "images" / "kohya_buckets.json"
-TOKENS = ROOT / "tests" / "unit" / "training" / "data" / "kohya_tokens.json"
-ORDER = ROOT / "tests" / "unit" / "training" / "data" / "kohya_order.json"
+TOKENS = ROOT / "tests" / "unit" / "dataset" / "loading" / "data" / "kohya_tokens.json"
+ORDER = ROOT / "tests" / "unit" / "dataset" / "loading" / "data" / "kohya_order.json"
 
 # resolution, smallest and largest side, step, no_upscale
 RULES = [

@@ -19,13 +19,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from tests.tools.comfyui import find_comfyuis
+from tests.tools.nodes.node_description import describe_nodes
 from trainer.config import presets
 from trainer.config.prepare_settings import PrepareSettings
 from trainer.config.reference import settings_table
 from trainer.config.run_config import RunConfig
-
-from .comfyui import find_comfyuis
-from .node_description import describe_nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 TRANSLATIONS = ("ja", "vi", "zh")

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import fill, growth, imports, limits, reference, start, table
 from random_checkpoints.make_checkpoint import make_checkpoint
-from tests.tools.processes import living
+from tests.tools.children.processes import living
 from trainer.config.run_config import RunConfig
 from trainer.launch import launcher
 from trainer.launch.prepared_run import PreparedRun

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.unit.training_helpers import configuration, make_dataset
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import Cancelled
 from trainer.launch import child_process, launcher
@@ -19,8 +20,6 @@ from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder
 from trainer.training import event_writer
-
-from ..training_helpers import configuration, make_dataset
 
 # what a child does once its standard input has ended, after it has told of two steps
 _CHILD = """

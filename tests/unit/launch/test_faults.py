@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.tools.processes import of_run
+from tests.tools.children.processes import of_run
 from tests.unit.launch.helpers import half_files, when
 from tests.unit.training_helpers import UNDISTURBED, configuration
 from trainer import lorafile

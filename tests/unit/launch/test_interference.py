@@ -95,7 +95,8 @@ def test_a_gpu_that_runs_out_of_memory_names_the_setting_that_helps_most(
     honest = launcher.command
 
     def command(run: Any) -> list[str]:
-        return [word.replace(str(ROOT / "trainer" / "entry.py"), str(ROOT / "tests/tools/entry_out_of_memory.py")) for word in honest(run)]
+        entry, out_of_memory = ROOT / "trainer" / "entry.py", ROOT / "tests" / "tools" / "children" / "entry_out_of_memory.py"
+        return [word.replace(str(entry), str(out_of_memory)) for word in honest(run)]
 
     monkeypatch.setattr(launcher, "command", command)
     with pytest.raises(UserError) as caught:

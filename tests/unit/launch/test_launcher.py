@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.tools.processes import of_run
+from tests.tools.children.processes import of_run
 from tests.unit.training_helpers import PROMPTS, configuration, train_here
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import Cancelled, UserError

@@ -8,11 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.unit.lorafile.helpers import same_modules
 from trainer.cli import main
 from trainer.core.errors import UserError
 from trainer.lorafile import card, convert, inspect_lora, merge, merge_into_checkpoint, read_lora, reduce_rank, write_lora
-
-from .helpers import same_modules
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer.text_model."
 RANK = 2

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tools.children.processes import of_run
 from tests.tools.parameters import mark_long
-from tests.tools.processes import of_run
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer import cli
 from trainer.config.run_config import RunConfig

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from tests.unit.lorafile.helpers import sd15_layers
 from trainer.lorafile import LoraModule, LoraWeights
-
-from ..helpers import sd15_layers
 
 METADATA = {
     "ss_output_name": "sample", "ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora",

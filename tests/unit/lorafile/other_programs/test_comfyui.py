@@ -11,11 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.tools.comfyui import ComfyUI
 from tests.tools.parameters import mark_long
+from tests.unit.lorafile.other_programs.compatibility import record
+from tests.unit.lorafile.other_programs.in_comfyui import comfy_key, load_in_comfyui
+from tests.unit.lorafile.other_programs.samples import Sizes, sample, sd15_sizes, sdxl_sizes
 from trainer.lorafile import LoraModule, LoraWeights, convert, write_lora
-
-from .compatibility import record
-from .in_comfyui import comfy_key, load_in_comfyui
-from .samples import Sizes, sample, sd15_sizes, sdxl_sizes
 
 
 def compared(weights: LoraWeights) -> list[LoraModule]:

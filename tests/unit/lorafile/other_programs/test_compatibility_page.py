@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .compatibility import PAGE, load, render
+from tests.unit.lorafile.other_programs.compatibility import PAGE, load, render
 
 
 def test_page_is_up_to_date() -> None:

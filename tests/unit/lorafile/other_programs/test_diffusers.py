@@ -10,12 +10,11 @@ import pytest
 import torch
 import transformers
 
+from tests.unit.lorafile.helpers import UNETS
+from tests.unit.lorafile.other_programs.compatibility import record
+from tests.unit.lorafile.other_programs.samples import clip_layers, sample, sd15_sizes, sdxl_sizes
 from trainer.lorafile import convert, write_lora
 from trainer.lorafile.algorithms.weight_change import delta_shape
-
-from ..helpers import UNETS
-from .compatibility import record
-from .samples import clip_layers, sample, sd15_sizes, sdxl_sizes
 
 
 def unet(family: str) -> Any:

@@ -12,11 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.unit.lorafile.helpers import UNETS
+from tests.unit.lorafile.other_programs.compatibility import record
+from tests.unit.lorafile.other_programs.samples import sample, sd15_sizes, sdxl_sizes
 from trainer.lorafile import convert, write_lora
-
-from ..helpers import UNETS
-from .compatibility import record
-from .samples import sample, sd15_sizes, sdxl_sizes
 
 _PROGRAM = Path(__file__).parent / "programs" / "load_in_invokeai.py"
 _SITE = Path(os.environ.get("INVOKEAI_SITE") or Path.home() / "invokeai-site")

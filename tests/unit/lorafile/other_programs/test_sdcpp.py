@@ -18,10 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.unit.lorafile.other_programs.compatibility import record
+from tests.unit.lorafile.other_programs.samples import sample, sd15_sizes
 from trainer.lorafile import convert, merge_into_checkpoint, write_lora
-
-from .compatibility import record
-from .samples import sample, sd15_sizes
 
 _STRENGTHS = {"lora": 0.5, "loha": 1.0, "lokr": 0.5}
 _OTHERS = ("comfyui", "diffusers", "peft")

@@ -13,11 +13,10 @@ from pathlib import Path
 from safetensors import safe_open
 
 from random_checkpoints.layout import SIZES, tensors
+from tests.unit.lorafile.helpers import key_table
+from tests.unit.lorafile.other_programs.compatibility import record
+from tests.unit.lorafile.other_programs.samples import sample, sd15_sizes, sdxl_sizes
 from trainer.lorafile import TrainingFacts, build_metadata, convert, inspect_lora, save_lora, write_lora
-
-from ..helpers import key_table
-from .compatibility import record
-from .samples import sample, sd15_sizes, sdxl_sizes
 
 _SUFFIXES = {"lora_up.weight", "lora_down.weight", "alpha"}
 

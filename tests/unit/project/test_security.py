@@ -1,0 +1,78 @@
+"""SECURITY.md's guarantees about the source: network access, started programs, routes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+PACK = [ROOT / "__init__.py", *(path for folder in ("trainer", "nodes", "demo") for path in sorted((ROOT / folder).rglob("*.py")))]
+NETWORK = re.compile(
+    r"(aiohttp|ftplib|http\.(client|server)|httpx|huggingface_hub|requests|smtplib|socket(server)?|urllib\.request|urllib3|wandb|websockets?)\b"
+)
+STARTS = re.compile(
+    r"(subprocess\.\w+|multiprocessing\.(spawn|Process)|os\.(system|popen|exec\w*|spawn\w*|posix_spawn\w*|startfile)|pty\.\w+)"
+)
+_QUOTING = "subprocess.list2cmdline"
+
+
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, by statement or by name."""
+    found = set()
+    for node in nodes_of(path):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and isinstance(node.args[0], ast.Constant):
+            found.add(str(node.args[0].value))
+    return found
+
+
+def started(path: Path) -> set[str]:
+    """What a file calls that starts a program."""
+    names = {ast.unparse(node.func) for node in nodes_of(path) if isinstance(node, ast.Call)}
+    return {name for name in names if STARTS.fullmatch(name)} - {_QUOTING}
+
+
+def where(found: dict[Path, set[str]]) -> dict[str, set[str]]:
+    return {path.relative_to(ROOT).as_posix(): names for path, names in found.items() if names}
+
+
+def test_nothing_talks_to_a_network_but_the_download_of_a_base_wandb_and_comfyuis_own_server() -> None:
+    used = {path: {match[1] for name in imported(path) if (match := NETWORK.match(name))} for path in PACK}
+    assert where(used) == {
+        "nodes/shared/routes.py": {"aiohttp"},  # the words for answers of ComfyUI's server
+        "trainer/families/open_checkpoint.py": {"huggingface_hub"},
+        "trainer/training/monitoring/trackers.py": {"wandb"},
+    }
+
+
+def test_wandb_is_on_no_node() -> None:
+    widgets = (ROOT / "nodes" / "shared" / "widgets" / "training.py").read_text(encoding="utf-8")
+    assert '"output.wandb"' in widgets.partition("NOT_ON_A_NODE")[2]
+
+
+def test_programs_are_started_by_the_launcher_and_the_making_of_the_demo_base_alone() -> None:
+    assert where({path: started(path) for path in PACK}) == {
+        "demo/recipe/pictures.py": {"subprocess.Popen"},
+        "demo/recipe/train_base.py": {"multiprocessing.spawn"},
+        "trainer/launch/launcher.py": {"subprocess.Popen"},
+    }
+
+
+def test_routes_only_answer() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").rglob("*.py"))
+    assert set(re.findall(r"routes\.(\w+)\(", text)) == {"get"}
+    assert "add_routes" not in text and "add_route(" not in text
+
+
+def test_files_that_the_guarantees_refer_to_exist() -> None:
+    named = re.findall(r"`((?:trainer|nodes|tests|demo)/[\w/]+\.py)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
