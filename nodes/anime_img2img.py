@@ -155,7 +155,7 @@ class AnimeImg2Img(io.ComfyNode):
                 prompt, avoid = core_nodes.apply_control(prompt, avoid, control_net, hint, control_strength, vae)
             latent = core_nodes.encode_image(vae, image)
             latent = core_nodes.sample(model, seed, steps, guidance, sampler_name, scheduler, prompt, avoid, latent, strength)
-            decoded = core_nodes.decode(vae, latent)
+            decoded = core_nodes.decode_latents(vae, latent)
             return io.NodeOutput(decoded, side_by_side(core_nodes.crop_to_latent(vae, image), decoded))
 
 

@@ -96,7 +96,7 @@ class DatasetPrep(io.ComfyNode):
     ) -> str:
         """Changes with the files in the chosen folder and with edits of the prepared dataset, so that the node runs again."""
         source = "" if folder == FROM_INPUT else tree_digest(source_folder(folder))
-        return source + dataset_fingerprint.fingerprint(_target(trigger_word, class_description))
+        return source + dataset_fingerprint.dataset_fingerprint(_target(trigger_word, class_description))
 
     @classmethod
     def execute(
@@ -148,7 +148,7 @@ class DatasetPrep(io.ComfyNode):
                 inside=readable_dirs(),
             )
             dataset = done.dataset
-            dataset_fingerprint.record(dataset.path)
+            dataset_fingerprint.record_dataset(dataset.path)
             handle = DatasetHandle(str(dataset.path), dataset.hash, dataset.trigger, dataset.class_description, len(dataset.items))
             report = on_canvas(done.report.text())
             return io.NodeOutput(handle, from_pil(datasets.contact_sheet(dataset)), report, ui=ui.PreviewText(report))

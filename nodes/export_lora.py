@@ -129,7 +129,7 @@ class ExportLora(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name: str = LORA_INPUT, file_name: str | None = None, **_: Any) -> str:
         """Changes when the chosen file is replaced or the exported one is deleted."""
-        return menu_state(lora_name) + written_files.fingerprint(_NODE, file_name)
+        return menu_state(lora_name) + written_files.files_fingerprint(_NODE, file_name)
 
     @classmethod
     def execute(
@@ -161,7 +161,7 @@ class ExportLora(io.ComfyNode):
                 raise UserError("The export would replace its source file.", "Choose another file name.", kind="lora")
             changes = {key: text.strip() for key, text in texts.items() if text.strip()}
             report = export(source, target, format, dtype, rank, changes, thumbnail, model, clip)
-            written_files.record(_NODE, file_name, target)
+            written_files.record_file(_NODE, file_name, target)
             info = inspect(target)
             handle = LoraHandle(str(target), sha256_file(target), tuple(info.trigger_words))
             return io.NodeOutput(handle, report, ui=ui.PreviewText(report))

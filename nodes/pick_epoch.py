@@ -70,7 +70,7 @@ class PickEpoch(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, run: str = LORA_INPUT, save_as: str | None = None, **_: Any) -> str:
         """Changes when the chosen run saves another LoRA or the copy is deleted."""
-        return run_state(run) + written_files.fingerprint(_NODE, save_as)
+        return run_state(run) + written_files.files_fingerprint(_NODE, save_as)
 
     @classmethod
     def execute(cls, run: str, step: int, save_as: str, lora: Any = None) -> io.NodeOutput:
@@ -84,7 +84,7 @@ class PickEpoch(io.ComfyNode):
             lines = [f"{label} (picked)" if at == number else label for at, label in zip(saved, labels(folder, list(saved)), strict=True)]
             if save_as.strip():
                 path = keep(path, loras_dir() / f"{safe_name(save_as.strip().removesuffix('.safetensors'))}.safetensors")
-                written_files.record(_NODE, save_as, path)
+                written_files.record_file(_NODE, save_as, path)
                 report_new_lora()
                 lines.append(f"saved as {path.name}")
             report = "\n".join(lines)

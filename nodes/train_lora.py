@@ -76,7 +76,7 @@ class TrainLora(io.ComfyNode):
     def fingerprint_inputs(cls, checkpoint: str = "", name: str | None = None, **_: Any) -> str:
         """Changes when the checkpoint is replaced or the finished LoRA deleted. The launcher then finds the finished run and publishes its
         LoRA again."""
-        return f"{file_stamp(checkpoint_path(checkpoint))} {written_files.fingerprint(TRAIN_LORA_WIDGETS.node, name)}"
+        return f"{file_stamp(checkpoint_path(checkpoint))} {written_files.files_fingerprint(TRAIN_LORA_WIDGETS.node, name)}"
 
     @classmethod
     def execute(cls, dataset: Any, options: TrainOptions | None = None, **widgets: Any) -> io.NodeOutput:
@@ -86,7 +86,7 @@ class TrainLora(io.ComfyNode):
             prepared = as_dataset(dataset)
             config = run_config(prepared.section(), widgets, as_options(options, TrainOptions))
             run = _train(config, widgets.get("preset", presets.NONE), node_id, _graph(cls.hidden))
-            written_files.record(TRAIN_LORA_WIDGETS.node, widgets["name"], run.lora)
+            written_files.record_file(TRAIN_LORA_WIDGETS.node, widgets["name"], run.lora)
             show_text(node_id, _summary(run))
             lora = LoraHandle(str(run.lora), run.lora_sha256, prepared.trigger_words(), str(run.run_dir))
             curve = load_rgb(run.loss_curve)

@@ -30,8 +30,8 @@ class _PreparedFolder:
 _FOLDERS: dict[Path, _PreparedFolder] = {}  # of this process only: after a restart, ComfyUI has no cached results either
 
 
-def fingerprint(name: Path | None) -> str:
-    """Text that changes when a dataset of this ``name`` differs from what the last ``record`` saw; None stands for any name.
+def dataset_fingerprint(name: Path | None) -> str:
+    """Text that changes when a dataset of this ``name`` differs from what the last ``record_dataset`` saw; None stands for any name.
 
     It covers all datasets whose names differ only in the number at the end, because the node's own is known only after preparing.
     """
@@ -42,7 +42,7 @@ def fingerprint(name: Path | None) -> str:
     )
 
 
-def record(folder: Path) -> None:
+def record_dataset(folder: Path) -> None:
     """Record the state of a ``folder`` that has just been prepared."""
     known = _FOLDERS.setdefault(folder, _PreparedFolder(""))
     known.state, known.mark = _state(folder), known.current_mark

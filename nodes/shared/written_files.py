@@ -22,10 +22,10 @@ class _WrittenFiles:
 _WRITTEN: dict[tuple[str, str], _WrittenFiles] = {}  # of this process only; ComfyUI's cache does not outlive it either
 
 
-def fingerprint(node: str, name: str | None) -> str:
+def files_fingerprint(node: str, name: str | None) -> str:
     """Changes when a file that ``node`` wrote under ``name`` is missing; None means any name."""
     if name is None:
-        return "".join(f"{key[1]} {each} " for key in sorted(_WRITTEN) if key[0] == node and (each := fingerprint(*key)))
+        return "".join(f"{key[1]} {each} " for key in sorted(_WRITTEN) if key[0] == node and (each := files_fingerprint(*key)))
     written = _WRITTEN.get((node, name))
     if written is None:
         return ""
@@ -33,7 +33,7 @@ def fingerprint(node: str, name: str | None) -> str:
     return str(written.fingerprint or "")
 
 
-def record(node: str, name: str, file: Path) -> None:
+def record_file(node: str, name: str, file: Path) -> None:
     """Call it when ``node`` has written ``file``, or found it already written."""
     written = _WRITTEN.setdefault((node, name), _WrittenFiles())
     written.files = {each for each in written.files if each.is_file()} | {file}

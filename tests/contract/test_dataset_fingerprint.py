@@ -37,7 +37,7 @@ def make(tmp_path: Path, fingerprints: ModuleType) -> Callable[[], Path]:
 
     def run() -> Path:
         folder = prepare_dataset(tmp_path / "source", tmp_path / "out", settings).dataset.path
-        fingerprints.record(folder)
+        fingerprints.record_dataset(folder)
         return folder
 
     return run
@@ -45,52 +45,52 @@ def make(tmp_path: Path, fingerprints: ModuleType) -> Callable[[], Path]:
 
 def test_preparing_keeps_the_fingerprint(fingerprints: ModuleType, make: Callable[[], Path], tmp_path: Path) -> None:
     folder = tmp_path / "out" / "word_face"
-    before = fingerprints.fingerprint(folder)
+    before = fingerprints.dataset_fingerprint(folder)
     assert make() == folder
-    assert fingerprints.fingerprint(folder) == before
+    assert fingerprints.dataset_fingerprint(folder) == before
     make()
-    assert fingerprints.fingerprint(folder) == before
+    assert fingerprints.dataset_fingerprint(folder) == before
 
 
 @pytest.mark.parametrize("pattern", ["*.txt", "masks/*.png"])
 def test_edit_changes_the_fingerprint_once(fingerprints: ModuleType, make: Callable[[], Path], pattern: str) -> None:
     folder = make()
-    before = fingerprints.fingerprint(folder)
+    before = fingerprints.dataset_fingerprint(folder)
     (edited,) = folder.glob(pattern)
     with edited.open("ab") as file:
         file.write(b" ")
-    after = fingerprints.fingerprint(folder)
+    after = fingerprints.dataset_fingerprint(folder)
     assert after != before
     make()
-    assert fingerprints.fingerprint(folder) == after, "prepared again without need"
+    assert fingerprints.dataset_fingerprint(folder) == after, "prepared again without need"
 
 
 def test_edit_of_the_same_length_changes_the_fingerprint(fingerprints: ModuleType, make: Callable[[], Path]) -> None:
     folder = make()
-    before = fingerprints.fingerprint(folder)
+    before = fingerprints.dataset_fingerprint(folder)
     (edited,) = folder.glob("*.txt")
     status = edited.stat()
     edited.write_bytes(edited.read_bytes()[::-1])
     os.utime(edited, ns=(status.st_atime_ns, status.st_mtime_ns + 1000))
-    assert fingerprints.fingerprint(folder) != before
+    assert fingerprints.dataset_fingerprint(folder) != before
 
 
 def test_deletion_changes_the_fingerprint_and_preparing_again_keeps_it(fingerprints: ModuleType, make: Callable[[], Path]) -> None:
     folder = make()
-    before = fingerprints.fingerprint(folder)
+    before = fingerprints.dataset_fingerprint(folder)
     shutil.rmtree(folder)
-    gone = fingerprints.fingerprint(folder)
+    gone = fingerprints.dataset_fingerprint(folder)
     assert gone != before
     make()
-    assert fingerprints.fingerprint(folder) == gone
+    assert fingerprints.dataset_fingerprint(folder) == gone
     shutil.rmtree(folder)
-    assert fingerprints.fingerprint(folder) != gone, "deleted twice"
+    assert fingerprints.dataset_fingerprint(folder) != gone, "deleted twice"
 
 
 def test_fingerprint_without_a_name_covers_every_dataset(fingerprints: ModuleType, make: Callable[[], Path]) -> None:
-    before = fingerprints.fingerprint(None)
+    before = fingerprints.dataset_fingerprint(None)
     folder = make()
-    assert fingerprints.fingerprint(None) == before
+    assert fingerprints.dataset_fingerprint(None) == before
     (edited,) = folder.glob("*.txt")
     edited.write_text("by hand", encoding="utf-8")
-    assert fingerprints.fingerprint(None) != before
+    assert fingerprints.dataset_fingerprint(None) != before

@@ -82,7 +82,7 @@ def test_long_prompt_is_wrapped_to_the_width(helper: Helper) -> None:
     grid, fonts = helper("grids.draw_grid"), helper("grids.fonts")
     text = "a girl with long silver hair, " * 12 + "x" * 300
     font = fonts.font_for(text, 16)
-    lines = grid.wrap(text, font, 400)
+    lines = grid.wrap_title(text, font, 400)
     assert len(lines) > 3
     assert all(font.width(line) <= 400 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")

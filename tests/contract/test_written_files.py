@@ -22,26 +22,26 @@ def written(helper: Helper) -> Iterator[ModuleType]:
 @pytest.mark.parametrize("name", ["style", None], ids=["typed", "linked"])
 def test_a_deleted_file_changes_the_fingerprint_once(written: ModuleType, tmp_path: Path, name: str | None) -> None:
     file = tmp_path / "style.safetensors"
-    fingerprints = [written.fingerprint("TrainLora", name)]
+    fingerprints = [written.files_fingerprint("TrainLora", name)]
     file.touch()
-    written.record("TrainLora", "style", file)
-    assert written.fingerprint("TrainLora", name) == fingerprints[0], "the node would run again for nothing"
+    written.record_file("TrainLora", "style", file)
+    assert written.files_fingerprint("TrainLora", name) == fingerprints[0], "the node would run again for nothing"
     for _ in range(3):
         file.unlink()
-        changed = written.fingerprint("TrainLora", name)
+        changed = written.files_fingerprint("TrainLora", name)
         assert changed not in fingerprints
-        assert written.fingerprint("TrainLora", name) == changed
+        assert written.files_fingerprint("TrainLora", name) == changed
         file.touch()
-        written.record("TrainLora", "style", file)
-        assert written.fingerprint("TrainLora", name) == changed, "the node would run again for nothing"
+        written.record_file("TrainLora", "style", file)
+        assert written.files_fingerprint("TrainLora", name) == changed, "the node would run again for nothing"
         fingerprints.append(changed)
 
 
 def test_files_of_other_nodes_and_names_do_not_count(written: ModuleType, tmp_path: Path) -> None:
     for node, name in (("TrainLora", "style"), ("TrainLora", "other"), ("PickEpoch", "style")):
         (tmp_path / f"{node}{name}").touch()
-        written.record(node, name, tmp_path / f"{node}{name}")
-    before = written.fingerprint("TrainLora", "style")
+        written.record_file(node, name, tmp_path / f"{node}{name}")
+    before = written.files_fingerprint("TrainLora", "style")
     (tmp_path / "TrainLoraother").unlink()
     (tmp_path / "PickEpochstyle").unlink()
-    assert written.fingerprint("TrainLora", "style") == before
+    assert written.files_fingerprint("TrainLora", "style") == before

@@ -27,11 +27,11 @@ def run(args: argparse.Namespace) -> int:
     """Check, and print the results."""
     if args.place.is_dir():
         return 0 if _is_as_prepared(args.place) else 1
-    from ..config.run_config import load
+    from ..config.run_config import load_config
     from ..families import open_checkpoint
     from ..runs.run_folder import cache_folder
 
-    settings = load(args.place)
+    settings = load_config(args.place)
     datasets = [settings.dataset, *settings.dataset.more]
     unchanged = all([_is_as_prepared(Path(each.path)) for each in datasets])
     checkpoint, cache = open_checkpoint(settings.base.checkpoint, settings.base.vae), cache_folder(settings)

@@ -15,7 +15,7 @@ from ..core.errors import UserError
 from ..core.library_imports import import_models
 from ..families import PLAIN_TEXT, BaseCheckpoint, Prediction, TextSettings, family_of, require_supported
 from ..training.caching.weighted_prompts import encode_keys, prompt_key, prompt_text
-from ..training.monitoring.preview_sampling import decode, sample_latents
+from ..training.monitoring.preview_sampling import decode_to_image, sample_latents
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ class ImageGenerator:
             strength=strength,
         )
         assert latents is not None
-        return decode(pipeline.vae, latents)
+        return decode_to_image(pipeline.vae, latents)
 
     def _conditions(self, *prompts: str) -> list[dict[str, torch.Tensor]]:
         """The conditioning of each prompt, all padded to the length that the longest needs, in chunks of 75 tokens."""

@@ -33,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print the description; 0 if the file can be used, else 1."""
     from ..core.errors import UserError
-    from ..lorafile import describe, scan_lora
+    from ..lorafile import describe_lora, scan_lora
 
     try:
         weights = scan_lora(args.file)
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             raise
         print(json.dumps({"path": str(args.file), "usable": False, "problems": [error.message]}, ensure_ascii=True, indent=2))
         return 1
-    info = describe(args.file, weights)
+    info = describe_lora(args.file, weights)
     norms = _norms(weights) if info.usable else {}
     print(json.dumps({**info.to_json(), "norms": norms}, ensure_ascii=True, indent=2) if args.json else _text(info, norms))
     if not info.usable and not args.json:

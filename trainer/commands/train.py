@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from ..config import run_config
 
     preset = [f"preset={args.preset}"] if args.preset else []
-    settings = run_config.load(args.config, [*preset, *args.overrides])
+    settings = run_config.load_config(args.config, [*preset, *args.overrides])
     if args.dry_run:
         return _dry_run(settings, as_json=args.json)
     from ..launch.launcher import train

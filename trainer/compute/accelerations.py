@@ -41,7 +41,7 @@ def find(name: str) -> Acceleration | None:
     return _load(_CLASSES[name]) if name in _CLASSES else None
 
 
-def works(name: str, context: Context) -> bool:
+def is_available(name: str, context: Context) -> bool:
     """Whether the acceleration is there, the settings allow it and this machine and this torch can run it. May try a kernel."""
     acceleration = find(name)
     return (
@@ -55,7 +55,7 @@ def works(name: str, context: Context) -> bool:
 def extra_bytes(name: str, denoiser: nn.Module, context: Context) -> int:
     """Memory that the acceleration takes beyond the plain step's; 0 where it cannot be used."""
     acceleration = find(name)
-    return acceleration.extra_bytes(denoiser, context) if acceleration is not None and works(name, context) else 0
+    return acceleration.extra_bytes(denoiser, context) if acceleration is not None and is_available(name, context) else 0
 
 
 def prepare(names: Iterable[str], denoiser: nn.Module, context: Context) -> None:

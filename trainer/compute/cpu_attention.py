@@ -38,7 +38,7 @@ class CpuAttention(Acceleration):
 
     def prepare(self, denoiser: torch.nn.Module, context: Context) -> None:
         """Set the processors of the attention layers, if the operators compute the right numbers."""
-        if works(context.dtype):
+        if operators_agree(context.dtype):
             set_kernel(denoiser, heads_first(attend))
 
 
@@ -51,7 +51,7 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
 
 
 @functools.cache
-def works(dtype: torch.dtype) -> bool:
+def operators_agree(dtype: torch.dtype) -> bool:
     """Whether this torch has the operators for ``dtype``, a half precision, and they agree with torch's attention."""
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(_TRIAL_SHAPE, generator=generator).to(dtype) for _ in range(3)]

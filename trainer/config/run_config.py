@@ -100,11 +100,11 @@ class RunConfig(Section):
         return data
 
     def to_json(self) -> str:
-        """The configuration as indented JSON, which ``load`` reads again."""
+        """The configuration as indented JSON, which ``load_config`` reads again."""
         return json.dumps(self.to_data(), indent=2, ensure_ascii=False) + "\n"
 
 
-def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a TOML (or the run folder's JSON) file and apply ``key=value`` overrides.
 
     Relative paths inside the file mean relative to the file's folder; runs go to ``runs`` beside it unless it

@@ -16,7 +16,7 @@ from ..core.files.writing import remove_partial, write_atomic
 from ..families import Family
 from ..objective.objective import chosen_prediction
 from ..plan.inputs import open_inputs
-from ..runs.run_folder import RunFolder, cache_folder, run_folder, run_identity
+from ..runs.run_folder import RunFolder, cache_folder, locate_run_folder, run_identity
 from ..runs.states import state_folders
 from .accelerate_config import accelerate_config
 
@@ -42,7 +42,7 @@ def prepare_run(config: RunConfig) -> PreparedRun:
             require_lora(Path(config.base.lora))
             start = lora_identity(Path(config.base.lora), cache)
         identity = run_identity(inputs.config, inputs.dataset.hash, checkpoint.identity(cache), start)
-        folder = run_folder(config, identity)
+        folder = locate_run_folder(config, identity)
         require_short_path(folder.longest)
     return PreparedRun(folder, inputs.config, inputs.family)
 

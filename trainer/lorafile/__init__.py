@@ -6,7 +6,7 @@ from .changing.merge import common_dtype, merge
 from .changing.merge_into_checkpoint import merge_into_checkpoint
 from .changing.rank import RankReport, reduce_rank
 from .describing.card import Card, called_by, card
-from .describing.information import LoraInfo, describe, inspect_lora, trigger_words
+from .describing.information import LoraInfo, describe_lora, inspect_lora, trigger_words
 from .describing.sidecar import companions, split_words
 from .family_detection import mismatch, stated_family
 from .naming.family_layouts import FAMILY_LAYOUTS, FAMILY_TITLES
@@ -41,7 +41,7 @@ __all__ = [
     "common_dtype",
     "companions",
     "convert",
-    "describe",
+    "describe_lora",
     "diffusers_to_ldm",
     "edit_metadata",
     "edited",

@@ -33,7 +33,7 @@ class SafetensorsHeader:
     data_start: int
 
 
-def read_header(path: Path) -> SafetensorsHeader:
+def read_safetensors_header(path: Path) -> SafetensorsHeader:
     """Read a safetensors header and check sizes, types, and that offsets have no gap or overlap. Raises UserError for any fault."""
     try:
         size = path.stat().st_size
@@ -82,7 +82,7 @@ def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) 
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata must be text: {key!r}: {value!r}")
-    header = read_header(source)
+    header = read_safetensors_header(source)
     entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     for key, (dtype, shape, offsets) in sorted(header.tensors.items(), key=lambda item: (item[1][2], item[0])):
         entries[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}

@@ -38,7 +38,7 @@ def chosen_prediction(found: Prediction, settings: ObjectiveSection, name: str =
     return Prediction(kind, zero and kind != "epsilon")
 
 
-def describe(prediction: Prediction) -> str:
+def describe_prediction(prediction: Prediction) -> str:
     """``prediction`` in the words of the settings."""
     return prediction.kind.replace("_", "-") + (" with zero terminal SNR" if prediction.zero_terminal_snr else "")
 

@@ -16,7 +16,7 @@ from ..core.errors import UserError
 from ..dataset import Dataset
 from ..dataset.loading.batch_order import steps_per_epoch
 from ..families import BaseCheckpoint, Family
-from ..objective.objective import chosen_prediction, describe
+from ..objective.objective import chosen_prediction, describe_prediction
 from ..runs.run_plan import RunPlan
 from .memory_estimate import memory_needed, models_of
 from .meta_models import MetaModels
@@ -57,7 +57,7 @@ def make_plan(
         buckets[f"{width}x{height}"] += times
     dtype = torch_dtype(precision)
     context = Context(config, device, dtype, len(buckets))
-    fused = try_kernels and accelerations.works("fused_blocks", context)
+    fused = try_kernels and accelerations.is_available("fused_blocks", context)
     unet, text, modules, counted = (models or MetaModels()).build(config, family, checkpoint, dtype, fused)
     trainable: int = sum(parameter.numel() for model in models_of(unet, text) for parameter in adapter.parameters(model))
     largest = max(sizes, key=lambda size: size[0] * size[1])
@@ -83,7 +83,7 @@ def make_plan(
         family=family.name,
         device=device.type,
         precision=precision,
-        prediction=describe(chosen_prediction(family.prediction(checkpoint), config.objective, checkpoint.name)),
+        prediction=describe_prediction(chosen_prediction(family.prediction(checkpoint), config.objective, checkpoint.name)),
         memory_gb=round(sum(memory.values()), 2),
         memory={name: round(value, 3) for name, value in memory.items()},
         attention=attention,
@@ -95,7 +95,7 @@ def make_plan(
 
 def _uses_cuda_graphs(context: Context, needed_gb: float) -> bool:
     """Whether steps are captured as CUDA graphs. Graphs keep their memory while preview images are made, so ``auto`` wants a margin."""
-    if not accelerations.works("cuda_graphs", context):
+    if not accelerations.is_available("cuda_graphs", context):
         return False
     training = context.config.training
     usable_gb = min(usable_memory_gb(context.device), SIZES.get(training.memory, math.inf))

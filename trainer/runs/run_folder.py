@@ -155,7 +155,7 @@ def run_identity(config: RunConfig, dataset_hash: str, base_identity: str, lora_
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run_folder(config: RunConfig, identity: str) -> RunFolder:
+def locate_run_folder(config: RunConfig, identity: str) -> RunFolder:
     """The folder below ``output.runs`` of the run with this identity. Does not create it."""
     root = expand_home(config.output.runs).resolve()
     return RunFolder(root / f"{safe_name(config.name, limit=60)}-{identity}", config.name)

@@ -65,7 +65,7 @@ class BatchLoader:
         first_epoch, offset = divmod(first, plan.steps_per_epoch)
         step = first
         for epoch in range(first_epoch, plan.epochs):
-            batches = epoch_batches(self._dataset, training.batch_size, training.seed, epoch)
+            batches = batches_of_epoch(self._dataset, training.batch_size, training.seed, epoch)
             groups = batch_order.group(batches, training.gradient_accumulation)
             for index in range(offset, len(groups)):
                 if step == plan.steps:
@@ -86,7 +86,7 @@ class BatchLoader:
         return micro_batches
 
 
-def epoch_batches(dataset: Dataset, batch_size: int, seed: int, epoch: int) -> list[list[batch_order.Slot]]:
+def batches_of_epoch(dataset: Dataset, batch_size: int, seed: int, epoch: int) -> list[list[batch_order.Slot]]:
     """The batches of ``epoch`` in their order."""
     sizes = [(item.width, item.height) for item in dataset.items]
     repeats = [item.repeats for item in dataset.items]

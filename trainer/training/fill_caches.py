@@ -14,7 +14,7 @@ from ..dataset.loading.caption_variation import caption_at, changes_captions, di
 from ..dataset.loading.kohya_captions import fixed_caption
 from ..runs import events
 from ..runs.run_plan import RunPlan
-from .batch_loader import epoch_batches
+from .batch_loader import batches_of_epoch
 from .caching.cache import Cache
 from .caching.latents import fill_latents
 from .caching.prompts import fill_prompts
@@ -76,7 +76,7 @@ class CacheFiller:
         dataset, training = self.datasets.training, self.config.training
         captions = []
         for epoch in range(self.plan.epochs):
-            for batch in epoch_batches(dataset, training.batch_size, training.seed, epoch):
+            for batch in batches_of_epoch(dataset, training.batch_size, training.seed, epoch):
                 for slot in batch:
                     settings = dataset.member(slot.item).training
                     item = dataset.items[slot.item]

@@ -30,7 +30,7 @@ _GRACE_SECONDS = 2.0  # that all processes but the first wait before they leave 
 
 def train_run(folder: Path, *, watch_stdin: bool) -> int:
     """Train the run in ``folder``; returns the exit status. The last event of the log is done, stopped or error."""
-    config = run_config.load(folder / "config.json")
+    config = run_config.load_config(folder / "config.json")
     run = RunFolder(folder, config.name)
     first = current_process_group().is_main
     emit = EventLog(run.events) if first else NullEventLog()

@@ -36,7 +36,7 @@ def empty_latent(width: int, height: int, batch: int) -> Any:
     return _core().EmptyLatentImage().generate(width, height, batch)[0]
 
 
-def decode(vae: Any, latent: Any) -> Any:
+def decode_latents(vae: Any, latent: Any) -> Any:
     """IMAGE of a LATENT, as VAEDecode gives it."""
     return _core().VAEDecode().decode(vae, latent)[0]
 

@@ -48,7 +48,7 @@ def draw(
     labels = column_labels if source is None else ["source", *column_labels]
     layout = _layout(first, font, row_labels, labels)
     width = layout.column(len(labels))
-    titles = [wrap(block.title, font, width - 2 * layout.margin) for block in blocks]
+    titles = [wrap_title(block.title, font, width - 2 * layout.margin) for block in blocks]
     line = font.line_height
     heights = [
         len(title) * line + layout.margin + layout.label_height + len(block.rows) * (layout.cell_height + layout.margin) + layout.margin
@@ -77,7 +77,7 @@ def draw(
     return canvas
 
 
-def wrap(text: str, font: Font, width: int) -> list[str]:
+def wrap_title(text: str, font: Font, width: int) -> list[str]:
     """``text`` in lines of at most ``width`` pixels, broken at spaces, and within words that are too long for a line."""
     result, current = [], ""
     for word in text.split(" "):

@@ -129,5 +129,5 @@ def sample_cells(
                         shared.latent,
                         cell.denoise,
                     )
-                    images[text, cell] = core_nodes.decode(shared.vae, sampled)[:1]
+                    images[text, cell] = core_nodes.decode_latents(shared.vae, sampled)[:1]
     return [[[images[text, cell] for cell in row] for row in rows] for text in texts]

@@ -89,7 +89,7 @@ def as_dataset(value: Any) -> DatasetHandle:
     )
 
 
-def as_lora(value: Any) -> LoraHandle:
+def require_lora(value: Any) -> LoraHandle:
     """``value`` from a LORA socket. Raises UserError for an object of another pack whose socket has the same name."""
     if isinstance(value, LoraHandle):
         return value

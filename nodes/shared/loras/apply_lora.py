@@ -109,10 +109,10 @@ def _best_reading(path: Path, targets: Mapping[str, Any]) -> _Reading:
 
 def _loaded(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
     """Tensors and metadata from ComfyUI's loader, or from a PyTorch file after checking its sizes."""
-    from ....trainer.lorafile.reading.tensors import PICKLED, load
+    from ....trainer.lorafile.reading.tensors import PICKLED, load_tensors
 
     if path.suffix.lower() in PICKLED:
-        return load(path).tensors, None
+        return load_tensors(path).tensors, None
     tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     return tensors, metadata
 

@@ -184,7 +184,7 @@ REFUSED = {
 def test_settings_are_read_as_editors_save_them(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.toml"
     path.write_bytes(READ[name])
-    settings = run_config.load(path)
+    settings = run_config.load_config(path)
     assert (settings.base.checkpoint, settings.dataset.path) == (f"/models/{NAME}.safetensors", "/data/猫")
     assert read_settings(path)["base"] == {"checkpoint": f"/models/{NAME}.safetensors"}
 
@@ -195,7 +195,7 @@ def test_other_encodings_are_rejected_with_a_hint(tmp_path: Path, name: str) -> 
     path = tmp_path / "a.toml"
     path.write_bytes(data)
     given_config = partial(accelerate_config, configuration(tmp_path / "a.safetensors", tmp_path, tmp_path))
-    readers: list[Callable[[Path], object]] = [run_config.load, read_settings, given_config]
+    readers: list[Callable[[Path], object]] = [run_config.load_config, read_settings, given_config]
     for read in readers:
         with pytest.raises(UserError, match="UTF-8") as caught:
             read(path)

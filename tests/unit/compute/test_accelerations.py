@@ -88,7 +88,7 @@ def test_a_missing_private_api_turns_an_acceleration_off_with_a_warning(name: st
     assert torch_private.missing(name) == []
     hide(api, monkeypatch)
     assert torch_private.missing(name) == [f"torch.{api}"]
-    assert not accelerations.works(name, context)
+    assert not accelerations.is_available(name, context)
     plan = RunPlan(1, {}, 1, 1, 1, 1, 1, "sd1", "cpu", "bf16", 1.0, prepacked=True, cuda_graphs=True)
     assert acceleration.is_on(config, plan) and acceleration not in accelerations.enabled(config, plan)
     (warning,) = [message for message in accelerations.warnings(context) if acceleration.title in message]

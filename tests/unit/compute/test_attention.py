@@ -82,9 +82,7 @@ def _missing(name: str) -> Any:
     raise ModuleNotFoundError("No module named 'xformers'", name="xformers")
 
 
-def test_xformers_does_not_change_losses(
-    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_xformers_does_not_change_losses(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_dataset(tmp_path, 3)
     calls = install(monkeypatch, plainly)
     with_it = train_here(configuration(shallow_checkpoint, folder, tmp_path / "a"))
@@ -109,7 +107,9 @@ def plan(told: list[events.Event]) -> events.Plan:
 
 
 def test_this_torch_has_the_operators() -> None:
-    assert cpu_attention.works(torch.bfloat16), "a torch that lost them would train more slowly, and nothing else here would say so"
+    assert cpu_attention.operators_agree(torch.bfloat16), (
+        "a torch that lost them would train more slowly, and nothing else here would say so"
+    )
 
 
 @pytest.mark.parametrize("tokens", [(16, 16), (16, 77), (1, 5), (300, 300)])
@@ -164,8 +164,8 @@ def test_unet_with_cpu_attention_matches_torchs_attention(tiny_checkpoint: Path)
 
 def test_a_torch_without_the_operators_uses_its_own_attention(shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_attention._Attention, "forward", broken)
-    assert not cpu_attention.works.__wrapped__(torch.bfloat16)
-    monkeypatch.setattr(cpu_attention, "works", lambda dtype: False)
+    assert not cpu_attention.operators_agree.__wrapped__(torch.bfloat16)
+    monkeypatch.setattr(cpu_attention, "operators_agree", lambda dtype: False)
     unet: Any = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
     context = Context(configuration(shallow_checkpoint, Path("dataset"), Path("runs")), CPU, torch.bfloat16)
     accelerations.prepare(["attention", "cpu_attention"], unet, context)

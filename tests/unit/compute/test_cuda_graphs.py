@@ -230,9 +230,7 @@ def test_compiled_blocks_are_recorded(
     torch._dynamo.reset()
 
 
-def test_replays_do_not_overwrite_accumulated_gradients(
-    shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating]
-) -> None:
+def test_replays_do_not_overwrite_accumulated_gradients(shallow_checkpoint: Path, tmp_path: Path, recorder: type[Repeating]) -> None:
     settings = configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path, {"training.gradient_accumulation": 1})
     recipe, batch = recipe_before_step_one(settings)
     losses, sums = [], []
@@ -378,9 +376,7 @@ def test_plan_uses_cuda_graphs_if_memory_suffices(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_plan_counts_gradients_of_recordings(
-    shallow_checkpoint: Path, five: Path, monkeypatch: pytest.MonkeyPatch, dora: bool
-) -> None:
+def test_plan_counts_gradients_of_recordings(shallow_checkpoint: Path, five: Path, monkeypatch: pytest.MonkeyPatch, dora: bool) -> None:
     monkeypatch.setattr(planning, "usable_memory_gb", lambda device: 80.0)
     checkpoint, made = open_checkpoint(str(shallow_checkpoint)), {}
     for way in ("off", "on"):

@@ -21,7 +21,7 @@ from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.runs import events
 from trainer.training.caching.latents import encode_latents
-from trainer.training.monitoring.preview_sampling import decode
+from trainer.training.monitoring.preview_sampling import decode_to_image
 
 pytestmark = pytest.mark.seconds
 
@@ -246,5 +246,5 @@ def test_vae_encodes_in_halves_and_decodes_in_tiles_without_memory(shallow_check
     mean, std = encode_latents(small, pixels)
     torch.testing.assert_close(mean, whole.mean, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(std, whole.std, rtol=1e-4, atol=1e-4)
-    assert decode(small, mean[:1]).tobytes() == decode(vae, mean[:1]).tobytes()
+    assert decode_to_image(small, mean[:1]).tobytes() == decode_to_image(vae, mean[:1]).tobytes()
     assert small.tiled

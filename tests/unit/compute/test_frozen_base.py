@@ -172,9 +172,7 @@ def test_device_never_holds_the_whole_base(shallow_checkpoint: Path, monkeypatch
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_injecting_lora_dequantises_nothing_and_dora_once(
-    shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, dora: bool
-) -> None:
+def test_injecting_lora_dequantises_nothing_and_dora_once(shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, dora: bool) -> None:
     unet = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
     quantise.quantise(unet, "int8", torch.device("cpu"))
     dequantised: list[torch.Tensor] = []

@@ -143,18 +143,18 @@ def test_every_kernel_compiles_for_gpus_of_three_generations() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_self_check_accepts_the_kernels(dtype: torch.dtype) -> None:
-    assert triton_kernels.works(DEVICE, dtype) == ""
+    assert triton_kernels.kernel_problem(DEVICE, dtype) == ""
 
 
 def test_self_check_rejects_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_kernels, "geglu", lambda x: x.chunk(2, -1)[0] * functional.silu(x.chunk(2, -1)[1]))
-    assert triton_kernels.works(DEVICE, torch.float32) == "its results are not torch's"
+    assert triton_kernels.kernel_problem(DEVICE, torch.float32) == "its results are not torch's"
 
     def refuse(*_: Any) -> Any:
         raise RuntimeError("no C compiler was found\nand more")
 
     monkeypatch.setattr(triton_kernels, "geglu", refuse)
-    assert triton_kernels.works(DEVICE, torch.float32) == "no C compiler was found"
+    assert triton_kernels.kernel_problem(DEVICE, torch.float32) == "no C compiler was found"
 
 
 def unet_passes(*, fuse: bool, dtype: torch.dtype, targets: str, checkpointing: bool = False) -> tuple[torch.Tensor, torch.Tensor, Any]:
@@ -248,11 +248,11 @@ def test_missing_kernels_are_reported_only_to_who_asked_for_them(monkeypatch: py
     config = configuration(Path("a.safetensors"), Path("dataset"), Path("runs"), {"training.fused": setting})
     context = Context(config, torch.device("cuda"), torch.bfloat16)
     monkeypatch.setattr(fused_blocks, "kernels_problem", fused_blocks.kernels_problem.__wrapped__)  # without its cache
-    monkeypatch.setattr(triton_kernels, "works", lambda *_: "no C compiler was found")
-    assert not accelerations.works("fused_blocks", context)
+    monkeypatch.setattr(triton_kernels, "kernel_problem", lambda *_: "no C compiler was found")
+    assert not accelerations.is_available("fused_blocks", context)
     messages = accelerations.warnings(context)
     monkeypatch.setitem(sys.modules, "trainer.compute.fused_blocks.triton_kernels", None)  # as where there is no Triton
-    assert not accelerations.works("fused_blocks", context)
+    assert not accelerations.is_available("fused_blocks", context)
     messages += accelerations.warnings(context)
     assert len(messages) == (2 if setting == "on" else 0)
     assert all("training.fused" in message for message in messages)

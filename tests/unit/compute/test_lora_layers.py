@@ -97,7 +97,7 @@ def test_half_precision_is_as_accurate_as_peft(monkeypatch: pytest.MonkeyPatch, 
         assert mine < max(1.5 * peft_s, 0.01), name
 
 
-@pytest.mark.skipif(not onednn_layers.works(torch.bfloat16), reason="NOT CHECKED: layers are prepacked with oneDNN on x86")
+@pytest.mark.skipif(not onednn_layers.layers_agree(torch.bfloat16), reason="NOT CHECKED: layers are prepacked with oneDNN on x86")
 @pytest.mark.parametrize("small", [0, 2**17])
 def test_packed_base_layers_are_fused(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
     monkeypatch.setattr(lora_layers, "_SMALL", small)  # LoRA in the dtype of its input, and in fp32

@@ -19,7 +19,7 @@ from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
 from trainer.compute import torch_private
 from trainer.compute.onednn import layers, packed_weights
-from trainer.compute.onednn.layers import OneDnnConv2d, OneDnnLinear, OneDnnPointwise, extra_bytes, replace_layers, works
+from trainer.compute.onednn.layers import OneDnnConv2d, OneDnnLinear, OneDnnPointwise, layers_agree, packed_bytes, replace_layers
 from trainer.core.devices import pick_precision
 from trainer.dataset import open_dataset
 from trainer.families import open_checkpoint
@@ -45,13 +45,13 @@ def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_this_torch_has_the_operators(dtype: torch.dtype) -> None:
-    assert works(dtype), "a torch that lost them would train as slowly as before, and nothing else here would say so"
+    assert layers_agree(dtype), "a torch that lost them would train as slowly as before, and nothing else here would say so"
 
 
 @pytest.mark.skipif(BF16, reason="NOT CHECKED: this processor has AVX-512")
 @pytest.mark.usefixtures("small_ones_too")
 def test_a_processor_without_avx512_is_given_fp32_and_bf16_as_written_when_asked(shallow_checkpoint: Path, tmp_path: Path) -> None:
-    assert not works(torch.bfloat16)
+    assert not layers_agree(torch.bfloat16)
     assert pick_precision("auto", CPU) == "fp32"
     dataset, checkpoint = open_dataset(make_dataset(tmp_path, 2)), open_checkpoint(str(shallow_checkpoint))
     config = configuration(shallow_checkpoint, dataset.path, tmp_path, {"training.precision": "bf16"})
@@ -233,10 +233,10 @@ def test_a_unet_with_lora_gives_the_same_gradients(shallow_checkpoint: Path, dty
         unet.to(memory_format=torch.channels_last)
         weights = [module.weight.numel() for module in unet.modules() if type(module) in (torch.nn.Linear, torch.nn.Conv2d)]
         if pack:
-            packed = extra_bytes(unet, dtype)
+            packed = packed_bytes(unet, dtype)
             assert packed == sum(weights) * 2 if dtype == torch.bfloat16 else 0 < packed < sum(weights) * 4
             replace_layers(unet)
-            assert extra_bytes(unet, dtype) == 0
+            assert packed_bytes(unet, dtype) == 0
             kinds = {type(module) for module in unet.modules()}
             assert (torch.nn.Linear in kinds) == (dtype == torch.float32)
         adapter.inject(unet, FAMILY.denoiser_targets(unet, "all-linear+conv"), rank=4, alpha=4, seed=1)
@@ -259,7 +259,7 @@ def test_a_run_trains_the_same_with_and_without(
     changes = {"training.max_steps": 3, "training.precision": precision, "training.gradient_checkpointing": precision == "bf16"}
     folder, exact = make_dataset(tmp_path, 3), precision == "fp32"
     packed = train_here(configuration(shallow_checkpoint, folder, tmp_path / "packed", changes))
-    monkeypatch.setattr(layers, "works", lambda dtype: False)
+    monkeypatch.setattr(layers, "layers_agree", lambda dtype: False)
     plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain", changes))
     chosen = [next(event.prepacked for event in run.told if isinstance(event, RunPlan)) for run in (packed, plain)]
     assert chosen == [True, False]
@@ -282,7 +282,7 @@ def test_it_is_planned_where_it_helps_and_there_is_room(shallow_checkpoint: Path
     monkeypatch.setattr(planning, "usable_memory_gb", lambda device: usual.memory_gb)  # enough to train, not to spend on speed
     scarce = planned()
     assert not scarce.prepacked
-    assert usual.memory["base"] - scarce.memory["base"] == pytest.approx(extra_bytes(unet, torch.float32) / 1e9, abs=2e-3)
+    assert usual.memory["base"] - scarce.memory["base"] == pytest.approx(packed_bytes(unet, torch.float32) / 1e9, abs=2e-3)
     monkeypatch.setattr(planning, "usable_memory_gb", lambda device: 1000.0)
     for changes in ({"network__dora": True}, {"training__compile": True}, {"training__base_precision": "int8"}):
         assert not planned(**changes).prepacked

@@ -109,7 +109,7 @@ def test_settled_configuration_stays_settled(shallow_checkpoint: Path, dataset_f
     settings = open_inputs(configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})).config
     path = tmp_path / "config.json"
     path.write_text(settings.to_json(), encoding="utf-8")
-    assert open_inputs(run_config.load(path)).config == settings
+    assert open_inputs(run_config.load_config(path)).config == settings
     assert settings.training.gradient_checkpointing and settings.training.memory == "6gb"
 
 
@@ -117,7 +117,7 @@ def test_unsettled_preset_survives_saving_and_absolute_paths(shallow_checkpoint:
     settings = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.memory": "6gb"})
     path = tmp_path / "config.json"
     path.write_text(run_config.absolute(settings).to_json(), encoding="utf-8")
-    assert open_inputs(run_config.load(path)).config == open_inputs(settings).config
+    assert open_inputs(run_config.load_config(path)).config == open_inputs(settings).config
 
 
 @pytest.mark.parametrize("total", [1e6, 1e-6])

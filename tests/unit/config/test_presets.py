@@ -76,9 +76,9 @@ def test_every_value_has_a_reason_and_every_group_is_used() -> None:
 def test_command_line_overrides_the_preset_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('preset = "style-sdxl"\n[base]\ncheckpoint = "x"\n[dataset]\npath = "y"\n', encoding="utf-8")
-    assert run_config.load(file).optimizer.lr == 5e-5
-    assert run_config.load(file, ["preset=style-sd15"]).optimizer.lr == 1e-4
-    assert run_config.load(file, ["optimizer.lr=2e-4"]).optimizer.lr == 2e-4
+    assert run_config.load_config(file).optimizer.lr == 5e-5
+    assert run_config.load_config(file, ["preset=style-sd15"]).optimizer.lr == 1e-4
+    assert run_config.load_config(file, ["optimizer.lr=2e-4"]).optimizer.lr == 2e-4
 
 
 def test_command_line_and_documentation_list_the_same_presets(capsys: pytest.CaptureFixture[str]) -> None:

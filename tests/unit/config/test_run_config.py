@@ -115,7 +115,7 @@ def test_configuration_survives_json(tmp_path: Path) -> None:
     first = run_config.parse(full)
     path = tmp_path / "config.json"
     path.write_text(first.to_json(), encoding="utf-8")
-    assert run_config.load(path) == first
+    assert run_config.load_config(path) == first
 
 
 def test_toml_and_json_of_the_same_content_are_the_same_configuration(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_toml_and_json_of_the_same_content_are_the_same_configuration(tmp_path: 
     }
     (tmp_path / "c.toml").write_text(toml, encoding="utf-8")
     (tmp_path / "c.json").write_text(json.dumps(data), encoding="utf-8")
-    assert run_config.load(tmp_path / "c.toml") == run_config.load(tmp_path / "c.json")
+    assert run_config.load_config(tmp_path / "c.toml") == run_config.load_config(tmp_path / "c.json")
 
 
 def write_toml(folder: Path, extra: str = "") -> Path:
@@ -141,7 +141,7 @@ def write_toml(folder: Path, extra: str = "") -> Path:
 
 def test_relative_paths_start_from_the_folder_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "base.safetensors").touch()
-    loaded = run_config.load(write_toml(tmp_path, '[output]\npublish = "../loras"\n'))
+    loaded = run_config.load_config(write_toml(tmp_path, '[output]\npublish = "../loras"\n'))
     assert Path(loaded.base.checkpoint) == tmp_path / "base.safetensors"
     assert Path(loaded.dataset.path) == tmp_path / "data"
     assert Path(loaded.output.runs) == tmp_path / "runs"
@@ -151,9 +151,9 @@ def test_relative_paths_start_from_the_folder_of_the_file(tmp_path: Path) -> Non
 def test_hub_id_stays_unless_a_folder_has_that_name(tmp_path: Path) -> None:
     path = write_toml(tmp_path)
     path.write_text(path.read_text(encoding="utf-8").replace("base.safetensors", "owner/model"), encoding="utf-8")
-    assert run_config.load(path).base.checkpoint == "owner/model"
+    assert run_config.load_config(path).base.checkpoint == "owner/model"
     (tmp_path / "owner" / "model").mkdir(parents=True)
-    assert Path(run_config.load(path).base.checkpoint) == tmp_path / "owner" / "model"
+    assert Path(run_config.load_config(path).base.checkpoint) == tmp_path / "owner" / "model"
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,9 @@ def test_hub_id_stays_unless_a_folder_has_that_name(tmp_path: Path) -> None:
     ],
 )
 def test_override_changes_only_its_key(tmp_path: Path, override: str, section: str, key: str, expected: object) -> None:
-    changed = run_config.load(write_toml(tmp_path), [override])
+    changed = run_config.load_config(write_toml(tmp_path), [override])
     assert getattr(getattr(changed, section), key) == expected
-    plain = run_config.load(write_toml(tmp_path)).model_dump()
+    plain = run_config.load_config(write_toml(tmp_path)).model_dump()
     assert {k: v for k, v in changed.model_dump().items() if k != section} == {k: v for k, v in plain.items() if k != section}
 
 
@@ -190,7 +190,7 @@ def test_override_changes_only_its_key(tmp_path: Path, override: str, section: s
 )
 def test_invalid_overrides_are_rejected(tmp_path: Path, override: str) -> None:
     with pytest.raises(UserError) as caught:
-        run_config.load(write_toml(tmp_path), [override])
+        run_config.load_config(write_toml(tmp_path), [override])
     assert caught.value.kind == "config"
 
 
@@ -214,14 +214,14 @@ def test_broken_huge_and_deeply_nested_files_are_rejected(tmp_path: Path, name: 
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        run_config.load(path)
+        run_config.load_config(path)
     assert caught.value.kind == "config"
     assert len(caught.value.message) < 3000
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.toml cannot be read"):
-        run_config.load(tmp_path / "nowhere.toml")
+        run_config.load_config(tmp_path / "nowhere.toml")
 
 
 @given(

@@ -88,7 +88,7 @@ def test_the_run_folder_holds_the_settled_configuration(config: RunConfig, monke
     monkeypatch.setattr("trainer.core.devices.total_memory_gb", lambda device: 1e-6)
     run = prepare_run(config)
     write_run_folder(run)
-    written = run_config.load(run.folder.config)
+    written = run_config.load_config(run.folder.config)
     assert written == run.config
     assert (written.training.memory, written.training.gradient_checkpointing, written.training.micro_batch_size) == ("auto", True, 1)
 

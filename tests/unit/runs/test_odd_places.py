@@ -134,5 +134,5 @@ def test_a_lone_surrogate_in_a_configuration_is_refused(tmp_path: Path, key: str
     path = tmp_path / "a.json"
     path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(UserError, match=key.replace(".", r"\.")) as caught:
-        run_config.load(path)
+        run_config.load_config(path)
     str(caught.value).encode("utf-8")

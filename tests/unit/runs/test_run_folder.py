@@ -172,7 +172,7 @@ def test_the_identity_of_a_run_changes_only_with_what_changes_its_result(
 def test_a_relative_path_means_the_same_in_parent_and_child(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer.config.run_config import absolute, load
+    from trainer.config.run_config import absolute, load_config
 
     shutil.copytree(dataset_folder, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
@@ -182,7 +182,7 @@ def test_a_relative_path_means_the_same_in_parent_and_child(
         assert Path(whole.output.runs) == tmp_path / "runs"
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "config.json").write_text(absolute(relative).to_json(), encoding="utf-8")
-    assert load(tmp_path / "deep" / "config.json") == absolute(relative)
+    assert load_config(tmp_path / "deep" / "config.json") == absolute(relative)
 
 
 def cache_files(runs: Path, kind: str) -> list[Path]:

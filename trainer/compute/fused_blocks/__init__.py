@@ -52,8 +52,8 @@ def kernels_problem(device: torch.device, dtype: torch.dtype) -> str:
     import torch
 
     try:
-        from .triton_kernels import works
+        from .triton_kernels import kernel_problem
     except Exception as error:  # a Triton that does not fit this torch fails with anything
         return str(error) or type(error).__name__
     with torch.inference_mode(False), torch.enable_grad():  # a plan is also made in ComfyUI, whose nodes run without gradients
-        return works(device, dtype)
+        return kernel_problem(device, dtype)

@@ -52,7 +52,7 @@ def add(first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None) ->
     return result
 
 
-def works(device: torch.device, dtype: torch.dtype) -> str:
+def kernel_problem(device: torch.device, dtype: torch.dtype) -> str:
     """Compares every kernel, forward and backward, with torch; returns the problem, or "". A driver or a compiler can fail in any way."""
     try:
         generator = torch.Generator().manual_seed(0)

@@ -29,9 +29,9 @@ class OneDnnLayers(Acceleration):
 
     def problem(self, context: Context) -> str:
         """Tries the operators."""
-        from .layers import works
+        from .layers import layers_agree
 
-        return "" if works(context.dtype) else "oneDNN's operators do not compute what torch's layers do"
+        return "" if layers_agree(context.dtype) else "oneDNN's operators do not compute what torch's layers do"
 
     def is_on(self, config: RunConfig, plan: RunPlan) -> bool:
         """When the plan found room for the second copy of the weights."""
@@ -39,9 +39,9 @@ class OneDnnLayers(Acceleration):
 
     def extra_bytes(self, denoiser: nn.Module, context: Context) -> int:
         """The weights packed for the backward pass."""
-        from .layers import extra_bytes
+        from .layers import packed_bytes
 
-        return extra_bytes(denoiser, context.dtype)
+        return packed_bytes(denoiser, context.dtype)
 
     def prepare(self, denoiser: nn.Module, context: Context) -> None:
         """Replace the layers; their weights are packed at the first call."""

@@ -34,14 +34,14 @@ def replace_layers(denoiser: nn.Module) -> None:
         setattr(denoiser.get_submodule(parent), last, replacement(module))
 
 
-def extra_bytes(denoiser: nn.Module, dtype: torch.dtype) -> int:
+def packed_bytes(denoiser: nn.Module, dtype: torch.dtype) -> int:
     """What ``replace_layers`` adds to the memory of ``denoiser`` with weights in ``dtype``: those packed for the backward pass."""
     numbers: int = sum(module.weight.numel() for _, module, _ in _replaceable(denoiser, dtype))
     return numbers * dtype.itemsize
 
 
 @functools.cache
-def works(dtype: torch.dtype) -> bool:
+def layers_agree(dtype: torch.dtype) -> bool:
     """Whether this torch has the operators for ``dtype``, and they agree with torch's layers, forward and backward."""
     if not torch.backends.mkldnn.is_available():
         return False

@@ -90,7 +90,7 @@ def unique(tags: Iterable[str]) -> list[str]:
     return kept
 
 
-def joined(*parts: str) -> str:
+def join_tags(*parts: str) -> str:
     """The parts of a caption that are not empty, joined with commas."""
     return ", ".join(part.strip(" ,") for part in parts if part.strip(" ,"))
 
@@ -111,6 +111,6 @@ def _after_trigger(tag: str, trigger: str) -> str:
 
 
 __all__: Sequence[str] = (
-    "SEPARATOR", "WILDCARD", "instance_prompt", "joined", "plain", "plain_frequency", "sections", "split_tags", "tag_frequency",
+    "SEPARATOR", "WILDCARD", "instance_prompt", "join_tags", "plain", "plain_frequency", "sections", "split_tags", "tag_frequency",
     "tags_of", "unique", "with_trigger",
 )  # fmt: skip

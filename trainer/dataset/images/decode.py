@@ -68,7 +68,7 @@ def open_image(data: bytes, max_megapixels: float) -> Image.Image:
     return image
 
 
-def decode(image: Image.Image) -> DecodedImage:
+def decode_image(image: Image.Image) -> DecodedImage:
     """Decode the first frame. Raises Rejected when the pixel data is cut off or damaged."""
     steps: list[str] = []
     if getattr(image, "n_frames", 1) > 1:

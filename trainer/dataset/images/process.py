@@ -17,7 +17,7 @@ from ...config.prepare_settings import PrepareSettings
 from ...core.errors import UserError
 from ...core.files.writing import write_atomic
 from .buckets import Fit, Size, fit
-from .decode import DecodedImage, Rejected, decode, open_image
+from .decode import DecodedImage, Rejected, decode_image, open_image
 from .focus import content_box, crop_offset, find_head
 from .signature import compute_signature
 from .source_masks import UnusableMask, load_mask
@@ -112,7 +112,7 @@ def process_image(
     try:
         image = open_image(data, settings.clean.max_megapixels) if isinstance(data, bytes) else data
         found["format"] = image.format or "IMAGE"
-        decoded = decode(image)
+        decoded = decode_image(image)
         found["original"] = decoded.rgb.size
         if min(decoded.rgb.size) < settings.clean.min_side:
             raise Rejected("too small", f"{_size(decoded.rgb.size)} is smaller than {settings.clean.min_side} pixels")

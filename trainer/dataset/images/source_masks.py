@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .decode import EXTENSIONS, Rejected, decode, open_image
+from .decode import EXTENSIONS, Rejected, decode_image, open_image
 
 # OneTrainer writes a-masklabel.png, and a-condlabel.png for the training of ControlNets; people and scripts use the others
 _MASKS = ("-masklabel", "_masklabel", ".masklabel", "-mask", "_mask", ".mask")
@@ -80,7 +80,7 @@ class UnusableMask(Exception):
 def load_mask(data: bytes, size: tuple[int, int], max_megapixels: float) -> Image.Image:
     """The mask in mode L and ``size``, which is that of its image: 255 is trained, 0 is not. Raises UnusableMask."""
     try:
-        decoded = decode(open_image(data, max_megapixels))
+        decoded = decode_image(open_image(data, max_megapixels))
     except Rejected as rejection:
         raise UnusableMask(f"cannot be read: {rejection}") from rejection
     mask = decoded.rgb

@@ -28,7 +28,7 @@ def open_dataset(path: Path) -> Dataset:
     Raises UserError when ``path`` is not a dataset, was written by a newer version, or misses files.
     """
     path = Path(path)
-    raw = read_header(path)
+    raw = read_manifest_header(path)
     try:
         header = ManifestHeader.model_validate(raw)
         items, masks, notes = _read_items(path, header.rows_sha256, lines=header.training.wildcards)
@@ -53,7 +53,7 @@ def _explain(error: ValidationError) -> str:
     return (f"{', '.join(place)}: " if place else "") + message + (f" (and {more} more)" if more else "")
 
 
-def read_header(path: Path) -> dict[str, Any]:
+def read_manifest_header(path: Path) -> dict[str, Any]:
     """The content of ``manifest.json``. Raises UserError when it is missing, damaged, of another program or of another version."""
     file = path / HEADER
     try:

@@ -15,7 +15,7 @@ from ...core.files.writing import write_atomic
 from ...core.work.parallel import ordered_map
 from ..captions.caption_text import one_line, read_caption_text
 from ..captions.tag_rules import TagRules
-from ..captions.tags import instance_prompt, joined, plain_frequency, sections, split_tags, with_trigger
+from ..captions.tags import instance_prompt, join_tags, plain_frequency, sections, split_tags, with_trigger
 from ..images.process import ProcessedImage
 from ..layout import caption_file
 from .candidates import Candidate
@@ -93,7 +93,7 @@ def _source_caption(candidate: Candidate, tags: str | None, settings: PrepareSet
     entry, source = candidate.entry, settings.captions.source
     own = entry.caption if source in ("auto", "sidecar", "sidecar+tags") else None
     if source == "sidecar+tags" and own and tags:
-        return "\n".join(joined(line, tags) for line in own.split("\n")), f"{entry.caption_from} and tagger"
+        return "\n".join(join_tags(line, tags) for line in own.split("\n")), f"{entry.caption_from} and tagger"
     if own:
         return own, entry.caption_from
     if tags:

@@ -22,7 +22,7 @@ from ...config.prepare_settings import PrepareSettings
 from ...core.errors import UserError
 from ...core.files.writing import write_atomic
 from ..layout import ROWS, WORK
-from ..manifest.read import read_header
+from ..manifest.read import read_manifest_header
 
 RECORD = "preparation.json"  # in WORK
 _BATCH = "images:"  # prefix of the content hash that stands for an IMAGE batch
@@ -105,7 +105,7 @@ def batch_id(texts: Sequence[str]) -> str:
 def header_or_empty(folder: Path) -> dict[str, Any]:
     """The manifest's header; empty where there is none that this version reads."""
     try:
-        return read_header(folder)
+        return read_manifest_header(folder)
     except UserError:
         return {}
 

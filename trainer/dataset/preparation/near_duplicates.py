@@ -15,7 +15,7 @@ from ...config.prepare_settings import PrepareSettings
 from ...core.errors import Cancelled
 from ...core.files.writing import write_atomic
 from ..images.compare import is_same_image
-from ..images.decode import Rejected, decode, open_image
+from ..images.decode import Rejected, decode_image, open_image
 from ..images.process import ProcessedImage, flattened
 from ..images.signature import Signature, SimilarityIndex, parse_signature
 from ..layout import WORK
@@ -147,7 +147,7 @@ class _Comparisons:
         if isinstance(data, str):
             return None
         try:
-            decoded = decode(open_image(data, self._settings.clean.max_megapixels) if isinstance(data, bytes) else data)
+            decoded = decode_image(open_image(data, self._settings.clean.max_megapixels) if isinstance(data, bytes) else data)
         except Rejected:
             return None
         image = flattened(decoded, self._settings)

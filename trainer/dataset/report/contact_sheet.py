@@ -41,7 +41,7 @@ def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: 
     columns = min(columns, len(items))
     size = max(12, cell // 16)
     line = int(size * 1.35)
-    captions = [wrap(item.caption, cell, size, lines) for item in items]
+    captions = [wrap_caption(item.caption, cell, size, lines) for item in items]
     cell_height = cell + 4 + max(len(caption) for caption in captions) * line
     head = GAP + int(size * 3.6)
     rows = math.ceil(len(items) / columns)
@@ -60,7 +60,7 @@ def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: 
     return sheet
 
 
-def wrap(text: str, width: int, size: int, lines: int) -> list[str]:
+def wrap_caption(text: str, width: int, size: int, lines: int) -> list[str]:
     """``text`` in at most ``lines`` lines of ``width`` pixels; the last ends with … when there is more."""
     font = _font(text, size)
     words = [piece for word in text.split() for piece in _pieces(word, width, font)]

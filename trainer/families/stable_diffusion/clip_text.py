@@ -55,7 +55,7 @@ class ClipText:
         hidden = output.last_hidden_state if skip == 1 and self.normed else output.hidden_states[-skip]
         if skip > 1 and self.normed:
             hidden = getattr(self.model, "text_model", self.model).final_layer_norm(hidden)
-        rows = [{"embeds": row} for row in joined(hidden.unflatten(0, (-1, chunks)))]
+        rows = [{"embeds": row} for row in join_chunks(hidden.unflatten(0, (-1, chunks)))]
         if (pooled := getattr(output, "text_embeds", None)) is not None:
             for row, vector in zip(rows, pooled[::chunks], strict=True):
                 row["pooled"] = vector
@@ -102,7 +102,7 @@ def in_chunks(ids: torch.Tensor, *, padding: int, end: int) -> torch.Tensor:
     return torch.cat([starts, body, ends], dim=-1)
 
 
-def joined(hidden: torch.Tensor) -> torch.Tensor:
+def join_chunks(hidden: torch.Tensor) -> torch.Tensor:
     """Join hidden states of chunks (batch, chunks, 77, width) into one sequence (batch, 75 x chunks + 2, width): the first chunk's start
     token, the inner tokens of every chunk, and the last chunk's end token."""
     import torch

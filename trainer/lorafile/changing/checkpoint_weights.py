@@ -108,7 +108,7 @@ def require_fit(header: container.SafetensorsHeader, weight: CheckpointWeight, m
 
 def reader_of_weights(checkpoint: Path, weights: LoraWeights) -> Callable[[LoraModule], torch.Tensor]:
     """A function that reads the weight in ``checkpoint`` that a module of ``weights`` changes, in fp32. All modules must fit."""
-    header = container.read_header(checkpoint)
+    header = container.read_safetensors_header(checkpoint)
 
     def read(module: LoraModule) -> torch.Tensor:
         weight = weight_of_module(header.tensors, weights, module)

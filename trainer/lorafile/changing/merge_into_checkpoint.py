@@ -45,12 +45,12 @@ def merge_into_checkpoint(checkpoint: Path, parts: Sequence[tuple[LoraWeights, f
         raise UserError("The merged checkpoint would overwrite the original.", "Choose another output name.", kind="checkpoint")
     if not checkpoint.is_file():
         raise UserError(f"The checkpoint {checkpoint} does not exist.", "Check the path.", kind="checkpoint")
-    header = container.read_header(checkpoint)
+    header = container.read_safetensors_header(checkpoint)
     changes = _plan(header, parts)
     remove_abandoned(target.parent)
     with atomic_path(target) as temporary:
         container.copy_with_metadata(checkpoint, temporary, {**header.metadata, **_metadata(header.metadata, parts)})
-        start = container.read_header(temporary).data_start
+        start = container.read_safetensors_header(temporary).data_start
         with temporary.open("r+b") as file:
             for key, layers in track(changes.items(), f"merging into {target.name}", len(changes)):
                 dtype, shape, (begin, end) = header.tensors[key]
@@ -109,7 +109,7 @@ def checkpoint_weights(checkpoint: Path, weights: LoraWeights) -> Callable[[Lora
 
     Raises UserError at once when the LoRA was made for another model or a layer is missing.
     """
-    _plan(container.read_header(checkpoint), [(weights, 1.0)])
+    _plan(container.read_safetensors_header(checkpoint), [(weights, 1.0)])
     return reader_of_weights(checkpoint, weights)
 
 

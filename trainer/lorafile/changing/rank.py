@@ -61,7 +61,7 @@ def reduced(modules: Iterable[LoraModule], rank: int) -> tuple[tuple[LoraModule,
         if not has_rank(module):
             result.append(module)
             continue
-        new = as_lora(module, rank)
+        new = reduce_to_rank(module, rank)
         error, norm = _difference(module, new)
         lost, total = lost + error**2, total + norm**2
         if new is not module:
@@ -94,7 +94,7 @@ def has_rank(module: LoraModule) -> bool:
     return module.algorithm not in ("norm", "bias") and not (module.algorithm == "full" and module.tensors["diff"].ndim < 2)
 
 
-def as_lora(module: LoraModule, rank: int) -> LoraModule:
+def reduce_to_rank(module: LoraModule, rank: int) -> LoraModule:
     """``module`` as plain LoRA of at most ``rank``; unchanged when it is one already or has no rank."""
     plain = is_plain(module)
     if not has_rank(module) or (plain and (module.rank or 0) <= rank):

@@ -76,10 +76,10 @@ class LoraInfo:
 
 def inspect_lora(path: Path) -> LoraInfo:
     """Inspect a LoRA file. Raises UserError when it cannot be read; faults of its content are in ``problems``."""
-    return describe(Path(path), scan_lora(Path(path)))
+    return describe_lora(Path(path), scan_lora(Path(path)))
 
 
-def describe(path: Path, weights: LoraWeights) -> LoraInfo:
+def describe_lora(path: Path, weights: LoraWeights) -> LoraInfo:
     """The information about a file that has been read."""
     metadata = weights.metadata
     ranks = Counter(module.rank for module in weights if module.rank)

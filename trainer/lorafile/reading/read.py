@@ -40,7 +40,7 @@ def read_lora(path: Path, layout: UNetLayout | None = None) -> LoraWeights:
 
 def scan_lora(path: Path, layout: UNetLayout | None = None) -> LoraWeights:
     """Like ``read_lora``, but faults in the content of the file are collected in ``fatal`` and ``problems`` and not raised."""
-    return _copied(_scan(tensors.load(Path(path)), layout))
+    return _copied(_scan(tensors.load_tensors(Path(path)), layout))
 
 
 def _copied(weights: LoraWeights) -> LoraWeights:

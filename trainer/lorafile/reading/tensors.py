@@ -33,7 +33,7 @@ class RawFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def load(path: Path) -> RawFile:
+def load_tensors(path: Path) -> RawFile:
     """Read ``path``: a .safetensors, a .pt/.bin loaded with ``weights_only=True``, or a PEFT/diffusers adapter folder.
 
     Raises UserError when it is missing, damaged, or holds anything but tensors.
@@ -50,7 +50,7 @@ def load(path: Path) -> RawFile:
         return _load_pickled(path)
     if _is_zip(path):
         raise UserError(f"{path.name} is a PyTorch file with the wrong extension.", "Rename it to .pt.", kind="lora")
-    header = container.read_header(path)
+    header = container.read_safetensors_header(path)
     _check_count(path, len(header.tensors))
     try:
         tensors = load_file(path)

@@ -48,7 +48,7 @@ def edit_metadata(path: Path, target: Path, changes: Mapping[str, str]) -> dict[
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise UserError(f"{path.name} has no metadata.", "Export it as .safetensors first.", kind="lora")
-    metadata = edited(container.read_header(path).metadata, changes)
+    metadata = edited(container.read_safetensors_header(path).metadata, changes)
     container.rewrite_metadata(path, Path(target), metadata)
     return metadata
 

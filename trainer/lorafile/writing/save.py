@@ -47,7 +47,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
 def file_hashes(path: Path) -> tuple[str, str]:
     """kohya's two hashes of a safetensors file with only ``ss_*`` metadata: SHA-256 of the tensor data, and ``legacy_hash``."""
-    start = container.read_header(path).data_start
+    start = container.read_safetensors_header(path).data_start
     digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(start)
@@ -58,7 +58,7 @@ def file_hashes(path: Path) -> tuple[str, str]:
 
 def matches_own_hash(path: Path) -> bool:
     """Whether the tensor data matches ``sshs_model_hash``, or the metadata has no such hash. Raises UserError for a damaged header."""
-    stated = container.read_header(path).metadata.get("sshs_model_hash")
+    stated = container.read_safetensors_header(path).metadata.get("sshs_model_hash")
     return stated is None or stated == file_hashes(path)[0]
 
 

@@ -16,7 +16,7 @@ from ...runs import events
 from ..caching.weighted_prompts import prompt_key
 from ..opened_run import BaseModel
 from .evaluation import Evaluation
-from .preview_sampling import decode, sample_latents
+from .preview_sampling import decode_to_image, sample_latents
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,7 @@ class PreviewImages(Evaluation):
         for index, latent in enumerate(latents):
             path = self._path(epoch, index)
             with atomic_path(path) as temporary:
-                decode(vae, latent).save(temporary, format="PNG")
+                decode_to_image(vae, latent).save(temporary, format="PNG")
             self.outputs.emit(events.Sample(str(path), read_prompt(sample.prompts[index]).text, epoch, step, index))
             self.outputs.trackers.image(step, f"samples/{index}", path, sample.prompts[index])
         del vae

@@ -86,7 +86,7 @@ def noise_for(scheduler: Any, start: torch.Tensor, noise: torch.Tensor, steps: i
     return noisy
 
 
-def decode(vae: Any, latents: torch.Tensor) -> Image.Image:
+def decode_to_image(vae: Any, latents: torch.Tensor) -> Image.Image:
     """The image of one latent (1, 4, h, w), decoded in the VAE's dtype; in tiles if it does not fit into memory as a whole."""
     import torch
     from PIL import Image

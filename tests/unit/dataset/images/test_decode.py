@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from tests.unit.dataset.drawings import BLUE, FILES, GREEN, RED, YELLOW, close, drawing, quarters
-from trainer.dataset.images.decode import Rejected, decode, open_image
+from trainer.dataset.images.decode import Rejected, decode_image, open_image
 
 COLOURS = [RED, GREEN, BLUE, YELLOW]
 
@@ -20,7 +20,7 @@ GREYS = [(51,) * 3, (102,) * 3, (153,) * 3, (204,) * 3]
 
 
 def decoded(path: Path) -> Image.Image:
-    return decode(open_image(path.read_bytes(), 89)).rgb
+    return decode_image(open_image(path.read_bytes(), 89)).rgb
 
 
 @pytest.mark.parametrize(
@@ -77,21 +77,21 @@ def test_cmyk_profile_is_used(tmp_path: Path) -> None:
 
 def test_damaged_profile_is_ignored(tmp_path: Path) -> None:
     drawing(1).save(tmp_path / "a.png", icc_profile=b"not a profile")
-    picture = decode(open_image((tmp_path / "a.png").read_bytes(), 89))
+    picture = decode_image(open_image((tmp_path / "a.png").read_bytes(), 89))
     assert picture.rgb.tobytes() == drawing(1).tobytes()
     assert picture.steps == ["unusable colour profile ignored"]
 
 
 @pytest.mark.parametrize("name", ["alpha.png", "alpha.webp", "alpha.tiff", "alpha-palette.png", "alpha.gif", "grey-alpha.png"])
 def test_alpha_is_kept_apart(name: str) -> None:
-    picture = decode(open_image((FILES / name).read_bytes(), 89))
+    picture = decode_image(open_image((FILES / name).read_bytes(), 89))
     assert picture.alpha is not None
     assert (picture.alpha.getpixel((10, 32)), picture.alpha.getpixel((80, 32))) == (255, 0)
 
 
 def test_opaque_alpha_is_dropped(tmp_path: Path) -> None:
     drawing(1).convert("RGBA").save(tmp_path / "a.png")
-    assert decode(open_image((tmp_path / "a.png").read_bytes(), 89)).alpha is None
+    assert decode_image(open_image((tmp_path / "a.png").read_bytes(), 89)).alpha is None
 
 
 def test_lab_comes_back_as_rgb(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_truncated_files_are_rejected(name: str) -> None:
     data = (FILES / name).read_bytes()
     data = data[: int(len(data) * 0.6)]
     with pytest.raises(Rejected) as caught:
-        decode(open_image(data, 89))
+        decode_image(open_image(data, 89))
     assert caught.value.reason in ("truncated", "unreadable")
 
 
@@ -153,7 +153,7 @@ def test_decompression_bomb_is_not_decoded(side: int) -> None:
 def test_image_with_broken_exif_is_kept(kind: str) -> None:
     buffer = io.BytesIO()
     drawing(1).save(buffer, kind, exif=b"Exif\0\0garbagegarbage")
-    picture = decode(open_image(buffer.getvalue(), 89))
+    picture = decode_image(open_image(buffer.getvalue(), 89))
     assert picture.rgb.size == drawing(1).size
     if kind == "PNG":
         assert (picture.rgb.tobytes(), picture.steps) == (drawing(1).tobytes(), ["unreadable EXIF ignored"])
@@ -167,4 +167,4 @@ def test_orientation_equals_pillows(orientation: int) -> None:
     drawing(1, (90, 60)).save(buffer, "PNG", exif=exif)
     with Image.open(buffer) as image:
         expected = ImageOps.exif_transpose(image).tobytes()
-    assert decode(open_image(buffer.getvalue(), 89)).rgb.tobytes() == expected
+    assert decode_image(open_image(buffer.getvalue(), 89)).rgb.tobytes() == expected

@@ -87,4 +87,4 @@ def test_a_prompt_s_tokens_are_kohya_s(padding: str, length: Any) -> None:
 @pytest.mark.parametrize("length", [75, 150, 225])
 def test_the_unet_gets_kohya_s_choice_of_the_pieces_outputs(length: int) -> None:
     places = torch.arange(length // 75 * 77, dtype=torch.float32).reshape(1, -1, 77, 1)
-    assert clip_text.joined(places).flatten().int().tolist() == TOKENS["joined"][str(length)]
+    assert clip_text.join_chunks(places).flatten().int().tolist() == TOKENS["joined"][str(length)]

@@ -143,7 +143,7 @@ def test_what_is_combined_and_how_changes_the_run(folders: tuple[Path, Path], sh
 def test_paths_of_further_datasets_are_relative_to_the_file_as_the_first_one_is(tmp_path: Path) -> None:
     text = '[base]\ncheckpoint = "m.safetensors"\n[dataset]\npath = "a"\n[[dataset.more]]\npath = "b"\nrepeats = 3\n'
     (tmp_path / "run.toml").write_text(text, encoding="utf-8")
-    section = run_config.load(tmp_path / "run.toml").dataset
+    section = run_config.load_config(tmp_path / "run.toml").dataset
     assert [Path(place.path) for place in (section, *section.more)] == [tmp_path / "a", tmp_path / "b"]
     assert section.more[0].repeats == 3
 

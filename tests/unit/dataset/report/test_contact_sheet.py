@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.unit.dataset.drawings import folder_of
 from trainer.dataset import Dataset, PrepareSettings, contact_sheet, prepare_dataset
-from trainer.dataset.report.contact_sheet import wrap
+from trainer.dataset.report.contact_sheet import wrap_caption
 
 
 def sheet_of(dataset: Dataset, **options: int) -> Image.Image:
@@ -29,8 +29,8 @@ def test_contact_sheet_has_every_image_and_its_caption(tmp_path: Path) -> None:
 
 
 def test_captions_are_wrapped_to_the_cell() -> None:
-    lines = wrap("one two three " * 20, 100, 14, 3)
+    lines = wrap_caption("one two three " * 20, 100, 14, 3)
     assert len(lines) == 3 and lines[-1].endswith("…")
-    assert "".join(wrap("青" * 30, 100, 14, 9)) == "青" * 30
-    assert wrap("short", 100, 14, 3) == ["short"]
-    assert wrap("", 100, 14, 3) == []
+    assert "".join(wrap_caption("青" * 30, 100, 14, 9)) == "青" * 30
+    assert wrap_caption("short", 100, 14, 3) == ["short"]
+    assert wrap_caption("", 100, 14, 3) == []

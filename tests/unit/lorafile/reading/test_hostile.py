@@ -24,8 +24,8 @@ from tests.tools.hostile import Evil
 from tests.unit.lorafile.helpers import lora_tensors, raw_safetensors, small_layers
 from trainer.core.errors import UserError
 from trainer.lorafile import card, inspect_lora, mismatch, read_lora, scan_lora
-from trainer.lorafile.changing.rank import as_lora
-from trainer.lorafile.reading.tensors import load
+from trainer.lorafile.changing.rank import reduce_to_rank
+from trainer.lorafile.reading.tensors import load_tensors
 
 PAIR = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -333,7 +333,7 @@ def test_views_parameters_and_shared_tensors_are_read(tmp_path: Path, zipped: bo
     tensors |= {f"{other}.lora_up.weight": torch.randn(320, 2).half(), f"{other}.lora_down.weight": wide[:, 320:]}
     tensors |= {f"{PAIR}.alpha": alpha, f"{other}.alpha": alpha}
     torch.save({"state_dict": OrderedDict(tensors), "epoch": 3, "lr": 0.5}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
-    found = load(tmp_path / "x.pt").tensors
+    found = load_tensors(tmp_path / "x.pt").tensors
     assert set(found) == set(tensors)
     assert all(torch.equal(found[key], tensors[key]) for key in tensors)
 
@@ -354,7 +354,7 @@ def test_factors_with_oversized_product_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than any layer"):
         module.delta()
     with pytest.raises(UserError, match="more than any layer"):
-        as_lora(module, 4)
+        reduce_to_rank(module, 4)
 
 
 def test_metadata_tables_are_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

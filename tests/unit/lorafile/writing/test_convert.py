@@ -32,7 +32,7 @@ from trainer.lorafile import (
     write_lora,
 )  # fmt: skip
 from trainer.lorafile.algorithms.shape_checks import shape_problem
-from trainer.lorafile.container import read_header
+from trainer.lorafile.container import read_safetensors_header
 from trainer.lorafile.folded_alpha import fold, unfold
 
 METADATA = {"ss_output_name": "style", "modelspec.title": "Style", "ss_network_dim": "4", "ss_network_alpha": "2.0", "custom": "ünïcode ✓"}
@@ -429,7 +429,7 @@ def test_merge_into_checkpoint_changes_only_adapted_weights(tmp_path: Path, dtyp
     key = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
     product = (loha["hada_w1_a"] @ loha["hada_w1_b"]) * (loha["hada_w2_a"] @ loha["hada_w2_b"])
     assert near(key, before[key].float() + 0.7 * product.reshape(24, 16, 3, 3))
-    assert read_header(tmp_path / "out.safetensors").metadata["modelspec.merged_from"] == "Base, unnamed LoRA"
+    assert read_safetensors_header(tmp_path / "out.safetensors").metadata["modelspec.merged_from"] == "Base, unnamed LoRA"
 
 
 def test_merge_into_checkpoint_refuses_misshapen_magnitudes(tmp_path: Path) -> None:

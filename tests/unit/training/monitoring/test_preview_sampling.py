@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.training.monitoring.preview_sampling import decode, sample_latents
+from trainer.training.monitoring.preview_sampling import decode_to_image, sample_latents
 
 STEPS = 4
 
@@ -81,7 +81,7 @@ def test_the_latents_are_those_of_diffusers_pipeline(pipeline: Any, guidance: fl
 def test_the_picture_is_that_of_diffusers_pipeline(pipeline: Any) -> None:
     result = ours(pipeline, 7.5)
     assert result is not None
-    picture = decode(pipeline.vae, result)
+    picture = decode_to_image(pipeline.vae, result)
     expected = theirs(pipeline, 7.5, "pil")[0]
     assert picture.size == expected.size == (48, 64)
     assert np.abs(np.asarray(picture, dtype=int) - np.asarray(expected, dtype=int)).max() <= 1  # a level of rounding

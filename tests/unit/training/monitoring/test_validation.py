@@ -168,7 +168,7 @@ def plain_loss(config: config.RunConfig, weights: dict[str, torch.Tensor] | None
 
 
 def test_the_loss_is_the_plain_error_at_fixed_timesteps_and_noise(whole: Trained) -> None:
-    configured = config.load(whole.run.config)
+    configured = config.load_config(whole.run.config)
     told = validation_history(whole.run.events)
     assert [(event.epoch, event.step) for event in told] == [(0, 0), (1, 2), (2, 4), (3, 6)]
     for event, weights in ((told[0], None), (told[-1], whole.state(STEPS)["ema"])):
@@ -240,7 +240,7 @@ def test_without_a_limit_norms_are_measured_at_the_first_tenth_and_last_step(
 
 
 def test_the_file_holds_the_moving_average_of_the_steps_weights(whole: Trained, shallow_checkpoint: Path) -> None:
-    configured = config.load(whole.run.config)
+    configured = config.load_config(whole.run.config)
     unet = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.float32)
     seed = seeding.derive_seed(configured.training.seed, "weights") % 2**32
     adapter.adapt(unet, FAMILY.denoiser_targets(unet, "all-linear"), configured.network, seed)

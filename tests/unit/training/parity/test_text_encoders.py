@@ -44,7 +44,7 @@ from trainer.runs.run_folder import cache_folder
 from trainer.runs.run_plan import RunPlan
 from trainer.training.caching.cache import Cache
 from trainer.training.micro_batch import MicroBatch, build_micro_batch
-from trainer.training.monitoring.preview_sampling import decode, sample_latents
+from trainer.training.monitoring.preview_sampling import decode_to_image, sample_latents
 from trainer.training.optimizers import text_learning_rate
 
 pytestmark = pytest.mark.seconds
@@ -373,7 +373,7 @@ def test_previews_use_the_current_text_encoder(shallow_checkpoint: Path, tmp_pat
             generator=seeding.generator(42, "sample", 0), device=CPU, dtype=torch.float32,
         )  # fmt: skip
         assert latents is not None
-        expected = np.asarray(decode(family.load_vae(checkpoint, torch.float32), latents), dtype=int)
+        expected = np.asarray(decode_to_image(family.load_vae(checkpoint, torch.float32), latents), dtype=int)
         assert np.abs(picture - expected).max() <= 2
         for module in read_lora(trained.run.lora):  # for the second picture, with what was learned
             inside = module.name if hasattr(text.model, "text_model") else module.name.removeprefix("text_model.")

@@ -76,7 +76,7 @@ def test_keys_types_and_shapes_are_those_of_a_real_kohya_file(sd15: BaseCheckpoi
 def test_the_plan_counts_the_parameters_that_kohya_s_file_has(
     sd15: BaseCheckpoint, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.compute.onednn.layers.works", lambda dtype: False)  # as on a processor without bf16
+    monkeypatch.setattr("trainer.compute.onednn.layers.layers_agree", lambda dtype: False)  # as on a processor without bf16
     rank = 16
     plan = make_plan(
         configuration(sd15.path, dataset_folder, tmp_path, {"network.rank": rank}), open_dataset(dataset_folder), FAMILY, sd15, CPU, "bf16"
