@@ -7,6 +7,7 @@ failure, with that reason. pytest-xdist starts a new worker when a test ends the
 from __future__ import annotations
 
 import json
+import locale
 import os
 import sys
 from fnmatch import fnmatchcase
@@ -16,6 +17,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KNOWN = Path(__file__).with_name("windows_known.json")
+
+
+def pytest_report_header() -> str:
+    """The code page of redirected output and of files without an encoding."""
+    return f"code page: {locale.getpreferredencoding(False)}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -199,9 +199,18 @@ def _published(run: RunFolder, config: RunConfig, result: RunResult, on_event: O
 
 @contextmanager
 def _locked(run: RunFolder, on_event: OnEvent, should_stop: ShouldStop, poll_seconds: float) -> Iterator[None]:
-    """Hold the lock of the run folder. A second process that starts the same run waits, and then finds it finished."""
+    """Hold the lock of the run folder. A second process that starts the same run waits, and then finds it finished.
+
+    Also wait for the child of a parent that was killed: it is saving the state to resume from.
+    """
+
+    def waiting() -> None:
+        on_event(events.Phase(events.WAITING))
+
     run.path.mkdir(parents=True, exist_ok=True)
-    with hold_lock(run.path / ".lock", should_stop, poll_seconds, waiting=lambda: on_event(events.Phase(events.WAITING))):
+    with hold_lock(run.parent_lock, should_stop, poll_seconds, waiting=waiting):
+        with hold_lock(run.child_lock, should_stop, poll_seconds, waiting=waiting):
+            pass
         yield
 
 

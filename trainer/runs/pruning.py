@@ -95,7 +95,7 @@ def _spare_states(folder: Path, finished_days: float) -> Iterator[list[Path]]:
         return
     with ExitStack() as held:
         try:
-            held.enter_context(FileLock(str(folder / ".lock"), timeout=0))
+            held.enter_context(FileLock(str(RunFolder(folder, lora.stem).parent_lock), timeout=0))
         except Timeout:
             states = []
         yield states

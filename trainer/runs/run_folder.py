@@ -99,6 +99,16 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def parent_lock(self) -> Path:
+        """Lock file of the process that starts and follows the training."""
+        return self.path / ".lock"
+
+    @property
+    def child_lock(self) -> Path:
+        """Lock file of the process that trains. It may outlive its parent to save its state."""
+        return self.path / ".child.lock"
+
+    @property
     def longest(self) -> Path:
         """The longest path that is written here: a LoRA beside a state."""
         return self.checkpoints / "step-000000" / f"{safe_name(self.name)}-000000.safetensors"

@@ -7,13 +7,14 @@ import os
 import threading
 import time
 import traceback
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ..config import run_config
 from ..core.diagnosis import diagnose, memory_hint
 from ..core.disk_errors import exit_status_for
 from ..core.errors import Cancelled, UserError
+from ..core.files.locks import hold_lock
 from ..core.messages import Message
 from ..core.work.processes import current_process_group
 from ..plan.memory_check import savings
@@ -25,6 +26,7 @@ from .opened_run import OpenedRun
 from .recipe import TrainingRecipe
 
 DONE, FAILED, STOPPED = 0, 1, 3
+_SAVING_SECONDS = 600.0  # for a process that was asked to stop. Its parent ends it sooner, but may have been killed
 _GRACE_SECONDS = 2.0  # that all processes but the first wait before they leave a run that ends early
 
 
@@ -33,18 +35,25 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
     config = run_config.load_config(folder / "config.json")
     run = RunFolder(folder, config.name)
     first = current_process_group().is_main
-    emit = EventLog(run.events) if first else NullEventLog()
     stop = threading.Event()
     recipe: TrainingRecipe | None = None
 
     def on_stop() -> None:
         stop.set()
+        _exit_after(_SAVING_SECONDS)
         # a step may take longer than anyone waits: this thread saves between two steps, then ends the process
         if recipe is not None and first:
             save_and_exit(recipe)
 
     if watch_stdin:
         watch_parent(on_stop)
+    held = ExitStack()
+    if first:
+        try:  # if this process outlives its parent, the next start of the run waits for this lock
+            held.enter_context(hold_lock(run.child_lock, stop.is_set, waiting=lambda: None))
+        except Cancelled:
+            return STOPPED
+    emit = EventLog(run.events) if first else NullEventLog()
     try:
         emit(events.Phase("loading"))
         recipe = TrainingRecipe(run, config, emit, stop)
@@ -73,6 +82,14 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
     finally:
         with suppress(OSError):  # an event that could not be written is tried again here
             emit.close()
+        held.close()
+
+
+def _exit_after(seconds: float) -> None:
+    """End this process after ``seconds``, whatever it is doing then."""
+    timer = threading.Timer(seconds, os._exit, [FAILED])
+    timer.daemon = True
+    timer.start()
 
 
 def save_and_exit(recipe: TrainingRecipe) -> None:
