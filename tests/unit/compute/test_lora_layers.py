@@ -1,4 +1,4 @@
-"""LoRA layers: peft's numbers and gradients, and on a Linear in fewer kernels."""
+"""LoRA layers have PEFT's values and gradients, and a linear layer needs fewer kernels."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
 
+from tests.unit.compute.peft_layers import RANK, Gradients, by_peft, results
 from trainer.adapters import adapter
 from trainer.compute import lora_layers
-from trainer.compute.casting import CastingConv2d, CastingLinear, LowPrecisionCopies
+from trainer.compute.casting import LowPrecisionCopies
 from trainer.compute.lora_layers import FusedLoraLinear, FusedLoraPointwise, LoraConv2d, LoraLayer, LoraLinear, apply_together
 from trainer.compute.onednn import layers as onednn_layers
 from trainer.compute.quantised_base.quantise import quantised_layer
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-
-RANK = 4
-Gradients = dict[str, torch.Tensor]
 
 
 def lora(*, bias: bool = True, alpha: float = 6.0, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
@@ -35,31 +32,6 @@ def lora(*, bias: bool = True, alpha: float = 6.0, dtype: torch.dtype = torch.fl
     for parameter in adapter.parameters(model):
         parameter.data = 0.3 * torch.randn(parameter.shape)
     return model
-
-
-def by_peft(model: Any, alpha: float = 6.0, dropout: float = 0.0, **more: Any) -> Any:
-    """The same with peft's layer in the place of ours, told not to cast what it is given."""
-    ours = model[0]
-    assert isinstance(ours, LoraLayer)
-    theirs: Any = nn.Sequential(ours.base_layer)
-    inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=alpha, lora_dropout=dropout, target_modules=["0"], **more), theirs)
-    theirs[0].cast_input_dtype_enabled = False
-    for matrix, kept in ((theirs[0].lora_A["default"], ours.lora_A), (theirs[0].lora_B["default"], ours.lora_B)):
-        matrix.__class__ = {nn.Linear: CastingLinear, nn.Conv2d: CastingConv2d}[type(matrix)]
-        matrix.weight = nn.Parameter(kept.weight.detach().clone())
-    return theirs
-
-
-def results(model: Any, inputs: torch.Tensor, *, autocast: bool = False, recompute: bool = False) -> tuple[torch.Tensor, Gradients]:
-    """What ``model`` computes, and the derivatives of a weighted sum of it by everything that has one."""
-    given = inputs.clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        computed = checkpoint(model, given, use_reentrant=False) if recompute else model(given)
-    assert isinstance(computed, torch.Tensor)
-    (computed.float() * torch.linspace(-1, 1, computed.numel()).view(computed.shape)).sum().backward()
-    found = {name.replace(".default", ""): parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert given.grad is not None
-    return computed.detach(), {**found, "x": given.grad}
 
 
 def close(ours: tuple[torch.Tensor, Gradients], theirs: tuple[torch.Tensor, Gradients], tolerance: float) -> None:
@@ -214,59 +186,6 @@ def test_initial_weights_match_peft(kind: str) -> None:
             inject_adapter_in_model(LoraConfig(r=RANK, target_modules=["1", "0"]), model)
         begun.append([parameter for name, parameter in model.named_parameters() if "lora_" in name])
     assert len(begun[0]) == 4 and all(torch.equal(mine, theirs) for mine, theirs in zip(*begun, strict=True))
-
-
-def dora(kind: str, dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> tuple[Any, torch.Tensor]:
-    """A model of one layer with DoRA whose up matrix is not zero and whose magnitudes have moved, and an input."""
-    torch.manual_seed(0)
-    plain = nn.Linear(24, 40, dtype=dtype) if kind == "linear" else nn.Conv2d(24, 40, 3, padding=1, dtype=dtype)
-    model: Any = nn.Sequential(plain).requires_grad_(False)
-    adapter.inject(model, ["0"], rank=RANK, alpha=6.0, seed=1, dora=True, dropout=dropout)
-    with torch.no_grad():
-        model[0].lora_B.weight.normal_(std=0.05)
-        model[0].lora_magnitude.mul_(1 + 0.1 * torch.rand(40))
-    return model, torch.randn((7, 24) if kind == "linear" else (2, 24, 5, 3))
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize("kind", ["linear", "3x3"])
-def test_dora_matches_peft(kind: str, dropout: float) -> None:
-    model, inputs = dora(kind, dropout=dropout)
-    theirs = by_peft(model, dropout=dropout, use_dora=True)
-    magnitude = theirs[0].lora_magnitude_vector["default"]
-    magnitude.weight = nn.Parameter(model[0].lora_magnitude.detach().reshape(magnitude.weight.shape).clone())
-    found = []
-    for each in (model.train(), theirs.train()):
-        torch.manual_seed(5)  # the same inputs are dropped
-        computed, gradients = results(each, inputs)
-        found.append((computed, {name.replace("_vector.weight", ""): gradient for name, gradient in gradients.items()}))
-    (ours, mine), (peft_s, papers) = found
-    torch.testing.assert_close(ours, peft_s, rtol=1e-5, atol=1e-5)
-    assert mine.keys() == papers.keys() and len(mine) == 4
-    for name, gradient in papers.items():
-        torch.testing.assert_close(mine[name], gradient.reshape(mine[name].shape), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["linear", "3x3"])
-def test_the_norms_of_dora_are_fp32_whatever_the_layer_computes_in(kind: str) -> None:
-    model, inputs = dora(kind, torch.bfloat16)
-    layer = model[0]
-    change = (layer.lora_B.weight.double().flatten(1) @ layer.lora_A.weight.double().flatten(1)) * layer.scale
-    exact = (layer.base_layer.weight.double().flatten(1) + change).norm(dim=1)
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(layer.norms().double(), exact, rtol=1e-6, atol=0)
-    assert {tensor.dtype for tensor in next(adapter.pairs(model)).tensors.values()} == {torch.float32}
-    fresh, _ = dora(kind, torch.bfloat16)
-    adapter_free = fresh[0].base_layer(inputs.bfloat16())
-    with torch.no_grad():
-        fresh[0].lora_B.weight.zero_()
-        fresh[0].lora_magnitude.copy_(fresh[0].norms())
-    assert torch.equal(fresh(inputs.bfloat16()), adapter_free), "it does not start at the base exactly"
-
-
-def test_the_pairs_of_dora_have_a_magnitude() -> None:
-    model, _ = dora("linear")
-    assert [sorted(pair.tensors) for pair in adapter.pairs(model)] == [["0.down", "0.magnitude", "0.up"]]
 
 
 def test_all_linear_layers_of_a_unet_are_fused(tiny_checkpoint: Path) -> None:

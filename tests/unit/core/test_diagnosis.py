@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.compute.recording import Small
+from tests.unit.compute.cuda_graphs.recording import Small
 from trainer.core.diagnosis import diagnose, is_out_of_memory
 from trainer.training.caching.latents import encode_latents
 

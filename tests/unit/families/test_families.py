@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,23 +16,19 @@ from torch.nn import functional as F
 
 from random_checkpoints.layout import FULL_SDXL, TINY_SD2, TINY_SDXL, tensors
 from random_checkpoints.make_checkpoint import make_empty_checkpoint
-from tests.unit.families.helpers import with_tensors
 from tests.unit.families.plain_models import below, full_config, open_clip
 from tests.unit.lorafile.helpers import key_table
 from tests.unit.training_helpers import configuration, make_dataset, train_here
-from trainer.config.sections.objective import ObjectiveSection
 from trainer.core.errors import UserError
 from trainer.dataset import PrepareSettings, open_dataset, prepare_dataset
-from trainer.families import FAMILIES, Framing, Prediction, family_named, family_of, open_checkpoint
+from trainer.families import FAMILIES, Framing, family_named, family_of, open_checkpoint
 from trainer.families.stable_diffusion import ldm_configs
-from trainer.objective.objective import chosen_prediction
 from trainer.plan.planning import make_plan
 from trainer.training.micro_batch import framing
 from trainer.training.monitoring.preview_sampling import sample_latents
 
 CPU = torch.device("cpu")
 PROMPTS = ["", "a photo of a cat", "myAnimeStyleToken anime_face girl, high quality"]
-
 # unet/config.json of stable-diffusion-xl-base-1.0 and of stable-diffusion-2-1, less the entries that name files and versions
 COMMON: dict[str, Any] = {
     "act_fn": "silu", "center_input_sample": False, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0, "in_channels": 4,
@@ -234,70 +229,6 @@ def test_plan_of_full_size_sdxl_counts_parameters_like_kohya(tmp_path: Path) -> 
     assert all(5.13 < plan.memory["base"] < (10.4 if plan.prepacked else 5.2) for plan in plans)
     kept = [plan.memory_gb - plan.memory["base"] for plan in plans]
     assert 0 < kept[0] < 3.9 < kept[1] < 15
-
-
-def test_prediction_is_read_from_markers_metadata_and_configuration(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    source, family = tiny_checkpoints["sdxl"], family_named("sdxl")
-
-    def prediction(path: Path) -> Prediction:
-        checkpoint = open_checkpoint(str(path))
-        assert family_of(checkpoint) is family
-        return family.prediction(checkpoint)
-
-    assert prediction(source) == Prediction("epsilon")
-    marker = {"v_pred": torch.zeros(1)}
-    assert prediction(with_tensors(source, tmp_path / "v.safetensors", marker)) == Prediction("v_prediction")
-    both = with_tensors(source, tmp_path / "z.safetensors", {**marker, "ztsnr": torch.zeros(1)})
-    assert prediction(both) == Prediction("v_prediction", True)
-    assert prediction(with_tensors(source, tmp_path / "m.safetensors", {}, {"modelspec.prediction_type": "v"})) == Prediction(
-        "v_prediction"
-    )
-    family.pipeline(open_checkpoint(str(both)), dtype=torch.float32).save_pretrained(tmp_path / "folder")
-    assert prediction(tmp_path / "folder") == Prediction("v_prediction", True)
-
-
-def test_sd2_v_prediction_is_recognised_by_the_spread_of_one_bias(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    family = family_named("sd2")
-    name = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
-    assert family.prediction(open_checkpoint(str(tiny_checkpoints["sd2"]))).kind == "epsilon"
-    wide = {name: torch.linspace(-0.5, 0.5, 64)}
-    path = with_tensors(tiny_checkpoints["sd2"], tmp_path / "v.safetensors", wide)
-    assert family.prediction(open_checkpoint(str(path))).kind == "v_prediction"
-    stated = with_tensors(tiny_checkpoints["sd2"], tmp_path / "e.safetensors", wide, {"modelspec.prediction_type": "epsilon"})
-    assert family.prediction(open_checkpoint(str(stated))).kind == "epsilon"
-
-
-def test_objective_settings_override_the_stated_prediction() -> None:
-    noobai = Prediction("v_prediction", True)
-    assert chosen_prediction(noobai, ObjectiveSection()) == noobai
-    assert chosen_prediction(noobai, ObjectiveSection(prediction="epsilon")) == Prediction("epsilon")
-    assert chosen_prediction(noobai, ObjectiveSection(zero_terminal_snr="off")) == Prediction("v_prediction")
-    assert chosen_prediction(Prediction(), ObjectiveSection(prediction="v-prediction", zero_terminal_snr="on")) == noobai
-    with pytest.raises(UserError, match="pure noise"):
-        chosen_prediction(Prediction(), ObjectiveSection(zero_terminal_snr="on"))
-
-
-def test_zero_terminal_snr_samples_from_the_last_timestep() -> None:
-    sampler = family_named("sdxl").sampling_scheduler(Prediction("v_prediction", True))
-    sampler.set_timesteps(10)
-    assert int(sampler.timesteps[0]) == 999
-    noise = family_named("sdxl").noise_scheduler(Prediction("v_prediction", True))
-    assert float(noise.alphas_cumprod[-1]) < 1e-7
-
-
-def test_zero_terminal_snr_rescales_as_in_the_paper() -> None:
-    """Lin et al. 2023, algorithm 1, in plain floats: shift the roots of the products so that the last is zero, then rescale the first."""
-    first, last = math.sqrt(0.00085), math.sqrt(0.012)
-    roots, product = [], 1.0
-    for index in range(1000):
-        product *= 1 - (first + (last - first) * index / 999) ** 2
-        roots.append(math.sqrt(product))
-    scale = roots[0] / (roots[0] - roots[-1])
-    expected = [((root - roots[-1]) * scale) ** 2 for root in roots]
-    scheduler = family_named("sdxl").noise_scheduler(Prediction("v_prediction", True))
-    # diffusers computes in fp32: its products carry a rounding of about 1e-6
-    assert scheduler.alphas_cumprod.tolist() == pytest.approx(expected, abs=3e-6)
-    assert scheduler.alphas_cumprod.tolist() != pytest.approx([root**2 for root in roots], abs=1e-3)
 
 
 @pytest.mark.parametrize(

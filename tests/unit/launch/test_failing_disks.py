@@ -10,18 +10,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.unit.launch.helpers import half_files, when
-from tests.unit.training_helpers import UNDISTURBED, configuration, train_here
-from trainer.core.disk_errors import as_disk_error, exit_status_for, from_exit_status
+from tests.unit.launch.helpers import half_files
+from tests.unit.launch.log import at, resumed_at
+from tests.unit.training_helpers import UNDISTURBED, configuration
 from trainer.core.errors import UserError
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
-from trainer.training.recipe import TrainingRecipe
 
 pytestmark = pytest.mark.slow
 # A library that makes writes below a folder fail with the error of a number, from the moment on at which a file is there
@@ -46,15 +44,6 @@ ssize_t write(int file, const void *data, size_t size) {
     return real(file, data, size);
 }
 """
-
-
-def at(step: int, act: Callable[[], object]) -> Callable[[events.Event], None]:
-    """Do ``act`` when a step has been done."""
-    return when(lambda event: isinstance(event, events.Step) and event.step == step, lambda: (act(), None)[1])
-
-
-def resumed_at(log: list[events.Event]) -> list[int]:
-    return [event.start_step for event in log if isinstance(event, events.Plan)]
 
 
 def mounted(folder: Path, *arguments: str) -> Path:
@@ -195,70 +184,3 @@ def test_a_file_size_limit_is_reported(limit: int, shallow_checkpoint: Path, dat
     assert "ulimit -f unlimited" in caught.value.hint
     assert "Traceback" not in str(caught.value)
     assert launcher.train(prepare_run(config)).lora.read_bytes() == expected
-
-
-@pytest.mark.parametrize("what", ["deleted", "replaced"])
-def test_a_checkpoint_that_disappears_during_a_run_is_reported_and_no_step_is_lost(
-    what: str, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    samples: dict[str, object] = {"sample.every_epochs": 1, "sample.prompts": ["a girl"], "sample.steps": 1}
-    settings = {**UNDISTURBED, **samples, "training.epochs": 2, "training.max_steps": 8, "training.checkpoint_every": 4}
-    whole = train_here(configuration(shallow_checkpoint, dataset_folder, tmp_path / "whole", settings))
-    assert whole.status == 0
-    checkpoint, aside = tmp_path / "mine.safetensors", tmp_path / "aside.safetensors"
-    shutil.copyfile(shallow_checkpoint, checkpoint)
-    update_weights = TrainingRecipe.update_weights
-    done: set[int] = set()
-
-    def updated(self: TrainingRecipe, *step: Any) -> None:
-        update_weights(self, *step)
-        if self.state.step == 5 and not done:
-            done.add(5)
-            checkpoint.rename(aside)
-            if what == "replaced":
-                checkpoint.write_bytes(bytes(aside.stat().st_size))
-        if self.state.step == 7:
-            os.utime(checkpoint)  # the same file with another date
-
-    monkeypatch.setattr(TrainingRecipe, "update_weights", updated)
-    config = configuration(checkpoint, dataset_folder, tmp_path / "runs", {**settings, "name": "style"})
-    failed = train_here(config)
-    error = failed.told[-1]
-    assert isinstance(error, events.Error)
-    assert error.kind == "checkpoint"
-    assert str(checkpoint) in error.message
-    assert f"was {what}" in error.message
-    assert "Put " in error.hint
-    assert "resumes at step 6" in error.hint
-    aside.rename(checkpoint)
-    again = train_here(config)
-    assert again.status == 0
-    assert resumed_at(again.told) == [0, 6]
-    tensors = [lora.read_bytes()[8 + int.from_bytes(lora.read_bytes()[:8], "little") :] for lora in (again.run.lora, whole.run.lora)]
-    assert tensors[0] == tensors[1]
-
-
-def test_a_run_without_previews_finishes_without_its_checkpoint(
-    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint = tmp_path / "mine.safetensors"
-    shutil.copyfile(shallow_checkpoint, checkpoint)
-    update_weights = TrainingRecipe.update_weights
-
-    def updated(self: TrainingRecipe, *step: Any) -> None:
-        update_weights(self, *step)
-        checkpoint.unlink(missing_ok=True)
-
-    monkeypatch.setattr(TrainingRecipe, "update_weights", updated)
-    trained = train_here(configuration(checkpoint, dataset_folder, tmp_path / "runs", {**UNDISTURBED, "training.max_steps": 2}))
-    assert trained.status == 0
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES])
-def test_the_exit_status_carries_the_disk_error(number: int, tmp_path: Path) -> None:
-    error = OSError(number, os.strerror(number))
-    reported, expected = from_exit_status(exit_status_for(ValueError(), error) or 0, tmp_path), as_disk_error(error, tmp_path)
-    assert reported is not None and expected is not None
-    assert reported.message.split(" free")[0][:40] == expected.message.split(" free")[0][:40]
-    assert exit_status_for(ValueError(), OSError(errno.ENOENT, "")) is None
-    assert all(from_exit_status(status, tmp_path) is None for status in (0, 1, 2, 3, 120, 126, 137, -9, -15))
