@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.processes import of_run
+from tests.tools.children.processes import of_run
 from tests.unit.launch.helpers import half_files
 from tests.unit.training_helpers import UNDISTURBED, configuration
 from trainer.config.run_config import RunConfig
