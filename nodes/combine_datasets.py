@@ -10,7 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .shared.failures import canvas_errors
-from .shared.inputs.socket_types import DATASET, DatasetHandle, as_dataset
+from .shared.inputs.socket_types import DATASET, DatasetHandle, dataset_from_socket
 from .shared.schema import field, result, schema
 
 
@@ -50,8 +50,8 @@ class CombineDatasets(io.ComfyNode):
         """A handle to the datasets of both inputs, in order."""
         with canvas_errors():
             parts = (
-                *_scaled(as_dataset(first), first_repeats, first_weight),
-                *_scaled(as_dataset(second), second_repeats, second_weight),
+                *_scaled(dataset_from_socket(first), first_repeats, first_weight),
+                *_scaled(dataset_from_socket(second), second_repeats, second_weight),
             )
             together = hashlib.sha256(json.dumps([[part.hash, part.repeats, part.loss_weight] for part in parts]).encode())
             count = sum(part.count for part in parts)

@@ -11,7 +11,7 @@ from .shared.failures import canvas_errors
 from .shared.files.folders import model_files, source_folder, source_folders, tree_digest
 from .shared.inputs.socket_types import DATASET_OPTIONS, DatasetOptions
 from .shared.schema import field, inputs, result, schema
-from .shared.widgets.dataset import DATASET_OPTIONS_WIDGETS, NO_FILE
+from .shared.widgets.dataset_widgets import DATASET_OPTIONS_WIDGETS, NO_FILE
 
 TAG_USES = {"where there is no caption": "auto", "instead of captions": "tags", "added to captions": "sidecar+tags"}
 TAGGERS = "animelora_taggers"  # keys of model folders in extra_model_paths.yaml

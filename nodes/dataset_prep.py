@@ -21,10 +21,10 @@ from .shared.failures import canvas_errors
 from .shared.files.folders import datasets_dir, readable_dirs, source_folder, source_folders, tree_digest
 from .shared.files.images import from_pil, to_pil
 from .shared.inputs.prompts import lines
-from .shared.inputs.socket_types import DATASET, DATASET_OPTIONS, DatasetHandle, DatasetOptions, as_options
+from .shared.inputs.socket_types import DATASET, DATASET_OPTIONS, DatasetHandle, DatasetOptions, options_from_socket
 from .shared.inputs.sockets import allow
 from .shared.schema import field, inputs, result, schema
-from .shared.widgets.dataset import DATASET_PREP_WIDGETS
+from .shared.widgets.dataset_widgets import DATASET_PREP_WIDGETS
 from .shared.widgets.widget import merged
 from .shared.wording import on_canvas
 
@@ -116,7 +116,7 @@ class DatasetPrep(io.ComfyNode):
         """Prepare the dataset; finished images are reused."""
         with canvas_errors():
             allow(images=images, upscale_model=upscale_model)
-            options = as_options(options, DatasetOptions)
+            options = options_from_socket(options, DatasetOptions)
             extra = json.loads(options.settings) if options is not None else {}
             rules = extra.pop("buckets", {})
             own = DATASET_PREP_WIDGETS.settings(

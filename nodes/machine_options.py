@@ -10,7 +10,7 @@ from .shared.failures import canvas_errors
 from .shared.inputs.socket_types import TRAIN_OPTIONS
 from .shared.options import earlier, extended
 from .shared.schema import inputs, result, schema
-from .shared.widgets.training import MACHINE_OPTIONS_WIDGETS
+from .shared.widgets.training_widgets import MACHINE_OPTIONS_WIDGETS
 
 
 class MachineOptionsNode(io.ComfyNode):

@@ -13,7 +13,7 @@ from .shared.inputs.socket_types import LORA, TRAIN_OPTIONS
 from .shared.loras.chosen_lora import chosen_lora
 from .shared.options import earlier, extended
 from .shared.schema import field, inputs, result, schema
-from .shared.widgets.training import NETWORK_OPTIONS_WIDGETS, NO_LORA
+from .shared.widgets.training_widgets import NETWORK_OPTIONS_WIDGETS, NO_LORA
 
 
 class NetworkOptionsNode(io.ComfyNode):

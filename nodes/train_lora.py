@@ -24,10 +24,10 @@ from .shared.browser import show_progress, show_text
 from .shared.failures import canvas_errors
 from .shared.files.folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
 from .shared.files.images import batch, load_rgb
-from .shared.inputs.socket_types import DATASET, LORA, TRAIN_OPTIONS, LoraHandle, TrainOptions, as_dataset, as_options
+from .shared.inputs.socket_types import DATASET, LORA, TRAIN_OPTIONS, LoraHandle, TrainOptions, dataset_from_socket, options_from_socket
 from .shared.schema import field, inputs, result, schema
 from .shared.training_view import TrainingView, format_duration
-from .shared.widgets.training import TRAIN_LORA_WIDGETS, left_to_memory_preset
+from .shared.widgets.training_widgets import TRAIN_LORA_WIDGETS, left_to_memory_preset
 from .shared.widgets.widget import merged
 from .shared.wording import on_canvas
 
@@ -83,8 +83,8 @@ class TrainLora(io.ComfyNode):
         """Train, or find the finished run."""
         with canvas_errors():
             node_id = cls.hidden.unique_id
-            prepared = as_dataset(dataset)
-            config = run_config(prepared.section(), widgets, as_options(options, TrainOptions))
+            prepared = dataset_from_socket(dataset)
+            config = run_config(prepared.section(), widgets, options_from_socket(options, TrainOptions))
             run = _train(config, widgets.get("preset", presets.NONE), node_id, _graph(cls.hidden))
             written_files.record_file(TRAIN_LORA_WIDGETS.node, widgets["name"], run.lora)
             show_text(node_id, _summary(run))

@@ -11,7 +11,7 @@ from .shared.files.folders import vae_names, vae_path
 from .shared.inputs.socket_types import TRAIN_OPTIONS
 from .shared.options import earlier, extended
 from .shared.schema import inputs, result, schema
-from .shared.widgets.training import OWN_VAE, TRAIN_OPTIONS_WIDGETS
+from .shared.widgets.training_widgets import OWN_VAE, TRAIN_OPTIONS_WIDGETS
 
 
 class TrainOptionsNode(io.ComfyNode):

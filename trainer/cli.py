@@ -8,14 +8,23 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import check, demo, export, info, prepare, prune, sample, train
+from .commands import (
+    check_command,
+    demo_command,
+    export_command,
+    info_command,
+    prepare_command,
+    prune_command,
+    sample_command,
+    train_command,
+)
 from .commands.started import as_typed, typed
 from .core.diagnosis import as_user_error
 from .core.errors import Cancelled
 from .core.terminal import escape_unprintable
 from .core.work.progress import ProgressLines, send_progress_to
 
-COMMANDS = (prepare, train, sample, export, info, check, prune, demo)
+COMMANDS = (prepare_command, train_command, sample_command, export_command, info_command, check_command, prune_command, demo_command)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .inputs.socket_types import TRAIN_OPTIONS, TrainOptions, as_options
+from .inputs.socket_types import TRAIN_OPTIONS, TrainOptions, options_from_socket
 from .schema import field
 from .widgets.widget import merged
 
@@ -19,6 +19,6 @@ def earlier() -> io.Input:
 
 def extended(before: Any, sections: dict[str, Any]) -> io.NodeOutput:
     """The settings of the connected options node, replaced by ``sections`` where both set the same key. Train LoRA validates them."""
-    options = as_options(before, TrainOptions)
+    options = options_from_socket(before, TrainOptions)
     known = json.loads(options.settings) if options is not None else {}
     return io.NodeOutput(TrainOptions(json.dumps(merged(known, sections), sort_keys=True)))

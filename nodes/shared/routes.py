@@ -21,7 +21,7 @@ from .files.folders import runs_dir
 from .loras.card_pool import CardPool
 from .loras.cards import lora_card, unread_card
 from .training_view import FINISHED, RUNNING, event_data, viewable
-from .widgets.training import by_widget
+from .widgets.training_widgets import by_widget
 
 _MAX_POINTS = 2000  # of a curve, more than the pixels that show it
 _CARDS = CardPool()

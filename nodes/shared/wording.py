@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...trainer.core.messages import Action, DatasetSetting, ExportOption, File, Message, Part, Setting
-from .widgets.dataset import DATASET_TITLE_AND_WIDGET
-from .widgets.training import TITLE_AND_WIDGET
+from .widgets.dataset_widgets import DATASET_TITLE_AND_WIDGET
+from .widgets.training_widgets import TITLE_AND_WIDGET
 
 WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in TITLE_AND_WIDGET.items()}
 DATASET_WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in DATASET_TITLE_AND_WIDGET.items()} | {

@@ -96,7 +96,7 @@ def test_export_options_named_in_messages_are_inputs_of_the_node(description: di
 
 
 def test_settings_on_a_node_are_named_by_their_widget(helper: Callable[[str], ModuleType]) -> None:
-    wording, training_widgets = helper("wording"), helper("widgets.training")
+    wording, training_widgets = helper("wording"), helper("widgets.training_widgets")
     for place, key in named("Setting"):
         words = wording.on_canvas(wording.Message(wording.Setting(key)))
         assert ("→" in words) == (key not in training_widgets.NOT_ON_A_NODE), f"{place}: {words}"

@@ -76,7 +76,7 @@ def test_sockets_have_comfyuis_types_or_our_own(description: dict[str, Any]) -> 
 
 
 def test_inputs_are_those_of_the_widget_tables_in_their_order(description: dict[str, Any], helper: Helper) -> None:
-    for node in [*helper("widgets.training").NODES, *helper("widgets.dataset").DATASET_NODES]:
+    for node in [*helper("widgets.training_widgets").NODES, *helper("widgets.dataset_widgets").DATASET_NODES]:
         names = [row if isinstance(row, str) else row.name for row in node.inputs]
         info = description["nodes"][node.id]
         assert info["display_name"] == f"{node.title} (AnimeLoRA)"
@@ -90,7 +90,7 @@ def test_inputs_are_those_of_the_widget_tables_in_their_order(description: dict[
 
 def test_limits_of_widgets_lie_inside_those_of_their_settings(description: dict[str, Any], helper: Helper) -> None:
     tried = 0
-    for node in [*helper("widgets.training").NODES, *helper("widgets.dataset").DATASET_NODES]:
+    for node in [*helper("widgets.training_widgets").NODES, *helper("widgets.dataset_widgets").DATASET_NODES]:
         for widget in node.widgets:
             kind, options = inputs(description["nodes"][node.id])[widget.name]
             if kind not in ("INT", "FLOAT"):
@@ -111,14 +111,14 @@ def test_limits_of_widgets_lie_inside_those_of_their_settings(description: dict[
 
 
 def test_every_setting_of_a_run_is_on_one_node_or_has_a_reason(helper: Helper) -> None:
-    training = helper("widgets.training")
+    training = helper("widgets.training_widgets")
     on_nodes = [widget.key for node in training.NODES for widget in node.widgets]
     assert sorted([*on_nodes, *training.NOT_ON_A_NODE]) == sorted(run_config.keys())
     assert all(len(reason) > 30 for reason in training.NOT_ON_A_NODE.values())
 
 
 def test_every_setting_of_a_dataset_is_on_one_node_or_has_a_reason(helper: Helper) -> None:
-    dataset = helper("widgets.dataset")
+    dataset = helper("widgets.dataset_widgets")
     on_nodes = [widget.key for node in dataset.DATASET_NODES for widget in node.widgets]
     assert sorted([*on_nodes, *dataset.NOT_ON_A_DATASET_NODE]) == sorted(settings_of(PrepareSettings))
 

@@ -18,7 +18,7 @@ Helper = Callable[[str], ModuleType]
 
 def canvas_nodes(helper: Helper) -> list[Any]:
     """Every node whose widgets set settings."""
-    return [*helper("widgets.training").NODES, *helper("widgets.dataset").DATASET_NODES]
+    return [*helper("widgets.training_widgets").NODES, *helper("widgets.dataset_widgets").DATASET_NODES]
 
 
 def widgets(helper: Helper) -> Iterator[tuple[Any, Any, Any]]:
@@ -74,16 +74,16 @@ def test_only_defaults_with_a_reason_differ_from_the_settings(helper: Helper) ->
 
 @pytest.mark.parametrize(("shown", "value"), [(0, "auto"), (0.0, "auto"), (3e-5, 3e-5)])
 def test_zero_stands_for_auto_where_a_number_may_be_auto(helper: Helper, shown: float, value: object) -> None:
-    nodes = helper("widgets.training")
+    nodes = helper("widgets.training_widgets")
     assert nodes.TRAIN_LORA_WIDGETS.settings({"learning_rate": shown}) == {"optimizer": {"lr": value}}
 
 
 def test_zero_is_zero_where_a_number_cannot_be_auto(helper: Helper) -> None:
-    assert helper("widgets.training").TRAIN_LORA_WIDGETS.settings({"max_steps": 0}) == {"training": {"max_steps": 0}}
+    assert helper("widgets.training_widgets").TRAIN_LORA_WIDGETS.settings({"max_steps": 0}) == {"training": {"max_steps": 0}}
 
 
 def test_widgets_become_sections_and_a_missing_one_sets_nothing(helper: Helper) -> None:
-    nodes = helper("widgets.training")
+    nodes = helper("widgets.training_widgets")
     values = {"beta1": 0.8, "logit_mean": 0.5, "beta2": 0.95, "unknown": 1}
     assert nodes.LEARNING_OPTIONS_WIDGETS.settings(values) == {
         "optimizer": {"beta1": 0.8, "beta2": 0.95},
@@ -93,7 +93,7 @@ def test_widgets_become_sections_and_a_missing_one_sets_nothing(helper: Helper) 
 
 
 def test_text_widgets_hold_lists_and_tables(helper: Helper) -> None:
-    nodes = helper("widgets.training")
+    nodes = helper("widgets.training_widgets")
     assert nodes.TRAIN_LORA_WIDGETS.settings({"validation_prompts": " a cat \n\n a dog"}) == {"sample": {"prompts": ["a cat", "a dog"]}}
     text = "mid_block = 4\nup_blocks.1: 32"
     assert nodes.NETWORK_OPTIONS_WIDGETS.settings({"block_ranks": text}) == {
@@ -116,7 +116,7 @@ def test_higher_settings_win_key_by_key(helper: Helper) -> None:
 
 def test_values_by_key_find_their_widgets_on_every_node(helper: Helper) -> None:
     values = {"network.rank": 8, "optimizer.beta1": 0.8, "objective.min_snr_gamma": 5.0}
-    assert helper("widgets.training").by_widget(values) == {
+    assert helper("widgets.training_widgets").by_widget(values) == {
         "AnimeLoRA_TrainLora": {"rank": 8},
         "AnimeLoRA_TrainOptions": {"min_snr_gamma": 5.0},
         "AnimeLoRA_LearningOptions": {"beta1": 0.8},
@@ -124,7 +124,7 @@ def test_values_by_key_find_their_widgets_on_every_node(helper: Helper) -> None:
 
 
 def test_a_memory_preset_may_fill_what_a_widget_holds_only_by_default(helper: Helper) -> None:
-    left = helper("widgets.training").left_to_memory_preset
+    left = helper("widgets.training_widgets").left_to_memory_preset
     values = {"gradient_checkpointing": False, "batch_size": 1, "memory": "8gb"}
     assert left({"training": dict(values)}) == {"training": {"batch_size": 1, "memory": "8gb"}}
     changed = {"training": {**values, "gradient_checkpointing": True}}

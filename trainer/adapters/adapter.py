@@ -1,4 +1,4 @@
-"""LoRA on a denoiser and on text encoders: puts the layers in (lora_layers.py, dora.py), names the modules, reads and sets the weights.
+"""LoRA on a denoiser and on text encoders: puts in the layers (lora_layers.py, dora_layers.py), names modules, reads and sets weights.
 
 Each module has a pair of matrices, with DoRA also a magnitude for each output. Several models are passed as one: see ``as_one_model``.
 """
@@ -97,7 +97,7 @@ def inject(
     import torch
 
     from ..compute.lora_layers import with_lora
-    from .dora import with_dora
+    from .dora_layers import with_dora
 
     wrap: Any = with_dora if dora else with_lora
     wanted, scale = set(modules), alpha / (math.sqrt(rank) if rslora else rank)

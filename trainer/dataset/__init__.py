@@ -7,7 +7,7 @@ from ..config.prepare_settings import PrepareSettings, dataset_folder, dataset_f
 from .export.export_dataset import export_dataset
 from .loading.combine import CombinedDataset, WeightedDataset, combine_datasets, select_items
 from .manifest.items import Dataset, Item
-from .manifest.read import open_dataset
+from .manifest.open_dataset import open_dataset
 from .preparation.prepare_dataset import PrepareResult, prepare_dataset
 from .reading.sources import SourceImage
 from .report.contact_sheet import contact_sheet

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .base import PLAIN_TEXT, TEXT_CHUNK, Family, Framing, LatentSpace, TextEncoder, TextSettings
 from .checkpoints.base_checkpoint import BaseCheckpoint
+from .interface import PLAIN_TEXT, TEXT_CHUNK, Family, Framing, LatentSpace, TextEncoder, TextSettings
 from .open_checkpoint import open_checkpoint
 from .prediction import EPSILON, Prediction, require_supported
 from .registry import FAMILIES, family_named, family_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ..core.errors import UserError
-from .base import Family
 from .checkpoints.base_checkpoint import BaseCheckpoint
+from .interface import Family
 from .sd1 import FAMILY as SD1
 from .sd2 import FAMILY as SD2
 from .sdxl import FAMILY as SDXL

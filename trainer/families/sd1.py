@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import UserError
 from ..core.messages import Message, Setting
-from .base import PLAIN_TEXT, TextSettings
 from .checkpoints.base_checkpoint import BaseCheckpoint
 from .checkpoints.diffusers_folder import read_json
+from .interface import PLAIN_TEXT, TextSettings
 from .stable_diffusion import clip_text, clip_weights, ldm_configs
 from .stable_diffusion.family import StableDiffusion
 

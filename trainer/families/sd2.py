@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import PLAIN_TEXT, TextSettings
 from .checkpoints.base_checkpoint import BaseCheckpoint
 from .checkpoints.diffusers_folder import read_json
+from .interface import PLAIN_TEXT, TextSettings
 from .prediction import Prediction
 from .stable_diffusion import clip_text, clip_weights, ldm_configs
 from .stable_diffusion.family import StableDiffusion

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.gpu_sync import to_device
-from .base import PLAIN_TEXT, Framing, LatentSpace, TextSettings
 from .checkpoints.base_checkpoint import BaseCheckpoint
 from .checkpoints.diffusers_folder import read_json
+from .interface import PLAIN_TEXT, Framing, LatentSpace, TextSettings
 from .stable_diffusion import clip_text, clip_weights, ldm_configs
 from .stable_diffusion.family import StableDiffusion
 

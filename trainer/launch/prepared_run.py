@@ -14,7 +14,7 @@ from ..core.files.paths import require_short_path
 from ..core.files.reading import require_own_file
 from ..core.files.writing import remove_partial, write_atomic
 from ..families import Family
-from ..objective.objective import chosen_prediction
+from ..objective.denoising_loss import chosen_prediction
 from ..plan.inputs import open_inputs
 from ..runs.run_folder import RunFolder, cache_folder, locate_run_folder, run_identity
 from ..runs.states import state_folders

@@ -12,7 +12,7 @@ from .family_detection import mismatch, stated_family
 from .naming.family_layouts import FAMILY_LAYOUTS, FAMILY_TITLES
 from .naming.kohya_names import kohya_text_encoder_key, kohya_unet_key
 from .naming.unet_names import UNetLayout, diffusers_to_ldm, ldm_to_diffusers
-from .reading.read import read_lora, scan_lora
+from .reading.read_lora import read_lora, scan_lora
 from .weights import LoraModule, LoraWeights
 from .writing.convert import DTYPES, FORMATS, Converted, convert, to_comfyui, to_diffusers, to_kohya, to_peft, write_lora
 from .writing.edit import FIELDS, edit_metadata, edited

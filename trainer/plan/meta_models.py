@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import adapter
-from ..adapters.text_encoders import adapt_text
+from ..adapters.text_adapters import adapt_text
 from ..compute import accelerations
 from ..compute.acceleration import Context
 from ..config.run_config import RunConfig

@@ -16,7 +16,7 @@ from ..core.errors import UserError
 from ..dataset import Dataset
 from ..dataset.loading.batch_order import steps_per_epoch
 from ..families import BaseCheckpoint, Family
-from ..objective.objective import chosen_prediction, describe_prediction
+from ..objective.denoising_loss import chosen_prediction, describe_prediction
 from ..runs.run_plan import RunPlan
 from .memory_estimate import memory_needed, models_of
 from .meta_models import MetaModels

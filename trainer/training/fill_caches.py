@@ -16,8 +16,8 @@ from ..runs import events
 from ..runs.run_plan import RunPlan
 from .batch_loader import batches_of_epoch
 from .caching.cache import Cache
-from .caching.latents import fill_latents
-from .caching.prompts import fill_prompts
+from .caching.latent_cache import fill_latents
+from .caching.prompt_cache import fill_prompts
 from .caching.weighted_prompts import prompt_key, prompt_text
 from .event_writer import EventLog
 from .opened_run import BaseModel, Datasets

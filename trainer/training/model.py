@@ -17,7 +17,7 @@ from ..core.devices import return_memory
 from ..families import Family, TextSettings
 from .micro_batch import MicroBatch
 from .opened_run import BaseModel, Hardware
-from .text_encoders import TrainedTextEncoders
+from .trained_text_encoders import TrainedTextEncoders
 
 if TYPE_CHECKING:
     import torch

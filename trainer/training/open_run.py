@@ -24,7 +24,7 @@ from ..core.work.background import BackgroundTask
 from ..core.work.processes import ProcessGroup, current_process_group
 from ..dataset import Dataset
 from ..families import BaseCheckpoint, Family, cautions
-from ..objective import objective
+from ..objective import denoising_loss
 from ..plan.inputs import open_inputs
 from ..plan.memory_check import TIGHT, require_memory
 from ..plan.meta_models import MetaModels
@@ -34,11 +34,11 @@ from ..runs import events, states
 from ..runs.run_folder import RunFolder, cache_folder, run_identity
 from ..runs.run_plan import RunPlan
 from .caching.cache import Cache
-from .caching.latents import missing_latents
+from .caching.latent_cache import missing_latents
 from .checkpoint_guard import CheckpointGuard
 from .event_writer import EventLog
 from .opened_run import BaseModel, Datasets, Hardware, OpenedRun, Start
-from .saving.export import tags_left_out
+from .saving.lora_exporter import tags_left_out
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def open_run(run: RunFolder, config: RunConfig, emit: EventLog) -> OpenedRun:
     datasets = Datasets(inputs.dataset, inputs.held_out)
     guard = CheckpointGuard(checkpoint, cache_folder(config))
     device = devices.pick_device(config.training.device)
-    prediction = objective.chosen_prediction(family.prediction(checkpoint), config.objective, checkpoint.name)
+    prediction = denoising_loss.chosen_prediction(family.prediction(checkpoint), config.objective, checkpoint.name)
     frozen_lora = frozen_modules(config)
     lora = lora_identity(Path(config.base.lora), cache_folder(config)) if config.base.lora else ""
     changes_text = any(module.component != "unet" for module in frozen_lora)

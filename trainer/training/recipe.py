@@ -22,7 +22,7 @@ from ..config.run_config import RunConfig
 from ..core import seeding
 from ..core.errors import Cancelled
 from ..core.gpu_sync import StepLimiter
-from ..objective import objective
+from ..objective import denoising_loss
 from ..runs import events
 from ..runs.run_folder import RunFolder
 from ..runs.run_times import start_day
@@ -38,13 +38,13 @@ from .monitoring.outputs import Outputs
 from .monitoring.preview_images import PreviewImages
 from .monitoring.step_log import StepLog, StepMetrics, divergence_error
 from .monitoring.trackers import Trackers, open_trackers
-from .monitoring.validation import HeldOutValidation
+from .monitoring.validation_loss import HeldOutValidation
 from .open_run import open_run
 from .optimizers import current_learning_rate, learning_rate, make_optimizer, make_schedule
 from .saving.checkpointer import Checkpointer
-from .saving.export import Exporter
-from .text_encoders import text_encoder_steps
+from .saving.lora_exporter import Exporter
 from .train_state import TrainState
+from .trained_text_encoders import text_encoder_steps
 
 if TYPE_CHECKING:
     import torch
@@ -124,8 +124,9 @@ class TrainingRecipe:
         noise_scheduler, timesteps = self.model.noise_scheduler, inputs["timesteps"]
         noisy_latents = noise_scheduler.add_noise(inputs["latents"], inputs["input_noise"], timesteps)
         prediction = self.model.predict(noisy_latents, timesteps, inputs["conditioning"])
-        target = objective.target(noise_scheduler, inputs["latents"], inputs["noise"], timesteps)
-        return objective.loss(prediction, target, timesteps, inputs["weights"], inputs["masks"], self.config.objective, noise_scheduler)
+        target = denoising_loss.target(noise_scheduler, inputs["latents"], inputs["noise"], timesteps)
+        weights, masks = inputs["weights"], inputs["masks"]
+        return denoising_loss.loss(prediction, target, timesteps, weights, masks, self.config.objective, noise_scheduler)
 
     def update_weights(self, batch: StepBatch, metrics: StepMetrics) -> None:
         """Optimiser, schedule, weight norms, moving average. A stop sees the state before all of them or after, never in between."""

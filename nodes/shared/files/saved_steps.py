@@ -12,7 +12,7 @@ from ....trainer.runs import events
 from ....trainer.runs.event_log import read_events_of
 from ....trainer.runs.states import state_folders
 from ..inputs.prompts import numbers
-from ..inputs.socket_types import LORA_INPUT, require_lora
+from ..inputs.socket_types import LORA_INPUT, lora_from_socket
 from .folders import runs_dir
 
 
@@ -42,7 +42,7 @@ def run_state(name: str) -> str:
 def chosen_run(name: str, connected: Any) -> Path:
     """The folder of the run on the LORA socket, or of the menu entry when nothing is connected. Raises UserError when there is neither."""
     if connected is not None:
-        folder = require_lora(connected).run_dir
+        folder = lora_from_socket(connected).run_dir
         if not folder:
             raise UserError("The connected LoRA was not trained here.", "Connect the lora output of Train LoRA.", kind="lora")
         return Path(folder)

@@ -79,7 +79,7 @@ TRAIN_OPTIONS = io.Custom("ANIMELORA_TRAIN_OPTIONS")
 LORA = io.Custom("LORA")
 
 
-def as_dataset(value: Any) -> DatasetHandle:
+def dataset_from_socket(value: Any) -> DatasetHandle:
     """``value`` from a DATASET socket. Raises UserError for an object of another pack whose socket has the same name."""
     if isinstance(value, DatasetHandle):
         return value
@@ -89,7 +89,7 @@ def as_dataset(value: Any) -> DatasetHandle:
     )
 
 
-def require_lora(value: Any) -> LoraHandle:
+def lora_from_socket(value: Any) -> LoraHandle:
     """``value`` from a LORA socket. Raises UserError for an object of another pack whose socket has the same name."""
     if isinstance(value, LoraHandle):
         return value
@@ -102,7 +102,7 @@ def require_lora(value: Any) -> LoraHandle:
 Options = TypeVar("Options", DatasetOptions, TrainOptions)
 
 
-def as_options(value: Any, kind: type[Options]) -> Options | None:
+def options_from_socket(value: Any, kind: type[Options]) -> Options | None:
     """``value`` from an options socket, or None when nothing is connected. Raises UserError for any other object."""
     if value is None or isinstance(value, kind):
         return value

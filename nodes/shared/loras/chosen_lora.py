@@ -8,7 +8,7 @@ from typing import Any
 
 from ....trainer.core.errors import UserError
 from ..files.folders import lora_path
-from ..inputs.socket_types import LORA_INPUT, require_lora
+from ..inputs.socket_types import LORA_INPUT, lora_from_socket
 from .cards import file_states
 
 
@@ -20,7 +20,7 @@ def menu_state(name: str) -> str:
 def chosen_lora(name: str, connected: Any) -> Path:
     """The file of the LORA socket, or of the menu entry when nothing is connected. Raises UserError when there is neither."""
     if connected is not None:
-        path = Path(require_lora(connected).path)
+        path = Path(lora_from_socket(connected).path)
         if not path.is_file():
             raise UserError(
                 f"The LoRA {path.name} is no longer where Train LoRA put it.",

@@ -9,7 +9,7 @@ from filelock import FileLock
 from tests.server.comfy_server import Server
 from tests.server.files import TINY
 from tests.server.graphs import Graph, node, prepare, train_settings
-from trainer.dataset.preparation.progress import WAITING_FOR_FOLDER
+from trainer.dataset.preparation.preparation_progress import WAITING_FOR_FOLDER
 from trainer.runs.event_log import read_events
 
 

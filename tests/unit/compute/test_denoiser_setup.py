@@ -20,7 +20,7 @@ from trainer.compute.lora_layers import FusedLoraLinear, FusedLoraPointwise, Lor
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.runs import events
-from trainer.training.caching.latents import encode_latents
+from trainer.training.caching.latent_cache import encode_latents
 from trainer.training.monitoring.preview_sampling import decode_to_image
 
 pytestmark = pytest.mark.seconds

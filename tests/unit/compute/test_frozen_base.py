@@ -18,8 +18,8 @@ from torch import nn
 
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
-from trainer.compute.quantised_base import layers as quantised_layers
 from trainer.compute.quantised_base import quantise
+from trainer.compute.quantised_base import quantised_layers as quantised_layers
 from trainer.compute.quantised_base.codes import BITS, dequantise_weight, quantise_weight
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY

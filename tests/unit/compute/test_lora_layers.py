@@ -18,7 +18,7 @@ from trainer.adapters import adapter
 from trainer.compute import lora_layers
 from trainer.compute.casting import LowPrecisionCopies
 from trainer.compute.lora_layers import FusedLoraLinear, FusedLoraPointwise, LoraConv2d, LoraLayer, LoraLinear, apply_together
-from trainer.compute.onednn import layers as onednn_layers
+from trainer.compute.onednn import onednn_layers as onednn_layers
 from trainer.compute.quantised_base.quantise import quantised_layer
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY

@@ -18,8 +18,8 @@ from tests.unit.compute.helpers import same_training
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
 from trainer.compute import torch_private
-from trainer.compute.onednn import layers, packed_weights
-from trainer.compute.onednn.layers import OneDnnConv2d, OneDnnLinear, OneDnnPointwise, layers_agree, packed_bytes, replace_layers
+from trainer.compute.onednn import onednn_layers, packed_weights
+from trainer.compute.onednn.onednn_layers import OneDnnConv2d, OneDnnLinear, OneDnnPointwise, layers_agree, packed_bytes, replace_layers
 from trainer.core.devices import pick_precision
 from trainer.dataset import open_dataset
 from trainer.families import open_checkpoint
@@ -259,7 +259,7 @@ def test_a_run_trains_the_same_with_and_without(
     changes = {"training.max_steps": 3, "training.precision": precision, "training.gradient_checkpointing": precision == "bf16"}
     folder, exact = make_dataset(tmp_path, 3), precision == "fp32"
     packed = train_here(configuration(shallow_checkpoint, folder, tmp_path / "packed", changes))
-    monkeypatch.setattr(layers, "layers_agree", lambda dtype: False)
+    monkeypatch.setattr(onednn_layers, "layers_agree", lambda dtype: False)
     plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain", changes))
     chosen = [next(event.prepacked for event in run.told if isinstance(event, RunPlan)) for run in (packed, plain)]
     assert chosen == [True, False]

@@ -12,7 +12,7 @@ import torch
 
 from tests.unit.compute.cuda_graphs.recording import Small
 from trainer.core.diagnosis import diagnose, is_out_of_memory
-from trainer.training.caching.latents import encode_latents
+from trainer.training.caching.latent_cache import encode_latents
 
 # as the libraries print them
 SHORT = [

@@ -20,7 +20,7 @@ from trainer.config.sections.objective import ObjectiveSection
 from trainer.core.errors import UserError
 from trainer.families import Prediction, cautions, family_named, family_of, open_checkpoint
 from trainer.launch.prepared_run import prepare_run
-from trainer.objective.objective import chosen_prediction
+from trainer.objective.denoising_loss import chosen_prediction
 from trainer.runs.events import Warning_
 
 

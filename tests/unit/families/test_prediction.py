@@ -12,7 +12,7 @@ from tests.unit.families.helpers import with_tensors
 from trainer.config.sections.objective import ObjectiveSection
 from trainer.core.errors import UserError
 from trainer.families import Prediction, family_named, family_of, open_checkpoint
-from trainer.objective.objective import chosen_prediction
+from trainer.objective.denoising_loss import chosen_prediction
 
 
 def test_prediction_is_read_from_markers_metadata_and_configuration(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:

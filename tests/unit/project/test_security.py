@@ -54,7 +54,7 @@ def test_nothing_talks_to_a_network_but_the_download_of_a_base_wandb_and_comfyui
 
 
 def test_wandb_is_on_no_node() -> None:
-    widgets = (ROOT / "nodes" / "shared" / "widgets" / "training.py").read_text(encoding="utf-8")
+    widgets = (ROOT / "nodes" / "shared" / "widgets" / "training_widgets.py").read_text(encoding="utf-8")
     assert '"output.wandb"' in widgets.partition("NOT_ON_A_NODE")[2]
 
 

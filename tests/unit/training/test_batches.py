@@ -19,10 +19,10 @@ from trainer.dataset import Dataset, TrainingHints, open_dataset
 from trainer.dataset.loading import batch_order
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.objective.objective import loss
+from trainer.objective.denoising_loss import loss
 from trainer.training.caching.cache import Cache
-from trainer.training.caching.latents import fill_latents
-from trainer.training.caching.prompts import fill_prompts
+from trainer.training.caching.latent_cache import fill_latents
+from trainer.training.caching.prompt_cache import fill_prompts
 from trainer.training.micro_batch import build_micro_batch
 
 PLAIN = ObjectiveSection()
@@ -192,8 +192,8 @@ def test_what_lies_outside_a_mask_does_not_matter_and_an_empty_mask_is_no_divisi
 def test_captions_of_many_gigabytes_are_told_of_or_refused_before_they_fill_the_disk(
     shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, many: float, told: str
 ) -> None:
-    monkeypatch.setattr("trainer.training.caching.prompts.free_bytes", lambda folder: free)
-    monkeypatch.setattr("trainer.training.caching.prompts._MANY_GB", many)
+    monkeypatch.setattr("trainer.training.caching.prompt_cache.free_bytes", lambda folder: free)
+    monkeypatch.setattr("trainer.training.caching.prompt_cache._MANY_GB", many)
     cache, warnings = Cache(tmp_path / "cache", "base"), list[str]()
     expectation = pytest.raises(UserError, match="2 different captions") if told == "refused" else nullcontext()
     with expectation:

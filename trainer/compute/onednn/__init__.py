@@ -29,7 +29,7 @@ class OneDnnLayers(Acceleration):
 
     def problem(self, context: Context) -> str:
         """Tries the operators."""
-        from .layers import layers_agree
+        from .onednn_layers import layers_agree
 
         return "" if layers_agree(context.dtype) else "oneDNN's operators do not compute what torch's layers do"
 
@@ -39,12 +39,12 @@ class OneDnnLayers(Acceleration):
 
     def extra_bytes(self, denoiser: nn.Module, context: Context) -> int:
         """The weights packed for the backward pass."""
-        from .layers import packed_bytes
+        from .onednn_layers import packed_bytes
 
         return packed_bytes(denoiser, context.dtype)
 
     def prepare(self, denoiser: nn.Module, context: Context) -> None:
         """Replace the layers; their weights are packed at the first call."""
-        from .layers import replace_layers
+        from .onednn_layers import replace_layers
 
         replace_layers(denoiser)

@@ -43,7 +43,7 @@ def quantised_layer(layer: nn.Module, kind: str) -> nn.Module:
     """``layer`` (Linear or Conv2d) with its weight quantised; its bias stays."""
     from torch import nn
 
-    from .layers import QuantisedConv2d, QuantisedLinear
+    from .quantised_layers import QuantisedConv2d, QuantisedLinear
 
     if isinstance(layer, nn.Linear):
         return QuantisedLinear(layer, kind)

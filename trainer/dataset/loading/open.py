@@ -14,7 +14,7 @@ from ...core.errors import UserError
 from ...core.messages import Message, Setting
 from ..manifest.integrity import require_unchanged
 from ..manifest.items import Dataset
-from ..manifest.read import open_dataset
+from ..manifest.open_dataset import open_dataset
 from .balance import balanced, count_regularisation, regularisation_per_epoch
 from .combine import WeightedDataset, combine_datasets, select_items
 

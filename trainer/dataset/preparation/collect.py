@@ -22,7 +22,7 @@ from .candidates import content_hash
 from .identity import PreparationIdentity, batch_id, path_id
 from .journal import locked
 from .output_folder import folder_errors, siblings
-from .progress import Progress
+from .preparation_progress import Progress
 
 Source = Path | Sequence[SourceImage]
 Hashed = tuple[Entry, str, str]  # a source image, its SHA-256, why it cannot be read

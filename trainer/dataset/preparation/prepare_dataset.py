@@ -26,9 +26,9 @@ from .collect import CollectedSources, Source, collected_sources
 from .duplicates import without_duplicates
 from .journal import Journal
 from .output_folder import output_folder
+from .preparation_progress import WAITING_FOR_FOLDER, Progress, no_progress
 from .previous_run import PreviousRun
 from .process_candidates import CandidateProcessor, ImageSet
-from .progress import WAITING_FOR_FOLDER, Progress, no_progress
 from .tidy import foreign_images_warning, stale_files
 from .write_dataset import manifest_row, write_dataset, write_report
 

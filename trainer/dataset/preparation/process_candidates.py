@@ -16,8 +16,8 @@ from .candidates import Candidate
 from .duplicates import take_captions_of_duplicates
 from .journal import Journal
 from .near_duplicates import NearDuplicates, find_near_duplicates
+from .preparation_progress import Progress
 from .previous_run import PreviousRun
-from .progress import Progress
 
 CHANGED = "changed"  # reason of a source that cannot be read again or is another one than before; not kept in the journal
 

@@ -13,7 +13,7 @@ from ..images.process import ProcessedImage
 from ..loading.balance import balanced
 from ..manifest.hashing import dataset_hash, hashed_header
 from ..manifest.items import Dataset, Item, Row
-from ..manifest.read import open_dataset
+from ..manifest.open_dataset import open_dataset
 from ..manifest.write import write_manifest
 from ..report.html_page import write_page
 from ..report.summary import Rejection, Report, SimilarPair

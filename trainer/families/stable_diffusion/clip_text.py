@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import PLAIN_TEXT, TEXT_CHUNK, TextEncoder, TextSettings
 from ..checkpoints.base_checkpoint import BaseCheckpoint
+from ..interface import PLAIN_TEXT, TEXT_CHUNK, TextEncoder, TextSettings
 
 if TYPE_CHECKING:
     import torch

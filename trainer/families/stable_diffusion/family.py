@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UserError
 from ...core.messages import Message, Setting
-from ..base import PLAIN_TEXT, Framing, LatentSpace, TextSettings
 from ..checkpoints.base_checkpoint import BaseCheckpoint, layout_errors
 from ..checkpoints.diffusers_folder import load_from_folder, read_json, require_weights, weights_variant
+from ..interface import PLAIN_TEXT, Framing, LatentSpace, TextSettings
 from ..prediction import EPSILON, Prediction
 from . import clip_text, ldm_configs, prediction_markers
 from .noise_schedule import SCHEDULE

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..metadata_values import json_object, text_value
 from ..naming.family_layouts import FAMILY_TITLES
-from ..reading.read import scan_lora
+from ..reading.read_lora import scan_lora
 from ..thumbnail import from_data_url
 from ..weights import LoraWeights
 

@@ -16,7 +16,7 @@ from ..comfyui_dora import has_output_magnitudes, uses_base_norm
 from ..folded_alpha import FOLDED_ALPHA_KEY, fold
 from ..naming.family_layouts import FAMILY_LAYOUTS
 from ..naming.unet_names import diffusers_to_ldm
-from ..reading.read import scan_lora
+from ..reading.read_lora import scan_lora
 from ..weights import LoraModule, LoraWeights
 from .save import write_tensors
 

@@ -13,7 +13,7 @@ from ...core.errors import UserError
 from ...core.files.writing import atomic_path, partial_path
 from ...core.messages import ExportOption, Message
 from .. import container
-from ..reading.read import scan_lora
+from ..reading.read_lora import scan_lora
 
 _CHUNK = 1 << 20
 

@@ -20,7 +20,7 @@ from ..monitoring.outputs import Outputs
 from ..monitoring.preview_images import thumbnail
 from ..monitoring.step_log import StepLog
 from ..train_state import TrainState
-from .export import Exporter
+from .lora_exporter import Exporter
 
 
 class Checkpointer:

@@ -35,8 +35,8 @@ from trainer.families.sd1 import FAMILY
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events
 from trainer.training.caching.cache import Cache
-from trainer.training.caching.latents import fill_latents
-from trainer.training.caching.prompts import fill_prompts
+from trainer.training.caching.latent_cache import fill_latents
+from trainer.training.caching.prompt_cache import fill_prompts
 from trainer.training.micro_batch import build_micro_batch
 
 CPU = torch.device("cpu")

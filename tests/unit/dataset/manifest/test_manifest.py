@@ -16,7 +16,7 @@ from trainer.core.errors import UserError
 from trainer.dataset import PrepareSettings, TrainingHints, open_dataset, prepare_dataset
 from trainer.dataset.manifest.hashing import dataset_hash, hashed_header
 from trainer.dataset.manifest.items import Item, Row
-from trainer.dataset.manifest.schema import ManifestRow, parse_row
+from trainer.dataset.manifest.manifest_schema import ManifestRow, parse_row
 from trainer.dataset.manifest.write import write_manifest
 
 

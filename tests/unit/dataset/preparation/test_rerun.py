@@ -22,7 +22,7 @@ from trainer.dataset import (
     open_dataset,
     prepare_dataset,
 )
-from trainer.dataset.preparation.progress import WAITING_FOR_FOLDER
+from trainer.dataset.preparation.preparation_progress import WAITING_FOR_FOLDER
 
 ROOT = Path(__file__).parents[4]
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.tools.comfyui import ComfyUI, find_comfyuis
 from trainer.lorafile import LoraModule
 from trainer.lorafile.comfyui_dora import DORA_BASE_KEY, DORA_NORM_KEY, OF_BASE, for_comfyui
-from trainer.lorafile.reading.read import read_lora
+from trainer.lorafile.reading.read_lora import read_lora
 
 ROOT = Path(__file__).resolve().parents[4]
 PROGRAM = Path(__file__).parent / "programs" / "patch_in_comfyui.py"

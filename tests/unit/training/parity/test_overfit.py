@@ -17,7 +17,7 @@ from trainer.config.sections.network import NetworkSection
 from trainer.config.sections.objective import ObjectiveSection
 from trainer.config.sections.optimizer import OptimizerSection
 from trainer.families import Framing, Prediction, family_named, open_checkpoint
-from trainer.objective import objective
+from trainer.objective import denoising_loss
 from trainer.training import micro_batch
 from trainer.training.optimizers import make_optimizer
 
@@ -49,13 +49,13 @@ def test_one_picture_at_one_noise_is_learned_nearly_to_the_floor(tiny_checkpoint
     scheduler = family.noise_scheduler(Prediction(KINDS[name]))
     batch = fixed_batch(unet.train(), family)
     noisy = scheduler.add_noise(batch.latents, batch.input_noise, batch.timesteps)
-    target = objective.target(scheduler, batch.latents, batch.noise, batch.timesteps)
+    target = denoising_loss.target(scheduler, batch.latents, batch.noise, batch.timesteps)
     inputs = family.denoiser_inputs(batch.conditions, batch.framings, CPU, torch.float32)
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
         predicted = unet(noisy, batch.timesteps, **inputs).sample
-        loss = objective.loss(predicted, target, batch.timesteps, batch.weights, None, settings, scheduler)
+        loss = denoising_loss.loss(predicted, target, batch.timesteps, batch.weights, None, settings, scheduler)
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))

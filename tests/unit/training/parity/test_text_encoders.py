@@ -23,7 +23,7 @@ from tests.unit.training.parity.plain_recipe import distance, is_linear_or_1x1
 from tests.unit.training.text_encoder_settings import CPU, QUICK, of_text
 from tests.unit.training_helpers import Trained, apart, configuration, make_dataset, train_here
 from trainer.adapters import adapter
-from trainer.adapters.text_encoders import adapt_text
+from trainer.adapters.text_adapters import adapt_text
 from trainer.config.run_config import RunConfig
 from trainer.config.sections.optimizer import OptimizerSection
 from trainer.core import seeding

@@ -22,7 +22,7 @@ from trainer.families import BaseCheckpoint, open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.plan.planning import make_plan
 from trainer.runs import events
-from trainer.training.saving.export import Exporter
+from trainer.training.saving.lora_exporter import Exporter
 
 pytestmark = pytest.mark.seconds
 
@@ -76,7 +76,7 @@ def test_keys_types_and_shapes_are_those_of_a_real_kohya_file(sd15: BaseCheckpoi
 def test_the_plan_counts_the_parameters_that_kohya_s_file_has(
     sd15: BaseCheckpoint, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.compute.onednn.layers.layers_agree", lambda dtype: False)  # as on a processor without bf16
+    monkeypatch.setattr("trainer.compute.onednn.onednn_layers.layers_agree", lambda dtype: False)  # as on a processor without bf16
     rank = 16
     plan = make_plan(
         configuration(sd15.path, dataset_folder, tmp_path, {"network.rank": rank}), open_dataset(dataset_folder), FAMILY, sd15, CPU, "bf16"

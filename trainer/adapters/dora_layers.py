@@ -9,7 +9,7 @@ where ||.|| is the norm of each output's weights (all axes but the first). Gradi
 precision: in bf16, a norm has steps of 0.4 %, about as much as a LoRA changes a weight.
 
 A file stores m as ``dora_scale`` (out, 1, ...). peft, LyCORIS and OneTrainer read it by the equation above; how ComfyUI reads it, and
-how an export corrects that, is in ``lorafile/dora.py``.
+how an export corrects that, is in ``lorafile/comfyui_dora.py``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from ...core import seeding
 from ...core.errors import Cancelled
 from ...dataset import Dataset
 from ...dataset.loading.kohya_captions import fixed_caption
-from ...objective import objective
+from ...objective import denoising_loss
 from ...runs import events
 from ...runs.event_log import validation_history
 from ..micro_batch import MicroBatch, framing, load_masks
@@ -106,8 +106,8 @@ def squared_errors(model: TrainedModel, batch: MicroBatch) -> torch.Tensor:
     inputs = model.to_device(batch, train_text=False)
     noisy_latents = model.noise_scheduler.add_noise(inputs["latents"], inputs["input_noise"], inputs["timesteps"])
     prediction = model.predict(noisy_latents, inputs["timesteps"], inputs["conditioning"])
-    target = objective.target(model.noise_scheduler, inputs["latents"], inputs["noise"], inputs["timesteps"])
-    return objective.mean_by_image((prediction.float() - target.float()).square(), inputs["masks"])
+    target = denoising_loss.target(model.noise_scheduler, inputs["latents"], inputs["noise"], inputs["timesteps"])
+    return denoising_loss.mean_by_image((prediction.float() - target.float()).square(), inputs["masks"])
 
 
 def timestep_of(level: int, levels: int, count: int) -> int:

@@ -11,7 +11,7 @@ from ...core.errors import Cancelled, UserError
 from ...core.library_imports import import_text_models
 from ...families import BaseCheckpoint, Family
 from .cache import Cache
-from .latents import Progress
+from .latent_cache import Progress
 from .weighted_prompts import encode_keys
 
 if TYPE_CHECKING:

@@ -158,7 +158,7 @@ def _pairs(replace: list[str]) -> dict[str, str]:
 def _progress(*, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr, so that stdout has only the report; without a terminal, a line every few seconds."""
     from ..core.work.progress import report_progress
-    from ..dataset.preparation.progress import WAITING_FOR_FOLDER
+    from ..dataset.preparation.preparation_progress import WAITING_FOR_FOLDER
 
     def report_line(done: int, total: int, text: str) -> None:
         if text == WAITING_FOR_FOLDER:

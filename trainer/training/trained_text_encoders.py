@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.text_encoders import adapt_text
+from ..adapters.text_adapters import adapt_text
 from ..config.run_config import RunConfig
 from ..config.sections.network import NetworkSection
 from ..families import Family, TextEncoder

@@ -19,7 +19,7 @@ from ..captions.caption_text import encoding_warning, read_caption_text
 from ..layout import FOLDERS, HEADER, LARGEST_MANIFEST, LARGEST_MASK, ROWS, SCHEMA, SCHEMA_VERSION, caption_file
 from .hashing import dataset_hash, hashed_header
 from .items import Dataset, Item
-from .schema import ManifestHeader, ManifestRow, parse_rows
+from .manifest_schema import ManifestHeader, ManifestRow, parse_rows
 
 
 def open_dataset(path: Path) -> Dataset:
