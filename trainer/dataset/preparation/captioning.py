@@ -19,8 +19,8 @@ from ..captions.tags import instance_prompt, join_tags, plain_frequency, section
 from ..images.process import ProcessedImage
 from ..layout import caption_file
 from .candidates import Candidate
+from .earlier_runs.previous_run import Edit, PreviousRun
 from .preparation_progress import Progress
-from .previous_run import Edit, PreviousRun
 
 WRITERS = 8  # threads, because writing waits for the disk
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")

@@ -19,9 +19,9 @@ from ..reading import sources
 from ..reading.archive import is_archive, unpack
 from ..reading.sources import Entry, SourceImage, SourceListing
 from .candidates import content_hash
-from .identity import PreparationIdentity, batch_id, path_id
-from .journal import locked
-from .output_folder import folder_errors, siblings
+from .earlier_runs.identity import PreparationIdentity, batch_id, path_id
+from .earlier_runs.journal import locked
+from .earlier_runs.output_folder import folder_errors, siblings
 from .preparation_progress import Progress
 
 Source = Path | Sequence[SourceImage]

@@ -23,13 +23,13 @@ from .candidates import Candidate, mask_bytes
 from .captioning import caption_images
 from .check_models import check_models
 from .collect import CollectedSources, Source, collected_sources
-from .duplicates import without_duplicates
-from .journal import Journal
-from .output_folder import output_folder
+from .duplicates.identical_files import without_duplicates
+from .earlier_runs.journal import Journal
+from .earlier_runs.output_folder import output_folder
+from .earlier_runs.previous_run import PreviousRun
+from .earlier_runs.tidy import foreign_images_warning, stale_files
 from .preparation_progress import WAITING_FOR_FOLDER, Progress, no_progress
-from .previous_run import PreviousRun
 from .process_candidates import CandidateProcessor, ImageSet
-from .tidy import foreign_images_warning, stale_files
 from .write_dataset import manifest_row, write_dataset, write_report
 
 _LEAVE_OUT = DatasetSetting("clean.leave_out")

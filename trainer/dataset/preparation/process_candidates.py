@@ -13,11 +13,11 @@ from ..images.signature import parse_signature
 from ..manifest.integrity import IntegrityCheck
 from ..report.summary import Rejection, SimilarPair
 from .candidates import Candidate
-from .duplicates import take_captions_of_duplicates
-from .journal import Journal
-from .near_duplicates import NearDuplicates, find_near_duplicates
+from .duplicates.identical_files import take_captions_of_duplicates
+from .duplicates.near_duplicates import NearDuplicates, find_near_duplicates
+from .earlier_runs.journal import Journal
+from .earlier_runs.previous_run import PreviousRun
 from .preparation_progress import Progress
-from .previous_run import PreviousRun
 
 CHANGED = "changed"  # reason of a source that cannot be read again or is another one than before; not kept in the journal
 

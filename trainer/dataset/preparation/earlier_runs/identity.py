@@ -18,11 +18,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ...config.prepare_settings import PrepareSettings
-from ...core.errors import UserError
-from ...core.files.writing import write_atomic
-from ..layout import ROWS, WORK
-from ..manifest.open_dataset import read_manifest_header
+from ....config.prepare_settings import PrepareSettings
+from ....core.errors import UserError
+from ....core.files.writing import write_atomic
+from ...layout import ROWS, WORK
+from ...manifest.open_dataset import read_manifest_header
 
 RECORD = "preparation.json"  # in WORK
 _BATCH = "images:"  # prefix of the content hash that stands for an IMAGE batch

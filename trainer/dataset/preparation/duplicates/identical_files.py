@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...core.counting import plural
-from ..report.summary import Rejection
-from .candidates import Candidate
+from ....core.counting import plural
+from ...report.summary import Rejection
+from ..candidates import Candidate
 
 _MAX_NAMES = 20  # in a warning
 

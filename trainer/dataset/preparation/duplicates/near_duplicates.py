@@ -11,16 +11,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...config.prepare_settings import PrepareSettings
-from ...core.errors import Cancelled
-from ...core.files.writing import write_atomic
-from ..images.compare import is_same_image
-from ..images.decode import Rejected, decode_image, open_image
-from ..images.process import ProcessedImage, flattened
-from ..images.signature import Signature, SimilarityIndex, parse_signature
-from ..layout import WORK
-from ..report.summary import SimilarPair
-from .candidates import Candidate
+from ....config.prepare_settings import PrepareSettings
+from ....core.errors import Cancelled
+from ....core.files.writing import write_atomic
+from ...images.compare import is_same_image
+from ...images.decode import Rejected, decode_image, open_image
+from ...images.process import ProcessedImage, flattened
+from ...images.signature import Signature, SimilarityIndex, parse_signature
+from ...layout import WORK
+from ...report.summary import SimilarPair
+from ..candidates import Candidate
 
 COMPARISONS = "pairs.json"  # in WORK: which pairs of similar images are the same image
 _MAX_COMPARISONS = 8  # for one image: hundreds of sprites of one figure all look alike

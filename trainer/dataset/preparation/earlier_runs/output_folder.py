@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...config.prepare_settings import PrepareSettings, dataset_folder
-from ...core.errors import UserError
-from ...core.files.paths import require_short_path
-from ..layout import FOLDERS, HEADER, JOURNAL, MASKS, REGULARISATION, ROWS, WORK, caption_file
+from ....config.prepare_settings import PrepareSettings, dataset_folder
+from ....core.errors import UserError
+from ....core.files.paths import require_short_path
+from ...layout import FOLDERS, HEADER, JOURNAL, MASKS, REGULARISATION, ROWS, WORK, caption_file
 from .identity import RECORD, PreparationIdentity, header_or_empty, json_lines
 from .journal import locked
 from .tidy import remove_partials

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ...core.counting import plural
-from ...core.files.writing import remove_abandoned
-from ..images.decode import EXTENSIONS
-from ..layout import FOLDERS, WORK, caption_file
-from ..manifest.items import Row
+from ....core.counting import plural
+from ....core.files.writing import remove_abandoned
+from ...images.decode import EXTENSIONS
+from ...layout import FOLDERS, WORK, caption_file
+from ...manifest.items import Row
 
 
 def remove_partials(folder: Path) -> None:

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ...core.errors import UserError
-from ...core.files import locks
-from ...core.files.reading import read_regular
-from ...core.files.writing import atomic_path
-from ..images.process import ProcessedImage
-from ..layout import JOURNAL, WORK
+from ....core.errors import UserError
+from ....core.files import locks
+from ....core.files.reading import read_regular
+from ....core.files.writing import atomic_path
+from ...images.process import ProcessedImage
+from ...layout import JOURNAL, WORK
 
 _LARGEST = 4 << 30  # bytes
 

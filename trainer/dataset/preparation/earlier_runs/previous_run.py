@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.counting import plural
-from ...core.files.reading import read_regular
-from ...core.files.writing import replace, write_atomic
-from ..captions.caption_text import read_caption_text, tidy_lines
-from ..layout import LARGEST_MASK, MASKS, WORK, caption_file
+from ....core.counting import plural
+from ....core.files.reading import read_regular
+from ....core.files.writing import replace, write_atomic
+from ...captions.caption_text import read_caption_text, tidy_lines
+from ...layout import LARGEST_MASK, MASKS, WORK, caption_file
 from .earlier_rows import RowMatcher, earlier_rows, lines_of
 
 if TYPE_CHECKING:
-    from ..images.process import ProcessedImage
-    from ..manifest.integrity import IntegrityCheck
-    from .candidates import Candidate
+    from ...images.process import ProcessedImage
+    from ...manifest.integrity import IntegrityCheck
+    from ..candidates import Candidate
 
 WRITTEN = "captions.jsonl"  # in WORK: hashes of captions, written before the captions themselves
 KEPT_CAPTIONS, KEPT_MASKS, KEPT_IMAGES = "kept-captions", "kept-masks", "kept-images"

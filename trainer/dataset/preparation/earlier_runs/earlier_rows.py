@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ...core.files.reading import read_regular
-from ..images.process import ProcessedImage
-from ..images.signature import are_similar
-from ..layout import LARGEST_MANIFEST, ROWS
-from ..manifest.manifest_schema import parse_row
-from .candidates import Candidate
+from ....core.files.reading import read_regular
+from ...images.process import ProcessedImage
+from ...images.signature import are_similar
+from ...layout import LARGEST_MANIFEST, ROWS
+from ...manifest.manifest_schema import parse_row
+from ..candidates import Candidate
 
 _RETOUCHED = 64  # of 256 bits of the perceptual hash; unrelated images differ in about 128
 

@@ -1,0 +1,1 @@
+"""Images that occur twice: identical files, and images that look alike."""
