@@ -28,10 +28,42 @@ def decode_text(data: bytes) -> tuple[str, str]:
     if other_script and re.search(rb"[\x80-\xff]{3}", data) is not None:
         return data.decode(other_script), other_script
     try:
-        return data.decode("cp1252"), "cp1252"
-    except UnicodeDecodeError:  # in cp932 the second byte of a character is often ASCII, which leaves no runs
+        western = data.decode("cp1252")
+    except UnicodeDecodeError:
         found = other_script or "latin-1"
         return data.decode(found), found
+    # in cp932 the second byte of a character is often ASCII, which leaves no runs
+    if other_script == "cp932" and (_score(data, other_script) or 0) > 0.8 and not _looks_western(western[:_SAMPLE]):
+        return data.decode(other_script), other_script
+    return western, "cp1252"
+
+
+def _looks_western(text: str) -> bool:
+    """Whether most characters beyond ASCII stand where Western languages have them."""
+    padded = f" {text} "
+    places = [match.start() for match in re.finditer(r"[^\x00-\x7f]", padded)]
+    return sum(_fits(*padded[place - 1 : place + 2]) for place in places) > len(places) / 2
+
+
+def _fits(before: str, character: str, after: str) -> bool:
+    """Whether a Western text can have ``character`` between these two."""
+    if after == "\\" or character in "ƒ¤¦§¨¬¯´¶¸†‡ˆ‹›‰˜":
+        return False
+    if character in "ŠŒŽ":
+        return after.islower() and not before.isalpha()  # in capitals alone, two bytes of Japanese are more likely
+    if character.isalpha():
+        if character.isupper() and before.isalpha() and not before.isupper():
+            return False  # a capital letter inside a word
+        return before.isalpha() or after.isalpha()
+    if character in "–—":
+        return after.isascii()
+    if character == "’" and before.isalpha():
+        return True  # an apostrophe
+    if character in "‘“«„‚":
+        return not before.isalnum() and not after.isspace()
+    if character in "’”»":
+        return not before.isspace() and not after.isalnum()
+    return True
 
 
 def _best_of_other_scripts(data: bytes) -> str:

@@ -22,10 +22,14 @@ TEXTS = {
         "学校, 窓, 夕焼け",
         "女性、黒髪、眼鏡",
         "1girl, 帽子, 表情",
+        *("girl with a 帽子, 表示", "1girl, 海", "1girl, 月, 雨", "靴, 空", "ソックス"),
     ],
     "cp949": ["소녀, 긴 머리", "1girl, 파란 눈, 웃음", "교복을 입은 소녀가 서 있다", "빨간 드레스", "고양이 귀, 꼬리", "미쿠"],
     "cp1251": ["девушка, длинные волосы", "1girl, улыбка, Аниме", "КРАСНОЕ платье — «школа»", "кот, ёлка, ночь"],
-    "cp1252": ["fiancée", "Pokémon, café, naïve", "girl’s dress, “Hello” – ok", "señorita, über, Ärger"],
+    "cp1252": [
+        *("fiancée", "Pokémon, café, naïve", "girl’s dress, “Hello” – ok", "señorita, über, Ärger", "–smile, 5–7", "Žižek, Šárka, œuvre"),
+        *("POKÉMON, ÉCOLE", "artist – Žďár".replace("ď", "d"), "«bonjour», ¿qué?", "20 °C, 5€, ½", "wait…what, dog—cat", "rock ’n’ roll"),
+    ],
     "utf-16-le": ["少女, 猫", "1girl, long hair", "少女、長い髪, 1girl", "девушка, волосы", "소녀, 긴 머리", "fiancée"],
     "utf-16-be": ["少女, 猫", "1girl, long hair", "девушка, волосы", "소녀, 긴 머리"],
 }
