@@ -99,7 +99,7 @@ def measure(checkpoint: Path, folder: Path, arguments: argparse.Namespace) -> di
     recipe.open_outputs()
     seconds, first, to_first, images = [], (0.0, 0.0), 0.0, 0
     clock = time.monotonic()
-    for number, batch in enumerate(recipe.batch_loader.steps(0, recipe.model.timesteps, recipe.model.tokenize)):
+    for number, batch in enumerate(recipe.batch_loader.steps(0, recipe.model.noise_process, recipe.model.tokenize)):
         metrics = recipe.compute_gradients(batch)
         recipe.update_weights(batch, metrics)
         loss = float(metrics.loss)  # waits for the device: the time of a whole step

@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from demo.drawing.portraits import caption, random_portrait
 from demo.drawing.render import render
 from trainer.families import BaseCheckpoint, sd1
+from trainer.families.stable_diffusion.noise_schedule import SCHEDULE
 from trainer.lorafile.naming.unet_names import UNetLayout, diffusers_to_ldm
+from trainer.objective.diffusion import Diffusion
 
 BASE = Path(__file__).resolve().parents[2] / "demo" / "base" / "animelora-base.safetensors"
 _LAYOUT = UNetLayout(layers=1, attention=(False, True, False))  # the embedded base's
@@ -80,7 +82,7 @@ def train(control: Any, steps: int) -> None:
     text = sd1.FAMILY.load_text_encoder(checkpoint, torch.float32, torch.device("cpu"))
     described = torch.stack([row["embeds"] for row in text.encode(prompts)])
     plain = text.encode(["portrait"])[0]["embeds"]
-    noise: Any = sd1.FAMILY.noise_scheduler()
+    noise = Diffusion(SCHEDULE)
     optimizer = torch.optim.AdamW(control.parameters(), lr=_RATE, weight_decay=1e-2)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.1)
     generator = torch.Generator().manual_seed(0)

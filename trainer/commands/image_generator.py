@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.devices import pick_device
 from ..core.errors import UserError
 from ..core.library_imports import import_models
-from ..families import PLAIN_TEXT, BaseCheckpoint, Prediction, TextSettings, family_of, require_supported
+from ..families import PLAIN_TEXT, BaseCheckpoint, Prediction, TextSettings, choose_kind, family_of, supported_predictions
 from ..training.caching.weighted_prompts import encode_keys, prompt_key, prompt_text
 from ..training.monitoring.preview_sampling import decode_to_image, sample_latents
 
@@ -49,7 +49,7 @@ class ImageGenerator:
         self._family = family = family_of(checkpoint)
         if prediction is None:
             prediction = family.prediction(checkpoint)
-            require_supported(prediction, checkpoint.name)
+            choose_kind(prediction, "auto", supported_predictions(family), name=checkpoint.name, title=family.title)
         self._prediction, self._text = prediction, text
         self._device, self._dtype = pick_device(device), torch_dtype(precision)
         self._text_to_image: Any = family.pipeline(checkpoint, dtype=self._dtype, settings=text).to(self._device)
@@ -86,8 +86,10 @@ class ImageGenerator:
         seed: int = 42,
         image: Image.Image | None = None,
         strength: float = 1.0,
+        shift: float = 0.0,
     ) -> Image.Image:
         """An image as training makes its preview images. Prompts mean what they mean in ComfyUI: any length, ``(word:1.2)`` for weights.
+        ``shift`` is that of a rectified flow (0: the family's).
 
         With ``image``, image to image: ``strength`` means what it means on the canvas with the scheduler karras, and the size is the
         image's, cut to multiples of 8.
@@ -119,6 +121,7 @@ class ImageGenerator:
             prediction=self._prediction,
             start=start,
             strength=strength,
+            shift=shift,
         )
         assert latents is not None
         return decode_to_image(pipeline.vae, latents)

@@ -50,9 +50,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--prediction",
-        choices=("auto", "epsilon", "v-prediction"),
+        choices=("auto", "epsilon", "v-prediction", "flow"),
         default="auto",
         help="what the checkpoint predicts (auto: as its file states, else as the LoRA was trained)",
+    )
+    parser.add_argument(
+        "--shift", type=float, default=0.0, help="for a rectified flow: the shift of ModelSamplingSD3 (default: 3 for SDXL)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
@@ -79,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{name} {getattr(args, name)} is not a positive multiple of 8.", "Try 512.")
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength {args.strength} is not between 0 and 1.", "0.65 keeps the person; 0.8 follows the style more.")
+    if args.shift < 0:
+        raise UserError(f"--shift {args.shift} is negative.", "Leave it out, or give the shift of ModelSamplingSD3, such as 3.")
     source = None
     if args.image is not None:
         try:
@@ -111,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
                 seed=seed,
                 image=source,
                 strength=args.strength,
+                shift=args.shift,
             )
             path = args.out / f"{number:02d}-{safe_name(prompt.text, limit=60)}-{seed}.png"
             with atomic_path(path) as temporary:

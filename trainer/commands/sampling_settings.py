@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import UserError
-from ..families import TEXT_CHUNK, BaseCheckpoint, Family, Prediction, TextSettings, require_supported
+from ..families import FLOW, TEXT_CHUNK, BaseCheckpoint, Family, Prediction, TextSettings, choose_kind, supported_predictions
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,23 @@ def choose_sampling_settings(
                 remarks.append(f"clip skip {stated}, with which {path.name} was trained; --clip-skip 0 uses the model's own")
                 break
     text = family.text_settings(tokens, clip_skip)
-    chosen = family.prediction(checkpoint)
-    require_supported(chosen, checkpoint.name, overridden=prediction != "auto")
+    of_file, supported = family.prediction(checkpoint), supported_predictions(family)
+    kind = choose_kind(of_file, prediction, supported, name=checkpoint.name, title=family.title)
+    chosen = Prediction(kind, of_file.zero_terminal_snr and kind == "v_prediction")
     if prediction != "auto":
-        kind = prediction.replace("-", "_")
-        return SamplingSettings(text, Prediction(kind, chosen.zero_terminal_snr and kind != "epsilon"), tuple(remarks))
+        return SamplingSettings(text, chosen, tuple(remarks))
     for path, metadata in loras:
         trained = _prediction(metadata)
-        if trained is None or trained.kind == chosen.kind:
+        if trained is None or trained.kind == chosen.kind or trained.kind not in supported:
             continue
         if family.states_prediction(checkpoint):
             remarks.append(
-                f"{path.name} was trained for {_words(trained)}, but {checkpoint.name} states {_words(chosen)}, which is used; "
+                f"{path.name} was trained for {trained.words}, but {checkpoint.name} states {chosen.words}, which is used; "
                 "--prediction overrides it"
             )
         else:
             chosen = trained
-            remarks.append(f"{_words(trained)}, for which {path.name} was trained; --prediction overrides it")
+            remarks.append(f"{trained.words}, for which {path.name} was trained; --prediction overrides it")
         break
     return SamplingSettings(text, chosen, tuple(remarks))
 
@@ -74,13 +74,9 @@ def _prediction(metadata: Mapping[str, str]) -> Prediction | None:
         return Prediction()
     if stated in ("v", "v_prediction", "v-prediction"):
         return replace(Prediction("v_prediction"), zero_terminal_snr=metadata.get("ss_zero_terminal_snr") == "True")
-    return None
+    return Prediction(FLOW) if stated == FLOW else None
 
 
 def _number(metadata: Mapping[str, str], key: str) -> int:
     text = metadata.get(key, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
-
-
-def _words(prediction: Prediction) -> str:
-    return prediction.kind.replace("_", "-")

@@ -119,7 +119,7 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     attention, _ = choose_attention(settings.training.attention, device, torch_dtype(precision))
     plan = make_plan(settings, inputs.dataset, inputs.family, checkpoint, device, precision, attention)
     plan = replace(plan, held_out=len(inputs.held_out.items), regularisation=inputs.regularisation)
-    for caution in [*cautions(checkpoint), describe_frozen(settings, frozen_modules(settings))]:
+    for caution in [*cautions(checkpoint, settings.objective.prediction), describe_frozen(settings, frozen_modules(settings))]:
         if caution:
             print(f"warning: {caution}", file=sys.stderr)
     if as_json:

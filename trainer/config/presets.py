@@ -28,6 +28,7 @@ class Value:
 
 # a style; one character; one object, pose or piece of clothing
 SUBJECTS = ("style", "character", "concept")
+_OF_DIFFUSION = ("objective.min_snr_gamma", "objective.noise_offset")  # have no meaning for a rectified flow
 MODELS = ("sd15", "sdxl")  # the kinds of model that presets are made for: `Family.preset_group`
 
 # The values of each group of presets. Later groups are more specific and win.
@@ -106,12 +107,17 @@ def require_model(name: str, group: str) -> None:
 
 
 def expanded(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration ``data`` with the values of its preset in place of the key ``preset``; keys that ``data`` sets stay."""
+    """The configuration ``data`` with the values of its preset in place of the key ``preset``; keys that ``data`` sets stay. Where it sets
+    ``objective.prediction`` to flow, values that only a diffusion has are left out."""
     result = dict(data)
     name = result.pop(KEY, NONE)
     if name == NONE:
         return result
+    objective = result.get("objective", {})
+    is_flow = isinstance(objective, Mapping) and objective.get("prediction") == "flow"
     for key, value in values(name).items():
+        if is_flow and key in _OF_DIFFUSION:
+            continue
         section, last = key.split(".")
         table = result.get(section, {})
         if isinstance(table, Mapping):  # anything else is reported by the validation

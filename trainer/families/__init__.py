@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from .checkpoints.base_checkpoint import BaseCheckpoint
-from .interface import PLAIN_TEXT, TEXT_CHUNK, Family, Framing, LatentSpace, TextEncoder, TextSettings
+from .interface import PLAIN_TEXT, TEXT_CHUNK, Family, Flow, Framing, LatentSpace, TextEncoder, TextSettings, supported_predictions
 from .open_checkpoint import open_checkpoint
-from .prediction import EPSILON, Prediction, require_supported
+from .prediction import EPSILON, FLOW, Prediction, choose_kind
 from .registry import FAMILIES, family_named, family_of
 from .stable_diffusion.cautions import cautions
 
 __all__ = [
     "EPSILON",
     "FAMILIES",
+    "FLOW",
     "PLAIN_TEXT",
     "TEXT_CHUNK",
     "BaseCheckpoint",
     "Family",
+    "Flow",
     "Framing",
     "LatentSpace",
     "Prediction",
     "TextEncoder",
     "TextSettings",
     "cautions",
+    "choose_kind",
     "family_named",
     "family_of",
     "open_checkpoint",
-    "require_supported",
+    "supported_predictions",
 ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .checkpoints.base_checkpoint import BaseCheckpoint
-from .prediction import EPSILON, Prediction
+from .prediction import DIFFUSION, EPSILON, FLOW, Prediction
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,19 @@ class LatentSpace:
     def shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(channels, rows, columns) of the latent of an image of ``width`` by ``height`` pixels."""
         return self.channels, height // self.downscale, width // self.downscale
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How a family's denoiser takes a rectified flow. It is given the noise level in 0..1 times ``timestep_multiplier``.
+
+    ``sampling_shift``: how far the noise levels of preview images are shifted towards noise, as ComfyUI shifts them; ``resolution``: the
+    side of the square image, in pixels, at which the resolution-dependent shift of training is 1.
+    """
+
+    timestep_multiplier: float
+    sampling_shift: float = 3.0
+    resolution: int = 1024
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,8 @@ class Family(Protocol):
     latents: LatentSpace
     preset_group: str  # the presets in trainer/config that are made for it: ``"sd15"`` or ``"sdxl"``
     learning_rate: float  # suits a LoRA of rank 16 at scale 1 with AdamW
+    beta_schedule: Mapping[str, Any] | None  # of its diffusion, as diffusers' schedulers name it; None: it is not trained as a diffusion
+    flow: Flow | None  # of its rectified flow; None: it is not trained as one
 
     def recognises(self, checkpoint: BaseCheckpoint) -> bool:
         """Whether ``checkpoint`` belongs to this family, judged by tensor shapes or configuration without reading weights."""
@@ -144,12 +159,9 @@ class Family(Protocol):
         """The text settings of a run, normalised for this family. Raises UserError for a layer that the family cannot use."""
         ...
 
-    def noise_scheduler(self, prediction: Prediction = EPSILON) -> Any:
-        """diffusers' scheduler that adds noise in training."""
-        ...
-
-    def sampling_scheduler(self, prediction: Prediction = EPSILON, *, karras: bool = False) -> Any:
-        """diffusers' scheduler for preview images; ``karras`` selects Karras' noise levels."""
+    def sampling_scheduler(self, prediction: Prediction = EPSILON, *, karras: bool = False, shift: float = 0.0) -> Any:
+        """The scheduler for preview images: diffusers', or for a flow ``FlowEuler``. ``karras`` selects Karras' noise levels for a
+        diffusion; ``shift`` shifts those of a flow (0: the family's ``sampling_shift``)."""
         ...
 
     def denoiser_targets(self, denoiser: nn.Module, targets: str) -> list[str]:
@@ -182,3 +194,9 @@ class Family(Protocol):
     def image_to_image(self, pipeline: Any) -> Any:
         """An image-to-image pipeline that shares the models of ``pipeline``."""
         ...
+
+
+def supported_predictions(family: Family) -> tuple[str, ...]:
+    """The kinds of ``Prediction`` that a LoRA for ``family`` can be trained for."""
+    diffusion = () if family.beta_schedule is None else DIFFUSION
+    return diffusion if family.flow is None else (*diffusion, FLOW)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.gpu_sync import to_device
 from .checkpoints.base_checkpoint import BaseCheckpoint
 from .checkpoints.diffusers_folder import read_json
-from .interface import PLAIN_TEXT, Framing, LatentSpace, TextSettings
+from .interface import PLAIN_TEXT, Flow, Framing, LatentSpace, TextSettings
 from .stable_diffusion import clip_text, clip_weights, ldm_configs
 from .stable_diffusion.family import StableDiffusion
 
@@ -34,6 +34,7 @@ class StableDiffusionXL(StableDiffusion):
     text_folders: tuple[str, ...] = ("text_encoder", "text_encoder_2")
     preset_group = "sdxl"
     learning_rate = 5e-5  # half of SD 1.x's, as usual for the larger UNet
+    flow: Flow | None = Flow(timestep_multiplier=1000.0)  # NoobAI's rectified flow and its kin: the UNet keeps its timesteps
 
     def recognises(self, checkpoint: BaseCheckpoint) -> bool:
         """A UNet with a size embedding, and both text encoders. The refiner has only the second, so it does not belong to this family."""

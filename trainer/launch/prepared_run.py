@@ -14,7 +14,7 @@ from ..core.files.paths import require_short_path
 from ..core.files.reading import require_own_file
 from ..core.files.writing import remove_partial, write_atomic
 from ..families import Family
-from ..objective.denoising_loss import chosen_prediction
+from ..objective.choose import choose_prediction
 from ..plan.inputs import open_inputs
 from ..runs.run_folder import RunFolder, cache_folder, locate_run_folder, run_identity
 from ..runs.states import state_folders
@@ -36,7 +36,7 @@ def prepare_run(config: RunConfig) -> PreparedRun:
     with disk_errors_explained(Path(config.output.runs)):
         inputs = open_inputs(config)
         checkpoint, cache = inputs.checkpoint, cache_folder(config)
-        chosen_prediction(inputs.family.prediction(checkpoint), config.objective, checkpoint.name)
+        choose_prediction(inputs.family, checkpoint, config.objective)
         start = ""
         if config.base.lora:
             require_lora(Path(config.base.lora))

@@ -1,4 +1,4 @@
-"""The noise and the timestep of one image, from a generator that is seeded by the image's place in the run."""
+"""The noise of one training image, drawn from a generator that is seeded by the image's place in the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def draw_noise(shape: tuple[int, ...], settings: ObjectiveSection, generator: torch.Generator) -> torch.Tensor:
-    """Gaussian noise of ``shape`` (4, h, w), with multi-resolution noise and a noise offset if they are set."""
+    """Gaussian noise of ``shape`` (channels, h, w), with multi-resolution noise and a noise offset if they are set."""
     import torch
 
     noise = torch.randn(shape, generator=generator)
@@ -20,21 +20,6 @@ def draw_noise(shape: tuple[int, ...], settings: ObjectiveSection, generator: to
     if settings.noise_offset:  # CrossLabs, "Diffusion with Offset Noise" (2023): one shift per channel
         noise = noise + settings.noise_offset * torch.randn((shape[0], 1, 1), generator=generator)
     return noise
-
-
-def draw_timestep(settings: ObjectiveSection, generator: torch.Generator, count: int) -> torch.Tensor:
-    """A timestep in ``timestep_min`` .. ``timestep_max`` (exclusive) of ``count``, int64 without dimensions.
-
-    ``logit-normal`` maps a normal random number (mean ``logit_mean``, deviation ``logit_std``) into the range by a sigmoid, as in Esser et
-    al. 2024.
-    """
-    import torch
-
-    low, high = settings.timestep_min, min(settings.timestep_max, count)
-    if settings.timestep_sampling == "uniform":
-        return torch.randint(low, high, (), generator=generator)
-    share = torch.sigmoid(settings.logit_mean + settings.logit_std * torch.randn((), generator=generator))
-    return (low + share * (high - low)).long().clamp(low, high - 1)
 
 
 def _multires(noise: torch.Tensor, iterations: int, discount: float, generator: torch.Generator) -> torch.Tensor:

@@ -33,25 +33,24 @@ def debiased(snr: torch.Tensor, *, velocity: bool) -> torch.Tensor:
     return 1 / (limited + 1) if velocity else limited.clamp_min(1e-8).rsqrt()
 
 
-def huber_width(schedule: str, base: float, alphas_cumprod: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-    """The pseudo-Huber parameter c of each timestep (Khrapov et al. 2024, "Improving Diffusion Models's Data-Corruption Resistance").
+def huber_width(schedule: str, base: float, timesteps: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The pseudo-Huber parameter c of ``timesteps`` in 0..1000 (Khrapov et al. 2024, "Improving Diffusion Models's Data-Corruption
+    Resistance").
 
     ``constant``: ``base``; ``exponential``: from 1 at timestep 0 down to ``base`` at the end; ``snr``: from 1 at no noise towards
-    ``base`` at full noise, (1 - base) / (1 + sigma)^2 + base with sigma = sqrt((1 - alphas_cumprod) / alphas_cumprod).
+    ``base`` at full noise, (1 - base) / (1 + sigma)^2 + base, where ``sigma`` is the deviation of the noise relative to the image.
     """
     import torch
 
     if schedule == "exponential":
-        return torch.exp(math.log(base) * timesteps.float() / len(alphas_cumprod))
+        return torch.exp(math.log(base) * timesteps / 1000)
     if schedule == "snr":
-        alphas = alphas_cumprod.to(timesteps.device)[timesteps]
-        sigma = ((1 - alphas) / alphas.clamp_min(1e-12)).sqrt()
         return (1 - base) / (1 + sigma) ** 2 + base
     return torch.full(timesteps.shape, base, device=timesteps.device)
 
 
 def error(kind: str, predicted: torch.Tensor, target: torch.Tensor, width: torch.Tensor | None = None) -> torch.Tensor:
-    """The error of each element in fp32, the shape of ``predicted`` (batch, 4, h, w).
+    """The error of each element in fp32, the shape of ``predicted`` (batch, channels, h, w).
 
     ``l2``: the square. ``huber``: 2 c (sqrt(d^2 + c^2) - c), which is d^2 for small d. ``smooth_l1``: 2 (sqrt(d^2 + c^2) - c),
     which is 2 |d| for large d. ``width`` (batch,) is c.

@@ -16,7 +16,7 @@ from ..core.errors import UserError
 from ..dataset import Dataset
 from ..dataset.loading.batch_order import steps_per_epoch
 from ..families import BaseCheckpoint, Family
-from ..objective.denoising_loss import chosen_prediction, describe_prediction
+from ..objective.choose import choose_prediction, describe_prediction
 from ..runs.run_plan import RunPlan
 from .memory_estimate import memory_needed, models_of
 from .meta_models import MetaModels
@@ -83,7 +83,7 @@ def make_plan(
         family=family.name,
         device=device.type,
         precision=precision,
-        prediction=describe_prediction(chosen_prediction(family.prediction(checkpoint), config.objective, checkpoint.name)),
+        prediction=describe_prediction(choose_prediction(family, checkpoint, config.objective)),
         memory_gb=round(sum(memory.values()), 2),
         memory={name: round(value, 3) for name, value in memory.items()},
         attention=attention,

@@ -11,6 +11,7 @@ from ..config.run_config import RunConfig
 from ..core.work.processes import ProcessGroup
 from ..dataset import Dataset
 from ..dataset.loading import batch_order
+from ..objective.noise_process import NoiseProcess
 from ..runs.run_plan import RunPlan
 from .caching.cache import CacheReader
 from .distributed import divide
@@ -44,15 +45,15 @@ class BatchLoader:
         self._config, self._plan, self._dataset, self._cache = config, plan, dataset, cache
         self._processes, self._pin_memory = processes, pin_memory
 
-    def steps(self, first: int, timesteps: int, tokenize: Tokenize | None = None) -> Generator[StepBatch, None, None]:
+    def steps(self, first: int, process: NoiseProcess, tokenize: Tokenize | None = None) -> Generator[StepBatch, None, None]:
         """The batches of all steps from ``first`` on, counted from 0. The next one is built while the current one trains.
 
-        ``timesteps`` is the number of noise levels. With ``tokenize``, batches have token ids instead of conditionings.
+        ``process`` draws the timesteps. With ``tokenize``, batches have token ids instead of conditionings.
         """
         with ThreadPoolExecutor(1, "batches") as pool:
             waiting: tuple[StepBatch, Future[list[MicroBatch]]] | None = None
             for empty, group in self._planned(first):
-                future = pool.submit(self._build, empty.epoch, group, timesteps, tokenize)
+                future = pool.submit(self._build, empty.epoch, group, process, tokenize)
                 if waiting is not None:
                     yield replace(waiting[0], micro_batches=waiting[1].result())
                 waiting = (empty, future)
@@ -74,13 +75,11 @@ class BatchLoader:
                 yield StepBatch(epoch, [], sum(map(len, groups[index])), index == len(groups) - 1), groups[index]
             offset = 0
 
-    def _build(self, epoch: int, group: Group, timesteps: int, tokenize: Tokenize | None) -> list[MicroBatch]:
+    def _build(self, epoch: int, group: Group, process: NoiseProcess, tokenize: Tokenize | None) -> list[MicroBatch]:
         settings, seed = self._config.objective, self._config.training.seed
         micro_batches = []
         for share in divide(group, self._processes):
-            batch = build_micro_batch(
-                share.slots, self._dataset, self._cache, settings, seed=seed, epoch=epoch, timesteps=timesteps, tokenize=tokenize
-            )
+            batch = build_micro_batch(share.slots, self._dataset, self._cache, settings, process, seed=seed, epoch=epoch, tokenize=tokenize)
             batch = replace(batch, scale=share.scale, accumulated=share.accumulated)
             micro_batches.append(batch.pinned() if self._pin_memory else batch)
         return micro_batches

@@ -13,7 +13,8 @@ from ..dataset import Dataset, Item
 from ..dataset.loading.batch_order import Slot
 from ..dataset.loading.caption_variation import caption_at
 from ..families import Framing
-from ..objective.noise import draw_noise, draw_timestep
+from ..objective.noise import draw_noise
+from ..objective.noise_process import NoiseProcess
 from .caching.cache import CacheReader
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 class MicroBatch:
     """The inputs of one forward pass, on the CPU.
 
-    ``latents`` and ``noise`` (batch, 4, h, w) in fp32; ``timesteps`` (batch,) int64; for each image a conditioning (token ids where the
-    text encoder is trained) and a loss weight; ``masks`` (batch, 1, h, w) or None. ``input_noise`` is added to the latents:
-    ``noise`` itself unless the input is perturbed.
+    ``latents`` and ``noise`` (batch, channels, h, w) in fp32; ``timesteps`` (batch,) as the noise process draws them; for each image a
+    conditioning (token ids where the text encoder is trained) and a loss weight; ``masks`` (batch, 1, h, w) or None. ``input_noise`` is
+    added to the latents: ``noise`` itself unless the input is perturbed.
 
     The mean loss of the images counts ``scale / accumulated * fraction`` in that of the step: see :class:`~.distributed.Share`, and
     ``fraction`` is the share of its micro-batch that a part of one has (``split``).
@@ -84,13 +85,13 @@ def build_micro_batch(
     dataset: Dataset,
     cache: CacheReader,
     settings: ObjectiveSection,
+    process: NoiseProcess,
     *,
     seed: int,
     epoch: int,
-    timesteps: int,
     tokenize: Callable[[str], dict[str, torch.Tensor]] | None = None,
 ) -> MicroBatch:
-    """The batch of ``slots``: a latent drawn from the VAE's posterior, noise, one of ``timesteps`` and the caption's conditioning.
+    """The batch of ``slots``: a latent drawn from the VAE's posterior, noise, a timestep of ``process`` and the caption's conditioning.
 
     With ``tokenize``, the batch has token ids instead of conditionings, to be encoded in the training step.
     """
@@ -105,7 +106,7 @@ def build_micro_batch(
         latents.append(mean + std * torch.randn(mean.shape, generator=draw))
         noise = draw_noise(tuple(mean.shape), settings, draw)
         noises.append(noise)
-        steps.append(draw_timestep(settings, draw, timesteps))
+        steps.append(process.draw_timestep(settings, draw, item.width * item.height))
         # input perturbation (Ning et al. 2023): a little more noise is added to the input than the target contains
         perturbed = noise + settings.input_perturbation * torch.randn(noise.shape, generator=draw) if settings.input_perturbation else noise
         input_noises.append(perturbed)

@@ -15,6 +15,8 @@ from ..config.run_config import RunConfig
 from ..core import seeding
 from ..core.devices import return_memory
 from ..families import Family, TextSettings
+from ..objective.choose import make_noise_process
+from ..objective.noise_process import NoiseProcess
 from .micro_batch import MicroBatch
 from .opened_run import BaseModel, Hardware
 from .trained_text_encoders import TrainedTextEncoders
@@ -31,18 +33,19 @@ class TrainedModel:
     """
 
     def __init__(
-        self, denoiser: Any, text: TrainedTextEncoders | None, family: Family, noise_scheduler: Any, accelerator: Any, hardware: Hardware
+        self,
+        denoiser: Any,
+        text: TrainedTextEncoders | None,
+        family: Family,
+        noise_process: NoiseProcess,
+        accelerator: Any,
+        hardware: Hardware,
     ) -> None:
         self.denoiser, self._text, self._family, self._hardware = denoiser, text, family, hardware
-        self.noise_scheduler, self._accelerator = noise_scheduler, accelerator
+        self.noise_process, self._accelerator = noise_process, accelerator
         self.network = adapter.as_one_model(denoiser.to(hardware.device).train(), text.modules if text else {})
         self.pairs = list(adapter.pairs(self.network))
         self.parameters = adapter.parameters(self.network)
-
-    @property
-    def timesteps(self) -> int:
-        """The number of noise levels."""
-        return int(self.noise_scheduler.config.num_train_timesteps)
 
     @property
     def tokenize(self) -> Callable[[str], dict[str, torch.Tensor]] | None:
@@ -69,7 +72,7 @@ class TrainedModel:
         }
 
     def predict(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, Any]) -> torch.Tensor:
-        """The denoiser's prediction, (batch, 4, h, w)."""
+        """The denoiser's prediction, (batch, channels, h, w), for ``timesteps`` as it takes them."""
         with self._accelerator.autocast():
             inputs = noisy_latents.to(self._hardware.dtype)
             predicted: torch.Tensor = self.denoiser(inputs, timesteps, **conditioning, return_dict=False)[0]
@@ -113,7 +116,7 @@ def load_model(
     text = _load_text_encoders(config, base, text_settings, hardware) if network.text_encoder else None
     # gradients are averaged for all trained models at once (``average_over_processes``), so that DDP need not wrap any
     prepared = accelerator.prepare_model(denoiser.to(hardware.device), evaluation_mode=hardware.processes.world_size > 1)
-    model = TrainedModel(prepared, text, family, family.noise_scheduler(base.prediction), accelerator, hardware)
+    model = TrainedModel(prepared, text, family, make_noise_process(family, base.prediction), accelerator, hardware)
     return_memory(hardware.device)
     if starts_from_lora:
         load_lora(model.network, Path(config.base.lora), network)

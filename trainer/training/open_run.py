@@ -24,7 +24,7 @@ from ..core.work.background import BackgroundTask
 from ..core.work.processes import ProcessGroup, current_process_group
 from ..dataset import Dataset
 from ..families import BaseCheckpoint, Family, cautions
-from ..objective import denoising_loss
+from ..objective.choose import choose_prediction
 from ..plan.inputs import open_inputs
 from ..plan.memory_check import TIGHT, require_memory
 from ..plan.meta_models import MetaModels
@@ -59,7 +59,7 @@ def open_run(run: RunFolder, config: RunConfig, emit: EventLog) -> OpenedRun:
     datasets = Datasets(inputs.dataset, inputs.held_out)
     guard = CheckpointGuard(checkpoint, cache_folder(config))
     device = devices.pick_device(config.training.device)
-    prediction = denoising_loss.chosen_prediction(family.prediction(checkpoint), config.objective, checkpoint.name)
+    prediction = choose_prediction(family, checkpoint, config.objective)
     frozen_lora = frozen_modules(config)
     lora = lora_identity(Path(config.base.lora), cache_folder(config)) if config.base.lora else ""
     changes_text = any(module.component != "unet" for module in frozen_lora)
@@ -88,7 +88,11 @@ def open_run(run: RunFolder, config: RunConfig, emit: EventLog) -> OpenedRun:
         warn(Message(f"This run needs about {plan.memory_gb:.1f} GB, and {usable:.1f} GB of the GPU are usable. ", TIGHT))
     for message in accelerations.warnings(Context(config, device, hardware.dtype, len(plan.buckets))):
         warn(message)
-    for message in [*cautions(checkpoint), describe_frozen(config, frozen_lora), *_settings_warnings(config, datasets.training, plan)]:
+    for message in [
+        *cautions(checkpoint, config.objective.prediction),
+        describe_frozen(config, frozen_lora),
+        *_settings_warnings(config, datasets.training, plan),
+    ]:
         warn(message)
     start = _find_start(run, plan.steps, warn)
     plan = replace(plan, start_step=start.step, held_out=len(datasets.held_out.items), regularisation=inputs.regularisation)

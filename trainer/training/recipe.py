@@ -74,7 +74,7 @@ class TrainingRecipe:
             self.evaluate(-(-state.step // plan.steps_per_epoch))
         checkpointer.save_missing_lora()
         self.emit(events.Phase("training", state.step, plan.steps))
-        with closing(self.batch_loader.steps(state.step, self.model.timesteps, self.model.tokenize)) as batches:
+        with closing(self.batch_loader.steps(state.step, self.model.noise_process, self.model.tokenize)) as batches:
             self.step_log.start_clock()
             for batch in batches:
                 metrics = self.compute_gradients(batch)
@@ -121,12 +121,11 @@ class TrainingRecipe:
 
     def compute_loss(self, inputs: Inputs) -> torch.Tensor:
         """Add noise, predict, compare with the target: the mean loss of a micro-batch."""
-        noise_scheduler, timesteps = self.model.noise_scheduler, inputs["timesteps"]
-        noisy_latents = noise_scheduler.add_noise(inputs["latents"], inputs["input_noise"], timesteps)
-        prediction = self.model.predict(noisy_latents, timesteps, inputs["conditioning"])
-        target = denoising_loss.target(noise_scheduler, inputs["latents"], inputs["noise"], timesteps)
-        weights, masks = inputs["weights"], inputs["masks"]
-        return denoising_loss.loss(prediction, target, timesteps, weights, masks, self.config.objective, noise_scheduler)
+        process, timesteps = self.model.noise_process, inputs["timesteps"]
+        noisy_latents = process.add_noise(inputs["latents"], inputs["input_noise"], timesteps)
+        prediction = self.model.predict(noisy_latents, process.denoiser_timesteps(timesteps), inputs["conditioning"])
+        target = process.target(inputs["latents"], inputs["noise"], timesteps)
+        return denoising_loss.loss(prediction, target, timesteps, inputs["weights"], inputs["masks"], self.config.objective, process)
 
     def update_weights(self, batch: StepBatch, metrics: StepMetrics) -> None:
         """Optimiser, schedule, weight norms, moving average. A stop sees the state before all of them or after, never in between."""

@@ -86,6 +86,7 @@ TRAIN_OPTIONS_WIDGETS = NodeWidgets(
         "options",
         Widget("balance_regularisation", "dataset.balance_regularisation"),
         Widget("vae", "base.vae", default=OWN_VAE, because="a menu's words for no path"),
+        Widget("validation_shift", "sample.shift", step=0.1),
     ),
 )
 NETWORK_OPTIONS_WIDGETS = NodeWidgets(
@@ -126,6 +127,8 @@ LEARNING_OPTIONS_WIDGETS = NodeWidgets(
         Widget("step_rules", "optimizer.step_rules"),
         Widget("ema_decay", "training.ema_decay", max=0.9999, step=0.001),
         "options",
+        Widget("timestep_shift", "objective.timestep_shift", min=0.01, step=0.1),
+        Widget("resolution_shift", "objective.resolution_shift"),
     ),
 )
 MACHINE_OPTIONS_WIDGETS = NodeWidgets(

@@ -27,4 +27,4 @@ def recipe_before_step_one(settings: run_config.RunConfig) -> tuple[TrainingReci
     run = prepare_run(settings).folder
     recipe = TrainingRecipe(run, settings, EventLog(run.events), threading.Event())
     recipe.setup()
-    return recipe, next(recipe.batch_loader.steps(0, recipe.model.timesteps, recipe.model.tokenize))
+    return recipe, next(recipe.batch_loader.steps(0, recipe.model.noise_process, recipe.model.tokenize))

@@ -20,7 +20,7 @@ from trainer.config.sections.objective import ObjectiveSection
 from trainer.core.errors import UserError
 from trainer.families import Prediction, cautions, family_named, family_of, open_checkpoint
 from trainer.launch.prepared_run import prepare_run
-from trainer.objective.denoising_loss import chosen_prediction
+from trainer.objective.choose import choose_prediction
 from trainer.runs.events import Warning_
 
 
@@ -68,15 +68,16 @@ def test_edm_checkpoint_is_refused_with_every_setting(shallow_sdxl: Path, tmp_pa
 
 def test_edm_markers_take_precedence_over_v_pred(shallow_sdxl: Path, tmp_path: Path) -> None:
     both = with_tensors(shallow_sdxl, tmp_path / "both.safetensors", {"v_pred": torch.zeros(1), **EDM["CosXL"]})
-    assert not family_named("sdxl").prediction(open_checkpoint(str(both))).is_supported
+    assert family_named("sdxl").prediction(open_checkpoint(str(both))).kind == "edm_v_prediction"
 
 
 @pytest.mark.parametrize("stated", ["flow_prediction", "rectified flow", "sample", "x0", "something-new"])
 def test_unknown_prediction_is_refused_unless_overridden(shallow_checkpoint: Path, tmp_path: Path, stated: str) -> None:
     path = with_tensors(shallow_checkpoint, tmp_path / "flow.safetensors", {}, {"modelspec.prediction_type": stated})
     assert "objective.prediction" in refusal(path, tmp_path)
-    found = family_of(open_checkpoint(str(path))).prediction(open_checkpoint(str(path)))
-    assert chosen_prediction(found, ObjectiveSection(prediction="v-prediction")) == Prediction("v_prediction")
+    checkpoint = open_checkpoint(str(path))
+    chosen = choose_prediction(family_of(checkpoint), checkpoint, ObjectiveSection(prediction="v-prediction"))
+    assert chosen == Prediction("v_prediction")
 
 
 @pytest.mark.parametrize(("stated", "kind"), [("v", "v_prediction"), ("V-Prediction", "v_prediction"), ("eps", "epsilon"), ("", "epsilon")])
@@ -88,7 +89,7 @@ def test_spellings_of_supported_predictions_are_understood(shallow_checkpoint: P
 @pytest.mark.parametrize(
     ("file", "values", "word"),
     [
-        ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "flow_prediction"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "rectified flow"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, r"\(sample\)"),
         ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "rectified flow"),
         ("scheduler/scheduler_config.json", {"_class_name": "EDMDPMSolverMultistepScheduler"}, "Playground 2.5"),

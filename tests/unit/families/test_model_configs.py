@@ -14,6 +14,8 @@ from tests.unit.families.plain_models import full_config
 from trainer.core.errors import UserError
 from trainer.families.sd1 import FAMILY
 from trainer.families.stable_diffusion import ldm_configs
+from trainer.families.stable_diffusion.noise_schedule import SCHEDULE
+from trainer.objective.diffusion import Diffusion
 
 SHAPES = {tensor.name: tensor.shape for tensor in tensors(FULL)}
 
@@ -81,7 +83,7 @@ def test_text_encoder_config_matches_published_one() -> None:
 def test_noise_schedule_matches_published_one() -> None:
     # scheduler_config.json of stable-diffusion-v1-5: scaled_linear is linear in the square root of beta
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    for scheduler in (FAMILY.noise_scheduler(), FAMILY.sampling_scheduler()):
+    for scheduler in (Diffusion(SCHEDULE).scheduler, FAMILY.sampling_scheduler()):
         assert torch.allclose(scheduler.betas.double(), betas, rtol=1e-5)
         assert scheduler.config.prediction_type == "epsilon"
 

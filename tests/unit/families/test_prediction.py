@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ import torch
 from tests.unit.families.helpers import with_tensors
 from trainer.config.sections.objective import ObjectiveSection
 from trainer.core.errors import UserError
-from trainer.families import Prediction, family_named, family_of, open_checkpoint
-from trainer.objective.denoising_loss import chosen_prediction
+from trainer.families import BaseCheckpoint, Prediction, family_named, family_of, open_checkpoint
+from trainer.families.sdxl import StableDiffusionXL
+from trainer.families.stable_diffusion.noise_schedule import SCHEDULE
+from trainer.objective.choose import choose_prediction
+from trainer.objective.diffusion import Diffusion
 
 
 def test_prediction_is_read_from_markers_metadata_and_configuration(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -46,21 +50,36 @@ def test_sd2_v_prediction_is_recognised_by_the_spread_of_one_bias(tiny_checkpoin
     assert family.prediction(open_checkpoint(str(stated))).kind == "epsilon"
 
 
+class FamilyStating(StableDiffusionXL):
+    """SDXL whose checkpoints state one prediction."""
+
+    def __init__(self, stated: Prediction) -> None:
+        self.stated = stated
+
+    def prediction(self, checkpoint: BaseCheckpoint) -> Prediction:
+        return self.stated
+
+
 def test_objective_settings_override_the_stated_prediction() -> None:
     noobai = Prediction("v_prediction", True)
-    assert chosen_prediction(noobai, ObjectiveSection()) == noobai
-    assert chosen_prediction(noobai, ObjectiveSection(prediction="epsilon")) == Prediction("epsilon")
-    assert chosen_prediction(noobai, ObjectiveSection(zero_terminal_snr="off")) == Prediction("v_prediction")
-    assert chosen_prediction(Prediction(), ObjectiveSection(prediction="v-prediction", zero_terminal_snr="on")) == noobai
+
+    def chosen(stated: Prediction, **settings: Any) -> Prediction:
+        family = FamilyStating(stated)
+        return choose_prediction(family, BaseCheckpoint(Path("x.safetensors"), "file"), ObjectiveSection(**settings))
+
+    assert chosen(noobai) == noobai
+    assert chosen(noobai, prediction="epsilon") == Prediction("epsilon")
+    assert chosen(noobai, zero_terminal_snr="off") == Prediction("v_prediction")
+    assert chosen(Prediction(), prediction="v-prediction", zero_terminal_snr="on") == noobai
     with pytest.raises(UserError, match="pure noise"):
-        chosen_prediction(Prediction(), ObjectiveSection(zero_terminal_snr="on"))
+        chosen(Prediction(), zero_terminal_snr="on")
 
 
 def test_zero_terminal_snr_samples_from_the_last_timestep() -> None:
     sampler = family_named("sdxl").sampling_scheduler(Prediction("v_prediction", True))
     sampler.set_timesteps(10)
     assert int(sampler.timesteps[0]) == 999
-    noise = family_named("sdxl").noise_scheduler(Prediction("v_prediction", True))
+    noise = Diffusion(SCHEDULE, Prediction("v_prediction", True)).scheduler
     assert float(noise.alphas_cumprod[-1]) < 1e-7
 
 
@@ -73,7 +92,7 @@ def test_zero_terminal_snr_rescales_as_in_the_paper() -> None:
         roots.append(math.sqrt(product))
     scale = roots[0] / (roots[0] - roots[-1])
     expected = [((root - roots[-1]) * scale) ** 2 for root in roots]
-    scheduler = family_named("sdxl").noise_scheduler(Prediction("v_prediction", True))
+    scheduler = Diffusion(SCHEDULE, Prediction("v_prediction", True)).scheduler
     # diffusers computes in fp32: its products carry a rounding of about 1e-6
     assert scheduler.alphas_cumprod.tolist() == pytest.approx(expected, abs=3e-6)
     assert scheduler.alphas_cumprod.tolist() != pytest.approx([root**2 for root in roots], abs=1e-3)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from trainer.config.sections.objective import ObjectiveSection
-from trainer.objective.noise import draw_noise, draw_timestep
+from trainer.objective.noise import draw_noise
+from trainer.objective.timesteps import draw_discrete
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -85,7 +86,7 @@ def test_multires_noise_keeps_unit_deviation_and_adds_low_frequencies() -> None:
 def test_uniform_timesteps_cover_the_range_evenly_and_never_leave_it() -> None:
     settings = ObjectiveSection(timestep_min=200, timestep_max=300)
     source = generator()
-    drawn = [int(draw_timestep(settings, source, 1000)) for _ in range(5000)]
+    drawn = [int(draw_discrete(settings, source, 1000)) for _ in range(5000)]
     assert min(drawn) == 200 and max(drawn) == 299
     assert statistics.mean(drawn) == pytest.approx(249.5, abs=2)
 
@@ -93,7 +94,7 @@ def test_uniform_timesteps_cover_the_range_evenly_and_never_leave_it() -> None:
 def test_logit_normal_timesteps_have_the_median_of_their_formula() -> None:
     settings = ObjectiveSection(timestep_sampling="logit-normal", logit_mean=1.0, logit_std=0.7)
     source = generator()
-    drawn = sorted(int(draw_timestep(settings, source, 1000)) for _ in range(5000))
+    drawn = sorted(int(draw_discrete(settings, source, 1000)) for _ in range(5000))
     assert drawn[2500] == pytest.approx(1000 / (1 + math.exp(-1.0)), rel=0.03)
     assert drawn[0] >= 0 and drawn[-1] <= 999
 

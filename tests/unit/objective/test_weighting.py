@@ -7,7 +7,10 @@ import math
 import pytest
 import torch
 
+from trainer.config.sections.objective import ObjectiveSection
+from trainer.families.stable_diffusion.noise_schedule import SCHEDULE
 from trainer.objective import weighting
+from trainer.objective.diffusion import Diffusion
 
 # SD 1.x's schedule, computed from its definition: betas linear in the square root
 _ROOTS = [math.sqrt(0.00085) + (math.sqrt(0.012) - math.sqrt(0.00085)) * i / 999 for i in range(1000)]
@@ -55,13 +58,14 @@ def test_debiased_estimation_equals_the_papers_formula_cut_at_1000(velocity: boo
 
 
 def test_huber_width_follows_each_schedule() -> None:
-    alphas, steps, base = torch.tensor(ALPHAS), torch.tensor(TIMESTEPS), 0.1
+    diffusion, steps, base = Diffusion(SCHEDULE), torch.tensor(TIMESTEPS), 0.1
     exponential = [math.exp(math.log(base) / 1000 * t) for t in TIMESTEPS]
     sigma = [math.sqrt((1 - ALPHAS[t]) / ALPHAS[t]) for t in TIMESTEPS]
     by_snr = [(1 - base) / (1 + s) ** 2 + base for s in sigma]
-    assert weighting.huber_width("constant", base, alphas, steps).tolist() == pytest.approx([base] * len(TIMESTEPS))
-    assert weighting.huber_width("exponential", base, alphas, steps).tolist() == pytest.approx(exponential, rel=1e-5)
-    assert weighting.huber_width("snr", base, alphas, steps).tolist() == pytest.approx(by_snr, rel=1e-3)
+    expected = {"constant": [base] * len(TIMESTEPS), "exponential": exponential, "snr": by_snr}
+    for schedule, widths in expected.items():
+        settings = ObjectiveSection.model_validate({"huber_schedule": schedule, "huber_c": base})
+        assert diffusion.huber_width(steps, settings).tolist() == pytest.approx(widths, rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["huber", "smooth_l1"])

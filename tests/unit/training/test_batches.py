@@ -19,13 +19,16 @@ from trainer.dataset import Dataset, TrainingHints, open_dataset
 from trainer.dataset.loading import batch_order
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
+from trainer.families.stable_diffusion.noise_schedule import SCHEDULE
 from trainer.objective.denoising_loss import loss
+from trainer.objective.diffusion import Diffusion
 from trainer.training.caching.cache import Cache
 from trainer.training.caching.latent_cache import fill_latents
 from trainer.training.caching.prompt_cache import fill_prompts
 from trainer.training.micro_batch import build_micro_batch
 
 PLAIN = ObjectiveSection()
+DIFFUSION = Diffusion(SCHEDULE)
 CPU = torch.device("cpu")
 
 
@@ -81,7 +84,7 @@ def test_cached_latents_are_the_scaled_posterior_of_diffusers_vae(filled: tuple[
 def batch_of(filled: tuple[Dataset, Cache], *positions: int, item: int = 0, epoch: int = 0) -> Any:
     dataset, cache = filled
     slots = [batch_order.Slot(item, position) for position in positions]
-    return build_micro_batch(slots, dataset, cache, PLAIN, seed=1, epoch=epoch, timesteps=1000)
+    return build_micro_batch(slots, dataset, cache, PLAIN, DIFFUSION, seed=1, epoch=epoch)
 
 
 def test_latents_are_sampled_from_the_posterior_each_time(filled: tuple[Dataset, Cache]) -> None:
@@ -112,7 +115,7 @@ def test_perturbed_input_is_noised_by_more_than_the_target_says(filled: tuple[Da
     """Ning et al. 2023, algorithm 1: the input has noise + gamma times another draw, the target stays the noise."""
     dataset, cache = filled
     slots = [batch_order.Slot(3, position) for position in range(300)]
-    fixed: dict[str, Any] = {"seed": 1, "epoch": 0, "timesteps": 1000}
+    fixed: dict[str, Any] = {"seed": 1, "epoch": 0, "process": DIFFUSION}
     plain = build_micro_batch(slots, dataset, cache, PLAIN, **fixed)
     perturbed = build_micro_batch(slots, dataset, cache, ObjectiveSection(input_perturbation=0.1), **fixed)
     assert torch.equal(plain.input_noise, plain.noise)
@@ -143,7 +146,7 @@ def test_a_mirrored_picture_has_a_mirrored_mask(filled: tuple[Dataset, Cache]) -
 
 def test_pictures_without_a_mask_count_whole_beside_one_with_a_mask(filled: tuple[Dataset, Cache]) -> None:
     dataset, cache = filled
-    mixed = build_micro_batch([batch_order.Slot(0, 0), batch_order.Slot(1, 1)], dataset, cache, PLAIN, seed=1, epoch=0, timesteps=1000)
+    mixed = build_micro_batch([batch_order.Slot(0, 0), batch_order.Slot(1, 1)], dataset, cache, PLAIN, DIFFUSION, seed=1, epoch=0)
     assert mixed.masks is not None
     assert mixed.masks[0].mean() == 0.5
     assert (mixed.masks[1] == 1).all()
@@ -152,7 +155,7 @@ def test_pictures_without_a_mask_count_whole_beside_one_with_a_mask(filled: tupl
 
 def loss_of(predicted: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor, masks: torch.Tensor | None) -> float:
     timesteps = torch.zeros(len(predicted), dtype=torch.int64)
-    return float(loss(predicted, wanted, timesteps, weights, masks, PLAIN, FAMILY.noise_scheduler()))
+    return float(loss(predicted, wanted, timesteps, weights, masks, PLAIN, DIFFUSION))
 
 
 def test_the_loss_without_masks_and_weights_is_the_mean_squared_error() -> None:

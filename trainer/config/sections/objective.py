@@ -1,4 +1,5 @@
-"""``[objective]``: what the error is measured against, and how much each noise level counts. The defaults are plain DDPM."""
+"""``[objective]``: what the error is measured against, and how much each noise level counts. The defaults are plain DDPM, or a
+plain rectified flow."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from pydantic import model_validator
 from ..setting import setting
 from .section import Section
 
-Prediction = Literal["auto", "epsilon", "v-prediction"]
+Prediction = Literal["auto", "epsilon", "v-prediction", "flow"]
 ZeroTerminal = Literal["auto", "on", "off"]
 Loss = Literal["l2", "huber", "smooth_l1"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
-TimestepSampling = Literal["uniform", "logit-normal"]
+TimestepSampling = Literal["uniform", "logit-normal", "cosmap"]
 
 
 class ObjectiveSection(Section):
@@ -21,8 +22,10 @@ class ObjectiveSection(Section):
 
     prediction: Prediction = setting(
         "auto",
-        "What the checkpoint predicts. auto reads it from the file; change it only for a v-prediction model that looks grey or burnt.",
-        details="`epsilon` is the noise. Set it only for a v-prediction file that does not declare it or declares it wrongly.",
+        "What the checkpoint predicts. auto reads it from the file. Set v-prediction for such a model that looks grey or burnt, and flow "
+        "for an SDXL rectified flow, such as NoobAI RF.",
+        details="`epsilon` is the noise. No SDXL file says that it is a rectified flow, so `flow` has to be set: "
+        "see [Rectified flow](#rectified-flow).",
         why="Markers, metadata or configuration of the checkpoint declare it.",
     )
     zero_terminal_snr: ZeroTerminal = setting(
@@ -109,7 +112,8 @@ class ObjectiveSection(Section):
     )
     timestep_sampling: TimestepSampling = setting(
         "uniform",
-        "Trains all noise levels equally often (uniform), or the middle ones more (logit-normal).",
+        "Trains all noise levels equally often (uniform), or the middle ones more (logit-normal; for rectified flows also cosmap).",
+        details="`cosmap` is the other density of Stable Diffusion 3's paper.",
         why="As in pretraining.",
     )
     logit_mean: float = setting(
@@ -122,9 +126,24 @@ class ObjectiveSection(Section):
     logit_std: float = setting(
         1.0,
         "With timestep_sampling logit-normal: how far it spreads from the middle. Larger is more even.",
+        details="Other trainers call it the sigmoid scale.",
         why="The value of Stable Diffusion 3's paper.",
         gt=0,
         le=10,
+    )
+    timestep_shift: float = setting(
+        1.0,
+        "For rectified flows: above 1 trains high noise (composition) more, below 1 detail. 1 is off.",
+        details="A noise level t becomes s·t / (1 + (s − 1)·t), whatever `timestep_sampling` draws.",
+        why="Trains detail and composition alike; see [Rectified flow](#rectified-flow).",
+        gt=0,
+        le=100,
+    )
+    resolution_shift: bool = setting(
+        False,
+        "For rectified flows: trains large images at higher noise and small ones at lower noise.",
+        details="Multiplies the shift by the square root of the image's pixels relative to 1024 × 1024 (Esser et al. 2024, section 5.3.2).",
+        why="All images alike; it matters where sizes differ much.",
     )
 
     @model_validator(mode="after")

@@ -55,6 +55,15 @@ class SampleSection(Section):
         le=8192,
     )
 
+    shift: float = setting(
+        0.0,
+        "For rectified flows: the shift that the validation images are sampled with, as in ModelSamplingSD3. 0 uses the model's usual one.",
+        details="Use the value that you sample with; SDXL's flows usually take 3.",
+        why="3, ComfyUI's default for these models.",
+        ge=0,
+        le=100,
+    )
+
     @field_validator("prompts", mode="before")
     @classmethod
     def _one_prompt_is_a_list(cls, value: Any) -> Any:

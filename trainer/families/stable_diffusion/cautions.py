@@ -7,6 +7,7 @@ import re
 from ...core.messages import Message, Setting
 from ..checkpoints.base_checkpoint import BaseCheckpoint
 from ..checkpoints.diffusers_folder import read_json, read_scheduler
+from ..prediction import FLOW
 from .prediction_markers import states_prediction
 
 _FEW_STEPS = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper[-_ ]?sdxl|hyper[-_ ]?sd|dmd2?|tcd|pcm)(?![a-z])", re.IGNORECASE)
@@ -15,8 +16,9 @@ _NAMED_VELOCITY = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
 _NAMED_FLOW = re.compile(r"rectified|(?<![a-z])(rf|rflow|flow)(?![a-z])", re.IGNORECASE)
 
 
-def cautions(checkpoint: BaseCheckpoint) -> list[str]:
-    """Sentences for the user about a model that is distilled for few steps, or whose name contradicts how it will be trained."""
+def cautions(checkpoint: BaseCheckpoint, prediction: str = "auto") -> list[str]:
+    """Sentences for the user about a model that is distilled for few steps, or whose name contradicts how it will be trained where the
+    setting ``prediction`` is auto."""
     name, warnings = checkpoint.name, []
     names = f"{checkpoint.path.stem} {checkpoint.metadata.get('modelspec.title', '')}"
     if why := _why_distilled(checkpoint, names):
@@ -24,22 +26,21 @@ def cautions(checkpoint: BaseCheckpoint) -> list[str]:
             f"{name} seems to be distilled for few steps ({why}). Training weakens the distillation, and images with the usual number of "
             "steps and guidance look burnt. Train on the model that it was made from, and use the LoRA with both."
         )
-    if states_prediction(checkpoint):
+    if prediction != "auto" or states_prediction(checkpoint):
         return warnings
     if _NAMED_FLOW.search(names):
-        warnings.append(
-            f"The name of {name} suggests a rectified flow, but the file does not state what it predicts, so it is trained as epsilon. "
-            "This version cannot train rectified flows."
-        )
+        warnings.append(_contradicted(name, "a rectified flow", FLOW))
     elif _NAMED_VELOCITY.search(names):
-        warnings.append(
-            Message(
-                f"The name of {name} suggests v-prediction, but the file does not state what it predicts, so ",
-                Setting("objective.prediction"),
-                ' decides: "auto" means epsilon. Set it to "v-prediction" if the name is right.',
-            )
-        )
+        warnings.append(_contradicted(name, "v-prediction", "v-prediction"))
     return warnings
+
+
+def _contradicted(name: str, suggested: str, value: str) -> Message:
+    return Message(
+        f"The name of {name} suggests {suggested}, but the file does not state what it predicts, so ",
+        Setting("objective.prediction"),
+        f' decides: "auto" means epsilon. Set it to "{value}" if the name is right.',
+    )
 
 
 def _why_distilled(checkpoint: BaseCheckpoint, names: str) -> str:

@@ -7,15 +7,16 @@ their widths follow from the tensor shapes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UserError
 from ...core.messages import Message, Setting
 from ..checkpoints.base_checkpoint import BaseCheckpoint, layout_errors
 from ..checkpoints.diffusers_folder import load_from_folder, read_json, require_weights, weights_variant
-from ..interface import PLAIN_TEXT, Framing, LatentSpace, TextSettings
-from ..prediction import EPSILON, Prediction
+from ..flow_sampling import FlowEuler
+from ..interface import PLAIN_TEXT, Flow, Framing, LatentSpace, TextSettings
+from ..prediction import EPSILON, FLOW, Prediction
 from . import clip_text, ldm_configs, prediction_markers
 from .noise_schedule import SCHEDULE
 from .vae import load_ldm_vae, load_vae, require_filled
@@ -39,6 +40,8 @@ class StableDiffusion(ABC):
     preset_group = "sd15"
     learning_rate = 1e-4  # of kohya's documentation and the reference run
     heads: int | None = None
+    beta_schedule: Mapping[str, Any] | None = SCHEDULE
+    flow: Flow | None = None
 
     def require_parts(self, checkpoint: BaseCheckpoint) -> None:
         """Raise UserError unless UNet, VAE and text encoders are present and readable. ``recognises`` has checked those of a single file
@@ -113,18 +116,14 @@ class StableDiffusion(ABC):
             vae: nn.Module = load_ldm_vae(tensors, config, dtype).eval().requires_grad_(False)
         return vae
 
-    def noise_scheduler(self, prediction: Prediction = EPSILON) -> Any:
-        """DDPM with Stable Diffusion's betas; timesteps are 0..999."""
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-        return DDPMScheduler(**SCHEDULE, prediction_type=prediction.kind, rescale_betas_zero_snr=prediction.zero_terminal_snr)
-
-    def sampling_scheduler(self, prediction: Prediction = EPSILON, *, karras: bool = False) -> Any:
-        """DPM++ 2M, which is close to converged at 20 steps.
+    def sampling_scheduler(self, prediction: Prediction = EPSILON, *, karras: bool = False, shift: float = 0.0) -> Any:
+        """DPM++ 2M, which is close to converged at 20 steps; Euler for a rectified flow.
 
         With zero terminal SNR, sampling starts at the very last timestep. ``karras`` selects the noise levels of Karras et al. 2022
         (equation 5) instead of evenly spaced timesteps.
         """
+        if prediction.kind == FLOW and self.flow is not None:
+            return FlowEuler(shift or self.flow.sampling_shift, self.flow.timestep_multiplier)
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
         zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if prediction.zero_terminal_snr else {}

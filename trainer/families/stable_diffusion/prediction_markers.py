@@ -16,7 +16,7 @@ from ..prediction import EDM, EDM_VELOCITY, FLOW, Prediction
 _SPELLINGS = {
     "epsilon": ("epsilon", "eps", "e", "noise", "ddpm"),
     "v_prediction": ("v_prediction", "v", "v_pred", "vpred", "velocity"),
-    FLOW: ("flow_prediction", "flow", "rf", "rflow", "rectified_flow", "flow_matching"),
+    FLOW: ("flow", "flow_prediction", "rf", "rflow", "rectified_flow", "flow_matching"),
     "sample": ("sample", "x0"),
 }
 _FLOW_SCHEDULER = re.compile(r"^FlowMatch")

@@ -10,6 +10,7 @@ import math
 from ...core.errors import UserError
 from ..checkpoints.base_checkpoint import BaseCheckpoint
 from ..checkpoints.diffusers_folder import read_json, read_scheduler
+from ..prediction import DIFFUSION, FLOW
 from .noise_schedule import SCHEDULE
 from .prediction_markers import has_other_noise_levels, prediction
 
@@ -83,7 +84,7 @@ def _folder_reason(checkpoint: BaseCheckpoint) -> str:
         if unet.get(key) is not None:
             return f"its UNet has an additional input (unet/config.json: {key} = {unet[key]!r})"
     scheduler = read_scheduler(checkpoint.path)
-    if not has_other_noise_levels(str(scheduler.get("_class_name", ""))):  # ``require_supported`` refuses those by name
+    if not has_other_noise_levels(str(scheduler.get("_class_name", ""))):  # ``choose_kind`` refuses those by name
         for key, value in SCHEDULE.items():
             if not _same(scheduler.get(key, value), value):
                 return f"it has another noise schedule (scheduler_config.json: {key} = {scheduler[key]!r}, expected {value!r})"
@@ -91,7 +92,7 @@ def _folder_reason(checkpoint: BaseCheckpoint) -> str:
             return "it has another noise schedule (scheduler_config.json: trained_betas)"
     vae = checkpoint.path / "vae" / "config.json"
     for key in ("latents_mean", "latents_std", "shift_factor"):
-        if vae.is_file() and (read_json(vae).get(key)) is not None and prediction(checkpoint).is_supported:
+        if vae.is_file() and (read_json(vae).get(key)) is not None and prediction(checkpoint).kind in (*DIFFUSION, FLOW):
             return f"its latents are shifted (vae/config.json: {key})"
     return ""
 

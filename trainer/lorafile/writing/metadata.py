@@ -204,7 +204,7 @@ def _modelspec(facts: TrainingFacts) -> dict[str, str]:
         "implementation_version": f"AnimeLoRA/{__version__}",
         "title": facts.title or facts.name,
         "resolution": f"{width}x{height}",
-        "prediction_type": "v" if facts.prediction_type.startswith("v") else "epsilon",
+        "prediction_type": {"v_prediction": "v"}.get(facts.prediction_type, facts.prediction_type),
         "date": moment.replace(tzinfo=None).isoformat() if facts.started_at or facts.finished_at else "",
         "trigger_phrase": trigger_phrase(facts),
         "author": facts.author,

@@ -39,7 +39,7 @@ class TrainingFacts:
     base_name: str = ""  # file name of the checkpoint
     base_hash: str = ""  # SHA-256 of the checkpoint file, hex
     base_legacy_hash: str = ""  # SHA-256 of 64 KiB at 1 MiB, first 8 digits (what A1111 shows as [hash])
-    prediction_type: str = "epsilon"  # or "v_prediction"
+    prediction_type: str = "epsilon"  # or "v_prediction", "flow"
     clip_skip: int | None = None
     max_tokens: int = 75  # tokens of a caption that are read
     # network

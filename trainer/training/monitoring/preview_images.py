@@ -74,6 +74,7 @@ class PreviewImages(Evaluation):
                 guidance=sample.guidance if prompt.guidance is None else prompt.guidance,
                 generator=_generator(prompt, sample.seed, index),
                 prediction=self.base.prediction,
+                shift=sample.shift,
                 device=hardware.device,
                 dtype=hardware.dtype,
                 stop=self.stop,

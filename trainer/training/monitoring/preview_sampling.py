@@ -1,4 +1,4 @@
-"""Sampling for preview images: classifier-free guidance with a diffusers scheduler.
+"""Sampling for preview images: classifier-free guidance with the scheduler of the family.
 
 Not a diffusers pipeline, because the text encoder has left memory and conditionings come from the cache. A test compares the result with
 the pipeline's.
@@ -33,19 +33,21 @@ def sample_latents(
     device: torch.device,
     dtype: torch.dtype,
     prediction: Prediction = EPSILON,
+    shift: float = 0.0,
     start: torch.Tensor | None = None,
     strength: float = 1.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> torch.Tensor | None:
     """Latents in fp32, (1, channels, height, width), or None after ``stop`` returned True. With ``start``, the latents of an image,
-    that image is changed; ``strength`` (above 0, up to 1) is the amount of noise: see ``noise_for``.
+    that image is changed; ``strength`` (above 0, up to 1) is the amount of noise: see ``noise_for``. ``shift`` is that of a rectified flow
+    (0: the family's).
 
     Noise comes from ``generator`` on the CPU, so that the same seed gives the same image on every device.
     """
     import torch
 
     noise = torch.randn((1, *family.latents.shape(width, height)), generator=generator)
-    scheduler = family.sampling_scheduler(prediction, karras=start is not None)
+    scheduler = family.sampling_scheduler(prediction, karras=start is not None, shift=shift)
     if start is None:
         scheduler.set_timesteps(steps)
         latents = noise * scheduler.init_noise_sigma

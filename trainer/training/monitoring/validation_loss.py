@@ -11,6 +11,7 @@ from ...core.errors import Cancelled
 from ...dataset import Dataset
 from ...dataset.loading.kohya_captions import fixed_caption
 from ...objective import denoising_loss
+from ...objective.noise_process import NOISE_LEVELS
 from ...runs import events
 from ...runs.event_log import validation_history
 from ..micro_batch import MicroBatch, framing, load_masks
@@ -65,7 +66,7 @@ class HeldOutValidation(Evaluation):
                 errors = squared_errors(self.model, self._build(probes))
                 sums.index_add_(0, torch.tensor([probe.level for probe in probes], device=device), errors)
         means = (sums / len(self.dataset.items)).tolist()
-        return {timestep_of(level, levels, self.model.timesteps): mean for level, mean in enumerate(means)}
+        return {middle_of(level, levels): mean for level, mean in enumerate(means)}
 
     def _batches(self) -> list[list[_Probe]]:
         """Every image at every level, in batches of one size."""
@@ -93,7 +94,7 @@ class HeldOutValidation(Evaluation):
             latents=torch.stack(latents),
             noise=noise,
             input_noise=noise,
-            timesteps=torch.tensor([timestep_of(probe.level, section.noise_levels, self.model.timesteps) for probe in probes]),
+            timesteps=self.model.noise_process.timesteps_at([middle_of(probe.level, section.noise_levels) for probe in probes]),
             conditions=[(self.model.tokenize or self.cache.prompt)(caption) for caption in captions],
             weights=torch.ones(len(probes)),
             masks=load_masks(dataset, [(probe.item, False) for probe in probes]),
@@ -104,12 +105,13 @@ class HeldOutValidation(Evaluation):
 def squared_errors(model: TrainedModel, batch: MicroBatch) -> torch.Tensor:
     """The mean squared error of each image, (batch,) in fp32: no setting of the objective weights it."""
     inputs = model.to_device(batch, train_text=False)
-    noisy_latents = model.noise_scheduler.add_noise(inputs["latents"], inputs["input_noise"], inputs["timesteps"])
-    prediction = model.predict(noisy_latents, inputs["timesteps"], inputs["conditioning"])
-    target = denoising_loss.target(model.noise_scheduler, inputs["latents"], inputs["noise"], inputs["timesteps"])
+    process, timesteps = model.noise_process, inputs["timesteps"]
+    noisy_latents = process.add_noise(inputs["latents"], inputs["input_noise"], timesteps)
+    prediction = model.predict(noisy_latents, process.denoiser_timesteps(timesteps), inputs["conditioning"])
+    target = process.target(inputs["latents"], inputs["noise"], timesteps)
     return denoising_loss.mean_by_image((prediction.float() - target.float()).square(), inputs["masks"])
 
 
-def timestep_of(level: int, levels: int, count: int) -> int:
-    """The timestep of ``level``: the middle of its share of ``count`` timesteps."""
-    return (2 * level + 1) * count // (2 * levels)
+def middle_of(level: int, levels: int) -> int:
+    """The middle of the ``level``-th of ``levels`` equal parts of ``NOISE_LEVELS``."""
+    return (2 * level + 1) * NOISE_LEVELS // (2 * levels)

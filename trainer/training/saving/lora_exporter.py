@@ -14,11 +14,12 @@ from ... import lorafile
 from ...adapters.adapter import TEXT_COMPONENTS
 from ...adapters.frozen_lora import tensors_of
 from ...config.run_config import RunConfig
+from ...config.sections.objective import ObjectiveSection
 from ...core.prompt_syntax import unescape
 from ...dataset import Dataset, Item
 from ...dataset.captions.tags import tags_of
 from ...dataset.loading.combine import dataset_trigger_phrase
-from ...families import EPSILON, BaseCheckpoint, Family, Prediction
+from ...families import EPSILON, FLOW, BaseCheckpoint, Family, Prediction
 from ...lorafile.writing.metadata import most_frequent
 from ...runs.run_plan import RunPlan
 from ..optimizers import OPTIMIZER_CLASS, learning_rate, optimizer_arguments, text_learning_rate
@@ -138,9 +139,23 @@ class Exporter:
                 **({"ss_vae_name": self.checkpoint.vae.name} if self.checkpoint.vae else {}),
                 **({"ss_zero_terminal_snr": "True"} if self.prediction.zero_terminal_snr else {}),
                 **_objective_facts(config, dataset),
+                **(_flow_facts(config.objective) if self.prediction.kind == FLOW else {}),
             },
         )
         return lorafile.build_metadata(facts)
+
+
+def _flow_facts(objective: ObjectiveSection) -> dict[str, str]:
+    """How the noise levels of a rectified flow were sampled, under kohya's names, whose ``sigmoid`` and ``shift`` are logit-normal."""
+    sampling = objective.timestep_sampling
+    if sampling == "logit-normal":
+        sampling = "sigmoid" if objective.timestep_shift == 1 else "shift"
+    values = {"ss_timestep_sampling": sampling, "ss_discrete_flow_shift": str(objective.timestep_shift), "ss_weighting_scheme": "none"}
+    if objective.timestep_sampling == "logit-normal":
+        values |= {"ss_sigmoid_scale": str(objective.logit_std), "ss_logit_mean": str(objective.logit_mean)}
+    if objective.resolution_shift:
+        values["animelora.resolution_shift"] = "True"
+    return values
 
 
 def _objective_facts(config: RunConfig, dataset: Dataset) -> dict[str, str]:

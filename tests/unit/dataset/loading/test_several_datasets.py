@@ -32,7 +32,9 @@ from trainer.dataset.loading.caption_variation import caption_at
 from trainer.dataset.loading.open import open_datasets
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
+from trainer.families.stable_diffusion.noise_schedule import SCHEDULE
 from trainer.launch.prepared_run import prepare_run
+from trainer.objective.diffusion import Diffusion
 from trainer.runs import events
 from trainer.training.caching.cache import Cache
 from trainer.training.caching.latent_cache import fill_latents
@@ -93,7 +95,7 @@ def test_a_picture_s_batch_is_what_its_own_dataset_gives_but_for_the_weight(
     cache, checkpoint = Cache(tmp_path / "cache", "base"), open_checkpoint(str(shallow_checkpoint))
     fill_latents(cache, both, FAMILY, checkpoint, CPU, lambda *_: None, lambda: False)
     captions = set()
-    plain = ObjectiveSection()
+    plain, process = ObjectiveSection(), Diffusion(SCHEDULE)
     for part, first in ((style, 0), (hero, len(style.items))):
         for index, item in enumerate(part.items):
             for position in range(3):
@@ -101,8 +103,8 @@ def test_a_picture_s_batch_is_what_its_own_dataset_gives_but_for_the_weight(
                 caption = caption_at(item, part.training, seed=1, epoch=0, position=position)
                 captions.add(caption)
                 fill_prompts(cache, [caption], FAMILY, checkpoint, CPU, lambda *_: None, lambda: False)
-                together = build_micro_batch(slots[0], both, cache, plain, seed=1, epoch=0, timesteps=1000)
-                alone = build_micro_batch(slots[1], part, cache, plain, seed=1, epoch=0, timesteps=1000)
+                together = build_micro_batch(slots[0], both, cache, plain, process, seed=1, epoch=0)
+                alone = build_micro_batch(slots[1], part, cache, plain, process, seed=1, epoch=0)
                 assert torch.equal(together.latents, alone.latents)
                 assert torch.equal(together.conditions[0]["embeds"], alone.conditions[0]["embeds"])
                 assert (together.masks is None) == (part is style)

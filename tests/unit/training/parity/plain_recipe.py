@@ -11,7 +11,8 @@ import torch
 from trainer.config.run_config import RunConfig
 from trainer.dataset import open_dataset
 from trainer.dataset.loading import batch_order
-from trainer.families import open_checkpoint
+from trainer.families import family_of, open_checkpoint
+from trainer.objective.choose import choose_prediction, make_noise_process
 from trainer.runs.run_folder import cache_folder
 from trainer.training.caching.cache import Cache
 from trainer.training.micro_batch import MicroBatch, build_micro_batch
@@ -21,13 +22,14 @@ def draws(config: RunConfig) -> list[list[MicroBatch]]:
     """The micro-batches of every step, as the trainer draws them."""
     dataset, checkpoint = open_dataset(Path(config.dataset.path)), open_checkpoint(config.base.checkpoint)
     cache = Cache(cache_folder(config), checkpoint.identity())
+    process = make_noise_process(family_of(checkpoint), choose_prediction(family_of(checkpoint), checkpoint, config.objective))
     sizes = [(item.width, item.height) for item in dataset.items]
     repeats = [item.repeats for item in dataset.items]
     steps = []
     for epoch in range(config.training.epochs):
         batches = batch_order.epoch_batches(sizes, repeats, config.training.batch_size, seed=config.training.seed, epoch=epoch)
         for group in batch_order.group(batches, config.training.gradient_accumulation):
-            fixed: dict[str, Any] = {"seed": config.training.seed, "epoch": epoch, "timesteps": 1000}
+            fixed: dict[str, Any] = {"seed": config.training.seed, "epoch": epoch, "process": process}
             steps.append([build_micro_batch(slots, dataset, cache, config.objective, **fixed) for slots in group])
     return steps
 

@@ -18,6 +18,7 @@ from trainer.config.sections.objective import ObjectiveSection
 from trainer.config.sections.optimizer import OptimizerSection
 from trainer.families import Framing, Prediction, family_named, open_checkpoint
 from trainer.objective import denoising_loss
+from trainer.objective.choose import make_noise_process
 from trainer.training import micro_batch
 from trainer.training.optimizers import make_optimizer
 
@@ -46,16 +47,16 @@ def test_one_picture_at_one_noise_is_learned_nearly_to_the_floor(tiny_checkpoint
     network = NetworkSection.model_validate({"rank": 8, "alpha": 8.0, "targets": TARGETS[name]})
     adapter.adapt(unet, family.denoiser_targets(unet, network.targets), network, 0)
     optimizer = make_optimizer(list(adapter.pairs(unet)), OptimizerSection(weight_decay=0.0), 1e-2)
-    scheduler = family.noise_scheduler(Prediction(KINDS[name]))
+    process = make_noise_process(family, Prediction(KINDS[name]))
     batch = fixed_batch(unet.train(), family)
-    noisy = scheduler.add_noise(batch.latents, batch.input_noise, batch.timesteps)
-    target = denoising_loss.target(scheduler, batch.latents, batch.noise, batch.timesteps)
+    noisy = process.add_noise(batch.latents, batch.input_noise, batch.timesteps)
+    target = process.target(batch.latents, batch.noise, batch.timesteps)
     inputs = family.denoiser_inputs(batch.conditions, batch.framings, CPU, torch.float32)
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
         predicted = unet(noisy, batch.timesteps, **inputs).sample
-        loss = denoising_loss.loss(predicted, target, batch.timesteps, batch.weights, None, settings, scheduler)
+        loss = denoising_loss.loss(predicted, target, batch.timesteps, batch.weights, None, settings, process)
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))

@@ -32,6 +32,7 @@ from trainer.dataset.loading import batch_order
 from trainer.families import family_of, open_checkpoint
 from trainer.families.stable_diffusion.clip_text import tokenizer_folder
 from trainer.lorafile import inspect_lora, read_lora
+from trainer.objective.choose import choose_prediction, make_noise_process
 from trainer.runs.run_folder import cache_folder
 from trainer.training.caching.cache import Cache
 from trainer.training.micro_batch import MicroBatch, build_micro_batch
@@ -59,12 +60,13 @@ def drawn(run: RunConfig) -> list[list[MicroBatch]]:
     """The micro-batches of every step, with captions in place of conditionings."""
     dataset, checkpoint = open_dataset(Path(run.dataset.path)), open_checkpoint(run.base.checkpoint)
     cache = Cache(cache_folder(run), checkpoint.identity())
+    process = make_noise_process(family_of(checkpoint), choose_prediction(family_of(checkpoint), checkpoint, run.objective))
     sizes, repeats = [(item.width, item.height) for item in dataset.items], [item.repeats for item in dataset.items]
     steps = []
     for epoch in range(run.training.epochs):
         batches = batch_order.epoch_batches(sizes, repeats, run.training.batch_size, seed=run.training.seed, epoch=epoch)
         for group in batch_order.group(batches, run.training.gradient_accumulation):
-            where: dict[str, Any] = {"seed": run.training.seed, "epoch": epoch, "timesteps": 1000, "tokenize": lambda caption: caption}
+            where: dict[str, Any] = {"seed": run.training.seed, "epoch": epoch, "process": process, "tokenize": lambda caption: caption}
             steps.append([build_micro_batch(slots, dataset, cache, run.objective, **where) for slots in group])
     return steps
 
