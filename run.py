@@ -91,9 +91,11 @@ def run_tests(pytest_arguments: list[str]) -> int:
 def run_best_effort() -> None:
     """Run what only some machines can run. Its result is printed and does not change the exit status."""
     say("best effort: the unit tests in a Windows Python under Wine (docs/windows.md); the result above does not depend on it")
-    status = subprocess.call([str(PYTHON), str(Path("tests", "tools", "windows.py"))], cwd=ROOT)
-    outcome = {0: "ok", NOT_RUN: "NOT RUN, for the reason above"}.get(status, f"FAILED (exit status {status})")
-    say(f"best effort: Windows: {outcome}")
+    code_page = ["--code-page", "932", str(Path("tests", "unit", "commands", "test_code_page.py"))]
+    for name, arguments in {"Windows": [], "Windows, code page 932": code_page}.items():
+        status = subprocess.call([str(PYTHON), str(Path("tests", "tools", "windows.py")), *arguments], cwd=ROOT)
+        outcome = {0: "ok", NOT_RUN: "NOT RUN, for the reason above"}.get(status, f"FAILED (exit status {status})")
+        say(f"best effort: {name}: {outcome}")
 
 
 def side_by_side() -> list[str]:

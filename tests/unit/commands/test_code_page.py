@@ -75,7 +75,7 @@ def trained(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     settings = ("--trigger", TRIGGER, "--class", "girl", "--resolution", "64")
     prepared = command("prepare", source.name, "--out", "データ", *settings, folder=folder)
     (dataset,) = (path for path in (folder / "データ").iterdir() if path.is_dir())
-    changes = {"name": NAME, "training.max_steps": 2, "output.publish": str(folder / "loras ソ")}
+    changes = {"name": NAME, "training.gradient_accumulation": 1, "output.publish": str(folder / "loras ソ")}
     config = folder / "設定 ë.json"
     config.write_text(configuration(shallow_checkpoint, dataset, folder / "runs 表", changes).to_json(), encoding="utf-8")
     output = command("train", config.name, folder=folder)
