@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,22 @@ def quick_children(quick_trainer: Callable[[Path], Path], monkeypatch: pytest.Mo
 def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six pictures of 64 pixels with a caption each. Not to be changed: copy it first."""
     return make_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cached latents and prompts of tests that use ``runs``."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def runs(shared_cache: Path, tmp_path: Path) -> Path:
+    """An empty folder for runs that share their caches with those of other tests, so that each image is encoded once."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    with suppress(OSError):  # without the right to make links, each test fills its own cache
+        (folder / "_cache").symlink_to(shared_cache, target_is_directory=True)
+    return folder
 
 
 @pytest.fixture(scope="package")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.unit.training_helpers import configuration, make_dataset, thrown_back, train_here
+from tests.unit.training_helpers import configuration, thrown_back, train_here
 from trainer.adapters import adapter
 from trainer.config.sections.network import NetworkSection
 from trainer.core.errors import UserError
@@ -57,8 +57,8 @@ def applied(unet: Any, file: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_file_does_what_the_trainer_trained(shallow_checkpoint: Path, tmp_path: Path, name: str) -> None:
-    settings = configuration(shallow_checkpoint, make_dataset(tmp_path, 6), tmp_path / "runs", {**QUICK, **NETWORKS[name]})
+def test_the_file_does_what_the_trainer_trained(shallow_checkpoint: Path, dataset_folder: Path, runs: Path, name: str) -> None:
+    settings = configuration(shallow_checkpoint, dataset_folder, runs, {**QUICK, **NETWORKS[name]})
     trained = train_here(settings)
     assert trained.status == 0
     checkpoint = open_checkpoint(str(shallow_checkpoint))
@@ -73,9 +73,12 @@ def test_the_file_does_what_the_trainer_trained(shallow_checkpoint: Path, tmp_pa
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_convolutions_have_kohya_s_names_and_their_own_rank(tiny_checkpoints: dict[str, Path], tmp_path: Path, family: str) -> None:
+def test_convolutions_have_kohya_s_names_and_their_own_rank(
+    shallow_sdxl: Path, tiny_checkpoint: Path, dataset_folder: Path, runs: Path, family: str
+) -> None:
+    checkpoint = {"sd1": tiny_checkpoint, "sdxl": shallow_sdxl}[family]
     changes = {**QUICK, **NETWORKS["convolutions"], "training.max_steps": 1}
-    trained = train_here(configuration(tiny_checkpoints[family], make_dataset(tmp_path, 2), tmp_path / "runs", changes))
+    trained = train_here(configuration(checkpoint, dataset_folder, runs, changes))
     tensors = load_file(str(trained.run.lora))
     first = {"sd1": "lora_unet_down_blocks_0_resnets_0_conv1", "sdxl": "lora_unet_input_blocks_1_0_in_layers_2"}[family]
     assert tensors[f"{first}.lora_down.weight"].shape == (2, 32, 3, 3)
@@ -87,8 +90,8 @@ def test_convolutions_have_kohya_s_names_and_their_own_rank(tiny_checkpoints: di
     assert f"{sampler}.lora_down.weight" in tensors
 
 
-def test_parts_have_their_own_ranks_and_none_where_it_is_zero(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    trained = train_here(configuration(tiny_checkpoint, make_dataset(tmp_path, 2), tmp_path / "r", {**QUICK, **NETWORKS["blocks"]}))
+def test_parts_have_their_own_ranks_and_none_where_it_is_zero(tiny_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
+    trained = train_here(configuration(tiny_checkpoint, dataset_folder, runs, {**QUICK, **NETWORKS["blocks"], "training.max_steps": 1}))
     sizes: dict[str, set[tuple[int, float]]] = {}
     for module in read_lora(trained.run.lora):
         part = module.name.split(".transformer_blocks")[0].rsplit(".proj", 1)[0]
@@ -102,14 +105,13 @@ def test_parts_have_their_own_ranks_and_none_where_it_is_zero(tiny_checkpoint: P
     assert plan.modules == len(read_lora(trained.run.lora).modules)
 
 
-def test_a_part_that_no_unet_has_and_an_empty_lora_are_refused(shallow_checkpoint: Path, tmp_path: Path) -> None:
-    folder = make_dataset(tmp_path, 1)
+def test_a_part_that_no_unet_has_and_an_empty_lora_are_refused(shallow_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
     with pytest.raises(UserError, match="block_ranks"):
-        configuration(shallow_checkpoint, folder, tmp_path, {"network.block_ranks": {"up_block": 4}})
+        configuration(shallow_checkpoint, dataset_folder, runs, {"network.block_ranks": {"up_block": 4}})
     with pytest.raises(UserError, match=r"all-linear\+conv"):
-        configuration(shallow_checkpoint, folder, tmp_path, {"network.conv_rank": 4})
+        configuration(shallow_checkpoint, dataset_folder, runs, {"network.conv_rank": 4})
     nothing = {"mid_block": 0} | {f"{side}_blocks.{level}": 0 for side in ("down", "up") for level in range(4)}
-    trained = train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", {"network.block_ranks": nothing}))
+    trained = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {"network.block_ranks": nothing}))
     assert trained.status == 1
     assert "nothing to train" in getattr(trained.told[-1], "message", "")
 
@@ -127,26 +129,25 @@ CONTINUED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CONTINUED)
-def test_a_continued_run_ends_in_the_same_bits(shallow_checkpoint: Path, tmp_path: Path, name: str) -> None:
+def test_a_continued_run_ends_in_the_same_bits(
+    shallow_checkpoint: Path, dataset_folder: Path, runs: Path, tmp_path: Path, name: str
+) -> None:
     if name == "adamw8bit":
         pytest.importorskip("bitsandbytes")
-    folder = make_dataset(tmp_path, 4)
     changes = {**QUICK, **CONTINUED[name], "training.max_steps": 4, "training.checkpoint_every": 2}
-    whole = train_here(configuration(shallow_checkpoint, folder, tmp_path / "whole", {**changes, "training.epochs": 2}))
+    whole = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {**changes, "training.epochs": 2}))
     again = train_here(thrown_back(whole, tmp_path / "cut", 2))
     assert again.status == 0
     assert [event.step for event in again.steps][-2:] == [3, 4]
     assert again.run.lora.read_bytes() == whole.run.lora.read_bytes()
 
 
-def test_dropout_changes_the_training_and_not_the_first_weights(shallow_checkpoint: Path, tmp_path: Path) -> None:
-    folder = make_dataset(tmp_path, 6)
-    runs = [
-        train_here(configuration(shallow_checkpoint, folder, tmp_path / name, {**QUICK, "network.dropout": value}))
-        for name, value in (("none", 0.0), ("some", 0.5))
-    ]
-    assert runs[0].steps[0].loss == pytest.approx(runs[1].steps[0].loss, rel=1e-6)  # up is zero: nothing to drop yet
-    assert runs[0].steps[2].loss != pytest.approx(runs[1].steps[2].loss, rel=1e-4)
+def test_dropout_changes_the_training_and_not_the_first_weights(shallow_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
+    without, dropping = (
+        train_here(configuration(shallow_checkpoint, dataset_folder, runs, {**QUICK, "network.dropout": value})) for value in (0.0, 0.5)
+    )
+    assert without.steps[0].loss == pytest.approx(dropping.steps[0].loss, rel=1e-6)  # up is zero: nothing to drop yet
+    assert without.steps[2].loss != pytest.approx(dropping.steps[2].loss, rel=1e-4)
 
 
 def test_size_of_takes_the_longest_name() -> None:
@@ -159,35 +160,37 @@ def test_size_of_takes_the_longest_name() -> None:
     assert network.size_of("up_blocks.2.attentions.1.proj_in", ()) == (8, 4.0)
 
 
-def test_training_goes_on_from_a_lora_file_of_any_format(shallow_checkpoint: Path, tmp_path: Path) -> None:
-    folder = make_dataset(tmp_path, 6)
-    first = train_here(configuration(shallow_checkpoint, folder, tmp_path / "a", QUICK))
+def test_training_goes_on_from_a_lora_file_of_any_format(
+    shallow_checkpoint: Path, dataset_folder: Path, runs: Path, tmp_path: Path
+) -> None:
+    first = train_here(configuration(shallow_checkpoint, dataset_folder, runs, QUICK))
     other = tmp_path / "by another tool.safetensors"
     write_lora(other, convert(read_lora(first.run.lora), "peft"))
     # scale 2 in the first run, 1 in the second: what the file does must stay, not its numbers
     changes = {**QUICK, "network.alpha": 3.0, "training.max_steps": 1, "optimizer.lr": 1e-9, "optimizer.weight_decay": 0.0}
     for source in (first.run.lora, other):
-        again = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", {**changes, "base.lora": str(source)}))
+        again = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {**changes, "base.lora": str(source)}))
         assert again.status == 0
         for before, after in zip(read_lora(first.run.lora), read_lora(again.run.lora), strict=True):
             assert before.name == after.name
             assert float((before.delta() - after.delta()).norm()) <= 3e-3 * float(before.delta().norm()) + 1e-6
-    fresh = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", changes))
+    fresh = train_here(configuration(shallow_checkpoint, dataset_folder, runs, changes))
     assert fresh.run.path != again.run.path
 
 
-def test_a_lora_that_does_not_fit_is_refused_before_training(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    folder = make_dataset(tmp_path, 2)
-    first = train_here(configuration(tiny_checkpoints["sd1"], folder, tmp_path / "a", {**QUICK, "training.max_steps": 1}))
+def test_a_lora_that_does_not_fit_is_refused_before_training(
+    shallow_checkpoint: Path, shallow_sdxl: Path, dataset_folder: Path, runs: Path, tmp_path: Path
+) -> None:
+    first = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {**QUICK, "training.max_steps": 1}))
     cases: list[tuple[Path, dict[str, Any], str]] = [
-        (tiny_checkpoints["sd1"], {"network.rank": 8}, "rank"),
-        (tiny_checkpoints["sd1"], {"network.targets": "attention"}, "proj_in"),
-        (tiny_checkpoints["sdxl"], {}, "does not fit"),
+        (shallow_checkpoint, {"network.rank": 8}, "rank"),
+        (shallow_checkpoint, {"network.targets": "attention"}, "proj_in"),
+        (shallow_sdxl, {}, "does not fit"),
     ]
     for checkpoint, changes, word in cases:
-        settings = configuration(checkpoint, folder, tmp_path / "b", {**QUICK, **changes, "base.lora": str(first.run.lora)})
+        settings = configuration(checkpoint, dataset_folder, runs, {**QUICK, **changes, "base.lora": str(first.run.lora)})
         trained = train_here(settings)
         assert trained.status == 1
         assert word in getattr(trained.told[-1], "message", ""), trained.told[-1]
     with pytest.raises(UserError, match="not found"):
-        train_here(configuration(tiny_checkpoints["sd1"], folder, tmp_path / "b", {"base.lora": str(tmp_path / "none.safetensors")}))
+        train_here(configuration(shallow_checkpoint, dataset_folder, runs, {"base.lora": str(tmp_path / "none.safetensors")}))

@@ -15,7 +15,7 @@ import pytest
 
 from tests.unit.launch.helpers import half_files
 from tests.unit.launch.log import at, resumed_at
-from tests.unit.training_helpers import UNDISTURBED, configuration
+from tests.unit.training_helpers import UNDISTURBED, configuration, train_here
 from trainer.core.errors import UserError
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
@@ -149,9 +149,9 @@ def test_the_error_of_a_child_that_cannot_write_its_log_is_reported(
     assert "start again" in caught.value.hint
     assert "Traceback" not in str(caught.value)
     monkeypatch.delenv("LD_PRELOAD")
-    log: list[events.Event] = []
-    assert launcher.train(prepare_run(config), on_event=log.append).lora.read_bytes() == expected
-    assert resumed_at(log)[0] >= 2
+    again = train_here(config)
+    assert again.run.lora.read_bytes() == expected
+    assert resumed_at(again.told)[-1] >= 2
 
 
 @pytest.mark.usefixtures("quick_children")
@@ -183,4 +183,4 @@ def test_a_file_size_limit_is_reported(limit: int, shallow_checkpoint: Path, dat
     assert str(tmp_path) in caught.value.message
     assert "ulimit -f unlimited" in caught.value.hint
     assert "Traceback" not in str(caught.value)
-    assert launcher.train(prepare_run(config)).lora.read_bytes() == expected
+    assert train_here(config).run.lora.read_bytes() == expected

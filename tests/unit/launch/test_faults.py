@@ -19,7 +19,7 @@ import pytest
 
 from tests.tools.children.processes import of_run
 from tests.unit.launch.helpers import half_files, when
-from tests.unit.training_helpers import UNDISTURBED, configuration
+from tests.unit.training_helpers import UNDISTURBED, configuration, train_here
 from trainer import lorafile
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import Cancelled, UserError
@@ -200,10 +200,9 @@ def test_a_child_killed_while_writing_loses_at_most_that_file(
         kill_in_mid_write(config, run.path, f"{PARTIAL}*.safetensors.tmp")
         resumed_at = STEPS
     assert not run.lora.exists()
-    told: list[events.Event] = []
-    result = launcher.train(prepare_run(config), on_event=told.append)
-    assert [event.start_step for event in told if isinstance(event, events.Plan)] == [resumed_at]
-    assert result.lora.read_bytes() == expected
+    again = train_here(config)
+    assert [event.start_step for event in again.told if isinstance(event, events.Plan)] == [0, resumed_at]
+    assert again.run.lora.read_bytes() == expected
     assert not half_files(run.path)
 
 
@@ -238,7 +237,7 @@ def test_a_stop_while_a_lora_is_written_leaves_it_complete(
         launcher.train(prepare_run(config), should_stop=should_stop)
     assert not half_files(run.path)
     lorafile.verify_lora(next(written[0].glob("*.safetensors")))
-    assert launcher.train(prepare_run(config)).lora.read_bytes() == expected
+    assert train_here(config).run.lora.read_bytes() == expected
 
 
 @posix

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.training_helpers import configuration, make_dataset, train_here
+from tests.unit.training_helpers import configuration, train_here
 
 pytestmark = pytest.mark.seconds
 
@@ -49,13 +49,13 @@ NEEDS = {"adamw8bit": "bitsandbytes", "lion": "lion_pytorch", "prodigy": "prodig
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_first_losses_are_those_on_record(
-    tiny_checkpoints: dict[str, Path], shallow_checkpoint: Path, shallow_sdxl: Path, tmp_path: Path, name: str
+    tiny_checkpoints: dict[str, Path], shallow_checkpoint: Path, shallow_sdxl: Path, dataset_folder: Path, runs: Path, name: str
 ) -> None:
     checkpoint, changes = CASES[name]
     if library := NEEDS.get(changes.get("optimizer.name", "")):
         pytest.importorskip(library)
     checkpoints = {**tiny_checkpoints, "shallow sd1": shallow_checkpoint, "shallow sdxl": shallow_sdxl}
-    trained = train_here(configuration(checkpoints[checkpoint], make_dataset(tmp_path, 6), tmp_path / "runs", {**PLAIN, **changes}))
+    trained = train_here(configuration(checkpoints[checkpoint], dataset_folder, runs, {**PLAIN, **changes}))
     assert trained.status == 0
     losses = [step.loss for step in trained.steps]
     assert len(losses) == 6
