@@ -14,7 +14,8 @@ from ..core.counting import plural
 if TYPE_CHECKING:
     from ..lorafile import LoraInfo, LoraWeights
 
-_PARTS = {"unet": "UNet", "te1": "text encoder", "te2": "second text encoder"}
+_PARTS = {"unet": "UNet", "te1": "text encoder", "te2": "second text encoder", "adapter": "text adapter"}
+_TRANSFORMERS = ("anima",)  # families whose denoiser is no UNet
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -22,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "info",
         help="describe a LoRA file: model family, format, rank, norms, trigger words, problems",
-        description="Describe a LoRA file. Reads kohya, LyCORIS, DoRA, diffusers, PEFT, ComfyUI, OneTrainer and cloneofsimo files.",
+        description="Describe a LoRA file. Reads kohya, LyCORIS, DoRA, diffusers, PEFT, ComfyUI, OneTrainer and cloneofsimo files, for Stable Diffusion and Anima.",
         epilog="The exit status is 1 for a file that cannot be used; the reason is printed.",
     )
     parser.add_argument("file", type=Path, help="a .safetensors or .pt file, or a PEFT adapter folder")
@@ -64,7 +65,7 @@ def _text(info: LoraInfo, norms: Mapping[str, Mapping[str, float]]) -> str:
     from ..lorafile import FAMILY_TITLES
 
     entries = plural(len(info.metadata), "entry", "entries")
-    targets = ", ".join(f"{plural(count, 'layer')} of the {_PARTS.get(name, name)}" for name, count in info.targets.items())
+    targets = ", ".join(f"{plural(count, 'layer')} of the {_part(info, name)}" for name, count in info.targets.items())
     ranks = f"{info.rank}" if len(info.ranks) < 2 else ", ".join(f"{rank} ({plural(count, 'layer')})" for rank, count in info.ranks.items())
     rows = {
         "title": info.title,
@@ -74,7 +75,8 @@ def _text(info: LoraInfo, norms: Mapping[str, Mapping[str, float]]) -> str:
         "rank": ranks if info.ranks else "",
         "alpha": "" if info.alpha is None else f"{info.alpha:g}",
         "changes": targets,
-        "norms": "; ".join(_norm_text(name, layers) for name, layers in norms.items()),
+        "blocks": f"{info.blocks}, at least" if info.blocks else "",
+        "norms": "; ".join(_norm_text(_part(info, name), layers) for name, layers in norms.items()),
         "trigger words": ", ".join(info.trigger_words),
         "trained on": info.base,
         "author": info.metadata.get("modelspec.author", ""),
@@ -89,7 +91,13 @@ def _text(info: LoraInfo, norms: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join([str(info.path), *lines])
 
 
+def _part(info: LoraInfo, component: str) -> str:
+    if component == "unet" and info.family in _TRANSFORMERS:
+        return "transformer"
+    return _PARTS.get(component, component)
+
+
 def _norm_text(part: str, layers: Mapping[str, float]) -> str:
     largest = max(layers, key=lambda name: layers[name])
     mean = sum(layers.values()) / len(layers)
-    return f"{_PARTS.get(part, part)} {mean:.3g} on average, {layers[largest]:.3g} at most ({largest})"
+    return f"{part} {mean:.3g} on average, {layers[largest]:.3g} at most ({largest})"

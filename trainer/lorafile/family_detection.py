@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import torch
 
+from .naming.anima_names import anima_module
 from .naming.family_layouts import FAMILY_LAYOUTS, FAMILY_TITLES, family_with_text_width
 from .weights import LoraModule
 
@@ -14,7 +16,7 @@ _FOREIGN = (
     (("double_blocks", "single_blocks", "single_transformer_blocks"), "flux"),
     (("joint_blocks", "context_block"), "sd3"),
     (("lora_prior_unet", "lora_prior_te"), "cascade"),
-    (("cross_attn_k", "cross_attn.k", "self_attn.q.lora", "txt_in_individual"), "video"),
+    (("cross_attn_k.", "cross_attn_k_img", "cross_attn.k.", "cross_attn.k_img", "self_attn.q.lora", "txt_in_individual"), "video"),
     (("transformer.transformer_blocks", "lora_transformer_", "transformer.layers", "diffusion_model.layers"), "dit"),
 )
 
@@ -39,7 +41,9 @@ def context_width(modules: Iterable[LoraModule]) -> int | None:
 
 
 def detect_family(modules: tuple[LoraModule, ...], metadata: Mapping[str, str]) -> tuple[str, str]:
-    """The family (``sd1``, ``sd2``, ``sdxl`` or ``unknown``) and the reason for it, in words."""
+    """The family (``sd1``, ``sd2``, ``sdxl``, ``anima`` or ``unknown``) and the reason for it, in words."""
+    if reason := _why_anima(modules):
+        return "anima", reason
     width = context_width(modules)
     if known := family_with_text_width(width):
         return known, f"its cross-attention takes text of width {width}"
@@ -55,7 +59,7 @@ def detect_family(modules: tuple[LoraModule, ...], metadata: Mapping[str, str]) 
             return "sdxl", "its attention blocks hold several transformer blocks"
     text_widths = {_inputs(m.algorithm, m.tensors) for m in modules if m.component == "te1" and m.name.endswith("_proj")}
     for model in FAMILY_LAYOUTS.values():
-        if "te2" not in model.prefixes and model.text_width in text_widths:
+        if model.channels and "te2" not in model.prefixes and model.text_width in text_widths:
             return model.family, "the width of its text encoder layers"
     if any(module.component == "unet" and module.name.startswith(("down_blocks.3", "up_blocks.3")) for module in modules):
         return "sd1", "it adapts a fourth level of the UNet, which SDXL does not have. This fits SD 2.x as well"
@@ -65,7 +69,22 @@ def detect_family(modules: tuple[LoraModule, ...], metadata: Mapping[str, str]) 
 def stated_family(metadata: Mapping[str, str]) -> str:
     """The family that the metadata states; empty when it states no known family."""
     text = metadata.get("ss_base_model_version", "") + " " + metadata.get("modelspec.architecture", "")
-    return next((model.family for model in FAMILY_LAYOUTS.values() if any(word in text for word in model.stated)), "")
+    return next((model.family for model in FAMILY_LAYOUTS.values() if any(_has_word(text, word) for word in model.stated)), "")
+
+
+def _has_word(text: str, word: str) -> bool:
+    """Whether ``text`` holds ``word`` and not as a part of a longer one, as Animagine holds "anima"."""
+    return re.search(rf"(?<![a-z]){re.escape(word)}(?![a-z])", text.lower()) is not None
+
+
+def _why_anima(modules: Iterable[LoraModule]) -> str:
+    """Why a file is for Anima, judged by module names, which no UNet has; empty when it is not."""
+    names = {(module.component, module.name) for module in modules}
+    if any(component == "unet" and anima_module("unet", name) for component, name in names):
+        return "its layers have the names of Anima's transformer"
+    if any(component == "adapter" for component, _ in names):
+        return "it adapts Anima's text adapter"
+    return "it adapts Qwen3" if any(component == "te1" and anima_module("te1", name) for component, name in names) else ""
 
 
 def mismatch(family: str, model_family: str, width: int | None = None, model_width: int | None = None) -> str:
@@ -73,11 +92,12 @@ def mismatch(family: str, model_family: str, width: int | None = None, model_wid
     same_width = width is None or model_width is None or width == model_width
     if family in (model_family, "unknown") and same_width:
         return ""
-    reads = f" (its cross-attention takes text of width {width})" if width else ""
-    wants = f" (with text of width {model_width})" if model_width else ""
+    reads = f" (its cross-attention takes text of width {width})" if width and not same_width else ""
+    wants = f" (with text of width {model_width})" if model_width and not same_width else ""
+    why = "their layers have different sizes" if reads or family == model_family else "they have different layers"
     return (
         f"This LoRA was made for {FAMILY_TITLES.get(family, family)}{reads} and the model is "
-        f"{FAMILY_TITLES.get(model_family, model_family)}{wants}: their layers have different sizes."
+        f"{FAMILY_TITLES.get(model_family, model_family)}{wants}: {why}."
     )
 
 

@@ -44,7 +44,7 @@ class Folded:
 
 
 def fold(modules: tuple[LoraModule, ...], dtype: torch.dtype | None, limit: int = LIMIT) -> Folded:
-    """``modules`` without alpha and with the same effect, cast to ``dtype``."""
+    """``modules`` without alpha and with the same effect, cast to ``dtype``. Modules that are not plain LoRA keep their alpha."""
     folded, records, errors, lost = [], {}, [], dict[str, str]()
     for module in modules:
         name = f"{module.component}.{module.name}"
@@ -79,8 +79,10 @@ def _fold_one(module: LoraModule, dtype: torch.dtype | None) -> tuple[LoraModule
     """The module, the name of the matrix that the scale went into, and the relative error if it was rounded."""
     scale = module.scale
     tensors = {name: tensor if name == "dora_scale" else tensor.to(dtype or tensor.dtype) for name, tensor in module.tensors.items()}
+    if not _is_plain(module):
+        return replace(module, tensors=tensors), "", None
     cast = replace(module, tensors=tensors, alpha=None)
-    if scale == 1.0 or module.algorithm != "lora":
+    if scale == 1.0:
         return cast, "", None
     for place in ("lora_down.weight", "lora_up.weight"):
         scaled, source = _times(tensors[place], scale), module.tensors[place]
@@ -130,10 +132,17 @@ def _with_lost_bits(matrix: torch.Tensor, lost: str) -> torch.Tensor:
     return (matrix.contiguous().view(bits) + difference).view(matrix.dtype)
 
 
-def _record(module: LoraModule, place: str) -> list[Any]:
+def _record(module: LoraModule, place: str) -> list[Any] | None:
+    """What ``_unfold_one`` needs; None when there is nothing to undo."""
+    if not _is_plain(module):
+        return None
     if module.alpha is None:
         return [None, "", [], place]
     return [module.alpha.item(), _NAMES.get(module.alpha.dtype, "F32"), list(module.alpha.shape), place]
+
+
+def _is_plain(module: LoraModule) -> bool:
+    return module.algorithm == "lora" and "lora_mid.weight" not in module.tensors
 
 
 def _same(first: torch.Tensor, second: torch.Tensor) -> bool:

@@ -12,20 +12,21 @@ import torch
 from ..core.errors import UserError
 from .algorithms.kinds import PASSED_THROUGH
 from .algorithms.weight_change import delta_shape, product_norm, rank_of, scale_of, unscaled_delta
+from .naming.anima_names import block_of
 from .naming.family_layouts import unet_layout_of
 from .naming.kohya_names import kohya_text_encoder_key, kohya_unet_key
 from .naming.unet_names import UNetLayout
 
 _LARGEST_LAYER = 2**28  # weights, ten times SDXL's largest layer: the product of small factors in a file could fill any memory
-Component = str  # "unet" (the denoiser), "te1" (the first text encoder), "te2" (SDXL's second)
+Component = str  # "unet" (the denoiser), "te1" (the first text encoder), "te2" (SDXL's second), "adapter" (Anima's llm_adapter)
 
 
 @dataclass(frozen=True)
 class LoraModule:
     """The change of one layer.
 
-    ``name`` is the layer's diffusers name (for text encoders, from ``text_model.`` on). ``tensors`` have LyCORIS names (``lora_up.weight``,
-    ``hada_w1_a``, …). ``alpha`` is a one-element tensor, or None for scale 1.
+    ``name`` is the layer's diffusers name (for CLIP, from ``text_model.`` on; for Qwen3, from ``layers.`` on). ``tensors`` have LyCORIS
+    names (``lora_up.weight``, ``hada_w1_a``, …). ``alpha`` is a one-element tensor, or None for scale 1.
     """
 
     component: Component
@@ -103,7 +104,7 @@ class LoraWeights:
     unknown_keys: tuple[str, ...] = ()
     family_reason: str = ""
     context_width: int | None = None
-    uses_ldm: bool = False
+    uses_original_names: bool = False  # of the denoiser, not diffusers'
 
     def __iter__(self) -> Iterator[LoraModule]:
         return iter(self.modules)
@@ -112,6 +113,14 @@ class LoraWeights:
     def unet_layout(self) -> UNetLayout:
         """The layout that determines LDM names."""
         return self.layout or unet_layout_of(self.family)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the denoiser must have at least, for a transformer; 0 for UNets and for files that change no block."""
+        if self.family != "anima":
+            return 0
+        indices = [block_of(module.name) for module in self.modules if module.component == "unet"]
+        return max((index + 1 for index in indices if index is not None), default=0)
 
     @property
     def algorithm(self) -> str:

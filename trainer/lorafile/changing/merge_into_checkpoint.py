@@ -14,11 +14,13 @@ from ...core.files.writing import atomic_path, remove_abandoned
 from ...core.work.progress import track
 from .. import container
 from ..algorithms.dora import apply_dora
+from ..anima_depth import depth_mismatch
 from ..biases import bias_of, without_bias
 from ..comfyui_dora import uses_base_norm
 from ..family_detection import mismatch
 from ..naming.family_layouts import family_with_text_width
 from ..weights import LoraModule, LoraWeights
+from .anima_checkpoint import anima_blocks, anima_prefix
 from .checkpoint_weights import TORCH_DTYPES, CheckpointWeight, reader_of_weights, require_fit, text_width, weight_of_module
 
 
@@ -69,16 +71,19 @@ def merge_into_checkpoint(checkpoint: Path, parts: Sequence[tuple[LoraWeights, f
 def _plan(header: container.SafetensorsHeader, parts: Sequence[tuple[LoraWeights, float]]) -> dict[str, list[_Change]]:
     """The changes of each tensor by its key. All checks come before the first byte is written."""
     width = text_width(header)
-    model_family = family_with_text_width(width)
+    prefix = anima_prefix(header.tensors)
+    model_family = family_with_text_width(width) if prefix is None else "anima"
     changes: dict[str, list[_Change]] = {}
     missing: list[str] = []
     for weights, strength in parts:
-        if weights.context_width not in (None, width):
+        if weights.context_width not in (None, width) or (weights.family == "anima") != (prefix is not None):
             raise UserError(
                 mismatch(weights.family, model_family or weights.family, weights.context_width, width),
                 "Choose a checkpoint of the LoRA's family.",
                 kind="lora",
             )
+        if prefix is not None and (wrong := depth_mismatch(weights.blocks, anima_blocks(header.tensors, prefix), weights.metadata)):
+            raise wrong
         for module in weights:
             target = weight_of_module(header.tensors, weights, module)
             if target is None:

@@ -13,6 +13,8 @@ from ...core.errors import UserError
 from ...core.work.progress import track
 from ..algorithms.kinds import COMMON
 from ..biases import bias_of
+from ..family_detection import stated_family
+from ..naming.family_layouts import FAMILY_LAYOUTS
 from ..weights import LoraModule, LoraWeights
 
 _OVERSAMPLING = 16  # extra directions of the randomised SVD (Halko et al., arXiv 0909.4061)
@@ -78,10 +80,16 @@ def reduced_metadata(metadata: Mapping[str, str], before: Iterable[LoraModule], 
         result["ss_network_dim"] = str(max(module.rank or 0 for module in after))
         alphas = Counter(float(module.alpha) for module in after if module.alpha is not None)
         result["ss_network_alpha"] = str(alphas.most_common(1)[0][0]) if alphas else "None"
-        result["ss_network_module"] = "networks.lora"
+        result["ss_network_module"] = _plain_module(result)
     if not all(is_plain(module) for module in before):
         result.pop("ss_network_args", None)
     return result
+
+
+def _plain_module(metadata: Mapping[str, str]) -> str:
+    """kohya's network module for plain LoRA of the family that the metadata states."""
+    family = stated_family(metadata)
+    return FAMILY_LAYOUTS[family].network_module if family else "networks.lora"
 
 
 def is_plain(module: LoraModule) -> bool:

@@ -46,6 +46,7 @@ class LoraInfo:
     ranks: Mapping[int, int] = field(default_factory=dict)  # rank: number of layers
     dtype: str = ""
     dora: bool = False
+    blocks: int = 0  # of a transformer that the file needs at least
     tags: tuple[tuple[str, int], ...] = ()  # the most frequent ones of the captions, with their counts
 
     def to_json(self) -> dict[str, Any]:
@@ -66,6 +67,7 @@ class LoraInfo:
             "alpha": self.alpha,
             "dtype": self.dtype,
             "targets": dict(self.targets),
+            "blocks": self.blocks,
             "trigger_words": list(self.trigger_words),
             "base": self.base,
             "title": self.title,
@@ -108,6 +110,7 @@ def describe_lora(path: Path, weights: LoraWeights) -> LoraInfo:
         ranks={rank: count for rank, count in sorted(ranks.items()) if rank is not None},
         dtype=str(weights.dtype).removeprefix("torch.") if weights.dtype else "",
         dora=any(module.is_dora for module in weights),
+        blocks=weights.blocks,
         tags=tuple(tags.most_common(_MOST_TAGS)),
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from .unet_names import UNetLayout
+from .anima_names import diffusers_to_anima
+from .unet_names import UNetLayout, diffusers_to_ldm
+
+_STABLE_DIFFUSION = {"unet": "unet.", "te1": "text_encoder.", "te2": "text_encoder_2."}
 
 
 @dataclass(frozen=True)
@@ -13,11 +16,15 @@ class FamilyLayout:
     """A family of base models as it shows in LoRA files.
 
     - ``text_width``: width of the text embeddings, the number of inputs of ``attn2.to_k``.
-    - ``channels``: of the UNet's levels, from the full resolution down.
-    - ``layout``: which levels of the UNet have attention.
+    - ``channels``: of the UNet's levels, from the full resolution down; empty for a transformer.
+    - ``layout``: which levels of the UNet have attention; of no meaning for a transformer.
     - ``prefixes``: kohya's prefix for the modules of each component.
-    - ``clips``: ComfyUI's name for the text encoder of each component.
-    - ``original_names``: whether kohya's keys use the UNet's module names from checkpoints (LDM) instead of diffusers'.
+    - ``comfyui_prefixes``, ``diffusers_prefixes``: those of ComfyUI and diffusers.
+    - ``rename``: from diffusers' name of a module of the denoiser to the original one; None for a module that cannot exist.
+    - ``original_names``: whether kohya's keys use the denoiser's original module names instead of diffusers'.
+    - ``folds_alpha``: whether ComfyUI's format has no alpha and PEFT's tensor names, so that diffusers reads it too.
+    - ``has_clip``: whether the text encoders are CLIP models, whose module names start with ``text_model.``.
+    - ``network_module``: the value of ``ss_network_module``.
     - ``base_version``: the value of ``ss_base_model_version``.
     - ``is_v2``: the value of ``ss_v2``.
     - ``architecture``, ``velocity_architecture``: the value of ``modelspec.architecture``, and the one for v-prediction if it differs.
@@ -31,14 +38,23 @@ class FamilyLayout:
     channels: tuple[int, ...]
     layout: UNetLayout
     prefixes: Mapping[str, str]
-    clips: Mapping[str, str]
+    comfyui_prefixes: Mapping[str, str]
     base_version: str
     architecture: str
     stated: tuple[str, ...]
+    diffusers_prefixes: Mapping[str, str] = field(default_factory=lambda: _STABLE_DIFFUSION)
+    rename: Callable[[str, UNetLayout], str | None] = diffusers_to_ldm
+    folds_alpha: bool = False
+    has_clip: bool = True
+    network_module: str = "networks.lora"
     implementation: str = "diffusers"
     velocity_architecture: str = ""
     is_v2: bool = False
     original_names: bool = False
+
+
+def _in_comfyui(**clips: str) -> dict[str, str]:
+    return {"unet": "diffusion_model.", **{component: f"text_encoders.{clip}.transformer." for component, clip in clips.items()}}
 
 
 _ONE_ENCODER = {"unet": "lora_unet_", "te1": "lora_te_"}
@@ -52,7 +68,7 @@ FAMILY_LAYOUTS = {
             channels=(320, 640, 1280, 1280),
             layout=UNetLayout(),
             prefixes=_ONE_ENCODER,
-            clips={"te1": "clip_l"},
+            comfyui_prefixes=_in_comfyui(te1="clip_l"),
             base_version="sd_v1",
             architecture="stable-diffusion-v1/lora",
             stated=("sd_v1", "diffusion-v1"),
@@ -64,7 +80,7 @@ FAMILY_LAYOUTS = {
             channels=(320, 640, 1280, 1280),
             layout=UNetLayout(),
             prefixes=_ONE_ENCODER,
-            clips={"te1": "clip_h"},
+            comfyui_prefixes=_in_comfyui(te1="clip_h"),
             base_version="sd_v2",
             architecture="stable-diffusion-v2-512/lora",
             velocity_architecture="stable-diffusion-v2-768-v/lora",
@@ -78,11 +94,34 @@ FAMILY_LAYOUTS = {
             channels=(320, 640, 1280),
             layout=UNetLayout(attention=(False, True, True)),
             prefixes={"unet": "lora_unet_", "te1": "lora_te1_", "te2": "lora_te2_"},
-            clips={"te1": "clip_l", "te2": "clip_g"},
+            comfyui_prefixes=_in_comfyui(te1="clip_l", te2="clip_g"),
             base_version="sdxl_base_v1-0",
             architecture="stable-diffusion-xl-v1-base/lora",
             stated=("sdxl", "stable-diffusion-xl"),
             implementation="https://github.com/Stability-AI/generative-models",
+            original_names=True,
+        ),
+        FamilyLayout(
+            family="anima",
+            title="Anima",
+            text_width=1024,
+            channels=(),
+            layout=UNetLayout(),
+            prefixes={"unet": "lora_unet_", "adapter": "lora_unet_llm_adapter_", "te1": "lora_te_"},
+            comfyui_prefixes={
+                "unet": "diffusion_model.",
+                "adapter": "diffusion_model.llm_adapter.",
+                "te1": "text_encoders.qwen3_06b.transformer.model.",
+            },
+            diffusers_prefixes={"unet": "transformer.", "adapter": "text_conditioner."},
+            rename=lambda module, _: diffusers_to_anima(module),
+            folds_alpha=True,
+            has_clip=False,
+            network_module="networks.lora_anima",
+            base_version="anima",
+            architecture="anima-preview/lora",  # as kohya's trainer writes it, for every version of Anima
+            stated=("anima",),
+            implementation="https://huggingface.co/circlestone-labs/Anima",
             original_names=True,
         ),
     )
@@ -100,10 +139,15 @@ FAMILY_TITLES = {
 
 
 def unet_layout_of(family: str) -> UNetLayout:
-    """The layout of a family's UNet; SD 1.x' for unknown families."""
+    """The layout of a family's UNet; SD 1.x' for transformers and unknown families."""
     return FAMILY_LAYOUTS[family].layout if family in FAMILY_LAYOUTS else UNetLayout()
 
 
+def diffusers_prefixes_of(family: str) -> Mapping[str, str]:
+    """diffusers' prefixes by component; Stable Diffusion's for unknown families."""
+    return FAMILY_LAYOUTS[family].diffusers_prefixes if family in FAMILY_LAYOUTS else _STABLE_DIFFUSION
+
+
 def family_with_text_width(text_width: int | None) -> str | None:
-    """The family whose text embeddings have that width."""
-    return next((model.family for model in FAMILY_LAYOUTS.values() if model.text_width == text_width), None)
+    """The family of UNets whose text embeddings have that width."""
+    return next((model.family for model in FAMILY_LAYOUTS.values() if model.channels and model.text_width == text_width), None)

@@ -6,7 +6,7 @@ import re
 
 from ...core.errors import UserError
 from .family_layouts import FAMILY_LAYOUTS
-from .unet_names import UNetLayout, diffusers_to_ldm
+from .unet_names import UNetLayout
 
 # All names of modules and module lists in the UNets (diffusers and LDM) and CLIP text encoders of Stable Diffusion.
 _DIFFUSERS = (
@@ -36,32 +36,40 @@ def dotted(name: str) -> str | None:
 
 
 def kohya_unet_key(family: str, module: str, layout: UNetLayout | None = None) -> str:
-    """The kohya key (without suffix) of a UNet module given by its diffusers name.
+    """The kohya key (without suffix) of a module of the denoiser given by its diffusers name.
 
-    SD 1.x and 2.x keys use diffusers' names, SDXL keys the original LDM names; every tool reads these.
-    Raises UserError for an unknown family or a module that the family's UNet does not have.
+    SD 1.x and 2.x keys use diffusers' names, SDXL's and Anima's the original ones; every tool reads these.
+    Raises UserError for an unknown family or a module that the family's denoiser does not have.
     """
     model = FAMILY_LAYOUTS.get(family)
     if model is None:
         raise UserError(
             f"The kohya key names of the model family {family!r} are not known.", f"Known: {', '.join(FAMILY_LAYOUTS)}.", kind="lora"
         )
-    name: str | None = module
-    if model.original_names:
-        name = diffusers_to_ldm(module, layout or model.layout)
-    if not name:
-        raise UserError(f"The UNet of family {family!r} has no module {module!r}.", "Was the file made for another model?", kind="lora")
+    name = original_name(family, module, layout) if model.original_names else module
     return model.prefixes["unet"] + name.replace(".", "_")
 
 
+def original_name(family: str, module: str, layout: UNetLayout | None = None) -> str:
+    """The original name of a module of the denoiser given by its diffusers name.
+
+    Raises UserError for a module that the family's denoiser does not have.
+    """
+    model = FAMILY_LAYOUTS[family]
+    name = model.rename(module, layout or model.layout)
+    if not name:
+        raise UserError(f"{model.title} has no module {module!r}.", "Was the file made for another model?", kind="lora")
+    return name
+
+
 def kohya_text_encoder_key(family: str, component: str, module: str) -> str:
-    """The kohya key of a text-encoder module; ``component`` is ``te1`` or ``te2``, ``module`` its name from ``text_model.`` on.
+    """The kohya key of a module of a text encoder (``te1``, ``te2``) or of Anima's ``adapter``.
 
     transformers 5.6 and newer leave out ``text_model.`` for CLIPTextModel. Every tool expects it, so it is added.
     """
     prefixes = FAMILY_LAYOUTS[family].prefixes if family in FAMILY_LAYOUTS else {}
     if component not in prefixes or component == "unet":
         raise UserError(f"The model family {family!r} has no text encoder {component!r}.", "", kind="lora")
-    if not module.startswith(("text_model.", "text_projection")):
+    if FAMILY_LAYOUTS[family].has_clip and not module.startswith(("text_model.", "text_projection")):
         module = f"text_model.{module}"
     return prefixes[component] + module.replace(".", "_")

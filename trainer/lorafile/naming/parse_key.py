@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from ..algorithms.kinds import SUFFIXES
 from .kohya_names import dotted
+from .parse_anima_key import parse_anima_key
+from .parsed_key import ParsedKey, split_tail
 from .unet_names import UNetLayout, is_ldm_name, ldm_to_diffusers
-
-
-@dataclass(frozen=True)
-class ParsedKey:
-    """A parsed key. ``suffix`` is a LyCORIS tensor name, ``format`` the naming that the key is written in."""
-
-    component: str
-    module: str
-    suffix: str
-    format: str
-    ldm: bool = False  # the key has the layer's LDM name
-
 
 _LONGEST = 300  # characters; a number with thousands of digits is not the index of a layer
 _KOHYA = re.compile(r"(lora_unet|lora_te1|lora_te2|lora_te|lycoris)_([^.]+)\.(.+)")
@@ -40,13 +29,6 @@ _DOTTED = (
     ("", None, "diffusers"),
 )
 
-# tensor names at the end of a dotted key that identify its format
-_PEFT_TAIL = re.compile(r"\.lora_(A|B)(?:\.[A-Za-z0-9_]+)?\.weight$")
-_PEFT_MAGNITUDE = re.compile(r"\.lora_magnitude_vector(?:\.[A-Za-z0-9_]+)?(?:\.weight)?$")
-_OLD_ATTENTION = re.compile(r"\.(processor\.)?to_(q|k|v|out)_lora\.(up|down)\.weight$")
-_NEW_TAIL = re.compile(r"\.(?:lora|lora_linear_layer)\.(up|down)\.weight$")
-_OLD_ALPHA = re.compile(r"\.(?:lora|lora_linear_layer|processor)\.alpha$")
-
 _UNET_ROOTS = ("down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "conv_norm_out", "time_embedding", "add_embedding")
 _TEXT_ROOTS = ("text_model", "text_projection")
 _SHORT_TEXT_ROOTS = ("encoder", "embeddings", "final_layer_norm")
@@ -56,6 +38,10 @@ def parse_key(key: str, layout: UNetLayout) -> ParsedKey | None:
     """The layer and tensor that ``key`` names; None when it is malformed or belongs to another kind of model."""
     if len(key) > _LONGEST:
         return None
+    return _parse_stable_diffusion(key, layout) or parse_anima_key(key)
+
+
+def _parse_stable_diffusion(key: str, layout: UNetLayout) -> ParsedKey | None:
     match = _KOHYA.fullmatch(key)
     if match:
         prefix, name, suffix = match.groups()
@@ -66,31 +52,8 @@ def parse_key(key: str, layout: UNetLayout) -> ParsedKey | None:
             rest = key[len(prefix) :]
             if form == "diffusers" and rest.startswith("base_model.model."):
                 rest, form = rest[len("base_model.model.") :], "peft"
-            split = _split_tail(rest, form)
+            split = split_tail(rest, form)
             return _finish(component, split[0], split[1], split[2], layout) if split else None
-    return None
-
-
-def _split_tail(rest: str, form: str) -> tuple[str, str, str] | None:
-    """Module, tensor name and format of a dotted key."""
-    if match := _PEFT_TAIL.search(rest):
-        return rest[: match.start()], "lora_down.weight" if match.group(1) == "A" else "lora_up.weight", "peft"
-    if match := _PEFT_MAGNITUDE.search(rest):
-        return rest[: match.start()], "dora_scale", "peft"
-    if match := _OLD_ATTENTION.search(rest):
-        processor, which, direction = match.groups()
-        if processor or rest.startswith(_UNET_ROOTS):
-            layer = "to_out.0" if which == "out" else f"to_{which}"
-        else:
-            layer = "out_proj" if which == "out" else f"{which}_proj"  # a text encoder, which has CLIP's names
-        return f"{rest[: match.start()]}.{layer}", f"lora_{direction}.weight", "diffusers-old"
-    if match := _NEW_TAIL.search(rest):
-        return rest[: match.start()], f"lora_{match.group(1)}.weight", "diffusers"
-    if match := _OLD_ALPHA.search(rest):
-        return rest[: match.start()], "alpha", "diffusers"
-    for suffix in SUFFIXES:
-        if rest.endswith(f".{suffix}") and suffix != "weight":
-            return rest[: -len(suffix) - 1], suffix, "onetrainer" if form == "diffusers" else form
     return None
 
 

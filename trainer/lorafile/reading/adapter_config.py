@@ -12,14 +12,16 @@ import torch
 
 from ...core.errors import UserError
 from ..metadata_values import json_object
+from ..naming.family_layouts import diffusers_prefixes_of
 from ..weights import LoraModule
 
 DIFFUSERS_KEY = "lora_adapter_metadata"  # JSON: {"unet.lora_alpha": 16, "unet.alpha_pattern": {...}, ...}
 _LARGEST = 16 << 20  # bytes of a configuration
-_COMPONENT = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
 
 
-def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], path: Path, form: str) -> tuple[tuple[LoraModule, ...], str]:
+def with_alphas(
+    modules: tuple[LoraModule, ...], metadata: Mapping[str, str], path: Path, form: str, family: str
+) -> tuple[tuple[LoraModule, ...], str]:
     """``modules`` of the file ``path`` with the alpha from a PEFT configuration, and where it was found (empty: nowhere, scale 1).
 
     An adapter_config.json beside the file applies only to files that PEFT wrote, recognised by key names (``form`` is peft) or by file
@@ -30,8 +32,10 @@ def with_alphas(modules: tuple[LoraModule, ...], metadata: Mapping[str, str], pa
     if DIFFUSERS_KEY in metadata:
         table = json_object(metadata[DIFFUSERS_KEY])
         if table:
-            parts = {name: _scale(_part(table, f"{prefix}."), "its adapter metadata") for name, prefix in _COMPONENT.items()}
-            return tuple(_with_alpha(module, parts[module.component]) for module in modules), "diffusers' adapter metadata"
+            prefixes = diffusers_prefixes_of(family)
+            parts = {name: _scale(_part(table, prefix), "its adapter metadata") for name, prefix in prefixes.items()}
+            scaled = (_with_alpha(module, parts[module.component]) if module.component in parts else module for module in modules)
+            return tuple(scaled), "diffusers' adapter metadata"
     config = path.parent / "adapter_config.json"
     if (form == "peft" or path.stem == "adapter_model") and config.is_file():
         if config.stat().st_size > _LARGEST:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from ..algorithms.kinds import BIASES, PASSED_THROUGH
 from ..algorithms.shape_checks import shape_problem
 from ..comfyui_dora import DORA_BASE_KEY, uses_base_norm
-from ..family_detection import context_width, foreign_family
-from ..naming.family_layouts import FAMILY_TITLES
+from ..family_detection import context_width, foreign_family, stated_family
+from ..naming.family_layouts import FAMILY_LAYOUTS, FAMILY_TITLES
 from ..weights import LoraModule, LoraWeights
 from .layer_sizes import misfits
 
@@ -31,7 +31,10 @@ def with_faults(weights: LoraWeights, all_keys: list[str]) -> LoraWeights:
         problems.append(f"the algorithm {', '.join(passed)} can be converted, but not merged or reduced")
     if sound and all(map(_has_valid_alpha, sound)):
         lines, compared = misfits(family, tuple(sound))
-        if lines and len(lines) == compared:
+        if family == "anima" and lines and _is_other_transformer(weights, sound, len(lines) == compared):
+            family = "dit"
+            fatal.append(f"it was made for {FAMILY_TITLES[family]} with layers of other sizes than Anima's: {examples(lines, 2)}")
+        elif lines and len(lines) == compared:
             notes.append("its layers have the sizes of a custom model")
         elif lines:
             fatal.append(f"{len(lines)} of {compared} layers have wrong sizes: {examples(lines, 3)}")
@@ -85,17 +88,27 @@ def _module_faults(modules: Sequence[LoraModule]) -> tuple[list[LoraModule], lis
     return sound, fatal, notes
 
 
+def _is_other_transformer(weights: LoraWeights, modules: Sequence[LoraModule], all_differ: bool) -> bool:
+    """Whether a file is for one of the transformers (LTX, PixArt, CogVideoX) that share diffusers' module names with Anima."""
+    width = context_width(modules)
+    others_text = width is not None and width != FAMILY_LAYOUTS["anima"].text_width
+    stated = stated_family(weights.metadata) == "anima"
+    return not weights.uses_original_names and not stated and (others_text or all_differ)
+
+
 def _has_valid_alpha(module: LoraModule) -> bool:
     return module.alpha is None or (module.alpha.numel() == 1 and bool(module.alpha.float().isfinite().all()))
 
 
 def _what_instead(all_keys: list[str]) -> str:
     """What a file without LoRA layers is."""
+    if any(key.startswith(("net.blocks.", "net.llm_adapter.")) for key in all_keys):
+        return "it is a diffusion model and belongs in models/diffusion_models"
     if any(key.startswith(("model.diffusion_model.", "conditioner.", "first_stage_model.")) for key in all_keys):
         return "it is a checkpoint and belongs in models/checkpoints"
     if any(key in ("emb_params", "string_to_param", "clip_l", "clip_g") for key in all_keys):
         return "it is a textual inversion embedding and belongs in models/embeddings"
-    what = f"none of its {len(all_keys)} keys names a layer of Stable Diffusion: {examples(all_keys, 3)}"
+    what = f"none of its {len(all_keys)} keys names a layer of Stable Diffusion or Anima: {examples(all_keys, 3)}"
     return what if all_keys else "it is empty"
 
 

@@ -1,4 +1,4 @@
-"""Layer sizes of the released UNets, to recognise damaged LoRAs and those of other models."""
+"""Layer sizes of the released models, to recognise damaged LoRAs and those of other models."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from ..algorithms.weight_change import delta_shape
 from ..naming.family_layouts import FAMILY_LAYOUTS
 from ..weights import LoraModule
 
+_WIDTH, _TEXT, _HIDDEN, _ADALN = 2048, 1024, 8192, 256  # of Anima: its tokens, text, feed-forward layers, AdaLN
+_ANIMA_BLOCK = {
+    **{f"{part}.{name}": (_WIDTH, _WIDTH) for part in ("attn1", "attn2") for name in ("to_q", "to_k", "to_v", "to_out.0")},
+    "attn2.to_k": (_WIDTH, _TEXT), "attn2.to_v": (_WIDTH, _TEXT), "ff.net.0.proj": (_HIDDEN, _WIDTH), "ff.net.2": (_WIDTH, _HIDDEN),
+    **{f"norm{place}.linear_1": (_ADALN, _WIDTH) for place in (1, 2, 3)},
+    **{f"norm{place}.linear_2": (3 * _WIDTH, _ADALN) for place in (1, 2, 3)},
+}  # fmt: skip
+
 
 def expected_size(family: str, name: str) -> tuple[int, int] | None:
-    """(outputs, inputs) of a transformer layer of the UNet by its diffusers name; None for all other layers."""
+    """(outputs, inputs) of a layer in a transformer block of the denoiser by its diffusers name; None for all other layers."""
     model, parts = FAMILY_LAYOUTS.get(family), name.split(".")
+    if family == "anima":
+        return _ANIMA_BLOCK.get(".".join(parts[2:])) if parts[0] == "transformer_blocks" else None
     if model is None or "attentions" not in parts:
         return None
     channels = model.channels

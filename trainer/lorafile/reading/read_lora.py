@@ -15,6 +15,7 @@ from ..folded_alpha import FOLDED_ALPHA_KEY, folded_record, unfold
 from ..naming.family_layouts import unet_layout_of
 from ..naming.parse_key import parse_key
 from ..naming.unet_names import UNetLayout
+from ..readers import who_cannot_read
 from ..weights import LoraModule, LoraWeights
 from . import adapter_config, cloneofsimo, tensors
 from .faults import examples, with_faults
@@ -65,15 +66,19 @@ def _scan(raw: tensors.RawFile, layout: UNetLayout | None) -> LoraWeights:
     modules = weights.modules
     family, reason = detect_family(modules, metadata)
     found = unet_layout_of(family)
-    if layout is None and found != unet_layout_of("sd1") and weights.uses_ldm:  # LDM names were read with SD 1.x' layout, but are SDXL's
+    if (
+        layout is None and found != unet_layout_of("sd1") and weights.uses_original_names
+    ):  # LDM names were read with SD 1.x' layout, but are SDXL's
         weights = _group(raw.tensors, found)
         modules = weights.modules
         family, reason = detect_family(modules, metadata)
-    notes = list(weights.notes)
+    has_alpha = any(key.endswith(".alpha") for key in raw.tensors)
+    unread = who_cannot_read(family, weights.format, has_alpha=has_alpha, plain=weights.algorithm == "lora")
+    notes = [*weights.notes, *unread]
     if folded_record(metadata):
         modules = unfold(modules, metadata.pop(FOLDED_ALPHA_KEY))
     else:
-        modules, source = adapter_config.with_alphas(modules, metadata, raw.path, weights.format)
+        modules, source = adapter_config.with_alphas(modules, metadata, raw.path, weights.format, family)
         if source:
             notes.append(f"the scale comes from {source}")
     weights = replace(weights, modules=modules, family=family, family_reason=reason, metadata=metadata, layout=layout, notes=tuple(notes))
@@ -98,7 +103,7 @@ def _scan_without_names(raw: tensors.RawFile, layout: UNetLayout | None) -> Lora
 def _group(table: dict[str, torch.Tensor], layout: UNetLayout) -> LoraWeights:
     """Group tensors into modules. Keys that cannot be parsed go to ``unknown_keys``."""
     grouped: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
-    extra, unknown, formats, ldm, clashes = {}, [], [], False, []
+    extra, unknown, formats, original, clashes = {}, [], [], False, []
     for key, tensor in table.items():
         if key.startswith(_EMBEDDING_PREFIX):
             extra[key] = tensor
@@ -112,7 +117,7 @@ def _group(table: dict[str, torch.Tensor], layout: UNetLayout) -> LoraWeights:
             clashes.append(key)
         module[parsed.suffix] = tensor
         formats.append(parsed.format)
-        ldm = ldm or parsed.ldm
+        original = original or parsed.original
     form = max(sorted(set(formats)), key=formats.count) if formats else "unknown"
     modules, fatal = [], [f"several keys name the same tensor: {examples(clashes)}"] if clashes else []
     strange: list[str] = []
@@ -127,13 +132,20 @@ def _group(table: dict[str, torch.Tensor], layout: UNetLayout) -> LoraWeights:
         fatal.append(f"{len(strange)} layers have an unknown algorithm or lack tensors: {examples(strange)}")
     notes = (f"{len(extra)} bundled embeddings",) if extra else ()
     return LoraWeights(
-        tuple(modules), "unknown", form, extra=extra, unknown_keys=tuple(unknown), fatal=tuple(fatal), notes=notes, uses_ldm=ldm
+        tuple(modules),
+        "unknown",
+        form,
+        extra=extra,
+        unknown_keys=tuple(unknown),
+        fatal=tuple(fatal),
+        notes=notes,
+        uses_original_names=original,
     )
 
 
 def _with_column_magnitudes(group: dict[str, torch.Tensor], form: str) -> dict[str, torch.Tensor]:
     """DoRA's magnitudes as a column, as LyCORIS stores them. PEFT stores a row."""
     scale = group.get("dora_scale")
-    if scale is not None and form == "peft" and "lora_down.weight" in group:
+    if scale is not None and (form == "peft" or scale.ndim == 1) and "lora_down.weight" in group:
         group["dora_scale"] = scale.reshape(-1, *[1] * (group["lora_down.weight"].ndim - 1))
     return group

@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ...core.errors import UserError
 from ...core.files.writing import atomic_path, remove_abandoned
-from ...core.messages import Action, ExportOption, Message
-from ..biases import bias_of
+from ...core.messages import ExportOption, Message
 from ..comfyui_dora import has_output_magnitudes, uses_base_norm
-from ..folded_alpha import FOLDED_ALPHA_KEY, fold
 from ..naming.family_layouts import FAMILY_LAYOUTS
-from ..naming.unet_names import diffusers_to_ldm
+from ..naming.kohya_names import original_name
+from ..readers import who_cannot_read
 from ..reading.read_lora import scan_lora
 from ..weights import LoraModule, LoraWeights
+from .converted import Converted, cast, dropped_embeddings, require_family
 from .save import write_tensors
+from .without_alpha import to_comfyui_without_alpha, to_diffusers, to_peft
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_PREFIX = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A LoRA in one format, ready to write. ``notes`` list what could not be converted exactly."""
-
-    format: str
-    tensors: dict[str, torch.Tensor]
-    metadata: dict[str, str]
-    notes: tuple[str, ...] = ()
 
 
 def to_kohya(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
-    """kohya's format, which every program reads; SDXL layers by LDM names. Any algorithm. Layers without alpha get one (scale 1)."""
+    """kohya's format, which every program reads; layers of SDXL and Anima by their original names. Any algorithm.
+
+    Layers without alpha get one (scale 1).
+    """
     tensors: dict[str, torch.Tensor] = dict(weights.extra)
-    for module in _cast(weights, dtype):
-        key = module.kohya_key(_family(weights), weights.unet_layout)
+    for module in cast(weights, dtype):
+        key = module.kohya_key(require_family(weights), weights.unet_layout)
         tensors.update(_named(module, key))
         if module.alpha is None and module.rank:
             tensors[f"{key}.alpha"] = _new_alpha(module)
@@ -46,35 +39,26 @@ def to_kohya(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converte
 
 
 def to_comfyui(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
-    """ComfyUI's own format, as its Save LoRA writes it: ``diffusion_model.`` and LDM names, ``text_encoders.clip_l.…``. Any algorithm."""
-    family, tensors = _family(weights), {}
-    clips = FAMILY_LAYOUTS[family].clips if family in FAMILY_LAYOUTS else {}
-    for module in _cast(weights, dtype):
-        if module.component == "unet":
-            name = diffusers_to_ldm(module.name, weights.unet_layout)
-            if name is None:
-                raise UserError(
-                    f"The UNet of family {family!r} has no layer {module.name}.", "Was the file made for another model?", kind="lora"
-                )
-            key = f"diffusion_model.{name}"
-        elif module.component in clips:
-            key = f"text_encoders.{clips[module.component]}.transformer.{module.name}"
-        else:
+    """ComfyUI's own format, as its Save LoRA writes it: ``diffusion_model.`` and original names, ``text_encoders.clip_l.…``. Any algorithm.
+
+    For Anima, alpha is folded into plain LoRA, so that diffusers reads the file too.
+    """
+    family = require_family(weights)
+
+    def key_of(module: LoraModule) -> str:
+        prefixes = FAMILY_LAYOUTS[family].comfyui_prefixes if family in FAMILY_LAYOUTS else {}
+        if module.component not in prefixes:
             raise UserError(f"The model family {family!r} has no text encoder {module.component!r}.", "", kind="lora")
-        tensors.update(_named(module, key))
-    return Converted("comfyui", tensors, dict(weights.metadata), (*_dropped(weights), *_dora_in_comfyui(weights)))
+        name = original_name(family, module.name, weights.unet_layout) if module.component == "unet" else module.name
+        return prefixes[module.component] + name
 
-
-def to_diffusers(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
-    """The format of diffusers' training scripts (``unet.….lora.down.weight``). Plain LoRA only. alpha is folded into a matrix."""
-    _require_plain(weights, "diffusers", decomposed=False)
-    return _folded(weights, dtype, "diffusers", _diffusers_key)
-
-
-def to_peft(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
-    """PEFT's format as diffusers saves it today (``unet.….lora_A.weight``). LoRA, and DoRA with magnitudes of outputs."""
-    _require_plain(weights, "peft", decomposed=True)
-    return _folded(weights, dtype, "peft", _peft_key)
+    if FAMILY_LAYOUTS[family].folds_alpha:
+        converted = to_comfyui_without_alpha(weights, dtype, key_of)
+        return replace(converted, notes=(*converted.notes, *_dora_in_comfyui(weights)))
+    tensors: dict[str, torch.Tensor] = {}
+    for module in cast(weights, dtype):
+        tensors.update(_named(module, key_of(module)))
+    return Converted("comfyui", tensors, dict(weights.metadata), (*dropped_embeddings(weights), *_dora_in_comfyui(weights)))
 
 
 FORMATS: dict[str, Callable[[LoraWeights, torch.dtype | None], Converted]] = {
@@ -89,7 +73,10 @@ def convert(weights: LoraWeights, form: str, dtype: torch.dtype | None = None) -
     """``weights`` in the format ``form`` (kohya, diffusers, peft or comfyui), converted to ``dtype`` if one is given."""
     if form not in FORMATS:
         raise UserError(f"The LoRA format {form!r} does not exist.", f"Choose one of: {', '.join(FORMATS)}.", kind="lora")
-    return FORMATS[form](weights, dtype)
+    converted = FORMATS[form](weights, dtype)
+    has_alpha = any(key.endswith(".alpha") for key in converted.tensors)
+    unread = who_cannot_read(weights.family, form, has_alpha=has_alpha, plain=weights.algorithm == "lora")
+    return replace(converted, notes=(*converted.notes, *unread))
 
 
 def write_lora(path: Path, converted: Converted) -> None:
@@ -107,114 +94,6 @@ def write_lora(path: Path, converted: Converted) -> None:
                 Message("Try ", ExportOption("dtype", "fp32"), "."),
                 kind="lora",
             )
-
-
-def _folded(weights: LoraWeights, dtype: torch.dtype | None, form: str, name: Callable[[str, str, str], str]) -> Converted:
-    _cast(weights, dtype)  # refuses weights that exceed the number type
-    folded = fold(weights.modules, dtype)
-    tensors: dict[str, torch.Tensor] = {}
-    for module in folded.modules:
-        for suffix, tensor in module.tensors.items():
-            tensors[name(module.component, module.name, suffix)] = (
-                tensor.reshape(_magnitude_shape(tensor)) if suffix == "dora_scale" else tensor
-            )
-    notes: tuple[str, ...] = ()
-    if folded.errors:
-        layers = f"{len(folded.errors)} layer{'s' * (len(folded.errors) > 1)}"
-        rounded = (
-            f"this format has no alpha; multiplying by alpha / rank rounded {layers} (relative error at most {max(folded.errors):.1e})"
-        )
-        undo = f"{folded.lossy} of them cannot be restored exactly" if folded.lossy else "converting back is exact"
-        notes = (Message(f"{rounded}; {undo}; ", ExportOption("dtype", "fp32"), " avoids rounding"),)
-    return Converted(form, tensors, {**weights.metadata, FOLDED_ALPHA_KEY: folded.record}, (*notes, *_dropped(weights)))
-
-
-def _diffusers_key(component: str, module: str, suffix: str) -> str:
-    direction = "down" if suffix == "lora_down.weight" else "up"
-    part = "lora" if component == "unet" else "lora_linear_layer"
-    return f"{_PREFIX[component]}.{module}.{part}.{direction}.weight"
-
-
-def _peft_key(component: str, module: str, suffix: str) -> str:
-    part = {"lora_down.weight": "lora_A", "lora_up.weight": "lora_B", "dora_scale": "lora_magnitude_vector"}[suffix]
-    return f"{_PREFIX[component]}.{module}.{part}.weight"
-
-
-def _magnitude_shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    # PEFT keeps a row for Linear layers and (1, out, 1, 1) for convolutions
-    return (tensor.numel(),) if tensor.ndim == 2 else (1, tensor.numel(), *[1] * (tensor.ndim - 2))
-
-
-def _require_plain(weights: LoraWeights, form: str, *, decomposed: bool) -> None:
-    _family(weights)
-    if decomposed and uses_base_norm(weights.metadata):
-        raise UserError(
-            "This DoRA was exported for ComfyUI's own loader and one base model; other programs would read it wrongly.",
-            "Convert the original LoRA instead.",
-            kind="lora",
-        )
-    for module in weights:
-        if bias_of(module) is not None or "reshape_weight" in module.tensors:
-            what = "changes its bias" if bias_of(module) is not None else "changes the size of its layer"
-            raise UserError(
-                f"The {form} format holds only weight changes, but {module.name} also {what}.",
-                Message("Choose ", ExportOption("format", "kohya"), " or comfyui, which can hold it unchanged."),
-                kind="lora",
-            )
-        if module.algorithm != "lora" or "lora_mid.weight" in module.tensors:
-            kind = "LoRA in Tucker form" if module.algorithm == "lora" else module.algorithm
-            raise UserError(
-                f"The {form} format holds only plain LoRA, but {module.name} is {kind}.",
-                Message(
-                    "Approximate it with ",
-                    ExportOption("rank"),
-                    ", or choose ",
-                    ExportOption("format", "kohya"),
-                    " or comfyui, which can hold it unchanged.",
-                ),
-                kind="lora",
-            )
-        if not module.is_dora:
-            continue
-        if not decomposed:
-            raise UserError(
-                f"The {form} format cannot hold DoRA.",
-                Message("Choose ", ExportOption("format", "peft"), ", kohya or comfyui."),
-                kind="lora",
-            )
-        scale, outputs = module.tensors["dora_scale"], module.tensors["lora_up.weight"].shape[0]
-        if scale.shape[0] != outputs or scale.numel() != outputs:
-            raise UserError(
-                f"PEFT's DoRA scales outputs, but {module.name} scales inputs.",
-                Message("Choose ", ExportOption("format", "kohya"), " or comfyui."),
-                kind="lora",
-            )
-
-
-def _cast(weights: LoraWeights, dtype: torch.dtype | None) -> tuple[LoraModule, ...]:
-    if dtype is None:
-        return weights.modules
-    result = []
-    for module in weights:
-        tensors = {name: narrowed(name, tensor, dtype) for name, tensor in module.tensors.items()}
-        if not all(bool(tensor.float().isfinite().all()) for tensor in tensors.values()):
-            raise UserError(
-                f"The weights of {module.name} are too large for {dtype}.",
-                Message("Choose ", ExportOption("dtype", "bf16"), " or fp32."),
-                kind="lora",
-            )
-        alpha = module.alpha
-        if alpha is not None:
-            smaller = alpha.to(dtype)
-            alpha = smaller if bool(smaller.double() == alpha.double()) else alpha.to(torch.float32)
-        result.append(replace(module, tensors=tensors, alpha=alpha))
-    return tuple(result)
-
-
-def narrowed(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``tensor`` in ``dtype``. DoRA's magnitudes never lose bits, because rounding one rounds a whole row of the weight."""
-    keeps = not tensor.is_floating_point() or (name == "dora_scale" and dtype.itemsize < tensor.dtype.itemsize)
-    return tensor if keeps else tensor.to(dtype)
 
 
 def _dora_in_comfyui(weights: LoraWeights) -> tuple[str, ...]:
@@ -237,17 +116,3 @@ def _new_alpha(module: LoraModule) -> torch.Tensor:
     rank, dtype = module.rank or 1, next(iter(module.tensors.values())).dtype
     alpha = torch.tensor(float(rank), dtype=dtype)
     return alpha if float(alpha) == rank else torch.tensor(float(rank), dtype=torch.float32)
-
-
-def _family(weights: LoraWeights) -> str:
-    if weights.family == "unknown":
-        raise UserError(
-            "The model family of this LoRA is unknown, so its layers cannot be renamed.",
-            Message("Use ", Action.STATE_MODEL, "."),
-            kind="lora",
-        )
-    return weights.family
-
-
-def _dropped(weights: LoraWeights) -> tuple[str, ...]:
-    return (f"{len(weights.extra)} bundled embeddings were left out, because this format cannot hold them",) if weights.extra else ()

@@ -50,7 +50,7 @@ def _run(facts: TrainingFacts) -> dict[str, object]:
         "ss_steps": facts.steps,
         "ss_max_train_steps": facts.max_steps or facts.steps,
         "ss_seed": facts.seed,
-        "ss_network_module": "networks.lora",
+        "ss_network_module": FAMILY_LAYOUTS[facts.family].network_module if facts.family in FAMILY_LAYOUTS else "networks.lora",
         "ss_network_dim": facts.rank,
         "ss_network_alpha": facts.alpha,
         "ss_network_dropout": facts.network_dropout,
