@@ -8,7 +8,7 @@ from trainer.lorafile.naming.anima_names import anima_module, anima_to_diffusers
 
 pytest.importorskip("diffusers.models.condition_embedders.condition_embedder_anima", reason="diffusers knows Anima from 0.39 on")
 
-from .models import anima_parts, linear_layers
+from ..anima_models import anima_parts, linear_layers
 
 
 def test_every_layer_of_the_denoiser_has_the_original_name_that_diffusers_converts() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from trainer.lorafile import LoraModule, LoraWeights
 
-from .models import anima_parts, linear_layers
+from .anima_models import anima_parts, linear_layers
 
 METADATA = {"ss_output_name": "sample", "ss_base_model_version": "anima", "modelspec.architecture": "anima-preview/lora"}
 ATTENTION = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
@@ -42,3 +42,14 @@ def sample(sizes: dict[tuple[str, str], tuple[int, int]], algorithm: str = "lora
         kind = "lora" if algorithm == "dora" else algorithm
         modules.append(LoraModule(component, name, kind, tensors, torch.tensor(alpha).half()))
     return LoraWeights(tuple(modules), "anima", "kohya", METADATA)
+
+
+def small_sample(algorithm: str = "lora", *, blocks: int = 1, rank: int = 2, alpha: float = 1.0) -> LoraWeights:
+    """One layer of each component, and the first block's attention for each of ``blocks`` blocks."""
+    sizes = anima_sizes()
+    few = {
+        ("unet", f"transformer_blocks.{block}.{layer}"): sizes["unet", f"transformer_blocks.0.{layer}"]
+        for block in range(blocks) for layer in (*ATTENTION, "ff.net.0.proj", "ff.net.2")
+    }  # fmt: skip
+    few |= {key: sizes[key] for key in (("adapter", "blocks.0.self_attn.o_proj"), ("te1", "layers.1.mlp.down_proj"))}
+    return sample(few, algorithm, rank=rank, alpha=alpha)
