@@ -28,6 +28,7 @@ FORMATS = ("kohya", "diffusers", "peft", "comfyui")
 UNCHANGED = "as it is"
 _NODE = "ExportLora"
 DTYPES = (UNCHANGED, "fp16", "bf16", "fp32")
+BLOCKS = (UNCHANGED, "40")  # trainer/lorafile/anima_depth.py
 
 
 class ExportLora(io.ComfyNode):
@@ -117,6 +118,15 @@ class ExportLora(io.ComfyNode):
                     optional=True,
                 ),
                 field(io.Clip, "clip", "The text encoder of the connected model, if the DoRA changes it too.", optional=True),
+                field(
+                    io.Combo,
+                    "blocks",
+                    "For a LoRA for Anima, which has 28 blocks: moves it to the same blocks of a larger model. 40 is Anima-2.9B.",
+                    options=list(BLOCKS),
+                    default=UNCHANGED,
+                    optional=True,
+                    advanced=True,
+                ),
             ],
             [
                 result(LORA, "lora", "The exported LoRA."),
@@ -149,6 +159,7 @@ class ExportLora(io.ComfyNode):
         thumbnail: torch.Tensor | None = None,
         model: Any = None,
         clip: Any = None,
+        blocks: str = UNCHANGED,
     ) -> io.NodeOutput:
         """Write the file."""
         texts = {"title": title, "author": author, "description": description, "trigger": trigger_words, "tags": tags, "licence": licence}
@@ -160,7 +171,7 @@ class ExportLora(io.ComfyNode):
             if target.exists() and target.resolve() == source.resolve():
                 raise UserError("The export would replace its source file.", "Choose another file name.", kind="lora")
             changes = {key: text.strip() for key, text in texts.items() if text.strip()}
-            report = export(source, target, format, dtype, rank, changes, thumbnail, model, clip)
+            report = export(source, target, format, dtype, rank, changes, thumbnail, model, clip, 0 if blocks == UNCHANGED else int(blocks))
             written_files.record_file(_NODE, file_name, target)
             info = inspect(target)
             handle = LoraHandle(str(target), sha256_file(target), tuple(info.trigger_words))
@@ -177,8 +188,9 @@ def export(
     thumbnail: torch.Tensor | None,
     model: Any = None,
     clip: Any = None,
+    blocks: int = 0,
 ) -> str:
-    """Convert ``source`` to ``target`` and return a report. Imports torch, so that is imported late."""
+    """Convert ``source`` to ``target`` and return a report. ``blocks`` 0 keeps the depth. Imports torch, so that is imported late."""
     from dataclasses import replace
 
     from ..trainer import lorafile
@@ -189,6 +201,8 @@ def export(
     if rank:
         weights, loss = lorafile.reduce_rank(weights, rank)
         report_lines.append(str(loss))
+    if blocks:
+        weights = lorafile.move_to_depth(weights, blocks)
     described = dict(changes)
     if thumbnail is not None:
         described["thumbnail"] = to_data_url(to_pil(thumbnail[0]))

@@ -20,6 +20,7 @@ _EXAMPLES = """examples:
   python -m trainer export style.safetensors small.safetensors --rank 8 --dtype fp16
   python -m trainer export style.safetensors both.safetensors --merge style.safetensors:0.6 pose.safetensors:0.8
   python -m trainer export style.safetensors model-with-style.safetensors --into-checkpoint model.safetensors
+  python -m trainer export style.safetensors style-2.9b.safetensors --blocks 40
   python -m trainer export style.safetensors style.safetensors --overwrite --title "My style" --trigger "ohwx girl"
 """
 _TEXTS = ("title", "author", "description", "trigger", "tags", "licence", "thumbnail")
@@ -40,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--format",
         choices=("kohya", "diffusers", "peft", "comfyui"),
         default="kohya",
-        help="naming of the keys (default kohya, which every program reads)",
+        help="naming of the keys (default kohya, which every program reads; for Anima in diffusers: comfyui)",
     )
     parser.add_argument(
         "--dtype",
@@ -48,6 +49,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="number format (default: the input's; for a merge, the widest of the inputs, at least fp16)",
     )
     parser.add_argument("--rank", type=int, metavar="N", help="lower the rank to N by SVD, and print the error")
+    parser.add_argument(
+        "--blocks", type=int, metavar="N",
+        help="move a LoRA for Anima (28 blocks) to a model with N blocks that was made from it (40: Anima-2.9B)",
+    )  # fmt: skip
     parser.add_argument(
         "--merge", nargs="+", default=[], metavar="FILE:STRENGTH",
         help="merge these LoRAs; the input takes part with strength 1 unless it is among them",
@@ -90,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
         weights, report = lorafile.reduce_rank(weights, args.rank)
     if report:
         print(report)
+    if args.blocks is not None:
+        weights = lorafile.move_to_depth(weights, args.blocks)
     if args.base:
         weights = _for_base(weights, args.base)
     converted = lorafile.convert(_described(weights, args), args.format, dtype)
@@ -159,7 +166,7 @@ def _described(weights: LoraWeights, args: argparse.Namespace) -> LoraWeights:
 
 
 def _check_checkpoint_options(args: argparse.Namespace) -> None:
-    given = [name for name in ("dtype", "rank", *_TEXTS) if getattr(args, name) is not None]
+    given = [name for name in ("dtype", "rank", "blocks", *_TEXTS) if getattr(args, name) is not None]
     given += ["metadata"] * bool(args.metadata) + ["format"] * (args.format != "kohya")
     if given:
         options = ", ".join(f"--{name}" for name in given)

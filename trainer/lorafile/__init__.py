@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .anima_depth import depth_mismatch
+from .changing.blocks import move_to_depth
 from .changing.merge import common_dtype, merge
 from .changing.merge_into_checkpoint import merge_into_checkpoint
 from .changing.rank import RankReport, reduce_rank
@@ -41,6 +43,7 @@ __all__ = [
     "common_dtype",
     "companions",
     "convert",
+    "depth_mismatch",
     "describe_lora",
     "diffusers_to_ldm",
     "edit_metadata",
@@ -54,6 +57,7 @@ __all__ = [
     "merge",
     "merge_into_checkpoint",
     "mismatch",
+    "move_to_depth",
     "read_lora",
     "reduce_rank",
     "save_lora",

@@ -15,7 +15,7 @@ from ....trainer.core.errors import UserError
 from ..browser import show_text
 from ..comfyui import core_nodes
 from ..files.images import from_pil, to_pil
-from ..loras.apply_lora import apply_lora
+from ..loras.apply_lora import MadeFor, apply_lora
 from ..schema import field
 from .draw_grid import Block, draw
 
@@ -34,7 +34,7 @@ class CellSettings:
 
 @dataclass(frozen=True)
 class GridSettings:
-    """The settings that all cells share. ``made_for`` is the title of the LoRA's model family."""
+    """The settings that all cells share, and the model that the LoRA was made for."""
 
     model: Any
     clip: Any
@@ -45,7 +45,7 @@ class GridSettings:
     steps: int
     sampler_name: str
     scheduler: str
-    made_for: str
+    made_for: MadeFor
 
 
 def prompt_fields() -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from ....trainer.core.counting import plural
 from ....trainer.core.errors import UserError
+from ....trainer.lorafile import depth_mismatch
 from ..schema import known
 from .exact_adapters import exact_patches
 
@@ -32,6 +33,18 @@ _TENSORS = {
         *("lokr_w2_a", "lokr_w2_b", "lokr_t2", "dora_scale"),
     ),
 }
+
+
+@dataclass(frozen=True)
+class MadeFor:
+    """The model that a LoRA was made for: the title of its family (empty if unknown), and the number of blocks that it needs."""
+
+    family: str = ""
+    blocks: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)  # may state the number of blocks
+
+
+UNSTATED = MadeFor()
 
 
 @dataclass(frozen=True)
@@ -50,17 +63,19 @@ class AppliedLora:
         return line if not self.unknown else f"{line}; {len(self.unknown)} unknown: {_some(self.unknown)}"
 
 
-def apply_lora(model: Any, clip: Any, path: Path, strength_model: float, strength_clip: float, *, made_for: str = "") -> AppliedLora:
+def apply_lora(model: Any, clip: Any, path: Path, strength_model: float, strength_clip: float, made_for: MadeFor = UNSTATED) -> AppliedLora:
     """Clones of ``model`` and ``clip`` with the LoRA at ``path``: the same patches as core's LoraLoader, except for DoRA and LoKr in Tucker
     form, which core applies inexactly or not at all (see ``exact_adapters``).
 
-    ``made_for`` is the title of the LoRA's model family for the error message, if known. Raises UserError when the file cannot be read,
-    when none of its keys belongs to this model, or when their shapes do not fit.
+    Raises UserError when the file cannot be read, when none of its keys belongs to this model, when their shapes do not fit, or when the
+    model has its blocks in other places.
     """
     targets = comfy.lora.model_lora_keys_unet(model.model, {})
     targets = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, targets)
     reading = _best_reading(path, targets)
-    _check_fit(path.name, model, clip, reading, made_for)
+    _check_fit(path.name, model, clip, reading, made_for.family)
+    if wrong_depth := depth_mismatch(made_for.blocks, _blocks(model), made_for.metadata):
+        raise wrong_depth
     if strength_model == 0 and strength_clip == 0:
         return AppliedLora(model, clip, reading.used, reading.total, reading.unknown)
     new_model, new_clip = model.clone(), clip.clone()
@@ -144,8 +159,7 @@ def _taken(tensors: Mapping[str, Any], loaded: Mapping[Any, Any]) -> set[str]:
     return taken & set(tensors)
 
 
-def _check_fit(name: str, model: Any, clip: Any, reading: _Reading, made_for: str) -> None:
-    origin = f" It was made for {made_for}." if made_for else ""
+def _check_fit(name: str, model: Any, clip: Any, reading: _Reading, family: str) -> None:
     wrong = [key for key, adapter in reading.patches.items() if not _fits(key, adapter, model, clip)]
     if not reading.patches:
         problem = f"none of its {reading.total} keys belongs to it ({_some(reading.unknown)})"
@@ -153,11 +167,18 @@ def _check_fit(name: str, model: Any, clip: Any, reading: _Reading, made_for: st
         problem = f"{len(wrong)} of {len(reading.patches)} layers have another shape ({_some(wrong)})"
     else:
         return
+    origin = f"was made for {family} and " if family else ""
     raise UserError(
-        f"The LoRA {name} does not fit this model: {problem}.{origin}",
+        f"The LoRA {name} {origin}does not fit this model: {problem}.",
         "Load the kind of model that the LoRA was made for, or choose another LoRA.",
         kind="lora",
     )
+
+
+def _blocks(model: Any) -> int:
+    """The number of blocks of a transformer; 0 for a UNet."""
+    blocks = getattr(model.model.diffusion_model, "blocks", None)
+    return 0 if blocks is None else len(blocks)
 
 
 def _fits(key: Any, patch: Any, model: Any, clip: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from ....trainer.core.errors import UserError
 from ..files.folders import lora_path
 from ..inputs.socket_types import LORA_INPUT, lora_from_socket
+from .apply_lora import MadeFor
 from .cards import file_states
 
 
@@ -41,8 +42,9 @@ def inspect(path: Path) -> Any:
     return replace(info, trigger_words=called_by(info))
 
 
-def made_for(info: Any) -> str:
-    """The title of the model family that a LoRA was made for; empty when the file does not state it."""
+def made_for(info: Any) -> MadeFor:
+    """The model that a LoRA was made for, as far as its file shows it."""
     from ....trainer.lorafile import FAMILY_TITLES
 
-    return "" if info.family == "unknown" else str(FAMILY_TITLES.get(info.family, info.family))
+    family = "" if info.family == "unknown" else str(FAMILY_TITLES.get(info.family, info.family))
+    return MadeFor(family, info.blocks, info.metadata)
