@@ -59,7 +59,8 @@ class ExportLora(io.ComfyNode):
                 field(
                     io.Combo,
                     "format",
-                    "Format of the key names. Every program reads kohya (A1111, Forge, InvokeAI, ComfyUI, diffusers).",
+                    "Format of the key names. Every program reads kohya (A1111, Forge, InvokeAI, ComfyUI, diffusers), except that "
+                    "diffusers needs comfyui for Anima.",
                     options=list(FORMATS),
                     default=FORMATS[0],
                 ),
