@@ -16,11 +16,13 @@ from .naming.kohya_names import kohya_text_encoder_key, kohya_unet_key
 from .naming.unet_names import UNetLayout, diffusers_to_ldm, ldm_to_diffusers
 from .reading.read_lora import read_lora, scan_lora
 from .weights import LoraModule, LoraWeights
-from .writing.convert import DTYPES, FORMATS, Converted, convert, to_comfyui, to_diffusers, to_kohya, to_peft, write_lora
+from .writing.convert import DTYPES, FORMATS, convert, to_comfyui, to_kohya, write_lora
+from .writing.converted import Converted
 from .writing.edit import FIELDS, edit_metadata, edited
 from .writing.metadata import build_metadata
 from .writing.save import legacy_hash, matches_own_hash, save_lora, verify_lora
 from .writing.training_facts import SubsetFacts, TrainingFacts
+from .writing.without_alpha import to_diffusers, to_peft
 
 __all__ = [
     "DTYPES",

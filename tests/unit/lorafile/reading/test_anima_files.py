@@ -53,7 +53,7 @@ def test_text_parts_of_other_trainers_are_read(tmp_path: Path) -> None:
         "lora_te_layers_27_self_attn_o_proj": ("te1", "layers.27.self_attn.o_proj"),
         "lycoris_llm_adapter_blocks_0_cross_attn_k_proj": ("adapter", "blocks.0.cross_attn.k_proj"),
     }
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name in names:
         tensors |= {f"{name}.lora_down.weight": torch.randn(2, 8), f"{name}.lora_up.weight": torch.randn(8, 2)}
     save_file(tensors, tmp_path / "a.safetensors")
@@ -63,7 +63,7 @@ def test_text_parts_of_other_trainers_are_read(tmp_path: Path) -> None:
 
 
 def test_alpha_of_diffusers_metadata_applies_by_part(tmp_path: Path) -> None:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name in ("transformer.transformer_blocks.0.attn1.to_q", "text_conditioner.blocks.0.self_attn.q_proj"):
         width = 2048 if name.startswith("tr") else 1024
         tensors |= {f"{name}.lora_A.weight": torch.randn(4, width), f"{name}.lora_B.weight": torch.randn(width, 4)}
@@ -97,7 +97,7 @@ def test_wan_files_are_refused_as_video(tmp_path: Path) -> None:
 
 def test_layers_of_another_width_are_a_custom_model_in_kohyas_names(tmp_path: Path) -> None:
     names = ("self_attn_q_proj", "self_attn_k_proj")
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name in names:
         key = f"lora_unet_blocks_0_{name}"
         tensors |= {
