@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from trainer.compute.acceleration import Inputs
-from trainer.compute.cuda_graphs import RecordedPasses
+from trainer.compute.cuda_graphs.recorded_passes import RecordedPasses
 
 from .initialise import start_unet
 from .model import LATENT_SCALE, Widths, build_text_encoder, build_unet

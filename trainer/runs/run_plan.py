@@ -30,6 +30,6 @@ class RunPlan:
     memory: dict[str, Number] = field(default_factory=dict)  # the parts of memory_gb, see memory_estimate.py
     attention: StrictStr = "sdpa"
     prepacked: StrictBool = False  # layers of the base are packed for the CPU, see onednn_layers.py
-    cuda_graphs: StrictBool = False  # forward and backward passes are captured, see cuda_graphs.py
+    cuda_graphs: StrictBool = False  # forward and backward passes are captured, see compute/cuda_graphs/
     fused: StrictBool = False  # blocks of the UNet, see fused_blocks.py
     regularisation: StrictStr = ""  # a sentence about the share of regularisation images; empty without any

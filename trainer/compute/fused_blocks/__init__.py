@@ -52,7 +52,7 @@ def kernels_problem(device: torch.device, dtype: torch.dtype) -> str:
     import torch
 
     try:
-        from .triton_kernels import kernel_problem
+        from .kernel_check import kernel_problem
     except Exception as error:  # a Triton that does not fit this torch fails with anything
         return str(error) or type(error).__name__
     with torch.inference_mode(False), torch.enable_grad():  # a plan is also made in ComfyUI, whose nodes run without gradients

@@ -1,9 +1,9 @@
 """diffusers' UNet blocks with fewer passes over memory, for a frozen UNet. Imports torch and diffusers: import this module late.
 
 Between its matrix products a UNet normalises, activates and adds, which takes longer than the products on a fast GPU. Here GroupNorm and
-SiLU are one kernel that keeps images channels last (triton_kernels.py). Biases of convolutions, the time embedding and residuals are added
-by the following norm, or by the sum at the end of the block, and their gradients likewise in the backward pass. Norms compute in the dtype
-of their input, where autocast would make them write fp32, which the next layer reads three times.
+SiLU are one kernel that keeps images channels last (group_norm_kernels.py). Biases of convolutions, the time embedding and residuals are
+added by the following norm, or by the sum at the end of the block, and their gradients likewise in the backward pass. Norms compute in the
+dtype of their input, where autocast would make them write fp32, which the next layer reads three times.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from torch import nn
 from torch.nn import functional
 
 from ..attention_processor import Processor, heads_first
-from .triton_kernels import add, geglu, group_norm, layer_norm
+from .elementwise_kernels import add, geglu
+from .group_norm_kernels import group_norm
+from .layer_norm_kernels import layer_norm
 
 
 def fuse(unet: nn.Module) -> None:

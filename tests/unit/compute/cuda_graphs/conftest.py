@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.compute.cuda_graphs.recording import Repeating
 from tests.unit.training_helpers import make_dataset
-from trainer.compute import cuda_graphs
+from trainer.compute.cuda_graphs import recorded_passes
 from trainer.plan import planning
 
 
@@ -20,7 +20,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Repeating]:
         pass
 
     monkeypatch.setattr(planning, "_uses_cuda_graphs", lambda *_: True)
-    monkeypatch.setattr(cuda_graphs, "CudaRecorder", Own)
+    monkeypatch.setattr(recorded_passes, "CudaRecorder", Own)
     return Own
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from trainer.compute import cuda_graphs
-from trainer.compute.cuda_graphs import LossAndGradients
+from trainer.compute.cuda_graphs.cuda_recorder import LossAndGradients
+from trainer.compute.cuda_graphs.recorded_passes import RecordedPasses
 
 
 class Repeating:
@@ -41,7 +41,7 @@ class Small:
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.warnings: list[str] = []
         self.short = False
-        self.passes = cuda_graphs.RecordedPasses(self.compute, [self.weight], self.warnings.append, record or Repeating())
+        self.passes = RecordedPasses(self.compute, [self.weight], self.warnings.append, record or Repeating())
 
     def compute(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         if self.short and self.passes._recordings:

@@ -18,7 +18,7 @@ from tests.unit.compute.cuda_graphs.recording import Repeating
 from tests.unit.compute.helpers import same_training
 from tests.unit.training_helpers import Trained, configuration, lose_a_gradient, make_dataset, make_pictures, train_here
 from trainer.compute import compiled_blocks, lora_layers
-from trainer.compute.cuda_graphs import LossAndGradients
+from trainer.compute.cuda_graphs.cuda_recorder import LossAndGradients
 from trainer.config.prepare_sections import BucketSettings
 from trainer.config.run_config import RunConfig
 from trainer.dataset import PrepareSettings, prepare_dataset

@@ -16,7 +16,7 @@ import torch
 from tests.unit.compute.cuda_graphs.recording import Repeating, Small
 from tests.unit.compute.helpers import recipe_before_step_one
 from tests.unit.training_helpers import configuration, make_dataset
-from trainer.compute import cuda_graphs
+from trainer.compute.cuda_graphs.cuda_recorder import CudaRecorder
 
 pytestmark = pytest.mark.seconds
 
@@ -136,7 +136,7 @@ def test_recordings_share_a_stream_and_restore_the_current_one(monkeypatch: pyte
     }  # fmt: skip
     for name, value in acted.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    record = cuda_graphs.CudaRecorder()
+    record = CudaRecorder()
     for _ in range(2):
         record(lambda: (torch.zeros(()), []))
     fails[0] = True

@@ -13,9 +13,10 @@ from torch import nn
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from trainer.compute.fused_blocks import triton_kernels
+from trainer.compute.fused_blocks import elementwise_kernels, group_norm_kernels, layer_norm_kernels
 
 KINDS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+HELPERS = ("_tile", "_group", "_some_tiles", "_before_silu", "_lines", "_halves")  # which kernels call
 CAPABILITIES = {torch.float32: 90, torch.bfloat16: 80, torch.float16: 75}  # Turing has no bf16
 compiled: dict[Any, int] = {}
 
@@ -64,35 +65,38 @@ def total(results: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
 
 def main() -> None:
     """Prints the names of the kernels that were compiled."""
-    names = [name for name, value in vars(triton_kernels).items() if isinstance(value, triton.runtime.jit.JITFunction)]
-    half, block = "*bf16", {"BLOCK": triton_kernels._BLOCK}
+    kernels = {
+        name: module
+        for module in (group_norm_kernels, layer_norm_kernels, elementwise_kernels)
+        for name, value in vars(module).items()
+        if isinstance(value, triton.runtime.jit.JITFunction) and name not in HELPERS
+    }
+    half, block = "*bf16", {"BLOCK": elementwise_kernels._BLOCK}
     vectors = [
-        reads_whole_words(triton_kernels._geglu_forward, [half, half, "i32", "i32"], **block),
-        reads_whole_words(triton_kernels._geglu_backward, [half, half, half, "i32", "i32"], **block),
-        reads_whole_words(triton_kernels._add_bias, [half, half, half, half, "i32", "i32"], **block, BIASED=False),
+        reads_whole_words(elementwise_kernels._geglu_forward, [half, half, "i32", "i32"], **block),
+        reads_whole_words(elementwise_kernels._geglu_backward, [half, half, half, "i32", "i32"], **block),
+        reads_whole_words(elementwise_kernels._add_bias, [half, half, half, half, "i32", "i32"], **block, BIASED=False),
     ]
     assert all(vectors), vectors
-    helpers = ("_tile", "_group", "_some_tiles", "_before_silu", "_lines", "_halves")
-    for name in names:
-        if name not in helpers:
-            setattr(triton_kernels, name, Compiling(getattr(triton_kernels, name)))
+    for name, module in kernels.items():
+        setattr(module, name, Compiling(getattr(module, name)))
     for dtype in KINDS:
         for side in (8, 1):
             norm = nn.GroupNorm(4, 48, dtype=dtype).requires_grad_(False)
             given = torch.randn(2, 48, side, side).to(dtype, memory_format=torch.channels_last).requires_grad_()
             for silu in (True, False):
                 for shift in (None, torch.randn(2, 48), torch.randn(2, 48).to(dtype)):
-                    triton_kernels.group_norm(given, norm, silu=silu, shift=shift)[1].sum().backward()
-                    total(triton_kernels.group_norm(given, norm, silu=silu, shift=shift)).backward()
-            triton_kernels.add(given, given, norm.bias).sum().backward()
-            triton_kernels.add(given, given, None).sum().backward()
+                    group_norm_kernels.group_norm(given, norm, silu=silu, shift=shift)[1].sum().backward()
+                    total(group_norm_kernels.group_norm(given, norm, silu=silu, shift=shift)).backward()
+            elementwise_kernels.add(given, given, norm.bias).sum().backward()
+            elementwise_kernels.add(given, given, None).sum().backward()
         for rows in (1, 9):
             lines, wide = nn.LayerNorm(96, dtype=dtype).requires_grad_(False), torch.randn(rows, 96).to(dtype).requires_grad_()
-            triton_kernels.layer_norm(wide, None, lines)[1].sum().backward()
-            total(triton_kernels.layer_norm(wide, wide, lines)).backward()
-            triton_kernels.geglu(wide).sum().backward()
+            layer_norm_kernels.layer_norm(wide, None, lines)[1].sum().backward()
+            total(layer_norm_kernels.layer_norm(wide, wide, lines)).backward()
+            elementwise_kernels.geglu(wide).sum().backward()
     done = {key[0] for key in compiled}
-    missing = [name for name in names if name not in helpers and name not in done]
+    missing = [name for name in kernels if name not in done]
     print(f"{len(compiled)} variants of {len(done)} kernels; not compiled: {', '.join(missing) or 'none'}")
 
 

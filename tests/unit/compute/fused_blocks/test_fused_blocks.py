@@ -25,8 +25,9 @@ from trainer.compute import accelerations, denoiser_setup, fused_blocks
 from trainer.compute.acceleration import Context
 from trainer.compute.attention_processor import Processor
 from trainer.compute.casting import CastingConv2d, CastingLinear, LowPrecisionCopies
-from trainer.compute.cuda_graphs import LossAndGradients, RecordedPasses
-from trainer.compute.fused_blocks import blocks, triton_kernels
+from trainer.compute.cuda_graphs.cuda_recorder import LossAndGradients
+from trainer.compute.cuda_graphs.recorded_passes import RecordedPasses
+from trainer.compute.fused_blocks import blocks, kernel_check
 from trainer.config import run_config
 from trainer.dataset import open_dataset
 from trainer.families import family_of, open_checkpoint
@@ -136,10 +137,10 @@ def test_missing_kernels_are_reported_only_to_who_asked_for_them(monkeypatch: py
     config = configuration(Path("a.safetensors"), Path("dataset"), Path("runs"), {"training.fused": setting})
     context = Context(config, torch.device("cuda"), torch.bfloat16)
     monkeypatch.setattr(fused_blocks, "kernels_problem", fused_blocks.kernels_problem.__wrapped__)  # without its cache
-    monkeypatch.setattr(triton_kernels, "kernel_problem", lambda *_: "no C compiler was found")
+    monkeypatch.setattr(kernel_check, "kernel_problem", lambda *_: "no C compiler was found")
     assert not accelerations.is_available("fused_blocks", context)
     messages = accelerations.warnings(context)
-    monkeypatch.setitem(sys.modules, "trainer.compute.fused_blocks.triton_kernels", None)  # as where there is no Triton
+    monkeypatch.setitem(sys.modules, "trainer.compute.fused_blocks.kernel_check", None)  # as where there is no Triton
     assert not accelerations.is_available("fused_blocks", context)
     messages += accelerations.warnings(context)
     assert len(messages) == (2 if setting == "on" else 0)

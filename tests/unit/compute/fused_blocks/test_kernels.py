@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.unit.compute.fused_blocks.helpers import DEVICE, random
-from trainer.compute.fused_blocks import triton_kernels
+from trainer.compute.fused_blocks import elementwise_kernels, group_norm_kernels, kernel_check, layer_norm_kernels
 
 ROOT = Path(__file__).resolve().parents[4]
 Way = Callable[[torch.Tensor], Any]
@@ -54,11 +54,11 @@ def test_group_norm_matches_torch(channels: int, groups: int, height: int, width
     norm = group_norm_of(channels, groups)
     activated: Way = functional.silu if silu else lambda x: x
     inputs = 3 + 2 * picture(2, channels, height, width)
-    same(inputs, lambda x: triton_kernels.group_norm(x, norm, silu=silu)[1], lambda x: activated(norm(x)), 1e-5)
+    same(inputs, lambda x: group_norm_kernels.group_norm(x, norm, silu=silu)[1], lambda x: activated(norm(x)), 1e-5)
     shift = random(2, channels, seed=4)
     same(
         inputs,
-        lambda x: triton_kernels.group_norm(x, norm, silu=silu, shift=shift),
+        lambda x: group_norm_kernels.group_norm(x, norm, silu=silu, shift=shift),
         lambda x: (x, activated(norm(x + shift[:, :, None, None]))),
         1e-5,
     )
@@ -66,14 +66,14 @@ def test_group_norm_matches_torch(channels: int, groups: int, height: int, width
 
 def test_group_norm_is_accurate_far_from_zero() -> None:
     norm, inputs = group_norm_of(64, 8), 1000 + picture(1, 64, 16, 16)
-    _, ours = triton_kernels.group_norm(inputs, norm, silu=False)
+    _, ours = group_norm_kernels.group_norm(inputs, norm, silu=False)
     exact = norm.double()(inputs.double())
     assert float((ours - exact).norm()) < 2e-4 * float(exact.norm())
 
 
 def test_group_norm_returns_channels_last() -> None:
     norm, inputs = group_norm_of(48, 4), random(2, 48, 6, 5)
-    _, normed = triton_kernels.group_norm(inputs, norm, silu=False)
+    _, normed = group_norm_kernels.group_norm(inputs, norm, silu=False)
     assert normed.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(normed, norm(inputs), rtol=1e-4, atol=1e-5)
 
@@ -84,18 +84,18 @@ def test_layer_norm_matches_torch(shape: tuple[int, ...]) -> None:
     norm.weight.copy_(1 + random(shape[-1], seed=1) / 3)
     norm.bias.copy_(random(shape[-1], seed=2))
     residual = random(*shape, seed=5)
-    same(random(*shape), lambda x: triton_kernels.layer_norm(x, None, norm), lambda x: (x, norm(x)))
-    same(random(*shape), lambda x: triton_kernels.layer_norm(x, None, norm)[1], norm)
-    same(random(*shape), lambda x: triton_kernels.layer_norm(x, residual, norm), lambda x: (x + residual, norm(x + residual)))
-    same(residual, lambda r: triton_kernels.layer_norm(random(*shape), r, norm)[1], lambda r: norm(random(*shape) + r))
-    same(random(*shape), lambda x: triton_kernels.layer_norm(x, residual, norm)[0], lambda x: x + residual)
+    same(random(*shape), lambda x: layer_norm_kernels.layer_norm(x, None, norm), lambda x: (x, norm(x)))
+    same(random(*shape), lambda x: layer_norm_kernels.layer_norm(x, None, norm)[1], norm)
+    same(random(*shape), lambda x: layer_norm_kernels.layer_norm(x, residual, norm), lambda x: (x + residual, norm(x + residual)))
+    same(residual, lambda r: layer_norm_kernels.layer_norm(random(*shape), r, norm)[1], lambda r: norm(random(*shape) + r))
+    same(random(*shape), lambda x: layer_norm_kernels.layer_norm(x, residual, norm)[0], lambda x: x + residual)
 
 
 def test_geglu_and_add_match_torch() -> None:
-    same(3 * random(3, 5, 2 * 300), triton_kernels.geglu, lambda x: x.chunk(2, -1)[0] * functional.gelu(x.chunk(2, -1)[1]))
+    same(3 * random(3, 5, 2 * 300), elementwise_kernels.geglu, lambda x: x.chunk(2, -1)[0] * functional.gelu(x.chunk(2, -1)[1]))
     other, bias = picture(2, 40, 9, 9, seed=1), random(40, seed=2)
-    same(picture(2, 40, 9, 9), lambda x: triton_kernels.add(x, other, bias), lambda x: x + other + bias[:, None, None])
-    same(picture(2, 40, 9, 9), lambda x: triton_kernels.add(other, x, None), lambda x: x + other)
+    same(picture(2, 40, 9, 9), lambda x: elementwise_kernels.add(x, other, bias), lambda x: x + other + bias[:, None, None])
+    same(picture(2, 40, 9, 9), lambda x: elementwise_kernels.add(other, x, None), lambda x: x + other)
 
 
 @pytest.mark.seconds
@@ -108,15 +108,15 @@ def test_every_kernel_compiles_for_gpus_of_three_generations() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_self_check_accepts_the_kernels(dtype: torch.dtype) -> None:
-    assert triton_kernels.kernel_problem(DEVICE, dtype) == ""
+    assert kernel_check.kernel_problem(DEVICE, dtype) == ""
 
 
 def test_self_check_rejects_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_kernels, "geglu", lambda x: x.chunk(2, -1)[0] * functional.silu(x.chunk(2, -1)[1]))
-    assert triton_kernels.kernel_problem(DEVICE, torch.float32) == "its results are not torch's"
+    monkeypatch.setattr(kernel_check, "geglu", lambda x: x.chunk(2, -1)[0] * functional.silu(x.chunk(2, -1)[1]))
+    assert kernel_check.kernel_problem(DEVICE, torch.float32) == "its results are not torch's"
 
     def refuse(*_: Any) -> Any:
         raise RuntimeError("no C compiler was found\nand more")
 
-    monkeypatch.setattr(triton_kernels, "geglu", refuse)
-    assert triton_kernels.kernel_problem(DEVICE, torch.float32) == "no C compiler was found"
+    monkeypatch.setattr(kernel_check, "geglu", refuse)
+    assert kernel_check.kernel_problem(DEVICE, torch.float32) == "no C compiler was found"

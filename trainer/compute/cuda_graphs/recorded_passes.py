@@ -1,76 +1,21 @@
-"""CUDA graphs: the forward and backward pass recorded once for each set of shapes, and replayed. Imports torch: import this module late.
-
-At batch size 1 a fast GPU has finished a kernel before Python has started the next one. A replay starts all kernels of a pass, some
-thousands, with one call; see "Accelerating PyTorch with CUDA Graphs" (Nguyen, Carilli et al. 2021).
-"""
+"""Forward and backward passes that are recorded for each set of shapes, checked, and replayed. Imports torch: import this module late."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
 
-from ..config.run_config import RunConfig
-from ..core.diagnosis import first_line, is_out_of_memory
-from ..runs.run_plan import RunPlan
-from . import torch_private
-from .acceleration import Acceleration, Batch, Context, EagerPass, ForwardBackward, Inputs, gradients_apart
-from .casting import LowPrecisionCopies
-from .self_check import gradients_agree, replace_small_weights
+from ...core.diagnosis import first_line, is_out_of_memory
+from .. import torch_private
+from ..acceleration import Inputs
+from ..casting import LowPrecisionCopies
+from ..self_check import gradients_agree, replace_small_weights
+from .cuda_recorder import CudaRecorder, LossAndGradients, Recorder
 
 Result = TypeVar("Result")
-LossAndGradients = tuple[torch.Tensor, list["torch.Tensor | None"]]
-"""The loss, and a gradient for each parameter; None where the loss does not depend on it."""
-Recorder = Callable[[Callable[[], LossAndGradients]], tuple[Callable[[], None], LossAndGradients]]
-"""Runs the function, and returns a function that repeats it into the same tensors, and these tensors."""
-
-
-class CudaGraphs(Acceleration):
-    """``training.cuda_graphs``.
-
-    A text encoder that is trained works on prompts of changing lengths, and dropout draws new random numbers in every pass: neither can be
-    recorded.
-    """
-
-    title = "CUDA graphs"
-
-    def is_wanted(self, context: Context) -> bool:
-        """On a GPU, for passes that are always the same."""
-        network = context.config.network
-        can_repeat = not (network.text_encoder or network.dropout)
-        return context.device.type == "cuda" and context.config.training.cuda_graphs != "off" and can_repeat
-
-    def is_on(self, config: RunConfig, plan: RunPlan) -> bool:
-        """When the plan found room for the recordings."""
-        return plan.cuda_graphs
-
-    def extra_bytes(self, denoiser: torch.nn.Module, context: Context) -> int:
-        """The gradients that all recordings leave, and those that a new recording is compared with.
-
-        Both have the dtype in which passes compute; DoRA's are fp32.
-        """
-        trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
-        return 2 * trained * (4 if context.config.network.dora else context.dtype.itemsize)
-
-    def wrap(self, forward_backward: ForwardBackward, eager: EagerPass, context: Context) -> ForwardBackward:
-        """Record passes, and replay them."""
-
-        def compute(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-            loss = eager.loss(inputs) * inputs["loss_weight"]
-            return loss, eager.scale(loss)
-
-        def warn(reason: str) -> None:
-            context.warn(f"CUDA graphs failed, so training continues without them, at normal speed ({reason}).")
-
-        recorded = RecordedPasses(compute, eager.parameters, warn, copies=LowPrecisionCopies(eager.network, context.dtype))
-
-        def replayed(batch: Batch) -> torch.Tensor:
-            inputs = {**eager.to_device(batch), "loss_weight": torch.full((), batch.loss_weight, device=context.device)}
-            return recorded.run(inputs, lambda: gradients_apart(forward_backward, batch, eager.parameters))
-
-        return replayed
 
 
 class RecordedPasses:
@@ -229,38 +174,6 @@ class RecordedPasses:
             _foreach(torch_private.foreach_copy, converted, added[1])
             added = (added[0], converted)
         _foreach(torch_private.foreach_add, *added)
-
-
-class CudaRecorder:
-    """Records CUDA graphs that share their memory: only one of them runs at a time. All are recorded on one stream, because torch reuses
-    freed memory within a stream only."""
-
-    def __init__(self) -> None:
-        self._pool: Any = torch.cuda.graph_pool_handle()
-        self._side = torch.cuda.Stream()
-
-    def __call__(self, compute: Callable[[], LossAndGradients]) -> tuple[Callable[[], None], LossAndGradients]:
-        """See :data:`Recorder`. Raises what capturing raises."""
-        torch.cuda.empty_cache()  # memory of the eager pass is allocated again from the graphs' own pool
-        current, side = torch.cuda.current_stream(), self._side
-        side.wait_stream(current)
-        with torch.cuda.stream(side):  # libraries initialise themselves for a new stream, which cannot be recorded
-            compute()
-        current.wait_stream(side)
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        graph = torch.cuda.CUDAGraph()
-        # other threads keep running: one reads the next batch into page-locked memory
-        try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
-                recorded = compute()
-        except Exception:
-            with suppress(Exception):  # while it believes that a recording is in progress, torch frees no memory
-                torch_private.end_allocation_to_pool(self._pool)
-            raise
-        finally:
-            torch.cuda.set_stream(current)  # torch does not do this when ending the recording fails
-        return graph.replay, recorded
 
 
 def _foreach(operation: Callable[..., Any], mine: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> None:
