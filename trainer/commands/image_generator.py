@@ -92,14 +92,14 @@ class ImageGenerator:
         ``shift`` is that of a rectified flow (0: the family's).
 
         With ``image``, image to image: ``strength`` means what it means on the canvas with the scheduler karras, and the size is the
-        image's, cut to multiples of 8.
+        image's, cropped to multiples of the VAE's factor.
         """
         import torch
 
         pipeline = self._text_to_image
         start = None
         if image is not None:
-            image = _cut_to_eights(image)
+            image = _cropped(image, self._family.latents.downscale)
             width, height = image.size
             pixels = pipeline.image_processor.preprocess(image)
             with torch.no_grad():
@@ -146,10 +146,10 @@ class ImageGenerator:
         image: Image.Image | None = None,
         strength: float = 1.0,
     ) -> Image.Image:
-        """An image as diffusers' own pipelines make it; ``width`` and ``height`` in pixels, multiples of 8.
+        """An image as diffusers' own pipelines make it; ``width`` and ``height`` in pixels, multiples of the VAE's factor.
 
         With ``image``, image to image with diffusers' meaning of ``strength``: the share of ``steps`` that is taken, from 0, which keeps
-        the image, to 1, which ignores it. The size is then the image's, cut to multiples of 8.
+        the image, to 1, which ignores it. The size is then the image's, cropped to multiples of the VAE's factor.
         """
         options: dict[str, Any] = {
             "negative_prompt": negative,
@@ -160,7 +160,7 @@ class ImageGenerator:
         if image is None:
             result = self._text_to_image(prompt, width=width, height=height, **options)
         else:
-            result = self._image_to_image(prompt, image=_cut_to_eights(image), strength=strength, **options)
+            result = self._image_to_image(prompt, image=_cropped(image, self._family.latents.downscale), strength=strength, **options)
         generated: Image.Image = result.images[0]
         return generated
 
@@ -171,9 +171,9 @@ class ImageGenerator:
         return torch.Generator("cpu").manual_seed(seed)  # on the CPU: the same image on every device
 
 
-def _cut_to_eights(image: Image.Image) -> Image.Image:
-    """``image`` in RGB, cut at the right and bottom to multiples of 8 pixels, the VAE's factor."""
-    width, height = (side // 8 * 8 for side in image.size)
+def _cropped(image: Image.Image, multiple: int) -> Image.Image:
+    """``image`` in RGB, cropped at the right and bottom to multiples of so many pixels."""
+    width, height = (side // multiple * multiple for side in image.size)
     return image.convert("RGB").crop((0, 0, width, height))
 
 

@@ -114,7 +114,9 @@ def build_micro_batch(
         conditions.append((tokenize or cache.prompt)(caption))
         weights.append(item.weight)
         framings.append(framing(item, flipped))
-    masks = load_masks(dataset, [(slot.item, _is_flipped(slot, dataset, seed, epoch)) for slot in slots])
+    images = [(slot.item, _is_flipped(slot, dataset, seed, epoch)) for slot in slots]
+    rows, columns = latents[0].shape[-2:]
+    masks = load_masks(dataset, images, rows, columns)
     stacked = (torch.stack(latents), torch.stack(noises), torch.stack(input_noises), torch.stack(steps))
     return MicroBatch(*stacked, conditions, torch.tensor(weights), masks, framings)
 
@@ -127,8 +129,9 @@ def framing(item: Item, flipped: bool = False) -> Framing:
     return Framing(item.original_size, (item.width, item.height), (top, left))
 
 
-def load_masks(dataset: Dataset, images: Sequence[tuple[int, bool]]) -> torch.Tensor | None:
-    """How much each latent pixel of ``images`` (index, whether mirrored) counts, (batch, 1, h, w) in 0..1; None if none has a mask."""
+def load_masks(dataset: Dataset, images: Sequence[tuple[int, bool]], rows: int, columns: int) -> torch.Tensor | None:
+    """How much each latent pixel of ``images`` (index, whether mirrored) counts, (batch, 1, rows, columns) in 0..1; None if none has a
+    mask."""
     items = [dataset.items[index] for index, _ in images]
     if not any(item.mask for item in items):
         return None
@@ -140,12 +143,11 @@ def load_masks(dataset: Dataset, images: Sequence[tuple[int, bool]]) -> torch.Te
 
     masks = []
     for (index, flipped), item in zip(images, items, strict=True):
-        size = (item.width // 8, item.height // 8)
         if item.mask is None:
-            masks.append(torch.ones(1, size[1], size[0]))
+            masks.append(torch.ones(1, rows, columns))
             continue
         try:
-            small = load_image(dataset.member(index).path / item.mask, "L").resize(size, Image.Resampling.BOX)
+            small = load_image(dataset.member(index).path / item.mask, "L").resize((columns, rows), Image.Resampling.BOX)
         except OSError as error:
             raise UserError(
                 f"The mask {item.mask} of the dataset cannot be read ({error}).",

@@ -64,7 +64,7 @@ def open_run(run: RunFolder, config: RunConfig, emit: EventLog) -> OpenedRun:
     lora = lora_identity(Path(config.base.lora), cache_folder(config)) if config.base.lora else ""
     changes_text = any(module.component != "unet" for module in frozen_lora)
     text = family.text_settings(config.training.max_tokens, config.training.clip_skip)
-    cache = Cache(cache_folder(config), guard.identity, text, lora if changes_text else "")
+    cache = Cache(cache_folder(config), guard.identity, family.latents, text, lora if changes_text else "")
     _require_same_inputs(run, run_identity(config, datasets.training.hash, guard.identity, lora))
 
     precision = devices.pick_precision(config.training.precision, device)

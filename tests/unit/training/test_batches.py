@@ -54,7 +54,7 @@ def filled(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pyt
     items = [replace(opened.items[0], mask="mask.png", weight=0.5), *opened.items[1:]]
     dataset = replace(opened, items=items, training=TrainingHints(flip=True))
     checkpoint = open_checkpoint(str(shallow_checkpoint))
-    cache = Cache(folder.parent / "cache", "base")
+    cache = Cache(folder.parent / "cache", "base", FAMILY.latents)
     assert fill_latents(cache, dataset, FAMILY, checkpoint, CPU, quiet, never) == 12
     captions = [item.caption for item in items]
     assert fill_prompts(cache, captions, FAMILY, checkpoint, CPU, quiet, never) == len(set(captions))
@@ -197,7 +197,7 @@ def test_captions_of_many_gigabytes_are_told_of_or_refused_before_they_fill_the_
 ) -> None:
     monkeypatch.setattr("trainer.training.caching.prompt_cache.free_bytes", lambda folder: free)
     monkeypatch.setattr("trainer.training.caching.prompt_cache._MANY_GB", many)
-    cache, warnings = Cache(tmp_path / "cache", "base"), list[str]()
+    cache, warnings = Cache(tmp_path / "cache", "base", FAMILY.latents), list[str]()
     expectation = pytest.raises(UserError, match="2 different captions") if told == "refused" else nullcontext()
     with expectation:
         fill_prompts(cache, ["a", "b"], FAMILY, open_checkpoint(str(shallow_checkpoint)), CPU, quiet, never, warn=warnings.append)

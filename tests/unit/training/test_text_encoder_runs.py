@@ -161,8 +161,9 @@ def test_a_long_caption_is_read_whole_and_one_that_is_cut_is_named(shallow_check
 
 def test_a_cached_prompt_belongs_to_how_it_was_read(tmp_path: Path) -> None:
     settings = [TextSettings(), TextSettings(150), TextSettings(225), TextSettings(75, 2)]
-    assert len({Cache(tmp_path, "base", text).prompt_path("a cat") for text in settings}) == len(settings)
-    assert Cache(tmp_path, "base").prompt_path("a cat") == Cache(tmp_path, "base", TextSettings()).prompt_path("a cat")
+    latents = family_named("sd1").latents
+    assert len({Cache(tmp_path, "base", latents, text).prompt_path("a cat") for text in settings}) == len(settings)
+    assert Cache(tmp_path, "base", latents).prompt_path("a cat") == Cache(tmp_path, "base", latents, TextSettings()).prompt_path("a cat")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ...core.errors import UserError
 from ...core.files.writing import atomic_path
 from ...dataset import Item
-from ...families import PLAIN_TEXT, TextSettings
+from ...families import PLAIN_TEXT, LatentSpace, TextSettings
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +29,12 @@ _MOST_REPAIRS = 16  # of one file
 
 @dataclass(frozen=True)
 class Cache:
-    """Cache files of one base checkpoint. ``identity`` is the checkpoint's; ``text``: how prompts are read; ``text_lora``: the hash of a
-    LoRA file that changes the text encoder, empty without one."""
+    """Cache files of one base checkpoint. ``identity`` is the checkpoint's, ``latent_space`` its family's; ``text``: how prompts are read;
+    ``text_lora``: the hash of a LoRA file that changes the text encoder, empty without one."""
 
     folder: Path
     identity: str
+    latent_space: LatentSpace
     text: TextSettings = PLAIN_TEXT
     text_lora: str = ""
 
@@ -50,12 +51,12 @@ class Cache:
         return self.folder / "prompts" / key[:2] / f"{key}.safetensors"
 
     def latent(self, item: Item, flipped: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of the VAE's posterior, scaled by the VAE's factor, each (4, height/8, width/8), fp32.
+        """Mean and standard deviation of the VAE's posterior, scaled by the VAE's factor, each (channels, rows, columns), fp32.
 
         Raises UserError of the kind ``cache`` when it is missing or damaged.
         """
         tensors = _read(self.latent_path(item, flipped))
-        if tensors is not None and not _fits(tensors, item):
+        if tensors is not None and not _is_latent(tensors, self.latent_space.shape(item.width, item.height)):
             self.latent_path(item, flipped).unlink(missing_ok=True)
             tensors = None
         if tensors is None:
@@ -130,11 +131,10 @@ def _read(path: Path) -> dict[str, torch.Tensor] | None:
     return None
 
 
-def _fits(tensors: dict[str, torch.Tensor], item: Item) -> bool:
-    """Whether these are a latent of ``item``: a checksum only shows that a file is as it was written."""
-    shape = (item.height // 8, item.width // 8)
+def _is_latent(tensors: dict[str, torch.Tensor], shape: tuple[int, int, int]) -> bool:
+    """Whether these are a latent of this shape: a checksum only shows that a file is as it was written."""
     parts = [tensors.get(name) for name in ("mean", "std")]
-    return all(part is not None and tuple(part.shape)[1:] == shape and bool(part.isfinite().all()) for part in parts)
+    return all(part is not None and tuple(part.shape) == shape and bool(part.isfinite().all()) for part in parts)
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -90,6 +90,7 @@ class HeldOutValidation(Evaluation):
             latents.append(mean)
             noises.append(torch.randn(mean.shape, generator=generator))
         noise = torch.stack(noises)
+        rows, columns = noise.shape[-2:]
         return MicroBatch(
             latents=torch.stack(latents),
             noise=noise,
@@ -97,7 +98,7 @@ class HeldOutValidation(Evaluation):
             timesteps=self.model.noise_process.timesteps_at([middle_of(probe.level, section.noise_levels) for probe in probes]),
             conditions=[(self.model.tokenize or self.cache.prompt)(caption) for caption in captions],
             weights=torch.ones(len(probes)),
-            masks=load_masks(dataset, [(probe.item, False) for probe in probes]),
+            masks=load_masks(dataset, [(probe.item, False) for probe in probes], rows, columns),
             framings=[framing(item) for item in items],
         )
 

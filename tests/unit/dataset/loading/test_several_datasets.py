@@ -92,7 +92,7 @@ def test_a_picture_s_batch_is_what_its_own_dataset_gives_but_for_the_weight(
     hero = replace(opened, items=[replace(item, mask="mask.png") for item in opened.items])
     style = open_dataset(folders[0])
     both = combine_datasets([WeightedDataset(style), WeightedDataset(hero, loss_weight=0.25)])
-    cache, checkpoint = Cache(tmp_path / "cache", "base"), open_checkpoint(str(shallow_checkpoint))
+    cache, checkpoint = Cache(tmp_path / "cache", "base", FAMILY.latents), open_checkpoint(str(shallow_checkpoint))
     fill_latents(cache, both, FAMILY, checkpoint, CPU, lambda *_: None, lambda: False)
     captions = set()
     plain, process = ObjectiveSection(), Diffusion(SCHEDULE)

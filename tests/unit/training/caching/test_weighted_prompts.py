@@ -129,7 +129,7 @@ def test_captions_and_validation_prompts_of_a_run(shallow_checkpoint: Path, tmp_
         assert {event.prompt for event in trained.told if isinstance(event, events.Sample)} == {"(myStyle:1.3) girl"}
         if not text_encoder:
             folder = cache_folder(configuration(shallow_checkpoint, dataset, tmp_path / "runs", changes))
-            cache = Cache(folder, open_checkpoint(str(shallow_checkpoint)).identity(folder))
+            cache = Cache(folder, open_checkpoint(str(shallow_checkpoint)).identity(folder), FAMILY.latents)
             kinds = ("myStyle, red hair, saber (fate)", "myStyle, blue hair, saber (fate)", "myStyle, 1girl, solo, (smile:1.2)")
             known = {prompt for prompt in kinds if cache.prompt_path(prompt).is_file()}
             assert kinds[0] in known

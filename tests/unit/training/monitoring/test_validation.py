@@ -115,7 +115,7 @@ def held(dataset: Dataset, **section: Any) -> set[str]:
 def plain_loss(config: config.RunConfig, weights: dict[str, torch.Tensor] | None) -> dict[str, float]:
     """Mean squared error of the noise by timestep, by diffusers' UNet and DDPM's formula."""
     checkpoint, dataset = open_checkpoint(config.base.checkpoint), open_dataset(Path(config.dataset.path))
-    cache = Cache(cache_folder(config), checkpoint.identity())
+    cache = Cache(cache_folder(config), checkpoint.identity(), FAMILY.latents)
     unet: Any = FAMILY.load_denoiser(checkpoint, torch.float32)
     if weights is not None:
         adapter.adapt(unet, FAMILY.denoiser_targets(unet, config.network.targets), config.network, 0)

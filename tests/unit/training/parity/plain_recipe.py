@@ -21,7 +21,7 @@ from trainer.training.micro_batch import MicroBatch, build_micro_batch
 def draws(config: RunConfig) -> list[list[MicroBatch]]:
     """The micro-batches of every step, as the trainer draws them."""
     dataset, checkpoint = open_dataset(Path(config.dataset.path)), open_checkpoint(config.base.checkpoint)
-    cache = Cache(cache_folder(config), checkpoint.identity())
+    cache = Cache(cache_folder(config), checkpoint.identity(), family_of(checkpoint).latents)
     process = make_noise_process(family_of(checkpoint), choose_prediction(family_of(checkpoint), checkpoint, config.objective))
     sizes = [(item.width, item.height) for item in dataset.items]
     repeats = [item.repeats for item in dataset.items]

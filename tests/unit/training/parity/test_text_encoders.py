@@ -59,7 +59,7 @@ class Plain:
 def drawn(run: RunConfig) -> list[list[MicroBatch]]:
     """The micro-batches of every step, with captions in place of conditionings."""
     dataset, checkpoint = open_dataset(Path(run.dataset.path)), open_checkpoint(run.base.checkpoint)
-    cache = Cache(cache_folder(run), checkpoint.identity())
+    cache = Cache(cache_folder(run), checkpoint.identity(), family_of(checkpoint).latents)
     process = make_noise_process(family_of(checkpoint), choose_prediction(family_of(checkpoint), checkpoint, run.objective))
     sizes, repeats = [(item.width, item.height) for item in dataset.items], [item.repeats for item in dataset.items]
     steps = []
