@@ -1,4 +1,4 @@
-"""What Train LoRA shows while a run trains: a line of text, a progress bar with a preview image, and events for the panel."""
+"""What Train LoRA shows while a run trains: a line of text, a progress bar with the last validation image, and events for the panel."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ RUNNING: dict[str, dict[str, str]] = {}
 """By node id, ``run`` (the name of the run folder) and ``name`` (of the LoRA) of every active training. Only TrainingView writes it."""
 FINISHED: dict[str, dict[str, str]] = {}
 """The same for the last run of each node. Only TrainingView writes it."""
-_PREVIEW_SIZE = 512  # pixels of the longer side
+_IMAGE_SIZE = 512  # pixels of the longer side
 
 
 class TrainingView:
     """Shows the events of a run in its node while its ``with`` block runs. ``cancelled`` is True once the user pressed Cancel.
 
     ``run`` is the name of the run folder and ``name`` that of the LoRA, for pages that are opened later. ``graph`` is stored in the
-    preview images.
+    validation images.
     """
 
     def __init__(self, node_id: str | None, run: str, name: str, graph: Mapping[str, Any] | None = None) -> None:
@@ -86,7 +86,7 @@ class TrainingView:
             show_text(self.node_id, text)
 
     def _update_bar(self, preview: Image.Image | None) -> None:
-        image = None if preview is None else ("JPEG", preview, _PREVIEW_SIZE)
+        image = None if preview is None else ("JPEG", preview, _IMAGE_SIZE)
         try:
             self._bar.update_absolute(self._step, self._steps, image)
         except comfy.model_management.InterruptProcessingException:
@@ -150,5 +150,5 @@ def _open(path: str) -> Image.Image | None:
     try:
         return load_image(path)
     except OSError:
-        log.debug("the preview image %s could not be read", path, exc_info=True)
+        log.debug("the validation image %s could not be read", path, exc_info=True)
         return None

@@ -155,7 +155,7 @@ def test_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Frontend, 
 
     (run,) = (canvas_server.base / "output" / "animelora" / "runs").glob(f"{name}-*")
     clear(frontend)
-    drop(frontend, next(run.glob("samples/*.png")))  # preview images contain the workflow, too
+    drop(frontend, next(run.glob("samples/*.png")))  # validation images contain the workflow, too
     assert widget_values(frontend.serialized()) == widget_values(kept)
 
 

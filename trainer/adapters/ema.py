@@ -1,4 +1,4 @@
-"""An exponential moving average of the trained weights. When it is on, preview images and the exported file use it."""
+"""An exponential moving average of the trained weights. When it is on, validation images and the exported file use it."""
 
 from __future__ import annotations
 

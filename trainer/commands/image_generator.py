@@ -15,7 +15,7 @@ from ..core.errors import UserError
 from ..core.library_imports import import_models
 from ..families import PLAIN_TEXT, BaseCheckpoint, Prediction, TextSettings, choose_kind, family_of, supported_predictions
 from ..training.caching.weighted_prompts import encode_keys, prompt_key, prompt_text
-from ..training.monitoring.preview_sampling import decode_to_image, sample_latents
+from ..training.monitoring.latent_sampling import decode_to_image, sample_latents
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ class ImageGenerator:
         strength: float = 1.0,
         shift: float = 0.0,
     ) -> Image.Image:
-        """An image as training makes its preview images. Prompts mean what they mean in ComfyUI: any length, ``(word:1.2)`` for weights.
+        """An image as training makes its validation images. Prompts mean what they mean in ComfyUI: any length, ``(word:1.2)`` for weights.
         ``shift`` is that of a rectified flow (0: the family's).
 
         With ``image``, image to image: ``strength`` means what it means on the canvas with the scheduler karras, and the size is the

@@ -32,7 +32,7 @@ class LatentSpace:
 class Flow:
     """How a family's denoiser takes a rectified flow. It is given the noise level in 0..1 times ``timestep_multiplier``.
 
-    ``sampling_shift``: how far the noise levels of preview images are shifted towards noise, as ComfyUI shifts them; ``resolution``: the
+    ``sampling_shift``: how far the noise levels of validation images are shifted towards noise, as ComfyUI shifts them; ``resolution``: the
     side of the square image, in pixels, at which the resolution-dependent shift of training is 1.
     """
 
@@ -160,7 +160,7 @@ class Family(Protocol):
         ...
 
     def sampling_scheduler(self, prediction: Prediction = EPSILON, *, karras: bool = False, shift: float = 0.0) -> Any:
-        """The scheduler for preview images: diffusers', or for a flow ``FlowEuler``. ``karras`` selects Karras' noise levels for a
+        """The scheduler for validation images: diffusers', or for a flow ``FlowEuler``. ``karras`` selects Karras' noise levels for a
         diffusion; ``shift`` shifts those of a flow (0: the family's ``sampling_shift``)."""
         ...
 

@@ -37,7 +37,7 @@ OnEvent = Callable[[events.Event], None]
 ShouldStop = Callable[[], bool]
 
 # A child that writes no event for this long hangs. The longest legitimate silence is one step of accumulated micro-batches, or one
-# preview image, with SDXL on a slow CPU: minutes for each forward pass, half an hour in all.
+# validation image, with SDXL on a slow CPU: minutes for each forward pass, half an hour in all.
 SILENT_SECONDS = 2 * 3600.0
 
 

@@ -94,7 +94,7 @@ def make_plan(
 
 
 def _uses_cuda_graphs(context: Context, needed_gb: float) -> bool:
-    """Whether steps are captured as CUDA graphs. Graphs keep their memory while preview images are made, so ``auto`` wants a margin."""
+    """Whether steps are captured as CUDA graphs. Graphs keep their memory while validation images are made, so ``auto`` wants a margin."""
     if not accelerations.is_available("cuda_graphs", context):
         return False
     training = context.config.training

@@ -1,4 +1,4 @@
-"""Reading the event log of a run: all events, those of one kind, losses by step, preview images."""
+"""Reading the event log of a run: all events, those of one kind, losses by step, validation images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_LOG = 1 << 31  # bytes
 
 @dataclass(frozen=True)
 class SampleImage:
-    """A preview image; ``epoch`` 0 is the base model before training."""
+    """A validation image; ``epoch`` 0 is the base model before training."""
 
     path: Path
     prompt: str
@@ -25,7 +25,7 @@ class SampleImage:
 
 
 def read_samples(path: Path) -> tuple[SampleImage, ...]:
-    """The preview images that an event log names and that still exist, ordered by epoch and prompt."""
+    """The validation images that an event log names and that still exist, ordered by epoch and prompt."""
     images: dict[tuple[int, int], SampleImage] = {}
     for event in read_events_of(path, events.Sample):
         if Path(event.path).is_file():

@@ -94,7 +94,7 @@ class Validation(Event):
 
 @dataclass(frozen=True)
 class Sample(Event):
-    """A preview image was written. ``epoch`` 0 is the base model before training."""
+    """A validation image was written. ``epoch`` 0 is the base model before training."""
 
     name: ClassVar[str] = "sample"
     path: StrictStr

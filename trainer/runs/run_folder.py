@@ -3,7 +3,7 @@
 <runs>/<name>-<identity>/
     config.json         the configuration that made it        events.jsonl   the event stream
     started.json        the day of its first start            child.log      what the child printed
-    samples/            preview images                        checkpoints/   states to resume from
+    samples/            validation images                     checkpoints/   states to resume from
     tensorboard/        scalars                               loss_curve.png
     <name>.safetensors  the LoRA                              result.json    written last: the run is complete
 """
@@ -95,7 +95,7 @@ class RunFolder:
 
     @property
     def samples(self) -> Path:
-        """Folder of the preview images."""
+        """Folder of the validation images."""
         return self.path / "samples"
 
     @property

@@ -1,1 +1,1 @@
-"""The training child: loop, batches, caches, validation, preview images, checkpoints, export."""
+"""The training child: loop, batches, caches, validation, validation images, checkpoints, export."""

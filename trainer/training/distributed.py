@@ -47,7 +47,7 @@ def make_accelerator(device: torch.device, precision: str) -> Any:
     """accelerate's view of the processes, device and precision. Starts the communication, so every process has to call it."""
     from accelerate import Accelerator, InitProcessGroupKwargs
 
-    # the others wait while the first fills the caches and makes preview images; a run that hangs is ended by its parent
+    # the others wait while the first fills the caches and makes validation images; a run that hangs is ended by its parent
     timeout = InitProcessGroupKwargs(timeout=timedelta(days=1))
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device.type == "cpu", kwargs_handlers=[timeout])
 

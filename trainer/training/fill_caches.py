@@ -1,4 +1,4 @@
-"""Fill the caches of a run: every image, and every prompt that training and preview images will need."""
+"""Fill the caches of a run: every image, and every prompt that training and validation images will need."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class CacheFiller:
 
 
 def _sample_prompts(sample: SampleSection) -> list[str]:
-    """The keys of the prompts of preview images."""
+    """The keys of the prompts of validation images."""
     prompts = [read_prompt(prompt) for prompt in sample.prompts] if sample.every_epochs else []
     negatives = [sample.negative if prompt.negative is None else prompt.negative for prompt in prompts]
     return [prompt_key(prompt.text) for prompt in prompts] + [prompt_key(negative) for negative in negatives]

@@ -35,9 +35,9 @@ from .fill_caches import CacheFiller
 from .micro_batch import MicroBatch
 from .model import load_model
 from .monitoring.outputs import Outputs
-from .monitoring.preview_images import PreviewImages
 from .monitoring.step_log import StepLog, StepMetrics, divergence_error
 from .monitoring.trackers import Trackers, open_trackers
+from .monitoring.validation_images import ValidationImages
 from .monitoring.validation_loss import HeldOutValidation
 from .open_run import open_run
 from .optimizers import current_learning_rate, learning_rate, make_optimizer, make_schedule
@@ -64,13 +64,13 @@ class TrainingRecipe:
         self.checkpointer: Checkpointer | None = None  # before the models are loaded, there is no state worth saving
 
     def train(self) -> None:
-        """Fill caches, load models, train with previews and checkpoints, export."""
+        """Fill caches, load models, train with validation images and checkpoints, export."""
         import torch
 
         self.emit(events.Plan.of(self.plan))
         checkpointer = self.setup()
         state, plan = self.state, self.plan
-        if state.step % plan.steps_per_epoch == 0 or state.step == plan.steps:  # at the start, or stopped before an epoch's previews
+        if state.step % plan.steps_per_epoch == 0 or state.step == plan.steps:  # at the start, or stopped before an epoch was evaluated
             self.evaluate(-(-state.step // plan.steps_per_epoch))
         checkpointer.save_missing_lora()
         self.emit(events.Phase("training", state.step, plan.steps))
@@ -216,7 +216,7 @@ class TrainingRecipe:
         )
 
     def open_outputs(self) -> Checkpointer:
-        """Make what writes during the run: step log, validation, previews and checkpoints."""
+        """Make what writes during the run: step log, validation loss and images, checkpoints."""
         config, plan, opened, base, hardware = self.config, self.plan, self.opened, self.opened.base, self.hardware
         trackers = open_trackers(self.run, config, opened.datasets.training, base.checkpoint.name, self._warn) if self.writes else []
         outputs = Outputs(self.run, self.emit, Trackers(trackers, self._warn))
@@ -227,7 +227,7 @@ class TrainingRecipe:
         self.step_log = StepLog(plan, hardware.device, outputs, self.lock, diverged, average)
         shared = (config, plan, self.cache, self.model, self.state, hardware, outputs, self.stop.is_set)
         self.validation = HeldOutValidation(*shared, opened.datasets.held_out)
-        self.previews = PreviewImages(*shared, opened.datasets.training.resolution, base)
+        self.validation_images = ValidationImages(*shared, opened.datasets.training.resolution, base)
         exporter = Exporter(
             config,
             opened.datasets.training,
@@ -243,10 +243,10 @@ class TrainingRecipe:
         return self.checkpointer
 
     def evaluate(self, epoch: int) -> None:
-        """Validation loss and preview images of the weights after ``epoch``, where they are due. Epoch 0 is the base model."""
+        """Validation loss and validation images of the weights after ``epoch``, where they are due. Epoch 0 is the base model."""
         if self.writes:
             self.validation.run(epoch)
-            self.previews.make(epoch)
+            self.validation_images.make(epoch)
 
     def _warn(self, message: str) -> None:
         self.emit(events.Warning_(message))

@@ -80,7 +80,7 @@ def anonymous_memory(process: psutil.Process) -> int:
 
 
 def one_run(seed: int) -> Graph:
-    """The shortest run: one step, no preview image. Each seed is another run with another LoRA."""
+    """The shortest run: one step, no validation image. Each seed is another run with another LoRA."""
     settings = train_settings(name=f"{NAME} {seed}", max_steps=1, validate_every=0, rank=1, training_seed=seed, checkpoint_every=1)
     return {"prep": prepare(), "train": node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=TINY, **settings)}
 

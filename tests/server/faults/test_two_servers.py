@@ -71,7 +71,7 @@ def pair(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, shallow_che
 
 
 def training(name: str, **changes: Any) -> dict[str, Any]:
-    """Train LoRA without preview images."""
+    """Train LoRA without validation images."""
     settings = train_settings(name=name, **{"validate_every": 0, "max_steps": 2, "checkpoint_every": 0, **changes})
     return node("AnimeLoRA_TrainLora", dataset=["prep", 0], checkpoint=CHECKPOINT, **settings)
 

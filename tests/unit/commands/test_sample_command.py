@@ -1,4 +1,4 @@
-"""``python -m trainer sample`` reproduces the preview images of a run, and its strength means the same as in ComfyUI."""
+"""``python -m trainer sample`` reproduces the validation images of a run, and its strength means the same as in ComfyUI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.cli import main
 from trainer.commands.sampling_settings import choose_sampling_settings
 from trainer.families import Prediction, family_named, open_checkpoint
 from trainer.runs.events import Sample
-from trainer.training.monitoring.preview_sampling import noise_for
+from trainer.training.monitoring.latent_sampling import noise_for
 
 LONG = "myStyle (girl:1.3), " + ", ".join(f"tag number {number}" for number in range(20))
 FLAGS = " --w 64 --h 64 --d 5 --s 3 --l 6 --n blurry"
@@ -30,7 +30,7 @@ def pixels(path: Path) -> npt.NDArray[np.int_]:
 
 @pytest.fixture(scope="module")
 def trained(shallow_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A LoRA trained with another prediction type, clip skip and longer prompts, and the last preview image of its run."""
+    """A LoRA trained with another prediction type, clip skip and longer prompts, and the last validation image of its run."""
     root = tmp_path_factory.mktemp("trained")
     changes = {
         "objective.prediction": "v-prediction", "training.clip_skip": 2, "training.max_tokens": 150, "training.max_steps": 3,
@@ -48,7 +48,7 @@ def sample(base: Path, lora: Path, out: Path, *more: str) -> npt.NDArray[np.int_
 
 
 @pytest.mark.seconds
-def test_sample_reproduces_the_preview_image_of_the_run(
+def test_sample_reproduces_the_validation_image_of_the_run(
     trained: tuple[Path, Path], shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lora, last = trained

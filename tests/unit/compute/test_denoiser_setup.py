@@ -21,7 +21,7 @@ from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.runs import events
 from trainer.training.caching.latent_cache import encode_latents
-from trainer.training.monitoring.preview_sampling import decode_to_image
+from trainer.training.monitoring.latent_sampling import decode_to_image
 
 pytestmark = pytest.mark.seconds
 

@@ -25,7 +25,7 @@ from trainer.families import FAMILIES, Framing, family_named, family_of, open_ch
 from trainer.families.stable_diffusion import ldm_configs
 from trainer.plan.planning import make_plan
 from trainer.training.micro_batch import framing
-from trainer.training.monitoring.preview_sampling import sample_latents
+from trainer.training.monitoring.latent_sampling import sample_latents
 
 CPU = torch.device("cpu")
 PROMPTS = ["", "a photo of a cat", "myAnimeStyleToken anime_face girl, high quality"]

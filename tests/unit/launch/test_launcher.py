@@ -102,7 +102,7 @@ def test_the_lora_is_published_unchanged(finished: Finished) -> None:
     assert finished.result.lora.read_bytes() == (finished.result.run_dir / "style.safetensors").read_bytes()
 
 
-def test_preview_images_are_made_before_the_first_step_and_after_each_epoch(finished: Finished) -> None:
+def test_validation_images_are_made_before_the_first_step_and_after_each_epoch(finished: Finished) -> None:
     assert [(image.epoch, image.step, image.prompt) for image in finished.result.samples] == [
         (epoch, epoch * IMAGES, PROMPTS[0]) for epoch in range(EPOCHS + 1)
     ]

@@ -58,7 +58,7 @@ def test_a_checkpoint_that_disappears_during_a_run_is_reported_and_no_step_is_lo
     assert tensors[0] == tensors[1]
 
 
-def test_a_run_without_previews_finishes_without_its_checkpoint(
+def test_a_run_without_validation_images_finishes_without_its_checkpoint(
     shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = tmp_path / "mine.safetensors"

@@ -23,7 +23,7 @@ from trainer.plan.planning import make_plan
 from trainer.runs import events
 from trainer.runs.run_plan import RunPlan
 from trainer.training.caching.cache import Cache
-from trainer.training.monitoring.preview_sampling import decode_to_image, sample_latents
+from trainer.training.monitoring.latent_sampling import decode_to_image, sample_latents
 
 pytestmark = pytest.mark.seconds
 RESUMED: dict[str, dict[str, Any]] = {
@@ -67,7 +67,7 @@ def test_checkpointing_changes_memory_and_not_the_result(shallow_checkpoint: Pat
     assert [step.grad_norm for step in plain.steps] == pytest.approx([step.grad_norm for step in thrifty.steps], rel=1e-3)
 
 
-def test_previews_use_the_current_text_encoder(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_validation_images_use_the_current_text_encoder(shallow_checkpoint: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "network.unet": False, "optimizer.lr": 0.5, "sample.prompts": ["a cat"], "sample.every_epochs": 1, "training.epochs": 1,
         "sample.negative": "blurry",

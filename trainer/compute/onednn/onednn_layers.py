@@ -6,8 +6,8 @@ packed once: those of the 3 x 3 convolutions and, in half precision, of all laye
 transposed weight, which is packed as well, and takes the memory of a second copy.
 
 The best layout depends on the processor and on the shape of the input (see packed_weights.py). So a weight is packed again when a shape
-wants another layout (preview images between training steps, for example), and a layer whose shapes change all the time becomes a plain one
-again. All of them compute with oneDNN's own kernels.
+wants another layout (validation images between training steps, for example), and a layer whose shapes change all the time becomes a
+plain one again. All of them compute with oneDNN's own kernels.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a run shows while it trains: step log, trackers, validation loss, preview images."""
+"""What a run shows while it trains: step log, trackers, validation loss, validation images."""

@@ -1,4 +1,4 @@
-"""What every evaluation of a run's weights uses: validation loss and preview images."""
+"""What every evaluation of a run's weights uses: validation loss and validation images."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Tracker(Protocol):
         """Numbers as of ``step``."""
 
     def image(self, step: int, name: str, path: Path, caption: str) -> None:
-        """A preview image as of ``step``."""
+        """A validation image as of ``step``."""
 
     def close(self) -> None:
         """Write what is still buffered."""
@@ -91,7 +91,7 @@ class Trackers:
         self._each(lambda tracker: tracker.scalars(step, values))
 
     def image(self, step: int, name: str, path: Path, caption: str) -> None:
-        """A preview image as of ``step``."""
+        """A validation image as of ``step``."""
         self._each(lambda tracker: tracker.image(step, name, path, caption))
 
     def close(self) -> None:

@@ -17,8 +17,8 @@ from ...runs.run_plan import RunPlan
 from ...runs.run_times import training_seconds
 from ...runs.saved_lora import has_record, is_undamaged, write_record
 from ..monitoring.outputs import Outputs
-from ..monitoring.preview_images import thumbnail
 from ..monitoring.step_log import StepLog
+from ..monitoring.validation_images import thumbnail
 from ..train_state import TrainState
 from .lora_exporter import Exporter
 

@@ -23,7 +23,7 @@ from trainer.core.files.reading import sha256_file
 from trainer.core.work.progress import ProgressLines, format_progress, report_progress, send_progress_to, track
 from trainer.dataset import PrepareSettings, contact_sheet, export_dataset, prepare_dataset
 from trainer.families.sd1 import FAMILY
-from trainer.training.monitoring.preview_sampling import sample_latents
+from trainer.training.monitoring.latent_sampling import sample_latents
 
 Reports = list[tuple[str, int, int]]
 

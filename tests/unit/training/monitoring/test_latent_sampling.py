@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 
 from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
-from trainer.training.monitoring.preview_sampling import decode_to_image, sample_latents
+from trainer.training.monitoring.latent_sampling import decode_to_image, sample_latents
 
 STEPS = 4
 

@@ -1,4 +1,4 @@
-"""Preview images with fixed seeds: the same noise after every epoch."""
+"""Validation images with fixed seeds: the same noise after every epoch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ...runs import events
 from ..caching.weighted_prompts import prompt_key
 from ..opened_run import BaseModel
 from .evaluation import Evaluation
-from .preview_sampling import decode_to_image, sample_latents
+from .latent_sampling import decode_to_image, sample_latents
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class PreviewImages(Evaluation):
-    """Makes the preview images of a run; ``resolution`` is the size of those whose size no setting gives."""
+class ValidationImages(Evaluation):
+    """Makes the validation images of a run; ``resolution`` is the size of those whose size no setting gives."""
 
     resolution: int
     base: BaseModel

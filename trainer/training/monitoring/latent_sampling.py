@@ -1,4 +1,4 @@
-"""Sampling for preview images: classifier-free guidance with the scheduler of the family.
+"""Sampling for validation images: classifier-free guidance with the scheduler of the family.
 
 Not a diffusers pipeline, because the text encoder has left memory and conditionings come from the cache. A test compares the result with
 the pipeline's.
