@@ -12,8 +12,7 @@ from tests.server.files import FULL, TINY, link, portrait
 from tests.tools.comfyui import ComfyUI, find_comfyuis
 
 # test files that also run on older ComfyUIs without --long; the newest ComfyUI runs every file
-ON_EVERY_COMFYUI = ("test_chain.py", "test_dataset.py", "test_img2img.py", "test_lora.py", "test_old_workflows.py", "test_presets.py",
-                    "test_translations.py", "test_workflows.py")  # fmt: skip
+ON_EVERY_COMFYUI = ("test_chain.py", "test_old_workflows.py", "test_workflows.py")
 _FOUND = find_comfyuis()
 _PLACES: list[ComfyUI | None] = [*_FOUND] or [None]
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+_VERSION = re.compile(r"\[(\d+(?:\.\d+)+)")  # of the ComfyUI that a test's parameters begin with: "0.33.0-tiny", "0.33.0 vue light"
+
 
 def worker_group(nodeid: str) -> str:
-    """The key of the tests that run in the same worker: the running ComfyUI that the parameters begin with, else the file."""
+    """The key of the tests that run in the same worker: the version of the running ComfyUI that they share, else the file."""
     path, _, name = nodeid.partition("::")
-    running = re.search(r"\[(\d+(?:\.\d+)+[^\]-]*)", name)  # "0.33.0", or "0.33.0 vue light"
-    folder = next((part for part in Path(path).parts if part in ("contract", "server", "browser")), None)
-    return f"{folder} {running[1]}" if running and folder else path
+    shares_server = {"server", "browser"} & set(Path(path).parts)
+    version = _VERSION.search(name)
+    if version and shares_server:
+        return f"ComfyUI {version[1]}"
+    return f"described {version[1]}" if version and "contract" in Path(path).parts else path

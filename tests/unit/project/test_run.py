@@ -235,9 +235,10 @@ def test_help_works_with_nothing_installed() -> None:
 @pytest.mark.parametrize(
     ("nodeid", "shared"),
     [
-        ("tests/browser/test_panel.py::test_it[0.33.0 with frontend 1.58.1 dark-02_photo]", "browser 0.33.0 with frontend 1.58.1 dark"),
-        ("tests/browser/test_old_workflows.py::test_it_loads[0.33.0 vue light-0.1.0 every_node]", "browser 0.33.0 vue light"),
-        ("tests/server/using/test_lora.py::test_pixels_equal_those_of_the_core_loader[0.3.64]", "server 0.3.64"),
+        ("tests/browser/test_panel.py::test_it[0.33.0 with frontend 1.58.1 dark-02_photo]", "ComfyUI 0.33.0"),
+        ("tests/browser/test_old_workflows.py::test_it_loads[0.33.0 vue light-0.1.0 every_node]", "ComfyUI 0.33.0"),
+        ("tests/server/using/test_lora.py::test_pixels_equal_those_of_the_core_loader[0.3.64]", "ComfyUI 0.3.64"),
+        ("tests/contract/test_schemas.py::test_the_pack_loads[0.3.64]", "described 0.3.64"),
         ("tests/server/faults/test_soak.py::test_fifty_runs_leave_the_server_as_it_was", "tests/server/faults/test_soak.py"),
         ("tests/unit/training/parity/test_golden.py::test_the_first_losses[1.5]", "tests/unit/training/parity/test_golden.py"),
     ],
