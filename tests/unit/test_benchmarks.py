@@ -61,6 +61,7 @@ def test_one_command_asks_for_every_row_that_the_table_wants_of_a_gpu() -> None:
     assert best in asked
 
 
+@pytest.mark.seconds
 def test_a_row_that_fails_or_lasts_too_long_says_so(tmp_path: Path) -> None:
     assert fill.measure([sys.executable, "-c", "pass"], tmp_path / "log", 60) == "ok"
     failing = [sys.executable, "-c", "raise SystemExit('no such checkout')"]
@@ -71,6 +72,7 @@ def test_a_row_that_fails_or_lasts_too_long_says_so(tmp_path: Path) -> None:
     assert started not in [each.process.pid for each in living()]
 
 
+@pytest.mark.seconds
 def test_the_count_grows_with_pixels_and_is_more_than_twice_the_forward_pass_s(tmp_path: Path) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -96,6 +98,7 @@ def test_a_square_product_runs_at_some_rate(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("ending", ["", "import os; os._exit(0)"])
+@pytest.mark.seconds
 def test_steps_of_any_script_are_timed_however_it_ends(tmp_path: Path, ending: str) -> None:
     script, out = tmp_path / "train.py", tmp_path / "out.json"
     script.write_text(
@@ -152,6 +155,7 @@ def test_growth_prints_a_row_for_each_number_of_pictures(monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(bool(sys.flags.isolated), reason="a portable Python does not look into PYTHONPATH")
+@pytest.mark.seconds
 def test_an_import_is_counted_apart_from_what_comes_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def applied(unet: Any, file: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.seconds
 def test_the_file_does_what_the_trainer_trained(shallow_checkpoint: Path, dataset_folder: Path, runs: Path, name: str) -> None:
     settings = configuration(shallow_checkpoint, dataset_folder, runs, {**QUICK, **NETWORKS[name]})
     trained = train_here(settings)
@@ -73,6 +74,7 @@ def test_the_file_does_what_the_trainer_trained(shallow_checkpoint: Path, datase
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.seconds
 def test_convolutions_have_kohya_s_names_and_their_own_rank(
     shallow_sdxl: Path, tiny_checkpoint: Path, dataset_folder: Path, runs: Path, family: str
 ) -> None:
@@ -90,6 +92,7 @@ def test_convolutions_have_kohya_s_names_and_their_own_rank(
     assert f"{sampler}.lora_down.weight" in tensors
 
 
+@pytest.mark.seconds
 def test_parts_have_their_own_ranks_and_none_where_it_is_zero(tiny_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
     trained = train_here(configuration(tiny_checkpoint, dataset_folder, runs, {**QUICK, **NETWORKS["blocks"], "training.max_steps": 1}))
     sizes: dict[str, set[tuple[int, float]]] = {}
@@ -129,6 +132,7 @@ CONTINUED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CONTINUED)
+@pytest.mark.seconds
 def test_a_continued_run_ends_in_the_same_bits(
     shallow_checkpoint: Path, dataset_folder: Path, runs: Path, tmp_path: Path, name: str
 ) -> None:
@@ -142,6 +146,7 @@ def test_a_continued_run_ends_in_the_same_bits(
     assert again.run.lora.read_bytes() == whole.run.lora.read_bytes()
 
 
+@pytest.mark.seconds
 def test_dropout_changes_the_training_and_not_the_first_weights(shallow_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
     without, dropping = (
         train_here(configuration(shallow_checkpoint, dataset_folder, runs, {**QUICK, "network.dropout": value})) for value in (0.0, 0.5)
@@ -160,6 +165,7 @@ def test_size_of_takes_the_longest_name() -> None:
     assert network.size_of("up_blocks.2.attentions.1.proj_in", ()) == (8, 4.0)
 
 
+@pytest.mark.seconds
 def test_training_goes_on_from_a_lora_file_of_any_format(
     shallow_checkpoint: Path, dataset_folder: Path, runs: Path, tmp_path: Path
 ) -> None:
@@ -178,6 +184,7 @@ def test_training_goes_on_from_a_lora_file_of_any_format(
     assert fresh.run.path != again.run.path
 
 
+@pytest.mark.seconds
 def test_a_lora_that_does_not_fit_is_refused_before_training(
     shallow_checkpoint: Path, shallow_sdxl: Path, dataset_folder: Path, runs: Path, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def remove(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.seconds
 def test_training_works_without_each_acceleration(
     name: str, shallow_checkpoint: Path, two_images: Path, tmp_path: Path, accelerated: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_training_works_without_each_acceleration(
     assert accelerations.find(name) is None
 
 
+@pytest.mark.seconds
 def test_training_works_without_any_acceleration(
     shallow_checkpoint: Path, two_images: Path, tmp_path: Path, accelerated: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +119,7 @@ def hide(api: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_private, "_exists", lambda path: path != api and exists(path))
 
 
+@pytest.mark.seconds
 def test_a_run_without_a_private_api_warns_and_trains(
     shallow_checkpoint: Path, two_images: Path, tmp_path: Path, accelerated: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def _missing(name: str) -> Any:
     raise ModuleNotFoundError("No module named 'xformers'", name="xformers")
 
 
+@pytest.mark.seconds
 def test_xformers_does_not_change_losses(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_dataset(tmp_path, 3)
     calls = install(monkeypatch, plainly)
@@ -94,6 +95,7 @@ def test_xformers_does_not_change_losses(shallow_checkpoint: Path, tmp_path: Pat
     assert [plan(run.told).attention for run in (with_it, without)] == ["xformers", "sdpa"]
 
 
+@pytest.mark.seconds
 def test_broken_xformers_causes_one_warning(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = install(monkeypatch, broken)
     trained = train_here(configuration(shallow_checkpoint, make_dataset(tmp_path, 1), tmp_path / "runs"))
@@ -137,6 +139,7 @@ def test_half_precision_cpu_attention_is_as_accurate_as_torchs(tokens: tuple[int
         assert apart[0] < max(1.05 * apart[1], 0.004), apart
 
 
+@pytest.mark.seconds
 def test_unet_with_cpu_attention_matches_torchs_attention(tiny_checkpoint: Path) -> None:
     """And queries, keys and values that are computed together are those of diffusers."""
     config = configuration(tiny_checkpoint, Path("dataset"), Path("runs"))

@@ -231,6 +231,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         max_leaves=8,
     )
 )
+@pytest.mark.seconds
 def test_parse_returns_a_configuration_or_raises_user_error(value: Any) -> None:
     data = value if isinstance(value, dict) else {**MINIMAL, "network": value}
     try:

@@ -59,6 +59,7 @@ def test_flags_without_a_number_are_rejected(line: str) -> None:
         parse({"base": {"checkpoint": "x"}, "dataset": {"path": "y"}, "sample": {"prompts": [line]}})
 
 
+@pytest.mark.seconds
 def test_validation_image_equals_the_pipelines_for_the_same_flags(shallow_checkpoint: Path, tmp_path: Path) -> None:
     prompts = ["myStyle girl --n blurry --w 96 --h 80 --d 7 --l 4 --s 3", "a cat --ss ddim"]
     changes = {"sample.prompts": prompts, "sample.every_epochs": 1, "training.max_steps": 1}

@@ -76,6 +76,7 @@ def test_the_vae_of_a_single_file_encodes_and_decodes_as_diffusers_does(tiny_che
     assert ours.config.scaling_factor == 0.18215
 
 
+@pytest.mark.seconds
 def test_a_diffusers_folder_gives_the_same_outputs_as_the_file_it_came_from(tiny_checkpoint: Path, tmp_path: Path) -> None:
     single = open_checkpoint(str(tiny_checkpoint))
     FAMILY.pipeline(single, dtype=torch.float32).save_pretrained(tmp_path / "folder")
@@ -90,6 +91,7 @@ def test_a_diffusers_folder_gives_the_same_outputs_as_the_file_it_came_from(tiny
         assert torch.allclose(ours["embeds"], theirs["embeds"], atol=1e-5)
 
 
+@pytest.mark.seconds
 def test_the_identity_of_a_folder_depends_on_its_weights_and_not_on_its_images(tiny_checkpoint: Path, tmp_path: Path) -> None:
     FAMILY.pipeline(open_checkpoint(str(tiny_checkpoint)), dtype=torch.float16).save_pretrained(tmp_path / "m")
     first = open_checkpoint(str(tmp_path / "m")).identity()
@@ -103,6 +105,7 @@ def test_the_identity_of_a_folder_depends_on_its_weights_and_not_on_its_images(t
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("nested", [True, False], ids=["state_dict", "flat"])
+@pytest.mark.seconds
 def test_a_ckpt_of_plain_weights_gives_the_same_model(
     tiny_checkpoint: Path, weights: Tensors, tmp_path: Path, zipped: bool, nested: bool
 ) -> None:

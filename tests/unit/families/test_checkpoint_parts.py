@@ -148,6 +148,7 @@ def test_dry_run_refuses_a_file_without_vae_unless_one_is_set(
     assert dry_run(tmp_path, without_vae, **{"base.vae": str(vaes["bare"])}) == 0
 
 
+@pytest.mark.seconds
 def test_separate_vae_gives_another_run_and_other_latents(shallow_checkpoint: Path, vaes: dict[str, Path], tmp_path: Path) -> None:
     halved = load_file(vaes["bare"])
     halved["quant_conv.weight"] = halved["quant_conv.weight"] / 2

@@ -158,6 +158,7 @@ def test_caution_about_lcm_scheduler(edited: Callable[..., Path]) -> None:
     assert ["LCMScheduler" in caution for caution in cautions(open_checkpoint(str(path)))] == [True]
 
 
+@pytest.mark.seconds
 def test_run_and_dry_run_report_cautions(shallow_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, data = tmp_path / "my-turbo.safetensors", make_dataset(tmp_path / "data", 1)
     path.hardlink_to(shallow_checkpoint)

@@ -90,6 +90,7 @@ def test_plans_that_share_models_equal_separate_plans(shallow_checkpoint: Path, 
     assert len(models._models) == 4, "too few or too many models were shared"
 
 
+@pytest.mark.seconds
 def test_a_run_does_what_its_plan_says(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 5, repeats=2)
     changes = {"training.batch_size": 4, "training.gradient_accumulation": 2, "training.epochs": 2}
@@ -117,6 +118,7 @@ def test_max_steps_shortens_the_last_epoch(shallow_checkpoint: Path, dataset_fol
     assert [plan(steps) for steps in (0, 1, 4, 100)] == [(9, 3), (1, 1), (4, 2), (9, 3)]
 
 
+@pytest.mark.seconds
 def test_checkpointing_needs_less_memory(shallow_checkpoint: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(shallow_checkpoint))
     folder = make_dataset(tmp_path, 1, resolution=512)
@@ -140,6 +142,7 @@ def test_checkpointing_needs_less_memory(shallow_checkpoint: Path, tmp_path: Pat
         (None, "No setting makes it fit"),
     ],
 )
+@pytest.mark.seconds
 def test_a_run_that_cannot_fit_is_refused_with_settings_that_would(
     shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: dict[str, Any] | None, words: str
 ) -> None:

@@ -27,6 +27,7 @@ def scan(*paths: str) -> list[tuple[str, str, int]]:
     return [(each["test_id"], each["filename"], each["line_number"]) for each in report["results"]]
 
 
+@pytest.mark.seconds
 def test_bandit_finds_nothing_in_the_pack() -> None:
     assert scan("trainer", "nodes", "__init__.py") == []
 

@@ -171,6 +171,7 @@ def test_memory_estimate_matches_fused_blocks(
     assert counted == pytest.approx(bytes_kept_for_backward(real.train(), 16, 1), rel=0.02 if fuses else 0.035)
 
 
+@pytest.mark.seconds
 def test_gpu_plan_counts_fused_blocks(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset_folder = make_dataset(tmp_path, 1, resolution=512)
     checkpoint = open_checkpoint(str(shallow_checkpoint))

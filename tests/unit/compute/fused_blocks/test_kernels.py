@@ -50,6 +50,7 @@ def group_norm_of(channels: int, groups: int) -> nn.GroupNorm:
 @pytest.mark.parametrize(
     ("channels", "groups", "height", "width"), [(320, 32, 8, 8), (48, 4, 9, 7), (96, 4, 1, 1), (64, 1, 40, 33), (30, 3, 13, 21)]
 )
+@pytest.mark.seconds
 def test_group_norm_matches_torch(channels: int, groups: int, height: int, width: int, silu: bool) -> None:
     norm = group_norm_of(channels, groups)
     activated: Way = functional.silu if silu else lambda x: x
@@ -111,6 +112,7 @@ def test_self_check_accepts_the_kernels(dtype: torch.dtype) -> None:
     assert kernel_check.kernel_problem(DEVICE, dtype) == ""
 
 
+@pytest.mark.seconds
 def test_self_check_rejects_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_check, "geglu", lambda x: x.chunk(2, -1)[0] * functional.silu(x.chunk(2, -1)[1]))
     assert kernel_check.kernel_problem(DEVICE, torch.float32) == "its results are not torch's"

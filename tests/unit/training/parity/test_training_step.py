@@ -26,6 +26,8 @@ from trainer.families import open_checkpoint
 from trainer.families.sd1 import FAMILY
 from trainer.training.micro_batch import MicroBatch
 
+pytestmark = pytest.mark.seconds
+
 TRAINING_STEPS = 10
 ACCUMULATION = 2  # of three images an epoch: steps of two and of one micro-batch
 LIMIT = 0.02  # below the first gradients' norm, so that clipping matters
