@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,11 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Path) -> Iterator[Pair]:
+def pair(
+    comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, shallow_checkpoint: Path, quick_trainer: Callable[[Path], Path]
+) -> Iterator[Pair]:
+    # the first server starts real training processes, since it is killed
+    programs = {"first": None, "second": quick_trainer(comfyui.python)}
     root = tmp_path_factory.mktemp("pair")
     output = root / ODD
     servers: list[Server] = []
@@ -63,7 +67,7 @@ def pair(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory, shallow_che
             link(shallow_checkpoint, base / "models" / "checkpoints" / CHECKPOINT)
             (root / "loras").mkdir(exist_ok=True)
             (base / "models" / "loras").symlink_to(root / "loras")
-            servers.append(start(comfyui.path, comfyui.python, base, output=output))
+            servers.append(start(comfyui.path, comfyui.python, base, output=output, children=programs[name]))
         yield Pair(comfyui, output, root / "loras", servers[0], servers[1])
     finally:
         for server in servers:

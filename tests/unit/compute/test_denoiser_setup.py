@@ -110,11 +110,11 @@ def test_step_does_not_wait_for_the_device(shallow_checkpoint: Path, tmp_path: P
 def test_channels_last_does_not_change_training(shallow_checkpoint: Path, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, 3)
     changes = {**BATCHED, "network.targets": "all-linear+conv"}
-    runs = [
+    trained = [
         train_here(configuration(shallow_checkpoint, folder, tmp_path / value, {**changes, "training.channels_last": value}))
         for value in ("off", "on")
     ]
-    same_training(*runs, loss=1e-4, norm=5e-3)
+    same_training(*trained, loss=1e-4, norm=5e-3)
     assert [denoiser_setup.channels_last("auto", torch.device(kind), dtype) for kind, dtype in LAYOUTS] == [True, True, False, True]
 
 
@@ -180,14 +180,14 @@ def plain(shallow_checkpoint: Path, four: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.parametrize("stage", ["forward", "backward"])
 def test_a_compiler_that_fails_turns_itself_off_with_a_warning(
-    shallow_checkpoint: Path, four: Path, plain: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    shallow_checkpoint: Path, four: Path, plain: Trained, runs: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     def fail(unet: Any) -> None:
         block: Any = denoiser_setup.blocks(unet)[0]  # the first: in the backward pass, the others have their gradients when it fails
         block._compiled_call_impl = lambda *arguments, **named: _failing(stage, type(block).forward(block, *arguments, **named))
 
     monkeypatch.setattr("trainer.compute.compiled_blocks.compile_blocks", fail)
-    failed = train_here(configuration(shallow_checkpoint, four, tmp_path, {"training.compile": True}))
+    failed = train_here(configuration(shallow_checkpoint, four, runs, {"training.compile": True}))
     same_training(plain, failed)
     warnings = [event.message for event in failed.told if isinstance(event, events.Warning_)]
     assert len(warnings) == 1 and "no C++ compiler" in warnings[0]
@@ -195,10 +195,10 @@ def test_a_compiler_that_fails_turns_itself_off_with_a_warning(
 
 @pytest.mark.parametrize("lose", [lose_a_gradient, lose_the_input_gradient])
 def test_compiler_with_wrong_gradients_turns_off_with_a_warning(
-    shallow_checkpoint: Path, four: Path, plain: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Any], None]
+    shallow_checkpoint: Path, four: Path, plain: Trained, runs: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Any], None]
 ) -> None:
     monkeypatch.setattr("trainer.compute.compiled_blocks.compile_blocks", lose)
-    wrong = train_here(configuration(shallow_checkpoint, four, tmp_path, {"training.compile": True}))
+    wrong = train_here(configuration(shallow_checkpoint, four, runs, {"training.compile": True}))
     same_training(plain, wrong)
     warnings = [event.message for event in wrong.told if isinstance(event, events.Warning_)]
     assert len(warnings) == 1 and "its gradients were not those of the eager blocks" in warnings[0]

@@ -162,10 +162,13 @@ def test_an_accelerate_configuration_of_ones_own_is_launched_with(
     assert distance(told, one) < 2e-3
 
 
-def test_more_processes_than_images_in_a_step_are_refused(shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
-    config = settings(shallow_checkpoint, dataset_folder, tmp_path, 2, **{"training.batch_size": 1})
-    with pytest.raises(UserError, match="2 processes were started, but a step has only 1 image"):
-        launcher.train(prepare_run(config))
+def test_more_processes_than_images_in_a_step_are_refused(
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as accelerate and torchrun set it in the first of two processes
+    refused = train_here(settings(shallow_checkpoint, dataset_folder, tmp_path, 2, **{"training.batch_size": 1}))
+    assert refused.status == 1
+    assert "2 processes were started, but a step has only 1 image" in getattr(refused.told[-1], "message", "")
 
 
 def distance(run: Run, other: Run) -> float:

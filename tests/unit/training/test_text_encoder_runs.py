@@ -35,21 +35,22 @@ RESUMED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_continued_run_ends_in_the_same_bits(shallow_checkpoint: Path, tmp_path: Path, name: str) -> None:
+def test_a_continued_run_ends_in_the_same_bits(
+    shallow_checkpoint: Path, dataset_folder: Path, runs: Path, tmp_path: Path, name: str
+) -> None:
     if name.endswith("schedule-free"):
         pytest.importorskip("schedulefree")
-    folder = make_dataset(tmp_path, 4)
     changes = {**QUICK, **RESUMED[name], "training.max_steps": 4, "training.epochs": 2, "training.checkpoint_every": 1}
-    whole = train_here(configuration(shallow_checkpoint, folder, tmp_path / "whole", changes))
+    whole = train_here(configuration(shallow_checkpoint, dataset_folder, runs, changes))
     again = train_here(thrown_back(whole, tmp_path / "cut", 1))
     assert again.status == 0
     assert [event.step for event in again.steps][-3:] == [2, 3, 4]
     assert again.run.lora.read_bytes() == whole.run.lora.read_bytes()
 
 
-def test_after_its_share_the_text_encoder_stays_as_it_is(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_after_its_share_the_text_encoder_stays_as_it_is(shallow_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
     changes = {**QUICK, "training.max_steps": 4, "training.epochs": 4, "training.checkpoint_every": 1, "training.text_encoder_share": 0.3}
-    trained = train_here(configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path / "runs", changes))
+    trained = train_here(configuration(shallow_checkpoint, dataset_folder, runs, changes))
     second, third, last = (trained.state(step)["lora"] for step in (1, 2, 4))  # 0.3 of 4 steps is two of them, rounded up
     assert any(not torch.equal(second[name], third[name]) for name in of_text(second))
     assert all(torch.equal(third[name], last[name]) for name in of_text(third))
@@ -67,12 +68,12 @@ def test_checkpointing_changes_memory_and_not_the_result(shallow_checkpoint: Pat
     assert [step.grad_norm for step in plain.steps] == pytest.approx([step.grad_norm for step in thrifty.steps], rel=1e-3)
 
 
-def test_validation_images_use_the_current_text_encoder(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_validation_images_use_the_current_text_encoder(shallow_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
     changes: dict[str, Any] = {
         "network.unet": False, "optimizer.lr": 0.5, "sample.prompts": ["a cat"], "sample.every_epochs": 1, "training.epochs": 1,
         "sample.negative": "blurry",
     }  # fmt: skip
-    trained = train_here(configuration(shallow_checkpoint, make_dataset(tmp_path, 6), tmp_path / "runs", {**QUICK, **changes}))
+    trained = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {**QUICK, **changes}))
     assert trained.status == 0, trained.told[-1]
     checkpoint = open_checkpoint(str(shallow_checkpoint))
     family = family_of(checkpoint)
@@ -94,15 +95,14 @@ def test_validation_images_use_the_current_text_encoder(shallow_checkpoint: Path
     assert np.abs(pictures[0] - pictures[1]).max() > 20
 
 
-def test_training_goes_on_from_a_file_whose_parts_are_trained_or_frozen(shallow_checkpoint: Path, tmp_path: Path) -> None:
-    folder = make_dataset(tmp_path, 6)
+def test_training_goes_on_from_a_file_whose_parts_are_trained_or_frozen(shallow_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
     still = {**QUICK, "training.max_steps": 1, "optimizer.lr": 1e-9, "optimizer.weight_decay": 0.0, "network.alpha": 3.0}
-    source = train_here(configuration(shallow_checkpoint, folder, tmp_path / "a", QUICK)).run.lora
+    source = train_here(configuration(shallow_checkpoint, dataset_folder, runs, QUICK)).run.lora
     deltas = {(module.component, module.name): module.delta() for module in read_lora(source)}
     losses: list[float] = []
     for unet, text in ((True, True), (True, False), (False, True)):
         changes = {**still, "network.unet": unet, "network.text_encoder": text, "base.lora": str(source)}
-        again = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", changes))
+        again = train_here(configuration(shallow_checkpoint, dataset_folder, runs, changes))
         assert again.status == 0, again.told[-1]
         found = {(module.component, module.name): module.delta() for module in read_lora(again.run.lora)}
         assert set(found) == set(deltas)
@@ -117,28 +117,28 @@ def test_training_goes_on_from_a_file_whose_parts_are_trained_or_frozen(shallow_
     assert losses == pytest.approx(losses[:1] * 3, rel=1e-4)
 
 
-def test_a_frozen_part_of_a_file_without_alphas_is_written_with_them(shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_frozen_part_of_a_file_without_alphas_is_written_with_them(
+    shallow_checkpoint: Path, dataset_folder: Path, runs: Path, tmp_path: Path
+) -> None:
     """diffusers' names have no alpha, and a kohya file needs one for each layer."""
-    folder = make_dataset(tmp_path, 6)
     still = {**QUICK, "training.max_steps": 1, "optimizer.lr": 1e-9, "optimizer.weight_decay": 0.0}
-    weights = read_lora(train_here(configuration(shallow_checkpoint, folder, tmp_path / "a", QUICK)).run.lora)
+    weights = read_lora(train_here(configuration(shallow_checkpoint, dataset_folder, runs, QUICK)).run.lora)
     source, converted = tmp_path / "diffusers.safetensors", convert(weights, "diffusers")
     write_lora(source, replace(converted, metadata={}))
     assert all(module.alpha is None for module in read_lora(source))
     changes = {**still, "network.text_encoder": False, "base.lora": str(source)}
-    again = train_here(configuration(shallow_checkpoint, folder, tmp_path / "b", changes))
+    again = train_here(configuration(shallow_checkpoint, dataset_folder, runs, changes))
     assert again.status == 0, again.told[-1]
     found = {(module.component, module.name): module.delta() for module in read_lora(again.run.lora)}
     for module in weights:
         torch.testing.assert_close(found[module.component, module.name], module.delta(), rtol=1e-2, atol=1e-6)
 
 
-def test_a_text_encoder_without_layers_in_the_file_starts_from_nothing(shallow_checkpoint: Path, tmp_path: Path) -> None:
-    folder = make_dataset(tmp_path, 6)
+def test_a_text_encoder_without_layers_in_the_file_starts_from_nothing(shallow_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
     still = {**QUICK, "training.max_steps": 1, "optimizer.lr": 1e-9}
     changes = {**QUICK, "network.text_encoder": False}
-    source = train_here(configuration(shallow_checkpoint, folder, tmp_path / "a", changes)).run.lora
-    fresh = train_here(configuration(shallow_checkpoint, folder, tmp_path / "c", {**still, "base.lora": str(source)}))
+    source = train_here(configuration(shallow_checkpoint, dataset_folder, runs, changes)).run.lora
+    fresh = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {**still, "base.lora": str(source)}))
     assert fresh.status == 0, fresh.told[-1]
     assert {module.component for module in read_lora(fresh.run.lora)} == {"unet", "te1"}
 

@@ -69,9 +69,9 @@ def warnings(trained: Trained) -> list[str]:
     ids=["plain", "in parts", "weighted", "checkpointed", "convolutions", "DoRA", "schedule-free"],
 )
 def test_recorded_passes_train_like_eager_ones(
-    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], more: dict[str, Any]
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, runs: Path, recorder: type[Repeating], more: dict[str, Any]
 ) -> None:
-    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, {**CHANGES, **more}))
+    recording = train_here(configuration(shallow_checkpoint, five, runs, {**CHANGES, **more}))
     same_training(as_written(**more), recording)
     assert recorder.recorded == (1 if "training.micro_batch_size" in more else 2)
     assert recorder.replayed > 2 * recorder.recorded
@@ -97,20 +97,20 @@ def test_each_image_size_has_a_recording(
 
 
 def test_failing_recorder_turns_off_with_a_warning(
-    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, runs: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(recorder, "__call__", refuse)
-    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    recording = train_here(configuration(shallow_checkpoint, five, runs, CHANGES))
     same_training(as_written(), recording)
     (warning,) = warnings(recording)
     assert "CUDA graphs failed" in warning and "when stream is capturing)" in warning
 
 
 def test_recording_with_wrong_gradients_is_not_used(
-    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, runs: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
         replay, passed = Repeating.__call__(self, compute)
@@ -124,14 +124,14 @@ def test_recording_with_wrong_gradients_is_not_used(
         return wrong, passed
 
     monkeypatch.setattr(recorder, "__call__", lose)
-    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    recording = train_here(configuration(shallow_checkpoint, five, runs, CHANGES))
     same_training(as_written(), recording)
     (warning,) = warnings(recording)
     assert "its gradients were not those of the eager pass" in warning
 
 
 def test_recording_that_lacks_one_gradient_is_not_used(
-    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, runs: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The smallest that counts, of dozens: in the norm of all of them it is lost."""
 
@@ -146,14 +146,14 @@ def test_recording_that_lacks_one_gradient_is_not_used(
         return wrong, passed
 
     monkeypatch.setattr(recorder, "__call__", lose)
-    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    recording = train_here(configuration(shallow_checkpoint, five, runs, CHANGES))
     same_training(as_written(), recording)
     (warning,) = warnings(recording)
     assert "its gradients were not those of the eager pass" in warning
 
 
 def test_recording_without_gradients_through_lora_is_not_used(
-    shallow_checkpoint: Path, five: Path, as_written: AsWritten, tmp_path: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
+    shallow_checkpoint: Path, five: Path, as_written: AsWritten, runs: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the start LoRA's up is zero, and nothing should."""
 
@@ -171,7 +171,7 @@ def test_recording_without_gradients_through_lora_is_not_used(
         return Repeating.__call__(self, without)
 
     monkeypatch.setattr(recorder, "__call__", lose)
-    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, CHANGES))
+    recording = train_here(configuration(shallow_checkpoint, five, runs, CHANGES))
     same_training(as_written(), recording)
     (warning,) = warnings(recording)
     assert "its gradients were not those of the eager pass" in warning
@@ -181,12 +181,12 @@ def test_failing_compiler_is_not_recorded(
     shallow_checkpoint: Path,
     five: Path,
     as_written: AsWritten,
-    tmp_path: Path,
+    runs: Path,
     recorder: type[Repeating],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("trainer.compute.compiled_blocks.compile_blocks", lose_a_gradient)
-    recording = train_here(configuration(shallow_checkpoint, five, tmp_path, {**CHANGES, "training.compile": True}))
+    recording = train_here(configuration(shallow_checkpoint, five, runs, {**CHANGES, "training.compile": True}))
     same_training(as_written(), recording)
     (warning,) = warnings(recording)
     assert "torch.compile failed" in warning

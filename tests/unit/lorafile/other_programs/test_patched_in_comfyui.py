@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -36,21 +35,6 @@ def place(request: pytest.FixtureRequest) -> ComfyUI:
     """Each available ComfyUI."""
     found: ComfyUI = request.param
     return found
-
-
-def run(place: ComfyUI, folder: Path, checkpoint: Path, loras: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The program's report of each LoRA, after checking that the model can be copied as core's Train LoRA copies it."""
-    (folder / "base").mkdir(exist_ok=True)
-    (folder / "jobs.json").write_text(json.dumps({"checkpoint": str(checkpoint), "loras": loras}), encoding="utf-8")
-    command = [str(place.python), str(PROGRAM), str(place.path), str(ROOT), str(folder / "base"), str(folder / "jobs.json")]
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert lines, done.stderr[-4000:]
-    report = json.loads(lines[-1].removeprefix("RESULT "))
-    assert report["apart"] == [True, True]
-    reports: list[dict[str, Any]] = report["loras"]
-    return reports
 
 
 def sizes(checkpoint: Path) -> list[tuple[int, ...]]:
@@ -91,55 +75,86 @@ def _number(module: LoraModule) -> int:
     return 0 if module.name.endswith("attn1.to_q") else 1
 
 
-def test_dora_gives_trained_weight_in_load_lora_and_exported_in_core(place: ComfyUI, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    tensors = decomposed(tiny_checkpoint)
-    save_file(tensors, tmp_path / "dora.safetensors", {"ss_base_model_version": "sd_v1"})
-    base = load_file(tiny_checkpoint)
-    weights = read_lora(tmp_path / "dora.safetensors")
+def dora_files(checkpoint: Path, folder: Path) -> None:
+    """Write ``dora`` and the same ``exported`` for core's loader."""
+    tensors = decomposed(checkpoint)
+    save_file(tensors, folder / "dora.safetensors", {"ss_base_model_version": "sd_v1"})
+    base = load_file(checkpoint)
+    weights = read_lora(folder / "dora.safetensors")
     moved = for_comfyui(weights, lambda module: base[f"model.{KEYS[_number(module)]}"], "tiny")
     assert moved.metadata[DORA_NORM_KEY] == OF_BASE and moved.metadata[DORA_BASE_KEY] == "tiny"
     exported = dict(tensors)
     for module in moved:
         exported[f"{PREFIX[_number(module)]}.dora_scale"] = module.tensors["dora_scale"]
-    save_file(exported, tmp_path / "exported.safetensors", {"ss_base_model_version": "sd_v1", DORA_NORM_KEY: OF_BASE})
-    jobs: list[dict[str, Any]] = [
-        {"lora": str(tmp_path / f"{name}.safetensors"), "result": str(tmp_path / f"{name} {s}.out"), "strength": s, "layers": KEYS}
-        for name in ("dora", "exported")
-        for s in (1.0, 0.5)
-    ]
-    assert [report.get("unknown") for report in run(place, tmp_path, tiny_checkpoint, jobs)] == [[]] * 4
-    for job in jobs:
-        results = load_file(job["result"])
-        for key, prefix in zip(KEYS, PREFIX, strict=True):
-            start = results[f"base {key}"].double()
-            wanted = start + job["strength"] * (trained(tensors, prefix, start) - start)
-            effect = float((wanted - start).norm())
-            assert float((results[f"ours {key}"].double() - wanted).norm()) < 1e-4 * effect, (job["lora"], key)
-            apart = float((results[f"core {key}"].double() - wanted).norm()) / effect
-            if "exported" in job["lora"]:
-                assert apart < 1e-4, key
-            else:
-                assert apart > 0.01, "core's loader now applies DoRA as trained: update the documentation"
+    save_file(exported, folder / "exported.safetensors", {"ss_base_model_version": "sd_v1", DORA_NORM_KEY: OF_BASE})
 
 
-def test_tucker_lokr_matches_its_formula(place: ComfyUI, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    _, (out, into, *_) = sizes(tiny_checkpoint)
-    prefix, key = PREFIX[1], KEYS[1]
-    tensors = {
-        f"{prefix}.lokr_w1": random(4, 2, seed=1),
-        f"{prefix}.lokr_t2": random(3, 3, 3, 3, seed=2) * 0.1,
-        f"{prefix}.lokr_w2_a": random(3, out // 4, seed=3),
-        f"{prefix}.lokr_w2_b": random(3, into // 2, seed=4),
-        f"{prefix}.alpha": torch.tensor(6.0),
+def tucker_lokr(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """A LoKr of rank 3 in Tucker form for the convolution."""
+    _, (out, into, *_) = sizes(checkpoint)
+    return {
+        f"{PREFIX[1]}.lokr_w1": random(4, 2, seed=1),
+        f"{PREFIX[1]}.lokr_t2": random(3, 3, 3, 3, seed=2) * 0.1,
+        f"{PREFIX[1]}.lokr_w2_a": random(3, out // 4, seed=3),
+        f"{PREFIX[1]}.lokr_w2_b": random(3, into // 2, seed=4),
+        f"{PREFIX[1]}.alpha": torch.tensor(6.0),
     }
-    save_file(tensors, tmp_path / "plain.safetensors", {"ss_base_model_version": "sd_v1"})
-    scale = load_file(tiny_checkpoint)[f"model.{key}"].float().flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
-    save_file({**tensors, f"{prefix}.dora_scale": scale}, tmp_path / "decomposed.safetensors", {"ss_base_model_version": "sd_v1"})
-    jobs: list[dict[str, Any]] = [
-        {"lora": str(tmp_path / f"{name}.safetensors"), "result": str(tmp_path / f"{name}.out"), "layers": [key]}
-        for name in ("plain", "decomposed")
+
+
+def tucker_files(checkpoint: Path, folder: Path) -> None:
+    """Write ``plain`` and ``decomposed``, the same with magnitudes."""
+    tensors = tucker_lokr(checkpoint)
+    save_file(tensors, folder / "plain.safetensors", {"ss_base_model_version": "sd_v1"})
+    scale = load_file(checkpoint)[f"model.{KEYS[1]}"].float().flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    save_file({**tensors, f"{PREFIX[1]}.dora_scale": scale}, folder / "decomposed.safetensors", {"ss_base_model_version": "sd_v1"})
+
+
+@pytest.fixture(scope="module")
+def results(place: ComfyUI, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights that one ComfyUI gives with each file, as ``<file> <strength>.out``."""
+    folder = tmp_path_factory.mktemp("patched")
+    dora_files(tiny_checkpoint, folder)
+    tucker_files(tiny_checkpoint, folder)
+    tried = [(name, strength, KEYS) for name in ("dora", "exported") for strength in (1.0, 0.5)]
+    tried += [(name, 1.0, KEYS[1:]) for name in ("plain", "decomposed")]
+    loras = [
+        {"lora": str(folder / f"{name}.safetensors"), "result": str(folder / f"{name} {s}.out"), "strength": s, "layers": layers}
+        for name, s, layers in tried
     ]
-    assert [report.get("unknown") for report in run(place, tmp_path, tiny_checkpoint, jobs)] == [[], []]
+    (folder / "base").mkdir()
+    (folder / "jobs.json").write_text(json.dumps({"checkpoint": str(tiny_checkpoint), "loras": loras}), encoding="utf-8")
+    command = [str(place.python), str(PROGRAM), str(place.path), str(ROOT), str(folder / "base"), str(folder / "jobs.json")]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, done.stderr[-4000:]
+    report = json.loads(lines[-1].removeprefix("RESULT "))
+    assert report["apart"] == [True, True], "core's Train LoRA could not copy the model"
+    assert [lora.get("unknown") for lora in report["loras"]] == [[]] * len(loras)
+    return folder
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("name", ["dora", "exported"])
+def test_dora_gives_trained_weight_in_load_lora_and_exported_in_core(
+    results: Path, tiny_checkpoint: Path, name: str, strength: float
+) -> None:
+    tensors, weights = decomposed(tiny_checkpoint), load_file(results / f"{name} {strength}.out")
+    for key, prefix in zip(KEYS, PREFIX, strict=True):
+        start = weights[f"base {key}"].double()
+        wanted = start + strength * (trained(tensors, prefix, start) - start)
+        effect = float((wanted - start).norm())
+        assert float((weights[f"ours {key}"].double() - wanted).norm()) < 1e-4 * effect, key
+        apart = float((weights[f"core {key}"].double() - wanted).norm()) / effect
+        if name == "exported":
+            assert apart < 1e-4, key
+        else:
+            assert apart > 0.01, "core's loader now applies DoRA as trained: update the documentation"
+
+
+def test_tucker_lokr_matches_its_formula(results: Path, tiny_checkpoint: Path) -> None:
+    _, (out, into, *_) = sizes(tiny_checkpoint)
+    prefix, key, tensors = PREFIX[1], KEYS[1], tucker_lokr(tiny_checkpoint)
     second = torch.zeros(out // 4, into // 2, 3, 3, dtype=torch.float64)
     for p in range(3):
         for q in range(3):
@@ -148,9 +163,10 @@ def test_tucker_lokr_matches_its_formula(place: ComfyUI, tiny_checkpoint: Path, 
     first = tensors[f"{prefix}.lokr_w1"].double()
     rows = [torch.cat([first[i, j] * second for j in range(2)], 1) for i in range(4)]
     change = 6.0 / 3 * torch.cat(rows)
-    plain, with_scale = (load_file(str(job["result"])) for job in jobs)
+    plain, with_scale = (load_file(results / f"{name} 1.0.out") for name in ("plain", "decomposed"))
     start = plain[f"base {key}"].double()
     torch.testing.assert_close(plain[f"ours {key}"].double() - start, change, rtol=1e-4, atol=1e-4)
     whole = start + change
-    wanted = scale.double() * whole / whole.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    scale = start.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    wanted = scale * whole / whole.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
     torch.testing.assert_close(with_scale[f"ours {key}"].double(), wanted, rtol=1e-4, atol=1e-4)
