@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from .paths import BASE_FILE
+from .base_path import BASE_FILE
 from .run_demo import DemoSettings, measure, paint, text_portraits, trained_on
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .base_path import BASE_FILE
 from .case import Case
-from .drawing.portraits import STYLE_WORDS, Portrait, caption, random_portrait, tags
+from .drawing.portraits import STYLE_WORDS, Portrait, caption, portrait_tags, random_portrait
 from .drawing.render import render
 from .measure import colour_errors, distance, raw_distance, style_distance
-from .paths import BASE_FILE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -111,7 +111,7 @@ def text_portraits(settings: DemoSettings) -> range:
 
 def prompt_for(portrait: Portrait) -> str:
     """The trigger phrase and the portrait's tags, as in the training captions."""
-    return ", ".join([f"{TRIGGER} {CLASS}", *tags(portrait)])
+    return ", ".join([f"{TRIGGER} {CLASS}", *portrait_tags(portrait)])
 
 
 def main(out: Path, settings: DemoSettings | None = None, *, progress: Progress | None = None) -> dict[str, Any]:

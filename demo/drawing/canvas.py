@@ -33,7 +33,7 @@ def _basis(steps: int) -> NDArray[np.float64]:
     return 0.5 * np.stack([-t3 + 2 * t2 - t, 3 * t3 - 5 * t2 + 2, -3 * t3 + 4 * t2 + t, t3 - t2], axis=1)
 
 
-def smooth(points: Points | Sequence[Sequence[float]], closed: bool = False, steps: int = 6) -> Points:
+def smooth_curve(points: Points | Sequence[Sequence[float]], closed: bool = False, steps: int = 6) -> Points:
     """Catmull-Rom curve through control points (n, 2); returns about ``n * steps`` points."""
     p = np.asarray(points, dtype=np.float64)
     if closed:

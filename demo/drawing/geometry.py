@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .canvas import Points, ellipse, smooth
+from .canvas import Points, ellipse, smooth_curve
 from .portraits import Portrait
 
 HEAD_UNIT = 0.225
@@ -94,7 +94,7 @@ def build(portrait: Portrait, proportions: Proportions) -> Geometry:
     front, edge = _hair_front(portrait, proportions, rng)
     dx = portrait.shift_x
     neck = np.array([(0.425, 0.6), (0.575, 0.6), (0.578, 0.78), (0.585, 0.84), (0.415, 0.84), (0.422, 0.78)])
-    body = smooth(
+    body = smooth_curve(
         [
             (0.42, 0.775),
             (0.34, 0.82),
@@ -132,7 +132,7 @@ def _face(proportions: Proportions) -> Points:
     right = [(0.0, -1.2), (0.55, -1.08), (0.9, -0.65), (1.0, -0.05), (0.95, 0.4), (j, 0.86), (j * 0.5, 1.14)]
     chin = [(0.0, 1.22)]
     left = [(-u, v) for u, v in reversed(right[1:])]
-    return smooth(right + chin + left, closed=True)
+    return smooth_curve(right + chin + left, closed=True)
 
 
 def _dome(portrait: Portrait, proportions: Proportions, rng: random.Random) -> Points:
@@ -158,7 +158,7 @@ def _dome(portrait: Portrait, proportions: Proportions, rng: random.Random) -> P
         t = np.linspace(np.pi, 0, 73)
         bump = 1 + 0.055 * np.abs(np.sin(t * 6.5))
         return np.stack([wide * np.cos(t) * bump, -0.22 - high * np.sin(t) * bump], axis=1)
-    return smooth(np.stack([u, v], axis=1), steps=3)
+    return smooth_curve(np.stack([u, v], axis=1), steps=3)
 
 
 def _zigzag(edge: Points, teeth: int, depth: float, side: int) -> Points:
@@ -196,18 +196,18 @@ def _hair_front(portrait: Portrait, proportions: Proportions, rng: random.Random
     else:
         edge = [(0.9, -0.3), (0.74, -0.68), (0.4, -0.88), (0.0, -0.94), (-0.4, -0.88), (-0.74, -0.68), (-0.9, -0.3)]
         teeth, depth = 0, 0.0
-    line = smooth(edge, steps=6)
+    line = smooth_curve(edge, steps=6)
     if portrait.fringe == "side" and s < 0:
         line = (line * [-1, 1])[::-1]
     shown = _zigzag(line, teeth, depth, s) if proportions.strands and teeth else line
     outer_right, outer_left = (dome[-1][0] + 0.0, low), (dome[0][0], low)
     if proportions.strands:
         # Pointed locks in front of the ears.
-        right = smooth([outer_right, (1.16, low + 0.3), (1.02, low + 0.62), (0.98, low + 0.3), right_in], steps=4)
+        right = smooth_curve([outer_right, (1.16, low + 0.3), (1.02, low + 0.62), (0.98, low + 0.3), right_in], steps=4)
         left = (
             (right * [-1, 1])[::-1]
             if portrait.hair_style != "spiky"
-            else smooth([left_in, (-0.98, low + 0.3), (-1.02, low + 0.62), (-1.16, low + 0.3), outer_left], steps=4)
+            else smooth_curve([left_in, (-0.98, low + 0.3), (-1.02, low + 0.62), (-1.16, low + 0.3), outer_left], steps=4)
         )
         return np.concatenate([dome, right, shown, left]), line
     polygon = np.concatenate([dome, [outer_right, right_in], shown, [left_in, outer_left]])
@@ -217,7 +217,7 @@ def _hair_front(portrait: Portrait, proportions: Proportions, rng: random.Random
 def _hair_back(portrait: Portrait, proportions: Proportions, rng: random.Random) -> tuple[list[Points], list[tuple[float, float]]]:
     """The hair behind the head, and where tails are tied."""
     style, s = portrait.hair_style, portrait.side
-    cap = smooth(
+    cap = smooth_curve(
         [
             (0, -1.4),
             (0.8, -1.15),
@@ -234,16 +234,16 @@ def _hair_back(portrait: Portrait, proportions: Proportions, rng: random.Random)
     )
     if style == "bob":
         half = [(0.0, -1.4), (0.85, -1.15), (1.24, -0.35), (1.36, 0.5), (1.3, 1.12), (0.9, 1.22), (0.45, 1.12)]
-        return [smooth(half + [(-u, v) for u, v in reversed(half[1:])], closed=True)], []
+        return [smooth_curve(half + [(-u, v) for u, v in reversed(half[1:])], closed=True)], []
     if style == "long":
         half = [(0.0, -1.4), (0.85, -1.15), (1.24, -0.35), (1.36, 0.6), (1.42, 1.6), (1.38, 2.5), (0.9, 2.6)]
-        return [smooth(half + [(-u, v) for u, v in reversed(half[1:])], closed=True)], []
+        return [smooth_curve(half + [(-u, v) for u, v in reversed(half[1:])], closed=True)], []
     if style == "curly":
         t = np.linspace(0, 2 * np.pi, 121)
         bump = 1 + 0.06 * np.abs(np.sin(t * 7))
         return [np.stack([1.42 * np.cos(t) * bump, -0.12 + 1.32 * np.sin(t) * bump], axis=1)], []
     if style == "ponytail":
-        tail = smooth(
+        tail = smooth_curve(
             [
                 (0.7, -1.2),
                 (1.15, -1.35),
@@ -260,7 +260,7 @@ def _hair_back(portrait: Portrait, proportions: Proportions, rng: random.Random)
         ) * [s, 1]
         return [tail, cap], [(0.92 * s, -1.0)]
     if style == "twin tails":
-        right = smooth(
+        right = smooth_curve(
             [
                 (0.95, -0.75),
                 (1.35, -0.85),
@@ -284,9 +284,11 @@ def _hair_back(portrait: Portrait, proportions: Proportions, rng: random.Random)
 def _locks(portrait: Portrait, proportions: Proportions) -> list[Points]:
     """Hair that falls in front of the shoulders."""
     if portrait.hair_style == "long":
-        right = smooth([(0.95, 0.1), (1.16, 0.1), (1.34, 0.9), (1.36, 1.7), (1.2, 2.45), (1.0, 1.9), (0.95, 1.2), (0.9, 0.6)], closed=True)
+        right = smooth_curve(
+            [(0.95, 0.1), (1.16, 0.1), (1.34, 0.9), (1.36, 1.7), (1.2, 2.45), (1.0, 1.9), (0.95, 1.2), (0.9, 0.6)], closed=True
+        )
         return [right, right * [-1, 1]]
     if portrait.hair_style == "bob":
-        right = smooth([(0.92, 0.1), (1.16, 0.0), (1.3, 0.6), (1.2, 1.15), (0.98, 1.05), (0.92, 0.6)], closed=True)
+        right = smooth_curve([(0.92, 0.1), (1.16, 0.0), (1.3, 0.6), (1.2, 1.15), (0.98, 1.05), (0.92, 0.6)], closed=True)
         return [right, right * [-1, 1]]
     return []

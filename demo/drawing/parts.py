@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Colour, Points, ellipse, mix, smooth
+from .canvas import Colour, Points, ellipse, mix, smooth_curve
 from .geometry import BODY_DOWN, Geometry
 from .portraits import Portrait
 
@@ -45,8 +45,8 @@ def clothes_parts(portrait: Portrait, skin: Colour, main: Colour, dark: Colour, 
 
     kind = portrait.clothes
     if kind == "t-shirt":
-        collar = smooth(at([(0.37, 0.79), (0.42, 0.875), (0.5, 0.905), (0.58, 0.875), (0.63, 0.79), (0.5, 0.76)]), True)
-        neckline = smooth(at([(0.395, 0.775), (0.435, 0.855), (0.5, 0.88), (0.565, 0.855), (0.605, 0.775), (0.5, 0.74)]), True)
+        collar = smooth_curve(at([(0.37, 0.79), (0.42, 0.875), (0.5, 0.905), (0.58, 0.875), (0.63, 0.79), (0.5, 0.76)]), True)
+        neckline = smooth_curve(at([(0.395, 0.775), (0.435, 0.855), (0.5, 0.88), (0.565, 0.855), (0.605, 0.775), (0.5, 0.74)]), True)
         return [(collar, dark), (neckline, skin)]
     if kind == "shirt":
         left = [(0.41, 0.745), (0.36, 0.80), (0.42, 0.90), (0.5, 0.86)]
@@ -54,7 +54,7 @@ def clothes_parts(portrait: Portrait, skin: Colour, main: Colour, dark: Colour, 
         placket = at([(0.488, 0.86), (0.512, 0.86), (0.512, 1.02), (0.488, 1.02)])
         return [(vee, skin), (placket, dark), (at(left), light), (at(left, True), light)]
     if kind == "hoodie":
-        hood = smooth(
+        hood = smooth_curve(
             at(
                 [
                     (0.31, 0.83),
@@ -71,16 +71,16 @@ def clothes_parts(portrait: Portrait, skin: Colour, main: Colour, dark: Colour, 
             ),
             True,
         )
-        inside = smooth(at([(0.42, 0.76), (0.46, 0.83), (0.5, 0.85), (0.54, 0.83), (0.58, 0.76), (0.5, 0.72)]), True)
+        inside = smooth_curve(at([(0.42, 0.76), (0.46, 0.83), (0.5, 0.85), (0.54, 0.83), (0.58, 0.76), (0.5, 0.72)]), True)
         lace = [(0.445, 0.88), (0.457, 0.88), (0.452, 0.985), (0.44, 0.985)]
         return [(hood, dark), (inside, skin), (at(lace), (245, 245, 240)), (at(lace, True), (245, 245, 240))]
     if kind == "turtleneck":
-        collar = smooth(
+        collar = smooth_curve(
             at([(0.415, 0.70), (0.405, 0.78), (0.39, 0.83), (0.5, 0.86), (0.61, 0.83), (0.595, 0.78), (0.585, 0.70), (0.5, 0.725)]), True
         )
         return [(collar, light)]
     inner = at([(0.41, 0.76), (0.5, 0.80), (0.59, 0.76), (0.56, 1.02), (0.44, 1.02)])
-    vee = smooth(at([(0.42, 0.75), (0.45, 0.83), (0.5, 0.85), (0.55, 0.83), (0.58, 0.75), (0.5, 0.73)]), True)
+    vee = smooth_curve(at([(0.42, 0.75), (0.45, 0.83), (0.5, 0.85), (0.55, 0.83), (0.58, 0.75), (0.5, 0.73)]), True)
     lapel = [(0.41, 0.755), (0.345, 0.80), (0.375, 0.90), (0.345, 0.92), (0.45, 1.02), (0.455, 0.93)]
     return [(inner, (240, 240, 238)), (vee, skin), (at(lapel), dark), (at(lapel, True), dark)]
 
@@ -121,7 +121,7 @@ def accessory_parts(portrait: Portrait, geometry: Geometry) -> list[Part]:
     if kind == "beanie":
         t = np.linspace(np.pi, 0, 20)
         dome = np.stack([1.24 * np.cos(t), -0.62 - 1.02 * np.sin(t)], axis=1)
-        brim = smooth(
+        brim = smooth_curve(
             [
                 (-1.28, -0.6),
                 (-0.6, -0.84),
@@ -171,7 +171,7 @@ def glasses_bridge(portrait: Portrait, geometry: Geometry, radius: float) -> lis
     p = geometry.proportions
     inner, outer, v = p.eye_u - radius, p.eye_u + radius, p.eye_v + 0.0
     return [
-        geometry.frame(smooth([(-inner, v), (0, v - 0.07), (inner, v)])),
+        geometry.frame(smooth_curve([(-inner, v), (0, v - 0.07), (inner, v)])),
         geometry.frame([(outer, v), (1.02, v - 0.03)]),
         geometry.frame([(-outer, v), (-1.02, v - 0.03)]),
     ]

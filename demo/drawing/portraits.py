@@ -201,7 +201,7 @@ def with_attributes(portrait: Portrait, **changes: str) -> Portrait:
     return replace(portrait, **values)  # type: ignore[arg-type]
 
 
-def tags(portrait: Portrait) -> list[str]:
+def portrait_tags(portrait: Portrait) -> list[str]:
     """The tags that describe a portrait, most visible first; attributes that are absent say nothing."""
     p = portrait
     hair = {"spiky": "spiky", "curly": "curly", "short": "short", "long": "long"}
@@ -234,7 +234,7 @@ def caption(portrait: Portrait, style: str | None, rng: random.Random | None = N
     With ``rng`` a tenth of the tags is left out and the rest after the style is shuffled lightly, so that
     a model trained on the captions does not depend on one order.
     """
-    parts = tags(portrait)
+    parts = portrait_tags(portrait)
     if rng is not None:
         parts = [tag for tag in parts if rng.random() > 0.1]
         keyed = sorted(enumerate(parts), key=lambda item: item[0] + rng.uniform(0, 4))

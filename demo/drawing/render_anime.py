@@ -5,27 +5,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from .canvas import Canvas, Colour, Points, ellipse, mix, smooth
+from .anime_hair import draw_back_hair, draw_brows, draw_front_hair, draw_locks
+from .canvas import Canvas, Colour, ellipse, mix, smooth_curve
+from .cel_shading import INK, LINE, shadow, vivid
 from .geometry import ANIME, Geometry, build
 from .parts import accessory_parts, background_parts, clothes_parts, glasses_bridge, glasses_rims
 from .portraits import Portrait
-
-INK: Colour = (42, 28, 44)
-LINE = 0.0115
-"""Width of an outline in image widths: 1.5 pixels at 128."""
-
-
-def shadow(rgb: Colour) -> Colour:
-    """The darker of a cel's two tones: darker, more saturated and a little towards violet."""
-    r, g, b = rgb
-    return mix((round(r * 0.72), round(g * 0.64), round(b * 0.74)), (90, 60, 130), 0.10)
-
-
-def vivid(rgb: Colour, amount: float = 0.18) -> Colour:
-    """Raise a colour's saturation, as painted animation does."""
-    grey = round(sum(rgb) / 3)
-    r, g, b = (min(255, max(0, round(grey + (c - grey) * (1 + amount) + 4))) for c in rgb)
-    return (r, g, b)
 
 
 def render(portrait: Portrait, size: int = 128) -> Image.Image:
@@ -34,15 +19,15 @@ def render(portrait: Portrait, size: int = 128) -> Image.Image:
     hair, skin = vivid(portrait.hair_rgb), vivid(portrait.skin_rgb, 0.1)
     canvas = Canvas(size, vivid(portrait.background_rgb))
     _background(canvas, portrait)
-    _back_hair(canvas, g, hair, portrait)
+    draw_back_hair(canvas, g, hair, portrait)
     _body(canvas, g, portrait, skin)
     _face(canvas, g, portrait, skin)
     for side in (-1, 1):
         _eye(canvas, g, portrait, side)
     _mouth_and_nose(canvas, g, portrait, skin)
-    _locks(canvas, g, hair)
-    _front_hair(canvas, g, portrait, hair)
-    _brows(canvas, g, portrait, hair)
+    draw_locks(canvas, g, hair)
+    draw_front_hair(canvas, g, portrait, hair)
+    draw_brows(canvas, g, portrait, hair)
     _extras(canvas, g, portrait)
     return canvas.image()
 
@@ -58,21 +43,6 @@ def _background(canvas: Canvas, portrait: Portrait) -> None:
             canvas.fill(band, mix(base, light, i / 3))
     for points, colour in background_parts(portrait, light):
         canvas.fill(points, colour)
-
-
-def _back_hair(canvas: Canvas, g: Geometry, hair: Colour, portrait: Portrait) -> None:
-    dark = shadow(hair)
-    for points in g.hair_back:
-        canvas.fill(points, dark)
-        canvas.outline(points, INK, LINE)
-    tails = g.hair_back[:-1] if portrait.hair_style in ("ponytail", "twin tails", "bun") else []
-    for points in tails:
-        centre = points.mean(axis=0)
-        inner = centre + (points - centre) * [0.62, 0.82] - [0.012 * portrait.light, 0.012]
-        canvas.fill_inside(canvas.mask(points), [inner], hair)
-    for tie in g.tie_points:
-        canvas.dot(tie[0], tie[1], 0.034, INK)
-        canvas.dot(tie[0], tie[1], 0.024, (230, 70, 90))
 
 
 def _body(canvas: Canvas, g: Geometry, portrait: Portrait, skin: Colour) -> None:
@@ -128,7 +98,7 @@ def _eye(canvas: Canvas, g: Geometry, portrait: Portrait, side: int) -> None:
     u, v = side * p.eye_u, p.eye_v + (p.eye_ry - ry) * 0.35
     outer = 1 if side > 0 else -1
     lift = 0.05 if portrait.eye_shape == "almond" else -0.03 if portrait.eye_shape == "sleepy" else 0.0
-    white = smooth(
+    white = smooth_curve(
         [
             (u - rx * outer, v + 0.1 * ry),
             (u - rx * 0.72 * outer, v - 0.72 * ry),
@@ -165,7 +135,7 @@ def _eye(canvas: Canvas, g: Geometry, portrait: Portrait, side: int) -> None:
     )
     canvas.fill(g.frame(ellipse(iu - 0.34 * irx, iv - 0.36 * iry, irx * 0.36, iry * 0.28, 18)), (255, 255, 255))
     canvas.fill(g.frame(ellipse(iu + 0.42 * irx, iv + 0.42 * iry, irx * 0.2, iry * 0.15, 14)), (255, 255, 255))
-    upper = smooth(
+    upper = smooth_curve(
         [
             (u - rx * 1.02 * outer, v + 0.02 * ry),
             (u - rx * 0.72 * outer, v - 0.74 * ry),
@@ -175,7 +145,7 @@ def _eye(canvas: Canvas, g: Geometry, portrait: Portrait, side: int) -> None:
         ]
     )
     canvas.stroke(g.frame(upper), INK, 0.024, (0.3, 0.75))
-    flick = smooth(
+    flick = smooth_curve(
         [
             (u + rx * 0.86 * outer, v - (0.5 + lift) * ry),
             (u + rx * 1.12 * outer, v - (0.34 + lift) * ry),
@@ -183,7 +153,9 @@ def _eye(canvas: Canvas, g: Geometry, portrait: Portrait, side: int) -> None:
         ]
     )
     canvas.stroke(g.frame(flick), INK, 0.014, (0.9, 0.1))
-    lower = smooth([(u - rx * 0.5 * outer, v + 0.93 * ry), (u + 0.1 * rx * outer, v + 1.01 * ry), (u + rx * 0.72 * outer, v + 0.8 * ry)])
+    lower = smooth_curve(
+        [(u - rx * 0.5 * outer, v + 0.93 * ry), (u + 0.1 * rx * outer, v + 1.01 * ry), (u + rx * 0.72 * outer, v + 0.8 * ry)]
+    )
     canvas.stroke(g.frame(lower), INK, 0.008, (0.2, 0.5))
 
 
@@ -191,12 +163,12 @@ def _mouth_and_nose(canvas: Canvas, g: Geometry, portrait: Portrait, skin: Colou
     p = g.proportions
     line = mix(skin, INK, 0.8)
     turn = {"left": -0.03, "ahead": 0.0, "right": 0.03}[portrait.gaze]
-    nose = smooth([(turn + 0.015, p.nose_v - 0.03), (turn + 0.04 * portrait.light, p.nose_v + 0.02), (turn - 0.01, p.nose_v + 0.04)])
+    nose = smooth_curve([(turn + 0.015, p.nose_v - 0.03), (turn + 0.04 * portrait.light, p.nose_v + 0.02), (turn - 0.01, p.nose_v + 0.04)])
     canvas.stroke(g.frame(nose), line, 0.009, (0.5, 0.5))
     r, v = p.mouth_rx, p.mouth_v
     if portrait.mouth == "open":
         shape = g.frame(
-            smooth(
+            smooth_curve(
                 [
                     (turn - r, v - 0.03),
                     (turn, v - 0.015),
@@ -214,78 +186,8 @@ def _mouth_and_nose(canvas: Canvas, g: Geometry, portrait: Portrait, skin: Colou
         return
     bend = {"smile": 0.085, "neutral": 0.008, "sad": -0.08}[portrait.mouth]
     width = r * {"smile": 1.25, "neutral": 0.8, "sad": 0.95}[portrait.mouth]
-    curve = smooth([(turn - width, v - bend * 0.5), (turn, v + bend * 0.7), (turn + width, v - bend * 0.5)])
+    curve = smooth_curve([(turn - width, v - bend * 0.5), (turn, v + bend * 0.7), (turn + width, v - bend * 0.5)])
     canvas.stroke(g.frame(curve), INK, 0.0115, (0.4, 0.4))
-
-
-def _locks(canvas: Canvas, g: Geometry, hair: Colour) -> None:
-    for points in g.locks:
-        canvas.fill(points, hair)
-        inner = np.add(points, (0.016, 0.03))
-        canvas.fill_inside(canvas.mask(points), [inner * [1, 1.0] + [0.012, 0.0]], shadow(hair))
-        canvas.outline(points, INK, LINE)
-
-
-def _strand_tips(g: Geometry) -> Points:
-    """Points along the fringe's edge from which strands rise, (n, 2)."""
-    line = g.fringe_line
-    chosen: Points = line[np.linspace(0, len(line) - 1, 8).astype(int)[1:-1]]
-    return chosen
-
-
-def _front_hair(canvas: Canvas, g: Geometry, portrait: Portrait, hair: Colour) -> None:
-    dark, light = shadow(hair), mix(hair, (255, 255, 255), 0.55)
-    canvas.fill(g.hair_front, hair)
-    mask = canvas.mask(g.hair_front)
-    f = g.frame
-    crown = np.array([0.1 * portrait.side, -1.35])
-    # Shadow: a wedge on the side away from the light, and the tips of the strands.
-    lx = portrait.light
-    wedge = smooth([(1.3 * lx, -1.2), (0.98 * lx, -0.9), (0.86 * lx, -0.3), (0.9 * lx, 0.8), (1.5 * lx, 0.8)], True)
-    canvas.fill_inside(mask, [f(wedge)], dark)
-    tips = f.inverse(_strand_tips(g))
-    for i, tip in enumerate(tips):
-        root = tip + (crown - tip) * 0.42
-        bulge = 0.05 * (1 if i % 2 else -1)
-        middle = (tip + root) / 2
-        blade = smooth(
-            [
-                np.add(tip, (-0.05, 0.3)),
-                np.add(tip, (-0.035, 0.0)),
-                np.add(middle, (bulge, 0)),
-                root,
-                np.add(middle, (bulge + 0.05, 0)),
-                np.add(tip, (0.06, 0.05)),
-                np.add(tip, (0.05, 0.3)),
-            ],
-            True,
-            4,
-        )
-        if i % 2 == 0:
-            canvas.fill_inside(mask, [f(blade)], dark)
-    if portrait.accessory != "beanie":
-        # The ring of light: a zigzag band that follows the skull.
-        t = np.linspace(np.pi * 0.86, np.pi * 0.14, 25)
-        top = np.stack([0.86 * np.cos(t), -0.30 - 0.74 * np.sin(t)], axis=1)
-        saw = np.where(np.arange(25) % 4 < 2, 0.11, 0.02) * np.clip(np.sin(np.pi * np.linspace(0, 1, 25)) * 2, 0, 1)
-        bottom = top * 1.0 + np.stack([np.zeros(25), saw + 0.03], axis=1)
-        canvas.fill_inside(mask, [f(np.concatenate([top, bottom[::-1]]))], light)
-    for i, tip in enumerate(tips):
-        root = tip + (crown - tip) * (0.5 if i % 2 else 0.36)
-        middle = (tip + root) / 2 + np.array([0.05 * np.sign(tip[0] + 1e-6), 0.0])
-        canvas.stroke(f(smooth([np.add(tip, (0, 0.02)), middle, root])), INK, LINE * 0.8, (0.8, 0.1))
-    canvas.outline(g.hair_front, INK, LINE)
-
-
-def _brows(canvas: Canvas, g: Geometry, portrait: Portrait, hair: Colour) -> None:
-    p = g.proportions
-    width = {"thin": 0.010, "thick": 0.021, "angry": 0.016}[portrait.brows]
-    for side in (-1, 1):
-        inner, outer = side * 0.24, side * 0.66
-        drop = 0.14 if portrait.brows == "angry" else -0.02
-        v = p.brow_v
-        curve = smooth([(inner, v + drop), (side * 0.46, v - 0.07 + drop * 0.2), (outer, v + 0.0)])
-        canvas.stroke(g.frame(curve), mix(hair, INK, 0.75), width, (0.8, 0.2))
 
 
 def _extras(canvas: Canvas, g: Geometry, portrait: Portrait) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from .canvas import Canvas, Colour, ellipse, mix, smooth
+from .canvas import Canvas, Colour, ellipse, mix, smooth_curve
 from .geometry import REALISTIC, build
 from .parts import accessory_parts, background_parts, clothes_parts, glasses_bridge, glasses_rims
 from .portraits import Portrait
@@ -51,15 +51,15 @@ def render(portrait: Portrait, size: int = 128) -> Image.Image:
         canvas.fill(f(ellipse(u + look, v, 0.065, min(ry, 0.075), 18)), dark)
         thick = {"thin": 0.012, "thick": 0.026, "angry": 0.019}[portrait.brows]
         drop = 0.13 if portrait.brows == "angry" else 0.0
-        brow = smooth([(side * 0.2, p.brow_v + drop), (side * 0.42, p.brow_v - 0.04), (side * 0.66, p.brow_v)])
+        brow = smooth_curve([(side * 0.2, p.brow_v + drop), (side * 0.42, p.brow_v - 0.04), (side * 0.66, p.brow_v)])
         canvas.stroke(f(brow), mix(hair, dark, 0.5), thick, (0.9, 0.6))
     canvas.fill(f([(0.0, 0.2), (0.1, 0.5), (-0.1, 0.5)]), mix(skin, (110, 50, 40), 0.2))
     r, v = p.mouth_rx, p.mouth_v
     if portrait.mouth == "open":
-        canvas.fill(f(smooth([(-r, v - 0.06), (0, v - 0.03), (r, v - 0.06), (0, v + 0.2)], True)), (150, 50, 60))
+        canvas.fill(f(smooth_curve([(-r, v - 0.06), (0, v - 0.03), (r, v - 0.06), (0, v + 0.2)], True)), (150, 50, 60))
     else:
         bend = {"smile": 0.12, "neutral": 0.0, "sad": -0.12}[portrait.mouth]
-        canvas.stroke(f(smooth([(-r, v - bend * 0.6), (0, v + bend * 0.6), (r, v - bend * 0.6)])), (170, 70, 74), 0.018, (0.6, 0.6))
+        canvas.stroke(f(smooth_curve([(-r, v - bend * 0.6), (0, v + bend * 0.6), (r, v - bend * 0.6)])), (170, 70, 74), 0.018, (0.6, 0.6))
     for points in [*g.locks, g.hair_front]:
         canvas.fill(points, hair)
     for rim in glasses_rims(portrait, g, 0.34):

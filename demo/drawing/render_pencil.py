@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops
 
-from .canvas import Canvas, Colour, Points, ellipse, mix, ribbon, smooth
+from .canvas import Canvas, Colour, Points, ellipse, mix, ribbon, smooth_curve
 from .geometry import REALISTIC, Geometry, build
 from .parts import accessory_parts, background_parts, clothes_parts, glasses_bridge, glasses_rims
 from .portraits import Portrait
@@ -113,11 +113,11 @@ def _features(canvas: Canvas, pencil: _Pencil, g: Geometry, portrait: Portrait) 
         canvas.fill_inside(canvas.mask(shape), [f(ellipse(u + look, v, 0.13, 0.14))], mix(PAPER, portrait.eye_rgb, 0.8))
         canvas.fill(f(ellipse(u + look, v, 0.06, min(ry, 0.07), 18)), ink)
         canvas.line(np.concatenate([shape, shape[:2]]), ink, 0.007)
-        upper = smooth([(u - 0.25, v), (u, v - ry * 1.08), (u + 0.25, v)])
+        upper = smooth_curve([(u - 0.25, v), (u, v - ry * 1.08), (u + 0.25, v)])
         canvas.stroke(f(upper), ink, 0.013, (0.4, 0.4))
         thick = {"thin": 0.010, "thick": 0.024, "angry": 0.017}[portrait.brows]
         drop = 0.13 if portrait.brows == "angry" else 0.0
-        brow = smooth([(side * 0.2, p.brow_v + drop), (side * 0.42, p.brow_v - 0.05), (side * 0.66, p.brow_v + 0.02)])
+        brow = smooth_curve([(side * 0.2, p.brow_v + drop), (side * 0.42, p.brow_v - 0.05), (side * 0.66, p.brow_v + 0.02)])
         canvas.fill(ribbon(f(brow), thick, (0.7, 0.2)), mix(portrait.hair_rgb, ink, 0.6))
         if portrait.cheeks == "blush":
             cheek = f(ellipse(side * 0.58, 0.48, 0.2, 0.13))
@@ -126,15 +126,18 @@ def _features(canvas: Canvas, pencil: _Pencil, g: Geometry, portrait: Portrait) 
             for du, dv in ((-0.12, 0.0), (0.0, 0.07), (0.12, -0.01)):
                 x, y = f([(side * 0.56 + du, 0.46 + dv)])[0]
                 canvas.dot(x, y, 0.006, mix(skin, GRAPHITE, 0.7))
-    nose = smooth([(0.05, 0.15), (0.12, 0.44), (0.02, 0.52), (-0.08, 0.49)])
+    nose = smooth_curve([(0.05, 0.15), (0.12, 0.44), (0.02, 0.52), (-0.08, 0.49)])
     canvas.stroke(f(nose), mix(skin, GRAPHITE, 0.8), 0.009, (0.2, 0.6))
     r, v = p.mouth_rx, p.mouth_v
     if portrait.mouth == "open":
-        shape = f(smooth([(-r, v - 0.06), (0, v - 0.03), (r, v - 0.06), (0, v + 0.2)], True))
+        shape = f(smooth_curve([(-r, v - 0.06), (0, v - 0.03), (r, v - 0.06), (0, v + 0.2)], True))
         canvas.fill(shape, mix(PAPER, (150, 50, 60), 0.75))
         canvas.line(np.concatenate([shape, shape[:2]]), ink, 0.007)
         return
     bend = {"smile": 0.12, "neutral": 0.0, "sad": -0.12}[portrait.mouth]
     canvas.stroke(
-        f(smooth([(-r, v - bend * 0.6), (0, v + bend * 0.6), (r, v - bend * 0.6)])), mix((170, 70, 74), GRAPHITE, 0.5), 0.013, (0.4, 0.4)
+        f(smooth_curve([(-r, v - bend * 0.6), (0, v + bend * 0.6), (r, v - bend * 0.6)])),
+        mix((170, 70, 74), GRAPHITE, 0.5),
+        0.013,
+        (0.4, 0.4),
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from .canvas import Canvas, Colour, Points, ellipse, mix, ribbon, smooth
+from .canvas import Canvas, Colour, Points, ellipse, mix, ribbon, smooth_curve
 from .geometry import REALISTIC, Geometry, build
 from .parts import accessory_parts, background_parts, clothes_parts, glasses_bridge, glasses_rims
 from .portraits import Portrait
@@ -78,7 +78,9 @@ def _albedo(portrait: Portrait, g: Geometry, size: int) -> tuple[Image.Image, Im
         d = np.array([np.cos(a), -np.sin(a)])
         low = 1.9 if portrait.hair_style == "long" else 0.7
         start = np.array([0.1 * portrait.side, -1.3]) + d * 0.05
-        path = smooth(np.stack([start, d * (1.0, 0.7) + (0, -0.5), d * (1.22, 0.2) + (0, 0.1), np.array([d[0] * 1.24, low])]), steps=5)
+        path = smooth_curve(
+            np.stack([start, d * (1.0, 0.7) + (0, -0.5), d * (1.22, 0.2) + (0, 0.1), np.array([d[0] * 1.24, low])]), steps=5
+        )
         tone = mix(hair, (255, 255, 255) if i % 2 else (0, 0, 0), 0.13 + 0.1 * rng.random())
         strands.fill(ribbon(g.frame(path), 0.018, (0.3, 0.3)), tone)
     canvas.picture.paste(strands.picture, (0, 0), inside)
@@ -102,7 +104,7 @@ def _features(canvas: Canvas, portrait: Portrait, g: Geometry) -> None:
         ry = {"round": 0.155, "almond": 0.12, "sleepy": 0.085}[portrait.eye_shape]
         outer = side
         shape = f(
-            smooth(
+            smooth_curve(
                 [
                     (u - 0.24 * outer, v + 0.03),
                     (u - 0.1 * outer, v - ry * 0.86),
@@ -122,13 +124,13 @@ def _features(canvas: Canvas, portrait: Portrait, g: Geometry) -> None:
         canvas.fill_inside(mask, [f(ellipse(u + look, v, 0.058, 0.06, 18))], (18, 14, 16))
         x, y = f([(u + look - 0.045 * portrait.light, v - 0.05)])[0]
         canvas.dot(x, y, 0.0075, (255, 255, 255))
-        lash = smooth(
+        lash = smooth_curve(
             [(u - 0.25 * outer, v + 0.03), (u - 0.1 * outer, v - ry * 0.9), (u + 0.06 * outer, v - ry * 1.04), (u + 0.27 * outer, v - 0.02)]
         )
         canvas.stroke(f(lash), dark, 0.011, (0.3, 0.6))
         thick = {"thin": 0.011, "thick": 0.026, "angry": 0.018}[portrait.brows]
         drop = 0.13 if portrait.brows == "angry" else 0.0
-        brow = smooth([(side * 0.2, p.brow_v + drop), (side * 0.44, p.brow_v - 0.06), (side * 0.68, p.brow_v + 0.02)])
+        brow = smooth_curve([(side * 0.2, p.brow_v + drop), (side * 0.44, p.brow_v - 0.06), (side * 0.68, p.brow_v + 0.02)])
         canvas.stroke(f(brow), mix(portrait.hair_rgb, (40, 26, 20), 0.55), thick, (0.8, 0.25))
         if portrait.cheeks == "blush":
             for i, r in enumerate((0.28, 0.22, 0.15)):
@@ -144,7 +146,7 @@ def _features(canvas: Canvas, portrait: Portrait, g: Geometry) -> None:
     r, v = p.mouth_rx, p.mouth_v
     lip = mix(skin, (190, 60, 70), 0.5)
     if portrait.mouth == "open":
-        shape = smooth(
+        shape = smooth_curve(
             [(-r, v - 0.05), (-0.1, v - 0.1), (0, v - 0.08), (0.1, v - 0.1), (r, v - 0.05), (0.14, v + 0.19), (-0.14, v + 0.19)], True
         )
         canvas.fill(f(shape), lip)
@@ -152,7 +154,7 @@ def _features(canvas: Canvas, portrait: Portrait, g: Geometry) -> None:
         canvas.fill(f(ellipse(0, v - 0.015, r * 0.55, 0.03, 16)), (240, 234, 230))
         return
     bend = {"smile": 0.1, "neutral": 0.0, "sad": -0.1}[portrait.mouth]
-    top = smooth(
+    top = smooth_curve(
         [
             (-r, v - bend * 0.8),
             (-0.1, v - 0.07 + bend * 0.2),
@@ -166,7 +168,10 @@ def _features(canvas: Canvas, portrait: Portrait, g: Geometry) -> None:
     )
     canvas.fill(f(top), lip)
     canvas.stroke(
-        f(smooth([(-r, v - bend * 0.8), (0, v + 0.01 + bend * 0.4), (r, v - bend * 0.8)])), mix(lip, (60, 10, 16), 0.6), 0.009, (0.4, 0.4)
+        f(smooth_curve([(-r, v - bend * 0.8), (0, v + 0.01 + bend * 0.4), (r, v - bend * 0.8)])),
+        mix(lip, (60, 10, 16), 0.6),
+        0.009,
+        (0.4, 0.4),
     )
 
 

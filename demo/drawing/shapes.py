@@ -8,7 +8,7 @@ import random
 import numpy as np
 from PIL import Image
 
-from .canvas import Canvas, Colour, Points, ellipse, mix, smooth
+from .canvas import Canvas, Colour, Points, ellipse, mix, smooth_curve
 
 
 def _colour(rng: random.Random) -> Colour:
@@ -28,7 +28,7 @@ def _blob(rng: random.Random, cx: float, cy: float, r: float) -> Points:
     t = np.linspace(0, 2 * np.pi, n, endpoint=False) + rng.uniform(0, 6)
     radius = np.array([r * rng.uniform(0.35, 1.1) for _ in range(n)])
     points = np.stack([cx + radius * np.cos(t), cy + radius * np.sin(t)], axis=1)
-    return points if spiky else smooth(points, closed=True)
+    return points if spiky else smooth_curve(points, closed=True)
 
 
 def random_drawing(seed: int, size: int = 128) -> Image.Image:
@@ -54,7 +54,7 @@ def random_drawing(seed: int, size: int = 128) -> Image.Image:
             ink = _ink(rng)
             for _ in range(rng.randrange(1, 5)):
                 path = np.array([(cx + rng.uniform(-r, r), cy + rng.uniform(-r, r)) for _ in range(rng.randrange(3, 5))])
-                canvas.stroke(smooth(path), ink, rng.uniform(0.006, 0.03), (rng.random(), rng.random()))
+                canvas.stroke(smooth_curve(path), ink, rng.uniform(0.006, 0.03), (rng.random(), rng.random()))
     return canvas.image()
 
 

@@ -19,7 +19,7 @@ from transformers import CLIPTextModel
 
 from trainer.core.files.writing import atomic_path
 
-from .model import TOKENS
+from .base_model import TOKENS
 
 _RESNET = {
     "norm1": "in_layers.0",

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from ..drawing.portraits import Portrait, caption
-from .model import TOKENS
+from .base_model import TOKENS
 
 
 def load_tokenizer(folder: Path | None = None) -> CLIPTokenizer:

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from .model import LATENT_SCALE, SIZE
+from .base_model import LATENT_SCALE, SIZE
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
@@ -18,7 +18,7 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 
 
 @torch.no_grad()
-def sample(
+def sample_images(
     unet: UNet2DConditionModel,
     text: CLIPTextModel,
     vae: AutoencoderKL,

@@ -28,18 +28,18 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from trainer.core.files.writing import remove_partial
 
+from ..base_path import BASE_FILE
 from ..drawing.portraits import BASE_STYLES, caption, random_portrait
 from ..drawing.render import render, sheet
-from ..paths import BASE_FILE
 from .base_file import read_base, write_base
+from .base_model import SIZE, Widths, build_text_encoder, build_unet, build_vae
 from .captions import load_tokenizer, token_ids, training_captions
-from .fresh import Fresh, Part
-from .model import SIZE, Widths, build_text_encoder, build_unet, build_vae
-from .parallel import rank, wait
-from .pictures import FIRST_TRAINING_SEED, Pictures, portrait_pictures, save_array, shape_pictures
-from .sampling import sample
+from .data_parallel import rank, wait
+from .drawn_images import FIRST_TRAINING_SEED, Pictures, portrait_images, save_array, shape_images
+from .fresh_portraits import FreshPortraits, Part
+from .sampling import sample_images
 from .train_unet import LatentSet, UnetSettings, held_out_loss, train_unet
-from .train_vae import VaeSettings, encode, fold_scale, train_decoder, train_vae
+from .train_vae import VaeSettings, encode_pixels, fold_scale, train_decoder, train_vae
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def _latent_set(
     if not path.exists():
         parts = []
         for style, source in zip(BASE_STYLES, sources, strict=True):
-            parts.append(encode(vae, source[:count], device))
+            parts.append(encode_pixels(vae, source[:count], device))
             logger.info("%s: %d pictures encoded", style, count)
         if rank() == 0:
             save_array(path, torch.cat(parts).numpy())
@@ -87,7 +87,7 @@ def held_out_set(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, devic
             pictures.append(np.asarray(render(portrait, style, SIZE)))
             texts.append(caption(portrait, style))
     ids = token_ids(tokenizer, texts)[:, None]
-    return LatentSet(encode(vae, np.stack(pictures), device), ids, token_ids(tokenizer, [""])[0])
+    return LatentSet(encode_pixels(vae, np.stack(pictures), device), ids, token_ids(tokenizer, [""])[0])
 
 
 def sample_grid(
@@ -105,11 +105,11 @@ def sample_grid(
         portraits = [random_portrait(HELD_OUT_SEED + k * columns + i) for i in range(columns)]
         ids: Tensor = token_ids(tokenizer, [caption(p, style) for p in portraits])
         rows.append([render(p, style, SIZE) for p in portraits])
-        rows.append(sample(unet, text, vae, ids, empty, seed=k, steps=steps))
+        rows.append(sample_images(unet, text, vae, ids, empty, seed=k, steps=steps))
     return sheet(rows)
 
 
-def run(
+def train_base(
     work: Path,
     out: Path,
     widths: Widths,
@@ -135,15 +135,15 @@ def run(
         remove_partial(work, work / "pictures")
     size = SIZE
     pictures = work / "pictures"
-    sources = [portrait_pictures(pictures, style, portraits, size, logger.info) for style in BASE_STYLES]
-    sources += [shape_pictures(pictures, portraits, size, logger.info)] * 2  # twice as often as each style
+    sources = [portrait_images(pictures, style, portraits, size, logger.info) for style in BASE_STYLES]
+    sources += [shape_images(pictures, portraits, size, logger.info)] * 2  # twice as often as each style
     if not rank():
         wait()
     begun = _weights(start, widths) if start is not None else None
     vae = train_vae(sources, work, widths, vae_settings, device, begun and begun[0])
     styles = sources[: len(BASE_STYLES)]
     if begun is None or vae_settings.minutes > 0:  # else the UNet was trained on these latents
-        fold_scale(vae, torch.cat([encode(vae, source[:24], device) for source in styles]))
+        fold_scale(vae, torch.cat([encode_pixels(vae, source[:24], device) for source in styles]))
     data = _latent_set(vae, styles, work, tokenizer, min(encoded, portraits), size, device)
     held_out = held_out_set(vae, tokenizer, 32, device)
 
@@ -155,7 +155,7 @@ def run(
     if drawing:
         words = token_ids(tokenizer, [caption(random_portrait(i), style) for i in range(MANY) for style in BASE_STYLES])
         folder = work / f"fresh-{portraits}-{size}"
-        with Fresh(folder, portraits, size, lambda drawn: encode(vae, drawn, device).numpy(), drawing) as fresh:
+        with FreshPortraits(folder, portraits, size, lambda drawn: encode_pixels(vae, drawn, device).numpy(), drawing) as fresh:
             unet, text = train(more=lambda: _further(fresh.take(), tokenizer), words=words)
     else:
         unet, text = train()
@@ -229,7 +229,7 @@ def _train(number: int, args: argparse.Namespace, meeting: str | None) -> None:
         torch.distributed.init_process_group(
             "gloo", init_method=meeting, rank=number, world_size=args.processes, timeout=timedelta(hours=6)
         )
-    run(
+    train_base(
         args.work,
         args.out,
         Widths(),

@@ -22,11 +22,11 @@ from transformers import CLIPTextModel
 from trainer.compute.acceleration import Inputs
 from trainer.compute.cuda_graphs.recorded_passes import RecordedPasses
 
+from .base_model import LATENT_SCALE, Widths, build_text_encoder, build_unet
+from .data_parallel import agree, average_gradients, rank, world
 from .initialise import start_unet
-from .model import LATENT_SCALE, Widths, build_text_encoder, build_unet
 from .optimiser import optimisers
-from .parallel import agree, average_gradients, rank, world
-from .progress import Average, Budget, Log, load, restore, save, schedule, set_rates
+from .training_stage import Average, Budget, Log, learning_rate_factor, load_stage, restore_optimisers, save_stage, set_rates
 from .vocabulary import UsedTokens
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def train_unet(
     unet.to(device)
     budget = Budget(settings.minutes, settings.max_steps)
     path = work / "unet.pt"
-    state = load(path)
+    state = load_stage(path)
     if state is not None:
         unet.load_state_dict(state["unet"])
         text.load_state_dict(state["text"])
@@ -150,7 +150,7 @@ def train_unet(
     if state is not None:
         averages[0].weights = {k: v.to(device) for k, v in state["unet_average"].items()}
         averages[1].weights = {k: v.to(device) for k, v in state["text_average"].items()}
-        restore(opts, state["optimisers"])
+        restore_optimisers(opts, state["optimisers"])
         budget = Budget(settings.minutes, settings.max_steps, state["seconds"], state["step"])
     alphas = noise_schedule().alphas_cumprod.to(device)
     weights = loss_weight(alphas, settings.snr_gamma, settings.largest_weight)
@@ -174,7 +174,7 @@ def train_unet(
 
     passes = RecordedPasses(compute, parameters, failed) if device.type == "cuda" else None
     while (share := agree(budget.share)) < 1.0:
-        set_rates(opts, schedule(share))
+        set_rates(opts, learning_rate_factor(share))
         if more is not None and budget.step % ASKED_EVERY == 0 and (part := more()) is not None:
             latents_seen.append(part.latents)
             captions_seen.append(tokens.short(part.captions))
@@ -204,7 +204,7 @@ def train_unet(
         if budget.step % 50 == 0:
             logger.info("unet %s", log.write(budget, share=round(share, 3), pictures=float(len(data.latents))))
         if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
-            save(
+            save_stage(
                 path,
                 {
                     "unet": unet.state_dict(),

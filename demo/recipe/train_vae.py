@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from .base_model import LATENT_SCALE, Widths, build_vae
+from .data_parallel import agree, average_gradients, gather, rank, world
+from .drawn_images import Pictures
 from .initialise import full_resolution_blocks, start_vae
-from .model import LATENT_SCALE, Widths, build_vae
 from .optimiser import optimisers
-from .parallel import agree, average_gradients, gather, rank, world
-from .pictures import Pictures
-from .progress import Average, Budget, Log, load, restore, save, schedule, set_rates
+from .training_stage import Average, Budget, Log, learning_rate_factor, load_stage, restore_optimisers, save_stage, set_rates
 
 logger = logging.getLogger(__name__)
 
@@ -119,15 +119,15 @@ def _fit(vae: AutoencoderKL, name: str, sources: list[Pictures], work: Path, set
     average = Average(vae, settings.ema)
     budget = Budget(settings.minutes, settings.max_steps)
     path = work / f"{name}.pt"
-    if (state := load(path)) is not None:
+    if (state := load_stage(path)) is not None:
         vae.load_state_dict(state["weights"])
         average.weights = {k: v.to(device) for k, v in state["average"].items()}
-        restore(opts, state["optimisers"])
+        restore_optimisers(opts, state["optimisers"])
         budget = Budget(settings.minutes, settings.max_steps, state["seconds"], state["step"])
     log, last_save = Log(work / f"{name}.jsonl"), time.monotonic()
     torch.manual_seed(settings.seed + 7919 * rank() + budget.step)
     while (share := agree(budget.share)) < 1.0:
-        set_rates(opts, schedule(share))
+        set_rates(opts, learning_rate_factor(share))
         rng = np.random.default_rng((settings.seed, budget.step, rank()))
         full_resolution_blocks(vae, active=share > settings.small_share)
         batch, side = max(1, settings.batch // world()), sources[0].shape[1]
@@ -153,7 +153,7 @@ def _fit(vae: AutoencoderKL, name: str, sources: list[Pictures], work: Path, set
         if budget.step % 20 == 0:
             logger.info("%s %s", name, log.write(budget, share=round(share, 3)))
         if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
-            save(
+            save_stage(
                 path,
                 {
                     "weights": vae.state_dict(),
@@ -170,7 +170,7 @@ def _fit(vae: AutoencoderKL, name: str, sources: list[Pictures], work: Path, set
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: Pictures, device: torch.device) -> Tensor:
+def encode_pixels(vae: AutoencoderKL, pictures: Pictures, device: torch.device) -> Tensor:
     """Latent means of pictures (n, h, w, 3) uint8, without any scaling: (n, 4, h/8, w/8) float32 on the CPU.
 
     Several processes share the work, so all of them must call it with the same pictures.
@@ -191,7 +191,7 @@ def encode(vae: AutoencoderKL, pictures: Pictures, device: torch.device) -> Tens
 def fold_scale(vae: AutoencoderKL, latents: Tensor) -> None:
     """Rescale the latent space in place so that ``LATENT_SCALE * latent`` has unit variance and zero mean.
 
-    ``latents`` are means from :func:`encode`, (n, 4, h, w). ``quant_conv`` gets the factor and the shift,
+    ``latents`` are means from :func:`encode_pixels`, (n, 4, h, w). ``quant_conv`` gets the factor and the shift,
     ``post_quant_conv`` undoes both, and the posterior's log-variance moves along: decoding stays the same.
     """
     mean = latents.mean(dim=(0, 2, 3))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from demo.recipe.base_file import write_base
-from demo.recipe.model import Widths, build_text_encoder, build_unet, build_vae
+from demo.recipe.base_model import Widths, build_text_encoder, build_unet, build_vae
 from trainer.families import family_of, open_checkpoint
 
 SMALL = Widths(vae=(32, 32, 64, 64), unet=(32, 64), unet_attention=(True, False), text=64, text_layers=2)

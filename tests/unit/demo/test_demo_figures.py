@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from demo import case, examine, run_demo
+from demo.base_path import BASE_FILE
 from demo.drawing.portraits import random_portrait
-from demo.paths import BASE_FILE
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from demo.drawing.portraits import BASE_STYLES, CHOICES, STYLE_WORDS, Portrait, attribute_names, random_portrait
-from demo.recipe import fresh, train_unet
+from demo.recipe import fresh_portraits, train_unet
 from demo.recipe.captions import load_tokenizer
-from demo.recipe.fresh import CHUNK, Fresh, Part, draw
-from demo.recipe.pictures import FIRST_TRAINING_SEED
+from demo.recipe.drawn_images import FIRST_TRAINING_SEED
+from demo.recipe.fresh_portraits import CHUNK, FreshPortraits, Part, draw_chunk
 from demo.recipe.train_base import MANY, _further
 from demo.recipe.train_unet import Growing, LatentSet, UnetSettings
 from tests.unit.demo.toy import TOY
@@ -32,7 +32,7 @@ def means(pictures: Any) -> Any:
     return pictures.reshape(len(pictures), 4, -1).mean(axis=2).astype(np.float32)
 
 
-def taken(source: Fresh, count: int) -> list[Part]:
+def taken(source: FreshPortraits, count: int) -> list[Part]:
     """``count`` chunks; they are there within seconds."""
     parts: list[Part] = []
     deadline = time.monotonic() + 120
@@ -43,13 +43,13 @@ def taken(source: Fresh, count: int) -> list[Part]:
 
 
 def test_processes_draw_each_portrait_once_and_an_interruption_loses_none(tmp_path: Path) -> None:
-    with Fresh(tmp_path, 5, SIZE, means, 2) as source:
+    with FreshPortraits(tmp_path, 5, SIZE, means, 2) as source:
         before = taken(source, 3)
     half = tmp_path / f"{PARTIAL}half.npy"
     half.touch()
     taken_already = tmp_path / "0-pictures.npy"  # as if the end had come before it was deleted
-    np.save(taken_already, draw(0, 5, SIZE))
-    with Fresh(tmp_path, 5, SIZE, means, 1) as source:
+    np.save(taken_already, draw_chunk(0, 5, SIZE))
+    with FreshPortraits(tmp_path, 5, SIZE, means, 1) as source:
         assert not half.exists() and not taken_already.exists()
         after = taken(source, len(before) + 1)
     for parts in (before, after):
@@ -60,11 +60,11 @@ def test_processes_draw_each_portrait_once_and_an_interruption_loses_none(tmp_pa
     for portraits, latents in before:
         assert np.array_equal(known[portraits[0].seed], latents)
     first = next(latents for portraits, latents in before if portraits[0].seed == FIRST_TRAINING_SEED + 5)
-    assert len(first) == CHUNK * len(BASE_STYLES) and np.array_equal(first, means(draw(0, 5, SIZE)))
+    assert len(first) == CHUNK * len(BASE_STYLES) and np.array_equal(first, means(draw_chunk(0, 5, SIZE)))
 
 
 def test_a_process_that_cannot_draw_ends_the_training(tmp_path: Path) -> None:
-    with Fresh(tmp_path, 0, -1, means, 1) as source:
+    with FreshPortraits(tmp_path, 0, -1, means, 1) as source:
         deadline = time.monotonic() + 120
         with pytest.raises(RuntimeError, match="a process that draws portraits ended with exit status 1"):
             while time.monotonic() < deadline:
@@ -73,16 +73,16 @@ def test_a_process_that_cannot_draw_ends_the_training(tmp_path: Path) -> None:
 
 
 def test_drawing_waits_for_a_slower_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fresh, "WAITING", 2)
-    monkeypatch.setattr(fresh, "draw", lambda chunk, offset, size: np.full((1,), chunk))
+    monkeypatch.setattr(fresh_portraits, "WAITING", 2)
+    monkeypatch.setattr(fresh_portraits, "draw_chunk", lambda chunk, offset, size: np.full((1,), chunk))
 
     def slept(seconds: float) -> None:
         raise InterruptedError
 
     monkeypatch.setattr("time.sleep", slept)
-    monkeypatch.setattr(fresh, "watch_parent", lambda on_stop: None)
+    monkeypatch.setattr(fresh_portraits, "watch_parent", lambda on_stop: None)
     with pytest.raises(InterruptedError):
-        fresh.main([str(tmp_path), str(SIZE), "0", "1", "3"])
+        fresh_portraits.main([str(tmp_path), str(SIZE), "0", "1", "3"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1-pictures.npy", "4-pictures.npy"]
 
 
@@ -127,7 +127,7 @@ def test_captions_belong_to_the_latents_that_they_come_with() -> None:
     tokenizer = load_tokenizer()
     shape = (CHUNK * len(BASE_STYLES), 4, 2, 2)
     parts: list[tuple[list[Portrait], NDArray[np.float32]]] = [
-        (fresh.portraits_of(chunk, 0), np.full(shape, chunk, np.float32)) for chunk in (0, 1)
+        (fresh_portraits.portraits_of(chunk, 0), np.full(shape, chunk, np.float32)) for chunk in (0, 1)
     ]
     found = _further(parts, tokenizer)
     assert found is not None and _further([], tokenizer) is None

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from demo.drawing.portraits import STYLES
-from demo.recipe import pictures as pictures_module
-from demo.recipe import progress, train_base, train_unet, train_vae
+from demo.recipe import drawn_images as pictures_module
+from demo.recipe import train_base, train_unet, train_vae, training_stage
 from demo.recipe.base_file import write_base
+from demo.recipe.base_model import LATENT_SCALE, build_text_encoder, build_unet, build_vae
+from demo.recipe.drawn_images import portrait_images, shape_images
 from demo.recipe.initialise import full_resolution_blocks, start_vae
-from demo.recipe.model import LATENT_SCALE, build_text_encoder, build_unet, build_vae
 from demo.recipe.optimiser import orthogonalise
-from demo.recipe.pictures import portrait_pictures, shape_pictures
 from demo.recipe.train_unet import LatentSet, UnetSettings, loss_weight, noise_schedule, stratified_timesteps
-from demo.recipe.train_vae import VaeSettings, encode, fold_scale, reconstruction_loss
+from demo.recipe.train_vae import VaeSettings, encode_pixels, fold_scale, reconstruction_loss
 from demo.recipe.vocabulary import UsedTokens
 from tests.unit.demo.toy import TOY
 
@@ -35,19 +35,19 @@ def quiet(line: str) -> None:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("pictures")
-    return [portrait_pictures(folder, "flat", 6, 128, quiet), shape_pictures(folder, 4, 128, quiet)]
+    return [portrait_images(folder, "flat", 6, 128, quiet), shape_images(folder, 4, 128, quiet)]
 
 
 def test_the_held_back_style_is_refused_as_training_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="never trained on 'anime'"):
-        portrait_pictures(tmp_path, "anime", 1, 128, quiet)
+        portrait_images(tmp_path, "anime", 1, 128, quiet)
     assert "anime" in STYLES and not list(tmp_path.iterdir())
 
 
 def test_pictures_are_drawn_once(tmp_path: Path) -> None:
-    first = portrait_pictures(tmp_path, "flat", 2, 128, quiet)
+    first = portrait_images(tmp_path, "flat", 2, 128, quiet)
     stamp = (tmp_path / "flat-128.npy").stat().st_mtime_ns
-    again = portrait_pictures(tmp_path, "flat", 2, 128, quiet)
+    again = portrait_images(tmp_path, "flat", 2, 128, quiet)
     assert np.array_equal(first, again) and (tmp_path / "flat-128.npy").stat().st_mtime_ns == stamp
 
 
@@ -66,7 +66,7 @@ def test_matrices_side_by_side_are_updated_as_one_by_one() -> None:
 
 
 def test_processes_draw_what_one_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = portrait_pictures(tmp_path / "alone", "flat", 5, 64, quiet)
+    alone = portrait_images(tmp_path / "alone", "flat", 5, 64, quiet)
     monkeypatch.setattr(pictures_module, "WORTH_A_PROCESS", 2)
     monkeypatch.setattr("trainer.core.devices.cores", lambda: 2)
     started = []
@@ -77,7 +77,7 @@ def test_processes_draw_what_one_draws(tmp_path: Path, monkeypatch: pytest.Monke
         return start(*args, **options)
 
     monkeypatch.setattr(subprocess, "Popen", counted)
-    shared = portrait_pictures(tmp_path / "shared", "flat", 5, 64, quiet)
+    shared = portrait_images(tmp_path / "shared", "flat", 5, 64, quiet)
     assert np.array_equal(alone, shared) and len(started) == 2
 
 
@@ -130,11 +130,11 @@ def test_the_reconstruction_loss_sees_a_lost_line_more_than_its_pixels() -> None
 def test_folding_the_scale_changes_no_picture_and_makes_latents_of_unit_variance(pictures: list[Any]) -> None:
     torch.manual_seed(0)
     vae = build_vae(TOY).eval()
-    before = encode(vae, pictures[0], CPU)
+    before = encode_pixels(vae, pictures[0], CPU)
     with torch.no_grad():
         decoded = vae.decode(before[:1]).sample
         fold_scale(vae, before)
-        after = encode(vae, pictures[0], CPU)
+        after = encode_pixels(vae, pictures[0], CPU)
         assert (vae.decode(after[:1]).sample - decoded).abs().mean() < 0.005  # encoding rounds to bfloat16
     scaled = after * LATENT_SCALE
     assert torch.allclose(scaled.std(dim=(0, 2, 3)), torch.ones(4), atol=0.05)
@@ -172,7 +172,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, mon
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     whole, _ = train_unet.train_unet(data, tmp_path / "whole", TOY, settings, CPU)
-    real, calls = progress.save, []
+    real, calls = training_stage.save_stage, []
 
     def interrupted(path: Path, state: Any) -> None:
         real(path, state)
@@ -180,10 +180,10 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, mon
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_unet, "save", interrupted)
+    monkeypatch.setattr(train_unet, "save_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_unet.train_unet(data, tmp_path / "parts", TOY, settings, CPU)
-    monkeypatch.setattr(train_unet, "save", real)
+    monkeypatch.setattr(train_unet, "save_stage", real)
     parts, _ = train_unet.train_unet(data, tmp_path / "parts", TOY, settings, CPU)
     assert calls == [1, 2]
     for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.drawing.portraits import BASE_STYLES, CHOICES, STYLES, attribute_names, caption, random_portrait, tags, with_attributes
+from demo.drawing.portraits import BASE_STYLES, CHOICES, STYLES, attribute_names, caption, portrait_tags, random_portrait, with_attributes
 from demo.drawing.render import render, sheet
 from demo.measure import regions
 
@@ -58,8 +58,8 @@ def test_an_unknown_attribute_or_value_is_refused() -> None:
 def test_captions_lead_with_the_style_and_leave_it_out_on_request() -> None:
     portrait = random_portrait(2)
     for style in BASE_STYLES:
-        assert caption(portrait, style) == caption(portrait, style).split(", ")[0] + ", " + ", ".join(tags(portrait))
-    assert caption(portrait, None) == ", ".join(tags(portrait))
+        assert caption(portrait, style) == caption(portrait, style).split(", ")[0] + ", " + ", ".join(portrait_tags(portrait))
+    assert caption(portrait, None) == ", ".join(portrait_tags(portrait))
     assert caption(portrait, "photo").startswith("photo portrait, ")
 
 
@@ -68,7 +68,7 @@ def test_shuffled_captions_keep_the_style_in_front_and_only_leave_tags_out() -> 
     for _ in range(50):
         first, *rest = caption(portrait, "pencil", rng).split(", ")
         assert first == "pencil drawing"
-        assert set(rest) <= set(tags(portrait))
+        assert set(rest) <= set(portrait_tags(portrait))
         assert len(rest) == len(set(rest))
 
 

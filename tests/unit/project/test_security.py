@@ -60,7 +60,7 @@ def test_wandb_is_on_no_node() -> None:
 
 def test_programs_are_started_by_the_launcher_and_the_making_of_the_demo_base_alone() -> None:
     assert where({path: started(path) for path in PACK}) == {
-        "demo/recipe/pictures.py": {"subprocess.Popen"},
+        "demo/recipe/drawn_images.py": {"subprocess.Popen"},
         "demo/recipe/train_base.py": {"multiprocessing.spawn"},
         "trainer/launch/launcher.py": {"subprocess.Popen"},
     }

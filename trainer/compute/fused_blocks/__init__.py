@@ -41,7 +41,7 @@ class FusedBlocks(Acceleration):
 
     def prepare(self, denoiser: nn.Module, context: Context) -> None:
         """Change the classes of the blocks."""
-        from .blocks import fuse
+        from .unet_blocks import fuse
 
         fuse(denoiser)
 

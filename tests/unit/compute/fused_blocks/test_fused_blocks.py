@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from demo.paths import BASE_FILE
+from demo.base_path import BASE_FILE
 from tests.tools.parameters import mark_long
 from tests.unit.compute.fused_blocks.helpers import DEVICE, random
 from tests.unit.compute.helpers import same_training
@@ -27,7 +27,7 @@ from trainer.compute.attention_processor import Processor
 from trainer.compute.casting import CastingConv2d, CastingLinear, LowPrecisionCopies
 from trainer.compute.cuda_graphs.cuda_recorder import LossAndGradients
 from trainer.compute.cuda_graphs.recorded_passes import RecordedPasses
-from trainer.compute.fused_blocks import blocks, kernel_check
+from trainer.compute.fused_blocks import kernel_check, unet_blocks
 from trainer.config import run_config
 from trainer.dataset import open_dataset
 from trainer.families import family_of, open_checkpoint
@@ -55,7 +55,7 @@ def unet_passes(*, fuse: bool, dtype: torch.dtype, targets: str, checkpointing: 
     unet: Any = UNet2DConditionModel(**SHALLOW).to(dtype).requires_grad_(False)
     unet.to(DEVICE, memory_format=torch.channels_last)
     if fuse:
-        blocks.fuse(unet)
+        unet_blocks.fuse(unet)
     if checkpointing:
         unet.enable_gradient_checkpointing()
     network = run_config.parse({
@@ -84,8 +84,8 @@ def test_fused_unet_matches_the_plain_one(targets: str) -> None:
     assert apart(ours, predicted) < 1e-5
     assert apart(learnt, gradients) < 1e-4
     counts = {name: sum(type(module).__name__ == name for module in plain.modules()) for name in ("ResnetBlock2D", "GEGLU", "Attention")}
-    assert counts["ResnetBlock2D"] == sum(isinstance(module, blocks.FusedResnet) for module in unet.modules()) > 0
-    assert counts["GEGLU"] == sum(isinstance(module, blocks.FusedBlock) for module in unet.modules()) > 0
+    assert counts["ResnetBlock2D"] == sum(isinstance(module, unet_blocks.FusedResnet) for module in unet.modules()) > 0
+    assert counts["GEGLU"] == sum(isinstance(module, unet_blocks.FusedBlock) for module in unet.modules()) > 0
     attentions = [module for module in unet.modules() if type(module).__name__ == "Attention"]
     assert counts["Attention"] == len(attentions) and all(isinstance(each.processor, Processor) for each in attentions)
 
@@ -104,7 +104,7 @@ def test_block_with_a_mask_uses_diffusers_code() -> None:
     torch.manual_seed(0)
     block = BasicTransformerBlock(32, 2, 16, cross_attention_dim=24, activation_fn="geglu").to(DEVICE).eval().requires_grad_(False)
     mine = copy.deepcopy(block)
-    blocks.fuse(mine)
+    unet_blocks.fuse(mine)
     hidden, text = random(2, 6, 32), random(2, 5, 24, seed=1)
     torch.testing.assert_close(mine(hidden, encoder_hidden_states=text), block(hidden, encoder_hidden_states=text), rtol=1e-4, atol=1e-5)
     mask = torch.zeros(2, 1, 5, device=DEVICE)
@@ -128,7 +128,7 @@ def test_other_blocks_than_stable_diffusions_stay() -> None:
             BasicTransformerBlock(32, 2, 16, norm_type="ada_norm", num_embeds_ada_norm=10),
         ]
     )
-    blocks.fuse(model)
+    unet_blocks.fuse(model)
     assert [type(block) for block in model] == [ResnetBlock2D, ResnetBlock2D, BasicTransformerBlock]
 
 
@@ -165,7 +165,7 @@ def test_memory_estimate_matches_fused_blocks(
     real.to(memory_format=torch.channels_last)
     if fuses:
         repeated = len(denoiser_setup.blocks(real))
-        blocks.fuse(real)
+        unet_blocks.fuse(real)
         assert len(denoiser_setup.blocks(real)) == repeated > 0  # of which checkpointing computes one at a time anew
     adapter.adapt(real, family.denoiser_targets(real, targets), settings.network, 0)
     assert counted == pytest.approx(bytes_kept_for_backward(real.train(), 16, 1), rel=0.02 if fuses else 0.035)

@@ -1,6 +1,6 @@
 """Rendered training images in memory-mapped files, so that each is drawn only once.
 
-    python -m demo.recipe.pictures FILE KIND SIZE FIRST LAST
+    python -m demo.recipe.drawn_images FILE KIND SIZE FIRST LAST
 
 draws a part of a file: the processes that share the work are started so, which spares them the imports of the recipe.
 """
@@ -35,7 +35,7 @@ WORTH_A_PROCESS = 100
 """So many images take longer to draw than a process takes to start."""
 
 
-def picture(kind: str, size: int, i: int) -> Pictures:
+def draw_image(kind: str, size: int, i: int) -> Pictures:
     """Picture ``i`` of a file, (size, size, 3): of a style of portraits, or a random drawing."""
     drawn = random_drawing(i, size) if kind == SHAPES else render(random_portrait(FIRST_TRAINING_SEED + i), kind, size)
     return np.asarray(drawn)
@@ -65,7 +65,7 @@ def _draw_into(unfinished: Path, kind: str, count: int, size: int) -> None:
         _draw_in_processes(unfinished, kind, count, size, workers)
     else:
         for i in range(count):
-            out[i] = picture(kind, size, i)
+            out[i] = draw_image(kind, size, i)
         out.flush()
 
 
@@ -96,7 +96,7 @@ def save_array(path: Path, values: NDArray[np.generic]) -> None:
         np.save(file, values)
 
 
-def portrait_pictures(folder: Path, style: str, count: int, size: int, report: Report) -> Pictures:
+def portrait_images(folder: Path, style: str, count: int, size: int, report: Report) -> Pictures:
     """``count`` portraits of one of the base's styles; portrait i has seed ``FIRST_TRAINING_SEED + i``.
 
     Raises ``ValueError`` for the held-back style: the base must never see it.
@@ -106,7 +106,7 @@ def portrait_pictures(folder: Path, style: str, count: int, size: int, report: R
     return _draw(folder, style, count, size, report)
 
 
-def shape_pictures(folder: Path, count: int, size: int, report: Report) -> Pictures:
+def shape_images(folder: Path, count: int, size: int, report: Report) -> Pictures:
     """``count`` random drawings for the autoencoder."""
     return _draw(folder, SHAPES, count, size, report)
 
@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> None:
     file, kind, size, first, last = arguments
     out = np.load(file, mmap_mode="r+")
     for i in range(int(first), int(last)):
-        out[i] = picture(kind, int(size), i)
+        out[i] = draw_image(kind, int(size), i)
     out.flush()
 
 

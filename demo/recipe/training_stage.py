@@ -42,7 +42,7 @@ class Budget:
         return self.share >= 1.0
 
 
-def schedule(share: float, warmup: float = 0.02, decay_from: float = 0.5) -> float:
+def learning_rate_factor(share: float, warmup: float = 0.02, decay_from: float = 0.5) -> float:
     """Learning-rate factor: linear warm-up, constant, then a cosine down to 2 %."""
     if share < warmup:
         return max(share / warmup, 0.02)
@@ -59,7 +59,7 @@ def set_rates(optimisers: Iterable[torch.optim.Optimizer], factor: float) -> Non
             group["lr"] = group["base_lr"] * factor
 
 
-def restore(optimisers: Iterable[torch.optim.Optimizer], states: Iterable[dict[str, Any]]) -> None:
+def restore_optimisers(optimisers: Iterable[torch.optim.Optimizer], states: Iterable[dict[str, Any]]) -> None:
     """Load saved states but keep the optimisers' present learning rates."""
     for optimiser, state in zip(optimisers, states, strict=True):
         rates = [group["lr"] for group in optimiser.param_groups]
@@ -83,14 +83,14 @@ class Average:
         torch._foreach_lerp_([self.weights[key] for key in present], list(present.values()), 1 - decay)
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
+def save_stage(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically."""
     with atomic_path(path) as part:
         torch.save(dict(state), part)
 
 
-def load(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint of :func:`save`; ``None`` if there is none."""
+def load_stage(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint of :func:`save_stage`; ``None`` if there is none."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,6 +1,6 @@
 """Portraits that other processes draw while the UNet trains, so that it does not overfit to a fixed set.
 
-    python -m demo.recipe.fresh FOLDER SIZE OFFSET FIRST STRIDE
+    python -m demo.recipe.fresh_portraits FOLDER SIZE OFFSET FIRST STRIDE
 
 draws chunks FIRST, FIRST + STRIDE, ... into the folder until its standard input ends. Encoded chunks are kept as
 latents, so that an interrupted training resumes with them.
@@ -23,7 +23,7 @@ from trainer.core.files.writing import remove_partial
 from trainer.training.event_writer import watch_parent
 
 from ..drawing.portraits import BASE_STYLES, Portrait, random_portrait
-from .pictures import FIRST_TRAINING_SEED, Pictures, picture, save_array, start_module
+from .drawn_images import FIRST_TRAINING_SEED, Pictures, draw_image, save_array, start_module
 
 CHUNK = 16
 """Portraits per chunk, each in every style of the base."""
@@ -42,12 +42,12 @@ def portraits_of(chunk: int, offset: int) -> list[Portrait]:
     return [random_portrait(FIRST_TRAINING_SEED + i) for i in _places(chunk, offset)]
 
 
-def draw(chunk: int, offset: int, size: int) -> Pictures:
+def draw_chunk(chunk: int, offset: int, size: int) -> Pictures:
     """A chunk's images (styles * CHUNK, size, size, 3)."""
-    return np.stack([picture(style, size, i) for style in BASE_STYLES for i in _places(chunk, offset)])
+    return np.stack([draw_image(style, size, i) for style in BASE_STYLES for i in _places(chunk, offset)])
 
 
-class Fresh:
+class FreshPortraits:
     """A context within which ``processes`` draw. ``offset``: portraits that the training already has.
 
     ``folder`` is for one offset and one size.
@@ -58,7 +58,7 @@ class Fresh:
         self._kept: list[int] = []  # chunks from before an interruption that were not taken yet
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def __enter__(self) -> Fresh:
+    def __enter__(self) -> FreshPortraits:
         self._folder.mkdir(parents=True, exist_ok=True)
         remove_partial(self._folder)
         self._kept = _chunks(self._folder, "latents")
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> None:
         if not any(_path(folder, chunk, kind).exists() for kind in ("pictures", "latents")):
             while len(_chunks(folder, "pictures")) >= WAITING:
                 time.sleep(0.2)
-            save_array(_path(folder, chunk, "pictures"), draw(chunk, offset, size))
+            save_array(_path(folder, chunk, "pictures"), draw_chunk(chunk, offset, size))
         chunk += stride
 
 
