@@ -151,7 +151,7 @@ class DatasetPrep(io.ComfyNode):
             dataset_fingerprint.record_dataset(dataset.path)
             handle = DatasetHandle(str(dataset.path), dataset.hash, dataset.trigger, dataset.class_description, len(dataset.items))
             report = on_canvas(done.report.text())
-            return io.NodeOutput(handle, from_pil(datasets.contact_sheet(dataset)), report, ui=ui.PreviewText(report))
+            return io.NodeOutput(handle, from_pil(datasets.contact_sheet(dataset, done.sources)), report, ui=ui.PreviewText(report))
 
 
 def _crop(mode: str, *, has_detector: bool) -> str:

@@ -109,7 +109,7 @@ class EpochCompare(io.ComfyNode):
             info = inspect(first)
             words = for_prompt(info.trigger_words) if add_trigger_words else ""
             texts = list(dict.fromkeys(with_trigger_words(line, words) for line in lines(prompts))) or [words]
-            strengths = numbers(lora_strengths, what="lora_strengths", low=-10, high=10)
+            strengths = numbers(lora_strengths, what="LoRA strengths", low=-10, high=10)
             rows = [[CellSettings(first, 0.0, guidance) for _ in strengths]]
             rows += [[CellSettings(path, strength, guidance) for strength in strengths] for path in saved.values()]
             latent = core_nodes.empty_latent(width, height, 1)

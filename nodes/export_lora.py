@@ -215,13 +215,19 @@ def export(
     converted = lorafile.convert(weights, format, None if dtype == UNCHANGED else lorafile.DTYPES[dtype])
     lorafile.write_lora(target, converted)
     info = lorafile.inspect_lora(target)
-    report_lines += [
-        f"{target.name}: {info.format}, rank {info.rank}, {info.dtype}, {plural(sum(info.targets.values()), 'layer')}",
+    facts = [info.format, f"rank {info.rank}", info.dtype, plural(sum(info.targets.values()), "layer"), _megabytes(target)]
+    lines = [
+        f"{target.name}: {', '.join(facts)}",
         str(target),
+        *report_lines,
         *(Message("Note: ", note) for note in converted.notes),
         *(f"Warning: {problem}" for problem in weights.problems),
     ]
-    return on_canvas(join_messages("\n", report_lines))
+    return on_canvas(join_messages("\n", lines))
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"
 
 
 def _for_model(weights: Any, format: str, model: Any, clip: Any) -> tuple[Any, str]:

@@ -90,8 +90,8 @@ class LoadLora(io.ComfyNode):
             path = chosen_lora(lora_name, lora)
             info = inspect(path)
             applied = apply_lora(model, clip, path, strength_model, strength_clip, made_for=made_for(info))
-            show_text(cls.hidden.unique_id, applied.summary())
             show_used_lora(cls.hidden.unique_id, listed_lora(path))
+            show_text(cls.hidden.unique_id, applied.summary())
             if applied.unknown:
                 log.warning("%s: these keys were not used: %s", path.name, ", ".join(applied.unknown))
             log.info("%s: %s", path.name, applied.summary())

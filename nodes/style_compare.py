@@ -120,10 +120,10 @@ class StyleCompare(io.ComfyNode):
             info = inspect(path)
             words = for_prompt(info.trigger_words) if add_trigger_words else ""
             texts = [with_trigger_words(line, words) for line in lines(prompts)] or [words]
-            strengths = [0.0, *(s for s in numbers(lora_strengths, what="lora_strengths", low=-10, high=10) if s)]
-            guidance_values = numbers(guidances, what="guidances", low=0, high=100)
+            strengths = [0.0, *(s for s in numbers(lora_strengths, what="LoRA strengths", low=-10, high=10) if s)]
+            guidance_values = numbers(guidances, what="guidance values", low=0, high=100)
             source = None if image is None else image[:1]
-            denoises = [1.0] if source is None else numbers(img2img_strengths, what="img2img_strengths", low=0, high=1)
+            denoises = [1.0] if source is None else numbers(img2img_strengths, what="img2img strengths", low=0, high=1)
             columns = [(guidance, denoise) for guidance in guidance_values for denoise in denoises]
             latent = core_nodes.empty_latent(width, height, 1) if source is None else core_nodes.encode_image(vae, source)
             shared = GridSettings(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info))

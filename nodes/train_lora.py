@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -15,21 +14,18 @@ from ..trainer.config.run_config import RunConfig, parse
 from ..trainer.core.counting import plural
 from ..trainer.core.files.paths import safe_name
 from ..trainer.core.files.reading import file_stamp
-from ..trainer.core.messages import Message
 from ..trainer.core.work.progress import send_progress_to
-from ..trainer.runs import events
-from ..trainer.runs.event_log import read_events_of
+from ..trainer.runs.event_log import read_events
 from .shared import written_files
-from .shared.browser import show_progress, show_text
+from .shared.browser import show_progress
 from .shared.failures import canvas_errors
 from .shared.files.folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
 from .shared.files.images import batch, load_rgb
 from .shared.inputs.socket_types import DATASET, LORA, TRAIN_OPTIONS, LoraHandle, TrainOptions, dataset_from_socket, options_from_socket
 from .shared.schema import field, inputs, result, schema
-from .shared.training_view import TrainingView, format_duration
+from .shared.training_view import TrainingView, format_duration, run_notes
 from .shared.widgets.training_widgets import TRAIN_LORA_WIDGETS, left_to_memory_preset
 from .shared.widgets.widget import merged
-from .shared.wording import on_canvas
 
 
 class TrainLora(io.ComfyNode):
@@ -85,9 +81,8 @@ class TrainLora(io.ComfyNode):
             node_id = cls.hidden.unique_id
             prepared = dataset_from_socket(dataset)
             config = run_config(prepared.section(), widgets, options_from_socket(options, TrainOptions))
-            run = _train(config, widgets.get("preset", presets.NONE), node_id, _graph(cls.hidden))
+            run = _train(config, widgets.get("preset", presets.NONE), node_id, _graph(cls.hidden), _queued_settings(cls.hidden))
             written_files.record_file(TRAIN_LORA_WIDGETS.node, widgets["name"], run.lora)
-            show_text(node_id, _summary(run))
             lora = LoraHandle(str(run.lora), run.lora_sha256, prepared.trigger_words(), str(run.run_dir))
             curve = load_rgb(run.loss_curve)
             samples = [load_rgb(sample.path) for sample in run.samples if sample.path.is_file()] or [curve]
@@ -112,7 +107,7 @@ def _own_sections(dataset: dict[str, Any], widgets: dict[str, Any]) -> dict[str,
     return merged({**TRAIN_LORA_WIDGETS.settings(values), **preset}, fixed)
 
 
-def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str, Any]) -> Any:
+def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str, Any], settings: dict[str, Any]) -> Any:
     """Run the launcher, which is imported here because no other node needs its libraries.
 
     Refuses a preset for another kind of model: its learning rate would be wrong by a factor of two, which is noticed only hours later.
@@ -124,8 +119,16 @@ def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str,
         run = prepare_run(config)
         if preset != presets.NONE:
             presets.require_model(preset, run.family.preset_group)
-        with TrainingView(node_id, run.folder.path.name, config.name, graph) as view:
-            return train(run, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory)
+        with TrainingView(node_id, run.folder.path.name, config.name, graph, settings) as view:
+            trained = train(run, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory)
+            view.reused, view.summary = trained.reused, _summary(trained)
+            return trained
+
+
+def _queued_settings(hidden: Any) -> dict[str, Any]:
+    """The node's widget values as they were queued; links are left out."""
+    inputs = (hidden.prompt or {}).get(hidden.unique_id, {}).get("inputs", {})
+    return {name: value for name, value in inputs.items() if not isinstance(value, list)}
 
 
 def _graph(hidden: Any) -> dict[str, Any]:
@@ -144,12 +147,4 @@ def _free_memory() -> None:
 def _summary(run: Any) -> str:
     how = "found a finished run" if run.reused else f"trained in {format_duration(run.seconds)}"
     summary = f"{how}: {plural(run.steps, 'step')}, loss {run.loss:.4f}\n{run.lora.name}"
-    return "\n".join([summary, *_remarks(run.run_dir)])
-
-
-def _remarks(run_dir: Path) -> list[str]:
-    """Notes and warnings of the run, each once, in the words of the canvas."""
-    log = run_dir / "events.jsonl"
-    remarks = [plan.regularisation for plan in read_events_of(log, events.Plan) if plan.regularisation]
-    remarks += [Message("Warning: ", warning.message) for warning in read_events_of(log, events.Warning_)]
-    return list(dict.fromkeys(on_canvas(remark) for remark in remarks))
+    return "\n".join([summary, *run_notes(read_events(run.run_dir / "events.jsonl"))])

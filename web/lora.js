@@ -5,7 +5,8 @@ import { api } from "../../scripts/api.js";
 import { LoraCard } from "./lora/card.js";
 import { LoraRows } from "./lora/rows.js";
 import { forget } from "./lora/data.js";
-import { loadStyle } from "./panel/dom.js";
+import { words } from "./lora/words.js";
+import { addDisplay, keepWidth, loadStyle } from "./panel/dom.js";
 import { isLinked, nodes, noteChange } from "./panel/graph.js";
 
 const CARD_NODE = "AnimeLoRA_LoadLora";
@@ -28,14 +29,7 @@ function grow(node) {
 function addCard(node) {
   const card = new LoraCard(node, () => grow(node));
   node.animeloraCard = card;
-  const widget = node.addDOMWidget("animelora_card", "animelora_card", card.root, {
-    serialize: false,
-    hideOnZoom: false,
-    getValue: () => "",
-    setValue: () => {},
-    getMinHeight: () => card.height(),
-  });
-  widget.serialize = false; // the card has no value
+  addDisplay(node, "animelora_card", words().card, card.root, () => card.height());
   const menu = node.widgets.find((each) => each.name === "lora_name");
   if (!menu) return;
   const changed = menu.callback;
@@ -72,10 +66,12 @@ function rowsWidget(node, name, spec) {
   });
   const widget = node.addDOMWidget(name, ROWS_WIDGET, rows.root, {
     hideOnZoom: false,
+    hideInPanel: true, // which would take the list out of the node
     getValue: () => rows.text(),
     setValue: (text) => rows.read(text),
     getMinHeight: () => rows.height(),
   });
+  keepWidth(widget);
   node.animeloraRows = rows;
   rows.read(spec?.[1]?.default ?? "[]");
   setTimeout(() => {
@@ -98,6 +94,10 @@ async function refreshed() {
 
 api.addEventListener("animelora.train", ({ detail: event }) => {
   if (event.event === "end") refreshed();
+});
+
+api.addEventListener("animelora.text", ({ detail: { node_id: id, text } }) => {
+  for (const [each, node] of nodes()) if (each === String(id)) (node.animeloraCard ?? node.animeloraRows)?.report(text);
 });
 
 api.addEventListener("animelora.loras", refreshed); // sent by Pick Epoch

@@ -93,10 +93,17 @@ function filled(node, { name, values }, changed) {
   notify(name, changed, Object.entries(values).filter(([kind]) => kind !== NODE && !before.some((one) => one.comfyClass === kind)));
 }
 
+// The name that a node shows for a widget.
+function labelOf(kind, name) {
+  const data = LiteGraph.registered_node_types[kind]?.nodeData;
+  const spec = data?.inputs?.[name] ?? data?.input?.optional?.[name]?.[1] ?? data?.input?.required?.[name]?.[1];
+  return spec?.display_name ?? name;
+}
+
 // Notify how many values were filled in, and which ones no connected node shows.
 function notify(name, changed, unseen) {
   const texts = presetWords();
-  const rest = unseen.flatMap(([, values]) => Object.entries(values).map(([key, value]) => `${key} = ${value}`));
+  const rest = unseen.flatMap(([kind, values]) => Object.entries(values).map(([key, value]) => `${labelOf(kind, key)} = ${value}`));
   const detail = [texts.filled(changed), ...(rest.length ? [texts.also(rest.join(", "))] : [])].join(" ");
   app.extensionManager?.toast?.add?.({ severity: "info", summary: name, detail, life: 8000 });
 }

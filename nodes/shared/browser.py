@@ -15,18 +15,21 @@ from ...trainer.dataset.reading.surrogates import replace_surrogates
 TEXT_INTERVAL = 0.5  # seconds between two lines of text in a node
 
 
-def send(event: str, data: dict[str, Any]) -> None:
-    """Send ``data`` to every open page. Does nothing without a server."""
+def send(event: str, data: dict[str, Any], client: str | None = None) -> None:
+    """Send ``data`` to the page of ``client``, or to every open page. Does nothing without a server."""
     server = getattr(PromptServer, "instance", None)
     if server is not None:
-        server.send_sync(event, data)
+        server.send_sync(event, data, client)
 
 
 def show_text(node_id: str | None, text: str) -> None:
-    """Show ``text`` in the node."""
-    server = getattr(PromptServer, "instance", None)
-    if node_id is not None and server is not None:
-        server.send_progress_text(replace_surrogates(text), node_id)  # file names may be invalid Unicode
+    """Show ``text`` in the node, on the page that queued it.
+
+    ComfyUI's own progress text would add a widget to the node, which then grows into its neighbours.
+    """
+    client = getattr(getattr(PromptServer, "instance", None), "client_id", None)
+    if node_id is not None and client is not None:
+        send("animelora.text", {"node_id": node_id, "text": replace_surrogates(text)}, client)  # file names may be invalid Unicode
 
 
 def show_progress(node_id: str | None) -> Callable[[str, int, int], None]:

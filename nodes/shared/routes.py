@@ -20,7 +20,7 @@ from ...trainer.runs.states import newest_step, state_folder
 from .files.folders import runs_dir
 from .loras.card_pool import CardPool
 from .loras.cards import lora_card, unread_card
-from .training_view import FINISHED, RUNNING, event_data, viewable
+from .training_view import FINISHED, RUNNING, event_data, run_notes, viewable
 from .widgets.training_widgets import by_widget
 
 _MAX_POINTS = 2000  # of a curve, more than the pixels that show it
@@ -106,6 +106,7 @@ def history(folder: Path) -> dict[str, Any]:
             for _, event in sorted(samples.items())
             if (view := viewable(Path(event.path))) is not None and Path(event.path).is_file()
         ],
+        "notes": run_notes(log),
         "ending": None if _is_active(run.name) else event_data(_ending(run, log)),
     }
 

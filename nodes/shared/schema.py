@@ -12,6 +12,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .input_names import readable
 from .widgets.widget import PREFIX, NodeWidgets
 
 CATEGORY = "AnimeLoRA"
@@ -57,15 +58,17 @@ def schema(
 def field(kind: Any, id: str, tooltip: str, *, advanced: bool = False, widget: str = "", **arguments: Any) -> io.Input:
     """An input of a ComfyUI type, for example ``field(io.Int, "rank", "…", default=16)``.
 
-    ``advanced`` hides a widget among the advanced ones if ComfyUI supports that. ``widget`` names a widget of the pack's frontend extension
-    that replaces the type's usual one in the browser. Other unknown arguments raise TypeError.
+    ``advanced`` folds a widget; for ComfyUI 0.3.64, which does not know the flag, the pack's frontend extension does it. ``widget`` names
+    a widget of that extension that replaces the type's usual one in the browser. Other unknown arguments raise TypeError.
     """
     arguments["tooltip"] = tooltip
-    if advanced:
-        arguments |= known(kind.Input.__init__, {"advanced": True})
-    result: io.Input = kind.Input(id, **arguments)
-    if widget:  # set afterwards: ComfyUI 0.3.64 takes no extra_dict for its own types, and widget_type would change the socket's type
-        result.extra_dict = {**(result.extra_dict or {}), "widgetType": widget}
+    arguments["display_name"] = readable(id)
+    flag = known(kind.Input.__init__, {"advanced": True}) if advanced else {}
+    result: io.Input = kind.Input(id, **arguments, **flag)
+    # Set afterwards: ComfyUI 0.3.64 takes no extra_dict for its own types, and widget_type would change the socket's type
+    extra = ({"widgetType": widget} if widget else {}) | ({"advanced": True} if advanced and not flag else {})
+    if extra:
+        result.extra_dict = {**(result.extra_dict or {}), **extra}
     return result
 
 

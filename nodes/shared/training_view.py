@@ -1,11 +1,10 @@
-"""What Train LoRA shows while a run trains: a line of text, a progress bar with the last validation image, and events for the panel."""
+"""What Train LoRA shows while a run trains: a progress bar, and events for the panel, which shows everything else."""
 
 from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,50 +12,60 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
-from PIL import Image
 
-from ...trainer.core.counting import plural
-from ...trainer.core.files.image_file import load_image
 from ...trainer.dataset.reading.surrogates import replace_surrogates
 from ...trainer.runs import events
-from .browser import TEXT_INTERVAL, is_interrupted, send, show_text
+from .browser import is_interrupted, send
 from .files.images import keep_graph
 from .wording import on_canvas
+from .workflow_metadata import set_property
 
 log = logging.getLogger("animelora")
-RUNNING: dict[str, dict[str, str]] = {}
-"""By node id, ``run`` (the name of the run folder) and ``name`` (of the LoRA) of every active training. Only TrainingView writes it."""
-FINISHED: dict[str, dict[str, str]] = {}
+RUNNING: dict[str, dict[str, Any]] = {}
+"""By node id, ``run`` (the name of the run folder), ``name`` (of the LoRA) and ``settings`` (widget values) of every active training. Only
+TrainingView writes it."""
+FINISHED: dict[str, dict[str, Any]] = {}
 """The same for the last run of each node. Only TrainingView writes it."""
-_IMAGE_SIZE = 512  # pixels of the longer side
+_RUN_PROPERTY = "animelora_run"  # in which the panel remembers its run
 
 
 class TrainingView:
     """Shows the events of a run in its node while its ``with`` block runs. ``cancelled`` is True once the user pressed Cancel.
 
-    ``run`` is the name of the run folder and ``name`` that of the LoRA, for pages that are opened later. ``graph`` is stored in the
-    validation images.
+    ``run`` is the name of the run folder and ``name`` that of the LoRA, for pages that are opened later. ``settings`` are the node's widget
+    values, by which a page recognises the node that was queued. ``graph`` is stored in the validation images; the workflow in it, which
+    ComfyUI also stores in the images of other nodes, names this run instead of the one before.
     """
 
-    def __init__(self, node_id: str | None, run: str, name: str, graph: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        node_id: str | None,
+        run: str,
+        name: str,
+        graph: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.node_id = node_id
-        self._graph = dict(graph or {})
+        self.reused = False
+        self.summary = ""
         self.cancelled = False
+        self._graph = dict(graph or {})
         self._run = {"run": run, "name": name}
+        self._queued = {**self._run, "settings": dict(settings or {})}
         self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
-        self._last_text = 0.0
         self._steps = 1
         self._step = 0
 
     def __enter__(self) -> TrainingView:
-        RUNNING[self.node_id or ""] = self._run
-        self._send({"event": "run"})
+        RUNNING[self.node_id or ""] = self._queued
+        set_property(self._graph.get("workflow"), self.node_id or "", _RUN_PROPERTY, self._run["run"])
+        self._send({"event": "run", **self._queued})
         return self
 
     def __exit__(self, *_: object) -> None:
         RUNNING.pop(self.node_id or "", None)
-        FINISHED[self.node_id or ""] = self._run
-        self._send({"event": "end"})
+        FINISHED[self.node_id or ""] = self._queued
+        self._send({"event": "end", **self._queued, "reused": self.reused, "summary": self.summary})
 
     def should_stop(self) -> bool:
         """Whether the user pressed Cancel; the launcher polls it."""
@@ -76,19 +85,11 @@ class TrainingView:
             self._step = self._steps
         elif isinstance(event, events.Warning_):
             log.warning("training: %s", replace_surrogates(on_canvas(event.message)))
-        self._show_text(_text(event))
-        self._update_bar(_open(event.path) if isinstance(event, events.Sample) else None)
+        self._update_bar()
 
-    def _show_text(self, text: str) -> None:
-        now = time.monotonic()
-        if text and (now - self._last_text >= TEXT_INTERVAL or self._step >= self._steps):
-            self._last_text = now
-            show_text(self.node_id, text)
-
-    def _update_bar(self, preview: Image.Image | None) -> None:
-        image = None if preview is None else ("JPEG", preview, _IMAGE_SIZE)
+    def _update_bar(self) -> None:
         try:
-            self._bar.update_absolute(self._step, self._steps, image)
+            self._bar.update_absolute(self._step, self._steps)
         except comfy.model_management.InterruptProcessingException:
             self.cancelled = True  # ComfyUI has lowered its flag: the launcher stops the child, and the node raises again
 
@@ -131,24 +132,8 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
-def _text(event: events.Event) -> str:
-    """The text of the node for an event; empty for an event that leaves it unchanged."""
-    if isinstance(event, events.Plan):
-        text = f"{plural(event.images, 'image')}, {plural(event.steps, 'step')} on {event.device} ({event.precision})"
-        return f"{text}\n{on_canvas(event.regularisation)}" if event.regularisation else text
-    if isinstance(event, events.Phase):
-        return f"{event.phase} {event.done}/{event.total}" if event.total else event.phase
-    if isinstance(event, events.Step):
-        return (
-            f"step {event.step}/{event.steps} · epoch {event.epoch} · loss {event.loss_average:.4f}\n"
-            f"{event.images_per_second:.2f} images/s · {format_duration(event.eta)} left"
-        )
-    return ""
-
-
-def _open(path: str) -> Image.Image | None:
-    try:
-        return load_image(path)
-    except OSError:
-        log.debug("the validation image %s could not be read", path, exc_info=True)
-        return None
+def run_notes(log: Sequence[events.Event]) -> list[str]:
+    """Notes and warnings of a run, each once, in the words of the canvas."""
+    notes = [event.regularisation for event in log if isinstance(event, events.Plan) and event.regularisation]
+    notes += [event.message for event in log if isinstance(event, events.Warning_)]
+    return list(dict.fromkeys(on_canvas(note) for note in notes))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from ...trainer.core.messages import Action, DatasetSetting, ExportOption, File, Message, Part, Setting
+from .input_names import readable
 from .widgets.dataset_widgets import DATASET_TITLE_AND_WIDGET
 from .widgets.training_widgets import TITLE_AND_WIDGET
 
-WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in TITLE_AND_WIDGET.items()}
-DATASET_WIDGETS = {key: f"{title} → {widget}" for key, (title, widget) in DATASET_TITLE_AND_WIDGET.items()} | {
-    "shape": "Dataset Prep → crop_mode",
-    "crop": "Dataset Prep → crop_mode",
-    "upscaler": "Dataset Prep → upscale_model",
+WIDGETS = {key: f"{title} → {readable(widget)}" for key, (title, widget) in TITLE_AND_WIDGET.items()}
+DATASET_WIDGETS = {key: f"{title} → {readable(widget)}" for key, (title, widget) in DATASET_TITLE_AND_WIDGET.items()} | {
+    "shape": "Dataset Prep → crop mode",
+    "crop": "Dataset Prep → crop mode",
+    "upscaler": "Dataset Prep → upscale model",
 }
 ACTIONS = {
     Action.PREPARE_DATASET: "Dataset Prep",
@@ -34,7 +35,7 @@ def _word(part: Part) -> str:
     if isinstance(part, File):
         return part.path
     if isinstance(part, ExportOption):
-        return _with_value(f"Export LoRA → {part.name}", part)
+        return _with_value(f"Export LoRA → {readable(part.name)}", part)
     return _with_value(_place(part.key, DATASET_WIDGETS if isinstance(part, DatasetSetting) else WIDGETS), part)
 
 

@@ -1,4 +1,4 @@
-"""The training panel follows a training, and shows it again after a reload."""
+"""The training panel follows a training, shows it again after a reload, and keeps its place in the node."""
 
 from __future__ import annotations
 
@@ -22,17 +22,51 @@ def on_canvas(frontend: Frontend, look: Look) -> Frontend:
     return frontend
 
 
+def node_size(frontend: Frontend) -> list[float]:
+    """The size of Train LoRA."""
+    (found,) = (node["size"] for node in frontend.inspect()["nodes"] if node["type"] == "AnimeLoRA_TrainLora")
+    return [round(length) for length in found]
+
+
+def in_node(frontend: Frontend) -> bool:
+    """Whether the panel is drawn inside its node."""
+    return bool(
+        frontend.page.evaluate("""() => {
+      const node = window.app.graph._nodes.find((one) => one.animeloraPanel), canvas = window.app.canvas;
+      const box = node.animeloraPanel.root.getBoundingClientRect(), frame = canvas.canvas.getBoundingClientRect();
+      const [left, top] = canvas.ds.convertOffsetToCanvas([node.pos[0], node.pos[1]]);
+      const right = left + node.size[0] * canvas.ds.scale, bottom = top + node.size[1] * canvas.ds.scale;
+      return box.width > 100 && box.height > 100 && box.left >= frame.left + left - 1 && box.right <= frame.left + right + 1
+        && box.top >= frame.top + top - 1 && box.bottom <= frame.top + bottom + 1;
+    }""")
+    )
+
+
+def chart_is_drawn(frontend: Frontend) -> None:
+    """Wait until the chart has ink on it."""
+    wait_for(
+        frontend,
+        """(() => { const chart = panel.plot.querySelector("canvas"); if (!chart?.width) return false;
+        const pixels = chart.getContext("2d").getImageData(0, 0, chart.width, chart.height).data;
+        return pixels.some((value, index) => index % 4 === 3 && value > 0); })()""",
+    )
+
+
 def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look, canvas_server: Server) -> None:
     name = "panel_vue" if look.vue else "panel_classic"
     before = len(on_canvas.problems)
     on_canvas.load(training_graph(canvas_server, name=name, epochs=3), name)
     assert "appear here" in status(on_canvas)
+    on_canvas.fit()
+    size = node_size(on_canvas)
+    assert in_node(on_canvas)
     assert f"{name}" in json.dumps(on_canvas.prompt())
     assert "animelora_panel" not in json.dumps(on_canvas.prompt()), "the panel is no input"
 
     on_canvas.run_command("Comfy.QueuePrompt")
     wait_for(on_canvas, "panel.live && panel.chart.data[0].length > 0 && !panel.stop.hidden")
     wait_for(on_canvas, "!panel.live && panel.status.textContent.startsWith('done')")
+    assert node_size(on_canvas) == size, "the node grew"
     steps = [event for event in logged(canvas_server, name) if event["event"] == "step"]
     shown = curve(on_canvas)
     assert shown[0] == [event["step"] for event in steps]
@@ -41,21 +75,22 @@ def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look
 
     slider = on_canvas.page.locator(".animelora-panel .scrub input")
     assert slider.get_attribute("max") == "3"  # before training and after each of three epochs
-    large, film = (on_canvas.page.locator(f".animelora-panel .{part} img") for part in ("pictures", "film"))
-    assert (large.count(), film.count()) == (2, 4)  # one image for each prompt, and the first prompt's image of every epoch
-    newest = large.first.get_attribute("src")
+    large, prompts, film = (on_canvas.page.locator(f".animelora-panel .{part} img") for part in ("large", "prompts", "film"))
+    assert (large.count(), prompts.count(), film.count()) == (1, 2, 4)  # the first prompt's image, one for each prompt, and every epoch's
+    newest = large.get_attribute("src")
     slider.evaluate("(element) => { element.value = 0; element.dispatchEvent(new Event('input')); }")
     caption = on_canvas.page.locator(".animelora-panel .caption")
-    assert large.first.get_attribute("src") != newest
+    assert large.get_attribute("src") != newest
     assert caption.inner_text() == "before training"
     film.nth(2).dispatch_event("click")
     assert caption.inner_text() == "epoch 2"
-    assert large.first.get_attribute("src") == film.nth(2).get_attribute("src")
-    large.nth(1).dispatch_event("click")  # the strip shows the prompt whose image was clicked
-    assert large.nth(1).get_attribute("src") == film.nth(2).get_attribute("src")
+    assert large.get_attribute("src") == film.nth(2).get_attribute("src")
+    prompts.nth(1).dispatch_event("click")  # the strip shows the prompt whose image was clicked
+    assert large.get_attribute("src") == prompts.nth(1).get_attribute("src") == film.nth(2).get_attribute("src")
     film.last.dispatch_event("click")
     text = on_canvas.page.locator(".animelora-panel").inner_text()
-    assert all(word in text for word in ("smoothed", "learning rate", "images/s", "memory"))
+    assert all(word in text for word in ("smoothed", "learning rate", "images/s", "memory", name))
+    chart_is_drawn(on_canvas)
 
     (run,) = (canvas_server.base / "output" / "animelora" / "runs").glob(f"{name}-*")
     assert copied(on_canvas, "Copy folder") == str(run.resolve())
@@ -73,6 +108,31 @@ def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look
     wait_for(on_canvas, "panel.chart.data[0].length > 0")
     assert curve(on_canvas) == shown
     assert pack_errors(on_canvas.problems[before:]) == []
+    keeps_its_place(on_canvas, look)
     if os.environ.get("UPDATE_SCREENSHOTS"):
         on_canvas.fit()
         on_canvas.screenshot(SCREENSHOTS / f"canvas-panel-{'vue-light' if look.vue else 'classic-dark'}.png")
+
+
+def keeps_its_place(frontend: Frontend, look: Look) -> None:
+    """The panel stays in its node, with its chart, when the properties panel opens, in a subgraph and in the other rendering."""
+    page = frontend.page
+    frontend.fit()
+    page.evaluate("() => window.app.canvas.selectNodes(window.app.graph._nodes.filter((node) => node.animeloraPanel))")
+    toggle = page.get_by_role("button", name="Toggle properties panel")
+    toggle.click()
+    page.wait_for_timeout(800)
+    assert page.get_by_text("animelora_panel").count() == 0
+    assert in_node(frontend)
+    page.get_by_role("button", name="Close").or_(toggle).first.click()
+    page.wait_for_timeout(500)
+    assert in_node(frontend)
+    if look.vue:
+        return
+    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    page.locator(".lg-node .animelora-panel").wait_for(timeout=30_000)
+    chart_is_drawn(frontend)
+    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    page.locator(".dom-widget .animelora-panel").wait_for(timeout=30_000)
+    chart_is_drawn(frontend)
+    assert in_node(frontend)

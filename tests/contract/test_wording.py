@@ -28,9 +28,9 @@ def beside(wording: ModuleType, name: str) -> ModuleType:
     [
         ("training.memory", None, "Machine Options → memory"),
         ("training.memory", "auto", "Machine Options → memory = auto"),
-        ("training.gradient_checkpointing", True, "Train LoRA → gradient_checkpointing = true"),
+        ("training.gradient_checkpointing", True, "Train LoRA → gradient checkpointing = true"),
         ("network.rank", 8, "Train LoRA → rank = 8"),
-        ("network.block_ranks.centre", None, "Network Options → block_ranks.centre"),
+        ("network.block_ranks.centre", None, "Network Options → block ranks.centre"),
         ("output.wandb", None, "output.wandb (command line only)"),
     ],
 )
@@ -40,7 +40,7 @@ def test_a_setting_is_named_by_node_and_widget(wording: ModuleType, key: str, va
 
 def test_settings_of_datasets_and_exports_are_named_by_node_and_widget(wording: ModuleType) -> None:
     named = wording.Message(wording.DatasetSetting("captions.remove"), " and ", wording.ExportOption("dtype", "fp32"))
-    assert wording.on_canvas(named) == "Dataset Options → remove_tags and Export LoRA → dtype = fp32"
+    assert wording.on_canvas(named) == "Dataset Options → tags to remove and Export LoRA → number format = fp32"
 
 
 def test_no_action_is_worded_as_a_command(wording: ModuleType) -> None:
@@ -69,7 +69,7 @@ def test_a_rejected_configuration_names_widgets_and_help_pages(wording: ModuleTy
 def test_a_run_that_cannot_fit_names_widgets(wording: ModuleType) -> None:
     diagnosis = beside(wording, "core.diagnosis")
     hint = wording.on_canvas(diagnosis.memory_hint(30.0, [(wording.Setting("training.base_precision", "int8"), 12.0)]))
-    assert hint.startswith("What helps most: Machine Options → base_precision = int8 (about 12.0 GB instead of 30.0 GB).")
+    assert hint.startswith("What helps most: Machine Options → base precision = int8 (about 12.0 GB instead of 30.0 GB).")
     out_of_memory = diagnosis.diagnose(MemoryError(), Path())
     assert "Machine Options → memory = auto" in wording.on_canvas(out_of_memory.hint)
     assert all(isinstance(part, wording.Setting) for part in out_of_memory.about)

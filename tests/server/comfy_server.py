@@ -67,6 +67,7 @@ class Server:
     messages: list[dict[str, Any]] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)
     previews: int = 0
+    core_texts: int = 0
 
     @property
     def url(self) -> str:
@@ -174,12 +175,19 @@ class Server:
                 return
             if isinstance(data, str):
                 if data:
-                    self.messages.append(json.loads(data))
-            elif int.from_bytes(data[:4], "big") == 3:  # TEXT: length of the node id, node id, text
-                length = int.from_bytes(data[4:8], "big")
-                self.texts.append((data[8 : 8 + length].decode(), data[8 + length :].decode()))
+                    self._note(json.loads(data))
+            elif int.from_bytes(data[:4], "big") == 3:  # TEXT: core's progress text, which nodes of the pack do not use
+                self.core_texts += 1
             else:
                 self.previews += 1
+
+    def _note(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+        data = message.get("data", {})
+        if message["type"] == "animelora.text":
+            self.texts.append((data["node_id"], data["text"]))
+        elif message["type"] == "animelora.train" and data.get("summary"):
+            self.texts.append((data["node_id"], data["summary"]))
 
     def stop(self) -> None:
         """Kill the server and its child processes."""

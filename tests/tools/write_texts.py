@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRANSLATIONS = ("ja", "vi", "zh")
 DOCS: Mapping[str, type[BaseModel]] = {"docs/training.md": RunConfig, "docs/datasets.md": PrepareSettings}
 _OPTIONAL = {"en": " (optional)", "ja": "（省略可）", "zh": "（可选）", "vi": " (không bắt buộc)"}
+_OUTPUTS = {"lora": "LoRA", "samples": "validation images"}  # names of outputs that are not their ids with spaces for underscores
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
@@ -76,7 +77,8 @@ def untranslated(nodes: Mapping[str, Any]) -> Iterator[str]:
 
 def _english(info: Mapping[str, Any]) -> dict[str, Any]:
     inputs = {name: {"name": options.get("display_name") or name, "tooltip": options["tooltip"]} for name, _, options, _ in _inputs(info)}
-    outputs = zip(info["output_name"], info["output_tooltips"], strict=True)
+    names = [_OUTPUTS.get(name, name.replace("_", " ")) for name in info["output_name"]]
+    outputs = zip(names, info["output_tooltips"], strict=True)
     return {
         "display_name": info["display_name"],
         "description": info["description"],
@@ -117,7 +119,7 @@ def _table(old: str, rows: list[str]) -> str:
 
 
 def _label(name: str, shown: str) -> str:
-    return f"**{name}**" if shown == name or shown == "seed" else f"**{shown}** ({name})"
+    return f"**{shown}**" if shown in (name, name.replace("_", " ")) or shown == "seed" else f"**{shown}** ({name})"
 
 
 def _is_widget(kind: Any, options: Mapping[str, Any]) -> bool:

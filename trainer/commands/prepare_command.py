@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         report["export"] = str(export_dataset(result.dataset, args.export, args.export_to))
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(result.dataset).save(args.sheet)
+        contact_sheet(result.dataset, result.sources).save(args.sheet)
         report["sheet"] = str(args.sheet)
     if args.json:
         print(json.dumps(report, ensure_ascii=True))

@@ -1,13 +1,13 @@
 // The card of a LoRA: thumbnail, type, trigger words to copy or insert, and training settings.
 
-import { element, toClipboard } from "../panel/dom.js";
+import { element, keepFromCanvas, toClipboard } from "../panel/dom.js";
 import { loraCard } from "./data.js";
 import { insertWords } from "./insert.js";
 import { forPrompt } from "./prompt_words.js";
 import { words } from "./words.js";
 
 const PRECISION = { float16: "fp16", bfloat16: "bf16", float32: "fp32" };
-const HEIGHT = 178, LOW = 40; // height in pixels with and without a LoRA
+const HEIGHT = 190; // in pixels, with or without a LoRA
 
 export class LoraCard {
   constructor(node, grown) {
@@ -18,10 +18,20 @@ export class LoraCard {
   }
 
   height() {
-    return this.name ? HEIGHT : LOW;
+    return HEIGHT;
+  }
+
+  // Show what the node reported when it used the LoRA.
+  report(text) {
+    this.text = text;
+    this.used?.remove();
+    if (!text || this.root.classList.contains("empty")) return;
+    this.used = element("div", { class: "used", title: text }, text);
+    this.root.append(this.used);
   }
 
   async show(name, linked) {
+    if (this.name !== name) this.text = "";
     this.name = name;
     if (!name) {
       this.root.classList.add("empty");
@@ -32,16 +42,9 @@ export class LoraCard {
     if (this.name !== name) return; // another LoRA has been chosen in the meantime
     this.root.classList.toggle("empty", !card);
     this.root.replaceChildren(...(card ? cardParts(card, this.node) : [words().missing(name)]));
+    this.report(this.text);
     this.grown();
   }
-}
-
-// Keep pointer events from the canvas below. The wheel scrolls the card if it overflows.
-export function keepFromCanvas(root) {
-  for (const name of ["pointerdown", "mousedown", "dblclick"]) root.addEventListener(name, (event) => event.stopPropagation());
-  root.addEventListener("wheel", (event) => {
-    if (root.scrollHeight > root.clientHeight) event.stopPropagation();
-  });
 }
 
 // The elements of a card. Trigger words are inserted into the prompt that `node` leads to.

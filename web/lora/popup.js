@@ -10,11 +10,10 @@ export function popup(anchor, content, kind) {
   close();
   const box = element("div", { class: `animelora-popup ${kind}`, role: "dialog" }, ...content);
   document.body.append(box);
-  const place = anchor.getBoundingClientRect();
-  const left = Math.max(8, Math.min(place.left, window.innerWidth - box.offsetWidth - 8));
-  const below = place.bottom + 4 + box.offsetHeight <= window.innerHeight;
-  box.style.left = `${left}px`;
-  box.style.top = `${below ? place.bottom + 4 : Math.max(8, place.top - 4 - box.offsetHeight)}px`;
+  const place = () => putBeside(box, anchor);
+  const sizes = new ResizeObserver(place); // a list is filled, or a card unfolded, after it has been placed
+  sizes.observe(box);
+  place();
   const outside = (event) => !box.contains(event.target) && close();
   const escape = (event) => {
     if (event.key !== "Escape") return;
@@ -23,6 +22,7 @@ export function popup(anchor, content, kind) {
     anchor.focus?.();
   };
   close = () => {
+    sizes.disconnect();
     box.remove();
     document.removeEventListener("pointerdown", outside, true);
     document.removeEventListener("wheel", outside, true);
@@ -33,6 +33,17 @@ export function popup(anchor, content, kind) {
   document.addEventListener("wheel", outside, true);
   box.addEventListener("keydown", escape);
   return { box, close: () => close() };
+}
+
+// Below the anchor, above it if there is more room, and always inside the window.
+function putBeside(box, anchor) {
+  if (!anchor.isConnected) return; // a list that was drawn again
+  const { left, top, bottom } = anchor.getBoundingClientRect();
+  const room = { below: window.innerHeight - bottom - 12, above: top - 12 };
+  const isBelow = box.offsetHeight <= room.below || room.below >= room.above;
+  box.style.maxHeight = `${Math.min(420, isBelow ? room.below : room.above)}px`;
+  box.style.left = `${Math.max(8, Math.min(left, window.innerWidth - box.offsetWidth - 8))}px`;
+  box.style.top = `${isBelow ? bottom + 4 : top - 4 - box.offsetHeight}px`;
 }
 
 // Choose one of `names` by typing parts of it, with the arrow keys, or by a click.

@@ -1,14 +1,14 @@
 // The list of LoRAs in LoRA Stack. Its value is JSON text: [{"on": true, "name": "…", "strength": 1, "clip": 0.5}, …];
 // clip is present only where the text encoder has a separate strength.
 
-import { element } from "../panel/dom.js";
-import { cardParts, keepFromCanvas } from "./card.js";
+import { element, keepFromCanvas } from "../panel/dom.js";
+import { cardParts } from "./card.js";
 import { loraCard, loraNames } from "./data.js";
 import { choose, popup, shortName } from "./popup.js";
 import { parseRows } from "./rowlist.js";
 import { words } from "./words.js";
 
-const ROW = 30, FRAME = 76; // height in pixels of a row, and of everything above and below the rows
+const ROW = 30, FRAME = 102, MARGINS = 20; // height in pixels of a row, of everything above and below, and of the classic margins
 const STRONGEST = 100, STEP = 0.05;
 
 export class LoraRows {
@@ -18,7 +18,8 @@ export class LoraRows {
     this.changed = changed;
     this.rows = [];
     this.broken = null; // text that is not a list, kept until the user edits the list
-    this.root = element("div", { class: "animelora-rows" });
+    this.used = element("div", { class: "used" });
+    this.root = element("div", { class: "animelora-rows", role: "group", "aria-label": words().list });
     keepFromCanvas(this.root);
   }
 
@@ -33,13 +34,20 @@ export class LoraRows {
     this.draw();
   }
 
+  // Show what the node reported when it used the LoRAs, one line each.
+  report(text) {
+    this.used.textContent = text.replaceAll("\n", " · ");
+    this.used.title = text;
+  }
+
   height() {
-    return FRAME + ROW * Math.max(1, this.rows.length);
+    return MARGINS + FRAME + ROW * Math.max(1, this.rows.length);
   }
 
   change(edit) {
     edit?.();
     this.broken = null;
+    this.report("");
     this.draw();
     this.changed();
   }
@@ -64,8 +72,10 @@ export class LoraRows {
         ...this.rows.map((row, index) => this.drawRow(row, index, texts)),
         ...(this.rows.length ? [] : [element("div", { class: "nothing" }, nothing)]),
       ),
+      this.used,
       add,
     );
+    this.root.style.minHeight = `${this.height() - MARGINS}px`;
     this.markMissing(texts);
     this.grown();
   }

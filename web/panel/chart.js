@@ -5,16 +5,17 @@ import { colour } from "./dom.js";
 
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6]; // steps between two ticks
 const PAUSE = 200; // milliseconds between two drawings
+const LEAST = 40, WITH_RATES = 300; // pixels: the smallest chart, and the narrowest with an axis of learning rates
 // readable on a dark and a light background; by their name in the legend
 const COLOURS = { single: "#8b9bb0", smooth: "#2f8fff", rate: "#d08a16", held: "#d8489b" };
-const ink = () => colour("--input-text", "#ddd");
-const faint = () => colour("--border-color", "#4e4e4e");
+const ink = () => colour("--descrip-text", "#999");
+const GRID = "rgba(128, 128, 128, 0.3)"; // on dark and light
 
 export class Chart {
   constructor(place) {
     this.place = place;
     this.data = empty();
-    this.watcher = new ResizeObserver(() => this.resize());
+    this.watcher = new ResizeObserver(() => this.later());
     this.watcher.observe(place);
     // colours are read when drawing: draw again when the palette changes
     this.palette = new MutationObserver(() => this.later());
@@ -61,37 +62,34 @@ export class Chart {
 
   draw() {
     const width = this.place.clientWidth, height = this.place.clientHeight;
-    if (width < 40 || height < 40) return;
-    if (!this.data[0].length) {
-      this.plot?.destroy();
+    if (width < LEAST || height < LEAST) return; // not laid out yet: the watcher draws it later
+    if (this.plot && (!this.data[0].length || this.hasRates !== width >= WITH_RATES)) {
+      this.plot.destroy();
       this.plot = null;
-      return;
     }
+    if (!this.data[0].length) return;
+    this.hasRates = width >= WITH_RATES;
     this.plot ??= new uPlot(this.options(width, height), this.data, this.place);
     if (this.plot.width !== width || this.plot.height !== height) this.plot.setSize({ width, height });
     this.plot.setData(this.data);
   }
 
-  resize() {
-    if (this.plot) this.later();
-  }
-
   options(width, height) {
     const font = "10px Inter, sans-serif";
-    const axis = { stroke: ink, font, ticks: { show: false }, grid: { stroke: faint, width: 1 } };
+    const axis = { stroke: ink, font, ticks: { show: false }, grid: { stroke: GRID, width: 1 } };
     return {
       width,
       height,
-      padding: [8, 4, 0, 0],
+      padding: [8, width >= WITH_RATES ? 4 : 8, 0, 0],
       cursor: { show: false }, // the canvas scales the panel, and pointer positions with it
       legend: { show: false },
       scales: { x: { time: false }, lr: { range: (_plot, _low, high) => [0, high > 0 ? high * 1.05 : 1] } },
       axes: [
         { ...axis, grid: { show: false }, size: 22, incrs: WHOLE },
-        { ...axis, size: 44, space: 24, values: (_plot, ticks) => ticks.map((tick) => tick.toFixed(3).replace(/0+$/, "").replace(/\.$/, "")) },
+        { ...axis, size: 36, space: 24, values: (_plot, ticks) => ticks.map((tick) => tick.toFixed(3).replace(/0+$/, "").replace(/\.$/, "")) },
         {
-          ...axis, scale: "lr", side: 1, size: 44, grid: { show: false },
-          values: (_plot, ticks) => ticks.map((tick) => (tick ? tick.toExponential(0) : "0")),
+          ...axis, scale: "lr", side: 1, size: 44, space: 40, grid: { show: false }, show: width >= WITH_RATES,
+          values: (_plot, ticks) => ticks.map(rate),
         },
       ],
       series: [
@@ -110,6 +108,11 @@ export class Chart {
     this.palette.disconnect();
     this.plot?.destroy();
   }
+}
+
+// A learning rate in as few digits as it needs: 2e-3, 1.5e-3.
+function rate(value) {
+  return value ? Number(value.toPrecision(3)).toExponential() : "0";
 }
 
 // step, loss, smoothed loss, learning rate, loss on held-out images

@@ -11,11 +11,43 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+// Add a DOM element to a node as a widget without a value: it is not saved in the workflow or the prompt, and not listed in the
+// properties panel, which would take the element out of the node.
+export function addDisplay(node, name, label, root, minHeight) {
+  const widget = node.addDOMWidget(name, name, root, {
+    serialize: false,
+    hideOnZoom: false,
+    hideInPanel: true,
+    getValue: () => "",
+    setValue: () => {},
+    getMinHeight: minHeight,
+  });
+  widget.serialize = false;
+  widget.label = label;
+  keepWidth(widget);
+  return widget;
+}
+
+// The properties panel of some frontends sets the width of a widget that it lists, and the node then keeps that width.
+export function keepWidth(widget, width = () => undefined) {
+  Object.defineProperty(widget, "width", { get: width, set: () => {}, configurable: true });
+}
+
 // Load a stylesheet, once.
 export function loadStyle(url) {
   const href = url.href;
   if ([...document.styleSheets].some((sheet) => sheet.href === href)) return;
   document.head.append(element("link", { rel: "stylesheet", href }));
+}
+
+// Keep pointer events from the canvas below. The wheel scrolls the part under it that overflows.
+export function keepFromCanvas(root) {
+  for (const name of ["pointerdown", "mousedown", "dblclick"]) root.addEventListener(name, (event) => event.stopPropagation());
+  root.addEventListener("wheel", (event) => {
+    for (let part = event.target; part && root.contains(part); part = part.parentElement) {
+      if (part.scrollHeight > part.clientHeight && getComputedStyle(part).overflowY !== "hidden") return event.stopPropagation();
+    }
+  });
 }
 
 // Copy text and confirm it on the button. Browsers deny the clipboard to http pages of other machines: then show the text in a dialog.

@@ -1,4 +1,4 @@
-// The graph of the open workflow: nodes by the ids that the server uses, and their links.
+// The nodes of the open graph by the ids that the server uses, their links and the values of their widgets.
 
 import { app } from "../../../scripts/app.js";
 
@@ -23,6 +23,18 @@ export function linksFrom(node) {
 // Whether the input `name` is linked.
 export function isLinked(node, name) {
   return !!node.inputs?.some((input) => input.name === name && input.link != null);
+}
+
+// Whether a widget has a value that is saved in workflows. Some are not queued, such as what happens to a seed after each run.
+export function isSaved(widget) {
+  return widget.serialize !== false;
+}
+
+// The values of a node's widgets by name, as they are queued; those of linked inputs are left out.
+export function settingsOf(node) {
+  const isOwn = (widget) => isSaved(widget) && widget.options?.serialize !== false && !isLinked(node, widget.name);
+  const own = (node.widgets ?? []).filter(isOwn);
+  return Object.fromEntries(own.map((widget) => [widget.name, widget.value]));
 }
 
 // Report a change of the workflow to ComfyUI's undo history, which by itself checks only after clicks and keys.

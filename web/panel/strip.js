@@ -1,24 +1,24 @@
-// The validation images of a run: one epoch's at full size, and a film strip of all epochs to scrub through.
+// The validation images of a run: one epoch's, with one prompt's at full size, and a film strip of all epochs to scrub through.
 
 import { api } from "../../../scripts/api.js";
 import { element } from "./dom.js";
 
 export class Strip {
-  // `words` returns the panel's texts in the frontend's language.
-  constructor(words) {
+  // `words` returns the panel's texts in the frontend's language, `enlarge` shows the image of an epoch in front of the page.
+  constructor(words, enlarge = () => {}) {
     this.words = words;
+    this.enlarge = enlarge;
     this.samples = new Map(); // epoch -> images by prompt
     this.epoch = null; // chosen by hand; null follows the newest
-    this.prompt = 0; // whose images the strip shows
-    this.pictures = element("div", { class: "pictures" });
+    this.prompt = 0; // whose images are shown
+    this.large = element("div", { class: "large" });
+    this.prompts = element("div", { class: "prompts" });
+    this.pictures = element("div", { class: "pictures" }, this.large, this.prompts);
     this.film = element("div", { class: "film" });
     this.slider = element("input", { type: "range", min: 0, max: 0, step: 1, "aria-label": words().epoch });
     this.slider.addEventListener("input", () => this.choose(this.epochs()[Number(this.slider.value)]));
-    // a drag on the slider is not meant for the canvas below
-    for (const name of ["pointerdown", "mousedown", "wheel"]) this.slider.addEventListener(name, (event) => event.stopPropagation());
     this.caption = element("span", { class: "caption" });
     this.scrub = element("div", { class: "scrub" }, this.slider, this.caption);
-    this.parts = [this.pictures, this.film, this.scrub];
   }
 
   clear() {
@@ -29,9 +29,9 @@ export class Strip {
 
   add(sample) {
     if (!sample.view) return;
-    const pictures = this.samples.get(sample.epoch) ?? [];
-    pictures[sample.index] = sample;
-    this.samples.set(sample.epoch, pictures);
+    const images = this.samples.get(sample.epoch) ?? [];
+    images[sample.index] = sample;
+    this.samples.set(sample.epoch, images);
   }
 
   epochs() {
@@ -46,41 +46,58 @@ export class Strip {
   draw() {
     const epochs = this.epochs();
     const epoch = this.epoch ?? epochs.at(-1);
+    const images = (this.samples.get(epoch) ?? []).filter(Boolean);
+    const chosen = images.find((sample) => sample.index === this.prompt) ?? images[0];
     this.scrub.hidden = this.film.hidden = epochs.length < 2;
     this.pictures.hidden = !epochs.length;
+    this.prompts.hidden = images.length < 2;
     this.slider.max = Math.max(0, epochs.length - 1);
     this.slider.value = Math.max(0, epochs.indexOf(epoch));
     this.caption.textContent = this.name(epoch);
-    replace(this.pictures, (this.samples.get(epoch) ?? []).filter(Boolean).map((sample) => this.large(sample)));
+    this.slider.setAttribute("aria-valuetext", this.name(epoch));
+    const enlarged = (sample) => picture(sample, `${this.words().enlarge}: ${sample.prompt}`, () => this.enlarge(sample));
+    replace(this.large, chosen ? [{ key: source(chosen), make: () => enlarged(chosen) }] : []);
+    replace(this.prompts, images.map((sample) => ({ key: source(sample), make: () => picture(sample, sample.prompt, () => this.follow(sample.index)) })));
+    mark(this.prompts, images.indexOf(chosen));
     const frames = epochs.filter((each) => this.samples.get(each)[this.prompt]);
     replace(this.film, frames.map((each) => this.frame(each)));
-    [...this.film.children].forEach((frame, index) => frame.classList.toggle("chosen", frames[index] === epoch));
-    const chosen = this.film.querySelector(".chosen");
-    if (chosen) this.film.scrollLeft = chosen.offsetLeft - (this.film.clientWidth - chosen.clientWidth) / 2;
+    mark(this.film, frames.indexOf(epoch));
+    const frame = this.film.querySelector(".chosen");
+    if (frame) this.film.scrollLeft = frame.offsetLeft - (this.film.clientWidth - frame.clientWidth) / 2;
+  }
+
+  // Show the images of another prompt.
+  follow(prompt) {
+    this.prompt = prompt;
+    this.draw();
   }
 
   name(epoch) {
     return epoch === 0 ? this.words().before : `${this.words().epoch} ${epoch ?? ""}`;
   }
 
-  large(sample) {
-    return { key: source(sample), make: () => this.picture(sample, sample.prompt, () => { this.prompt = sample.index; this.draw(); }) };
-  }
-
   frame(epoch) {
     const sample = this.samples.get(epoch)[this.prompt];
-    return { key: source(sample), make: () => this.picture(sample, this.name(epoch), () => this.choose(epoch)) };
-  }
-
-  picture(sample, title, clicked) {
-    const made = element("img", { src: source(sample), alt: title, title, draggable: false });
-    made.addEventListener("click", clicked);
-    return made;
+    return { key: source(sample), make: () => picture(sample, this.name(epoch), () => this.choose(epoch)) };
   }
 }
 
-function source(sample) {
+// The address of a validation image.
+export function source(sample) {
   return api.apiURL(`/view?${new URLSearchParams({ ...sample.view, rand: `${sample.step}-${sample.time ?? ""}` })}`);
+}
+
+function picture(sample, title, clicked) {
+  const button = element("button", { type: "button", title, "aria-label": title }, element("img", { src: source(sample), alt: "", draggable: false }));
+  button.addEventListener("click", clicked);
+  return button;
+}
+
+function mark(place, chosen) {
+  [...place.children].forEach((each, index) => {
+    each.classList.toggle("chosen", index === chosen);
+    each.setAttribute("aria-pressed", String(index === chosen));
+  });
 }
 
 // Show images in a place. Images that are already there are not replaced, which would flicker.

@@ -19,6 +19,8 @@ const PHASES = {
 
 const TEXTS = {
   en: {
+    panel: "Training panel", progress: "Progress of the training", chart: "Chart of the loss", enlarge: "Enlarge", found: "found a finished run, ",
+    notes: (count) => (count === 1 ? "1 note" : `${count} notes`),
     idle: "Loss, speed and validation images appear here during training.",
     starting: "starting", gone: "The folder of this run no longer exists.",
     loss: "loss", validation: "validation", rate: "learning rate", speed: "images/s", memory: "memory", left: "left", epoch: "epoch",
@@ -32,6 +34,8 @@ const TEXTS = {
     nothingKept: "stopped before a state was saved; the next run starts from the beginning",
   },
   vi: {
+    panel: "Bảng huấn luyện", progress: "Tiến độ huấn luyện", chart: "Biểu đồ loss", enlarge: "Phóng to", found: "tìm thấy lần chạy đã xong, ",
+    notes: (count) => `${count} ghi chú`,
     idle: "Loss, tốc độ và ảnh thử sẽ hiện ở đây khi huấn luyện.",
     starting: "đang bắt đầu", gone: "Thư mục của lần chạy này không còn nữa.",
     loss: "loss", validation: "kiểm định", rate: "tốc độ học", speed: "ảnh/giây", memory: "bộ nhớ", left: "còn lại", epoch: "epoch",
@@ -45,6 +49,8 @@ const TEXTS = {
     nothingKept: "đã dừng; không có trạng thái nào được giữ, lần sau sẽ bắt đầu lại từ đầu",
   },
   ja: {
+    panel: "学習パネル", progress: "学習の進み具合", chart: "損失のグラフ", enlarge: "拡大", found: "完了済みの学習が見つかりました。",
+    notes: (count) => `注意 ${count}件`,
     idle: "学習中、損失・速度・テスト画像がここに表示されます。",
     starting: "開始中", gone: "この学習のフォルダーはもうありません。",
     loss: "損失", validation: "検証", rate: "学習率", speed: "画像/秒", memory: "メモリー", left: "残り", epoch: "エポック",
@@ -58,6 +64,8 @@ const TEXTS = {
     nothingKept: "停止。残った状態はなく、次は最初から始まります",
   },
   zh: {
+    panel: "训练面板", progress: "训练进度", chart: "损失曲线", enlarge: "放大", found: "找到已完成的训练，",
+    notes: (count) => `${count} 条提示`,
     idle: "训练时，这里会显示损失、速度和测试图。",
     starting: "正在开始", gone: "这次训练的文件夹已经不在了。",
     loss: "损失", validation: "验证", rate: "学习率", speed: "图/秒", memory: "内存", left: "剩余", epoch: "周期",
@@ -88,6 +96,14 @@ export function language() {
 export function words() {
   const chosen = language();
   return { ...TEXTS[chosen], phase: (name) => PHASES[name]?.[chosen] ?? name };
+}
+
+// The name of a run for people: its LoRA's name and when it began. `time` is in seconds since 1970.
+export function runTitle(run, time) {
+  const name = run.replace(/-[0-9a-f]{16}$/, "");
+  if (!time) return name;
+  const when = new Date(1000 * time).toLocaleString(language(), { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+  return `${name} · ${when}`;
 }
 
 // Seconds as "1 h 5 min", "2 min 30 s" or "8 s".

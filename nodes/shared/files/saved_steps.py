@@ -54,10 +54,10 @@ def chosen_run(name: str, connected: Any) -> Path:
 def select_steps(saved: dict[int, Path], steps: str) -> dict[int, Path]:
     """The saved LoRA files at ``steps`` (numbers separated by commas), or all. Raises UserError for a step that was not saved."""
     if not saved:
-        raise UserError("This run saved no LoRA before its end.", "Set checkpoint_every of Train LoRA, and train again.", kind="lora")
+        raise UserError("This run saved no LoRA before its end.", "Set “save every (steps)” of Train LoRA, and train again.", kind="lora")
     if not steps.strip():
         return saved
-    asked = [int(number) for number in numbers(steps, what="saved_steps", low=0, high=100_000_000)]
+    asked = [int(number) for number in numbers(steps, what="saved steps", low=0, high=100_000_000)]
     missing = [str(step) for step in asked if step not in saved]
     if missing:
         raise UserError(f"Nothing was saved at step {', '.join(missing)}.", f"Saved steps are: {', '.join(map(str, saved))}.", kind="lora")

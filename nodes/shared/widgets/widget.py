@@ -32,7 +32,6 @@ class Widget:
     step: float | None = None
     choices: tuple[str, ...] = ()  # fewer than the setting's, or in another order
     read: Callable[[str, str], Any] | None = None  # makes the setting's value out of the widget's text and name
-    title: str = ""  # shown instead of the name
     multiline: bool = False
     advanced: bool = False
     required: bool = False
@@ -61,8 +60,6 @@ class Widget:
             result["options"] = list(self.choices or setting.choices)
         if self.multiline:
             result["multiline"] = True
-        if self.title:
-            result["display_name"] = self.title
         if not self.rolls:
             result["control_after_generate"] = False
         return result

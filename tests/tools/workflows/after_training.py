@@ -53,7 +53,7 @@ def epochs(info: ObjectInfo) -> Canvas:
     c = Canvas("compare epochs", info)
     note = c.note(notes.EPOCHS, tall=380, wide=420)
     prep = c.node("AnimeLoRA_DatasetPrep", tall=420)
-    train = c.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, epochs=10, checkpoint_every=100, wide=360)
+    train = c.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, epochs=10, checkpoint_every=100, wide=760)
     base = checkpoint(c)
     models: dict[str, Any] = {"model": base["MODEL"], "clip": base["CLIP"], "vae": base["VAE"]}
     compare = c.node("AnimeLoRA_EpochCompare", **models, lora=train["lora"], prompts="anime_face girl, high quality", wide=400)

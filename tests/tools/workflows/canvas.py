@@ -15,7 +15,17 @@ ObjectInfo = Mapping[str, Any]
 TITLE = 30  # pixels of a node's title, which lies above its position
 GAP = 40  # between nodes, columns and groups
 _SLOT, _WIDGET, _TEXT = 20, 27, 110  # heights: a socket's row, a widget's row, a text box
-_PANELS = {"AnimeLoRA_TrainLora": 450, "AnimeLoRA_LoadLora": 160, "AnimeLoRA_LoraStack": 160}  # heights of the pack's own panels in nodes
+_PANELS = {  # heights of what the pack's frontend extension adds to its nodes, in classic nodes
+    "AnimeLoRA_TrainLora": 330,
+    "AnimeLoRA_LoadLora": 214,
+    "AnimeLoRA_LoraStack": 160,
+    "AnimeLoRA_DatasetPrep": 136,
+    "AnimeLoRA_ExportLora": 136,
+    "AnimeLoRA_PickEpoch": 136,
+    "AnimeLoRA_EpochCompare": 44,
+    "AnimeLoRA_StyleCompare": 44,
+}
+_BESIDE, _LEAST = 700, 480  # width from which on Train LoRA's panel stands beside the widgets, and the height of the node then
 _FOOT = 30  # the badge below a node in the Vue rendering
 _WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _GROUP_COLOUR = "#3f789e"
@@ -186,13 +196,15 @@ class Canvas:
         info = self._info[node.type]
         specs = inputs_of(info)
         sockets = [name for name, spec in specs.items() if not is_widget(spec)]
-        total = max(len(sockets), len(outputs_of(info))) * _SLOT + _FOOT + _PANELS.get(node.type, 0)
+        is_beside = node.type == "AnimeLoRA_TrainLora" and node.size[0] >= _BESIDE
+        total = max(len(sockets), len(outputs_of(info))) * _SLOT + _FOOT + (0 if is_beside else _PANELS.get(node.type, 0))
+        total += _WIDGET if any(is_folded(spec) for spec in specs.values()) else 0  # the button that unfolds them
         for name, spec in specs.items():
-            if is_widget(spec):
+            if is_widget(spec) and not is_folded(spec):
                 text = options(spec).get("multiline") and name not in node.inputs
                 total += (_TEXT if text else _WIDGET) + (_WIDGET if has_control(name, spec) else 0)
                 total += 2 * _WIDGET if options(spec).get("multiline") and name in node.inputs else 0
-        return total
+        return max(total, _LEAST) if is_beside else total
 
 
 def _place_group(group: Group, left: int, top: int) -> list[int]:
@@ -229,6 +241,11 @@ def inputs_of(info: Mapping[str, Any]) -> dict[str, Any]:
 def outputs_of(info: Mapping[str, Any]) -> list[dict[str, str]]:
     """Outputs as the frontend stores them, without links."""
     return [{"name": name, "type": kind} for name, kind in zip(info["output_name"], info["output"], strict=True)]
+
+
+def is_folded(spec: Any) -> bool:
+    """Whether a widget is folded away in a new node."""
+    return bool(options(spec).get("advanced"))
 
 
 def options(spec: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def first_lora(info: ObjectInfo) -> Canvas:
     note = c.note(notes.FIRST_LORA, tall=440, wide=420)
     prep = c.node("AnimeLoRA_DatasetPrep", tall=420)
     sheet = c.node("PreviewImage", "All images at a glance", images=prep["contact_sheet"], wide=340, tall=460)
-    train = c.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, wide=360)
+    train = c.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, wide=760)
     samples = c.node("PreviewImage", "Validation images by epoch", images=train["samples"], wide=380, tall=460)
     curve = c.node("PreviewImage", "Loss", images=train["loss_curve"], wide=380, tall=380)
     base = checkpoint(c)
@@ -179,7 +179,7 @@ def tour(info: ObjectInfo) -> Canvas:
         validation_prompts=f"demoAnimeStyle portrait, {prompt}",
         validate_every=8,
         validation_guidance=2.0,
-        wide=360,
+        wide=760,
     )
     samples = c.node("PreviewImage", "Validation images by epoch", images=train["samples"], wide=360, tall=440)
     curve = c.node("PreviewImage", "Loss", images=train["loss_curve"], wide=360, tall=380)

@@ -37,13 +37,15 @@ _LEAVE_OUT = DatasetSetting("clean.leave_out")
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """``kept`` and ``reused`` count images; ``rejected`` lists the sources that were left out, with reasons."""
+    """``kept`` and ``reused`` count images; ``rejected`` lists the sources that were left out, with reasons; ``sources`` are the names of
+    the files that the dataset's images come from."""
 
     dataset: Dataset
     report: Report
     kept: int
     rejected: tuple[Rejection, ...]
     reused: int
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _prepare(
         journal.compact({candidate.key for candidate in candidates})
     finally:
         journal.close()
-    return PrepareResult(dataset, report, len(rows), tuple(rejected), images.reused)
+    return PrepareResult(dataset, report, len(rows), tuple(rejected), images.reused, tuple(row.source for row in rows))
 
 
 def _candidates(sources: CollectedSources, folder: Path, settings: PrepareSettings) -> tuple[list[Candidate], list[Rejection], list[str]]:

@@ -29,8 +29,12 @@ _CJK_FONTS = {
 }
 
 
-def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: int = 256, lines: int = 3) -> Image.Image:
-    """An RGB image of the first ``limit`` images, each in a square of ``cell`` pixels with its caption below.
+def contact_sheet(
+    dataset: Dataset, names: Sequence[str] = (), *, columns: int = 0, limit: int = 48, cell: int = 256, lines: int = 3
+) -> Image.Image:
+    """An RGB image of the first ``limit`` images, each in a square of ``cell`` pixels with its file name and caption below.
+
+    ``names``: the names of the files that the images come from, in their order; without them, no file names are shown.
 
     ``columns`` 0: chosen so that the sheet is a little wider than high. ``lines``: rows of caption text for each image.
     """
@@ -42,7 +46,8 @@ def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: 
     size = max(12, cell // 16)
     line = int(size * 1.35)
     captions = [wrap_caption(item.caption, cell, size, lines) for item in items]
-    cell_height = cell + 4 + max(len(caption) for caption in captions) * line
+    named = 1 if names else 0
+    cell_height = cell + 4 + (named + max(len(caption) for caption in captions)) * line
     head = GAP + int(size * 3.6)
     rows = math.ceil(len(items) / columns)
     sheet = Image.new("RGB", (columns * (cell + GAP) + GAP, head + rows * (cell_height + GAP)), BACKGROUND)
@@ -55,7 +60,9 @@ def contact_sheet(dataset: Dataset, *, columns: int = 0, limit: int = 48, cell: 
         x = GAP + number % columns * (cell + GAP)
         y = head + number // columns * (cell_height + GAP)
         _paste(sheet, dataset, item, (x, y), cell)
-        for row, text in enumerate(captions[number]):
+        if names:
+            draw.text((x, y + cell + 4), _shorten(names[number], cell, size), font=_font(names[number], size), fill=FAINT)
+        for row, text in enumerate(captions[number], named):
             draw.text((x, y + cell + 4 + row * line), text, font=_font(text, size), fill=FAINT if item.is_regularisation else TEXT)
     return sheet
 

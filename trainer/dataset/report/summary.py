@@ -96,13 +96,13 @@ class Report:
         if self.masks:
             lines.append(f"{self.masks} with a loss mask")
         lines.append(f"Hash {self.hash[:16]}")
+        lines += self._rejected_lines()
         lines += _section("Warnings", list(self.warnings))
         lines += _section("Sizes", [f"{size}: {count}" for size, count in _top(self.buckets)])
         lines += _section("Source sizes", [f"{size}: {count}" for size, count in _top(self.source_sizes)])
         lines += _section("Captions from", [f"{origin}: {count}" for origin, count in _top(self.captions_from)])
         lines += _section("Most frequent tags", [f"{tag}: {count}" for tag, count in _top(self.tags, _MAX_TAGS)])
         lines += self._similar_lines()
-        lines += self._rejected_lines()
         return Message(join_messages("\n", lines), "\n")
 
     def _similar_lines(self) -> list[str]:

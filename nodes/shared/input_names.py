@@ -1,0 +1,87 @@
+"""The English names of inputs that people read. Those that are not listed are their ids with spaces for underscores.
+
+The ids themselves never change: workflows and programs use them. Translations are in ``locales/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_NAMES: Mapping[str, str] = {
+    "beta1": "beta 1",
+    "beta2": "beta 2",
+    "bucket_max": "longest bucket side",
+    "bucket_min": "shortest bucket side",
+    "bucket_no_upscale": "never enlarge into buckets",
+    "bucket_step": "step between bucket sides",
+    "checkpoint_every": "save every (steps)",
+    "compile": "compile the model",
+    "conv_alpha": "alpha of convolutions",
+    "conv_rank": "rank of convolutions",
+    "count": "number of images",
+    "debiased": "debiased estimation",
+    "dora": "DoRA",
+    "dtype": "number format",
+    "ema_decay": "EMA decay",
+    "first_tags": "tags to put first",
+    "gpus": "GPUs",
+    "guidances": "guidance values",
+    "held_out": "share held out",
+    "held_out_seed": "seed of held-out images",
+    "huber_c": "Huber c",
+    "huber_schedule": "Huber schedule",
+    "img2img_strengths": "img2img strengths",
+    "keep_checkpoints": "saved states to keep",
+    "keep_tokens": "tags that stay first",
+    "logit_mean": "mean of logit-normal timesteps",
+    "logit_std": "spread of logit-normal timesteps",
+    "lora": "LoRA",
+    "lora_name": "LoRA",
+    "lora_plus_ratio": "LoRA+ ratio",
+    "lora_strengths": "LoRA strengths",
+    "loras": "LoRAs",
+    "max_grad_norm": "largest gradient norm",
+    "max_norm": "largest weight norm",
+    "max_steps": "stop after (steps)",
+    "max_tokens": "longest caption (tokens)",
+    "measure_every": "measure every (epochs)",
+    "micro_batch_size": "images at once",
+    "min_snr_gamma": "min-SNR gamma",
+    "most_held_out": "most images held out",
+    "multires_discount": "multi-resolution discount",
+    "multires_iterations": "multi-resolution noise",
+    "near_distance": "distance of near duplicates",
+    "negative": "negative prompt",
+    "never_tag": "tags never to use",
+    "prune_days": "delete old states after (days)",
+    "remove_tags": "tags to remove",
+    "replace_tags": "tags to replace",
+    "restarts": "restarts of the schedule",
+    "rslora": "rank-stabilised LoRA",
+    "run": "training run",
+    "step": "saved step",
+    "strength_clip": "strength (text encoder)",
+    "strength_model": "strength (model)",
+    "targets": "layers to train",
+    "tensorboard": "TensorBoard log",
+    "text_encoder_lr": "text encoder learning rate",
+    "text_encoder_share": "text encoder share of the run",
+    "timestep_max": "last timestep",
+    "timestep_min": "first timestep",
+    "train_unet": "train the UNet",
+    "train_text_encoder": "train the text encoder",
+    "training_seed": "seed",
+    "use_tags": "use the tagger for",
+    "validate_every": "validation images every (epochs)",
+    "validation_guidance": "validation guidance",
+    "validation_height": "validation image height",
+    "validation_negative": "negative validation prompt",
+    "validation_steps": "validation image steps",
+    "validation_width": "validation image width",
+    "zero_terminal_snr": "zero terminal SNR",
+}
+
+
+def readable(id: str) -> str:
+    """The name that is shown for an input."""
+    return _NAMES.get(id, id.replace("_", " "))
