@@ -1,12 +1,8 @@
 """DoRA's layers (Liu et al. 2024, arXiv 2402.09353): LoRA with a trained magnitude for each output. Imports torch: import this module late.
 
-With the frozen weight W (out, in, ...), its change D = scale * up * down and a magnitude m for each output, a layer's weight is
-
-    W' = m (W + D) / ||W + D||        (equation 5)
-
-where ||.|| is the norm of each output's weights (all axes but the first). Gradients treat the norm as a constant (section 4.3). m starts as
-||W||, so that training starts exactly at the base. peft's layers compute the same. Here the norm and m / ||W + D|| are fp32 in every
-precision: in bf16, a norm has steps of 0.4 %, about as much as a LoRA changes a weight.
+The weight of a layer is W' = m (W + D) / ||W + D|| with D = scale * up * down, as in ``lorafile/algorithms/dora.py``. Gradients treat the
+norm as a constant (section 4.3). m starts as ||W||, so that training starts exactly at the base. peft's layers compute the same. Here the
+norm and m / ||W + D|| are fp32 in every precision: in bf16, a norm has steps of 0.4 %, about as much as a LoRA changes a weight.
 
 A file stores m as ``dora_scale`` (out, 1, ...). peft, LyCORIS and OneTrainer read it by the equation above; how ComfyUI reads it, and
 how an export corrects that, is in ``lorafile/comfyui_dora.py``.
@@ -21,6 +17,7 @@ import torch
 from torch import nn
 
 from ..compute.lora_layers import LoraConv2d, LoraLayer, LoraLinear
+from ..lorafile.algorithms.dora import output_norms
 
 
 class DoraLayer(LoraLayer):
@@ -29,14 +26,13 @@ class DoraLayer(LoraLayer):
     def __init__(self, base: Any, rank: int, scale: float, dropout: float) -> None:
         super().__init__(base, rank, scale, dropout)
         with torch.no_grad():
-            self.lora_magnitude = nn.Parameter(base.weight.float().flatten(1).norm(dim=1))
+            self.lora_magnitude = nn.Parameter(output_norms(base.weight))
 
     def norms(self) -> torch.Tensor:
         """||W + D|| of each output, (out,) in fp32, without a gradient."""
         with torch.no_grad(), _full_precision(self.lora_magnitude):
             up, down = self.lora_B.weight.float().flatten(1), self.lora_A.weight.float().flatten(1)
-            norms: torch.Tensor = torch.addmm(self.base_layer.weight.float().flatten(1), up, down, alpha=self.scale).norm(dim=1)
-            return norms
+            return output_norms(torch.addmm(self.base_layer.weight.float().flatten(1), up, down, alpha=self.scale))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """W' x, in the base layer's dtype. As in peft, dropout applies to all but the base layer's own result."""

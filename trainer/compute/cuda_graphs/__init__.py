@@ -12,6 +12,7 @@ from ...config.run_config import RunConfig
 from ...runs.run_plan import RunPlan
 from ..acceleration import Acceleration, Batch, Context, EagerPass, ForwardBackward, Inputs, gradients_apart
 from ..casting import LowPrecisionCopies
+from ..self_check import CHECKED_PASSES
 from .recorded_passes import RecordedPasses
 
 
@@ -52,7 +53,10 @@ class CudaGraphs(Acceleration):
         def warn(reason: str) -> None:
             context.warn(f"CUDA graphs failed, so training continues without them, at normal speed ({reason}).")
 
-        recorded = RecordedPasses(compute, eager.parameters, warn, copies=LowPrecisionCopies(eager.network, context.dtype))
+        copies = LowPrecisionCopies(eager.network, context.dtype)
+        # a recording is compared with one eager pass, and compiled blocks compare several with plain ones: those come first
+        eager_passes = CHECKED_PASSES if context.config.training.compile else 1
+        recorded = RecordedPasses(compute, eager.parameters, warn, copies=copies, eager_passes=eager_passes)
 
         def replayed(batch: Batch) -> torch.Tensor:
             inputs = {**eager.to_device(batch), "loss_weight": torch.full((), batch.loss_weight, device=context.device)}

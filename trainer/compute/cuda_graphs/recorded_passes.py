@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -22,10 +23,10 @@ class RecordedPasses:
     """Recordings of the pass that ``compute`` describes, by the shapes of its inputs; ``run`` adds gradients to those of ``parameters``.
 
     ``compute`` returns the loss and the number that is differentiated in its place (fp16 scales it). It must not read anything back from
-    the device, nor draw random numbers. The first pass of each set of shapes is computed eagerly. Its recording is compared with it, and
-    compared once more with weights of which none is close to zero. When recording fails, or the gradients differ, ``warn`` gets the
-    reason, and all passes are computed eagerly from then on. With ``copies`` of the weights, recordings compute with these and leave
-    gradients in their dtype.
+    the device, nor draw random numbers. The first ``eager_passes`` of each set of shapes are computed eagerly. The recording is compared
+    with the last of them, and compared once more with weights of which none is close to zero. When recording fails, or the gradients
+    differ, ``warn`` gets the reason, and all passes are computed eagerly from then on. With ``copies`` of the weights, recordings compute
+    with these and leave gradients in their dtype.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class RecordedPasses:
         warn: Callable[[str], None],
         record: Recorder | None = None,
         copies: LowPrecisionCopies | None = None,
+        eager_passes: int = 1,
     ) -> None:
         self._compute, self._parameters, self._warn, self._copies = compute, list(parameters), warn, copies
         self._leaves = self._parameters if copies is None else [copies.of(parameter) for parameter in self._parameters]
         self._record = record or CudaRecorder()
+        self._eager_passes, self._seen = eager_passes, Counter[Any]()
         self._recordings: dict[Any, tuple[list[torch.Tensor], Callable[[], None], LossAndGradients]] = {}
         self._sums: list[torch.Tensor | None] = [None] * len(self._parameters)
         self._results: list[torch.Tensor | None] = [None] * len(self._parameters)  # of the last replay, whichever it was
@@ -61,8 +64,9 @@ class RecordedPasses:
             self._add(gradients)
             return loss
         loss, gradients = self._eagerly_beside_recordings(compute_eagerly)
+        self._seen[key] += 1
         # a pass in which fp16 overflows has nothing to compare a recording with: the next one is recorded
-        if self.active and _are_finite(gradients):
+        if self.active and self._seen[key] >= self._eager_passes and _are_finite(gradients):
             self._capture(key, inputs, gradients, compute_eagerly)
         self._add(gradients)
         return loss

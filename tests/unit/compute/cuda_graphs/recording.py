@@ -37,11 +37,11 @@ class Repeating:
 class Small:
     """A model of one parameter, and what happened to its recordings."""
 
-    def __init__(self, record: Any = None) -> None:
+    def __init__(self, record: Any = None, eager_passes: int = 1) -> None:
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.warnings: list[str] = []
         self.short = False
-        self.passes = RecordedPasses(self.compute, [self.weight], self.warnings.append, record or Repeating())
+        self.passes = RecordedPasses(self.compute, [self.weight], self.warnings.append, record or Repeating(), eager_passes=eager_passes)
 
     def compute(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         if self.short and self.passes._recordings:

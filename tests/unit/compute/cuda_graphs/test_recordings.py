@@ -44,6 +44,14 @@ def test_recordings_are_dropped_when_another_size_lacks_memory() -> None:
     assert small.gradient(torch.ones(2)) == 2
 
 
+def test_each_size_is_recorded_after_so_many_eager_passes() -> None:
+    small, recordings = Small(eager_passes=3), []
+    for size in (1, 1, 2, 1, 2, 2, 1):
+        assert small.gradient(torch.ones(size)) == size
+        recordings.append(len(small.passes._recordings))
+    assert recordings == [0, 0, 0, 1, 1, 2, 2]
+
+
 def test_overflowing_pass_is_not_recorded() -> None:
     small = Small()
     small.gradient(torch.tensor([float("inf")]))
