@@ -19,6 +19,7 @@ ACTIONS = {
     Action.MERGE_LORA: "Load LoRA and ComfyUI's Save Checkpoint",
     Action.INSPECT_LORA: "the card of the LoRA in Load LoRA",
     Action.STATE_MODEL: "a file that states for which model it was made",
+    Action.LEAVE_OUT_IMAGE: "delete it from the source",
     Action.READ_ABOUT_SETTINGS: "the help page of each node",
     Action.READ_ABOUT_DATASET_SETTINGS: "the help pages of Dataset Prep and Dataset Options",
 }

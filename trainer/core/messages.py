@@ -57,13 +57,14 @@ class File:
 
 
 class Action(Enum):
-    """What a user can do next, in words that follow "use", "with" or "see". The values are those of the command line."""
+    """What a user can do next, in words that follow "use", "with", "see" or "to". The values are those of the command line."""
 
     PREPARE_DATASET = "`python -m trainer prepare FOLDER --out DIR --trigger WORD`"
     EXPORT_LORA = "`python -m trainer export LORA OUT`"
     MERGE_LORA = "`python -m trainer export LORA OUT --into-checkpoint CHECKPOINT`"
     INSPECT_LORA = "`python -m trainer info LORA`"
     STATE_MODEL = "--metadata ss_base_model_version=sd_v1 (or sdxl_base_v1-0)"
+    LEAVE_OUT_IMAGE = "delete it from the source, or name it in clean.leave_out"
     READ_ABOUT_SETTINGS = "docs/training.md and `python -m trainer train --help`"
     READ_ABOUT_DATASET_SETTINGS = "docs/datasets.md"
 

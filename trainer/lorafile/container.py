@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.files.writing import atomic_path
+from ..core.messages import File, Message
 
 MAX_HEADER = 100_000_000  # safetensors' own limit
 
@@ -45,7 +46,9 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
                 raise _bad(path, f"its header claims {length} bytes in a file of {size}")
             raw = file.read(length)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.", "Check the path and its permissions.", kind="lora") from error
+        raise UserError(
+            Message(File(str(path)), f" cannot be read: {error.strerror or error}."), "Check the path and its permissions.", kind="lora"
+        ) from error
     try:
         data = json.loads(raw.decode("utf-8"), object_pairs_hook=lambda pairs: _unique(path, pairs))
         if b"\\ud" in raw or b"\\uD" in raw:

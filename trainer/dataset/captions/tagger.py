@@ -24,6 +24,7 @@ from ...core.errors import Cancelled, UserError
 from ...core.files.image_file import load_image
 from ...core.files.reading import read_regular, sha256_file
 from ...core.files.writing import write_atomic
+from ...core.messages import File, Message
 from ..layout import WORK
 from .booru import spaced
 from .tag_rules import TagPatterns
@@ -181,9 +182,15 @@ def _model_file(model: Path) -> Path:
         preferred = [file for file in files if file.name == "model.onnx"] or files
         if preferred:
             return preferred[0]
-        raise UserError(f"There is no .onnx file in {model}.", "Download a WD tagger: model.onnx and selected_tags.csv.", kind="tagger")
+        raise UserError(
+            Message("There is no .onnx file in ", File(str(model)), "."),
+            "Download a WD tagger: model.onnx and selected_tags.csv.",
+            kind="tagger",
+        )
     if not model.is_file():
-        raise UserError(f"The tagger model {model} does not exist.", "Give the .onnx file or its folder.", kind="tagger")
+        raise UserError(
+            Message("The tagger model ", File(str(model)), " does not exist."), "Give the .onnx file or its folder.", kind="tagger"
+        )
     return model
 
 
@@ -193,9 +200,13 @@ def _read_tags(path: Path) -> tuple[list[str], list[int]]:
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
         return [row["name"] for row in rows], [int(row["category"]) for row in rows]
     except FileNotFoundError:
-        raise UserError(f"{path} is missing.", "Put the selected_tags.csv of the same download beside the model.", kind="tagger") from None
+        raise UserError(
+            Message(File(str(path)), " is missing."), "Put the selected_tags.csv of the same download beside the model.", kind="tagger"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {error!r}.", "It must have the columns name and category.", kind="tagger") from error
+        raise UserError(
+            Message(File(str(path)), f" cannot be read: {error!r}."), "It must have the columns name and category.", kind="tagger"
+        ) from error
 
 
 def _session(path: Path) -> Any:

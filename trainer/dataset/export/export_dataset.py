@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ...core.errors import UserError
+from ...core.messages import File, Message
 from ..layout import EXPORT_MARKER
 from ..manifest.items import Dataset
 from .imagefolder import write_imagefolder
@@ -41,7 +42,9 @@ def _replace_earlier_export(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / EXPORT_MARKER
     if not marker.is_file() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is not an earlier export.", "Choose another folder, or delete it.", kind="dataset")
+        raise UserError(
+            Message(File(str(folder)), " exists and is not an earlier export."), "Choose another folder, or delete it.", kind="dataset"
+        )
     marker.write_text("Written by AnimeLoRA; replaced by the next export.\n", encoding="utf-8")
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...core.errors import UserError
+from ...core.messages import File, Message
 from .head_finder import Head
 
 SIDE = 640
@@ -91,7 +92,11 @@ def _input_size(shape: list[Any], image: tuple[int, int]) -> tuple[int, int]:
 def require_face_model(model: str) -> None:
     """Raises UserError when the file does not exist."""
     if not Path(model).is_file():
-        raise UserError(f"The face model {model} does not exist.", "Give the .onnx file of a face or head detector.", kind="face model")
+        raise UserError(
+            Message("The face model ", File(str(model)), " does not exist."),
+            "Give the .onnx file of a face or head detector.",
+            kind="face model",
+        )
 
 
 @lru_cache(maxsize=2)
@@ -106,4 +111,6 @@ def _session(model: str) -> Any:
     try:
         return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base that is documented
-        raise UserError(f"The face model {model} cannot be loaded: {error}", "Download it again.", kind="face model") from error
+        raise UserError(
+            Message("The face model ", File(str(model)), f" cannot be loaded: {error}"), "Download it again.", kind="face model"
+        ) from error

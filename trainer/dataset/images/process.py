@@ -16,6 +16,7 @@ from ...config.prepare_sections import CleanSettings
 from ...config.prepare_settings import PrepareSettings
 from ...core.errors import UserError
 from ...core.files.writing import write_atomic
+from ...core.messages import File, Message
 from .buckets import Fit, Size, fit
 from .decode import DecodedImage, Rejected, decode_image, open_image
 from .focus import content_box, crop_offset, find_head
@@ -131,7 +132,7 @@ def process_image(
             write_atomic(mask, mask_png)
     except OSError as error:  # such as a full disk, with which all further images would fail, too
         raise UserError(
-            f"{target} cannot be written: {error.strerror or error}.",
+            Message(File(str(target)), f" cannot be written: {error.strerror or error}."),
             "Make room, or choose another output folder. Finished images are kept.",
             kind="dataset",
         ) from error

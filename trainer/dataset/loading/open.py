@@ -11,7 +11,7 @@ from ...config.sections.dataset import DatasetSection, MoreDataset
 from ...config.sections.validation import ValidationSection
 from ...core.counting import plural
 from ...core.errors import UserError
-from ...core.messages import Message, Setting
+from ...core.messages import File, Message, Setting
 from ..manifest.integrity import require_unchanged
 from ..manifest.items import Dataset
 from ..manifest.open_dataset import open_dataset
@@ -31,7 +31,11 @@ def _open(section: MoreDataset) -> WeightedDataset:
     dataset = open_dataset(Path(section.path))
     if not dataset.hash.startswith(section.hash):
         raise UserError(
-            f"The dataset in {section.path} is not the one that was chosen: its hash is {dataset.hash[:16]}, not {section.hash[:16]}.",
+            Message(
+                "The dataset in ",
+                File(str(section.path)),
+                f" is not the one that was chosen: its hash is {dataset.hash[:16]}, not {section.hash[:16]}.",
+            ),
             Message(
                 "Another preparation wrote to this folder, or its files were edited since. Queue Dataset Prep again; "
                 "in a configuration file, correct ",

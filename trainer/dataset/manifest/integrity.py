@@ -15,6 +15,7 @@ from pathlib import Path
 from ...core.errors import UserError
 from ...core.files.reading import file_stamp, read_regular
 from ...core.files.writing import remove_abandoned, write_atomic
+from ...core.messages import File, Message
 from ..layout import WORK
 from .items import Dataset, Item
 
@@ -82,7 +83,7 @@ def changed_images_error(dataset: Dataset, changed: Sequence[Item]) -> UserError
     names = ", ".join(item.file for item in changed[:_MAX_NAMES]) + (", …" if len(changed) > _MAX_NAMES else "")
     count = "1 image differs" if len(changed) == 1 else f"{len(changed)} images differ"
     return UserError(
-        f"The dataset {dataset.path} changed after it was prepared: {count} from its manifest ({names}).",
+        Message("The dataset ", File(str(dataset.path)), f" changed after it was prepared: {count} from its manifest ({names})."),
         "Run Dataset Prep again: it makes these images again from their sources and keeps the changed ones in .prepare/kept-images. "
         "To train on a changed image, change its source.",
         kind="dataset",

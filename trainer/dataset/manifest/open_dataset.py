@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ...core.counting import plural
 from ...core.errors import UserError
 from ...core.files.reading import read_regular
-from ...core.messages import Action, Message
+from ...core.messages import Action, File, Message
 from ..captions.caption_text import encoding_warning, read_caption_text
 from ..layout import FOLDERS, HEADER, LARGEST_MANIFEST, LARGEST_MASK, ROWS, SCHEMA, SCHEMA_VERSION, caption_file
 from .hashing import dataset_hash, hashed_header
@@ -40,7 +40,9 @@ def open_dataset(path: Path) -> Dataset:
         )  # fmt: skip
     except ValidationError as error:
         raise UserError(
-            f"The manifest of the dataset {path} is damaged: {_explain(error)}.", "Prepare the dataset again.", kind="dataset"
+            Message("The manifest of the dataset ", File(str(path)), f" is damaged: {_explain(error)}."),
+            "Prepare the dataset again.",
+            kind="dataset",
         ) from error
 
 
@@ -60,19 +62,23 @@ def read_manifest_header(path: Path) -> dict[str, Any]:
         header = json.loads(read_regular(file, LARGEST_MANIFEST))
     except FileNotFoundError:
         raise UserError(
-            f"{path} is not a prepared dataset: it has no {HEADER}.",
+            Message(File(str(path)), f" is not a prepared dataset: it has no {HEADER}."),
             Message("Prepare it first with ", Action.PREPARE_DATASET, "."),
             kind="dataset",
         ) from None
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.", "Check the folder's permissions.", kind="dataset") from error
+        raise UserError(
+            Message(File(str(file)), f" cannot be read: {error.strerror}."), "Check the folder's permissions.", kind="dataset"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is damaged: {error}.", "Prepare the dataset again.", kind="dataset") from error
+        raise UserError(Message(File(str(file)), f" is damaged: {error}."), "Prepare the dataset again.", kind="dataset") from error
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-        raise UserError(f"{file} belongs to another program.", "Choose a folder that Dataset Prep wrote.", kind="dataset")
+        raise UserError(
+            Message(File(str(file)), " belongs to another program."), "Choose a folder that Dataset Prep wrote.", kind="dataset"
+        )
     if header.get("version") != SCHEMA_VERSION:
         raise UserError(
-            f"{file} has version {header.get('version')}, this AnimeLoRA reads version {SCHEMA_VERSION}.",
+            Message(File(str(file)), f" has version {header.get('version')}, this AnimeLoRA reads version {SCHEMA_VERSION}."),
             "Update AnimeLoRA, or prepare the dataset again.",
             kind="dataset",
         )
@@ -106,10 +112,12 @@ def _read_rows(path: Path, rows_sha256: str) -> bytes:
     try:
         data = read_regular(path / ROWS, LARGEST_MANIFEST)
     except OSError as error:
-        raise UserError(f"{path / ROWS} cannot be read: {error.strerror}.", "Prepare the dataset again.", kind="dataset") from error
+        raise UserError(
+            Message(File(str(path / ROWS)), f" cannot be read: {error.strerror}."), "Prepare the dataset again.", kind="dataset"
+        ) from error
     if hashlib.sha256(data).hexdigest() != rows_sha256:
         raise UserError(
-            f"{path / ROWS} does not belong to {HEADER}: it was changed, or writing it was interrupted.",
+            Message(File(str(path / ROWS)), f" does not belong to {HEADER}: it was changed, or writing it was interrupted."),
             "Prepare the dataset again; finished images are reused. To change captions, edit the .txt files.",
             kind="dataset",
         )
@@ -123,7 +131,7 @@ def _require_files(path: Path, rows: Sequence[ManifestRow], files: set[str], not
         for name in (row.file, row.mask, caption_file(row.file)):
             if name and name in not_files:
                 raise UserError(
-                    f"{path / name} is a device, a pipe or a folder, not a file.",
+                    Message(File(str(path / name)), " is a device, a pipe or a folder, not a file."),
                     "Remove it and prepare the dataset again.",
                     kind="dataset",
                 )
@@ -131,7 +139,7 @@ def _require_files(path: Path, rows: Sequence[ManifestRow], files: set[str], not
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise UserError(
-            f"{plural(len(missing), 'file')} of the dataset {path} {verb} missing, for example {missing[0]}.",
+            Message(f"{plural(len(missing), 'file')} of the dataset ", File(str(path)), f" {verb} missing, for example {missing[0]}."),
             "Prepare the dataset again: missing images are made from their sources.",
             kind="dataset",
         )
@@ -142,7 +150,9 @@ def _mask_digest(path: Path) -> str:
         return hashlib.sha256(read_regular(path, LARGEST_MASK)).hexdigest()
     except OSError as error:
         raise UserError(
-            f"The mask {path} cannot be read ({error}).", "Prepare the dataset again, or save the mask as a PNG file.", kind="dataset"
+            Message("The mask ", File(str(path)), f" cannot be read ({error})."),
+            "Prepare the dataset again, or save the mask as a PNG file.",
+            kind="dataset",
         ) from error
 
 
@@ -155,7 +165,7 @@ def _read_caption(path: str, *, lines: bool, guessed: dict[str, list[str]]) -> s
         text, encoding = read_caption_text(path)
     except OSError as error:
         raise UserError(
-            f"The caption {path} cannot be read ({error.strerror or error}).",
+            Message("The caption ", File(str(path)), f" cannot be read ({error.strerror or error})."),
             "Save it as a text file, or delete it and prepare the dataset again.",
             kind="dataset",
         ) from error

@@ -12,6 +12,7 @@ from ...config.prepare_settings import PrepareSettings
 from ...core.counting import plural
 from ...core.errors import UserError
 from ...core.files.writing import write_atomic
+from ...core.messages import File, Message
 from ...core.work.parallel import ordered_map
 from ..captions.caption_text import one_line, read_caption_text
 from ..captions.tag_rules import TagRules
@@ -150,7 +151,9 @@ def _write_unless_edited(folder: Path, file: str, prepared: str, previous: Previ
         present, guessed = None, ""
     except OSError as error:
         raise UserError(
-            f"The caption {path} cannot be read ({error.strerror or error}).", "Check its permissions, or delete it.", kind="dataset"
+            Message("The caption ", File(str(path)), f" cannot be read ({error.strerror or error})."),
+            "Check its permissions, or delete it.",
+            kind="dataset",
         ) from error
     if present is not None and not previous.wrote(file, present):
         return present, guessed
@@ -160,7 +163,7 @@ def _write_unless_edited(folder: Path, file: str, prepared: str, previous: Previ
             write_atomic(path, final + "\n")
         except OSError as error:  # a full disk, a folder of that name
             raise UserError(
-                f"The caption {path} cannot be written: {error.strerror or error}.",
+                Message("The caption ", File(str(path)), f" cannot be written: {error.strerror or error}."),
                 "Make room on the disk, or remove what is in its place. Finished images are kept.",
                 kind="dataset",
             ) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...config.prepare_settings import PrepareSettings
 from ...core.errors import Cancelled, UserError
+from ...core.messages import File, Message
 from ...core.work.parallel import ordered_map
 from ..images.decode import EXTENSIONS
 from ..layout import REGULARISATION, WORK
@@ -116,7 +117,11 @@ def _list(
     if not isinstance(source, Path):
         return sources.from_images(source)
     if not source.exists():
-        raise UserError(f"The {what} {source} does not exist.", "Check the name; give a folder, a zip or tar archive.", kind="dataset")
+        raise UserError(
+            Message(f"The {what} ", File(str(source)), " does not exist."),
+            "Check the name; give a folder, a zip or tar archive.",
+            kind="dataset",
+        )
     captions, lines = settings.captions, settings.training.wildcards
     if source.is_dir():
         skip = [folder for folder in own_datasets if folder.resolve() != source.resolve()]
@@ -129,7 +134,11 @@ def _list(
         return listing
     if source.suffix.lower() in EXTENSIONS:
         return sources.from_file(source, captions, lines=lines)
-    raise UserError(f"{source} is neither a folder nor a zip or tar archive.", "Give the folder that holds the images.", kind="dataset")
+    raise UserError(
+        Message(File(str(source)), " is neither a folder nor a zip or tar archive."),
+        "Give the folder that holds the images.",
+        kind="dataset",
+    )
 
 
 def _as_regularisation(entry: Entry) -> Entry:

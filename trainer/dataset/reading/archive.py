@@ -13,6 +13,7 @@ from typing import IO
 
 from ...core.errors import Cancelled, UserError
 from ...core.files.paths import safe_name
+from ...core.messages import File, Message
 from ..captions.sidecars import DATA, LOOKS_LIKE_CAPTIONS
 from ..images.decode import EXTENSIONS
 from . import tar
@@ -86,7 +87,9 @@ def unpack(path: Path, folder: Path, *, captions: Sequence[str] = (), should_sto
                     ) from None
                 result.rejected.append((name, "bomb", f"unpacks to more than {MAX_MEMBER_BYTES >> 20} MB"))
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"The archive {path} is damaged: {error}.", "Download or pack it again.", kind="dataset") from error
+        raise UserError(
+            Message("The archive ", File(str(path)), f" is damaged: {error}."), "Download or pack it again.", kind="dataset"
+        ) from error
     return result
 
 
@@ -213,7 +216,7 @@ def _copy(stream: IO[bytes], target: Path, limit: int, check: Callable[[], None]
                 file.write(chunk)
     except OSError as error:
         raise UserError(
-            f"{target} cannot be written while the archive is unpacked: {error.strerror or error}.",
+            Message(File(str(target)), f" cannot be written while the archive is unpacked: {error.strerror or error}."),
             "Make room on the disk, or choose another output folder.",
             kind="dataset",
         ) from error

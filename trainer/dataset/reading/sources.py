@@ -14,6 +14,7 @@ from PIL import Image
 from ...config.prepare_sections import CaptionSettings
 from ...core.counting import plural
 from ...core.errors import UserError
+from ...core.messages import File, Message
 from ..captions.sidecars import LOOKS_LIKE_CAPTIONS, CaptionIndex, belongs_to
 from ..images.decode import EXTENSIONS
 from ..images.source_masks import find_masks
@@ -212,16 +213,20 @@ def _is_regularisation(root: Path, relative: PurePosixPath) -> bool:
 
 def _nothing_found(root: Path, files: list[Path], ours: Sequence[Path], left_out: Sequence[str]) -> UserError:
     if left_out:
-        return UserError(f"No images are left in {root}. {left_out[0]}", "Name the folder 1_… to use its images.", kind="dataset")
+        return UserError(
+            Message("No images are left in ", File(str(root)), ". ", left_out[0]), "Name the folder 1_… to use its images.", kind="dataset"
+        )
     kinds = "PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF"
     if ours:
         return UserError(
-            f"No images found in {root}, apart from what AnimeLoRA wrote itself: {ours[0].relative_to(root).as_posix()}.",
+            Message(
+                "No images found in ", File(str(root)), f", apart from what AnimeLoRA wrote itself: {ours[0].relative_to(root).as_posix()}."
+            ),
             "Choose the folder with your images. To use that folder again, choose it as the source.",
             kind="dataset",
         )
     if not files:
-        return UserError(f"The folder {root} is empty.", f"Put your images there ({kinds}).", kind="dataset")
+        return UserError(Message("The folder ", File(str(root)), " is empty."), f"Put your images there ({kinds}).", kind="dataset")
     counts = Counter(path.suffix.lower() or "(no extension)" for path in files)
     listing = ", ".join(f"{count} {suffix} file{'s' if count > 1 else ''}" for suffix, count in counts.most_common(5))
     hint = "Choose the folder with the images, or convert them to PNG or JPEG first."
@@ -229,7 +234,11 @@ def _nothing_found(root: Path, files: list[Path], ours: Sequence[Path], left_out
         hint = "Choose the archive itself as the source, or unpack it first."
     elif counts.keys() & {".heic", ".heif"}:
         hint = "HEIC photos must be converted: export them as JPEG or PNG."
-    return UserError(f"No images found in {root}: looked for {kinds} in it and its sub-folders; found {listing}.", hint, kind="dataset")
+    return UserError(
+        Message("No images found in ", File(str(root)), f": looked for {kinds} in it and its sub-folders; found {listing}."),
+        hint,
+        kind="dataset",
+    )
 
 
 def unread_files_warning(names: Sequence[str], extensions: Sequence[str]) -> list[str]:

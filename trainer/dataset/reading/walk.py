@@ -13,6 +13,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ...core.files.reading import read_regular
+from ...core.messages import File, Message
 from ..layout import EXPORT_MARKER, HEADER, JOURNAL, MASKS, ROWS, SCHEMA, WORK
 
 _SKIP_FOLDERS = {"__macosx", "$recycle.bin", "node_modules", "@eadir"}
@@ -71,7 +72,9 @@ def walk(root: Path, *, skip: Sequence[Path] = (), inside: Sequence[Path] = (), 
         except (OSError, RuntimeError) as error:  # no permission, a share that is gone, a loop of links
             cause = getattr(error, "strerror", None) or error
             if folder == root:
-                raise UserError(f"The folder {root} cannot be read: {cause}.", "Check its permissions.", kind="dataset") from error
+                raise UserError(
+                    Message("The folder ", File(str(root)), f" cannot be read: {cause}."), "Check its permissions.", kind="dataset"
+                ) from error
             found.rejected.append((folder, "unreadable", f"the folder cannot be read: {cause}"))
             continue
         if folder != root and not read_ours and is_own_output(folder):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.counting import plural
-from ...core.messages import DatasetSetting, Message, join_messages
+from ...core.messages import Action, Message, join_messages
 
-HOW_TO_LEAVE_OUT = Message("To leave one out, delete it from the source or name it in ", DatasetSetting("clean.leave_out"), ".")
+HOW_TO_LEAVE_OUT = Message("To leave one out, ", Action.LEAVE_OUT_IMAGE, ".")
 _MAX_COUNTS, _MAX_TAGS, _MAX_PAIRS, _MAX_REJECTED = 12, 20, 20, 50  # lines of each list
 
 

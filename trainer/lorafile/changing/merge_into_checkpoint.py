@@ -11,6 +11,7 @@ import torch
 
 from ...core.errors import UserError
 from ...core.files.writing import atomic_path, remove_abandoned
+from ...core.messages import File, Message
 from ...core.work.progress import track
 from .. import container
 from ..algorithms.dora import apply_dora
@@ -46,7 +47,7 @@ def merge_into_checkpoint(checkpoint: Path, parts: Sequence[tuple[LoraWeights, f
     if target.exists() and target.samefile(checkpoint):
         raise UserError("The merged checkpoint would overwrite the original.", "Choose another output name.", kind="checkpoint")
     if not checkpoint.is_file():
-        raise UserError(f"The checkpoint {checkpoint} does not exist.", "Check the path.", kind="checkpoint")
+        raise UserError(Message("The checkpoint ", File(str(checkpoint)), " does not exist."), "Check the path.", kind="checkpoint")
     header = container.read_safetensors_header(checkpoint)
     changes = _plan(header, parts)
     remove_abandoned(target.parent)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ...core.errors import UserError
+from ...core.messages import File, Message
 from ..metadata_values import json_object
 from ..naming.family_layouts import diffusers_prefixes_of
 from ..weights import LoraModule
@@ -40,16 +41,18 @@ def with_alphas(
     if (form == "peft" or path.stem == "adapter_model") and config.is_file():
         if config.stat().st_size > _LARGEST:
             raise UserError(
-                f"{config} is too large for a configuration file.",
+                Message(File(str(config)), " is too large for a configuration file."),
                 "The LoRA's scale is unknown without it. Export the LoRA again.",
                 kind="lora",
             )
         table = json_object(config.read_text(encoding="utf-8-sig", errors="replace"))
         if not table:
             raise UserError(
-                f"{config} is not a JSON object.", "The LoRA's scale is unknown without it. Export the LoRA again.", kind="lora"
+                Message(File(str(config)), " is not a JSON object."),
+                "The LoRA's scale is unknown without it. Export the LoRA again.",
+                kind="lora",
             )
-        scale = _scale(table, str(config))
+        scale = _scale(table, File(str(config)))
         return tuple(_with_alpha(module, scale) for module in modules), "adapter_config.json"
     return modules, ""
 
@@ -64,7 +67,7 @@ class _Scale:
     rank_stabilised: bool
 
 
-def _scale(config: Mapping[str, Any], source: str) -> _Scale:
+def _scale(config: Mapping[str, Any], source: str | File) -> _Scale:
     name = "lora_alpha" if "lora_alpha" in config else "alpha"
     alpha, patterns, root = config.get(name), config.get("alpha_pattern") or {}, config.get("use_rslora") or False
     if alpha is not None and _number(alpha) is None:
@@ -85,9 +88,9 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _invalid(source: str, name: str, value: object) -> UserError:
+def _invalid(source: str | File, name: str, value: object) -> UserError:
     return UserError(
-        f"{source} has an invalid value: {name} = {str(value)[:80]}.",
+        Message(source, f" has an invalid value: {name} = {str(value)[:80]}."),
         "The LoRA's scale is unknown without it. Correct it, or export the LoRA again.",
         kind="lora",
     )

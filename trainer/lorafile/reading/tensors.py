@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from ...core.errors import UserError
 from ...core.files.torch_files import InvalidTorchFile, NotOnlyTensors, check_torch_file
+from ...core.messages import File, Message
 from .. import container
 
 FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
@@ -42,10 +43,14 @@ def load_tensors(path: Path) -> RawFile:
     if path.is_dir():
         found = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
         if found is None:
-            raise UserError(f"The folder {path} holds no LoRA.", f"It should hold one of: {', '.join(FOLDER_FILES)}.", kind="lora")
+            raise UserError(
+                Message("The folder ", File(str(path)), " holds no LoRA."),
+                f"It should hold one of: {', '.join(FOLDER_FILES)}.",
+                kind="lora",
+            )
         path = found
     if not path.is_file():
-        raise UserError(f"The file {path} does not exist.", "Check the path.", kind="lora")
+        raise UserError(Message("The file ", File(str(path)), " does not exist."), "Check the path.", kind="lora")
     if path.suffix.lower() in PICKLED:
         return _load_pickled(path)
     if _is_zip(path):

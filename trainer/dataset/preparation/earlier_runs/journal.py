@@ -13,6 +13,7 @@ from ....core.errors import UserError
 from ....core.files import locks
 from ....core.files.reading import read_regular
 from ....core.files.writing import atomic_path
+from ....core.messages import File, Message
 from ...images.process import ProcessedImage
 from ...layout import JOURNAL, WORK
 
@@ -71,7 +72,9 @@ def _read(path: Path) -> bytes:
     try:
         return read_regular(path, _LARGEST)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.", "Remove it and prepare the dataset again.", kind="dataset") from error
+        raise UserError(
+            Message(File(str(path)), f" cannot be read: {error.strerror}."), "Remove it and prepare the dataset again.", kind="dataset"
+        ) from error
 
 
 def _parse(line: bytes) -> ProcessedImage | None:

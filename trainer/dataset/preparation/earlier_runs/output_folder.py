@@ -15,6 +15,7 @@ from pathlib import Path
 from ....config.prepare_settings import PrepareSettings, dataset_folder
 from ....core.errors import UserError
 from ....core.files.paths import require_short_path
+from ....core.messages import File, Message
 from ...layout import FOLDERS, HEADER, JOURNAL, MASKS, REGULARISATION, ROWS, WORK, caption_file
 from .identity import RECORD, PreparationIdentity, header_or_empty, json_lines
 from .journal import locked
@@ -67,7 +68,9 @@ def folder_errors(folder: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
-        raise UserError(f"The folder {folder} cannot be made: {cause}.", "Choose another folder.", kind="dataset") from error
+        raise UserError(
+            Message("The folder ", File(str(folder)), f" cannot be made: {cause}."), "Choose another folder.", kind="dataset"
+        ) from error
 
 
 def _choose_folder(out_root: Path, identity: PreparationIdentity) -> Path:
@@ -84,7 +87,7 @@ def _make_folder(folder: Path, source: object) -> None:
     with folder_errors(folder):
         if isinstance(source, Path) and source.resolve() == folder.resolve():
             raise UserError(
-                f"{source} is the folder that the dataset would be written to.",
+                Message(File(str(source)), " is the folder that the dataset would be written to."),
                 "Choose another output folder or trigger word.",
                 kind="dataset",
             )
