@@ -42,7 +42,8 @@ def main() -> int:
     os.chdir(ROOT)
     # portable Pythons look into ComfyUI's folder, which has a package "tests", too
     sys.path[:] = [str(ROOT), *(entry for entry in sys.path if not (Path(entry) / "comfy").is_dir())]
-    return int(pytest.main(["-p", "no:cacheprovider", "-p", "tests.tools.windows_pytest", "-n", "2", "--dist", "loadscope", *sys.argv[1:]]))
+    options = ["-p", "no:cacheprovider", "-p", "tests.tools.windows_pytest", "-n", "2", "--dist", "loadscope", "--no-loadscope-reorder"]
+    return int(pytest.main([*options, *sys.argv[1:]]))
 
 
 if __name__ == "__main__":
