@@ -138,3 +138,16 @@ def test_unreadable_files_beside_it_are_ignored(tmp_path: Path, ending: str, con
     (tmp_path / f"odd{ending}").write_bytes(content)
     found = card(path)
     assert (found.thumbnail, found.trigger_words, found.description) == ("", (), "")
+
+
+@pytest.mark.parametrize("name", sorted(hostile.weights(Path())))
+def test_card_of_hostile_weights_names_the_problem(tmp_path: Path, name: str) -> None:
+    hostile.weights(tmp_path / "it ran")[name](tmp_path / name)
+    if not (tmp_path / name).exists():  # a broken or circular link
+        with pytest.raises(OSError):
+            card(tmp_path / name)
+        return
+    found = json.dumps(card(tmp_path / name).to_json())
+    assert json.loads(found)["problem"] and "Traceback" not in found
+    assert len(found) < 20_000
+    assert not (tmp_path / "it ran").exists()
