@@ -9,9 +9,15 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..trainer.config.sections.dataset import MoreDataset
+from ..trainer.config.setting import settings_of
 from .shared.failures import canvas_errors
 from .shared.inputs.socket_types import DATASET, DatasetHandle, dataset_from_socket
 from .shared.schema import field, result, schema
+from .shared.widgets.widget import Widget
+
+_REPEATS = Widget("repeats", "repeats", max=1000)
+_WEIGHT = Widget("weight", "loss_weight", step=0.05)
 
 
 class CombineDatasets(io.ComfyNode):
@@ -28,10 +34,10 @@ class CombineDatasets(io.ComfyNode):
             [
                 field(DATASET, "first", "A dataset, from Dataset Prep or from this node."),
                 field(DATASET, "second", "The dataset to train together with it."),
-                _repeats("first"),
-                _weight("first"),
-                _repeats("second"),
-                _weight("second"),
+                _factor(io.Int, "first", _REPEATS),
+                _factor(io.Float, "first", _WEIGHT),
+                _factor(io.Int, "second", _REPEATS),
+                _factor(io.Float, "second", _WEIGHT),
             ],
             [result(DATASET, "dataset", "Both datasets, for Train LoRA.")],
             search=["several datasets", "dataset weights", "merge datasets", "multiple concepts"],
@@ -66,27 +72,8 @@ def _scaled(dataset: DatasetHandle, repeats: int, weight: float) -> tuple[Datase
     return tuple(replace(part, repeats=part.repeats * repeats, loss_weight=part.loss_weight * weight) for part in dataset.parts())
 
 
-def _repeats(which: str) -> io.Input:
-    return field(
-        io.Int,
-        f"{which}_repeats",
-        f"How many times an epoch shows each image of the {which} dataset.",
-        default=1,
-        min=1,
-        max=1000,
-        optional=True,
-    )
-
-
-def _weight(which: str) -> io.Input:
-    return field(
-        io.Float,
-        f"{which}_weight",
-        f"How much each image of the {which} dataset counts in the loss. 0.5 is half, 0 is nothing.",
-        default=1.0,
-        min=0.0,
-        max=100.0,
-        step=0.05,
-        round=False,
-        optional=True,
-    )
+def _factor(kind: Any, which: str, widget: Widget) -> io.Input:
+    """A number for the ``which`` dataset, with the limits and the text of the setting that it multiplies."""
+    arguments = widget.arguments(settings_of(MoreDataset)[widget.key])
+    tooltip = arguments.pop("tooltip").replace("this dataset", f"the {which} dataset")
+    return field(kind, f"{which}_{widget.name}", tooltip, **arguments)

@@ -10,9 +10,9 @@ from ..trainer.runs.saved_lora import require_undamaged
 from .shared.comfyui import core_nodes
 from .shared.failures import canvas_errors
 from .shared.files.saved_steps import chosen_run, labels, run_names, run_state, saved_loras, select_steps
-from .shared.grids.render_grid import CellSettings, GridSettings, prompt_fields, render_grid, sample_cells, sampling_fields
+from .shared.grids.render_grid import CellSettings, GridSettings, model_fields, prompt_fields, render_grid, sample_cells, sampling_fields
 from .shared.inputs.prompts import for_prompt, lines, numbers, with_trigger_words
-from .shared.inputs.socket_types import LORA, LORA_INPUT
+from .shared.inputs.socket_types import LORA, LORA_INPUT, menu_or_socket
 from .shared.inputs.sockets import require
 from .shared.loras.chosen_lora import inspect, made_for
 from .shared.schema import field, result, schema
@@ -30,16 +30,8 @@ class EpochCompare(io.ComfyNode):
             "Generates images with the LoRA of each saved step of a training run, at several strengths, "
             "and arranges them in a labelled grid, so that you can pick the best step.",
             [
-                field(io.Model, "model", "The model without the LoRA (directly from the loader)."),
-                field(io.Clip, "clip", "The text encoder without the LoRA."),
-                field(io.Vae, "vae", "The VAE of the model."),
-                field(
-                    io.Combo,
-                    "run",
-                    "The training run. Ignored while the lora input is connected.",
-                    options=[LORA_INPUT, *run_names()],
-                    default=LORA_INPUT,
-                ),
+                *model_fields(),
+                menu_or_socket("run", "The training run.", run_names()),
                 *prompt_fields(),
                 field(
                     io.String,

@@ -18,7 +18,7 @@ from .shared import written_files
 from .shared.failures import canvas_errors
 from .shared.files.folders import exports_dir, lora_names
 from .shared.files.images import to_pil
-from .shared.inputs.socket_types import LORA, LORA_INPUT, LoraHandle
+from .shared.inputs.socket_types import LORA, LORA_INPUT, LoraHandle, menu_or_socket
 from .shared.inputs.sockets import allow
 from .shared.loras.chosen_lora import chosen_lora, inspect, menu_state
 from .shared.schema import field, result, schema
@@ -43,13 +43,7 @@ class ExportLora(io.ComfyNode):
             "Writes a LoRA for another program to output/animelora/exports: with the key names that the program reads, "
             "a smaller rank if you like, and a title, author and trigger words in its metadata.",
             [
-                field(
-                    io.Combo,
-                    "lora_name",
-                    "The LoRA to export. Ignored while the lora input is connected.",
-                    options=[LORA_INPUT, *lora_names()],
-                    default=LORA_INPUT,
-                ),
+                menu_or_socket("lora_name", "The LoRA to export.", lora_names()),
                 field(
                     io.String,
                     "file_name",

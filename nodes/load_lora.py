@@ -11,7 +11,7 @@ from .shared.browser import show_text, show_used_lora
 from .shared.failures import canvas_errors
 from .shared.files.folders import listed_lora, lora_names
 from .shared.inputs.prompts import for_prompt
-from .shared.inputs.socket_types import LORA, LORA_INPUT
+from .shared.inputs.socket_types import LORA, LORA_INPUT, menu_or_socket
 from .shared.inputs.sockets import require
 from .shared.loras.apply_lora import apply_lora
 from .shared.loras.chosen_lora import chosen_lora, inspect, made_for, menu_state
@@ -34,13 +34,7 @@ class LoadLora(io.ComfyNode):
             [
                 field(io.Model, "model", "The model to apply the LoRA to."),
                 field(io.Clip, "clip", "The text encoder to apply the LoRA to."),
-                field(
-                    io.Combo,
-                    "lora_name",
-                    "A LoRA from models/loras. Ignored while the lora input is connected.",
-                    options=[LORA_INPUT, *lora_names()],
-                    default=LORA_INPUT,
-                ),
+                menu_or_socket("lora_name", "A LoRA from models/loras.", lora_names()),
                 field(
                     io.Float,
                     "strength_model",

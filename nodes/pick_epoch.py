@@ -17,7 +17,7 @@ from .shared.browser import report_new_lora, show_text
 from .shared.failures import canvas_errors
 from .shared.files.folders import loras_dir
 from .shared.files.saved_steps import chosen_run, labels, run_names, run_state, saved_loras, select_steps
-from .shared.inputs.socket_types import LORA, LORA_INPUT, LoraHandle
+from .shared.inputs.socket_types import LORA, LORA_INPUT, LoraHandle, menu_or_socket
 from .shared.loras.chosen_lora import inspect
 from .shared.schema import field, result, schema
 
@@ -36,13 +36,7 @@ class PickEpoch(io.ComfyNode):
             "Outputs the LoRA of one saved step of a training run, as shown by Epoch Compare, "
             "and adds it to your LoRAs if you enter a name.",
             [
-                field(
-                    io.Combo,
-                    "run",
-                    "The training run. Ignored while the lora input is connected.",
-                    options=[LORA_INPUT, *run_names()],
-                    default=LORA_INPUT,
-                ),
+                menu_or_socket("run", "The training run.", run_names()),
                 field(
                     io.Int,
                     "step",

@@ -11,9 +11,9 @@ from .shared.comfyui import core_nodes
 from .shared.failures import canvas_errors
 from .shared.files.folders import lora_names
 from .shared.files.images import to_pil
-from .shared.grids.render_grid import CellSettings, GridSettings, prompt_fields, render_grid, sample_cells, sampling_fields
+from .shared.grids.render_grid import CellSettings, GridSettings, model_fields, prompt_fields, render_grid, sample_cells, sampling_fields
 from .shared.inputs.prompts import for_prompt, lines, numbers, with_trigger_words
-from .shared.inputs.socket_types import LORA, LORA_INPUT
+from .shared.inputs.socket_types import LORA, LORA_INPUT, menu_or_socket
 from .shared.inputs.sockets import allow, require
 from .shared.loras.chosen_lora import chosen_lora, inspect, made_for, menu_state
 from .shared.schema import field, result, schema
@@ -31,16 +31,8 @@ class StyleCompare(io.ComfyNode):
             "Generates an image for every combination of LoRA strength, guidance and prompt, and arranges them in a labelled grid "
             "with a row without the LoRA for comparison.",
             [
-                field(io.Model, "model", "The model without the LoRA (directly from the loader)."),
-                field(io.Clip, "clip", "The text encoder without the LoRA."),
-                field(io.Vae, "vae", "The VAE of the model."),
-                field(
-                    io.Combo,
-                    "lora_name",
-                    "The LoRA to compare. Ignored while the lora input is connected.",
-                    options=[LORA_INPUT, *lora_names()],
-                    default=LORA_INPUT,
-                ),
+                *model_fields(),
+                menu_or_socket("lora_name", "The LoRA to compare.", lora_names()),
                 *prompt_fields(),
                 field(
                     io.String,

@@ -48,6 +48,15 @@ class GridSettings:
     made_for: MadeFor
 
 
+def model_fields() -> list[Any]:
+    """The inputs for the model, without the LoRA that is compared."""
+    return [
+        field(io.Model, "model", "The model without the LoRA (directly from the loader)."),
+        field(io.Clip, "clip", "The text encoder without the LoRA."),
+        field(io.Vae, "vae", "The VAE of the model."),
+    ]
+
+
 def prompt_fields() -> list[Any]:
     """The widgets for the prompts."""
     return [

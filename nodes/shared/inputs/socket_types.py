@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
 from ....trainer.core.errors import UserError
+from ..schema import field
 
 
 @dataclass(frozen=True)
@@ -79,24 +81,20 @@ TRAIN_OPTIONS = io.Custom("ANIMELORA_TRAIN_OPTIONS")
 LORA = io.Custom("LORA")
 
 
+def menu_or_socket(id: str, tooltip: str, names: Sequence[str]) -> io.Input:
+    """A menu of ``names``, whose first entry stands for what is connected to the LORA socket."""
+    tooltip = f"{tooltip} Ignored while the lora input is connected."
+    return field(io.Combo, id, tooltip, options=[LORA_INPUT, *names], default=LORA_INPUT)
+
+
 def dataset_from_socket(value: Any) -> DatasetHandle:
     """``value`` from a DATASET socket. Raises UserError for an object of another pack whose socket has the same name."""
-    if isinstance(value, DatasetHandle):
-        return value
-    raise UserError(
-        f"The dataset input got {type(value).__name__}, which AnimeLoRA did not make.",
-        "Connect the dataset output of Dataset Prep (AnimeLoRA).",
-    )
+    return _require(value, DatasetHandle, "dataset", "Connect the dataset output of Dataset Prep (AnimeLoRA).")
 
 
 def lora_from_socket(value: Any) -> LoraHandle:
     """``value`` from a LORA socket. Raises UserError for an object of another pack whose socket has the same name."""
-    if isinstance(value, LoraHandle):
-        return value
-    raise UserError(
-        f"The LoRA input got {type(value).__name__}, which AnimeLoRA did not make.",
-        "Connect the lora output of Train LoRA (AnimeLoRA), or choose a file from the list.",
-    )
+    return _require(value, LoraHandle, "LoRA", "Connect the lora output of Train LoRA (AnimeLoRA), or choose a file from the list.")
 
 
 Options = TypeVar("Options", DatasetOptions, TrainOptions)
@@ -104,9 +102,14 @@ Options = TypeVar("Options", DatasetOptions, TrainOptions)
 
 def options_from_socket(value: Any, kind: type[Options]) -> Options | None:
     """``value`` from an options socket, or None when nothing is connected. Raises UserError for any other object."""
-    if value is None or isinstance(value, kind):
+    hint = "Connect Dataset Options to Dataset Prep, and Train Options to Train LoRA."
+    return None if value is None else _require(value, kind, "options", hint)
+
+
+Handle = TypeVar("Handle")
+
+
+def _require(value: Any, kind: type[Handle], name: str, hint: str) -> Handle:
+    if isinstance(value, kind):
         return value
-    raise UserError(
-        f"The options input got {type(value).__name__}, which AnimeLoRA did not make.",
-        "Connect Dataset Options to Dataset Prep, and Train Options to Train LoRA.",
-    )
+    raise UserError(f"The {name} input got {type(value).__name__}, which AnimeLoRA did not make.", hint)

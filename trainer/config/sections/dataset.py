@@ -20,7 +20,7 @@ class MoreDataset(Section):
     )
     loss_weight: float = setting(
         1.0,
-        "How much the images of this dataset count in the loss.",
+        "How much each image of this dataset counts in the loss. 0.5 is half, 0 is nothing.",
         details="Multiplies the images' own weights.",
         why="All images count alike.",
         ge=0,
