@@ -2,7 +2,7 @@
 
 **Distance.** Pictures of one portrait share their geometry, so they can be compared pixel by pixel, but a
 generated line may lie a pixel beside the true one. Both parts are therefore taken from blurred maps at
-several scales (standard deviations of 1, 2 and 4 pixels) of the pictures at 128 px; larger ones are made
+several scales (standard deviations of 1, 2 and 4 pixels) of the images at 128 px; larger ones are made
 smaller first, by averaging, so that figures of different sizes can be compared:
 
 - colour: mean absolute difference of the blurred colours, which sees flat cel tones and wrong areas;
@@ -12,7 +12,7 @@ smaller first, by averaging, so that figures of different sizes can be compared:
 Their sum is divided by the same sum for the source photo: 0 is the true anime rendering, 1 is as far from
 it as the photo was.
 
-**Style.** :func:`style_distance` asks how a picture is drawn and not what lies where: it compares how often each
+**Style.** :func:`style_distance` compares how images are drawn, not what they show: it compares how often each
 pair of brightness and strength of edge occurs. Flat tones and dark outlines count, a moved eye does not.
 """
 
@@ -32,13 +32,13 @@ from .drawing.portraits import Portrait
 
 Map = NDArray[np.float32]
 SCALES = (1.0, 2.0, 4.0)
-"""Standard deviations of the blur in pixels of a 128 px picture."""
+"""Standard deviations of the blur in pixels of a 128 px image."""
 SIDE = 128
-"""Pixels of the side at which pictures are measured."""
+"""Pixels of the side at which images are measured."""
 STYLE_BLUR = 0.5
-"""Standard deviation of the blur before the style's counts, in pixels of a 128 px picture."""
+"""Standard deviation of the blur before the style's counts, in pixels of a 128 px image."""
 STYLE_EDGES = np.geomspace(0.004, 0.25, 9)
-"""Bounds between the classes of edge strength: differences of luminance (0..1) over a pixel of a 128 px picture."""
+"""Bounds between the classes of edge strength: differences of luminance (0..1) over a pixel of a 128 px image."""
 LINE_WEIGHT = 2.0
 """Brings the line part, which is small because most pixels have no edge, to about the colour part's size."""
 
@@ -48,10 +48,10 @@ def _array(image: Image.Image) -> Map:
 
 
 def _at_side(image: Image.Image) -> Map:
-    """The picture at 128 px, (128, 128, 3) in 0..1. Raises ``ValueError`` for one that is smaller or not square."""
+    """The image at 128 px, (128, 128, 3) in 0..1. Raises ``ValueError`` for one that is smaller or not square."""
     width, height = image.size
     if width != height or width < SIDE:
-        raise ValueError(f"a picture of {width} x {height} pixels cannot be measured: it must be square and have {SIDE} or more")
+        raise ValueError(f"an image of {width} x {height} pixels cannot be measured: it must be square and have {SIDE} or more")
     return _array(image if width == SIDE else image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
@@ -69,22 +69,22 @@ def _blurred(values: Map, sigma: float) -> Map:
     return values
 
 
-def _edges(picture: Map) -> Map:
+def _edges(image: Map) -> Map:
     """Strength of edges (h, w): the gradient's length of the luminance, by central differences."""
-    grey = picture @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    grey = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     dy, dx = np.gradient(grey)
     strength: Map = np.hypot(dx, dy).astype(np.float32)
     return strength
 
 
-def raw_distance(picture: Image.Image, truth: Image.Image) -> float:
-    """Colour and line distance of two pictures of one size, without normalisation; 0 only for equal pictures.
+def raw_distance(image: Image.Image, truth: Image.Image) -> float:
+    """Colour and line distance of two images of one size, without normalisation; 0 only for equal images.
 
-    Raises ``ValueError`` for pictures of different sizes, and for ones that are not square or smaller than 128 px.
+    Raises ``ValueError`` for images of different sizes, and for ones that are not square or smaller than 128 px.
     """
-    if picture.size != truth.size:
-        raise ValueError(f"cannot compare pictures of {picture.size} and {truth.size} pixels")
-    a, b = _at_side(picture), _at_side(truth)
+    if image.size != truth.size:
+        raise ValueError(f"cannot compare images of {image.size} and {truth.size} pixels")
+    a, b = _at_side(image), _at_side(truth)
     edges_a, edges_b = _edges(a), _edges(b)
     total = 0.0
     for s in SCALES:
@@ -93,14 +93,14 @@ def raw_distance(picture: Image.Image, truth: Image.Image) -> float:
     return total / len(SCALES)
 
 
-def distance(picture: Image.Image, truth: Image.Image, source: Image.Image) -> float:
+def distance(image: Image.Image, truth: Image.Image, source: Image.Image) -> float:
     """:func:`raw_distance` to the true rendering, in units of the source photo's own distance."""
-    return raw_distance(picture, truth) / raw_distance(source, truth)
+    return raw_distance(image, truth) / raw_distance(source, truth)
 
 
-def _tones(picture: Image.Image) -> Map:
+def _tones(image: Image.Image) -> Map:
     """Histogram over brightness and edge strength: (8, 10), sums to 1."""
-    smooth = _blurred(_at_side(picture), STYLE_BLUR)
+    smooth = _blurred(_at_side(image), STYLE_BLUR)
     grey = smooth @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     edges = _edges(smooth)
     rows = np.minimum((grey * 8).astype(int), 7)
@@ -111,16 +111,16 @@ def _tones(picture: Image.Image) -> Map:
     return shares
 
 
-def style_distance(pictures: Sequence[Image.Image], truths: Sequence[Image.Image]) -> float:
-    """How differently two sets of pictures are drawn, 0..1: half the sum of the differences of their mean frequencies of
-    pairs of brightness and strength of edge (total variation). It grows with how few pictures there are, so that only values
+def style_distance(images: Sequence[Image.Image], truths: Sequence[Image.Image]) -> float:
+    """How differently two sets of images are drawn, 0..1: half the sum of the differences of their mean frequencies of
+    pairs of brightness and strength of edge (total variation). It grows with how few images there are, so that only values
     for sets of the same size can be compared.
 
     Raises ``ValueError`` for an empty set.
     """
-    if not pictures or not truths:
-        raise ValueError("a style can only be compared with at least one picture on each side")
-    a, b = (np.mean([_tones(picture) for picture in group], axis=0) for group in (pictures, truths))
+    if not images or not truths:
+        raise ValueError("a style can only be compared with at least one image on each side")
+    a, b = (np.mean([_tones(image) for image in group], axis=0) for group in (images, truths))
     return float(np.abs(a - b).sum() / 2)
 
 
@@ -134,7 +134,7 @@ class Regions:
 
 
 def regions(portrait: Portrait, size: int = 128) -> Regions:
-    """The regions whose colours are attributes, from the geometry and not from any picture."""
+    """The regions whose colours are attributes, from the geometry and not from any image."""
     g = build(portrait, ANIME)
     canvas = Canvas(size, 1, factor=1, mode="L")
     for points in g.hair_back:
@@ -157,7 +157,7 @@ def regions(portrait: Portrait, size: int = 128) -> Regions:
         canvas.fill(rim, 0)
     for points, _ in accessory_parts(portrait, g):
         canvas.fill(points, 0)
-    labels = np.asarray(canvas.picture)
+    labels = np.asarray(canvas.drawing)
     width = 2 * max(1, round(size / 128)) + 1
 
     def inner(value: int) -> NDArray[np.bool_]:
@@ -167,13 +167,13 @@ def regions(portrait: Portrait, size: int = 128) -> Regions:
     return Regions(hair=inner(2), skin=inner(3), background=inner(1))
 
 
-def colour_errors(picture: Image.Image, truth: Image.Image, portrait: Portrait) -> dict[str, float]:
+def colour_errors(image: Image.Image, truth: Image.Image, portrait: Portrait) -> dict[str, float]:
     """Difference of the mean colours of hair, skin and background, averaged over red, green and blue, in 0..1.
 
     A region that an accessory or the fringe leaves fewer than 20 pixels is left out.
     """
-    a, b = _array(picture), _array(truth)
-    found = regions(portrait, picture.size[0])
+    a, b = _array(image), _array(truth)
+    found = regions(portrait, image.size[0])
     out = {}
     for name in ("hair", "skin", "background"):
         mask = getattr(found, name)

@@ -27,11 +27,11 @@ def picture_grid(cases: list[Case], figures: Mapping[str, Any]) -> Image.Image:
         draw.text((_GAP + i * (_CELL + _GAP), _GAP), text, fill="black", font=title)
     y = 2 * _GAP + _TEXT
     for case in cases:
-        pictures = (case.source, case.base, case.lora_065, case.lora_080, case.truth)
-        for i, picture in enumerate(pictures):
+        images = (case.source, case.base, case.lora_065, case.lora_080, case.truth)
+        for i, image in enumerate(images):
             x = _GAP + i * (_CELL + _GAP)
-            out.paste(picture.resize((_CELL, _CELL), Image.Resampling.LANCZOS), (x, y))
-            far = distance(picture, case.truth, case.source)
+            out.paste(image.resize((_CELL, _CELL), Image.Resampling.LANCZOS), (x, y))
+            far = distance(image, case.truth, case.source)
             draw.text((x, y + _CELL + 2), f"distance {far:.2f}", fill=(90, 90, 90), font=small)
         y += _CELL + _TEXT + _GAP
     lines = (

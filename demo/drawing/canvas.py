@@ -73,8 +73,8 @@ class Canvas:
         self.factor = factor or (4 if size <= 128 else 3 if size <= 384 else 2)
         self.pixels = size * self.factor
         self.mode = mode
-        self.picture = Image.new(mode, (self.pixels, self.pixels), colour)
-        self.draw = ImageDraw.Draw(self.picture)
+        self.drawing = Image.new(mode, (self.pixels, self.pixels), colour)
+        self.draw = ImageDraw.Draw(self.drawing)
 
     def _xy(self, points: Points) -> list[float]:
         return (points * self.pixels - 0.5).ravel().tolist()
@@ -103,12 +103,12 @@ class Canvas:
         self.draw.ellipse(box, fill=colour)
 
     def mask(self, *polygons: Points) -> Image.Image:
-        """Single-channel picture at drawing resolution: 255 inside any of the polygons."""
-        picture = Image.new("L", (self.pixels, self.pixels), 0)
-        draw = ImageDraw.Draw(picture)
+        """Single-channel image at drawing resolution: 255 inside any of the polygons."""
+        inside = Image.new("L", (self.pixels, self.pixels), 0)
+        draw = ImageDraw.Draw(inside)
         for points in polygons:
             draw.polygon(self._xy(points), fill=255)
-        return picture
+        return inside
 
     def fill_inside(self, mask: Image.Image, shapes: Sequence[Points], colour: Colour | int) -> None:
         """Fill the parts of ``shapes`` that lie inside ``mask``."""
@@ -128,8 +128,8 @@ class Canvas:
             draw.polygon((points * self.pixels - 0.5 - low).ravel().tolist(), fill=255)
         for mask in masks:
             area = ImageChops.multiply(area, mask.crop(box))
-        self.picture.paste(colour, box[:2], area)
+        self.drawing.paste(colour, box[:2], area)
 
     def image(self) -> Image.Image:
-        """The finished picture at ``size`` pixels."""
-        return self.picture.reduce(self.factor)
+        """The finished image, ``size`` pixels square."""
+        return self.drawing.reduce(self.factor)

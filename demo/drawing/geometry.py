@@ -1,4 +1,4 @@
-"""Where everything in a portrait lies: one frame that all renderers share.
+"""The positions of all shapes of a portrait, the same for all renderers.
 
 Head coordinates (u, v): the origin is the middle of the face, one unit is half the face's width, v points
 down and the frame is tilted with the head. The renderers get polygons in image widths.
@@ -17,12 +17,12 @@ from .portraits import Portrait
 HEAD_UNIT = 0.225
 HEAD_X, HEAD_Y = 0.5, 0.475
 BODY_DOWN = 0.05
-"""How far neck, body and clothes lie below the coordinates they are written in."""
+"""Added to the y of neck, body and clothes, in image widths."""
 
 
 @dataclass(frozen=True)
 class Proportions:
-    """What differs between realistic and stylised faces, in head units."""
+    """Proportions that differ between realistic and stylised faces, in head units."""
 
     eye_u: float
     eye_v: float

@@ -1,4 +1,4 @@
-"""Parts that every renderer draws alike apart from its colours: background, clothes, accessories, glasses."""
+"""Shapes that all renderers draw in their own colours: background, clothes, accessories, glasses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def background_parts(portrait: Portrait, second: Colour) -> list[Part]:
 
 
 def clothes_parts(portrait: Portrait, skin: Colour, main: Colour, dark: Colour, light: Colour) -> list[Part]:
-    """What lies on top of the body polygon: collars, hoods, laces, lapels."""
+    """Polygons on top of the body: collars, hoods, laces, lapels."""
     dx = portrait.shift_x
 
     def at(points: list[tuple[float, float]], mirror: bool = False) -> Points:

@@ -1,4 +1,4 @@
-"""The parametric portrait: what it is made of, how one is drawn at random, and how it is described.
+"""The attributes of a portrait, random portraits, and captions.
 
 A portrait is a frozen record of attributes. The renderers (``render_*.py``) draw the same record in
 several styles inside one geometry frame, and :func:`caption` describes it in comma-separated tags.
@@ -89,7 +89,7 @@ _WEIGHTS: dict[str, tuple[float, ...]] = {
 }
 
 STYLES = ("photo", "flat", "pencil", "anime")
-"""All renderers. The base model is trained on :data:`BASE_STYLES` only; ``anime`` is held back."""
+"""All styles. The base model is trained on :data:`BASE_STYLES` only; ``anime`` is held back."""
 BASE_STYLES = ("photo", "flat", "pencil")
 STYLE_WORDS: dict[str, str] = {
     "photo": "photo portrait",
@@ -202,7 +202,7 @@ def with_attributes(portrait: Portrait, **changes: str) -> Portrait:
 
 
 def portrait_tags(portrait: Portrait) -> list[str]:
-    """The tags that describe a portrait, most visible first; attributes that are absent say nothing."""
+    """The tags that describe a portrait, most visible first; absent attributes have no tag."""
     p = portrait
     hair = {"spiky": "spiky", "curly": "curly", "short": "short", "long": "long"}
     out = [f"{hair[p.hair_style]} {p.hair_colour} hair" if p.hair_style in hair else f"{p.hair_colour} hair"]

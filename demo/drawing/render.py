@@ -1,4 +1,4 @@
-"""One entry to all renderers, and pictures of many portraits at once."""
+"""Draw a portrait in any style, and arrange images in a sheet."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def render(portrait: Portrait, style: str, size: int = 128) -> Image.Image:
 
 
 def sheet(rows: list[list[Image.Image]], gap: int = 4) -> Image.Image:
-    """Arrange equally large pictures in rows on white."""
+    """Arrange equally large images in rows on white."""
     width, height = rows[0][0].size
     columns = max(len(row) for row in rows)
     out = Image.new("RGB", (columns * (width + gap) + gap, len(rows) * (height + gap) + gap), "white")
     for j, row in enumerate(rows):
-        for i, picture in enumerate(row):
-            out.paste(picture, (gap + i * (width + gap), gap + j * (height + gap)))
+        for i, image in enumerate(row):
+            out.paste(image, (gap + i * (width + gap), gap + j * (height + gap)))
     return out

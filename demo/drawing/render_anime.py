@@ -77,7 +77,7 @@ def _face(canvas: Canvas, g: Geometry, portrait: Portrait, skin: Colour) -> None
     away = g.face + (g.frame([(0.15 * portrait.light, -0.06)])[0] - g.frame([(0.0, 0.0)])[0])
     cheek = canvas.mask(g.face)
     cheek.paste(0, (0, 0), canvas.mask(away))
-    canvas.picture.paste(dark, (0, 0), cheek)
+    canvas.drawing.paste(dark, (0, 0), cheek)
     canvas.fill_inside(face, [g.hair_front + down], dark)
     if portrait.cheeks == "blush":
         for side in (-1, 1):

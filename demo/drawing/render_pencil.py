@@ -80,7 +80,7 @@ def render(portrait: Portrait, size: int = 128) -> Image.Image:
         pencil.trace(points)
     shade = np.add(g.face, (0.07 * lx, -0.03))
     face_shadow = ImageChops.subtract(canvas.mask(g.face), canvas.mask(shade))
-    canvas.picture.paste(mix(skin, GRAPHITE, 0.55), (0, 0), ImageChops.multiply(face_shadow, _hatch(canvas.pixels, 0.028)))
+    canvas.drawing.paste(mix(skin, GRAPHITE, 0.55), (0, 0), ImageChops.multiply(face_shadow, _hatch(canvas.pixels, 0.028)))
     _features(canvas, pencil, g, portrait)
     for points in [*g.locks, g.hair_front]:
         pencil.wash(points, hair, 0.7)
@@ -97,7 +97,7 @@ def render(portrait: Portrait, size: int = 128) -> Image.Image:
 
 
 def canvas_colour(portrait: Portrait) -> Colour:
-    """The background's wash on paper."""
+    """The colour of paper with a wash of the background's."""
     return mix(PAPER, portrait.background_rgb, 0.5)
 
 

@@ -39,13 +39,13 @@ def _backdrop(portrait: Portrait, size: int) -> Image.Image:
         ramp = np.linspace(0, 1, canvas.pixels, dtype=np.float32)[:, None, None]
         rows = np.array(base, np.float32) * (1 - ramp) + np.array(second, np.float32) * ramp
         rows = np.broadcast_to(rows, (canvas.pixels, canvas.pixels, 3))
-        canvas.picture.paste(Image.fromarray(rows.astype(np.uint8)))
+        canvas.drawing.paste(Image.fromarray(rows.astype(np.uint8)))
     for points, colour in background_parts(portrait, second):
         canvas.fill(points, colour)
-    picture = canvas.image().filter(ImageFilter.GaussianBlur(size * 0.012))
+    image = canvas.image().filter(ImageFilter.GaussianBlur(size * 0.012))
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
     falloff = 1.04 - 0.28 * (x * x + y * y) - 0.08 * x * portrait.light
-    return Image.fromarray(np.clip(np.asarray(picture) * falloff[..., None], 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(np.asarray(image) * falloff[..., None], 0, 255).astype(np.uint8))
 
 
 def _albedo(portrait: Portrait, g: Geometry, size: int) -> tuple[Image.Image, Image.Image]:
@@ -71,8 +71,8 @@ def _albedo(portrait: Portrait, g: Geometry, size: int) -> tuple[Image.Image, Im
         canvas.fill(points, hair)
     inside = canvas.mask(*front)
     strands = Canvas(size, (0, 0, 0), factor=canvas.factor)
-    strands.picture = canvas.picture.copy()
-    strands.draw = type(canvas.draw)(strands.picture)
+    strands.drawing = canvas.drawing.copy()
+    strands.draw = type(canvas.draw)(strands.drawing)
     for i in range(18):
         a = np.pi * (0.06 + 0.88 * (i + rng.random()) / 18)
         d = np.array([np.cos(a), -np.sin(a)])
@@ -83,7 +83,7 @@ def _albedo(portrait: Portrait, g: Geometry, size: int) -> tuple[Image.Image, Im
         )
         tone = mix(hair, (255, 255, 255) if i % 2 else (0, 0, 0), 0.13 + 0.1 * rng.random())
         strands.fill(ribbon(g.frame(path), 0.018, (0.3, 0.3)), tone)
-    canvas.picture.paste(strands.picture, (0, 0), inside)
+    canvas.drawing.paste(strands.drawing, (0, 0), inside)
     for rim in glasses_rims(portrait, g, 0.34):
         canvas.outline(rim, (38, 36, 44), 0.012)
     for bridge in glasses_bridge(portrait, g, 0.34):
@@ -180,7 +180,7 @@ def _soft(shapes: list[Points], size: int, blur: float, shift: tuple[float, floa
     canvas = Canvas(size, 0, factor=1, mode="L")
     for points in shapes:
         canvas.fill(points + np.array(shift), 255)
-    return np.asarray(canvas.picture.filter(ImageFilter.GaussianBlur(blur * size)), np.float32) / 255.0
+    return np.asarray(canvas.drawing.filter(ImageFilter.GaussianBlur(blur * size)), np.float32) / 255.0
 
 
 def _light(portrait: Portrait, g: Geometry, size: int) -> tuple[Map, Map]:
