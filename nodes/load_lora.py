@@ -15,6 +15,7 @@ from .shared.inputs.socket_types import LORA, LORA_INPUT, menu_or_socket
 from .shared.inputs.sockets import require
 from .shared.loras.apply_lora import apply_lora
 from .shared.loras.chosen_lora import chosen_lora, inspect, made_for, menu_state
+from .shared.loras.sampling_warning import sampling_warning
 from .shared.schema import field, result, schema
 
 log = logging.getLogger("animelora")
@@ -84,9 +85,12 @@ class LoadLora(io.ComfyNode):
             path = chosen_lora(lora_name, lora)
             info = inspect(path)
             applied = apply_lora(model, clip, path, strength_model, strength_clip, made_for=made_for(info))
+            warning = sampling_warning(path.name, info, model)
             show_used_lora(cls.hidden.unique_id, listed_lora(path))
-            show_text(cls.hidden.unique_id, applied.summary())
+            show_text(cls.hidden.unique_id, f"{applied.summary()}\n{warning}" if warning else applied.summary())
             if applied.unknown:
                 log.warning("%s: these keys were not used: %s", path.name, ", ".join(applied.unknown))
+            if warning:
+                log.warning("%s", warning)
             log.info("%s: %s", path.name, applied.summary())
             return io.NodeOutput(applied.model, applied.clip, for_prompt(info.trigger_words))

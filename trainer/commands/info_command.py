@@ -80,6 +80,7 @@ def _text(info: LoraInfo, norms: Mapping[str, Mapping[str, float]]) -> str:
         "norms": "; ".join(_norm_text(_part(info, name), layers) for name, layers in norms.items()),
         "trigger words": ", ".join(info.trigger_words),
         "trained on": info.base,
+        "prediction": info.prediction,
         "author": info.metadata.get("modelspec.author", ""),
         "description": info.metadata.get("modelspec.description", ""),
         "licence": info.metadata.get("modelspec.license", ""),

@@ -35,6 +35,7 @@ class LoraInfo:
     trigger_words: tuple[str, ...]
     base: str  # name of the checkpoint that it was trained on
     title: str
+    prediction: str  # what its model was trained to predict, as the file states it: "epsilon", "v", "flow" or another program's word
     thumbnail: Image.Image | None
     metadata: Mapping[str, str]
     problems: tuple[str, ...]
@@ -71,6 +72,7 @@ class LoraInfo:
             "trigger_words": list(self.trigger_words),
             "base": self.base,
             "title": self.title,
+            "prediction": self.prediction,
             "thumbnail": list(self.thumbnail.size) if self.thumbnail else None,
             "metadata": {key: value for key, value in self.metadata.items() if key != "modelspec.thumbnail"},
         }
@@ -99,6 +101,7 @@ def describe_lora(path: Path, weights: LoraWeights) -> LoraInfo:
         trigger_words=stated_words(metadata) or _in_every_caption(tags, images),
         base=text_value(metadata, "ss_sd_model_name"),
         title=text_value(metadata, "modelspec.title") or text_value(metadata, "ss_output_name") or path.stem,
+        prediction=text_value(metadata, "modelspec.prediction_type"),
         thumbnail=from_data_url(metadata.get("modelspec.thumbnail", "")),
         metadata=dict(metadata),
         problems=weights.problems,

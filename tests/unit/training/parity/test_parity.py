@@ -1,8 +1,10 @@
-"""Ten steps of every family beside diffusers' recipe with the same noise and timesteps: losses, gradients and weights.
+"""Ten steps of every family beside an independent recipe with the same noise and timesteps: losses, gradients and weights.
 
 The recipe is that of ``examples/text_to_image/train_text_to_image_lora.py`` and ``..._sdxl.py`` with ``--snr_gamma`` and
 ``--prediction_type``, written down plainly around diffusers' own ``add_noise``, ``get_velocity`` and ``compute_snr`` and peft's own
-adapter; only the draws are the trainer's. Batches of two, so that weights of single images matter.
+adapter; only the draws are the trainer's. For a rectified flow the recipe is that of Liu et al. 2022: the point at t of the straight line
+from latents to noise, and the line's direction as the target; the UNet is given 1000 t. Batches of two, so that weights of single images
+matter.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ class Case:
     zero_terminal: bool = False
     gamma: float = 0.0
     shallow: bool = False  # with fewer transformer blocks
+    flow: bool = False
 
     @property
     def checkpoint(self) -> str:
@@ -58,6 +61,8 @@ class Case:
     @property
     def changes(self) -> dict[str, Any]:
         """The same in our settings."""
+        if self.flow:
+            return {"objective.prediction": "flow", "objective.timestep_shift": 2.5}
         return {
             "objective.prediction": "v-prediction" if self.velocity else "epsilon",
             "objective.zero_terminal_snr": "on" if self.zero_terminal else "off",
@@ -71,6 +76,7 @@ CASES = {  # SD 1.x without weights is in test_training_step.py
     "sd2 v-prediction min-snr": Case("sd2", velocity=True, gamma=5.0),
     "sdxl": Case("sdxl"),
     "sdxl v-prediction zero terminal snr": Case("sdxl", velocity=True, zero_terminal=True, shallow=True),
+    "sdxl rectified flow": Case("sdxl", flow=True, shallow=True),
 }
 
 
@@ -107,14 +113,20 @@ def unet_with_lora(case: Case, config: RunConfig) -> Any:
 
 def recipe_loss(case: Case, unet: Any, scheduler: Any, batch: MicroBatch) -> torch.Tensor:
     """One forward pass and its loss."""
-    noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+    noisy, timesteps = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps.long()), batch.timesteps
+    if case.flow:
+        assert batch.timesteps.dtype == torch.float32 and batch.timesteps.min() >= 0 and batch.timesteps.max() <= 1
+        levels = batch.timesteps[:, None, None, None]
+        noisy, timesteps = batch.latents + levels * (batch.noise - batch.latents), 1000 * batch.timesteps
     extra = {}
     if case.family == "sdxl":
         pooled = torch.stack([condition["pooled"] for condition in batch.conditions])
         sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64]] * batch.size)  # neither resized nor cut
         extra = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
-    predicted: torch.Tensor = unet(noisy, batch.timesteps, torch.stack([c["embeds"] for c in batch.conditions]), **extra).sample
+    predicted: torch.Tensor = unet(noisy, timesteps, torch.stack([c["embeds"] for c in batch.conditions]), **extra).sample
     wanted: torch.Tensor = scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps) if case.velocity else batch.noise
+    if case.flow:
+        wanted = batch.noise - batch.latents
     if not case.gamma:
         plain: torch.Tensor = F.mse_loss(predicted, wanted)
         return plain
