@@ -1,1 +1,1 @@
-"""What the nodes share: schemas, sockets, folders, previews. The only other code that imports ComfyUI."""
+"""What the nodes share: schemas, sockets, folders, progress. The only other code that imports ComfyUI."""

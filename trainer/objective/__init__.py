@@ -1,1 +1,1 @@
-"""Noise, timesteps, targets, weighting and loss."""
+"""Noise processes, timesteps, targets, weighting and loss. May import families, config and core."""

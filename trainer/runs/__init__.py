@@ -1,1 +1,1 @@
-"""Run folders: identity, events and their log, saved states, pruning. May import core and config."""
+"""Run folders: identity, events and their log, saved states, pruning. May import lorafile, config and core."""

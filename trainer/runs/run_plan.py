@@ -29,7 +29,7 @@ class RunPlan:
     held_out: StrictInt = 0  # images that are not trained on
     memory: dict[str, Number] = field(default_factory=dict)  # the parts of memory_gb, see memory_estimate.py
     attention: StrictStr = "sdpa"
-    prepacked: StrictBool = False  # layers of the base are packed for the CPU, see onednn_layers.py
+    prepacked: StrictBool = False  # layers of the base are packed for the CPU, see compute/onednn/
     cuda_graphs: StrictBool = False  # forward and backward passes are captured, see compute/cuda_graphs/
-    fused: StrictBool = False  # blocks of the UNet, see fused_blocks.py
+    fused: StrictBool = False  # blocks of the UNet, see compute/fused_blocks/
     regularisation: StrictStr = ""  # a sentence about the share of regularisation images; empty without any

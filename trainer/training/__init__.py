@@ -1,1 +1,1 @@
-"""The training child: loop, batches, caches, validation, validation images, checkpoints, export."""
+"""The training process: loop, batches, caches, validation, checkpoints, export. May import all rooms below."""

@@ -1,1 +1,1 @@
-"""Threads, processes and the progress of long work."""
+"""Threads, processes and the progress of long work. Imports devices and errors of core."""

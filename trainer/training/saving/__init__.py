@@ -1,1 +1,1 @@
-"""What a run saves: states to resume from, LoRA files, and the checks around them."""
+"""What a run saves: states to resume from, LoRA files, and the checks around them. Imports monitoring and the files of training."""

@@ -1,1 +1,1 @@
-"""The folder of a dataset, and what earlier runs left in it: their settings, results and rows, and the edits of the user."""
+"""The folder of a dataset, and what earlier runs left in it: settings, results, edits. Imports manifest, images and the candidates."""
