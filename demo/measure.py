@@ -1,6 +1,6 @@
 """How far an image is from the true anime rendering of the same portrait, and whether its colours are right.
 
-**Distance.** Pictures of one portrait share their geometry, so they can be compared pixel by pixel, but a
+**Distance.** Images of one portrait share their geometry, so they can be compared pixel by pixel, but a
 generated line may lie a pixel beside the true one. Both parts are therefore taken from blurred maps at
 several scales (standard deviations of 1, 2 and 4 pixels) of the images at 128 px; larger ones are made
 smaller first, by averaging, so that figures of different sizes can be compared:

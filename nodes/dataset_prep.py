@@ -205,7 +205,7 @@ def _source(folder: str, images: torch.Tensor | None, captions: str | None) -> P
 
 
 def _name(upscale_model: Any) -> str:
-    """A name that tells upscale models apart: architecture, factor and the sum of the weights."""
+    """A name that distinguishes upscale models: architecture, factor and the sum of the weights."""
     model = upscale_model.model if hasattr(upscale_model, "model") else upscale_model
     total = sum(float(p.detach().double().sum()) for p in model.parameters()) if hasattr(model, "parameters") else 0.0
     return f"{type(model).__name__} x{getattr(upscale_model, 'scale', '?')} {total:.6g}"

@@ -32,7 +32,7 @@ _RESNET = {
 
 
 def unet_names(attention: Sequence[bool], layers: int) -> list[tuple[str, str]]:
-    """Pairs (diffusers prefix, LDM prefix) of the UNet's blocks; ``attention`` tells for each level whether it has attention."""
+    """Pairs (diffusers prefix, LDM prefix) of the UNet's blocks; ``attention``: whether each level has attention."""
     levels = len(attention)
     pairs = [
         ("time_embedding.linear_1.", "time_embed.0."),

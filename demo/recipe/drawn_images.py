@@ -36,7 +36,7 @@ WORTH_A_PROCESS = 100
 
 
 def draw_image(kind: str, size: int, i: int) -> Pictures:
-    """Picture ``i`` of a file, (size, size, 3): of a style of portraits, or a random drawing."""
+    """Image ``i`` of a file, (size, size, 3): of a style of portraits, or a random drawing."""
     drawn = random_drawing(i, size) if kind == SHAPES else render(random_portrait(FIRST_TRAINING_SEED + i), kind, size)
     return np.asarray(drawn)
 

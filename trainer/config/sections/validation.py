@@ -1,4 +1,4 @@
-"""``[validation]``: held-out images, whose loss tells learning from memorising."""
+"""``[validation]``: held-out images, whose loss shows whether a LoRA learns or memorises."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def caption_images(
 
 
 def _note_carried_edits(finals: Mapping[str, str], edits: Mapping[str, Edit], previous: PreviousRun) -> None:
-    """Tell ``previous`` which edited captions have a new file now; warn about those whose image may be another one."""
+    """Note in ``previous`` which edited captions have a new file now; warn about those whose image may be another one."""
     carried = {file: edit for file, edit in edits.items() if finals.get(file) in (edit.text, one_line(edit.text))}
     previous.carried |= {edit.file for edit in carried.values()}
     unsure = [file for file, edit in carried.items() if not edit.sure]
