@@ -11,6 +11,7 @@ from trainer.cli import main
 from trainer.config import presets, run_config
 from trainer.core.errors import UserError
 from trainer.families import FAMILIES, family_named
+from trainer.objective.rectified_flow import RectifiedFlow
 from trainer.training.optimizers import learning_rate
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "training.md"
@@ -51,6 +52,15 @@ def test_explicit_values_win_over_the_preset() -> None:
 
 def test_no_preset_is_no_change() -> None:
     assert run_config.parse({**MINIMAL, "preset": "none"}) == run_config.parse(MINIMAL)
+
+
+def test_values_of_diffusions_are_left_out_for_a_rectified_flow() -> None:
+    flow = {**MINIMAL, "objective": {"prediction": "flow"}}
+    parsed = run_config.parse({**flow, "preset": "style-sdxl"})
+    assert (parsed.objective.min_snr_gamma, parsed.objective.noise_offset) == (0, 0)
+    assert parsed.network.targets == "all-linear+conv"  # the preset's other values stay
+    RectifiedFlow.require_meaningful(parsed.objective)
+    assert run_config.parse({**MINIMAL, "preset": "style-sdxl"}).objective.min_snr_gamma == 5
 
 
 @pytest.mark.parametrize(("wrong", "meant"), [("style-sd51", "style-sd15"), ("charakter-sdxl", "character-sdxl"), (7, "style-sd15, ")])

@@ -80,6 +80,20 @@ def test_unknown_prediction_is_refused_unless_overridden(shallow_checkpoint: Pat
     assert chosen == Prediction("v_prediction")
 
 
+def test_sdxl_file_that_states_a_flow_is_trained_as_one_only_on_request(shallow_sdxl: Path, tmp_path: Path) -> None:
+    path = with_tensors(shallow_sdxl, tmp_path / "rf.safetensors", {}, {"modelspec.prediction_type": "flow"})
+    assert "objective.prediction" in refusal(path, tmp_path)
+    checkpoint = open_checkpoint(str(path))
+    chosen = [choose_prediction(family_named("sdxl"), checkpoint, ObjectiveSection(prediction=kind)) for kind in ("flow", "epsilon")]
+    assert chosen == [Prediction("flow"), Prediction("epsilon")]
+    assert cautions(checkpoint, "flow") == cautions(checkpoint)
+
+
+def test_flow_is_refused_for_families_without_it(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    message = refusal(shallow_checkpoint, tmp_path, **{"objective.prediction": "flow"})
+    assert "Stable Diffusion 1.x is trained for epsilon or v-prediction" in message
+
+
 @pytest.mark.parametrize(("stated", "kind"), [("v", "v_prediction"), ("V-Prediction", "v_prediction"), ("eps", "epsilon"), ("", "epsilon")])
 def test_spellings_of_supported_predictions_are_understood(shallow_checkpoint: Path, tmp_path: Path, stated: str, kind: str) -> None:
     path = with_tensors(shallow_checkpoint, tmp_path / "v.safetensors", {}, {"modelspec.prediction_type": stated})
