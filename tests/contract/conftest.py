@@ -1,4 +1,4 @@
-"""What each ComfyUI says about our nodes, asked once a session; and the nodes' helpers that need no ComfyUI."""
+"""How each ComfyUI describes our nodes, asked once a session; and the helpers of nodes that need no ComfyUI."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def description(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """``nodes`` as ``/object_info`` gives them, from a real ComfyUI of each version that there is."""
     if request.param is None:
-        request.getfixturevalue("comfyui")  # skips, and says why
+        request.getfixturevalue("comfyui")  # skips with the reason
     place: ComfyUI = request.param
     base = tmp_path_factory.mktemp("base")
     (base / "input" / "first" / "second").mkdir(parents=True)

@@ -34,7 +34,7 @@ def test_rows_keep_their_order_and_clip_defaults_to_strength(helper: Helper) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("{", "cannot be read"),
         ("{}", "is not a list"),
@@ -57,11 +57,11 @@ def test_rows_keep_their_order_and_clip_defaults_to_strength(helper: Helper) -> 
         (None, "NoneType, not text"),
     ],
 )
-def test_invalid_rows_are_refused(helper: Helper, text: Any, said: str) -> None:
+def test_invalid_rows_are_refused(helper: Helper, text: Any, reason: str) -> None:
     error = helper("loras.stack_rows").UserError
     with pytest.raises(error, match="LoRA") as refused:
         helper("loras.stack_rows").read_rows(text, LISTED)
-    assert said in str(refused.value)
+    assert reason in str(refused.value)
     assert len(str(refused.value)) < 600
 
 

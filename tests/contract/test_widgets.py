@@ -67,15 +67,15 @@ def test_only_defaults_with_a_reason_differ_from_the_settings(helper: Helper) ->
     for _, widget, described in widgets(helper):
         assert (widget.default is None) == (widget.because == ""), widget.name
         if widget.default is None and not described.required:
-            shown = widget.arguments(described)["default"]
-            reread = widget.value(described, shown)
+            on_node = widget.arguments(described)["default"]
+            reread = widget.value(described, on_node)
             assert (type(described.default)(reread) if described.type in (tuple, dict) else reread) == described.default, widget.name
 
 
-@pytest.mark.parametrize(("shown", "value"), [(0, "auto"), (0.0, "auto"), (3e-5, 3e-5)])
-def test_zero_stands_for_auto_where_a_number_may_be_auto(helper: Helper, shown: float, value: object) -> None:
+@pytest.mark.parametrize(("on_node", "value"), [(0, "auto"), (0.0, "auto"), (3e-5, 3e-5)])
+def test_zero_stands_for_auto_where_a_number_may_be_auto(helper: Helper, on_node: float, value: object) -> None:
     nodes = helper("widgets.training_widgets")
-    assert nodes.TRAIN_LORA_WIDGETS.settings({"learning_rate": shown}) == {"optimizer": {"lr": value}}
+    assert nodes.TRAIN_LORA_WIDGETS.settings({"learning_rate": on_node}) == {"optimizer": {"lr": value}}
 
 
 def test_zero_is_zero_where_a_number_cannot_be_auto(helper: Helper) -> None:

@@ -34,8 +34,8 @@ _STEP: dict[str, Any] = dict.fromkeys(
 
 
 def test_the_readme_s_table_is_that_of_the_results() -> None:
-    shown = table.README.read_text(encoding="utf-8").partition(table.BEGIN)[2].partition(table.END)[0]
-    assert shown.strip() == table.render(table.read(ROOT / "benchmarks" / "results")).strip()
+    printed = table.README.read_text(encoding="utf-8").partition(table.BEGIN)[2].partition(table.END)[0]
+    assert printed.strip() == table.render(table.read(ROOT / "benchmarks" / "results")).strip()
 
 
 def test_a_row_that_nobody_measured_says_so() -> None:
@@ -127,10 +127,10 @@ def test_what_a_run_told_becomes_seconds() -> None:
 
 
 def test_a_start_is_split_by_what_the_child_told() -> None:
-    told: list[events.Event] = [events.Phase(name, time=moment) for name, moment in (("loading", 101.0), ("loading", 103.5))]
-    told[1:1] = [events.Phase("caching prompts", time=103.0)]
-    told += [events.Phase("training", 0, 1, time=105.5), events.Step(**_STEP | {"time": 109.5}), events.Step(**_STEP | {"time": 110.0})]
-    assert start.split(99.5, 100.0, told) == [0.5, 1.0, 2.5, 2.0, 4.0]
+    log: list[events.Event] = [events.Phase(name, time=moment) for name, moment in (("loading", 101.0), ("loading", 103.5))]
+    log[1:1] = [events.Phase("caching prompts", time=103.0)]
+    log += [events.Phase("training", 0, 1, time=105.5), events.Step(**_STEP | {"time": 109.5}), events.Step(**_STEP | {"time": 110.0})]
+    assert start.split(99.5, 100.0, log) == [0.5, 1.0, 2.5, 2.0, 4.0]
 
 
 @pytest.mark.long
@@ -172,12 +172,12 @@ def test_an_import_is_counted_apart_from_what_comes_before(
 
 def test_each_second_of_the_reference_run_has_one_part() -> None:
     phases = ("caching latents", 12.0), ("caching prompts", 13.0), ("loading", 13.5), ("sampling", 14.0)
-    told: list[events.Event] = [events.Phase(name, time=moment) for name, moment in phases]
-    told += [events.Sample("a.png", "", 0, 0, 0, time=16.0), events.Phase("training", time=17.0)]
-    told += [events.Step(**_STEP | {"time": 20.0}), events.Checkpoint(1, "", "", time=20.25), events.Step(**_STEP | {"time": 22.0})]
-    told += [events.Phase("exporting", time=22.5), events.Done("", "", 2, 1.0, 1.0, time=23.0)]
+    log: list[events.Event] = [events.Phase(name, time=moment) for name, moment in phases]
+    log += [events.Sample("a.png", "", 0, 0, 0, time=16.0), events.Phase("training", time=17.0)]
+    log += [events.Step(**_STEP | {"time": 20.0}), events.Checkpoint(1, "", "", time=20.25), events.Step(**_STEP | {"time": 22.0})]
+    log += [events.Phase("exporting", time=22.5), events.Done("", "", 2, 1.0, 1.0, time=23.0)]
     expected = {"prepare": 4.0, "start": 1.5, "caching": 3.0, "training": 4.75, "validation": 2.5, "saving": 1.25}
-    assert reference.split(6.0, 10.0, told) == expected
+    assert reference.split(6.0, 10.0, log) == expected
     assert sum(expected.values()) == 23.0 - 6.0
 
 

@@ -86,7 +86,7 @@ class Trained:
 
     @property
     def steps(self) -> list[events.Step]:
-        """What was told of each step."""
+        """The events of the steps."""
         return [event for event in self.told if isinstance(event, events.Step)]
 
     def state(self, step: int) -> dict[str, Any]:

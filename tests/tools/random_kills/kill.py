@@ -21,7 +21,7 @@ from tests.tools.children.processes import living
 
 # Python's audit events of what changes the file system. "open" counts for files that are opened for writing.
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.utime", "os.chmod", "os.symlink")
-# Files that tell when and how often something was done: only their names are compared.
+# Logs of when and how often something was done: only their names are compared.
 _LOGS = (
     "*/events.jsonl", "*/child.log", "*/result.json", "*/loss_curve.png", "*/report.html", "*/.prepare/*", "*.lock",
     "*/checkpoint-hashes.json", "*/started.json",

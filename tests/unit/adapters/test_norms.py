@@ -45,8 +45,8 @@ def test_modules_above_the_limit_are_shortened_to_it_and_keep_their_direction() 
     limit = 1.0
     pairs, before = some_pairs(), [product(pair) for pair in some_pairs()]
     balance = [float(pair.up.detach().norm() / pair.down.detach().norm()) for pair in pairs]
-    told = limit_norms(pairs, limit)
-    for pair, old, norm, ratio in zip(pairs, before, told.tolist(), balance, strict=True):
+    scaled_norms = limit_norms(pairs, limit)
+    for pair, old, norm, ratio in zip(pairs, before, scaled_norms.tolist(), balance, strict=True):
         # kohya's rule: the product is multiplied by min(norm, limit) / norm, half of it (the root) in each matrix
         length = float(torch.linalg.vector_norm(old))
         assert torch.allclose(product(pair), old * (min(length, limit) / length if length else 1.0), atol=1e-6)

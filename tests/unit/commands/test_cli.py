@@ -18,7 +18,7 @@ NAMES = ["prepare", "train", "sample", "export", "info", "check", "prune", "demo
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+def output_of(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     captured = capsys.readouterr()
     return captured.out, captured.err
 
@@ -27,7 +27,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
-    out, _ = said(capsys)
+    out, _ = output_of(capsys)
     assert ended.value.code == 0
     assert f"trainer {name}" in out
     assert len(out.splitlines()) > 5
@@ -36,12 +36,12 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 def test_the_main_help_names_every_command_and_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    out, _ = said(capsys)
+    out, _ = output_of(capsys)
     assert len(COMMANDS) == len(NAMES)
     assert all(f"    {name}" in out for name in NAMES)
     with pytest.raises(SystemExit):
         main(["--version"])
-    assert __version__ in said(capsys)[0]
+    assert __version__ in output_of(capsys)[0]
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
@@ -58,7 +58,7 @@ def test_an_unknown_command_and_an_unknown_option_are_usage_errors(capsys: pytes
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert ended.value.code == 2
-        assert "usage:" in said(capsys)[1]
+        assert "usage:" in output_of(capsys)[1]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def config_file(tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> 
 
 def test_a_dry_run_prints_the_plan_as_json(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(config_file), "--dry-run", "--json", "--set", "training.epochs=4"]) == 0
-    plan = json.loads(said(capsys)[0])
+    plan = json.loads(output_of(capsys)[0])
     assert (plan["images"], plan["steps"], plan["steps_per_epoch"], plan["modules"], plan["precision"]) == (6, 12, 3, 192, "fp32")
     assert plan["memory_gb"] > 0
     assert not (tmp_path / "runs").exists()
@@ -79,7 +79,7 @@ def test_a_dry_run_prints_the_plan_as_json(config_file: Path, tmp_path: Path, ca
 
 def test_a_dry_run_prints_a_table(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(config_file), "--dry-run"]) == 0
-    out, _ = said(capsys)
+    out, _ = output_of(capsys)
     assert "6 images" in out
     assert "192 modules" in out
 
@@ -109,7 +109,7 @@ def test_an_error_prints_a_message_and_a_hint_and_exits_with_1(
     if "training.device=cuda" in arguments and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA GPU")
     assert main([argument.format(config=config_file) for argument in arguments]) == 1
-    _, err = said(capsys)
+    _, err = output_of(capsys)
     assert "\nerror: " in f"\n{err}"
     assert "\nhint: " in err
     assert word in err
@@ -130,7 +130,7 @@ def test_sample_writes_images_with_and_without_a_lora(
     pictures = []
     for name, more in (("base", []), ("off", ["--lora", f"{lora}:0"]), ("on", ["--lora", str(lora)]), ("again", ["--lora", f"{lora}:1.0"])):
         assert main([*common, *more, "--out", str(tmp_path / name)]) == 0
-        (written,) = said(capsys)[0].splitlines()
+        (written,) = output_of(capsys)[0].splitlines()
         pictures.append(np.asarray(Image.open(written)).astype(int))
     base, off, on, again = pictures
     assert np.array_equal(base, off)

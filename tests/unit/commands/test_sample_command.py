@@ -53,8 +53,8 @@ def test_sample_reproduces_the_validation_image_of_the_run(
 ) -> None:
     lora, last = trained
     made = sample(shallow_checkpoint, lora, tmp_path / "as trained")
-    said = capsys.readouterr().err
-    assert f"loading {shallow_checkpoint.name}" in said and "clip skip 2" in said and "v-prediction" in said
+    progress = capsys.readouterr().err
+    assert f"loading {shallow_checkpoint.name}" in progress and "clip skip 2" in progress and "v-prediction" in progress
     own = pixels(last)
     assert np.abs(made - own).mean() < 2  # the file holds the LoRA in fp16
     for number, more in enumerate((["--clip-skip", "0"], ["--prediction", "epsilon"])):

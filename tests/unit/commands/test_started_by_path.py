@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 ISOLATED = [sys.executable, "-I", "-W", "error"]
 
 
-def told(command: list[str], folder: Path) -> str:
+def output_of(command: list[str], folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -25,12 +25,12 @@ def told(command: list[str], folder: Path) -> str:
 
 @pytest.mark.parametrize("script", ["trainer", "trainer/__main__.py"])
 def test_the_path_of_the_trainer_starts_it_from_anywhere(script: str, tmp_path: Path) -> None:
-    assert __version__ in told([*ISOLATED, str(ROOT / script), "--version"], tmp_path)
+    assert __version__ in output_of([*ISOLATED, str(ROOT / script), "--version"], tmp_path)
 
 
 @pytest.mark.skipif(bool(sys.flags.isolated), reason="a portable Python does not look into the current folder")
 def test_its_name_starts_it_in_the_pack_s_folder() -> None:
-    assert __version__ in told([sys.executable, "-W", "error", "-m", "trainer", "--version"], ROOT)
+    assert __version__ in output_of([sys.executable, "-W", "error", "-m", "trainer", "--version"], ROOT)
 
 
 def test_modules_of_the_trainer_hide_no_others(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_modules_of_the_trainer_hide_no_others(tmp_path: Path) -> None:
         f"try: runpy.run_path({trainer!r} + '/__main__.py', run_name='__main__')\n"
         "except SystemExit: print([name for name in ('cli', 'config', 'core') if importlib.util.find_spec(name)])"
     )
-    assert told([*ISOLATED, "-c", look], tmp_path).splitlines()[-1] == "[]"
+    assert output_of([*ISOLATED, "-c", look], tmp_path).splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("arguments", [["-I"], ["-I", "-s"]])
@@ -50,9 +50,10 @@ def test_what_users_are_told_to_type_works_as_it_is_told(arguments: list[str], t
         [sys.executable, *arguments, str(ROOT / "trainer"), "train", str(tmp_path / "missing.toml")],
         cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False,
     )  # fmt: skip
-    usage = told([*ISOLATED, "-X", "utf8", str(ROOT / "trainer"), "--help"], tmp_path)
+    usage = output_of([*ISOLATED, "-X", "utf8", str(ROOT / "trainer"), "--help"], tmp_path)
     assert "-m trainer" not in usage and "-m trainer" not in done.stderr
-    shown = " ".join(usage.partition("Each command has its own help:")[2].split())
-    assert shown.endswith("train --help") and str(ROOT / "trainer") in shown.replace("\n", "")
-    again = subprocess.run(shown if os.name == "nt" else shlex.split(shown), cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    suggested = " ".join(usage.partition("Each command has its own help:")[2].split())
+    assert suggested.endswith("train --help") and str(ROOT / "trainer") in suggested.replace("\n", "")
+    command = suggested if os.name == "nt" else shlex.split(suggested)
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
     assert b"usage:" in again.stdout

@@ -17,7 +17,7 @@ Gradients = dict[str, torch.Tensor]
 
 
 def by_peft(model: Any, alpha: float = 6.0, dropout: float = 0.0, **more: Any) -> Any:
-    """The same with peft's layer in the place of ours, told not to cast what it is given."""
+    """The same with peft's layer in the place of ours, set not to cast its input."""
     ours = model[0]
     assert isinstance(ours, LoraLayer)
     theirs: Any = nn.Sequential(ours.base_layer)

@@ -104,8 +104,8 @@ def test_broken_xformers_causes_one_warning(shallow_checkpoint: Path, tmp_path: 
     assert plan(trained.told).attention == "sdpa"
 
 
-def plan(told: list[events.Event]) -> events.Plan:
-    return next(event for event in told if isinstance(event, events.Plan))
+def plan(received: list[events.Event]) -> events.Plan:
+    return next(event for event in received if isinstance(event, events.Plan))
 
 
 def test_this_torch_has_the_operators() -> None:

@@ -65,8 +65,8 @@ def test_validation_image_equals_the_pipelines_for_the_same_flags(shallow_checkp
     changes = {"sample.prompts": prompts, "sample.every_epochs": 1, "training.max_steps": 1}
     trained = train_here(configuration(shallow_checkpoint, make_dataset(tmp_path, 2), tmp_path / "runs", changes))
     assert trained.status == 0, trained.told[-1]
-    shown = [event for event in trained.told if isinstance(event, Sample) and event.epoch == 0]
-    assert [event.prompt for event in shown] == ["myStyle girl", "a cat"]
+    samples = [event for event in trained.told if isinstance(event, Sample) and event.epoch == 0]
+    assert [event.prompt for event in samples] == ["myStyle girl", "a cat"]
     assert sum("--ss has no effect" in event.message for event in trained.told if isinstance(event, Warning_)) == 1
     pipeline: Any = family_named("sd1").pipeline(open_checkpoint(str(shallow_checkpoint)), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -74,7 +74,7 @@ def test_validation_image_equals_the_pipelines_for_the_same_flags(shallow_checkp
         "myStyle girl", negative_prompt="blurry", width=96, height=80, num_inference_steps=3, guidance_scale=4.0,
         generator=torch.Generator().manual_seed(7),
     ).images[0]  # fmt: skip
-    with Image.open(shown[0].path) as image, Image.open(shown[1].path) as other:
+    with Image.open(samples[0].path) as image, Image.open(samples[1].path) as other:
         assert other.size == (64, 64)
         assert image.size == (96, 80)
         assert np.abs(np.asarray(image, dtype=int) - np.asarray(expected, dtype=int)).max() <= 2

@@ -61,7 +61,7 @@ def test_settings_file_with_options_over_it(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "reason"),
     [
         (["--set", "captions.remov=x"], "captions.remov: unknown setting; did you mean captions.remove?"),
         (["--set", "resolution=500"], "multiple of 8"),
@@ -73,10 +73,10 @@ def test_settings_file_with_options_over_it(tmp_path: Path, capsys: pytest.Captu
         (["--settings", "nowhere.toml"], "cannot be read"),
     ],
 )
-def test_invalid_options_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+def test_invalid_options_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:
     folder_of(tmp_path / "in", 1)
     assert main(["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments]) == 1
-    assert says in capsys.readouterr().err
+    assert reason in capsys.readouterr().err
 
 
 def test_empty_source_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

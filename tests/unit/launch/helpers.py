@@ -20,12 +20,12 @@ def when(is_time: Callable[[events.Event], bool], act: Callable[[], None]) -> On
     """Call ``act`` at the first event for which ``is_time`` is true."""
     done: list[events.Event] = []
 
-    def tell(event: events.Event) -> None:
+    def on_event(event: events.Event) -> None:
         if not done and is_time(event):
             done.append(event)
             act()
 
-    return tell
+    return on_event
 
 
 def finished(root: Path, identity: str, content: bytes) -> RunFolder:

@@ -63,20 +63,20 @@ def follow(configured: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run = prepare_run(own).folder
         if saved:
             states.save(run.checkpoints, saved, {})
-        told: list[events.Event] = []
+        received: list[events.Event] = []
         with pytest.raises(Cancelled):
-            launcher.train(prepare_run(own), on_event=told.append, should_stop=lambda: bool(told), poll_seconds=0.05)
-        return run, told
+            launcher.train(prepare_run(own), on_event=received.append, should_stop=lambda: bool(received), poll_seconds=0.05)
+        return run, received
 
     return stopped
 
 
 def test_a_child_that_reports_saving_is_waited_for(follow: Follow) -> None:
     seconds = child_process._RESPONSE_SECONDS + 1
-    run, told = follow(_SAVES.format(seconds=seconds))
+    run, received = follow(_SAVES.format(seconds=seconds))
     assert (run.path / "saved").is_file()
-    assert [event.name for event in told] == ["phase", "phase", "stopped"]
-    saving, stopped = told[-2:]
+    assert [event.name for event in received] == ["phase", "phase", "stopped"]
+    saving, stopped = received[-2:]
     assert isinstance(saving, events.Phase) and saving.phase == events.SAVING
     assert isinstance(stopped, events.Stopped) and stopped.step == 2
     assert stopped.time - saving.time >= seconds - 0.1, "it was reported only after saving"
@@ -85,8 +85,8 @@ def test_a_child_that_reports_saving_is_waited_for(follow: Follow) -> None:
 def test_a_silent_child_is_killed_and_the_resume_step_is_reported(
     follow: Follow,
 ) -> None:
-    run, told = follow("time.sleep(600)")
-    warning, stopped = told[-2:]
+    run, received = follow("time.sleep(600)")
+    warning, stopped = received[-2:]
     assert isinstance(warning, events.Warning_) and "from the beginning" in warning.message
     assert isinstance(stopped, events.Stopped) and stopped.step == 0
     assert not (run.path / "saved").exists()
@@ -94,8 +94,8 @@ def test_a_silent_child_is_killed_and_the_resume_step_is_reported(
 
 def test_saving_is_limited_in_time(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "SAVING_SECONDS", child_process._RESPONSE_SECONDS + 0.5)
-    run, told = follow(_SAVES.format(seconds=600), saved=1)
-    warning, stopped = told[-2:]
+    run, received = follow(_SAVES.format(seconds=600), saved=1)
+    warning, stopped = received[-2:]
     assert isinstance(warning, events.Warning_) and "at step 1" in warning.message
     assert isinstance(stopped, events.Stopped) and stopped.step == 1
     assert not (run.path / "saved").exists()

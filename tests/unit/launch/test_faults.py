@@ -98,9 +98,9 @@ def test_a_disk_that_fills_before_a_checkpoint_keeps_the_earlier_ones(
     assert saved is not None
     assert 2 <= saved.step < STEPS
     disk.empty()
-    told: list[events.Event] = []
-    result = launcher.train(prepare_run(config), on_event=told.append)
-    assert [event.start_step for event in told if isinstance(event, events.Plan)] == [saved.step]
+    received: list[events.Event] = []
+    result = launcher.train(prepare_run(config), on_event=received.append)
+    assert [event.start_step for event in received if isinstance(event, events.Plan)] == [saved.step]
     assert result.lora.read_bytes() == expected
 
 
@@ -118,9 +118,9 @@ def test_a_full_disk_at_export_loses_no_step(disk: SmallDisk, shallow_checkpoint
     assert not run.lora.exists()
     assert not half_files(disk.path)
     disk.empty()
-    told: list[events.Event] = []
-    assert launcher.train(prepare_run(config), on_event=told.append).lora.read_bytes() == expected
-    assert not any(isinstance(event, events.Step) for event in told)
+    received: list[events.Event] = []
+    assert launcher.train(prepare_run(config), on_event=received.append).lora.read_bytes() == expected
+    assert not any(isinstance(event, events.Step) for event in received)
 
 
 @pytest.mark.usefixtures("quick_children")
@@ -279,9 +279,9 @@ def test_setting_the_clock_between_two_starts_changes_nothing(
     for path in (run.lora, run.result, run.loss_curve):
         path.unlink()
     began = time.monotonic()
-    told: list[events.Event] = []
-    result = launcher.train(prepare_run(config), on_event=told.append)
+    received: list[events.Event] = []
+    result = launcher.train(prepare_run(config), on_event=received.append)
     first = lines[-1]["time"] - lines[0]["time"]
-    assert [event.start_step for event in told if isinstance(event, events.Plan)] == [STEPS]
+    assert [event.start_step for event in received if isinstance(event, events.Plan)] == [STEPS]
     assert 0 <= result.seconds <= first + time.monotonic() - began
     assert result.lora.read_bytes() == expected

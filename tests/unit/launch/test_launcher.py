@@ -61,8 +61,8 @@ def finished(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: p
     """The run that other runs are compared with."""
     root = tmp_path_factory.mktemp("uninterrupted")
     config = configuration(shallow_checkpoint, dataset_folder, root / "runs", {**SETTINGS, "output.publish": str(root / "loras")})
-    told: list[events.Event] = []
-    return Finished(config, launcher.train(prepare_run(config), on_event=told.append), told)
+    received: list[events.Event] = []
+    return Finished(config, launcher.train(prepare_run(config), on_event=received.append), received)
 
 
 def elsewhere(finished: Finished, folder: Path, **output: object) -> RunConfig:
@@ -132,10 +132,10 @@ def test_a_finished_run_is_found_again_after_another_run(finished: Finished, sha
     another = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {"training.max_steps": 1}))
     assert another.status == 0
     assert another.run.path != finished.result.run_dir
-    told: list[events.Event] = []
-    again = launcher.train(prepare_run(finished.config), on_event=told.append)
+    received: list[events.Event] = []
+    again = launcher.train(prepare_run(finished.config), on_event=received.append)
     assert again.reused
-    assert not told  # no child was started
+    assert not received  # no child was started
     assert (again.lora, again.samples, again.steps) == (finished.result.lora, finished.result.samples, STEPS)
 
 
@@ -150,22 +150,22 @@ def test_a_deleted_published_file_is_restored_without_training(finished: Finishe
 def test_a_run_that_was_stopped_and_resumed_elsewhere_gives_the_same_bytes(finished: Finished, tmp_path: Path) -> None:
     config = elsewhere(finished, tmp_path)
     run = prepare_run(config).folder
-    told: list[events.Event] = []
+    received: list[events.Event] = []
 
     def far_enough() -> bool:
-        return any(isinstance(event, events.Step) and event.step >= 5 for event in told)
+        return any(isinstance(event, events.Step) and event.step >= 5 for event in received)
 
     with pytest.raises(Cancelled):
-        launcher.train(prepare_run(config), on_event=told.append, should_stop=far_enough)
+        launcher.train(prepare_run(config), on_event=received.append, should_stop=far_enough)
     assert not of_run(run.path)
-    assert told == read_events(run.events), "events after the stop was requested are missing"
-    assert isinstance(told[-1], events.Stopped)
+    assert received == read_events(run.events), "events after the stop was requested are missing"
+    assert isinstance(received[-1], events.Stopped)
     assert not run.result.exists()
     saved, _ = states.newest(run.checkpoints)
     assert saved is not None and saved.step >= 4
 
-    result = launcher.train(prepare_run(config), on_event=told.append)
-    second = [event for event in told if isinstance(event, events.Plan)][-1]
+    result = launcher.train(prepare_run(config), on_event=received.append)
+    second = [event for event in received if isinstance(event, events.Plan)][-1]
     assert second.start_step == saved.step
     assert result.lora.read_bytes() == finished.result.lora.read_bytes()
     assert [image.epoch for image in result.samples] == list(range(EPOCHS + 1))
@@ -228,9 +228,9 @@ def test_a_child_ends_with_its_parent_and_only_one_of_two_parents_trains_a_run(f
 
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    said = [process.communicate(timeout=900)[1] for process in both]
+    outputs = [process.communicate(timeout=900)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert sorted("found, already trained" in text for text in said) == [False, True]
+    assert sorted("found, already trained" in text for text in outputs) == [False, True]
     plans = [event.start_step for event in read_events(run.events) if isinstance(event, events.Plan)]
     assert plans == [0, saved.step]
 

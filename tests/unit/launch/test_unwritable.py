@@ -136,7 +136,7 @@ def test_commands_name_the_folder_that_they_cannot_write_to(
         ["export", str(tmp_path / "lora.safetensors"), str(locked / "out.safetensors")],
     ):
         assert main(command) == 1, command
-        said = capsys.readouterr().err
-        assert said.startswith("error: ")
-        assert str(locked) in said
+        output = capsys.readouterr().err
+        assert output.startswith("error: ")
+        assert str(locked) in output
     assert {path: path.stat().st_mtime_ns for path in locked.rglob("*")} == before

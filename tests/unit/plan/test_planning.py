@@ -156,11 +156,11 @@ def test_a_run_that_cannot_fit_is_refused_with_settings_that_would(
         total = make_plan(fitting, open_dataset(folder), FAMILY, checkpoint, torch.device("cpu"), precision).memory_gb / 1.1 + 1e-3
     monkeypatch.setattr("trainer.core.devices.total_memory_gb", lambda device: total)
     trained = train_here(settings)
-    told = trained.told[-1]
-    assert isinstance(told, events.Error)
-    assert (trained.status, told.kind) == (1, "memory")
-    assert words in told.hint
-    assert f"{total:.1f} GB" in told.message
+    error = trained.told[-1]
+    assert isinstance(error, events.Error)
+    assert (trained.status, error.kind) == (1, "memory")
+    assert words in error.hint
+    assert f"{total:.1f} GB" in error.message
     assert not (trained.run.path.parent / "_cache" / "latents").exists()  # before anything was encoded
 
 

@@ -52,8 +52,8 @@ def test_pictures_in_the_documents_are_in_the_repository() -> None:
 def test_every_route_is_in_the_documents() -> None:
     registered = re.findall(r'routes\.\w+\("([^"{]+)', (ROOT / "nodes" / "shared" / "routes.py").read_text(encoding="utf-8"))
     assert len(registered) >= 5
-    told = (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8")
-    assert [route for route in registered if f"`{route}" not in told] == []
+    page = (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8")
+    assert [route for route in registered if f"`{route}" not in page] == []
 
 
 def fault_rows() -> list[str]:

@@ -1,4 +1,4 @@
-"""run.py installs what the machine needs, once, and says what went wrong."""
+"""run.py installs what the machine needs, once, and reports what went wrong."""
 
 from __future__ import annotations
 

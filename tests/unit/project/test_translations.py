@@ -58,12 +58,12 @@ def test_a_help_page_has_every_tip_that_the_english_one_has(language: str) -> No
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(language: str) -> None:
-    for node, said in node_texts(language).items():
+    for node, texts in node_texts(language).items():
         text = help_page(node, language)
         assert text.startswith("# ")
-        assert said["description"] in text
-        for name, label in said["inputs"].items():
+        assert texts["description"] in text
+        for name, label in texts["inputs"].items():
             assert f"**{name}**" in text or f"({name})" in text, (node, name)
             assert label["tooltip"] in text, (node, name)
-        for label in said["outputs"].values():
+        for label in texts["outputs"].values():
             assert label["name"] in text, (node, label["name"])

@@ -1,4 +1,4 @@
-"""The example graphs as files: what can be said of them without ComfyUI."""
+"""The example graphs as files, without ComfyUI."""
 
 from __future__ import annotations
 

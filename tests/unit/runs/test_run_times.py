@@ -96,8 +96,8 @@ def test_the_day_is_that_of_the_first_start(tmp_path: Path, set_clock: SetClock,
     assert start_day(run, record=True) == 5 * DAY
 
 
-def log(path: Path, *told: events.Event, without_clock: bool = False) -> Path:
-    lines = [events.encode_event(event) for event in told]
+def log(path: Path, *logged: events.Event, without_clock: bool = False) -> Path:
+    lines = [events.encode_event(event) for event in logged]
     if without_clock:
         lines = [line.replace('"clock"', '"unknown"') for line in lines]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -114,16 +114,16 @@ def test_training_seconds_sum_all_starts_without_the_pauses_between_them(tmp_pat
         "trainable_parameters": 1,
         "modules": 1,
     }
-    told: list[events.Event] = []
+    logged: list[events.Event] = []
     for clock, moment in ((100.0, 5e8), (50.0, 9e8)):  # the machine was switched off between them
-        told += [
+        logged += [
             events.Phase("loading", time=moment, clock=clock),
             events.Plan(**plan, family="sd1", device="cpu", precision="fp32", memory_gb=1.0, time=moment + 1, clock=clock + 1),
             events.Phase("training", time=moment + 2 + YEARS, clock=clock + 2),
         ]
-    assert training_seconds(log(tmp_path / "e", *told)) == 4.0
+    assert training_seconds(log(tmp_path / "e", *logged)) == 4.0
     # in logs of earlier versions a jump counts no longer than the longest allowed silence
-    assert training_seconds(log(tmp_path / "old", *told, without_clock=True)) == 2.0 + 2 * 7200.0
+    assert training_seconds(log(tmp_path / "old", *logged, without_clock=True)) == 2.0 + 2 * 7200.0
     assert {event.clock for event in read_events(tmp_path / "old")} == {0.0}
 
 

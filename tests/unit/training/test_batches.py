@@ -1,4 +1,4 @@
-"""What a batch holds: latents as diffusers encodes them, mirrored and masked as the dataset says, and the loss over them."""
+"""What a batch holds: latents as diffusers encodes them, mirrored and masked as the dataset states, and the loss over them."""
 
 from __future__ import annotations
 
@@ -191,15 +191,15 @@ def test_what_lies_outside_a_mask_does_not_matter_and_an_empty_mask_is_no_divisi
     assert loss_of(predicted, wanted, torch.ones(1), torch.zeros_like(masks)) == 0.0
 
 
-@pytest.mark.parametrize(("free", "many", "told"), [(1e12, 1.0, "nothing"), (1e12, 1e-6, "warned"), (1e4, 1.0, "refused")])
+@pytest.mark.parametrize(("free", "many", "outcome"), [(1e12, 1.0, "nothing"), (1e12, 1e-6, "warned"), (1e4, 1.0, "refused")])
 def test_captions_of_many_gigabytes_are_told_of_or_refused_before_they_fill_the_disk(
-    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, many: float, told: str
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, many: float, outcome: str
 ) -> None:
     monkeypatch.setattr("trainer.training.caching.prompt_cache.free_bytes", lambda folder: free)
     monkeypatch.setattr("trainer.training.caching.prompt_cache._MANY_GB", many)
     cache, warnings = Cache(tmp_path / "cache", "base", FAMILY.latents), list[str]()
-    expectation = pytest.raises(UserError, match="2 different captions") if told == "refused" else nullcontext()
+    expectation = pytest.raises(UserError, match="2 different captions") if outcome == "refused" else nullcontext()
     with expectation:
         fill_prompts(cache, ["a", "b"], FAMILY, open_checkpoint(str(shallow_checkpoint)), CPU, quiet, never, warn=warnings.append)
-    assert [warning.startswith("The run reads 2 different captions") for warning in warnings] == [True] * (told == "warned")
-    assert cache.prompt_path("a").is_file() == (told != "refused")
+    assert [warning.startswith("The run reads 2 different captions") for warning in warnings] == [True] * (outcome == "warned")
+    assert cache.prompt_path("a").is_file() == (outcome != "refused")

@@ -74,20 +74,20 @@ def one(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest
 
 def test_two_processes_learn_what_one_does(one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     config = settings(shallow_checkpoint, dataset_folder, tmp_path, 2)
-    told: list[events.Event] = []
+    received: list[events.Event] = []
     together: set[int] = set()
 
     def on_event(event: events.Event) -> None:
-        told.append(event)
+        received.append(event)
         if isinstance(event, events.Step) and not together:
             together.update(children_of(prepare_run(config).folder.path))
 
-    two = Run(launcher.train(prepare_run(config), on_event=on_event).lora, told)
+    two = Run(launcher.train(prepare_run(config), on_event=on_event).lora, received)
     assert len(together) == 2, "the work was not shared"
     # the images of a step are the same; their gradients are only added up in another order
     assert two.losses == pytest.approx(one.losses, rel=1e-5)
     assert distance(two, one) < 2e-3
-    # one writer: every step and every state is told once
+    # one writer: every step and every state is received once
     log = read_events(prepare_run(config).folder.events)
     assert [event.step for event in log if isinstance(event, events.Step)] == list(range(1, len(one.losses) + 1))
     assert sum(isinstance(event, (events.Plan, events.Done)) for event in log) == 2
@@ -157,9 +157,9 @@ def test_an_accelerate_configuration_of_ones_own_is_launched_with(
     result = launcher.train(
         prepare_run(config), accelerate_config=given, on_event=lambda event: ranks.update(children_of(ours.folder.path))
     )
-    told = Run(result.lora, [])
+    given_run = Run(result.lora, [])
     assert ranks == {0, 1}
-    assert distance(told, one) < 2e-3
+    assert distance(given_run, one) < 2e-3
 
 
 def test_more_processes_than_images_in_a_step_are_refused(

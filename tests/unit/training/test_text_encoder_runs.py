@@ -109,9 +109,9 @@ def test_training_goes_on_from_a_file_whose_parts_are_trained_or_frozen(shallow_
         for key, delta in found.items():
             frozen = not (unet if key[0] == "unet" else text)  # then it is to the bit as it was
             assert float((delta - deltas[key]).norm()) <= (0 if frozen else 3e-3 * float(deltas[key].norm()) + 1e-6)
-        told = [event.message for event in again.told if isinstance(event, events.Warning_)]
-        assert any("also changes the text encoder" in message for message in told) == (not text)
-        assert any("also changes the UNet" in message for message in told) == (not unet)
+        warnings = [event.message for event in again.told if isinstance(event, events.Warning_)]
+        assert any("also changes the text encoder" in message for message in warnings) == (not text)
+        assert any("also changes the UNet" in message for message in warnings) == (not unet)
         losses.append(again.steps[0].loss)
     # frozen layers act as trained ones do, which are computed in another way: merged into the weights
     assert losses == pytest.approx(losses[:1] * 3, rel=1e-4)

@@ -178,7 +178,7 @@ def test_gpu_plan_counts_fused_blocks(shallow_checkpoint: Path, tmp_path: Path, 
     monkeypatch.setattr("trainer.plan.planning.usable_memory_gb", lambda device: 80.0)
     found = {}
     for problem, settings in (("", "auto"), ("no C compiler", "auto"), ("", "off")):
-        monkeypatch.setattr("trainer.compute.fused_blocks.kernels_problem", lambda *_, says=problem: says)
+        monkeypatch.setattr("trainer.compute.fused_blocks.kernels_problem", lambda *_, problem=problem: problem)
         chosen = configuration(shallow_checkpoint, dataset_folder, tmp_path, {"training.fused": settings, "training.device": "cuda"})
         made = make_plan(chosen, open_dataset(dataset_folder), family_of(checkpoint), checkpoint, torch.device("cuda"), "bf16")
         found[problem, settings] = made

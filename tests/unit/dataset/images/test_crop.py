@@ -141,8 +141,8 @@ def drawings_in_a_folder(folder: Path) -> Path:
 def test_images_with_a_cut_top_are_counted(tmp_path: Path, data: dict[str, str], count: int) -> None:
     source = drawings_in_a_folder(tmp_path / "in")
     rules = PrepareSettings.model_validate({"trigger": "t", "resolution": 128, **data})
-    said = [text for text in prepare_dataset(source, tmp_path / "out", rules).report.warnings if "top is cut" in text]
-    assert [text.split(": heads")[0] for text in said] == ["The top is cut off in 2 images of 4, most (33% of the height) in tall.png"][
+    warnings = [text for text in prepare_dataset(source, tmp_path / "out", rules).report.warnings if "top is cut" in text]
+    assert [text.split(": heads")[0] for text in warnings] == ["The top is cut off in 2 images of 4, most (33% of the height) in tall.png"][
         : count // 2
     ]
 

@@ -113,15 +113,15 @@ def test_truncated_files_are_rejected(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "reason"),
     [
         (b"", "empty"), (b"<!DOCTYPE html><html>404</html>", "web page"), (b"just some words", "not an image"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "Git LFS"), (b"\x00\x00\x00\x18ftypheic\x00\x00", "HEIC"),
         (b"\x00\x00\x00\x18ftypmp42\x00\x00", "video"), (b"%PDF-1.7", "PDF"),
     ],
 )  # fmt: skip
-def test_other_files_are_rejected_with_their_kind(data: bytes, says: str) -> None:
-    with pytest.raises(Rejected, match=says) as caught:
+def test_other_files_are_rejected_with_their_kind(data: bytes, reason: str) -> None:
+    with pytest.raises(Rejected, match=reason) as caught:
         open_image(data, 89)
     assert caught.value.reason == "unreadable"
 

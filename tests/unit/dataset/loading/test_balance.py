@@ -29,7 +29,7 @@ def made(training: list[int], regularisation: list[int]) -> Dataset:
     return Dataset(Path("x"), "x", "h", "", "", 64, items)
 
 
-def shown(dataset: Dataset, *, regularisation: bool) -> int:
+def images_per_epoch(dataset: Dataset, *, regularisation: bool) -> int:
     return sum(item.repeats for item in dataset.items if item.is_regularisation == regularisation)
 
 
@@ -51,13 +51,13 @@ def step_by_step(training: list[int], regularisation: list[int]) -> dict[int, in
     [
         ([10] * 3, [1] * 60, (30, 30)),  # what kohya's trainer shows
         ([1] * 400, [1] * 50, (400, 400)),
-        ([1] * 5, [3] * 4, (5, 6)),  # an image is not shown for a part of its repeats
+        ([1] * 5, [3] * 4, (5, 6)),  # an image is not trained on for a part of its repeats
         ([1] * 4, [], (4, 0)),
     ],
 )
 def test_epoch_has_the_same_counts_as_in_sd_scripts(training: list[int], regularisation: list[int], expected: tuple[int, int]) -> None:
     result = balanced(made(training, regularisation))
-    assert (shown(result, regularisation=False), shown(result, regularisation=True)) == expected
+    assert (images_per_epoch(result, regularisation=False), images_per_epoch(result, regularisation=True)) == expected
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.lists(st.integers(1, 12), min_size=1, max_size=12))
@@ -87,7 +87,7 @@ def test_run_reports_share_and_unused_images(
 ) -> None:
     config = run(prepared, shallow_checkpoint, tmp_path)
     opened = open_training(config)
-    assert shown(opened.training, regularisation=True) == 30
+    assert images_per_epoch(opened.training, regularisation=True) == 30
     start = "30 of the 60 images in an epoch are regularisation images (50%); 10 more are not needed for balance"
     assert opened.regularisation.startswith(start)
     (tmp_path / "run.json").write_text(config.to_json(), encoding="utf-8")
@@ -100,11 +100,11 @@ def test_balance_can_be_switched_off_and_changes_the_run(prepared: Path, shallow
     on = run(prepared, shallow_checkpoint, tmp_path)
     off = run(prepared, shallow_checkpoint, tmp_path, **{"dataset.balance_regularisation": False})
     opened = open_training(off)
-    assert (shown(opened.training, regularisation=False), shown(opened.training, regularisation=True)) == (30, 40)
+    assert (images_per_epoch(opened.training, regularisation=False), images_per_epoch(opened.training, regularisation=True)) == (30, 40)
     assert opened.regularisation == "40 of the 70 images in an epoch are regularisation images (57%)"
     assert prepare_run(on).folder.path != prepare_run(off).folder.path
 
 
 def test_validation_images_do_not_count_for_balance(prepared: Path, shallow_checkpoint: Path, tmp_path: Path) -> None:
     opened = open_training(run(prepared, shallow_checkpoint, tmp_path, **{"validation.share": 0.34}))
-    assert (len(opened.held_out.items), shown(opened.training, regularisation=True)) == (1, 20)
+    assert (len(opened.held_out.items), images_per_epoch(opened.training, regularisation=True)) == (1, 20)

@@ -135,12 +135,12 @@ def test_edited_caption_is_read_like_one_in_a_source_folder(tmp_path: Path, data
     assert wanted is not None and "\ufffd" not in wanted
     opened = open_dataset(made.path)
     assert opened.items[0].caption == wanted
-    told = [text for text in listing(source).warnings if "is not UTF-8" in text]
-    assert [text.replace(text_file.name, "0.txt") for text in opened.notes] == told
+    warnings = [text for text in listing(source).warnings if "is not UTF-8" in text]
+    assert [text.replace(text_file.name, "0.txt") for text in opened.notes] == warnings
     again = prepare_dataset(source, tmp_path / "out", settings)
     assert again.dataset.hash == opened.hash and again.dataset.items[0].caption == wanted, "kept as it is"
     assert text_file.read_bytes() == data
-    assert [text.replace(text_file.name, "0.txt") in again.report.warnings for text in opened.notes] == [True] * len(told)
+    assert [text.replace(text_file.name, "0.txt") in again.report.warnings for text in opened.notes] == [True] * len(warnings)
 
 
 def test_edited_lines_stay_apart_with_wildcards(tmp_path: Path) -> None:

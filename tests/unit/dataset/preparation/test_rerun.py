@@ -111,10 +111,10 @@ def test_killed_run_resumes(tmp_path: Path) -> None:
 
 def test_second_process_waits_and_reuses_the_result_of_the_first(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 2)
-    waits, told = threading.Event(), []
+    waits, messages = threading.Event(), []
 
     def progress(done: int, total: int, text: str) -> None:
-        told.append(text)
+        messages.append(text)
         if text == WAITING_FOR_FOLDER:
             waits.set()
 
@@ -122,21 +122,21 @@ def test_second_process_waits_and_reuses_the_result_of_the_first(tmp_path: Path)
         with FileLock(str(dataset_lock(tmp_path / "out" / "mk01_girl"))):
             second = pool.submit(prepare_dataset, tmp_path / "in", tmp_path / "out", SETTINGS, progress=progress)
             assert waits.wait(60)
-            assert told[-1] == WAITING_FOR_FOLDER
+            assert messages[-1] == WAITING_FOR_FOLDER
         assert second.result(60).kept == 2
     assert prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS).reused == 2
 
 
 def test_waiting_process_can_be_cancelled(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 1)
-    told: list[str] = []
+    messages: list[str] = []
     with FileLock(str(dataset_lock(tmp_path / "out" / "mk01_girl"))), pytest.raises(Cancelled):
         prepare_dataset(
             tmp_path / "in",
             tmp_path / "out",
             SETTINGS,
-            progress=lambda done, total, text: told.append(text),
-            should_stop=lambda: told[-1:] == [WAITING_FOR_FOLDER],
+            progress=lambda done, total, text: messages.append(text),
+            should_stop=lambda: messages[-1:] == [WAITING_FOR_FOLDER],
         )
     assert not (tmp_path / "out" / "mk01_girl" / "manifest.json").exists()
 

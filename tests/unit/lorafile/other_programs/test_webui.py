@@ -87,8 +87,8 @@ def test_metadata_has_trigger_words_and_base_model(tmp_path: Path) -> None:
             metadata = dict(inspect_lora(tmp_path / "x.safetensors").metadata)
             assert re.fullmatch(r"[0-9a-f]{64}", metadata["sshs_model_hash"])
         # A1111: NetworkOnDisk.detect_version
-        shown = "SDXL" if metadata["ss_base_model_version"].startswith("sdxl_") else "SD2" if metadata["ss_v2"] == "True" else "SD1"
-        assert shown == version
+        detected = "SDXL" if metadata["ss_base_model_version"].startswith("sdxl_") else "SD2" if metadata["ss_v2"] == "True" else "SD1"
+        assert detected == version
         assert metadata["ss_output_name"] == "my_style"  # the alias in <lora:my_style:1>
         counted: dict[str, int] = {}
         for tags in json.loads(metadata["ss_tag_frequency"]).values():

@@ -1,6 +1,7 @@
 """The first losses of every family and optimiser stay what they were when they were written down.
 
-A change here means that training changed: if that was meant, record them anew with ANIMELORA_RECORD=1 and say why in the commit.
+A change here means that training changed: if that was intended, record them again with
+ANIMELORA_RECORD=1, and give the reason in the commit.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def test_weights_that_are_of_no_use_are_not_written(bad: float, trained: Trained
 
 
 def test_captions_of_any_length_leave_room_for_the_file(shallow_checkpoint: Path, tmp_path: Path) -> None:
-    """More captions than a header may have: the LoRA is written, and what it lacks was said before training."""
+    """More captions than a header may have: the LoRA is written, and what it lacks was warnings before training."""
     folder = make_dataset(tmp_path, 4)
     for number, caption in enumerate(sorted(folder.glob("*.txt"))):
         caption.write_text(f"ohwx girl, {number}" + "x" * 900_000 + f", smile {number}", encoding="utf-8")
@@ -175,8 +175,8 @@ def test_captions_of_any_length_leave_room_for_the_file(shallow_checkpoint: Path
     trained = train_here(configuration(shallow_checkpoint, folder, tmp_path / "runs", changes))
     assert trained.status == 0
     kinds = [event.name for event in trained.told]
-    said = [event.message for event in trained.told if isinstance(event, events.Warning_)]
-    assert any("2 of the rarest are left out" in message for message in said), said
+    warnings = [event.message for event in trained.told if isinstance(event, events.Warning_)]
+    assert any("2 of the rarest are left out" in message for message in warnings), warnings
     assert kinds.index("warning") < kinds.index("step")
     with safe_open(trained.run.lora, framework="pt") as file:
         metadata = file.metadata()
