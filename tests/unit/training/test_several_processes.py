@@ -87,7 +87,7 @@ def test_two_processes_learn_what_one_does(one: Run, shallow_checkpoint: Path, d
     # the images of a step are the same; their gradients are only added up in another order
     assert two.losses == pytest.approx(one.losses, rel=1e-5)
     assert distance(two, one) < 2e-3
-    # one writer: every step and every state is received once
+    # one writer: every step and every state is logged once
     log = read_events(prepare_run(config).folder.events)
     assert [event.step for event in log if isinstance(event, events.Step)] == list(range(1, len(one.losses) + 1))
     assert sum(isinstance(event, (events.Plan, events.Done)) for event in log) == 2
