@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.tools.random_kills.kill import Tally, run_undisturbed, try_once
-from tests.tools.random_kills.works import WORKS, Work, load_libraries, make_templates, preloaded_children
+from tests.tools.random_kills.kill import Tally, Work, run_undisturbed, try_once
+from tests.tools.random_kills.works import WORKS, load_libraries, make_templates, preloaded_children
 
 
 def main() -> int:
