@@ -38,7 +38,7 @@ class TrainLora(io.ComfyNode):
             TRAIN_LORA_WIDGETS.node,
             TRAIN_LORA_WIDGETS.title,
             "Trains a LoRA on your dataset and puts the finished file in models/loras. "
-            "A finished run is found again instead of repeated; a cancelled one resumes where it stopped.",
+            "A finished run is found again instead of repeated; a cancelled one resumes where it stopped; with more epochs, it continues.",
             inputs(
                 TRAIN_LORA_WIDGETS,
                 dataset=field(DATASET, "dataset", "The images to learn from: the dataset output of Dataset Prep."),
@@ -113,6 +113,7 @@ def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str,
     Refuses a preset for another kind of model: its learning rate would be wrong by a factor of two, which is noticed only hours later.
     """
     from ..trainer.launch.launcher import train
+    from ..trainer.launch.outlook import outlook
     from ..trainer.launch.prepared_run import prepare_run
 
     with send_progress_to(show_progress(node_id)):
@@ -120,6 +121,7 @@ def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str,
         if preset != presets.NONE:
             presets.require_model(preset, run.family.preset_group)
         with TrainingView(node_id, run.folder.path.name, config.name, graph, settings) as view:
+            view.announce(outlook(run).message)
             trained = train(run, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory)
             view.reused, view.summary = trained.reused, _summary(trained)
             return trained

@@ -72,6 +72,11 @@ class TrainingView:
         self.cancelled = self.cancelled or is_interrupted()
         return self.cancelled
 
+    def announce(self, message: str) -> None:
+        """Show what the run is about to do: start, resume, continue an earlier run, or use a finished LoRA."""
+        log.info("training: %s", replace_surrogates(on_canvas(message)))
+        self._send({"event": "outlook", "message": on_canvas(message)})
+
     def on_event(self, event: events.Event) -> None:
         """Show one event of the run."""
         if isinstance(event, events.Sample) and self._graph:

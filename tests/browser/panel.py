@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.browser.frontend import Frontend
 from tests.server.comfy_server import Server
+from tests.server.graphs import seed_of
 from tests.tools.workflows.canvas import Canvas, Group
 from tests.tools.workflows.parts import DEMO_BASE
 
@@ -24,7 +25,8 @@ def training_graph(server: Server, **settings: Any) -> dict[str, Any]:
     drawn = canvas.node("AnimeLoRA_DemoPictures", count=4)
     prep = canvas.node("AnimeLoRA_DatasetPrep", images=drawn["images"], captions=drawn["captions"], resolution=128, tall=420)
     values: dict[str, Any] = {"rank": 4, "gradient_accumulation": 1, "precision": "fp32", "wide": 440, "validation_prompts": PROMPTS}
-    values |= {"learning_rate": 2e-3, "validation_steps": 8, "validation_guidance": 3.0} | settings
+    values |= {"learning_rate": 2e-3, "validation_steps": 8, "validation_guidance": 3.0}
+    values |= {"training_seed": seed_of(settings.get("name", ""))} | settings
     train = canvas.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=DEMO_BASE, **values)
     canvas.row(Group("Training", [[drawn, prep], [train]]))
     return canvas.draw()

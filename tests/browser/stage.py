@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.browser.frontend import Frontend
+from tests.server.graphs import seed_of
 from tests.tools.small_controlnet import BASE, empty, original_names
 from tests.tools.workflows.parts import DEMO_BASE
 from trainer.families import BaseCheckpoint
@@ -70,6 +71,8 @@ SMALL: dict[str, Any] = {
 def adapt(frontend: Frontend, **changes: Any) -> None:
     """Choose the demo base and small values in the graph on the canvas. ``changes`` override them, by ``widget`` or ``type__widget``."""
     wanted = {name.replace("__", "."): value for name, value in changes.items()}
+    if (name := wanted.get("AnimeLoRA_TrainLora.name")) is not None:
+        wanted.setdefault("AnimeLoRA_TrainLora.training_seed", seed_of(name))
     small = {name: value for name, value in SMALL.items() if name.rpartition(".")[2] not in wanted}
     frontend.page.evaluate(_ADAPT, [DEMO_BASE, small | wanted])
 

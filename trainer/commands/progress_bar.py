@@ -45,6 +45,8 @@ class TrainingProgress:
             )
             if event.regularisation:
                 self._print(event.regularisation)
+        elif isinstance(event, events.Continued):
+            self._print(event.message)
         elif isinstance(event, events.Phase):
             self._progress.update(self._task, description=event.phase, completed=event.done, total=event.total or None, detail="")
         elif isinstance(event, events.Step):

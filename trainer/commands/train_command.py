@@ -35,6 +35,7 @@ a configuration, here my_style.toml (only base.checkpoint and dataset.path have 
 then:  python -m trainer train my_style.toml --set network.rank=8 --set network.alpha=8
 
 run the same command again to resume a stopped run (Ctrl+C); a finished run is found, not repeated.
+with other epochs, max_steps, sample or checkpoint settings, or another name, the earlier run continues: the first line says from where.
 """
 
 
@@ -52,6 +53,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a setting, e.g. optimizer.lr=5e-5"
     )
     parser.add_argument("--preset", metavar="NAME", help="fill in what the file leaves out, e.g. style-sd15; see --presets")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--extend", type=_epochs, metavar="EPOCHS", help="train this many epochs more than the longest finished run of these settings"
+    )
+    length.add_argument("--from-scratch", action="store_true", help="start at the first step, whatever is saved of these settings")
     parser.add_argument("--dry-run", action="store_true", help="print the plan (images, buckets, steps, memory) and stop")
     parser.add_argument("--prepare", action="store_true", help="make the run folder for a launcher of your own, print its path and stop")
     parser.add_argument(
@@ -69,36 +75,50 @@ def run(args: argparse.Namespace) -> int:
 
     preset = [f"preset={args.preset}"] if args.preset else []
     settings = run_config.load_config(args.config, [*preset, *args.overrides])
+    from ..launch.outlook import continue_earlier, extended, outlook
+    from ..launch.prepared_run import prepare_run, write_run_folder
+
+    if args.extend:
+        settings = extended(prepare_run(settings), args.extend)
     if args.dry_run:
         return _dry_run(settings, as_json=args.json)
     from ..launch.launcher import train
-    from ..launch.prepared_run import prepare_run, write_run_folder
 
+    run = prepare_run(settings)
     if args.prepare:
-        run = prepare_run(settings)
         write_run_folder(run, args.accelerate_config)
+        continue_earlier(run)
         print(run.folder.path)
         return 0
+    if not args.from_scratch:
+        print(outlook(run).message, file=sys.stderr)
     if args.json:
         from ..runs.events import encode_event
 
         result = train(
-            prepare_run(settings),
+            run,
             on_event=lambda event: print(encode_event(event), flush=True),
             accelerate_config=args.accelerate_config,
+            from_scratch=args.from_scratch,
         )
     else:
         from ..core.work.progress import send_progress_to
         from .progress_bar import TrainingProgress
 
         with TrainingProgress() as progress, send_progress_to(progress.work):
-            result = train(prepare_run(settings), on_event=progress.show, accelerate_config=args.accelerate_config)
+            result = train(run, on_event=progress.show, accelerate_config=args.accelerate_config, from_scratch=args.from_scratch)
     words = "found, already trained" if result.reused else f"trained in {result.seconds:.0f} s"
     print(
         f"LoRA ({words}): {result.lora}\nloss curve: {result.loss_curve}\nrun folder: {result.run_dir}",
         file=sys.stderr if args.json else sys.stdout,
     )
     return 0
+
+
+def _epochs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("expected a number of epochs from 1 on")
+    return int(text)
 
 
 def _dry_run(settings: RunConfig, *, as_json: bool) -> int:

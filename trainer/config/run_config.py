@@ -24,7 +24,7 @@ from .sections.base import BaseModelSection
 from .sections.dataset import DatasetSection
 from .sections.network import NetworkSection
 from .sections.objective import ObjectiveSection
-from .sections.optimizer import OptimizerSection
+from .sections.optimizer import LENGTH_DEPENDENT, OptimizerSection
 from .sections.output import OutputSection
 from .sections.sample import SampleSection
 from .sections.section import Section
@@ -41,6 +41,15 @@ else:
 _SEE_DOCS = Message("Every setting is described in ", Action.READ_ABOUT_SETTINGS, ".")
 _PATHS = (("base", "checkpoint"), ("base", "lora"), ("base", "vae"), ("dataset", "path"), ("output", "runs"), ("output", "publish"))
 # what a memory preset fills (see memory_presets.py): only keys that were left unset
+LATER_SETTINGS = (  # what can change while a run lasts without changing a weight that was trained before; and all of ``sample``
+    "name",
+    "training.epochs",
+    "training.max_steps",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "validation.every_epochs",
+    "validation.noise_levels",
+)
 PRESET_KEYS = ("training.gradient_checkpointing", "training.micro_batch_size", "training.base_precision", "optimizer.name")
 
 
@@ -88,6 +97,21 @@ class RunConfig(Section):
         if not self.dataset.balance_regularisation:
             data["dataset"] = {"balance_regularisation": False}
         return dict(data)
+
+    def lineage(self) -> dict[str, Any]:
+        """The part of ``identity`` that determines the weights after a step, if the schedule does not depend on the run's length."""
+        data = self.identity()
+        del data["sample"]
+        for key in LATER_SETTINGS:
+            section, _, name = key.rpartition(".")
+            del (data[section] if section else data)[name]
+        return data
+
+    @property
+    def length_matters(self) -> bool:
+        """Whether the weights after a step also depend on how many steps follow: by the schedule, or by the text encoder's share."""
+        partly_trained_text = self.network.text_encoder and self.training.text_encoder_share < 1
+        return self.optimizer.schedule in LENGTH_DEPENDENT or partly_trained_text
 
     def to_data(self) -> dict[str, Any]:
         """The configuration as plain JSON data. What a memory preset may still fill stays left out, until it is filled."""

@@ -24,6 +24,7 @@ from ..core.errors import Cancelled, UserError
 from ..core.files.locks import hold_lock
 from ..core.messages import Message
 from ..runs import events
+from ..runs.lineage import forget
 from ..runs.pruning import prune
 from ..runs.publish import publish, restore
 from ..runs.run_folder import RunFolder, RunResult
@@ -31,6 +32,7 @@ from ..runs.states import newest_step, state_folder
 from .accelerate_config import process_count
 from .child_process import EventTail, end_process
 from .failure import failure_of, hung_error, is_consequence
+from .outlook import continue_earlier
 from .prepared_run import PreparedRun, disk_errors_explained, write_run_folder
 
 OnEvent = Callable[[events.Event], None]
@@ -50,8 +52,10 @@ def train(
     poll_seconds: float = 0.2,
     silent_seconds: float = SILENT_SECONDS,
     accelerate_config: Path | None = None,
+    from_scratch: bool = False,
 ) -> RunResult:
-    """Train ``run`` in a child process and return its result. A finished run is found, not repeated; a stopped one resumes.
+    """Train ``run`` in a child process and return its result. A finished run is found, not repeated; a stopped one resumes, and a run that
+    differs from an earlier one only in what comes later continues that one. ``from_scratch``: starts at the first step whatever exists.
 
     ``on_event`` is called with every event in order, on this thread; an exception in it stops the child and is raised. ``should_stop`` is
     polled every ``poll_seconds``. A child that writes no event for ``silent_seconds`` is killed. ``before_start`` is called only if a child
@@ -62,10 +66,14 @@ def train(
     folder, config = run.folder, run.config
     on_event, should_stop = on_event or (lambda event: None), should_stop or (lambda: False)
     with disk_errors_explained(folder.path), _locked(folder, on_event, should_stop, poll_seconds):
+        if from_scratch:
+            forget(folder)
         finished = folder.finished() or _restored(folder, config, on_event)
         if finished is not None:
             return _published(folder, config, finished, on_event)
         write_run_folder(run, accelerate_config)
+        if not from_scratch:
+            continue_earlier(run, on_event)
         if before_start is not None:
             before_start()
         environment = _environment(None if accelerate_config else devices.processor_threads(process_count(config)))

@@ -16,7 +16,9 @@ from ..core.files.writing import remove_partial, write_atomic
 from ..families import Family
 from ..objective.choose import choose_prediction
 from ..plan.inputs import open_inputs
-from ..runs.run_folder import RunFolder, cache_folder, locate_run_folder, run_identity
+from ..plan.planning import dataset_steps, total_steps
+from ..runs.lineage import write_lineage
+from ..runs.run_folder import RunFolder, cache_folder, lineage_identity, locate_run_folder, run_identity
 from ..runs.states import state_folders
 from .accelerate_config import accelerate_config
 
@@ -28,6 +30,9 @@ class PreparedRun:
     folder: RunFolder
     config: RunConfig  # with absolute paths, and with its memory preset filled in
     family: Family
+    lineage: str = ""
+    steps: int = 0
+    steps_per_epoch: int = 0
 
 
 def prepare_run(config: RunConfig) -> PreparedRun:
@@ -41,10 +46,13 @@ def prepare_run(config: RunConfig) -> PreparedRun:
         if config.base.lora:
             require_lora(Path(config.base.lora))
             start = lora_identity(Path(config.base.lora), cache)
-        identity = run_identity(inputs.config, inputs.dataset.hash, checkpoint.identity(cache), start)
+        made_from = (inputs.dataset.hash, checkpoint.identity(cache), start)
+        identity = run_identity(inputs.config, *made_from)
+        per_epoch = dataset_steps(inputs.config, inputs.dataset)
         folder = locate_run_folder(config, identity)
         require_short_path(folder.longest)
-    return PreparedRun(folder, inputs.config, inputs.family)
+    lineage = lineage_identity(inputs.config, *made_from)
+    return PreparedRun(folder, inputs.config, inputs.family, lineage, total_steps(inputs.config, per_epoch), per_epoch)
 
 
 def write_run_folder(run: PreparedRun, given_accelerate_config: Path | None = None) -> None:
@@ -58,6 +66,8 @@ def write_run_folder(run: PreparedRun, given_accelerate_config: Path | None = No
         require_own_file(path)
     remove_partial(folder.path, folder.checkpoints, folder.samples, *state_folders(folder.checkpoints))
     write_atomic(folder.config, run.config.to_json())
+    if run.lineage:
+        write_lineage(folder, run.lineage, steps=run.steps, steps_per_epoch=run.steps_per_epoch)
     write_atomic(folder.accelerate_config, accelerate_config(run.config, given_accelerate_config))
 
 

@@ -49,8 +49,7 @@ def make_plan(
         raise UserError(f"The dataset {dataset.name} holds no images.", "Run Dataset Prep on a folder with images.", kind="dataset")
     sizes = [(item.width, item.height) for item in dataset.items]
     repeats = [item.repeats for item in dataset.items]
-    training = config.training
-    per_epoch = steps_per_epoch(sizes, repeats, training.batch_size, training.gradient_accumulation)
+    per_epoch = dataset_steps(config, dataset)
     steps = total_steps(config, per_epoch)
     buckets: Counter[str] = Counter()
     for (width, height), times in zip(sizes, repeats, strict=True):
@@ -100,6 +99,13 @@ def _uses_cuda_graphs(context: Context, needed_gb: float) -> bool:
     training = context.config.training
     usable_gb = min(usable_memory_gb(context.device), SIZES.get(training.memory, math.inf))
     return training.cuda_graphs == "on" or needed_gb <= _SPEED_SHARE * usable_gb
+
+
+def dataset_steps(config: RunConfig, dataset: Dataset) -> int:
+    """Optimiser steps of one epoch."""
+    sizes = [(item.width, item.height) for item in dataset.items]
+    repeats = [item.repeats for item in dataset.items]
+    return steps_per_epoch(sizes, repeats, config.training.batch_size, config.training.gradient_accumulation)
 
 
 def total_steps(config: RunConfig, per_epoch: int) -> int:

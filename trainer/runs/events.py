@@ -42,6 +42,19 @@ class Plan(Event, RunPlan):
         return cls(**vars(plan))
 
 
+@dataclass(frozen=True)
+class Continued(Event):
+    """The run took over the state after ``step`` from an earlier run, the one in the folder named ``run``; ``message`` says so in words.
+
+    The log up to here is that run's, as if this run had trained those steps itself.
+    """
+
+    name: ClassVar[str] = "continued"
+    run: StrictStr
+    step: StrictInt
+    message: StrictStr
+
+
 SAVING = "saving"  # phase of a child that was asked to stop
 WAITING = "waiting for another process that trains the same run"
 
@@ -153,7 +166,7 @@ class Stopped(Event):
     path: StrictStr
 
 
-_ALL: tuple[type[Event], ...] = (Plan, Phase, Step, Validation, Sample, Checkpoint, Warning_, Done, Error, Stopped)
+_ALL: tuple[type[Event], ...] = (Plan, Continued, Phase, Step, Validation, Sample, Checkpoint, Warning_, Done, Error, Stopped)
 TYPES: dict[str, type[Event]] = {cls.name: cls for cls in _ALL}
 
 

@@ -3,6 +3,7 @@
 <runs>/<name>-<identity>/
     config.json         the configuration that made it        events.jsonl   the event stream
     started.json        the day of its first start            child.log      what the child printed
+    lineage.json        what it can be continued as
     samples/            validation images                     checkpoints/   states to resume from
     tensorboard/        scalars                               loss_curve.png
     <name>.safetensors  the LoRA                              result.json    written last: the run is complete
@@ -77,6 +78,11 @@ class RunFolder:
     def log(self) -> Path:
         """The output of the child."""
         return self.path / "child.log"
+
+    @property
+    def lineage(self) -> Path:
+        """The record by which runs that continue this one find it."""
+        return self.path / "lineage.json"
 
     @property
     def lora(self) -> Path:
@@ -154,8 +160,17 @@ class RunFolder:
 def run_identity(config: RunConfig, dataset_hash: str, base_identity: str, lora_identity: str = "") -> str:
     """16 hex digits of a hash over everything that determines the result: configuration, dataset, base checkpoint, the LoRA that training
     starts from, if there is one, and the version of the trainer."""
+    return _hash(config.identity(), dataset_hash, base_identity, lora_identity)
+
+
+def lineage_identity(config: RunConfig, dataset_hash: str, base_identity: str, lora_identity: str = "") -> str:
+    """The same without what can change while a run lasts: runs of one lineage can continue each other."""
+    return _hash(config.lineage(), dataset_hash, base_identity, lora_identity)
+
+
+def _hash(config: dict[str, Any], dataset_hash: str, base_identity: str, lora_identity: str) -> str:
     parts: dict[str, Any] = {
-        "config": config.identity(),
+        "config": config,
         "dataset": dataset_hash,
         "base": base_identity,
         "version": __version__,

@@ -16,6 +16,12 @@ def write_record(lora: Path) -> None:
     write_sealed(lora.with_name(_RECORD), {"file": lora.name, "sha256": sha256_file(lora)})
 
 
+def copy_record(lora: Path, copy: Path) -> None:
+    """Store the checksum of ``copy``, which has the bytes of ``lora``. Without a record of that one there is none."""
+    if has_record(lora):
+        write_sealed(copy.with_name(_RECORD), {"file": copy.name, "sha256": read_sealed(lora.with_name(_RECORD))["sha256"]})
+
+
 def has_record(lora: Path) -> bool:
     """Whether the checksum of a saved LoRA was recorded. An earlier version and a process that was killed before it leave none."""
     return lora.with_name(_RECORD).exists()

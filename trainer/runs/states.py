@@ -18,7 +18,7 @@ from typing import Any
 from ..core.diagnosis import first_line
 from ..core.files.reading import is_link, sha256_file
 from ..core.files.sealed_json import read_sealed, write_sealed
-from ..core.files.writing import PARTIAL, replace
+from ..core.files.writing import PARTIAL, link_or_copy, replace
 
 _STATE = "state.pt"
 _RECORD = "state.json"
@@ -92,10 +92,8 @@ def newest(
     return None, None
 
 
-def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str, Any]]:
-    """The state in a folder. Raises ValueError, or an error of torch, with the reason if it cannot be used."""
-    import torch
-
+def require_undamaged(path: Path, run: str, last_step: int | None = None) -> int:
+    """The step of the state in the folder ``path``. Raises ValueError or OSError with the reason if it cannot be used, as in ``newest``."""
     step = _number(path)
     try:
         record = read_sealed(path / _RECORD, without=_OLD_RECORD)
@@ -109,6 +107,35 @@ def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str,
         raise ValueError("it belongs to another run")
     if sha256_file(path / _STATE) != record.get("sha256"):
         raise ValueError(f"its {_STATE} does not match its checksum")
+    return step
+
+
+def adopt(path: Path, folder: Path, *, run: str) -> Saved:
+    """Take over the state in ``path``, which must be undamaged, into ``folder`` as a state of ``run``; its file is shared, not copied."""
+    step = _number(path)
+    final = state_folder(folder, step)
+    partial = folder / f"{PARTIAL}{step:06d}-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        link_or_copy(path / _STATE, partial / _STATE)
+        record = read_sealed(path / _RECORD, without=_OLD_RECORD)
+        write_sealed(partial / _RECORD, {"step": step, "run": run, "sha256": record["sha256"]})
+        if final.exists():  # with a LoRA
+            for name in STATE_FILES:
+                replace(partial / name, final / name)
+        else:
+            replace(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Saved(final, step)
+
+
+def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str, Any]]:
+    """The state in a folder. Raises ValueError, or an error of torch, with the reason if it cannot be used."""
+    import torch
+
+    step = require_undamaged(path, run, last_step)
     values = torch.load(path / _STATE, map_location="cpu", weights_only=True)
     if not isinstance(values, dict):
         raise ValueError(f"its {_STATE} holds no state")
@@ -121,7 +148,12 @@ def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str,
 
 def newest_step(folder: Path) -> int:
     """The step of the newest state, without reading it; 0 if there is none."""
-    return max((_number(path) for path in state_folders(folder) if (path / _STATE).exists()), default=0)
+    return max(saved_steps(folder), default=0)
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of all states, without reading them."""
+    return [_number(path) for path in state_folders(folder) if (path / _STATE).exists()]
 
 
 def delete_old(folder: Path, keep: int) -> None:

@@ -134,6 +134,13 @@ def make_schedule(optimizer: Any, settings: OptimizerSection, steps: int) -> Any
     )
 
 
+def follow_schedule(optimizer: Any, schedule: Any) -> None:
+    """Give a restored ``optimizer`` the rate that ``schedule`` has at the restored step: of a longer run than the one that was saved, it is
+    another one. ``schedule`` is one that ``make_schedule`` made, a LambdaLR."""
+    for group, rate, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = rate * factor(schedule.last_epoch)
+
+
 def rex(step: int, warmup: int, steps: int) -> float:
     """REX's factor at ``step`` of ``steps`` after a linear warm-up; it ends at 0."""
     if step < warmup:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..adapters import adapter
 from ..adapters.ema import Ema
 from ..core.errors import UserError
+from .optimizers import follow_schedule
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,7 @@ class TrainState:
                 self._ema.load_state(values["ema"])
             self._optimizer.load_state_dict(values["optimizer"])
             self._lr_scheduler.load_state_dict(values["schedule"])
+            follow_schedule(self._optimizer, self._lr_scheduler)
             if self._scaler is not None and values.get("scaler"):
                 self._scaler.load_state_dict(values["scaler"])
             if not (math.isfinite(float(values["average"])) and adapter.all_finite(values["lora"])):

@@ -15,6 +15,8 @@ Schedule = Literal[
     "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "rex", "constant_with_warmup", "piecewise_constant"
 ]
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
+LENGTH_DEPENDENT = ("linear", "cosine", "cosine_with_restarts", "polynomial", "rex")
+"""Schedules whose rate at a step depends on the length of the run."""
 
 _NUMBER = r"\d+(\.\d*)?([eE]-?\d+)?"
 _LEAST_PRODIGY_LR = 0.1  # 1 is intended; with 1e-4 its estimate never leaves the initial 1e-6

@@ -133,6 +133,17 @@ def move_new(source: Path, target: Path) -> None:
     source.unlink()
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where there are no hard links. For files that are replaced and never changed."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOENT):
+            raise
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     r"""Write ``data`` (text as UTF-8, newlines unchanged) to ``path`` so that a reader never sees half of it.
 

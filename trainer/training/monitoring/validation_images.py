@@ -13,6 +13,7 @@ from ...core.errors import Cancelled
 from ...core.files.image_file import load_image
 from ...core.files.writing import atomic_path
 from ...runs import events
+from ...runs.event_log import read_events_of
 from ..caching.weighted_prompts import prompt_key
 from ..opened_run import BaseModel
 from .evaluation import Evaluation
@@ -37,7 +38,7 @@ class ValidationImages(Evaluation):
         sample, step = self.config.sample, self.state.step
         if not (sample.prompts and sample.every_epochs) or (epoch % sample.every_epochs and step != self.plan.steps):
             return
-        if self._path(epoch, len(sample.prompts) - 1).is_file():
+        if self._are_made(epoch):
             return
         import torch
 
@@ -53,6 +54,13 @@ class ValidationImages(Evaluation):
             self.outputs.trackers.image(step, f"samples/{index}", path, sample.prompts[index])
         del vae
         return_memory(self.hardware.device)
+
+    def _are_made(self, epoch: int) -> bool:
+        """Whether this step has its images already: the run was stopped after they were made, or continues one that made them."""
+        made = read_events_of(self.outputs.run.events, events.Sample) if self.state.step == self.plan.start_step else []
+        prompts = {event.index: event.prompt for event in made if (event.epoch, event.step) == (epoch, self.state.step)}
+        wanted = {index: read_prompt(line).text for index, line in enumerate(self.config.sample.prompts)}
+        return prompts == wanted and all(self._path(epoch, index).is_file() for index in wanted)
 
     def _sample_latents(self) -> list[torch.Tensor]:
         sample, denoiser, hardware = self.config.sample, self.model.denoiser, self.hardware
