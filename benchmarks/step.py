@@ -17,7 +17,6 @@ import json
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from trainer.launch.prepared_run import prepare_run
 from trainer.training.distributed import make_accelerator
 from trainer.training.event_writer import EventLog
 from trainer.training.recipe import TrainingRecipe
+from trainer.training.requests import Requests
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def measure(checkpoint: Path, folder: Path, arguments: argparse.Namespace) -> di
     data["dataset"]["path"] = str(_pictures(folder, arguments.pixels, run_config.parse(data).training.batch_size))
     settings = run_config.parse(data)
     run = prepare_run(settings).folder
-    recipe = TrainingRecipe(run, settings, EventLog(run.events), threading.Event())
+    recipe = TrainingRecipe(run, settings, EventLog(run.events), Requests())
     device = recipe.hardware.device
     recipe.accelerator = make_accelerator(device, recipe.hardware.precision)
     recipe.fill_caches()

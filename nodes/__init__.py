@@ -47,10 +47,14 @@ NODES: list[type[io.ComfyNode]] = [
 ]
 
 
+OPTIONS = [TrainOptionsNode, NetworkOptionsNode, LearningOptionsNode, MachineOptionsNode, MonitorOptionsNode]
+"""The nodes whose settings Train LoRA takes."""
+
+
 class AnimeLoRAExtension(ComfyExtension):
     """Hands the nodes to ComfyUI."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack. The panel's routes are added here, as ComfyUI 0.3.64 calls nothing else of an extension."""
-        register()
+        register(TrainLora, OPTIONS)
         return [with_menus_checked(node) for node in NODES]

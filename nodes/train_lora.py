@@ -75,6 +75,11 @@ class TrainLora(io.ComfyNode):
         return f"{file_stamp(checkpoint_path(checkpoint))} {written_files.files_fingerprint(TRAIN_LORA_WIDGETS.node, name)}"
 
     @classmethod
+    def configuration(cls, dataset: dict[str, Any], widgets: dict[str, Any], options: TrainOptions | None) -> RunConfig:
+        """The run configuration with these values. Raises UserError for invalid ones."""
+        return run_config(dataset, widgets, options)
+
+    @classmethod
     def execute(cls, dataset: Any, options: TrainOptions | None = None, **widgets: Any) -> io.NodeOutput:
         """Train, or find the finished run."""
         with canvas_errors():
@@ -122,7 +127,9 @@ def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str,
             presets.require_model(preset, run.family.preset_group)
         with TrainingView(node_id, run.folder.path.name, config.name, graph, settings) as view:
             view.announce(outlook(run).message)
-            trained = train(run, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory)
+            trained = train(
+                run, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory, controls=view.controls
+            )
             view.reused, view.summary = trained.reused, _summary(trained)
             return trained
 

@@ -88,6 +88,7 @@ app.registerExtension({
     const removed = node.onRemoved;
     node.onRemoved = function (...args) {
       panel.chart.destroy();
+      panel.controls.destroy();
       return removed?.apply(this, args);
     };
     setTimeout(() => restore(panel), 300); // when a graph is loaded, the node gets its values first

@@ -1,26 +1,34 @@
-"""Five read-only routes for the browser: active runs, finished runs, the log of a run, the values of presets, and the card of a LoRA."""
+"""Routes for the browser.
+
+Read-only ones: active runs, finished runs, the log of a run, what the next run will do, the values of presets, and the card of a LoRA. One
+passes a request on to an active training: save, sample, pause, resume, stop after the epoch, or other validation prompts.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from comfy_api.latest import io
 from server import PromptServer
 
 from ...trainer.config import presets
 from ...trainer.core.errors import UserError
 from ...trainer.core.files.paths import resolve_below
 from ...trainer.runs import events
+from ...trainer.runs.controls import read_control
 from ...trainer.runs.event_log import read_events
 from ...trainer.runs.run_folder import RunFolder
 from ...trainer.runs.states import newest_step, state_folder
 from .files.folders import runs_dir
 from .loras.card_pool import CardPool
 from .loras.cards import lora_card, unread_card
-from .training_view import FINISHED, RUNNING, event_data, run_notes, viewable
+from .next_run import next_run
+from .training_view import CONTROLS, FINISHED, RUNNING, event_data, run_notes, viewable
 from .widgets.training_widgets import by_widget
 
 _MAX_POINTS = 2000  # of a curve, more than the pixels that show it
@@ -28,11 +36,13 @@ _CARDS = CardPool()
 _COLUMNS = ("step", "loss", "loss_average", "lr")
 
 
-def register() -> None:
-    """Add the routes to ComfyUI's server, if there is one."""
+def register(train: type[Any], options: Sequence[type[io.ComfyNode]]) -> None:
+    """Add the routes to ComfyUI's server, if there is one. ``train`` is the class of Train LoRA, ``options`` are its options nodes."""
     server = getattr(PromptServer, "instance", None)
     if server is None:
         return
+
+    option_nodes = {str(node.define_schema().node_id): node for node in options}
 
     @server.routes.get("/animelora/running")
     async def running(_request: web.Request) -> web.Response:
@@ -54,6 +64,26 @@ def register() -> None:
             return web.json_response({"error": "no such run"}, status=404)
         return web.json_response(await asyncio.to_thread(history, folder))
 
+    @server.routes.post("/animelora/runs/{run}/control")
+    async def control(request: web.Request) -> web.Response:
+        controls = CONTROLS.get(request.match_info["run"])
+        if controls is None:
+            return web.json_response({"error": "no such training"}, status=404)
+        asked = read_control(await request.read()) if _is_json(request) else None
+        if asked is None:
+            return web.json_response({"error": "no such request"}, status=400)
+        controls.put(asked)
+        return web.json_response({})
+
+    @server.routes.post("/animelora/next_run")
+    async def next_one(request: web.Request) -> web.Response:
+        try:
+            data = await request.json() if _is_json(request) else {}
+            graph, node_id, last_run = data["graph"], str(data["node"]), find_run(str(data["run"]))
+        except (UserError, ValueError, KeyError, TypeError):
+            return web.json_response({"kind": "unknown"})
+        return web.json_response(await asyncio.to_thread(next_run, train, option_nodes, graph, node_id, last_run))
+
     @server.routes.get("/animelora/lora")
     async def lora(request: web.Request) -> web.Response:
         name = request.query.get("name", "")
@@ -63,6 +93,11 @@ def register() -> None:
             return web.json_response(unread_card(name))
         except (UserError, OSError):
             return web.json_response({"error": "no such LoRA"}, status=404)
+
+
+def _is_json(request: web.Request) -> bool:
+    """Whether a browser asks the server first before another site may send this request."""
+    return request.content_type == "application/json"
 
 
 def find_run(name: str) -> Path:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import comfy.model_management
@@ -15,6 +16,7 @@ import folder_paths
 
 from ...trainer.dataset.reading.surrogates import replace_surrogates
 from ...trainer.runs import events
+from ...trainer.runs.controls import Control
 from .browser import is_interrupted, send
 from .files.images import keep_graph
 from .wording import on_canvas
@@ -24,6 +26,8 @@ log = logging.getLogger("animelora")
 RUNNING: dict[str, dict[str, Any]] = {}
 """By node id, ``run`` (the name of the run folder), ``name`` (of the LoRA) and ``settings`` (widget values) of every active training. Only
 TrainingView writes it."""
+CONTROLS: dict[str, SimpleQueue[Control]] = {}
+"""By the name of the run folder, where requests to every active training are put. Only TrainingView writes it."""
 FINISHED: dict[str, dict[str, Any]] = {}
 """The same for the last run of each node. Only TrainingView writes it."""
 _RUN_PROPERTY = "animelora_run"  # in which the panel remembers its run
@@ -52,18 +56,21 @@ class TrainingView:
         self._graph = dict(graph or {})
         self._run = {"run": run, "name": name}
         self._queued = {**self._run, "settings": dict(settings or {})}
+        self.controls: SimpleQueue[Control] = SimpleQueue()
         self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
         self._steps = 1
         self._step = 0
 
     def __enter__(self) -> TrainingView:
         RUNNING[self.node_id or ""] = self._queued
+        CONTROLS[self._run["run"]] = self.controls
         set_property(self._graph.get("workflow"), self.node_id or "", _RUN_PROPERTY, self._run["run"])
         self._send({"event": "run", **self._queued})
         return self
 
     def __exit__(self, *_: object) -> None:
         RUNNING.pop(self.node_id or "", None)
+        CONTROLS.pop(self._run["run"], None)
         FINISHED[self.node_id or ""] = self._queued
         self._send({"event": "end", **self._queued, "reused": self.reused, "summary": self.summary})
 

@@ -12,6 +12,15 @@ from ..core.counting import plural
 from ..core.work.progress import format_progress, is_byte_count
 from ..runs import events
 
+_REQUESTS = {  # in the words of the canvas
+    "save_now": "Save now: after step {step}",
+    "sample_now": "Sample now: after step {step}",
+    "stop_after_epoch": "Stop after this epoch: the training stops at its end",
+    "pause": "Pause: after step {step}; the models stay in memory",
+    "resume": "Resume",
+    "edit_prompts": "The validation prompts changed, from the next images on",
+}
+
 
 class TrainingProgress:
     """A progress bar while its context is active; ``show`` takes every event of a run."""
@@ -47,6 +56,8 @@ class TrainingProgress:
                 self._print(event.regularisation)
         elif isinstance(event, events.Continued):
             self._print(event.message)
+        elif isinstance(event, events.Requested):
+            self._print(_REQUESTS.get(event.action, event.action).format(step=event.step))
         elif isinstance(event, events.Phase):
             self._progress.update(self._task, description=event.phase, completed=event.done, total=event.total or None, detail="")
         elif isinstance(event, events.Step):

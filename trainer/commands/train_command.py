@@ -35,6 +35,7 @@ a configuration, here my_style.toml (only base.checkpoint and dataset.path have 
 then:  python -m trainer train my_style.toml --set network.rank=8 --set network.alpha=8
 
 run the same command again to resume a stopped run (Ctrl+C); a finished run is found, not repeated.
+while it trains in a terminal: s saves now, i makes validation images now, e stops after this epoch, p pauses and resumes.
 with other epochs, max_steps, sample or checkpoint settings, or another name, the earlier run continues: the first line says from where.
 """
 
@@ -102,11 +103,24 @@ def run(args: argparse.Namespace) -> int:
             from_scratch=args.from_scratch,
         )
     else:
+        from queue import SimpleQueue
+
         from ..core.work.progress import send_progress_to
+        from ..runs.controls import Control
+        from .keys import LEGEND, TrainingKeys
         from .progress_bar import TrainingProgress
 
-        with TrainingProgress() as progress, send_progress_to(progress.work):
-            result = train(run, on_event=progress.show, accelerate_config=args.accelerate_config, from_scratch=args.from_scratch)
+        controls: SimpleQueue[Control] = SimpleQueue()
+        with TrainingProgress() as progress, send_progress_to(progress.work), TrainingKeys(controls) as keys:
+            if keys.active:
+                print(LEGEND, file=sys.stderr)
+            result = train(
+                run,
+                on_event=progress.show,
+                accelerate_config=args.accelerate_config,
+                from_scratch=args.from_scratch,
+                controls=controls,
+            )
     words = "found, already trained" if result.reused else f"trained in {result.seconds:.0f} s"
     print(
         f"LoRA ({words}): {result.lora}\nloss curve: {result.loss_curve}\nrun folder: {result.run_dir}",

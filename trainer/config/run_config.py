@@ -46,6 +46,7 @@ LATER_SETTINGS = (  # what can change while a run lasts without changing a weigh
     "training.epochs",
     "training.max_steps",
     "training.checkpoint_every",
+    "training.checkpoint_epochs",
     "training.keep_checkpoints",
     "validation.every_epochs",
     "validation.noise_levels",

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 
 from ..runs import events
+from ..runs.controls import Control
 
 _RESPONSE_SECONDS = 1.5  # a child that was asked to stop is killed unless it reports within this time that it saves its state
 SAVING_SECONDS = 120.0  # for saving the state: hundreds of megabytes for SDXL, perhaps to a slow disk
@@ -42,6 +44,14 @@ def end_process(child: subprocess.Popen[bytes], is_saving: Callable[[], bool]) -
             except psutil.NoSuchProcess:
                 continue
         child.wait()
+
+
+def pass_on(controls: SimpleQueue[Control], child: subprocess.Popen[bytes]) -> None:
+    """Write the requests that wait in ``controls`` to the child. A child that ends in this moment gets none."""
+    while child.stdin is not None and not controls.empty():
+        with suppress(OSError):
+            child.stdin.write(controls.get().to_line())
+            child.stdin.flush()
 
 
 class EventTail:

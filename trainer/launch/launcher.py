@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeAlias
 
 from .. import lorafile
 from ..config.run_config import RunConfig
@@ -24,19 +26,21 @@ from ..core.errors import Cancelled, UserError
 from ..core.files.locks import hold_lock
 from ..core.messages import Message
 from ..runs import events
+from ..runs.controls import Control
 from ..runs.lineage import forget
 from ..runs.pruning import prune
 from ..runs.publish import publish, restore
 from ..runs.run_folder import RunFolder, RunResult
 from ..runs.states import newest_step, state_folder
 from .accelerate_config import process_count
-from .child_process import EventTail, end_process
+from .child_process import EventTail, end_process, pass_on
 from .failure import failure_of, hung_error, is_consequence
 from .outlook import continue_earlier
 from .prepared_run import PreparedRun, disk_errors_explained, write_run_folder
 
 OnEvent = Callable[[events.Event], None]
 ShouldStop = Callable[[], bool]
+Controls: TypeAlias = "SimpleQueue[Control]"
 
 # A child that writes no event for this long hangs. The longest legitimate silence is one step of accumulated micro-batches, or one
 # validation image, with SDXL on a slow CPU: minutes for each forward pass, half an hour in all.
@@ -53,9 +57,11 @@ def train(
     silent_seconds: float = SILENT_SECONDS,
     accelerate_config: Path | None = None,
     from_scratch: bool = False,
+    controls: Controls | None = None,
 ) -> RunResult:
     """Train ``run`` in a child process and return its result. A finished run is found, not repeated; a stopped one resumes, and a run that
     differs from an earlier one only in what comes later continues that one. ``from_scratch``: starts at the first step whatever exists.
+    ``controls``: requests to the child, which are passed on as they are put there; None if there will be none.
 
     ``on_event`` is called with every event in order, on this thread; an exception in it stops the child and is raised. ``should_stop`` is
     polled every ``poll_seconds``. A child that writes no event for ``silent_seconds`` is killed. ``before_start`` is called only if a child
@@ -77,7 +83,7 @@ def train(
         if before_start is not None:
             before_start()
         environment = _environment(None if accelerate_config else devices.processor_threads(process_count(config)))
-        _run_child(folder, environment, on_event, should_stop, poll_seconds, silent_seconds)
+        _run_child(folder, environment, on_event, should_stop, controls or SimpleQueue(), poll_seconds, silent_seconds)
         lorafile.verify_lora(folder.lora)
         finished = folder.finished()
         if finished is None:
@@ -101,7 +107,13 @@ def command(run: RunFolder) -> list[str]:
 
 
 def _run_child(
-    run: RunFolder, environment: dict[str, str], on_event: OnEvent, should_stop: ShouldStop, poll_seconds: float, silent_seconds: float
+    run: RunFolder,
+    environment: dict[str, str],
+    on_event: OnEvent,
+    should_stop: ShouldStop,
+    controls: Controls,
+    poll_seconds: float,
+    silent_seconds: float,
 ) -> None:
     """Start the child and follow it to its end. Raises Cancelled if it was stopped and UserError if it failed."""
     start = run.events.stat().st_size if run.events.exists() else 0
@@ -134,6 +146,7 @@ def _run_child(
                     break
                 if silent >= silent_seconds:
                     raise hung_error(run, last, silent)
+                pass_on(controls, child)
                 tail.wait(poll_seconds)
                 silent += poll_seconds
             # a stopped child has events, too: its last steps, the image that it was about to finish, the step at which it stopped

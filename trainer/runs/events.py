@@ -55,6 +55,17 @@ class Continued(Event):
     message: StrictStr
 
 
+@dataclass(frozen=True)
+class Requested(Event):
+    """A request of the parent (see ``controls.py``) was taken up after ``step``; ``prompts`` are those of edit_prompts."""
+
+    name: ClassVar[str] = "requested"
+    action: StrictStr
+    step: StrictInt
+    prompts: list[StrictStr] = field(default_factory=list)
+
+
+PAUSED = "paused"  # phase of a child that was asked to wait
 SAVING = "saving"  # phase of a child that was asked to stop
 WAITING = "waiting for another process that trains the same run"
 
@@ -62,7 +73,9 @@ WAITING = "waiting for another process that trains the same run"
 @dataclass(frozen=True)
 class Phase(Event):
     """A phase began or made progress: ``loading``, ``caching latents``, ``caching prompts``, ``training``, ``validating``, ``sampling``,
-    ``exporting``, or SAVING, in which a child that was asked to stop writes the state to resume from. WAITING comes from the parent."""
+    ``exporting``, PAUSED, or SAVING, in which a child that was asked to stop writes the state to resume from.
+
+    WAITING comes from the parent."""
 
     name: ClassVar[str] = "phase"
     phase: StrictStr
@@ -166,7 +179,7 @@ class Stopped(Event):
     path: StrictStr
 
 
-_ALL: tuple[type[Event], ...] = (Plan, Continued, Phase, Step, Validation, Sample, Checkpoint, Warning_, Done, Error, Stopped)
+_ALL: tuple[type[Event], ...] = (Plan, Continued, Requested, Phase, Step, Validation, Sample, Checkpoint, Warning_, Done, Error, Stopped)
 TYPES: dict[str, type[Event]] = {cls.name: cls for cls in _ALL}
 
 

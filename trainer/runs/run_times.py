@@ -40,6 +40,8 @@ def training_seconds(log_path: Path) -> float:
     log = read_events(log_path)
     # a start begins with the event before its plan; the time between two starts does not count
     starts = {index - 1 for index, event in enumerate(log) if isinstance(event, events.Plan)}
+    # neither does a pause
+    starts |= {index + 1 for index, event in enumerate(log) if isinstance(event, events.Phase) and event.phase == events.PAUSED}
     starts |= {index for index, event in enumerate(log) if isinstance(event, events.Continued)}
     return round(sum(_between(pair) for index, pair in enumerate(pairwise(log), start=1) if index not in starts), 3)
 

@@ -59,11 +59,12 @@ def _end_last_line(path: Path) -> None:
                 file.write(b"\n")
 
 
-def watch_parent(on_stop: Callable[[], None]) -> threading.Thread:
-    """Call ``on_stop`` once, on a thread, when standard input ends.
+def watch_parent(on_stop: Callable[[], None], on_line: Callable[[bytes], None] | None = None) -> threading.Thread:
+    """Call ``on_line`` with every line of standard input, and ``on_stop`` once when it ends, both on a thread.
 
-    The parent holds the other end of that pipe and never writes: it closes it to ask for a stop, and the system closes it when the parent
-    dies, so that no child outlives ComfyUI. From here on standard input is empty, also for processes started by this one.
+    The parent holds the other end of that pipe: it writes requests, closes it to ask for a stop, and the system closes it when the parent
+    dies, so that no child outlives ComfyUI. From here on standard input is empty, also for processes started by this one. Without
+    ``on_line`` nothing is read: several processes share the pipe, and only one of them may take the lines.
     """
     standard = sys.stdin.fileno()
     pipe = os.dup(standard)
@@ -72,7 +73,10 @@ def watch_parent(on_stop: Callable[[], None]) -> threading.Thread:
     os.close(empty)
 
     def wait() -> None:
-        _wait_for_end(pipe)
+        if on_line is None:
+            _wait_for_end(pipe)
+        else:
+            _read_lines(pipe, on_line)
         on_stop()
 
     thread = threading.Thread(target=wait, name="watch-parent", daemon=True)
@@ -80,20 +84,49 @@ def watch_parent(on_stop: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def _wait_for_end(pipe: int) -> None:
-    """Return when nobody holds the other end of ``pipe``."""
-    if sys.platform == "win32":
-        # A thread that blocks in a read also blocks every other thread that only asks for the kind of the file, as SciPy's Fortran library
-        # does while it is loaded (github.com/numpy/numpy/issues/24290). Peeking into the pipe does not block.
-        import ctypes
-        import msvcrt
-
-        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
-        handle = ctypes.c_void_p(msvcrt.get_osfhandle(pipe))
-        while kernel.PeekNamedPipe(handle, None, 0, None, None, None):
-            time.sleep(_POLL_SECONDS)
-        if ctypes.get_last_error() in (_BROKEN_PIPE, _NOT_CONNECTED):
-            return  # any other error: it is no pipe but a terminal
+def _read_lines(pipe: int, on_line: Callable[[bytes], None]) -> None:
+    """Call ``on_line`` with every complete line; return when nobody holds the other end of ``pipe``."""
+    rest = b""
     with suppress(OSError):
-        while os.read(pipe, 4096):
-            pass
+        while _wait_for_data(pipe) and (data := os.read(pipe, 65536)):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                on_line(line)
+
+
+def _wait_for_data(pipe: int) -> bool:
+    """On Windows, wait until ``pipe`` has data; False when nobody holds its other end. Elsewhere the read itself waits."""
+    if sys.platform != "win32":
+        return True
+    # A thread that blocks in a read also blocks every other thread that only asks for the kind of the file, as SciPy's Fortran library
+    # does while it is loaded (github.com/numpy/numpy/issues/24290). Peeking into the pipe does not block.
+    while (waiting := _peek(pipe)) == 0:
+        time.sleep(_POLL_SECONDS)
+    return waiting is not None
+
+
+def _wait_for_end(pipe: int) -> None:
+    """Return when nobody holds the other end of ``pipe``, without reading it."""
+    if sys.platform == "win32":
+        while _peek(pipe) is not None:
+            time.sleep(_POLL_SECONDS)
+        return
+    import select
+
+    poll = select.poll()
+    poll.register(pipe, 0)  # the end is always reported
+    poll.poll()
+
+
+def _peek(pipe: int) -> int | None:
+    """The number of bytes that wait in a pipe on Windows; None if nobody holds its other end, and 1 for a terminal."""
+    if sys.platform != "win32":
+        return 1
+    import ctypes
+    import msvcrt
+
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    handle, waiting = ctypes.c_void_p(msvcrt.get_osfhandle(pipe)), ctypes.c_uint32(0)
+    if kernel.PeekNamedPipe(handle, None, 0, None, ctypes.byref(waiting), None):
+        return int(waiting.value)
+    return None if ctypes.get_last_error() in (_BROKEN_PIPE, _NOT_CONNECTED) else 1

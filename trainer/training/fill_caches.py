@@ -49,6 +49,15 @@ class CacheFiller:
             fill_prompts(self.cache, distinct_prompts(prompts), *models, progress, self.stop, warn=self._warn, frozen=frozen)
         return_memory(self.device)
 
+    def fill_sample_prompts(self, sample: SampleSection) -> None:
+        """Encode prompts of validation images that came during the training. On the CPU, as the denoiser may fill the GPU."""
+        if self.config.network.text_encoder:
+            return
+        import torch
+
+        models, progress = (self.base.family, self.base.checkpoint, torch.device("cpu")), self._progress("caching prompts")
+        fill_prompts(self.cache, _prompt_keys(sample), *models, progress, self.stop, warn=self._warn, frozen=self.base.frozen_text_lora)
+
     def warn_of_prompts(self) -> None:
         """Warn of captions that are longer than what is read of them, and of flags in sample prompts that have no effect."""
         sample_prompts = [read_prompt(prompt) for prompt in self.config.sample.prompts]
@@ -94,6 +103,10 @@ class CacheFiller:
 
 def _sample_prompts(sample: SampleSection) -> list[str]:
     """The keys of the prompts of validation images."""
-    prompts = [read_prompt(prompt) for prompt in sample.prompts] if sample.every_epochs else []
+    return _prompt_keys(sample) if sample.every_epochs else []
+
+
+def _prompt_keys(sample: SampleSection) -> list[str]:
+    prompts = [read_prompt(prompt) for prompt in sample.prompts]
     negatives = [sample.negative if prompt.negative is None else prompt.negative for prompt in prompts]
     return [prompt_key(prompt.text) for prompt in prompts] + [prompt_key(negative) for negative in negatives]

@@ -20,10 +20,13 @@ from ..compute.acceleration import Context, EagerPass, ForwardBackward, Inputs
 from ..compute.denoiser_setup import prepare_denoiser
 from ..config.run_config import RunConfig
 from ..core import seeding
+from ..core.diagnosis import diagnose
 from ..core.errors import Cancelled
 from ..core.gpu_sync import StepLimiter
+from ..core.messages import Message
 from ..objective import denoising_loss
 from ..runs import events
+from ..runs.controls import Control
 from ..runs.run_folder import RunFolder
 from ..runs.run_times import start_day
 from ..runs.states import state_folder
@@ -41,6 +44,7 @@ from .monitoring.validation_images import ValidationImages
 from .monitoring.validation_loss import HeldOutValidation
 from .open_run import open_run
 from .optimizers import current_learning_rate, learning_rate, make_optimizer, make_schedule
+from .requests import Requests
 from .saving.checkpointer import Checkpointer
 from .saving.lora_exporter import Exporter
 from .train_state import TrainState
@@ -55,12 +59,12 @@ _NORMS_EVERY = 10  # steps: measuring takes hundreds of small products, a hundre
 class TrainingRecipe:
     """Trains one run. The constructor opens what it needs, ``train`` does the rest. Raises UserError, and Cancelled after a stop."""
 
-    def __init__(self, run: RunFolder, config: RunConfig, emit: EventLog, stop: threading.Event) -> None:
-        self.run, self.emit, self.stop = run, emit, stop
+    def __init__(self, run: RunFolder, config: RunConfig, emit: EventLog, requests: Requests) -> None:
+        self.run, self.emit, self.requests = run, emit, requests
         self.opened = open_run(run, config, emit)
         self.config, self.plan, self.hardware = self.opened.config, self.opened.plan, self.opened.hardware
         self.writes = self.hardware.processes.is_main  # the other processes write no files
-        self.lock = threading.Lock()  # held while the state changes, and while it is saved
+        self.lock = threading.RLock()  # held while the state changes, and while it is saved
         self.checkpointer: Checkpointer | None = None  # before the models are loaded, there is no state worth saving
 
     def train(self) -> None:
@@ -72,21 +76,24 @@ class TrainingRecipe:
         state, plan = self.state, self.plan
         if state.step % plan.steps_per_epoch == 0 or state.step == plan.steps:  # at the start, or stopped before an epoch was evaluated
             self.evaluate(-(-state.step // plan.steps_per_epoch))
-        checkpointer.save_missing_lora()
+        if checkpointer.is_due():
+            checkpointer.save_missing_lora()
         self.emit(events.Phase("training", state.step, plan.steps))
+        self.take_up_requests()
         with closing(self.batch_loader.steps(state.step, self.model.noise_process, self.model.tokenize)) as batches:
             self.step_log.start_clock()
             for batch in batches:
                 metrics = self.compute_gradients(batch)
                 self.update_weights(batch, metrics)
                 self.step_log.report()
+                self.take_up_requests()
                 if checkpointer.is_due():
                     checkpointer.save_state()
                 if batch.ends_epoch or state.step == plan.steps:
                     self.evaluate(batch.epoch + 1)
                 if checkpointer.is_due():
                     checkpointer.save_lora()
-                if self.stop.is_set():
+                if self.requests.is_stop_due(batch.ends_epoch and state.step < plan.steps):
                     raise Cancelled
                 self.step_log.start_clock()
         checkpointer.finish()
@@ -170,11 +177,13 @@ class TrainingRecipe:
     def fill_caches(self) -> None:
         """Encode images and prompts in the first process, while the others wait; make the loader of batches."""
         opened, base, hardware = self.opened, self.opened.base, self.hardware
-        filler = CacheFiller(self.config, self.plan, opened.datasets, opened.cache, base, hardware.device, self.emit, self.stop.is_set)
+        stop = self.requests.is_stopped
+        filler = CacheFiller(self.config, self.plan, opened.datasets, opened.cache, base, hardware.device, self.emit, stop)
         if self.writes:
             filler.warn_of_prompts()
             filler.fill()
         self.accelerator.wait_for_everyone()
+        self.filler = filler
         self.cache = RepairingCache(opened.cache, filler.fill)
         pin_memory = hardware.device.type == "cuda"
         training_set = opened.datasets.training
@@ -225,7 +234,7 @@ class TrainingRecipe:
         self.opened = replace(opened, start=replace(opened.start, values=None))  # the models have them now: they may leave memory
         self.gpu_queue = StepLimiter(hardware.device)
         self.step_log = StepLog(plan, hardware.device, outputs, self.lock, diverged, average)
-        shared = (config, plan, self.cache, self.model, self.state, hardware, outputs, self.stop.is_set)
+        shared = (config, plan, self.cache, self.model, self.state, hardware, outputs, self.requests.is_stopped)
         self.validation = HeldOutValidation(*shared, opened.datasets.held_out)
         self.validation_images = ValidationImages(*shared, opened.datasets.training.resolution, base)
         exporter = Exporter(
@@ -247,6 +256,37 @@ class TrainingRecipe:
         if self.writes:
             self.validation.run(epoch)
             self.validation_images.make(epoch)
+
+    def take_up_requests(self) -> None:
+        """Do what the parent asked for since the last step. While the run is paused, wait here: models and memory stay as they are."""
+        for control in self.requests.next(self._report_pause):
+            self.emit(events.Requested(control.action, self.state.step, list(control.prompts)))
+            try:
+                self.take_up(control)
+            except Cancelled:
+                raise
+            except Exception as error:  # the run itself is not to blame, and goes on
+                self._warn(Message("A request could not be met: ", diagnose(error, self.run.path).message))
+
+    def take_up(self, control: Control) -> None:
+        """Do what ``control`` asks for. A pause and a later stop are up to ``requests``."""
+        if control.action == "save_now" and self.checkpointer is not None and self.state.step:
+            self.checkpointer.save_state()
+            self.checkpointer.save_lora()
+        elif control.action == "edit_prompts":
+            sample = self.config.sample.model_copy(update={"prompts": control.prompts})
+            self.filler.fill_sample_prompts(sample)
+            self.validation_images = replace(self.validation_images, config=self.config.model_copy(update={"sample": sample}))
+        elif control.action == "sample_now":
+            self.filler.fill_sample_prompts(self.validation_images.config.sample)
+            self.validation_images.make_now(-(-self.state.step // self.plan.steps_per_epoch))
+        elif control.action == "pause" and self.hardware.processes.world_size > 1:
+            self._warn("A run on several GPUs cannot be paused.")
+        elif control.action == "resume":
+            self.emit(events.Phase("training", self.state.step, self.plan.steps))
+
+    def _report_pause(self) -> None:
+        self.emit(events.Phase(events.PAUSED, self.state.step, self.plan.steps))
 
     def _warn(self, message: str) -> None:
         self.emit(events.Warning_(message))

@@ -24,6 +24,8 @@ from ..runs.states import state_folder
 from .event_writer import EventLog, NullEventLog, watch_parent
 from .opened_run import OpenedRun
 from .recipe import TrainingRecipe
+from .requests import Requests
+from .saving.checkpointer import Checkpointer
 
 DONE, FAILED, STOPPED = 0, 1, 3
 _SAVING_SECONDS = 600.0  # for a process that was asked to stop. Its parent ends it sooner, but may have been killed
@@ -35,28 +37,29 @@ def train_run(folder: Path, *, watch_stdin: bool) -> int:
     config = run_config.load_config(folder / "config.json")
     run = RunFolder(folder, config.name)
     first = current_process_group().is_main
-    stop = threading.Event()
+    # the other processes of a group would wait for a paused one until their patience ends
+    requests = Requests(can_pause=current_process_group().world_size == 1)
     recipe: TrainingRecipe | None = None
 
     def on_stop() -> None:
-        stop.set()
+        requests.stop()
         _exit_after(_SAVING_SECONDS)
         # a step may take longer than anyone waits: this thread saves between two steps, then ends the process
         if recipe is not None and first:
             save_and_exit(recipe)
 
     if watch_stdin:
-        watch_parent(on_stop)
+        watch_parent(on_stop, requests.take_line if first else None)
     held = ExitStack()
     if first:
         try:  # if this process outlives its parent, the next start of the run waits for this lock
-            held.enter_context(hold_lock(run.child_lock, stop.is_set, waiting=lambda: None))
+            held.enter_context(hold_lock(run.child_lock, requests.is_stopped, waiting=lambda: None))
         except Cancelled:
             return STOPPED
     emit = EventLog(run.events) if first else NullEventLog()
     try:
         emit(events.Phase("loading"))
-        recipe = TrainingRecipe(run, config, emit, stop)
+        recipe = TrainingRecipe(run, config, emit, requests)
         _collect_garbage_from_here_on()
         recipe.train()
         return DONE
@@ -104,6 +107,8 @@ def save_and_exit(recipe: TrainingRecipe) -> None:
         try:
             if checkpointer is not None and checkpointer.saved_step < checkpointer.step:
                 checkpointer.save_now()
+            if checkpointer is not None:
+                keep_lora(recipe, checkpointer)
             step = recipe.opened.start.step if checkpointer is None else checkpointer.saved_step
             recipe.emit(events.Stopped(step, str(state_folder(run.checkpoints, step)) if step else ""))
         except Exception as error:  # nothing may keep a process alive that was asked to stop
@@ -111,6 +116,15 @@ def save_and_exit(recipe: TrainingRecipe) -> None:
             recipe.emit(events.Error(failure.kind, failure.message, failure.hint))
         finally:
             os._exit(status)
+
+
+def keep_lora(recipe: TrainingRecipe, checkpointer: Checkpointer) -> None:
+    """Write the LoRA of the state that was saved. A failure is only a warning: the state is on disk, and the run can resume."""
+    try:
+        checkpointer.save_missing_lora()
+    except Exception as error:
+        message = diagnose(error, recipe.run.path).message
+        recipe.emit(events.Warning_(Message(f"No LoRA was written at step {checkpointer.step}: ", message)))
 
 
 def save_last_step(recipe: TrainingRecipe) -> str:

@@ -23,7 +23,7 @@ class TrainState:
     """The state after ``step`` optimiser steps. ``lock`` is held while it changes, and by whoever reads it from another thread."""
 
     def __init__(
-        self, network: nn.Module, optimizer: Any, lr_scheduler: Any, ema: Ema | None, scaler: Any | None, lock: threading.Lock
+        self, network: nn.Module, optimizer: Any, lr_scheduler: Any, ema: Ema | None, scaler: Any | None, lock: threading.RLock
     ) -> None:
         self.step = 0
         self.lock = lock

@@ -2,6 +2,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { Chart } from "./chart.js";
+import { Controls } from "./controls.js";
 import { element, keepFromCanvas, toClipboard } from "./dom.js";
 import { noteChange, settingsOf } from "./graph.js";
 import { Ownership } from "./ownership.js";
@@ -34,6 +35,7 @@ export class Panel {
     this.settings = element("button", { type: "button", title: texts.settingsTip }, texts.settings);
     this.settings.addEventListener("click", () => toClipboard(this.settingsText(), this.settings, texts.copied));
     this.title = element("span", { class: "run" });
+    this.controls = new Controls(this);
     this.root = element(
       "div",
       { class: "animelora-panel", role: "group", "aria-label": texts.panel },
@@ -42,6 +44,7 @@ export class Panel {
       element("div", { class: "view" }, this.strip.pictures, element("div", { class: "side" }, this.legend, this.plot, this.facts, this.notes)),
       this.strip.film,
       this.strip.scrub,
+      ...this.controls.parts,
       element("div", { class: "foot" }, element("div", { class: "buttons" }, this.path, this.settings), this.title),
     );
     keepFromCanvas(this.root);
@@ -56,7 +59,9 @@ export class Panel {
     this.validation = null;
     this.live = false; // whether it trains: can be stopped
     this.active = false; // whether its node is executing
+    this.ended = null; // the name of the run's last event
     this.warnings = [];
+    this.controls.clear();
     this.strip.clear();
     this.chart.clear();
     this.status.textContent = words().idle;
@@ -128,6 +133,13 @@ export class Panel {
         if (draw) this.chart.add(event);
         this.status.textContent = texts.step(event.step, event.steps, event.epoch, this.plan?.epochs);
         break;
+      case "outlook":
+      case "continued":
+        this.status.textContent = event.message;
+        break;
+      case "requested":
+        this.controls.take(event);
+        break;
       case "validation":
         this.validation = event;
         if (draw) this.chart.hold(event.step, event.loss);
@@ -150,6 +162,7 @@ export class Panel {
   end(event, reused = false) {
     const texts = words();
     this.live = false;
+    this.ended = event?.event;
     if (event?.event === "done") this.status.textContent = (reused ? texts.found : "") + texts.done(event.steps, event.seconds, event.loss);
     else if (event?.event === "error") this.status.textContent = `${texts.failed}: ${event.message}`;
     else if (event?.event === "stopped") this.status.textContent = event.step > 0 ? texts.stopped(event.step) : texts.nothingKept;
@@ -182,6 +195,7 @@ export class Panel {
     this.legend.replaceChildren(...drawn);
     this.drawNotes(texts);
     this.strip.draw();
+    this.controls.refresh();
   }
 
   drawNotes(texts) {

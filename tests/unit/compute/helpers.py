@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from tests.unit.training_helpers import Trained
@@ -12,6 +10,7 @@ from trainer.launch.prepared_run import prepare_run
 from trainer.training.batch_loader import StepBatch
 from trainer.training.event_writer import EventLog
 from trainer.training.recipe import TrainingRecipe
+from trainer.training.requests import Requests
 
 
 def same_training(first: Trained, second: Trained, *, loss: float = 1e-5, norm: float = 1e-3) -> None:
@@ -25,6 +24,6 @@ def same_training(first: Trained, second: Trained, *, loss: float = 1e-5, norm: 
 def recipe_before_step_one(settings: run_config.RunConfig) -> tuple[TrainingRecipe, StepBatch]:
     """A recipe that is ready to train, and its first batch."""
     run = prepare_run(settings).folder
-    recipe = TrainingRecipe(run, settings, EventLog(run.events), threading.Event())
+    recipe = TrainingRecipe(run, settings, EventLog(run.events), Requests())
     recipe.setup()
     return recipe, next(recipe.batch_loader.steps(0, recipe.model.noise_process, recipe.model.tokenize))

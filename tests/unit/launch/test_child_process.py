@@ -6,9 +6,11 @@ import ctypes
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -120,23 +122,46 @@ def test_subprocesses_of_the_child_get_an_empty_standard_input() -> None:
         assert process.stdout.readline() == "stopped\n"
 
 
-@pytest.mark.parametrize(("error", "read"), [(109, False), (233, False), (6, True)], ids=["closed", "not connected", "a terminal"])
-def test_on_windows_the_pipe_is_peeked_at_and_not_read(error: int, read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_the_parent_arrive_whole_and_in_order_until_the_pipe_ends() -> None:
+    reading, writing = os.pipe()
+    lines: list[bytes] = []
+    reader = threading.Thread(target=event_writer._read_lines, args=(reading, lines.append))
+    reader.start()
+    for part in (b"one\ntw", b"o\n", b"x" * 100_000 + b"\nhalf"):
+        os.write(writing, part)
+    os.close(writing)
+    reader.join(30)
+    os.close(reading)
+    assert lines == [b"one", b"two", b"x" * 100_000]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows peeks, see below")
+def test_a_process_that_takes_no_lines_leaves_them_in_the_pipe_and_notices_its_end() -> None:
+    reading, writing = os.pipe()
+    waiting = threading.Thread(target=event_writer._wait_for_end, args=(reading,))
+    waiting.start()
+    os.write(writing, b"for another process\n")
+    assert os.read(reading, 4096) == b"for another process\n"
+    assert waiting.is_alive()
+    os.close(writing)
+    waiting.join(30)
+    assert not waiting.is_alive()
+    os.close(reading)
+
+
+@pytest.mark.parametrize(("error", "more"), [(109, False), (233, False), (6, True)], ids=["closed", "not connected", "a terminal"])
+def test_on_windows_the_pipe_is_peeked_at_until_it_has_data_or_ends(error: int, more: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows a thread in a blocking read blocks all others that ask for the type of the pipe. Windows' calls are simulated."""
     looks = iter([1, 1, 0])
-    kernel = SimpleNamespace(PeekNamedPipe=lambda handle, *rest: next(looks))
+
+    def peek(handle: object, buffer: None, size: int, read: None, available: Any, left: None) -> int:
+        return next(looks)  # nothing is available yet
+
+    kernel = SimpleNamespace(PeekNamedPipe=peek)
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(get_osfhandle=lambda number: 1000 + number))
     monkeypatch.setattr(ctypes, "WinDLL", lambda name, use_last_error: kernel, raising=False)
     monkeypatch.setattr(ctypes, "get_last_error", lambda: error, raising=False)
     monkeypatch.setattr(event_writer, "_POLL_SECONDS", 0)
-    asked: list[int] = []
-
-    def one_read(number: int, count: int) -> bytes:
-        asked.append(number)
-        return b""
-
-    monkeypatch.setattr(os, "read", one_read)
-    event_writer._wait_for_end(7)
+    assert event_writer._wait_for_data(7) is more
     assert next(looks, None) is None
-    assert asked == ([7] if read else [])

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ from trainer.core.errors import Cancelled, UserError
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
+from trainer.runs.controls import Control
 from trainer.runs.event_log import read_events
 from trainer.runs.run_folder import RunFolder, RunResult
+from trainer.runs.saved_lora import is_undamaged
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
@@ -155,14 +158,24 @@ def test_a_run_that_was_stopped_and_resumed_elsewhere_gives_the_same_bytes(finis
     def far_enough() -> bool:
         return any(isinstance(event, events.Step) and event.step >= 5 for event in received)
 
+    def ask(event: events.Event) -> None:
+        received.append(event)
+        if isinstance(event, events.Step) and event.step == 1:
+            controls.put(Control(action="pause"))
+            controls.put(Control(action="save_now"))
+            controls.put(Control(action="resume"))
+
+    controls: launcher.Controls = SimpleQueue()
     with pytest.raises(Cancelled):
-        launcher.train(prepare_run(config), on_event=received.append, should_stop=far_enough)
+        launcher.train(prepare_run(config), on_event=ask, should_stop=far_enough, controls=controls)
     assert not of_run(run.path)
+    assert [event.action for event in received if isinstance(event, events.Requested)] == ["pause", "save_now", "resume"]
     assert received == read_events(run.events), "events after the stop was requested are missing"
     assert isinstance(received[-1], events.Stopped)
     assert not run.result.exists()
     saved, _ = states.newest(run.checkpoints)
-    assert saved is not None and saved.step >= 4
+    assert saved is not None and saved.step >= 5
+    assert is_undamaged(saved.path / f"style-{saved.step:06d}.safetensors")  # a stop leaves a LoRA of that moment
 
     result = launcher.train(prepare_run(config), on_event=received.append)
     second = [event for event in received if isinstance(event, events.Plan)][-1]

@@ -114,6 +114,14 @@ class TrainingSection(Section):
         gt=0,
         le=1,
     )
+    checkpoint_epochs: int = setting(
+        0,
+        "Also saves the training state and a LoRA after every this many epochs. 0 is off.",
+        details="In addition to `training.checkpoint_every`.",
+        why="`training.checkpoint_every` saves already.",
+        ge=0,
+        le=100_000,
+    )
     processes: int = setting(
         1,
         "Number of GPUs that share each step. The LoRA stays the same and is finished sooner. 0 uses all.",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...core import devices
 from ...core.errors import UserError
@@ -64,7 +64,7 @@ class StepLog:
         plan: RunPlan,
         device: torch.device,
         outputs: Outputs,
-        lock: threading.Lock,
+        lock: AbstractContextManager[Any],
         diverged: Callable[[str], UserError],
         average: float,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,16 +39,26 @@ class ValidationImages(Evaluation):
         sample, step = self.config.sample, self.state.step
         if not (sample.prompts and sample.every_epochs) or (epoch % sample.every_epochs and step != self.plan.steps):
             return
-        if self._are_made(epoch):
-            return
+        if not self._are_made(epoch):
+            self._make(epoch, self._path)
+
+    def make_now(self, epoch: int) -> None:
+        """Sample every prompt with the weights of this step of ``epoch``, due or not; the images at the end of the epoch come besides.
+
+        Raises as ``make``.
+        """
+        self._make(epoch, lambda _epoch, index: self.outputs.run.samples / f"step-{self.state.step:06d}-{index:02d}.png")
+
+    def _make(self, epoch: int, place: Callable[[int, int], Path]) -> None:
         import torch
 
+        sample, step = self.config.sample, self.state.step
         self.base.guard.require_unchanged()  # before minutes are spent on latents that could not be decoded
         with self.state.averaged():
             latents = self._sample_latents()
         vae: Any = self.base.family.load_vae(self.base.checkpoint, torch.float32).to(self.hardware.device)
         for index, latent in enumerate(latents):
-            path = self._path(epoch, index)
+            path = place(epoch, index)
             with atomic_path(path) as temporary:
                 decode_to_image(vae, latent).save(temporary, format="PNG")
             self.outputs.emit(events.Sample(str(path), read_prompt(sample.prompts[index]).text, epoch, step, index))
@@ -63,16 +74,23 @@ class ValidationImages(Evaluation):
         return prompts == wanted and all(self._path(epoch, index).is_file() for index in wanted)
 
     def _sample_latents(self) -> list[torch.Tensor]:
-        sample, denoiser, hardware = self.config.sample, self.model.denoiser, self.hardware
+        sample, denoiser = self.config.sample, self.model.denoiser
         width, height = (side // 8 * 8 for side in (sample.width or self.resolution, sample.height or self.resolution))
         denoiser.eval()
+        try:
+            return self._sample_all(width, height)
+        finally:
+            denoiser.train()
+
+    def _sample_all(self, width: int, height: int) -> list[torch.Tensor]:
+        sample, hardware = self.config.sample, self.hardware
         latents = []
         for index, line in enumerate(sample.prompts):
             prompt = read_prompt(line)
             negative = sample.negative if prompt.negative is None else prompt.negative
             self.outputs.emit(events.Phase("sampling", index, len(sample.prompts)))
             result = sample_latents(
-                denoiser,
+                self.model.denoiser,
                 self.base.family,
                 self._conditioning(prompt.text),
                 self._conditioning(negative),
@@ -90,7 +108,6 @@ class ValidationImages(Evaluation):
             if result is None:
                 raise Cancelled
             latents.append(result.cpu())
-        denoiser.train()
         return latents
 
     def _conditioning(self, prompt: str) -> dict[str, torch.Tensor]:

@@ -54,8 +54,9 @@ class Checkpointer:
 
     def is_due(self) -> bool:
         """Whether a checkpoint is saved after the step just done."""
-        every = self._config.training.checkpoint_every
-        return self.step == self._plan.steps or bool(every and self.step % every == 0)
+        training = self._config.training
+        intervals = training.checkpoint_every, training.checkpoint_epochs * self._plan.steps_per_epoch
+        return self.step == self._plan.steps or any(every and self.step % every == 0 for every in intervals)
 
     def save_state(self) -> None:
         """Write the state after the last step, and delete old ones beyond the number to keep."""
@@ -92,9 +93,9 @@ class Checkpointer:
         self._outputs.emit(events.Checkpoint(step, str(lora.parent), str(lora)))
 
     def save_missing_lora(self) -> None:
-        """Write the LoRA file of the state that a run resumes from, if the run was stopped before its checksum or the file is damaged."""
+        """Write the LoRA file beside the newest state, unless it is there, undamaged and with its checksum."""
         lora = self._lora_path()
-        if self.step and self.is_due() and not (has_record(lora) and is_undamaged(lora)):
+        if self.step and not (has_record(lora) and is_undamaged(lora)):
             self.save_lora()
 
     def finish(self) -> None:
