@@ -150,7 +150,7 @@ def test_a_request_that_fails_is_a_warning(
     def fail(self: object, epoch: int) -> None:
         raise RuntimeError("no room")
 
-    monkeypatch.setattr("trainer.training.monitoring.preview_images.PreviewImages.make_now", fail)
+    monkeypatch.setattr("trainer.training.monitoring.validation_images.ValidationImages.make_now", fail)
     run, _ = requested(settings(tmp_path), {3: [Control(action="sample_now")]})
     assert any("A request could not be met" in event.message for event in read_events_of(run.events, events.Warning_))
     assert run.lora.read_bytes() == alone.run.lora.read_bytes()
