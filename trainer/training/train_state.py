@@ -71,7 +71,7 @@ class TrainState:
         Afterwards it has the trained weights again, to the bit. A stop inside saves those.
         """
         show = self._ema.show if self._ema is not None else getattr(self._optimizer, "eval", None)
-        if show is None:
+        if show is None or self._trained is not None:  # the second: a stop came while they were in place
             yield
             return
         with self.lock:

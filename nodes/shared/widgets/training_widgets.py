@@ -159,6 +159,7 @@ MONITOR_OPTIONS_WIDGETS = NodeWidgets(
         Widget("measure_every", "validation.every_epochs", max=10_000),
         Widget("noise_levels", "validation.noise_levels"),
         Widget("held_out_seed", "validation.seed", rolls=False),
+        Widget("checkpoint_every_epochs", "training.checkpoint_epochs", max=10_000),
         "options",
     ),
 )
