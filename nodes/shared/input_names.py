@@ -15,6 +15,7 @@ _NAMES: Mapping[str, str] = {
     "bucket_no_upscale": "never enlarge into buckets",
     "bucket_step": "step between bucket sides",
     "checkpoint_every": "save every (steps)",
+    "checkpoint_every_epochs": "save every (epochs)",
     "compile": "compile the model",
     "conv_alpha": "alpha of convolutions",
     "conv_rank": "rank of convolutions",

@@ -97,7 +97,7 @@ def register(train: type[Any], options: Sequence[type[io.ComfyNode]]) -> None:
 
 def _is_json(request: web.Request) -> bool:
     """Whether a browser asks the server first before another site may send this request."""
-    return request.content_type == "application/json"
+    return bool(request.content_type == "application/json")
 
 
 def find_run(name: str) -> Path:
