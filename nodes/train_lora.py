@@ -127,9 +127,7 @@ def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str,
             presets.require_model(preset, run.family.preset_group)
         with TrainingView(node_id, run.folder.path.name, config.name, graph, settings) as view:
             view.announce(outlook(run).message)
-            trained = train(
-                run, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory, controls=view.controls
-            )
+            trained = train(run, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory, controls=view.controls)
             view.reused, view.summary = trained.reused, _summary(trained)
             return trained
 

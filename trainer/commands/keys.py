@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 from ..runs.controls import Action, Control
 
@@ -24,7 +25,7 @@ class TrainingKeys:
         self._quit = threading.Event()
         self._thread = threading.Thread(target=self._read, name="training-keys", daemon=True)
         self._paused = False
-        self._settings: list[object] | None = None
+        self._settings: Any = None
         self.active = sys.stdin is not None and sys.stdin.isatty()
 
     def __enter__(self) -> TrainingKeys:

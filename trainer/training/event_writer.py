@@ -96,13 +96,13 @@ def _read_lines(pipe: int, on_line: Callable[[bytes], None]) -> None:
 
 def _wait_for_data(pipe: int) -> bool:
     """On Windows, wait until ``pipe`` has data; False when nobody holds its other end. Elsewhere the read itself waits."""
-    if sys.platform != "win32":
-        return True
-    # A thread that blocks in a read also blocks every other thread that only asks for the kind of the file, as SciPy's Fortran library
-    # does while it is loaded (github.com/numpy/numpy/issues/24290). Peeking into the pipe does not block.
-    while (waiting := _peek(pipe)) == 0:
-        time.sleep(_POLL_SECONDS)
-    return waiting is not None
+    if sys.platform == "win32":
+        # A thread that blocks in a read also blocks every other thread that only asks for the kind of the file, as SciPy's Fortran library
+        # does while it is loaded (github.com/numpy/numpy/issues/24290). Peeking into the pipe does not block.
+        while (waiting := _peek(pipe)) == 0:
+            time.sleep(_POLL_SECONDS)
+        return waiting is not None
+    return True
 
 
 def _wait_for_end(pipe: int) -> None:
@@ -120,13 +120,13 @@ def _wait_for_end(pipe: int) -> None:
 
 def _peek(pipe: int) -> int | None:
     """The number of bytes that wait in a pipe on Windows; None if nobody holds its other end, and 1 for a terminal."""
-    if sys.platform != "win32":
-        return 1
-    import ctypes
-    import msvcrt
+    if sys.platform == "win32":
+        import ctypes
+        import msvcrt
 
-    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
-    handle, waiting = ctypes.c_void_p(msvcrt.get_osfhandle(pipe)), ctypes.c_uint32(0)
-    if kernel.PeekNamedPipe(handle, None, 0, None, ctypes.byref(waiting), None):
-        return int(waiting.value)
-    return None if ctypes.get_last_error() in (_BROKEN_PIPE, _NOT_CONNECTED) else 1
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        handle, waiting = ctypes.c_void_p(msvcrt.get_osfhandle(pipe)), ctypes.c_uint32(0)
+        if kernel.PeekNamedPipe(handle, None, 0, None, ctypes.byref(waiting), None):
+            return int(waiting.value)
+        return None if ctypes.get_last_error() in (_BROKEN_PIPE, _NOT_CONNECTED) else 1
+    return 1

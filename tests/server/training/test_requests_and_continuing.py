@@ -44,7 +44,7 @@ def ask(server: Server, run: str, **asked: Any) -> int:
 
 def next_run(server: Server, graph: Graph, run: Path) -> dict[str, Any]:
     """What the server says that the graph will do."""
-    body = {"graph": graph, "node": "train", "run": run.name}
+    body: Any = {"graph": graph, "node": "train", "run": run.name}
     return dict(requests.post(f"{server.url}/animelora/next_run", json=body, timeout=60).json())
 
 
