@@ -20,6 +20,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "Number": st.floats(),
     "StrictBool": st.booleans(),
     "StrictStr": st.text(_ANY_CHARACTER) | st.sampled_from(["nan", "inf", "-inf", "\n", "\r\n", "\x00", "\u2028", "{}", '"']),
+    "list[StrictStr]": st.lists(st.text(_ANY_CHARACTER)),
     "Number | None": st.none() | st.floats(),
     "dict[str, Number]": st.dictionaries(st.text(), st.floats(allow_nan=False)),
     "dict[str, StrictInt]": st.dictionaries(st.text(), st.integers()),
