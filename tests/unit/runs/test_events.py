@@ -97,6 +97,7 @@ WRONG: dict[str, list[Any]] = {
     "Number": ["1", True, None, [1.0], {}, 10**400],
     "StrictBool": [1, "true", None, []],
     "StrictStr": [1, None, ["a"], {}],
+    "list[StrictStr]": ["a", {}, None, [1], [None]],
     "Number | None": ["1", False, [], {}],
     "dict[str, Number]": [[], 1.0, None, {"a": "b"}, {"a": None}],
     "dict[str, StrictInt]": ["a", {"a": 1.5}, {"a": [1]}],
@@ -107,7 +108,7 @@ WRONG: dict[str, list[Any]] = {
 def test_decode_event_returns_none_for_a_field_of_the_wrong_type(name: str) -> None:
     cls = events.TYPES[name]
     plain = {"StrictInt": 1, "Number": 0.5, "StrictBool": True, "StrictStr": "a", "Number | None": None}
-    plain |= {"dict[str, Number]": {"a": 0.5}, "dict[str, StrictInt]": {"a": 1}}
+    plain |= {"list[StrictStr]": ["a"], "dict[str, Number]": {"a": 0.5}, "dict[str, StrictInt]": {"a": 1}}
     whole = {"event": name, **{field.name: plain[str(field.type)] for field in fields(cls)}}
     assert isinstance(events.decode_event(json.dumps(whole)), cls)
     for field in fields(cls):
