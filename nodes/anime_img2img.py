@@ -60,7 +60,7 @@ class AnimeImg2Img(io.ComfyNode):
                 field(
                     io.Float,
                     "guidance",
-                    "How closely the image follows the prompt (CFG).",
+                    "How closely the image follows the prompt (CFG). For Anima: 4.",
                     default=7.5,
                     min=0.0,
                     max=100.0,

@@ -45,7 +45,7 @@ class EpochCompare(io.ComfyNode):
                     "LoRA strengths, separated by commas. Each is a column.",
                     default="0.6, 0.8, 1.0",
                 ),
-                field(io.Float, "guidance", "How closely the images follow the prompt (CFG).", default=7.5, min=0.0, max=100.0, step=0.1),
+                field(io.Float, "guidance", "How closely the images follow the prompt (CFG). For Anima: 4.", default=7.5, min=0.0, max=100.0, step=0.1),
                 *sampling_fields(),
                 field(io.Int, "width", "Width of each image.", default=512, min=64, max=4096, step=8),
                 field(io.Int, "height", "Height of each image.", default=512, min=64, max=4096, step=8),

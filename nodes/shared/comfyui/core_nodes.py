@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 import comfy.samplers
+import torch
 from comfy_api.latest import io
 
 from ..schema import field
@@ -22,7 +23,13 @@ def encode_text(clip: Any, text: str) -> Any:
 
 
 def encode_image(vae: Any, pixels: Any) -> Any:
-    """LATENT of an IMAGE ``(B, H, W, C)`` in 0..1, as VAEEncode gives it, cropped to what the VAE can encode."""
+    """LATENT of an IMAGE ``(B, H, W, C)`` in 0..1, as VAEEncode gives it for each image, cropped to what the VAE can encode.
+
+    VAEEncode reads a batch as the frames of one video if the VAE encodes videos, as that of Anima does.
+    """
+    if getattr(vae, "latent_dim", 2) == 3 and len(pixels) > 1:
+        encoded = [encode_image(vae, pixels[index : index + 1])["samples"] for index in range(len(pixels))]
+        return {"samples": torch.cat(encoded)}
     return _core().VAEEncode().encode(vae, pixels)[0]
 
 
@@ -75,14 +82,14 @@ def sampler_fields() -> list[Any]:
         field(
             io.Combo,
             "sampler_name",
-            "The sampling method.",
+            "The sampling method. For Anima: er_sde.",
             options=list(comfy.samplers.KSampler.SAMPLERS),
             default="dpmpp_2m",
         ),
         field(
             io.Combo,
             "scheduler",
-            "How the noise levels are spread over the steps.",
+            "How the noise levels are spread over the steps. For Anima: simple.",
             options=list(comfy.samplers.KSampler.SCHEDULERS),
             default="karras",
         ),

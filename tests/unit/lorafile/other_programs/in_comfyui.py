@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.tools.comfyui import ComfyUI
 from trainer.lorafile import FAMILY_LAYOUTS, diffusers_to_ldm
+from trainer.lorafile.naming.anima_names import diffusers_to_anima
 
 _PROGRAM = Path(__file__).parent / "programs" / "load_in_comfyui.py"
 _CLIP = {("sd1", "te1"): "clip_l", ("sdxl", "te1"): "clip_l", ("sdxl", "te2"): "clip_g"}
@@ -17,9 +18,17 @@ _CLIP = {("sd1", "te1"): "clip_l", ("sdxl", "te1"): "clip_l", ("sdxl", "te2"): "
 
 def comfy_key(family: str, component: str, name: str) -> str:
     """The layer's key in ComfyUI's models."""
+    if family == "anima":
+        return _anima_key(component, name)
     if component == "unet":
         return f"diffusion_model.{diffusers_to_ldm(name, FAMILY_LAYOUTS[family].layout)}.weight"
     return f"{_CLIP[family, component]}.transformer.{name}.weight"
+
+
+def _anima_key(component: str, name: str) -> str:
+    if component == "te1":
+        return f"qwen3_06b.transformer.model.{name}.weight"
+    return f"diffusion_model.{diffusers_to_anima(name) if component == 'unet' else f'llm_adapter.{name}'}.weight"
 
 
 def load_in_comfyui(comfyui: ComfyUI, folder: Path, family: str, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -47,6 +47,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
     },
 }  # fmt: skip
+ANIMA_BLOCKS = 28
 CONFIGS = {"sd1": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}
 CLIPS = {"sd1": comfy.sd1_clip.SD1ClipModel, "sdxl": comfy.sdxl_clip.SDXLClipModel}
 
@@ -79,11 +80,26 @@ def run(job: dict[str, Any], key_map: dict[str, Any], shapes: dict[str, tuple[in
     return {"patched": sorted(patches), "left": missing.keys, "keys": len(lora)}
 
 
+def anima() -> tuple[Any, Any]:
+    """Anima as ComfyUI recognises it by the tensors of its file, and its text encoder."""
+    import comfy.model_detection
+    import comfy.text_encoders.anima
+
+    marks = {"x_embedder.proj.1.weight": (2048, 68), "llm_adapter.blocks.0.cross_attn.q_proj.weight": (1024, 1024)}
+    marks |= {f"blocks.{index}.mlp.layer1.weight": (8192, 2048) for index in range(ANIMA_BLOCKS)}
+    found = comfy.model_detection.detect_unet_config({key: torch.empty(size, device="meta") for key, size in marks.items()}, "")
+    config = comfy.supported_models.Anima({**found, "dtype": torch.float16})
+    return config.get_model({}, device=torch.device("meta")), comfy.text_encoders.anima.te()
+
+
 def main() -> None:
     """Build the models once and process the jobs."""
-    model = comfy.model_base.BaseModel(CONFIGS[family](UNETS[family]), device=torch.device("meta"))
+    if family == "anima":
+        model, clip_class = anima()
+    else:
+        model, clip_class = comfy.model_base.BaseModel(CONFIGS[family](UNETS[family]), device=torch.device("meta")), CLIPS[family]
     with torch.device("meta"):
-        clip = CLIPS[family](device="meta", dtype=torch.float16)
+        clip = clip_class(device="meta", dtype=torch.float16)
     key_map = comfy.lora.model_lora_keys_clip(clip, comfy.lora.model_lora_keys_unet(model, {}))
     shapes = {key: tuple(tensor.shape) for part in (model, clip) for key, tensor in part.state_dict().items()}
     with open(jobs_path, encoding="utf-8") as file:
