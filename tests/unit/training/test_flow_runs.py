@@ -30,6 +30,7 @@ pytestmark = pytest.mark.seconds
 
 STEPS = 12
 PROMPT, NEGATIVE = "myStyle anime_face", "blurry"
+PROMPT_WITH_FLAGS = f"{PROMPT} --n {NEGATIVE} --w 64 --h 64 --s 6 --l 4 --d 7"  # the second of SAMPLES
 FAMILY = family_named("sdxl")
 PROGRAM = Path(__file__).parent / "programs" / "sample_flow_in_comfyui.py"
 ROOT = Path(__file__).resolve().parents[3]
@@ -58,7 +59,7 @@ def flow_run(shallow_sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
         "training.keep_checkpoints": 0,
         "validation.share": 0.34,
         "validation.every_epochs": STEPS,
-        "sample.prompts": [f"{PROMPT} --n {NEGATIVE} --w 64 --h 64 --s 6 --l 4 --d 7"],
+        "sample.prompts": [PROMPT_WITH_FLAGS],
         "sample.every_epochs": STEPS,
         "sample.shift": 2.5,
     }
@@ -108,13 +109,33 @@ def test_command_sample_follows_the_prediction_of_the_lora(flow_run: Trained, sh
         choose_sampling_settings(family_named("sd1"), open_checkpoint(str(shallow_checkpoint)), [], prediction="flow")
 
 
+def test_command_sample_paints_the_validation_image_of_the_run(flow_run: Trained, shallow_sdxl: Path, tmp_path: Path) -> None:
+    arguments = ["--base", str(shallow_sdxl), "--lora", str(flow_run.run.lora), "--prompt", PROMPT_WITH_FLAGS, "--shift", "2.5"]
+    assert main(["sample", *arguments, "--device", "cpu", "--out", str(tmp_path)]) == 0
+    (sampled,) = tmp_path.glob("*.png")
+    assert apart(sampled, validation_image(flow_run)) < 0.5
+    assert apart(flow_run.run.samples / "epoch-000-00.png", validation_image(flow_run)) > 5  # the LoRA changes it
+
+
+def validation_image(trained: Trained) -> Path:
+    """The run's image of its last weights, before export rounded them to fp16."""
+    (path,) = trained.run.samples.glob(f"epoch-{STEPS:03d}-*.png")
+    return path
+
+
+def apart(first: Path, second: Path) -> float:
+    """The mean difference of two images, in levels of 256."""
+    pixels = [np.asarray(Image.open(path), dtype=float) for path in (first, second)]
+    return float(np.abs(pixels[0] - pixels[1]).mean())
+
+
 def conditions(checkpoint: Path) -> list[dict[str, torch.Tensor]]:
     encoder = FAMILY.load_text_encoder(open_checkpoint(str(checkpoint)), torch.float32, torch.device("cpu"))
     return encoder.encode([PROMPT, NEGATIVE])
 
 
 def in_comfyui(comfyui: ComfyUI, folder: Path, checkpoint: Path, lora: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The latents of ``SAMPLES``, and Load LoRA's warnings without and with ModelSamplingSD3."""
+    """The latents of ``SAMPLES``, and Load LoRA's warnings (see the program)."""
     (folder / "base").mkdir()
     rows = zip(("", "negative "), conditions(checkpoint), strict=True)
     save_file({f"{which}{name}": row[name][None].contiguous() for which, row in rows for name in row}, folder / "conditions.safetensors")
@@ -151,9 +172,8 @@ def test_comfyui_paints_the_same_images(flow_run: Trained, shallow_sdxl: Path, t
         ours = sample_latents(pipeline.unet, FAMILY, condition, negative, **options, **where)
         assert ours is not None
         torch.testing.assert_close(ours / FAMILY.latents.scaling_factor, theirs[str(number)], rtol=1e-3, atol=1e-3)
-    # the run's validation image has the weights before export rounded them to fp16
-    (preview,) = flow_run.run.samples.glob(f"epoch-{STEPS:03d}-*.png")
     painted = decode_to_image(FAMILY.load_vae(checkpoint, torch.float32), theirs["1"] * FAMILY.latents.scaling_factor)
-    apart = np.abs(np.asarray(Image.open(preview), dtype=float) - np.asarray(painted, dtype=float))
-    assert apart.mean() < 0.5 and apart.max() < 8
-    assert "ModelSamplingSD3 before Load LoRA" in warnings[0] and warnings[1] == ""
+    painted.save(tmp_path / "painted.png")
+    assert apart(tmp_path / "painted.png", validation_image(flow_run)) < 0.5
+    assert "ModelSamplingSD3 before Load LoRA" in warnings[0] and "trained for a diffusion (epsilon)" in warnings[2]
+    assert warnings[1] == warnings[3] == ""

@@ -5,13 +5,14 @@ python sample_flow_in_comfyui.py COMFYUI PACK BASE_DIRECTORY JOB.json
 JOB is {"checkpoint": path, "lora": path, "conditions": path, "result": path, "samples": [{"shift": 3.0, "steps": 20, "guidance": 4.0,
 "seed": 1, "width": 64, "height": 64}, ...]}. ``conditions`` holds the tensors ``embeds``, ``pooled``, ``negative embeds`` and ``negative
 pooled``. ``result`` gets the latents "0", "1", ... and for each shift the noise levels of ComfyUI's scheduler. Prints a JSON object with
-Load LoRA's warnings without and with ModelSamplingSD3.
+Load LoRA's warnings: for the LoRA without and with ModelSamplingSD3, then with and without it for one that states epsilon.
 """
 
 # ruff: noqa: E402 (ComfyUI's options must be set before its modules are imported, in this order)
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
 import json
 import sys
@@ -79,7 +80,9 @@ def main() -> None:
     save_file(results, job["result"])
     info = chosen_lora.inspect(lora)
     (flow,) = ModelSamplingSD3().patch(plain, 3.0)
-    warnings = [sampling_warning.sampling_warning(lora.name, info, model) for model in (plain, flow)]
+    of_diffusion = dataclasses.replace(info, prediction="epsilon")
+    pairs = ((info, plain), (info, flow), (of_diffusion, flow), (of_diffusion, plain))
+    warnings = [sampling_warning.sampling_warning(lora.name, about, model) for about, model in pairs]
     print("RESULT " + json.dumps(warnings))
 
 
