@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer.core.errors import UserError
 from ..trainer.core.files.paths import safe_name
 from ..trainer.core.files.reading import sha256_file
-from ..trainer.runs.publish import put, remove_left_over
 from ..trainer.runs.saved_lora import require_undamaged
 from .shared import written_files
 from .shared.browser import report_new_lora, show_text
 from .shared.failures import canvas_errors
 from .shared.files.folders import loras_dir
-from .shared.files.saved_steps import chosen_run, labels, run_names, run_state, saved_loras, select_steps
+from .shared.files.saved_steps import chosen_run, keep_lora, labels, run_names, run_state, saved_loras, select_steps
 from .shared.inputs.socket_types import LORA, LORA_INPUT, LoraHandle, menu_or_socket
 from .shared.loras.chosen_lora import inspect
 from .shared.schema import field, result, schema
@@ -77,18 +74,10 @@ class PickEpoch(io.ComfyNode):
             require_undamaged(path)
             lines = [f"{label} (picked)" if at == number else label for at, label in zip(saved, labels(folder, list(saved)), strict=True)]
             if save_as.strip():
-                path = keep(path, loras_dir() / f"{safe_name(save_as.strip().removesuffix('.safetensors'))}.safetensors")
+                path = keep_lora(path, loras_dir() / f"{safe_name(save_as.strip().removesuffix('.safetensors'))}.safetensors")
                 written_files.record_file(_NODE, save_as, path)
                 report_new_lora()
                 lines.append(f"saved as {path.name}")
             report = "\n".join(lines)
             show_text(cls.hidden.unique_id, report)
             return io.NodeOutput(LoraHandle(str(path), sha256_file(path), tuple(inspect(path).trigger_words), str(folder)), report)
-
-
-def keep(source: Path, target: Path) -> Path:
-    """Copy a LoRA to ``target`` and return that path. Raises UserError rather than replace another LoRA."""
-    remove_left_over(target.parent)
-    if put(source.read_bytes(), [target]) is None:
-        raise UserError(f"models/loras already holds another {target.name}.", "Choose another name.", kind="output")
-    return target

@@ -1,7 +1,8 @@
 """Routes for the browser.
 
 Read-only ones: active runs, finished runs, the log of a run, what the next run will do, the values of presets, and the card of a LoRA. One
-passes a request on to an active training: save, sample, pause, resume, stop after the epoch, or other validation prompts.
+passes a request on to an active training: save, sample, pause, resume, stop after the epoch, or other validation prompts. Another
+copies the LoRA of a saved step to ComfyUI's LoRAs.
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ from server import PromptServer
 
 from ...trainer.config import presets
 from ...trainer.core.errors import UserError
-from ...trainer.core.files.paths import resolve_below
+from ...trainer.core.files.paths import resolve_below, safe_name
 from ...trainer.runs import events
 from ...trainer.runs.controls import read_control
 from ...trainer.runs.event_log import read_events
 from ...trainer.runs.run_folder import RunFolder
+from ...trainer.runs.saved_lora import require_undamaged
 from ...trainer.runs.states import newest_step, state_folder
-from .files.folders import runs_dir
+from .browser import report_new_lora
+from .files.folders import loras_dir, runs_dir
+from .files.saved_steps import keep_lora, saved_loras, select_steps
 from .loras.card_pool import CardPool
 from .loras.cards import lora_card, unread_card
 from .next_run import next_run
 from .training_view import CONTROLS, FINISHED, RUNNING, event_data, run_notes, viewable
 from .widgets.training_widgets import by_widget
+from .wording import on_canvas
 
 _MAX_POINTS = 2000  # of a curve, more than the pixels that show it
 _CARDS = CardPool()
@@ -83,6 +88,17 @@ def register(train: type[Any], options: Sequence[type[io.ComfyNode]]) -> None:
         except (UserError, ValueError, KeyError, TypeError):
             return web.json_response({"kind": "unknown"})
         return web.json_response(await asyncio.to_thread(next_run, train, option_nodes, graph, node_id, last_run))
+
+    @server.routes.post("/animelora/runs/{run}/keep")
+    async def keep(request: web.Request) -> web.Response:
+        try:
+            data = await request.json() if _is_json(request) else {}
+            folder = find_run(request.match_info["run"])
+            name = await asyncio.to_thread(keep_epoch, folder, int(data["step"]), int(data["epoch"]))
+        except (UserError, KeyError, TypeError, ValueError) as error:
+            return web.json_response({"error": on_canvas(str(error))}, status=400)
+        report_new_lora()
+        return web.json_response({"name": name})
 
     @server.routes.get("/animelora/lora")
     async def lora(request: web.Request) -> web.Response:
@@ -142,8 +158,17 @@ def history(folder: Path) -> dict[str, Any]:
             if (view := viewable(Path(event.path))) is not None and Path(event.path).is_file()
         ],
         "notes": run_notes(log),
+        "saved": list(saved_loras(folder)),
         "ending": None if _is_active(run.name) else event_data(_ending(run, log)),
     }
+
+
+def keep_epoch(folder: Path, step: int, epoch: int) -> str:
+    """Copy the LoRA of a saved step to ComfyUI's LoRAs; the name of the file. Raises UserError if there is none, or for a damaged one."""
+    source = select_steps(saved_loras(folder), str(step))[step]
+    require_undamaged(source)
+    stem = source.stem.removesuffix(f"-{step:06d}")
+    return keep_lora(source, loras_dir() / f"{safe_name(f'{stem}_epoch_{epoch}')}.safetensors").name
 
 
 def _thinned(steps: list[events.Step]) -> list[events.Step]:

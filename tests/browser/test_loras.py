@@ -176,6 +176,15 @@ def test_loras_are_chosen_ordered_and_toggled_in_one_node(frontend: Frontend, lo
     frontend.page.keyboard.press("Escape")
     assert frontend.page.locator(".animelora-popup").count() == 0
 
+    inside = """() => { const box = document.querySelector(".animelora-rows").getBoundingClientRect();
+      return [...document.querySelectorAll(".animelora-rows .row, .animelora-rows .add")].every((each) => {
+        const part = each.getBoundingClientRect(); return part.height > 0 && part.bottom <= box.bottom + 1; }); }"""
+    assert frontend.page.evaluate(inside), "a row is cut off"
+    frontend.page.locator(".animelora-rows .add").click()
+    menu = frontend.page.locator(".animelora-popup").bounding_box()
+    assert menu is not None and menu["y"] >= 0 and menu["y"] + menu["height"] <= 1350
+    frontend.page.keyboard.press("Escape")
+
     outputs = canvas_server.run(frontend.prompt())
     assert [entry["text"] for entry in outputs.values() if "text" in entry] == [[r"chibi, big head, orb \(toy\), myRetro girl"]]
 

@@ -55,7 +55,7 @@ def chart_is_drawn(frontend: Frontend) -> None:
 def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look, canvas_server: Server) -> None:
     name = "panel_vue" if look.vue else "panel_classic"
     before = len(on_canvas.problems)
-    on_canvas.load(training_graph(canvas_server, name=name, epochs=3), name)
+    on_canvas.load(training_graph(canvas_server, name=name, epochs=3, checkpoint_every=4), name)
     assert "appear here" in status(on_canvas)
     on_canvas.fit()
     size = node_size(on_canvas)
@@ -103,12 +103,13 @@ def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look
     wait_for(on_canvas, "panel.chart.data[0].length > 0")
     assert curve(on_canvas) == shown
     assert status(on_canvas).startswith("done")
-    on_canvas.load(training_graph(canvas_server, name=name, epochs=3), name)  # the same graph without its stored run
+    on_canvas.load(training_graph(canvas_server, name=name, epochs=3, checkpoint_every=4), name)  # the same graph without its stored run
     on_canvas.run_command("Comfy.QueuePrompt")  # ComfyUI's cache answers instead of the node
     wait_for(on_canvas, "panel.chart.data[0].length > 0")
     assert curve(on_canvas) == shown
     assert pack_errors(on_canvas.problems[before:]) == []
     keeps_its_place(on_canvas, look)
+    epochs_are_compared_and_used(on_canvas, canvas_server, name)
     if os.environ.get("UPDATE_SCREENSHOTS"):
         on_canvas.fit()
         on_canvas.screenshot(SCREENSHOTS / f"canvas-panel-{'vue-light' if look.vue else 'classic-dark'}.png")
@@ -136,3 +137,28 @@ def keeps_its_place(frontend: Frontend, look: Look) -> None:
     page.locator(".dom-widget .animelora-panel").wait_for(timeout=30_000)
     chart_is_drawn(frontend)
     assert in_node(frontend)
+
+
+def epochs_are_compared_and_used(frontend: Frontend, server: Server, name: str) -> None:
+    """With the keyboard, an image is enlarged beside the one before training, and the LoRA of its epoch is saved and used."""
+    page = frontend.page
+    frontend.page.locator(".animelora-panel .large button").focus()
+    page.keyboard.press("Enter")
+    viewer = page.locator(".animelora-viewer")
+    shown = viewer.locator("select").evaluate_all("(menus) => menus.map((menu) => menu.selectedOptions[0].text)")
+    assert shown == ["before training", "epoch 3"]
+    images = viewer.locator("img").evaluate_all("(images) => images.map((image) => image.src)")
+    page.keyboard.press("ArrowLeft")
+    assert viewer.locator("img").evaluate_all("(images) => images.map((image) => image.src)")[1] not in images
+    viewer.get_by_role("button", name="Save among LoRAs").press("Enter")
+    viewer.get_by_text(f"Saved as {name}_epoch_2.safetensors.").wait_for(timeout=30_000)
+    assert (server.base / "models" / "loras" / f"{name}_epoch_2.safetensors").is_file()
+    viewer.get_by_role("button", name="Use this LoRA").press("Enter")
+    viewer.get_by_text("was added").wait_for(timeout=30_000)
+    page.keyboard.press("Escape")
+    assert viewer.count() == 0
+    queued = frontend.prompt()
+    (pick,) = [number for number, node in queued.items() if node["class_type"] == "AnimeLoRA_PickEpoch"]
+    assert queued[pick]["inputs"]["step"] == 8
+    page.evaluate("""() => { for (const type of ["AnimeLoRA_PickEpoch", "AnimeLoRA_LoadLora"])
+      window.app.graph.remove(window.app.graph._nodes.find((node) => node.type === type)); }""")

@@ -146,6 +146,17 @@ def test_cached_training_in_a_subgraph_shows_its_run(frontend: Frontend, canvas_
     assert shown_run(frontend, name) == run
 
 
+def test_run_with_other_settings_is_not_shown(frontend: Frontend, canvas_server: Server, request: Any) -> None:
+    name = f"owned_{frontend_slug(request)}"
+    run = run_on_disk(canvas_server, name, steps=3).name
+    opened(frontend, canvas_server, name)
+    about = {"node_id": number(frontend, name), "run": run, "name": name}
+    send_event(frontend, "animelora.train", event="run", settings={"name": name, "checkpoint": "another.safetensors"}, **about)
+    assert shown_run(frontend, name) is None
+    send_event(frontend, "animelora.train", event="run", settings={"name": name, "epochs": 1}, **about)
+    assert shown_run(frontend, name) == run
+
+
 @pytest.mark.parametrize("kept", [0, 2])
 def test_stopped_run_shows_where_it_resumes(frontend: Frontend, canvas_server: Server, request: Any, kept: int) -> None:
     """The last logged step need not be the last saved one."""
@@ -160,6 +171,8 @@ def test_stopped_run_shows_where_it_resumes(frontend: Frontend, canvas_server: S
     send_event(frontend, "animelora.train", event="phase", phase="saving", done=5, total=9, **about)
     assert "saving the state" in str(frontend.page.evaluate(f"() => {status}"))
     send_event(frontend, "animelora.train", event="stopped", step=kept, path="", **about)
+    assert message in str(frontend.page.evaluate(f"() => {status}"))
+    send_event(frontend, "animelora.train", event="phase", phase="saving", done=6, total=9, **about)  # arrives late
     assert message in str(frontend.page.evaluate(f"() => {status}"))
     send_event(frontend, "animelora.train", event="end", **about)  # the panel reads the log again, which lacks this event
     frontend.page.wait_for_timeout(500)

@@ -14,6 +14,7 @@ export class LoraCard {
     this.node = node;
     this.grown = grown;
     this.root = element("div", { class: "animelora-lora empty" });
+    this.root.style.minHeight = `${HEIGHT - 20}px`; // without the margins of the classic rendering
     keepFromCanvas(this.root);
   }
 

@@ -49,8 +49,11 @@ function putBeside(box, anchor) {
 // Choose one of `names` by typing parts of it, with the arrow keys, or by a click.
 export function choose(anchor, names, current, chosen) {
   const texts = words();
-  const search = element("input", { type: "search", placeholder: texts.search, "aria-label": texts.search, autocomplete: "off", spellcheck: "false" });
-  const list = element("div", { class: "list", role: "listbox" });
+  const search = element("input", {
+    type: "search", role: "combobox", placeholder: texts.search, "aria-label": texts.search, "aria-expanded": "true",
+    "aria-controls": "animelora-choices", autocomplete: "off", spellcheck: "false",
+  });
+  const list = element("div", { class: "list", role: "listbox", id: "animelora-choices", "aria-label": texts.list });
   const shown = popup(anchor, [search, list], "choose");
   let active = 0;
   const take = (name) => {
@@ -61,13 +64,15 @@ export function choose(anchor, names, current, chosen) {
   const mark = (number) => {
     active = Math.max(0, Math.min(options().length - 1, number));
     options().forEach((each, index) => each.classList.toggle("active", index === active));
+    search.setAttribute("aria-activedescendant", options()[active]?.id ?? "");
     options()[active]?.scrollIntoView({ block: "nearest" });
   };
   const draw = () => {
     const parts = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const found = names.filter((name) => parts.every((part) => name.toLowerCase().includes(part)));
-    const buttons = found.map((name) => {
-      const button = element("button", { type: "button", role: "option", title: name, "aria-selected": String(name === current) }, shortName(name));
+    const buttons = found.map((name, index) => {
+      const id = `animelora-choice-${index}`;
+      const button = element("button", { type: "button", role: "option", id, tabindex: -1, title: name, "aria-selected": String(name === current) }, shortName(name));
       button.addEventListener("click", () => take(name));
       return button;
     });

@@ -94,25 +94,26 @@ export class LoraRows {
   drawRow(row, index, texts) {
     const name = element("button", { type: "button", class: "name", title: row.name }, shortName(row.name) || texts.chooseOne);
     name.addEventListener("click", async () => choose(name, await loraNames(), row.name, (chosen) => this.change(() => (row.name = chosen))));
-    const info = button("i", texts.card, "info", async () => {
+    const of = (label) => `${label}: ${shortName(row.name)}`;
+    const info = button("i", of(texts.card), "info", async () => {
       const card = row.name && (await loraCard(row.name));
       popup(info, card ? cardParts(card, this.node) : [texts.missing(row.name)], "animelora-lora");
     });
-    const up = button("↑", texts.up, "up", () => this.change(() => this.move(index, index - 1)));
-    const down = button("↓", texts.down, "down", () => this.change(() => this.move(index, index + 1)));
+    const up = button("↑", of(texts.up), "up", () => this.change(() => this.move(index, index - 1)));
+    const down = button("↓", of(texts.down), "down", () => this.change(() => this.move(index, index + 1)));
     up.disabled = index === 0;
     down.disabled = index === this.rows.length - 1;
     return element(
       "div",
       { class: row.on ? "row" : "row off" },
-      toggle(texts.on, row.on, (state) => this.change(() => (row.on = state))),
+      toggle(of(texts.on), row.on, (state) => this.change(() => (row.on = state))),
       name,
-      this.number(row, "strength", texts.modelStrength),
-      ...(row.clip != null ? [this.number(row, "clip", texts.clipStrength)] : []),
+      this.number(row, "strength", of(texts.modelStrength)),
+      ...(row.clip != null ? [this.number(row, "clip", of(texts.clipStrength))] : []),
       info,
       up,
       down,
-      button("×", texts.remove, "remove", () => this.change(() => this.rows.splice(index, 1))),
+      button("×", of(texts.remove), "remove", () => this.change(() => this.rows.splice(index, 1))),
     );
   }
 

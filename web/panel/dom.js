@@ -40,9 +40,12 @@ export function loadStyle(url) {
   document.head.append(element("link", { rel: "stylesheet", href }));
 }
 
-// Keep pointer events from the canvas below. The wheel scrolls the part under it that overflows.
+// Keep pointer events, and keys that are shortcuts of the canvas, from the canvas below. The wheel scrolls the part under it that overflows.
 export function keepFromCanvas(root) {
   for (const name of ["pointerdown", "mousedown", "dblclick"]) root.addEventListener(name, (event) => event.stopPropagation());
+  root.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey && event.key !== "Escape") event.stopPropagation();
+  });
   root.addEventListener("wheel", (event) => {
     for (let part = event.target; part && root.contains(part); part = part.parentElement) {
       if (part.scrollHeight > part.clientHeight && getComputedStyle(part).overflowY !== "hidden") return event.stopPropagation();

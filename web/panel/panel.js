@@ -6,7 +6,9 @@ import { Controls } from "./controls.js";
 import { element, keepFromCanvas, toClipboard } from "./dom.js";
 import { noteChange, settingsOf } from "./graph.js";
 import { Ownership } from "./ownership.js";
+import { epochActions } from "./epoch_lora.js";
 import { Strip } from "./strip.js";
+import { Viewer } from "./viewer.js";
 import { duration, runTitle, words } from "./words.js";
 
 const PROPERTY = "animelora_run"; // the run that a node showed last, saved with the workflow
@@ -27,7 +29,8 @@ export class Panel {
     this.facts = element("dl", { class: "facts" });
     this.legend = element("div", { class: "legend" });
     this.notes = element("details", { class: "notes" });
-    this.strip = new Strip(words);
+    this.strip = new Strip(words, (sample) => this.viewer.open(sample));
+    this.viewer = new Viewer(this.strip, epochActions(this));
     this.stop = element("button", { type: "button", class: "stop", title: texts.stopTip }, texts.stop);
     this.stop.addEventListener("click", () => this.interrupt());
     this.path = element("button", { type: "button", title: texts.pathTip }, texts.path);
@@ -62,6 +65,7 @@ export class Panel {
     this.ended = null; // the name of the run's last event
     this.warnings = [];
     this.controls.clear();
+    this.saved = []; // steps whose LoRA can be picked
     this.strip.clear();
     this.chart.clear();
     this.status.textContent = words().idle;
@@ -106,6 +110,7 @@ export class Panel {
     this.folder = history.folder;
     this.plan = history.plan;
     this.warnings = history.notes ?? [];
+    this.saved = history.saved ?? [];
     this.chart.fill(history.curves);
     for (const sample of history.samples) this.strip.add(sample);
     this.validation = history.validation;
@@ -146,6 +151,9 @@ export class Panel {
         break;
       case "sample":
         this.strip.add(event);
+        break;
+      case "checkpoint":
+        this.saved.push(event.step);
         break;
       case "warning":
         if (!this.warnings.includes(event.message)) this.warnings.push(event.message);
@@ -196,6 +204,7 @@ export class Panel {
     this.drawNotes(texts);
     this.strip.draw();
     this.controls.refresh();
+    this.viewer.draw();
   }
 
   drawNotes(texts) {

@@ -12,9 +12,9 @@ export class Strip {
     this.epoch = null; // chosen by hand; null follows the newest
     this.prompt = 0; // whose images are shown
     this.large = element("div", { class: "large" });
-    this.prompts = element("div", { class: "prompts" });
+    this.prompts = element("div", { class: "prompts", role: "group", "aria-label": words().prompts });
     this.pictures = element("div", { class: "pictures" }, this.large, this.prompts);
-    this.film = element("div", { class: "film" });
+    this.film = element("div", { class: "film", role: "group", "aria-label": words().epochs });
     this.slider = element("input", { type: "range", min: 0, max: 0, step: 1, "aria-label": words().epoch });
     this.slider.addEventListener("input", () => this.choose(this.epochs()[Number(this.slider.value)]));
     this.caption = element("span", { class: "caption" });

@@ -20,7 +20,7 @@ const PHASES = {
 
 const TEXTS = {
   en: {
-    panel: "Training panel", progress: "Progress of the training", chart: "Chart of the loss", enlarge: "Enlarge", found: "found a finished run, ",
+    panel: "Training panel", epochs: "Epochs", prompts: "Validation prompts", progress: "Progress of the training", chart: "Chart of the loss", enlarge: "Enlarge", found: "found a finished run, ",
     notes: (count) => (count === 1 ? "1 note" : `${count} notes`),
     idle: "Loss, speed and validation images appear here during training.",
     starting: "starting", gone: "The folder of this run no longer exists.",
@@ -35,7 +35,7 @@ const TEXTS = {
     nothingKept: "stopped before a state was saved; the next run starts from the beginning",
   },
   vi: {
-    panel: "Bảng huấn luyện", progress: "Tiến độ huấn luyện", chart: "Biểu đồ loss", enlarge: "Phóng to", found: "tìm thấy lần chạy đã xong, ",
+    panel: "Bảng huấn luyện", epochs: "Các epoch", prompts: "Câu lệnh ảnh thử", progress: "Tiến độ huấn luyện", chart: "Biểu đồ loss", enlarge: "Phóng to", found: "tìm thấy lần chạy đã xong, ",
     notes: (count) => `${count} ghi chú`,
     idle: "Loss, tốc độ và ảnh thử sẽ hiện ở đây khi huấn luyện.",
     starting: "đang bắt đầu", gone: "Thư mục của lần chạy này không còn nữa.",
@@ -50,7 +50,7 @@ const TEXTS = {
     nothingKept: "đã dừng; không có trạng thái nào được giữ, lần sau sẽ bắt đầu lại từ đầu",
   },
   ja: {
-    panel: "学習パネル", progress: "学習の進み具合", chart: "損失のグラフ", enlarge: "拡大", found: "完了済みの学習が見つかりました。",
+    panel: "学習パネル", epochs: "エポック", prompts: "テスト画像のプロンプト", progress: "学習の進み具合", chart: "損失のグラフ", enlarge: "拡大", found: "完了済みの学習が見つかりました。",
     notes: (count) => `注意 ${count}件`,
     idle: "学習中、損失・速度・テスト画像がここに表示されます。",
     starting: "開始中", gone: "この学習のフォルダーはもうありません。",
@@ -65,7 +65,7 @@ const TEXTS = {
     nothingKept: "停止。残った状態はなく、次は最初から始まります",
   },
   zh: {
-    panel: "训练面板", progress: "训练进度", chart: "损失曲线", enlarge: "放大", found: "找到已完成的训练，",
+    panel: "训练面板", epochs: "周期", prompts: "测试图提示词", progress: "训练进度", chart: "损失曲线", enlarge: "放大", found: "找到已完成的训练，",
     notes: (count) => `${count} 条提示`,
     idle: "训练时，这里会显示损失、速度和测试图。",
     starting: "正在开始", gone: "这次训练的文件夹已经不在了。",

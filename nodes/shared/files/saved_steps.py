@@ -10,6 +10,7 @@ from ....trainer.core.files.paths import resolve_below
 from ....trainer.core.files.reading import file_stamp
 from ....trainer.runs import events
 from ....trainer.runs.event_log import read_events_of
+from ....trainer.runs.publish import put, remove_left_over
 from ....trainer.runs.states import state_folders
 from ..inputs.prompts import numbers
 from ..inputs.socket_types import LORA_INPUT, lora_from_socket
@@ -74,3 +75,11 @@ def labels(run: Path, steps: list[int]) -> list[str]:
 
 def _run_path(name: str) -> Path:
     return resolve_below(name, [runs_dir()], what="training run")
+
+
+def keep_lora(source: Path, target: Path) -> Path:
+    """Copy a LoRA to ``target`` and return that path. Raises UserError rather than replace another LoRA."""
+    remove_left_over(target.parent)
+    if put(source.read_bytes(), [target]) is None:
+        raise UserError(f"models/loras already holds another {target.name}.", "Choose another name.", kind="output")
+    return target

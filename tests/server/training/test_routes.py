@@ -6,6 +6,7 @@ import pytest
 import requests
 
 from tests.server.comfy_server import Server
+from tests.server.loras import attention_lora
 from trainer.runs import events
 
 STOPPED = events.Stopped(7, "checkpoints/step-000007")
@@ -49,3 +50,23 @@ def test_routes_serve_nothing_but_runs(server: Server) -> None:
         assert answer.status_code in (404, 405), (name, answer.text[:200])
     for path in ("/animelora/running", "/animelora/finished", "/animelora/runs/x"):
         assert requests.post(f"{server.url}{path}", timeout=30).status_code in (403, 404, 405)
+
+
+def test_keep_copies_the_lora_of_a_saved_step_only(server: Server) -> None:
+    run = server.base / "output" / "animelora" / "runs" / "kept-0123456789abcdef"
+    state = run / "checkpoints" / "step-000004"
+    state.mkdir(parents=True)
+    (run / "events.jsonl").write_text(f"{events.encode_event(STEP)}\n", encoding="utf-8")
+    attention_lora(state / "kept-000004.safetensors", context=768)
+    assert server.get(f"/animelora/runs/{run.name}")["saved"] == [4]
+    route = f"{server.url}/animelora/runs/{run.name}/keep"
+    for answer in (
+        requests.post(route, json={"step": 5, "epoch": 1}, timeout=30),
+        requests.post(route, json=["step"], timeout=30),
+        requests.post(route, data={"step": 4, "epoch": 1}, timeout=30),
+        requests.post(route.replace(run.name, ".."), json={"step": 4, "epoch": 1}, timeout=30),
+    ):
+        assert answer.status_code in (400, 404, 405), answer.text[:200]
+    assert not list((server.base / "models" / "loras").glob("kept*"))
+    assert requests.post(route, json={"step": 4, "epoch": 2}, timeout=30).json() == {"name": "kept_epoch_2.safetensors"}
+    assert (server.base / "models" / "loras" / "kept_epoch_2.safetensors").is_file()

@@ -32,7 +32,7 @@ The LoRA decides *how* things are drawn, the prompt *what* is drawn. The prompt 
 
 - Choose your LoRA in *Load LoRA*. The *Prompt* nodes put its trigger words in front of each prompt.
 - All rows use the same seed. Set *control after generate* to *randomize* for new images.
-- A style that is too strong hides the prompt: lower **strength_model** to 0.6 or 0.8.
+- A style that is too strong hides the prompt: lower **strength (model)** to 0.6 or 0.8.
 
 On the right, *Style Compare* renders each character without and with the LoRA.
 """
@@ -76,7 +76,7 @@ photo's outlines, so that pose, face and hair stay in place while everything is 
 2. The ControlNet ([Canny for Stable Diffusion 1.5]({CANNY_URL})) goes to **models/controlnet**. It must fit the checkpoint.
 3. Press **Run** and compare both rows. They use the same seed.
 
-- Too stiff, or lines like in the photo: lower **control_strength** to 0.5 to 0.8.
+- Too stiff, or lines like in the photo: lower **control strength** to 0.5 to 0.8.
 - Still a different person: raise it, or lower **strength** to 0.75.
 """
 
@@ -84,7 +84,7 @@ EPOCHS = """
 # Compare epochs, pick one
 
 The last epoch is not always the best one: an earlier checkpoint may be more flexible, a later one closer to your images. \
-*Train LoRA* saves one every **checkpoint_every** steps.
+*Train LoRA* saves one every so many steps: **save every (steps)**.
 
 **1 · Train.** A finished run with the same settings is reused.
 
@@ -92,7 +92,7 @@ The last epoch is not always the best one: an earlier checkpoint may be more fle
 below a row without the LoRA.
 
 **3 · Pick.** Enter the step of the row you like in *Pick Epoch* and press **Run** again. The grid is not rendered a second time. \
-With a name in **save_as**, the LoRA is saved in **models/loras**.
+With a name in **save as**, the LoRA is saved in **models/loras**.
 
 To compare an earlier run, choose it under **run** in *Epoch Compare* and *Pick Epoch*, and delete the first group.
 """

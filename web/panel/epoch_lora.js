@@ -1,0 +1,52 @@
+// What can be done with the LoRA of one epoch of a run: load it beside the node, or keep it among ComfyUI's LoRAs.
+
+import { app } from "../../../scripts/app.js";
+import { api } from "../../../scripts/api.js";
+import { noteChange } from "./graph.js";
+import { viewerWords } from "./viewer_words.js";
+
+const GAP = 60; // pixels between nodes
+
+// The actions of the viewer for the run that `panel` shows.
+export function epochActions(panel) {
+  const texts = viewerWords();
+  const missing = (sample) => (sample.epoch === 0 ? texts.base : panel.saved.includes(sample.step) ? "" : texts.missing);
+  return [
+    { name: texts.use, title: texts.useTip, missing, act: (sample) => use(panel, sample.step) },
+    { name: texts.save, title: texts.saveTip, missing, act: (sample) => save(panel, sample) },
+  ];
+}
+
+async function use({ node, run }, step) {
+  await app.refreshComboInNodes(); // Pick Epoch's menu lists the run
+  const [pick, load] = ["AnimeLoRA_PickEpoch", "AnimeLoRA_LoadLora"].map((type) => LiteGraph.createNode(type));
+  for (const [name, value] of Object.entries({ run, step })) pick.widgets.find((widget) => widget.name === name).value = value;
+  const graph = node.graph ?? app.graph;
+  let left = node.pos[0] + node.size[0] + GAP;
+  for (const each of [pick, load]) {
+    each.pos = [left, freeTop(graph, left, node.pos[1], each.size)];
+    graph.add(each);
+    left += each.size[0] + GAP;
+  }
+  pick.connect(0, load, load.inputs.findIndex((input) => input.name === "lora"));
+  app.canvas.selectNodes?.([load]);
+  noteChange();
+  return viewerWords().used;
+}
+
+// The first place from `top` downwards that no node covers.
+function freeTop(graph, left, top, [width, height]) {
+  const covers = ({ pos, size }) => pos[0] < left + width && left < pos[0] + size[0] && pos[1] - GAP < top + height && top < pos[1] + size[1] + GAP;
+  for (let blocking; (blocking = graph._nodes.find(covers)); ) top = blocking.pos[1] + blocking.size[1] + GAP;
+  return top;
+}
+
+async function save({ run }, { step, epoch }) {
+  const answer = await api.fetchApi(`/animelora/runs/${encodeURIComponent(run)}/keep`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ step, epoch }),
+  });
+  const { name, error } = await answer.json();
+  return answer.ok ? viewerWords().saved(name) : viewerWords().notSaved(error);
+}
