@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { addDisplay, element, keepFromCanvas, loadStyle } from "./panel/dom.js";
 import { nodes } from "./panel/graph.js";
-import { reportWords } from "./panel/report_words.js";
+import { reportWords } from "./report/words.js";
 
 const PAGE = 132, LINE = 40; // height in pixels, with the margins of the classic rendering
 const HEIGHTS = {
@@ -15,7 +15,7 @@ const HEIGHTS = {
   AnimeLoRA_StyleCompare: LINE,
 };
 
-loadStyle(new URL("./panel/report.css", import.meta.url));
+loadStyle(new URL("./report/report.css", import.meta.url));
 
 // The first line stands out; indented lines are details.
 function draw(place, text) {

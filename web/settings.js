@@ -2,8 +2,8 @@
 // rendering folds them by itself. Saved workflows keep their order of values.
 
 import { app } from "../../scripts/app.js";
-import { foldWidgets } from "./panel/folding.js";
-import { orderWidgets } from "./panel/widget_order.js";
+import { foldWidgets } from "./widgets/folding.js";
+import { orderWidgets } from "./widgets/order.js";
 
 const FIRST = { AnimeLoRA_TrainLora: "preset" };
 

@@ -1,6 +1,6 @@
 // The order of widgets in a node, apart from the order of their values in saved workflows, which never changes.
 
-import { isSaved } from "./graph.js";
+import { isSaved } from "../panel/graph.js";
 
 // Put `first` in front, then the common settings, `button`, what it unfolds, and what has no value.
 export function orderWidgets(node, first, button) {

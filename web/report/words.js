@@ -1,6 +1,6 @@
 // The texts of a node's report, in the frontend's language.
 
-import { language } from "./words.js";
+import { language } from "../panel/words.js";
 
 const TEXTS = {
   en: { label: "Report", empty: "The report appears here after a run." },

@@ -2,8 +2,8 @@
 // whether they are shown; its Vue rendering has a button of its own for it.
 
 import { app } from "../../../scripts/app.js";
-import { isLinked, noteChange } from "./graph.js";
-import { foldWords } from "./fold_words.js";
+import { isLinked, noteChange } from "../panel/graph.js";
+import { foldWords } from "./words.js";
 
 const ALWAYS = "Comfy.Node.AlwaysShowAdvancedWidgets"; // a setting of ComfyUI
 

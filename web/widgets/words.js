@@ -1,6 +1,6 @@
 // The texts of the button that unfolds settings, in the frontend's language.
 
-import { language } from "./words.js";
+import { language } from "../panel/words.js";
 
 const TEXTS = {
   en: { more: (count) => `▸ ${count} more settings`, less: "▾ fewer settings" },
