@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..lorafile import LoraModule
 
-_PARTS = {"unet": "UNet", "te1": "text encoder", "te2": "second text encoder"}
+_PARTS = {"unet": "UNet", "te1": "text encoder", "te2": "second text encoder", "adapter": "text adapter"}
 _ADDED = ("lora", "loha", "lokr", "full")
 
 
@@ -35,13 +35,16 @@ def frozen_modules(config: RunConfig) -> list[LoraModule]:
     from ..lorafile.biases import bias_of
 
     path, network = Path(config.base.lora), config.network
-    modules = [module for module in read_lora(path) if not (network.unet if module.component == "unet" else network.text_encoder)]
+    trained = {"unet": network.unet, "te1": network.text_encoder, "te2": network.text_encoder}
+    modules = [module for module in read_lora(path) if not trained.get(module.component, False)]
     for module in modules:
         if module.algorithm not in _ADDED or bias_of(module) is not None:
             raise UserError(
                 f"{path.name} does not fit this run: the change of its layer {module.name} ({module.algorithm}) cannot be computed here, "
                 f"and the {_PARTS[module.component]}, to which it belongs, is not trained.",
-                Message("Set ", _setting(module.component), " to true, or remove that part from the file."),
+                Message("Set ", _setting(module.component), " to true, or remove that part from the file.")
+                if module.component in trained
+                else "Remove that part from the file.",
                 kind="lora",
             )
     return modules
@@ -53,11 +56,11 @@ def describe_frozen(config: RunConfig, modules: Sequence[LoraModule]) -> str:
         return ""
     components = dict.fromkeys(module.component for module in modules)
     parts = " and ".join(f"the {_PARTS[component]} ({sum(m.component == component for m in modules)} layers)" for component in components)
-    settings = join_messages(" and ", dict.fromkeys(_setting(component) for component in components))
+    off = join_messages(" and ", dict.fromkeys(_setting(component) for component in components if component != "adapter"))
     return Message(
-        f"{Path(config.base.lora).name} also changes {parts}, which this run does not train (",
-        settings,
-        " is off). That part acts during training and is written unchanged into the new file.",
+        f"{Path(config.base.lora).name} also changes {parts}, which this run does not train",
+        *((" (", off, " is off)") if off else ()),
+        ". That part acts during training and is written unchanged into the new file.",
     )
 
 

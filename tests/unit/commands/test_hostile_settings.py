@@ -33,6 +33,8 @@ def test_settings_of_the_wrong_type_huge_or_deep_are_rejected(
     for command in commands:
         assert main(command) == 1, command
         assert capsys.readouterr().err.startswith("error: ")
+
+
 DEEP = "[" * 200_000
 
 
