@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -13,13 +14,13 @@ from ..trainer.config import presets
 from ..trainer.config.run_config import RunConfig, parse
 from ..trainer.core.counting import plural
 from ..trainer.core.files.paths import safe_name
-from ..trainer.core.files.reading import file_stamp
 from ..trainer.core.work.progress import send_progress_to
 from ..trainer.runs.event_log import read_events
 from .shared import written_files
 from .shared.browser import show_progress
 from .shared.failures import canvas_errors
-from .shared.files.folders import checkpoint_names, checkpoint_path, loras_dir, runs_dir
+from .shared.files.base_models import base_model_names, base_model_path, base_model_stamp, found_parts
+from .shared.files.folders import loras_dir, runs_dir
 from .shared.files.images import batch, load_rgb
 from .shared.inputs.socket_types import DATASET, LORA, TRAIN_OPTIONS, LoraHandle, TrainOptions, dataset_from_socket, options_from_socket
 from .shared.schema import field, inputs, result, schema
@@ -42,7 +43,7 @@ class TrainLora(io.ComfyNode):
             inputs(
                 TRAIN_LORA_WIDGETS,
                 dataset=field(DATASET, "dataset", "The images to learn from: the dataset output of Dataset Prep."),
-                checkpoint=checkpoint_names(),
+                checkpoint=base_model_names(),
                 options=field(
                     TRAIN_OPTIONS,
                     "options",
@@ -72,7 +73,7 @@ class TrainLora(io.ComfyNode):
     def fingerprint_inputs(cls, checkpoint: str = "", name: str | None = None, **_: Any) -> str:
         """Changes when the checkpoint is replaced or the finished LoRA deleted. The launcher then finds the finished run and publishes its
         LoRA again."""
-        return f"{file_stamp(checkpoint_path(checkpoint))} {written_files.files_fingerprint(TRAIN_LORA_WIDGETS.node, name)}"
+        return f"{base_model_stamp(checkpoint)} {written_files.files_fingerprint(TRAIN_LORA_WIDGETS.node, name)}"
 
     @classmethod
     def configuration(cls, dataset: dict[str, Any], widgets: dict[str, Any], options: TrainOptions | None) -> RunConfig:
@@ -101,12 +102,21 @@ def run_config(dataset: dict[str, Any], widgets: dict[str, Any], options: TrainO
     """
     extra = json.loads(options.settings) if options is not None else {}
     whole = presets.expanded(merged(extra, _own_sections(dataset, widgets)))  # first, as it may choose a memory preset
-    return parse(left_to_memory_preset(whole))
+    return parse(left_to_memory_preset(_with_parts(whole)))
+
+
+def _with_parts(data: dict[str, Any]) -> dict[str, Any]:
+    """``data`` with the text encoder and the VAE of a model that lies in several files, where none are chosen."""
+    base = data["base"]
+    if base.get("text_encoder") and base.get("vae"):
+        return data
+    found = {name: str(path) for name, path in found_parts(Path(base["checkpoint"])).items()}
+    return {**data, "base": {**base, **{name: path for name, path in found.items() if not base.get(name)}}}
 
 
 def _own_sections(dataset: dict[str, Any], widgets: dict[str, Any]) -> dict[str, Any]:
     """The sections of the run configuration that Train LoRA's own inputs set."""
-    values = {**widgets, "name": safe_name(widgets["name"]), "checkpoint": str(checkpoint_path(widgets["checkpoint"]))}
+    values = {**widgets, "name": safe_name(widgets["name"]), "checkpoint": str(base_model_path(widgets["checkpoint"]))}
     fixed = {"dataset": dataset, "output": {"runs": str(runs_dir()), "publish": str(loras_dir())}}
     preset = {presets.KEY: widgets["preset"]} if "preset" in widgets else {}
     return merged({**TRAIN_LORA_WIDGETS.settings(values), **preset}, fixed)

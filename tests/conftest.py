@@ -100,6 +100,14 @@ def shallow_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_anima(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The transformer of a tiny random Anima, with its text encoder and VAE in the folders beside it as in ComfyUI's models."""
+    from random_checkpoints.anima import make_anima
+
+    return make_anima(tmp_path_factory.mktemp("anima"), "tiny")
+
+
+@pytest.fixture(scope="session")
 def full_checkpoint() -> Path:
     """A random SD 1.5 checkpoint of the real size (2.13 GB), kept between runs outside the checkout."""
     from random_checkpoints.make_checkpoint import VERSION, make_checkpoint

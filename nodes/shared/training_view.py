@@ -146,6 +146,8 @@ def format_duration(seconds: float) -> str:
 
 def run_notes(log: Sequence[events.Event]) -> list[str]:
     """Notes and warnings of a run, each once, in the words of the canvas."""
-    notes = [event.regularisation for event in log if isinstance(event, events.Plan) and event.regularisation]
+    plans = [event for event in log if isinstance(event, events.Plan)]
+    notes = [f"Text encoder: {plan.text_encoder}. VAE: {plan.vae or 'the checkpoint’s own'}." for plan in plans if plan.text_encoder]
+    notes += [plan.regularisation for plan in plans if plan.regularisation]
     notes += [event.message for event in log if isinstance(event, events.Warning_)]
     return list(dict.fromkeys(on_canvas(note) for note in notes))

@@ -64,8 +64,8 @@ def describe_frozen(config: RunConfig, modules: Sequence[LoraModule]) -> str:
     )
 
 
-def merge_into(models: Mapping[str, nn.Module], modules: Sequence[LoraModule]) -> None:
-    """Add the changes of ``modules`` to the weights of ``models`` (``unet``, ``te1``, ``te2``), each computed in fp32.
+def merge_into(models: Mapping[str, nn.Module], modules: Sequence[LoraModule], strength: float = 1.0) -> None:
+    """Add the changes of ``modules``, times ``strength``, to the weights of ``models`` (``unet``, ``te1``, ``te2``), each computed in fp32.
 
     Raises UserError for a layer that its model does not have, or has in another size.
     """
@@ -90,7 +90,8 @@ def merge_into(models: Mapping[str, nn.Module], modules: Sequence[LoraModule]) -
         delta = delta.reshape(weight.shape)
         scale = module.tensors.get("dora_scale")
         with torch.no_grad():
-            weight.copy_(weight.float() + delta if scale is None else apply_dora(weight, delta, scale.to(weight.device)))
+            changed = weight.float() + delta if scale is None else apply_dora(weight, delta, scale.to(weight.device))
+            weight.copy_(changed if strength == 1 else torch.lerp(weight.float(), changed, strength))
 
 
 def tensors_of(family: str, modules: Sequence[LoraModule]) -> dict[str, torch.Tensor]:

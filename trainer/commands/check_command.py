@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     settings = load_config(args.place)
     datasets = [settings.dataset, *settings.dataset.more]
     unchanged = all([_is_as_prepared(Path(each.path)) for each in datasets])
-    checkpoint, cache = open_checkpoint(settings.base.checkpoint, settings.base.vae), cache_folder(settings)
+    base, cache = settings.base, cache_folder(settings)
+    checkpoint = open_checkpoint(base.checkpoint, base.vae, base.text_encoder)
     stored, identity = checkpoint.identity(cache), checkpoint.identity(cache, full=True)
     if stored != identity:
         print(f"{checkpoint.path}: the content differs from what its stored hash says. Runs with it are new runs from now on.")

@@ -16,6 +16,7 @@ from ..core.library_imports import import_models
 from ..families import PLAIN_TEXT, BaseCheckpoint, Prediction, TextSettings, choose_kind, family_of, supported_predictions
 from ..training.caching.weighted_prompts import encode_keys, prompt_key, prompt_text
 from ..training.monitoring.latent_sampling import decode_to_image, sample_latents
+from .separate_models import SeparateModels
 
 if TYPE_CHECKING:
     import torch
@@ -52,15 +53,22 @@ class ImageGenerator:
             choose_kind(prediction, "auto", supported_predictions(family), name=checkpoint.name, title=family.title)
         self._prediction, self._text = prediction, text
         self._device, self._dtype = pick_device(device), torch_dtype(precision)
-        self._text_to_image: Any = family.pipeline(checkpoint, dtype=self._dtype, settings=text).to(self._device)
+        pipeline: Any = family.pipeline(checkpoint, dtype=self._dtype, settings=text)
+        if pipeline is None:
+            self._text_to_image: Any = SeparateModels(family, checkpoint, self._dtype, self._device, text)
+            return
+        self._text_to_image = pipeline.to(self._device)
         self._text_to_image.scheduler = family.sampling_scheduler(prediction)
         self._image_to_image: Any = family.image_to_image(self._text_to_image)
-        for pipeline in (self._text_to_image, self._image_to_image):
-            pipeline.set_progress_bar_config(disable=True)
+        for each in (self._text_to_image, self._image_to_image):
+            each.set_progress_bar_config(disable=True)
 
     def apply_loras(self, loras: Sequence[LoraUse]) -> None:
         """Apply these LoRA files in place of the current ones. Raises UserError for a file that does not fit the checkpoint."""
         pipeline = self._text_to_image
+        if isinstance(pipeline, SeparateModels):
+            pipeline.apply_loras([(lora.path, lora.strength) for lora in loras])
+            return
         pipeline.unload_lora_weights()
         for index, lora in enumerate(loras):
             try:
@@ -92,19 +100,23 @@ class ImageGenerator:
         ``shift`` is that of a rectified flow (0: the family's).
 
         With ``image``, image to image: ``strength`` means what it means on the canvas with the scheduler karras, and the size is the
-        image's, cropped to multiples of the VAE's factor.
+        image's, cut to multiples of what the model needs (8, for Anima 16).
         """
         import torch
+
+        multiple = self._family.latents.multiple
+        if image is None and (width % multiple or height % multiple):
+            raise UserError(
+                f"{width}x{height} are no multiples of {multiple}, which {self._family.title} needs.", "Try 512.", kind="config"
+            )
 
         pipeline = self._text_to_image
         start = None
         if image is not None:
-            image = _cropped(image, self._family.latents.downscale)
+            image = _cropped(image, self._family.latents.multiple)
             width, height = image.size
-            pixels = pipeline.image_processor.preprocess(image)
             with torch.no_grad():
-                encoded = pipeline.vae.encode(pixels.to(self._device, pipeline.vae.dtype)).latent_dist.mode()
-            start = encoded * pipeline.vae.config.scaling_factor
+                start = self._family.encode_images(pipeline.vae, _pixels(image).to(self._device, pipeline.vae.dtype))[0]
         condition, without = self._conditions(prompt, negative)
         latents = sample_latents(
             pipeline.unet,
@@ -124,10 +136,10 @@ class ImageGenerator:
             shift=shift,
         )
         assert latents is not None
-        return decode_to_image(pipeline.vae, latents)
+        return decode_to_image(self._family, pipeline.vae, latents)
 
     def _conditions(self, *prompts: str) -> list[dict[str, torch.Tensor]]:
-        """The conditioning of each prompt, all padded to the length that the longest needs, in chunks of 75 tokens."""
+        """The conditioning of each prompt, with as many tokens as the longest needs."""
         encoder = self._family.encoder_of(self._text_to_image, self._text)
         needed = max(encoder.count_tokens(prompt_text(prompt)) for prompt in prompts)
         encoder = self._family.encoder_of(self._text_to_image, self._text.covering(needed))
@@ -175,6 +187,15 @@ def _cropped(image: Image.Image, multiple: int) -> Image.Image:
     """``image`` in RGB, cropped at the right and bottom to multiples of so many pixels."""
     width, height = (side // multiple * multiple for side in image.size)
     return image.convert("RGB").crop((0, 0, width, height))
+
+
+def _pixels(image: Image.Image) -> torch.Tensor:
+    """``image`` as fp32 (1, 3, height, width) in -1..1."""
+    import numpy as np
+    import torch
+
+    array = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(array).permute(2, 0, 1)[None] * 2 - 1
 
 
 def load_generator(checkpoint: BaseCheckpoint, **options: Any) -> ImageGenerator:

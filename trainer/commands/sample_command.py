@@ -45,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (512)")
     parser.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (512)")
     parser.add_argument("--vae", default="", metavar="FILE", help="use this VAE instead of the checkpoint's own")
+    parser.add_argument("--text-encoder", default="", metavar="FILE", help="of a model that has it in a file of its own, as Anima does")
     parser.add_argument(
         "--clip-skip", type=int, metavar="N", help="text encoder layer from the end; 0: the model's own (default: as the LoRA was trained)"
     )
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     # a damaged LoRA is refused here, before the checkpoint is loaded and diffusers fails with a message of its own
     stated = [(lora.path, read_lora(lora.path).metadata) for lora in loras]
     prompts = [_prompt(text) for text in args.prompt]
-    checkpoint = open_checkpoint(args.base, args.vae)
+    checkpoint = open_checkpoint(args.base, args.vae, args.text_encoder)
     chosen = choose_sampling_settings(family_of(checkpoint), checkpoint, stated, clip_skip=args.clip_skip, prediction=args.prediction)
     for remark in [*chosen.remarks, *dict.fromkeys(note for prompt in prompts for note in prompt.notes)]:
         print(f"note: {remark}", file=sys.stderr)

@@ -153,7 +153,8 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     attention, _ = choose_attention(settings.training.attention, device, torch_dtype(precision))
     plan = make_plan(settings, inputs.dataset, inputs.family, checkpoint, device, precision, attention)
     plan = replace(plan, held_out=len(inputs.held_out.items), regularisation=inputs.regularisation)
-    for caution in [*cautions(checkpoint, settings.objective.prediction), describe_frozen(settings, frozen_modules(settings))]:
+    choice = settings.objective.prediction
+    for caution in [*cautions(checkpoint, inputs.family, choice), describe_frozen(settings, frozen_modules(settings))]:
         if caution:
             print(f"warning: {caution}", file=sys.stderr)
     if as_json:
@@ -182,6 +183,8 @@ def _print_plan(plan: RunPlan, settings: RunConfig, dataset: str, base: str) -> 
     table = Table(title=Text(f"Plan of {settings.name}"), show_header=False)
     rows = [
         ("base", f"{base} ({plan.family}, {plan.prediction})"),
+        *([("text encoder", plan.text_encoder)] if plan.text_encoder else []),
+        *([("VAE", plan.vae)] if plan.vae else []),
         ("dataset", f"{dataset}: {plural(plan.images, 'image')}, {sum(plan.buckets.values())} with repeats"),
         *([("regularisation", plan.regularisation)] if plan.regularisation else []),
         *([("validation", f"{plan.held_out} more images, not trained on")] if plan.held_out else []),

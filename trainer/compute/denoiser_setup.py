@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")  # repeated many times with few shapes; also what checkpointing recomputes at once
+_BLOCKS = (
+    "BasicTransformerBlock",
+    "ResnetBlock2D",
+    "CosmosTransformerBlock",
+)  # repeated many times with few shapes; also what checkpointing recomputes at once
 
 
 def prepare_denoiser(denoiser: nn.Module, accelerations: Sequence[Acceleration], context: Context) -> None:

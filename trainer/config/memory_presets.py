@@ -17,7 +17,7 @@ _FAST: dict[str, Any] = {"training.gradient_checkpointing": False}
 _CHECKPOINTED: dict[str, Any] = {"training.gradient_checkpointing": True}
 _ONE_AT_A_TIME: dict[str, Any] = {**_CHECKPOINTED, "training.micro_batch_size": 1}
 _PACKED: dict[str, Any] = {**_ONE_AT_A_TIME, "training.base_precision": "int8", "optimizer.name": "adamw8bit"}
-# By the memory for one image at the family's resolution (512 pixels; SDXL 1024); a test compares every estimate with its size.
+# By the memory for one image at the family's resolution (512 pixels; SDXL and Anima 1024); a test compares every estimate with its size.
 _SMALL: dict[str, dict[str, Any]] = {
     "24gb": {**_FAST, "training.micro_batch_size": 4},
     "16gb": {**_FAST, "training.micro_batch_size": 2},
@@ -32,7 +32,14 @@ _LARGE: dict[str, dict[str, Any]] = {
     "8gb": _PACKED,
     "6gb": _PACKED,
 }
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {"sd15": _SMALL, "sdxl": _LARGE}  # by the family's preset group
+_ANIMA: dict[str, dict[str, Any]] = {
+    "24gb": {**_FAST, "training.micro_batch_size": 1},
+    "16gb": {**_CHECKPOINTED, "training.micro_batch_size": 4},
+    "12gb": {**_CHECKPOINTED, "training.micro_batch_size": 2},
+    "8gb": _ONE_AT_A_TIME,
+    "6gb": _PACKED,
+}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {"sd15": _SMALL, "sdxl": _LARGE, "anima": _ANIMA}  # by the family's preset group
 
 
 def preset(size: str, group: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Value:
 # a style; one character; one object, pose or piece of clothing
 SUBJECTS = ("style", "character", "concept")
 _OF_DIFFUSION = ("objective.min_snr_gamma", "objective.noise_offset")  # have no meaning for a rectified flow
-MODELS = ("sd15", "sdxl")  # the kinds of model that presets are made for: `Family.preset_group`
+MODELS = ("sd15", "sdxl", "anima")  # the kinds of model that presets are made for: `Family.preset_group`
 
 # The values of each group of presets. Later groups are more specific and win.
 LAYERS: tuple[tuple[str, tuple[Value, ...]], ...] = (
@@ -73,6 +73,17 @@ LAYERS: tuple[tuple[str, tuple[Value, ...]], ...] = (
     ),
     ("sd15", (Value("optimizer.lr", 1e-4, "the rate that `auto` chooses for SD 1.x"),)),
     ("sdxl", (Value("optimizer.lr", 5e-5, "the rate that `auto` chooses for SDXL's larger UNet"),)),
+    (
+        "anima",
+        (
+            Value("optimizer.lr", 1e-4, "the rate that `auto` chooses for Anima"),
+            Value("objective.min_snr_gamma", 0.0, "a rectified flow has no signal-to-noise ratios to weigh by"),
+            Value("objective.timestep_sampling", "logit-normal", "the recipe of Anima's author: the middle noise levels teach most"),
+            Value("objective.logit_std", 1.3, "the recipe of Anima's author: wide enough to train composition and detail too"),
+            Value("network.targets", "all-linear", "Anima has no convolutions"),
+            Value("sample.guidance", 4.0, "what Anima is sampled with in ComfyUI"),
+        ),
+    ),
     ("style-sd15", (Value("objective.noise_offset", 0.03, "SD 1.5 alone can paint neither night nor glare, which styles may need"),)),
 )
 

@@ -39,7 +39,8 @@ else:
     import tomli as tomllib
 
 _SEE_DOCS = Message("Every setting is described in ", Action.READ_ABOUT_SETTINGS, ".")
-_PATHS = (("base", "checkpoint"), ("base", "lora"), ("base", "vae"), ("dataset", "path"), ("output", "runs"), ("output", "publish"))
+_BASE_PATHS = ("checkpoint", "lora", "vae", "text_encoder")
+_PATHS = (*(("base", name) for name in _BASE_PATHS), ("dataset", "path"), ("output", "runs"), ("output", "publish"))
 # what a memory preset fills (see memory_presets.py): only keys that were left unset
 LATER_SETTINGS = (  # what can change while a run lasts without changing a weight that was trained before; and all of ``sample``
     "name",

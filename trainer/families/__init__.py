@@ -6,7 +6,7 @@ from .checkpoints.base_checkpoint import BaseCheckpoint
 from .interface import PLAIN_TEXT, TEXT_CHUNK, Family, Flow, Framing, LatentSpace, TextEncoder, TextSettings, supported_predictions
 from .open_checkpoint import open_checkpoint
 from .prediction import EPSILON, FLOW, Prediction, choose_kind
-from .registry import FAMILIES, family_named, family_of
+from .registry import FAMILIES, family_named, family_of, is_base_model
 from .stable_diffusion.cautions import cautions
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "choose_kind",
     "family_named",
     "family_of",
+    "is_base_model",
     "open_checkpoint",
     "supported_predictions",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .checkpoints.base_checkpoint import BaseCheckpoint
@@ -17,11 +19,16 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class LatentSpace:
     """The latents that a family's denoiser works on: ``channels``, pixels per latent along each side (``downscale``), and the factor that
-    brings the autoencoder's output to about unit variance (``scaling_factor``)."""
+    brings the autoencoder's output to about unit variance (``scaling_factor``).
+
+    Sides of images are multiples of ``multiple`` pixels, and at most ``largest`` (0: any size).
+    """
 
     channels: int
     downscale: int
     scaling_factor: float
+    multiple: int = 8
+    largest: int = 0
 
     def shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(channels, rows, columns) of the latent of an image of ``width`` by ``height`` pixels."""
@@ -50,16 +57,18 @@ class Framing:
     crop_top_left: tuple[int, int] = (0, 0)  # (top, left)
 
 
+NOWHERE: Mapping[str, Sequence[Path]] = MappingProxyType({})
 TEXT_CHUNK = 75  # tokens that CLIP encodes at a time, between a start and an end token
 
 
 @dataclass(frozen=True)
 class TextSettings:
     """How prompts are encoded: the first ``max_tokens`` tokens (a multiple of 75) are read, and the hidden states of layer ``clip_skip``
-    from the end are used (1: the last layer; 0: the family's default)."""
+    from the end are used (1: the last layer; 0: the family's default). ``empty_prompt``: see ``training.empty_prompt``."""
 
     max_tokens: int = TEXT_CHUNK
     clip_skip: int = 0
+    empty_prompt: str = "comfyui"
 
     def covering(self, tokens: int) -> TextSettings:
         """These settings with enough chunks for prompts of so many tokens."""
@@ -89,6 +98,13 @@ class TextEncoder(Protocol):
         """The conditioning of each prompt on the CPU: ``embeds`` (tokens, width), for SDXL also ``pooled`` (width,)."""
         ...
 
+    def apply_weights(
+        self, parts: Sequence[tuple[str, float]], row: dict[str, torch.Tensor], empty: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """``row``, the conditioning of a prompt, with the weights of its ``parts`` as ComfyUI applies them; ``empty`` is that of the empty
+        prompt. All in fp32 on the CPU."""
+        ...
+
     def count_tokens(self, prompt: str) -> int:
         """Number of tokens in ``prompt``, without the start and end tokens."""
         ...
@@ -103,13 +119,25 @@ class Family(Protocol):
     name: str
     title: str
     latents: LatentSpace
-    preset_group: str  # the presets in trainer/config that are made for it: ``"sd15"`` or ``"sdxl"``
+    preset_group: str  # the presets in trainer/config that are made for it: ``"sd15"``, ``"sdxl"`` or ``"anima"``
+    trains_in_fp16: bool  # False: its values overflow in fp16
     learning_rate: float  # suits a LoRA of rank 16 at scale 1 with AdamW
     beta_schedule: Mapping[str, Any] | None  # of its diffusion, as diffusers' schedulers name it; None: it is not trained as a diffusion
     flow: Flow | None  # of its rectified flow; None: it is not trained as one
 
     def recognises(self, checkpoint: BaseCheckpoint) -> bool:
         """Whether ``checkpoint`` belongs to this family, judged by tensor shapes or configuration without reading weights."""
+        ...
+
+    def with_parts(
+        self, checkpoint: BaseCheckpoint, vae: str, text_encoder: str, candidates: Mapping[str, Sequence[Path]] = NOWHERE
+    ) -> BaseCheckpoint:
+        """``checkpoint`` with the VAE and the text encoder in these files in place of its own.
+
+        Where a name is empty, a part that the checkpoint lacks is searched among ``candidates`` (files by the part's name, ``"vae"`` or
+        ``"text_encoder"``), then beside the checkpoint; one that is not found stays None. Raises UserError for a file that is not such a
+        part.
+        """
         ...
 
     def require_parts(self, checkpoint: BaseCheckpoint) -> None:
@@ -141,6 +169,15 @@ class Family(Protocol):
         """The frozen autoencoder in evaluation mode on the CPU."""
         ...
 
+    def encode_images(self, vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the latents of ``pixels`` (batch, 3, height, width) in -1..1, at about unit variance, each
+        (batch, channels, rows, columns)."""
+        ...
+
+    def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        """The images (batch, 3, height, width), about -1..1, of ``latents`` (batch, channels, rows, columns)."""
+        ...
+
     def load_text_encoder(
         self, checkpoint: BaseCheckpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
     ) -> TextEncoder:
@@ -155,8 +192,11 @@ class Family(Protocol):
         """A function that counts the tokens of a prompt without the start and end tokens. No model is loaded."""
         ...
 
-    def text_settings(self, max_tokens: int, clip_skip: int) -> TextSettings:
-        """The text settings of a run, normalised for this family. Raises UserError for a layer that the family cannot use."""
+    def text_settings(self, max_tokens: int, clip_skip: int, empty_prompt: str = "comfyui") -> TextSettings:
+        """The text settings of a run, normalised for this family: what has no meaning here is left at its default.
+
+        Raises UserError for a layer that the family cannot use.
+        """
         ...
 
     def sampling_scheduler(self, prediction: Prediction = EPSILON, *, karras: bool = False, shift: float = 0.0) -> Any:
@@ -183,12 +223,13 @@ class Family(Protocol):
         ...
 
     def pipeline(self, checkpoint: BaseCheckpoint, *, dtype: torch.dtype, settings: TextSettings = PLAIN_TEXT) -> Any:
-        """A diffusers text-to-image pipeline with everything loaded, for the command ``sample``. Raises UserError for ``settings`` that
-        the text encoder cannot use."""
+        """A diffusers text-to-image pipeline with everything loaded, for the command ``sample``; None where diffusers has none for this
+        family's files. Raises UserError for ``settings`` that the text encoder cannot use."""
         ...
 
     def encoder_of(self, pipeline: Any, settings: TextSettings) -> TextEncoder:
-        """The text encoder (or encoders) of ``pipeline``, including any LoRA on it."""
+        """The text encoder (or encoders) of ``pipeline``, or of a family without one, of an object with its ``text_encoder``; including any
+        LoRA on it."""
         ...
 
     def image_to_image(self, pipeline: Any) -> Any:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..core.errors import UserError
 from ..core.files.paths import expand_home
 from .checkpoints.base_checkpoint import BaseCheckpoint
 from .checkpoints.weights_file import require_no_lfs_pointer
-from .stable_diffusion.vae import open_vae
+from .interface import NOWHERE
+from .registry import recognising_family
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 _FORMATS = "Give a .safetensors file, a diffusers folder (with model_index.json), or a Hugging Face id such as owner/name."
 
 
-def open_checkpoint(reference: str, vae: str = "") -> BaseCheckpoint:
-    """The checkpoint that ``reference`` names, with the VAE that ``vae`` names in place of its own. Raises UserError when one of them is
-    missing or cannot be read."""
+def open_checkpoint(
+    reference: str, vae: str = "", text_encoder: str = "", candidates: Mapping[str, Sequence[Path]] = NOWHERE
+) -> BaseCheckpoint:
+    """The checkpoint that ``reference`` names, with the VAE and the text encoder that ``vae`` and ``text_encoder`` name.
+
+    A family whose models lie in several files finds those that are not named among ``candidates`` (see ``Family.with_parts``) or beside
+    the checkpoint. Raises UserError when a file is missing or cannot be read.
+    """
     checkpoint = _open(reference)
-    return replace(checkpoint, vae=open_vae(vae)) if vae else checkpoint
+    family = recognising_family(checkpoint)
+    return family.with_parts(checkpoint, vae, text_encoder, candidates) if family else checkpoint
 
 
 def _open(reference: str) -> BaseCheckpoint:

@@ -37,7 +37,7 @@ class StableDiffusion1(StableDiffusion):
             return False
         return bool(_text_prefix(shapes)) and not ldm_configs.unet_config(shapes, heads=self.heads)["use_linear_projection"]
 
-    def text_settings(self, max_tokens: int, clip_skip: int) -> TextSettings:
+    def text_settings(self, max_tokens: int, clip_skip: int, empty_prompt: str = "comfyui") -> TextSettings:
         """Any layer may be used. SD 1.x was trained on the last one."""
         return TextSettings(max_tokens, 0 if clip_skip == 1 else clip_skip)
 

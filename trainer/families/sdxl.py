@@ -157,6 +157,12 @@ class DualClipText:
         """``conditions`` of prompts in fp32 on the CPU, without gradients."""
         return clip_text.encode(self, prompts)
 
+    def apply_weights(
+        self, parts: Sequence[tuple[str, float]], row: dict[str, torch.Tensor], empty: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """See :func:`.stable_diffusion.clip_text.apply_weights`."""
+        return clip_text.apply_weights(self, parts, row, empty)
+
     def count_tokens(self, prompt: str) -> int:
         """Number of tokens in ``prompt``, without the start and end tokens."""
         return self.first.count_tokens(prompt)

@@ -56,7 +56,7 @@ def _build(
     meta = torch.device("meta")
     quantised = ["quantised_base"] if config.training.base_precision != "same" else []
     accelerations.prepare([*quantised, "fused_blocks"] if fused else quantised, unet, Context(config, meta, dtype))
-    settings = family.text_settings(config.training.max_tokens, config.training.clip_skip)
+    settings = family.text_settings(config.training.max_tokens, config.training.clip_skip, config.training.empty_prompt)
     text = family.empty_text_encoder(checkpoint, settings) if config.network.text_encoder else None
     modules: list[str] = []
     with meta:

@@ -13,6 +13,7 @@ from ..config.memory_presets import SIZES
 from ..config.run_config import RunConfig
 from ..core.devices import torch_dtype, usable_memory_gb
 from ..core.errors import UserError
+from ..core.messages import Message, Setting
 from ..dataset import Dataset
 from ..dataset.loading.batch_order import steps_per_epoch
 from ..families import BaseCheckpoint, Family
@@ -47,6 +48,12 @@ def make_plan(
     """
     if not dataset.items:
         raise UserError(f"The dataset {dataset.name} holds no images.", "Run Dataset Prep on a folder with images.", kind="dataset")
+    if precision == "fp16" and not family.trains_in_fp16:
+        raise UserError(
+            f"{family.title} cannot be trained in fp16: its values become too large.",
+            Message("Set ", Setting("training.precision", "bf16"), ", or fp32. GPUs older than NVIDIA's Ampere only emulate bf16."),
+            kind="config",
+        )
     sizes = [(item.width, item.height) for item in dataset.items]
     repeats = [item.repeats for item in dataset.items]
     per_epoch = dataset_steps(config, dataset)
@@ -89,6 +96,8 @@ def make_plan(
         prepacked=prepacked,
         cuda_graphs=cuda_graphs,
         fused=fused,
+        text_encoder=checkpoint.text_encoder.name if checkpoint.text_encoder else "",
+        vae=checkpoint.vae.name if checkpoint.vae else "",
     )
 
 

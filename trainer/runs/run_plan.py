@@ -32,4 +32,6 @@ class RunPlan:
     prepacked: StrictBool = False  # layers of the base are packed for the CPU, see compute/onednn/
     cuda_graphs: StrictBool = False  # forward and backward passes are captured, see compute/cuda_graphs/
     fused: StrictBool = False  # blocks of the UNet, see compute/fused_blocks/
+    text_encoder: StrictStr = ""  # the file of a model that has its text encoder in one of its own
+    vae: StrictStr = ""  # the file of the VAE, if it is not the checkpoint's own
     regularisation: StrictStr = ""  # a sentence about the share of regularisation images; empty without any

@@ -23,7 +23,7 @@ class CheckpointGuard:
         return not all(file.exists() for file in _files(self._checkpoint).values())
 
     def require_unchanged(self) -> None:
-        """Raises UserError when the checkpoint, or its VAE, was deleted, moved or replaced since the run began."""
+        """Raises UserError when the checkpoint, its VAE or its text encoder was deleted, moved or replaced since the run began."""
         files = _files(self._checkpoint)
         missing = next((what for what, file in files.items() if not file.exists()), "")
         if missing:
@@ -37,10 +37,11 @@ class CheckpointGuard:
 
 
 def _files(checkpoint: BaseCheckpoint) -> dict[str, Path]:
-    """The files that stand for a checkpoint and its VAE, by what messages call them."""
+    """The files that stand for a checkpoint, its VAE and its text encoder, by what messages call them."""
     files = {f"The checkpoint {checkpoint.path}": checkpoint.path if checkpoint.kind == "file" else checkpoint.path / "model_index.json"}
-    if (vae := checkpoint.vae) is not None:
-        files[f"The VAE {vae.path}"] = vae.path / "config.json" if vae.is_folder else vae.path
+    for title, part in (("VAE", checkpoint.vae), ("text encoder", checkpoint.text_encoder)):
+        if part is not None:
+            files[f"The {title} {part.path}"] = part.path / "config.json" if part.is_folder else part.path
     return files
 
 

@@ -68,7 +68,7 @@ class CacheFiller:
             for line in item.caption.split("\n")
         ]
         named += [("A validation prompt", prompt_text(prompt.text)) for prompt in sample_prompts]
-        limit = self.config.training.max_tokens
+        limit = self.cache.text.max_tokens
         if warning := truncation_warning(named, limit, lambda: self.base.family.token_counter(self.base.checkpoint)):
             self._warn(warning)
         for note in dict.fromkeys(note for prompt in sample_prompts for note in prompt.notes):

@@ -63,7 +63,7 @@ def open_run(run: RunFolder, config: RunConfig, emit: EventLog) -> OpenedRun:
     frozen_lora = frozen_modules(config)
     lora = lora_identity(Path(config.base.lora), cache_folder(config)) if config.base.lora else ""
     changes_text = any(module.component != "unet" for module in frozen_lora)
-    text = family.text_settings(config.training.max_tokens, config.training.clip_skip)
+    text = family.text_settings(config.training.max_tokens, config.training.clip_skip, config.training.empty_prompt)
     cache = Cache(cache_folder(config), guard.identity, family.latents, text, lora if changes_text else "")
     _require_same_inputs(run, run_identity(config, datasets.training.hash, guard.identity, lora))
 
@@ -89,7 +89,7 @@ def open_run(run: RunFolder, config: RunConfig, emit: EventLog) -> OpenedRun:
     for message in accelerations.warnings(Context(config, device, hardware.dtype, len(plan.buckets))):
         warn(message)
     for message in [
-        *cautions(checkpoint, config.objective.prediction),
+        *cautions(checkpoint, family, config.objective.prediction),
         describe_frozen(config, frozen_lora),
         *_settings_warnings(config, datasets.training, plan),
     ]:

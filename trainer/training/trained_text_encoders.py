@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..adapters.text_adapters import adapt_text
 from ..config.run_config import RunConfig
 from ..config.sections.network import NetworkSection
+from ..core.prompt_syntax import weighted_parts
 from ..families import Family, TextEncoder
-from .caching.weighted_prompts import apply_weights, is_weighted, prompt_text
+from .caching.weighted_prompts import is_weighted, prompt_text
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,7 @@ class TrainedTextEncoders:
         with autocast:
             conditions = self.conditions([self.tokens(text) for text in texts], training=False)
         rows = [{name: tensor.float().cpu() for name, tensor in row.items()} for row in conditions]
-        return apply_weights(self._encoder, prompt[1:], *rows) if is_weighted(prompt) else rows[0]
+        return self._encoder.apply_weights(weighted_parts(prompt[1:]), *rows) if is_weighted(prompt) else rows[0]
 
 
 def text_encoder_steps(config: RunConfig, steps: int) -> int:

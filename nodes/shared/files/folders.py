@@ -145,6 +145,16 @@ def vae_path(name: str) -> Path:
     return _listed("vae", name, "VAE")
 
 
+def text_encoder_names() -> list[str]:
+    """ComfyUI's list of text encoders."""
+    return list(folder_paths.get_filename_list("text_encoders"))
+
+
+def text_encoder_path(name: str) -> Path:
+    """The file of an entry of the text encoder menu."""
+    return _listed("text_encoders", name, "text encoder")
+
+
 def lora_names() -> list[str]:
     """ComfyUI's LoRA list."""
     return list(folder_paths.get_filename_list("loras"))

@@ -14,6 +14,7 @@ from .values import numbers_by_block, prompts
 from .widget import NodeWidgets, Widget
 
 OWN_VAE = "(the checkpoint's own)"
+OWN_TEXT_ENCODER = "(the model's own)"
 NO_LORA = "(nothing)"
 
 TRAIN_LORA_WIDGETS = NodeWidgets(
@@ -87,6 +88,8 @@ TRAIN_OPTIONS_WIDGETS = NodeWidgets(
         Widget("balance_regularisation", "dataset.balance_regularisation", advanced=True),
         Widget("vae", "base.vae", default=OWN_VAE, because="a menu's words for no path"),
         Widget("validation_shift", "sample.shift", step=0.1),
+        Widget("text_encoder", "base.text_encoder", default=OWN_TEXT_ENCODER, because="a menu's words for no path"),
+        Widget("empty_prompt", "training.empty_prompt"),
     ),
 )
 NETWORK_OPTIONS_WIDGETS = NodeWidgets(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from random_checkpoints.anima import make_empty_anima
 from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from tests.unit.training_helpers import configuration, make_dataset
 from trainer.adapters.adapter import Pair
@@ -24,7 +25,8 @@ from trainer.training.optimizers import make_optimizer
 
 pytestmark = pytest.mark.seconds
 
-FULL = {"sd15": ("full", 512), "sdxl": ("full-sdxl", 1024)}
+PIXELS = {"sd15": 512, "sdxl": 1024, "anima": 1024}
+FULL = {"sd15": "full", "sdxl": "full-sdxl"}
 MINIMAL: dict[str, Any] = {"base": {"checkpoint": "x"}, "dataset": {"path": "y"}}
 
 
@@ -32,7 +34,8 @@ MINIMAL: dict[str, Any] = {"base": {"checkpoint": "x"}, "dataset": {"path": "y"}
 def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints of the real sizes without their content."""
     folder = tmp_path_factory.mktemp("headers")
-    return {family: make_empty_checkpoint(folder / f"{size}.safetensors", size) for family, (size, _) in FULL.items()}
+    made = {family: make_empty_checkpoint(folder / f"{size}.safetensors", size) for family, size in FULL.items()}
+    return {**made, "anima": make_empty_anima(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +43,8 @@ def needed(headers: dict[str, Path]) -> dict[tuple[str, str], dict[str, float]]:
     """What every preset needs by (family, size), for a batch of four."""
     settings = run_config.parse({**MINIMAL, "training": {"memory": "auto", "batch_size": 4}})
     table: dict[tuple[str, str], dict[str, float]] = {}
-    for family, size in itertools.product(FULL, memory_presets.SIZES):
-        checkpoint, pixels = open_checkpoint(str(headers[family])), FULL[family][1]
+    for family, size in itertools.product(PIXELS, memory_presets.SIZES):
+        checkpoint, pixels = open_checkpoint(str(headers[family])), PIXELS[family]
         filled = memory_presets.with_preset(settings, size, family)
         presets = memory_presets.PRESETS[family]
         known = [done for done in table if done[0] == family and presets[done[1]] == presets[size]]
@@ -51,7 +54,7 @@ def needed(headers: dict[str, Path]) -> dict[tuple[str, str], dict[str, float]]:
     return table
 
 
-@pytest.mark.parametrize(("family", "size"), list(itertools.product(FULL, memory_presets.SIZES)))
+@pytest.mark.parametrize(("family", "size"), list(itertools.product(PIXELS, memory_presets.SIZES)))
 def test_preset_needs_less_memory_than_its_gpu_has(needed: dict[tuple[str, str], dict[str, float]], family: str, size: str) -> None:
     parts = needed[family, size]
     assert sum(parts.values()) < memory_presets.SIZES[size] * 0.95  # the screen of a desktop takes some, too
@@ -65,13 +68,13 @@ def test_largest_training_preset_fits_the_smallest_gpu(headers: dict[str, Path],
     assert wide == {"network.rank": 16, "network.targets": "all-linear+conv"}
     assert all(presets.values(other)["network.rank"] <= 16 for other in presets.names())
     family = "sdxl" if name.endswith("sdxl") else "sd15"
-    checkpoint, pixels = open_checkpoint(str(headers[family])), FULL[family][1]
+    checkpoint, pixels = open_checkpoint(str(headers[family])), PIXELS[family]
     filled = memory_presets.with_preset(run_config.parse({**MINIMAL, "preset": name}), "6gb", family)
     parts = memory_of(filled, family_of(checkpoint), checkpoint, (pixels, pixels), torch.bfloat16)
     assert sum(parts.values()) < memory_presets.SIZES["6gb"] * 0.95
 
 
-@pytest.mark.parametrize("family", FULL)
+@pytest.mark.parametrize("family", PIXELS)
 def test_presets_for_smaller_gpus_need_less_memory(needed: dict[tuple[str, str], dict[str, float]], family: str) -> None:
     sums = [sum(needed[family, size].values()) for size in memory_presets.SIZES]
     assert sums == sorted(sums, reverse=True)

@@ -39,7 +39,7 @@ def test_preset_and_its_written_out_values_are_the_same_run(name: str) -> None:
 def test_learning_rates_are_those_of_auto(name: str) -> None:
     settings = run_config.parse({**MINIMAL, "preset": name})
     automatic = run_config.parse({**MINIMAL, "preset": name, "optimizer": {"lr": "auto"}}).optimizer
-    family = {"sd15": "sd1", "sdxl": "sdxl"}[name.split("-")[1]]
+    family = {"sd15": "sd1"}.get(name.split("-")[1], name.split("-")[1])
     assert settings.optimizer.lr == learning_rate(automatic, family_named(family).learning_rate, settings.network.rank)
     assert settings.network.alpha == settings.network.rank, "the automatic rates are for a scale of 1"
 
@@ -102,7 +102,7 @@ def test_command_line_and_documentation_list_the_same_presets(capsys: pytest.Cap
 
 def test_preset_for_another_kind_of_model_is_rejected_with_the_right_one() -> None:
     groups = {family.name: family.preset_group for family in FAMILIES}
-    assert groups == {"sd1": "sd15", "sd2": "sd15", "sdxl": "sdxl"} and set(groups.values()) == set(presets.MODELS)
+    assert groups == {"sd1": "sd15", "sd2": "sd15", "sdxl": "sdxl", "anima": "anima"} and set(groups.values()) == set(presets.MODELS)
     presets.require_model("style-sd15", groups["sd2"])
     presets.require_model("none", groups["sdxl"])
     with pytest.raises(UserError) as caught:

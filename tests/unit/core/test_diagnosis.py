@@ -12,6 +12,7 @@ import torch
 
 from tests.unit.compute.cuda_graphs.recording import Small
 from trainer.core.diagnosis import diagnose, is_out_of_memory
+from trainer.families import family_named
 from trainer.training.caching.latent_cache import encode_latents
 
 # as the libraries print them
@@ -82,8 +83,10 @@ def test_latents_are_encoded_in_smaller_batches_when_memory_runs_out(text: str) 
                 raise RuntimeError(text)
             return SimpleNamespace(latent_dist=SimpleNamespace(mean=pixels[:, :1], std=pixels[:, 1:2]))
 
+        config = SimpleNamespace(scaling_factor=1.0)
+
     pixels = torch.arange(24.0).view(3, 2, 2, 2)
-    mean, std = encode_latents(Vae(), pixels)
+    mean, std = encode_latents(family_named("sd1"), Vae(), pixels)
     assert torch.equal(mean, pixels[:, :1]) and torch.equal(std, pixels[:, 1:2])
 
 

@@ -163,13 +163,15 @@ def test_single_file_with_additional_layers_is_refused(shallow_checkpoint: Path,
 def test_cautions_about_model_names(shallow_checkpoint: Path, tmp_path: Path, name: str, word: str) -> None:
     path = tmp_path / f"{name}.safetensors"
     path.hardlink_to(shallow_checkpoint)
-    found = " ".join(cautions(open_checkpoint(str(path))))
+    checkpoint = open_checkpoint(str(path))
+    found = " ".join(cautions(checkpoint, family_of(checkpoint)))
     assert word.lower() in found.lower() if word else not found
 
 
 def test_caution_about_lcm_scheduler(edited: Callable[..., Path]) -> None:
     path = edited("scheduler/scheduler_config.json", _class_name="LCMScheduler")
-    assert ["LCMScheduler" in caution for caution in cautions(open_checkpoint(str(path)))] == [True]
+    checkpoint = open_checkpoint(str(path))
+    assert ["LCMScheduler" in caution for caution in cautions(checkpoint, family_of(checkpoint))] == [True]
 
 
 @pytest.mark.seconds

@@ -11,7 +11,7 @@ class BaseModelSection(Section):
 
     checkpoint: str = required(
         "The model to train on. The LoRA works best with this model and its relatives.",
-        details="Any of [three families](#model-families): a single `.safetensors` file as ComfyUI has it, a diffusers folder, or a hub id "
+        details="Any of [four families](#model-families): a single `.safetensors` file as ComfyUI has it, a diffusers folder, or a hub id "
         "when online. A `.ckpt` is opened with `weights_only=True` or refused. Plain and scaled fp8 and ComfyUI's int8 are read; other "
         "quantised files (GGUF, nf4, nvfp4) are refused.",
     )
@@ -28,4 +28,10 @@ class BaseModelSection(Section):
         "A VAE to use instead of the checkpoint's own, for a checkpoint without one or with a poor one.",
         details="A file as in ComfyUI's `models/vae`, or a diffusers folder. It encodes training images and decodes validation images.",
         why="Nearly every checkpoint has a good VAE.",
+    )
+    text_encoder: str = setting(
+        "",
+        "The text encoder of a model that has it in a file of its own, such as Anima. Empty searches the folders beside the model.",
+        details="A file as in ComfyUI's `models/text_encoders`. Other models have their text encoders in the checkpoint.",
+        why="Its tensors are recognised among the files in ComfyUI's folders.",
     )

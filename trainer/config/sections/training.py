@@ -10,6 +10,7 @@ from .section import Section
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 MaxTokens = Literal[75, 150, 225]
+EmptyPrompt = Literal["comfyui", "kohya"]
 MemoryPreset = Literal["none", "auto", "6gb", "8gb", "12gb", "16gb", "24gb"]
 BasePrecision = Literal["same", "int8", "fp8", "nf4"]
 Attention = Literal["auto", "sdpa", "xformers"]
@@ -106,6 +107,13 @@ class TrainingSection(Section):
         details="Above 75, chunks of 75 are encoded one by one and joined as in kohya's trainer; SDXL's pooled prompt is that of "
         "the first chunk. A warning names captions that are longer.",
         why="What CLIP reads at once; more costs memory for every caption.",
+    )
+    empty_prompt: EmptyPrompt = setting(
+        "comfyui",
+        "For Anima, what an image without a caption and an empty negative prompt mean: what ComfyUI makes of it, or zeros as in kohya's.",
+        details="`comfyui`: Qwen's state of its padding token reaches the adapter. `kohya`: zeros do, as in kohya's trainer, "
+        "diffusion-pipe and diffusers. Other models have one meaning for it.",
+        why="ComfyUI samples with it.",
     )
     text_encoder_share: float = setting(
         1.0,

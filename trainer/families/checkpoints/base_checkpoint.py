@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...core.errors import UserError
 from .digests import cached_digest
+from .separate_parts import SeparatePart
 from .weights_file import WeightsFile
 
 if TYPE_CHECKING:
@@ -23,32 +24,16 @@ _IDENTIFYING = ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler", "m
 
 
 @dataclass(frozen=True)
-class SeparateVae:
-    """A VAE that is used in place of the checkpoint's own: a single file, or a diffusers folder with its config.json (``is_folder``)."""
-
-    path: Path
-    is_folder: bool
-
-    @property
-    def name(self) -> str:
-        """The name of the file or folder."""
-        return self.path.name
-
-    def identity(self, cache_dir: Path | None = None, *, full: bool = False) -> str:
-        """SHA-256 of the file, or of the folder's configuration and weights; cached as a checkpoint's digests are."""
-        if not self.is_folder:
-            return cached_digest(self.path, cache_dir, full)
-        files = (path for path in sorted(self.path.iterdir()) if path.suffix in (".json", ".safetensors", ".bin"))
-        return hashlib.sha256("".join(f"{path.name}\0{cached_digest(path, cache_dir, full)}\n" for path in files).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
 class BaseCheckpoint:
-    """A base checkpoint on disk. ``kind`` is ``"file"`` (original layout) or ``"folder"`` (diffusers layout). ``vae`` replaces its VAE."""
+    """A base checkpoint on disk. ``kind`` is ``"file"`` (original layout) or ``"folder"`` (diffusers layout).
+
+    ``vae`` and ``text_encoder`` replace its own, or are in files of their own in the first place.
+    """
 
     path: Path
     kind: str
-    vae: SeparateVae | None = None
+    vae: SeparatePart | None = None
+    text_encoder: SeparatePart | None = None
 
     @property
     def name(self) -> str:
@@ -77,11 +62,11 @@ class BaseCheckpoint:
         return self.file.tensors(wanted, dtype, channels_last=channels_last)
 
     def identity(self, cache_dir: Path | None = None, *, full: bool = False) -> str:
-        """SHA-256 that identifies this base, including a separate VAE."""
+        """SHA-256 that identifies this base, including a separate VAE and text encoder."""
         own = self.own_identity(cache_dir, full=full)
-        if self.vae is None:
-            return own
-        return hashlib.sha256(f"{own} with the VAE {self.vae.identity(cache_dir, full=full)}".encode()).hexdigest()
+        parts = {"VAE": self.vae, "text encoder": self.text_encoder}
+        named = [f"the {title} {part.identity(cache_dir, full=full)}" for title, part in parts.items() if part is not None]
+        return hashlib.sha256(f"{own} with {' and '.join(named)}".encode()).hexdigest() if named else own
 
     def own_identity(self, cache_dir: Path | None = None, *, full: bool = False) -> str:
         """SHA-256 of the file's bytes, or of the folder's configuration and weight files.

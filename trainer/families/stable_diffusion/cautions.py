@@ -7,8 +7,8 @@ import re
 from ...core.messages import Message, Setting
 from ..checkpoints.base_checkpoint import BaseCheckpoint
 from ..checkpoints.diffusers_folder import read_json, read_scheduler
+from ..interface import Family
 from ..prediction import FLOW
-from .prediction_markers import states_prediction
 
 _FEW_STEPS = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper[-_ ]?sdxl|hyper[-_ ]?sd|dmd2?|tcd|pcm)(?![a-z])", re.IGNORECASE)
 _FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
@@ -16,7 +16,7 @@ _NAMED_VELOCITY = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
 _NAMED_FLOW = re.compile(r"rectified|(?<![a-z])(rf|rflow|flow)(?![a-z])", re.IGNORECASE)
 
 
-def cautions(checkpoint: BaseCheckpoint, prediction: str = "auto") -> list[str]:
+def cautions(checkpoint: BaseCheckpoint, family: Family, prediction: str = "auto") -> list[str]:
     """Sentences for the user about a model that is distilled for few steps, or whose name contradicts how it will be trained where the
     setting ``prediction`` is auto."""
     name, warnings = checkpoint.name, []
@@ -26,7 +26,7 @@ def cautions(checkpoint: BaseCheckpoint, prediction: str = "auto") -> list[str]:
             f"{name} seems to be distilled for few steps ({why}). Training weakens the distillation, and images with the usual number of "
             "steps and guidance look burnt. Train on the model that it was made from, and use the LoRA with both."
         )
-    if prediction != "auto" or states_prediction(checkpoint):
+    if prediction != "auto" or family.states_prediction(checkpoint):
         return warnings
     if _NAMED_FLOW.search(names):
         warnings.append(_contradicted(name, "a rectified flow", FLOW))

@@ -65,6 +65,12 @@ class ClipText:
         """``conditions`` of prompts in fp32 on the CPU, without gradients."""
         return encode(self, prompts)
 
+    def apply_weights(
+        self, parts: Sequence[tuple[str, float]], row: dict[str, torch.Tensor], empty: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """See :func:`apply_weights`."""
+        return apply_weights(self, parts, row, empty)
+
     def count_tokens(self, prompt: str) -> int:
         """Number of tokens in ``prompt``, without the start and end tokens."""
         return len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids) - 2
@@ -77,6 +83,24 @@ def encode(encoder: TextEncoder, prompts: Sequence[str]) -> list[dict[str, torch
     with torch.no_grad():
         rows = encoder.conditions(encoder.tokenize(prompts))
     return [{name: tensor.float().cpu() for name, tensor in row.items()} for row in rows]
+
+
+def apply_weights(
+    encoder: TextEncoder, parts: Sequence[tuple[str, float]], row: dict[str, torch.Tensor], empty: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """``row``, the conditioning of a prompt in ``parts`` (text, weight), with these weights.
+
+    As in ComfyUI, each token's embedding z is moved away from, or towards, that of the empty prompt at the same place, e (``empty``):
+    ``e + w (z - e)``. The pooled embedding has no weights.
+    """
+    import torch
+
+    weights = [weight for text, weight in parts for _ in range(encoder.count_tokens(text))]
+    embeds, base = row["embeds"], empty["embeds"]
+    places = torch.ones(len(embeds), 1, dtype=embeds.dtype, device=embeds.device)
+    inside = weights[: len(embeds) - 2]  # the start and end tokens have no weight, and tokens that were cut off have no place
+    places[1 : 1 + len(inside), 0] = torch.tensor(inside, dtype=embeds.dtype)
+    return {**row, "embeds": torch.where(places == 1, embeds, base + places * (embeds - base))}
 
 
 def in_chunks(ids: torch.Tensor, *, padding: int, end: int) -> torch.Tensor:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UserError
 from ...core.messages import Message, Setting
 from ..checkpoints.base_checkpoint import BaseCheckpoint, layout_errors
 from ..checkpoints.diffusers_folder import load_from_folder, read_json, require_weights, weights_variant
+from ..checkpoints.require_filled import require_filled
 from ..flow_sampling import FlowEuler
-from ..interface import PLAIN_TEXT, Flow, Framing, LatentSpace, TextSettings
+from ..interface import NOWHERE, PLAIN_TEXT, Flow, Framing, LatentSpace, TextSettings
 from ..prediction import EPSILON, FLOW, Prediction
 from . import clip_text, ldm_configs, prediction_markers
 from .noise_schedule import SCHEDULE
-from .vae import load_ldm_vae, load_vae, require_filled
+from .vae import load_ldm_vae, load_vae, open_vae
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +41,23 @@ class StableDiffusion(ABC):
     latents = LatentSpace(channels=4, downscale=8, scaling_factor=0.18215)  # SD 1.x's VAE
     text_folders: tuple[str, ...] = ("text_encoder",)
     preset_group = "sd15"
+    trains_in_fp16 = True
     learning_rate = 1e-4  # of kohya's documentation and the reference run
     heads: int | None = None
     beta_schedule: Mapping[str, Any] | None = SCHEDULE
     flow: Flow | None = None
+
+    def with_parts(
+        self, checkpoint: BaseCheckpoint, vae: str, text_encoder: str, candidates: Mapping[str, Sequence[Path]] = NOWHERE
+    ) -> BaseCheckpoint:
+        """A separate VAE is possible. The text encoders are the checkpoint's own."""
+        if text_encoder:
+            raise UserError(
+                Message(Setting("base.text_encoder"), f" is set, but {self.title} models have their text encoders in the checkpoint."),
+                Message("Leave ", Setting("base.text_encoder"), " empty."),
+                kind="config",
+            )
+        return replace(checkpoint, vae=open_vae(vae)) if vae else checkpoint
 
     def require_parts(self, checkpoint: BaseCheckpoint) -> None:
         """Raise UserError unless UNet, VAE and text encoders are present and readable. ``recognises`` has checked those of a single file
@@ -116,6 +132,16 @@ class StableDiffusion(ABC):
             vae: nn.Module = load_ldm_vae(tensors, config, dtype).eval().requires_grad_(False)
         return vae
 
+    def encode_images(self, vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the posterior, times the VAE's factor."""
+        posterior, factor = vae.encode(pixels).latent_dist, float(vae.config.scaling_factor)
+        return posterior.mean * factor, posterior.std * factor
+
+    def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        """The VAE's output for ``latents`` without its factor."""
+        pixels: torch.Tensor = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+        return pixels
+
     def sampling_scheduler(self, prediction: Prediction = EPSILON, *, karras: bool = False, shift: float = 0.0) -> Any:
         """DPM++ 2M, which is close to converged at 20 steps; Euler for a rectified flow.
 
@@ -164,7 +190,7 @@ class StableDiffusion(ABC):
         """CLIP's token count. Both encoders of SDXL tokenize alike."""
         return clip_text.ClipText(clip_text.tokenizer(checkpoint), None).count_tokens
 
-    def text_settings(self, max_tokens: int, clip_skip: int) -> TextSettings:
+    def text_settings(self, max_tokens: int, clip_skip: int, empty_prompt: str = "comfyui") -> TextSettings:
         """SD 2.x and SDXL were trained on the layer before the last, and support no other."""
         if clip_skip not in (0, 2):
             raise UserError(

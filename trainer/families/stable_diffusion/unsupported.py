@@ -36,6 +36,8 @@ def why_unrecognised(checkpoint: BaseCheckpoint) -> str:
         return "it is a LoRA file"
     if any(name.startswith(("double_blocks.", "model.diffusion_model.double_blocks.")) for name in names):
         return "it looks like Flux"
+    if any(name.endswith("blocks.0.adaln_modulation_cross_attn.1.weight") for name in names):
+        return "it looks like Cosmos-Predict2, the video model that Anima was made from, without Anima's text adapter (llm_adapter)"
     if not any(name.startswith("model.diffusion_model.") for name in names):
         return "it holds no UNet"
     stem = checkpoint.shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))

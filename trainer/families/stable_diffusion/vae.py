@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import UserError
 from ...core.files.paths import expand_home
 from ...core.messages import Message, Setting
-from ..checkpoints.base_checkpoint import SeparateVae, layout_errors
+from ..checkpoints.base_checkpoint import layout_errors
 from ..checkpoints.diffusers_folder import read_json, require_weights, weights_variant
+from ..checkpoints.require_filled import require_filled
+from ..checkpoints.separate_parts import SeparatePart
 from ..checkpoints.weights_file import WeightsFile, require_no_lfs_pointer
 from . import ldm_configs
 
@@ -25,7 +27,7 @@ _HINT = "Choose a VAE for Stable Diffusion: a .safetensors file from ComfyUI's m
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of diffusers before 0.17
 
 
-def open_vae(reference: str) -> SeparateVae:
+def open_vae(reference: str) -> SeparatePart:
     """The VAE that ``reference`` names: a file, the folder of a diffusers VAE, or a diffusers model with a folder ``vae``.
 
     Raises UserError when there is none, or when it belongs to another kind of model.
@@ -47,10 +49,10 @@ def open_vae(reference: str) -> SeparateVae:
         raise _other_model(path, channels)
     with layout_errors(path.name, "vae", "VAE"):
         _config(shapes, prefix, 1.0)
-    return SeparateVae(path, is_folder=False)
+    return SeparatePart(path, is_folder=False)
 
 
-def load_vae(vae: SeparateVae, dtype: torch.dtype, scaling_factor: float) -> nn.Module:
+def load_vae(vae: SeparatePart, dtype: torch.dtype, scaling_factor: float) -> nn.Module:
     """``diffusers.AutoencoderKL``, frozen, on the CPU. The latents of a single file are scaled by ``scaling_factor``."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -86,13 +88,7 @@ def load_ldm_vae(tensors: dict[str, torch.Tensor], config: Mapping[str, Any], dt
     return model
 
 
-def require_filled(model: nn.Module) -> None:
-    """Raise NotImplementedError, which ``layout_errors`` words, when weights of ``model`` were never loaded."""
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        raise NotImplementedError
-
-
-def _open_folder(path: Path) -> SeparateVae:
+def _open_folder(path: Path) -> SeparatePart:
     folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL" or "latent_channels" not in config:
@@ -101,7 +97,7 @@ def _open_folder(path: Path) -> SeparateVae:
     channels, shifted = int(config["latent_channels"]), config.get("shift_factor") or config.get("latents_mean")
     if channels != 4 or shifted:
         raise _other_model(path, channels)
-    return SeparateVae(folder, is_folder=True)
+    return SeparatePart(folder, is_folder=True)
 
 
 def _prefix(shapes: Mapping[str, Any]) -> str:

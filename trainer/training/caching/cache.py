@@ -45,7 +45,8 @@ class Cache:
 
     def prompt_path(self, prompt: str) -> Path:
         """The file of the conditioning of ``prompt``."""
-        settings = () if self.text == PLAIN_TEXT else (f"{self.text.max_tokens} tokens, clip skip {self.text.clip_skip}",)
+        settings: tuple[str, ...] = () if self.text == PLAIN_TEXT else (f"{self.text.max_tokens} tokens, clip skip {self.text.clip_skip}",)
+        settings += () if self.text.empty_prompt == "comfyui" else (f"empty prompt of {self.text.empty_prompt}",)
         changed = (f"LoRA {self.text_lora}",) if self.text_lora else ()
         key = _digest("prompt", _PROMPT_VERSION, self.identity, prompt, *settings, *changed)
         return self.folder / "prompts" / key[:2] / f"{key}.safetensors"

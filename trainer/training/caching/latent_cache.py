@@ -62,7 +62,6 @@ def fill_latents(
     import torch
 
     vae: Any = family.load_vae(checkpoint, torch.float32).to(device)
-    factor = float(vae.config.scaling_factor)
     by_size: dict[tuple[int, int], list[MissingLatent]] = {}
     for latent in missing:
         by_size.setdefault((latent.item.width, latent.item.height), []).append(latent)
@@ -75,36 +74,39 @@ def fill_latents(
             batch = of_size[start : start + batch_size]
             images = [load_pixels(latent.folder, latent.item) for latent in batch]
             pixels = torch.stack([image.flip(-1) if latent.flipped else image for image, latent in zip(images, batch, strict=True)])
-            for latent, mean, std in zip(batch, *encode_latents(vae, pixels.to(device)), strict=True):
+            for latent, mean, std in zip(batch, *encode_latents(family, vae, pixels.to(device)), strict=True):
                 if not torch.isfinite(mean).all():
                     raise UserError(
                         f"The VAE of {checkpoint.name} encodes {latent.item.file} to numbers that are not finite.",
                         "Its VAE is damaged or overflows; use a checkpoint with a repaired (fp16-fix) VAE.",
                         kind="checkpoint",
                     )
-                cache.write_latent(latent.item, latent.flipped, mean * factor, std * factor)
+                cache.write_latent(latent.item, latent.flipped, mean, std)
             done += len(batch)
             progress(done, len(missing))
     return len(missing)
 
 
-def encode_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the posterior of ``pixels`` (batch, 3, height, width), each (batch, 4, height/8, width/8).
+def encode_latents(family: Family, vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``Family.encode_images`` without gradients.
 
-    A batch that does not fit into memory is encoded in halves: what fits depends on the GPU and on what else runs there.
+    A batch that does not fit into memory is encoded in halves, and an image that does not in tiles: what fits depends on the GPU and on
+    what else runs there.
     """
     import torch
 
     try:
         with torch.no_grad():
-            posterior = vae.encode(pixels).latent_dist
-        return posterior.mean, posterior.std
+            return family.encode_images(vae, pixels)
     except Exception as error:
-        if len(pixels) == 1 or not is_out_of_memory(error):
+        if not is_out_of_memory(error) or (len(pixels) == 1 and vae.use_tiling):
             raise
     if pixels.device.type == "cuda":  # outside of the except: there, the failed pass would still hold its memory
         torch.cuda.empty_cache()
-    halves = [encode_latents(vae, half) for half in pixels.tensor_split(2)]
+    if len(pixels) == 1:
+        vae.enable_tiling()
+        return encode_latents(family, vae, pixels)
+    halves = [encode_latents(family, vae, half) for half in pixels.tensor_split(2)]
     return torch.cat([mean for mean, _ in halves]), torch.cat([std for _, std in halves])
 
 

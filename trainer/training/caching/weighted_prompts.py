@@ -34,27 +34,9 @@ def encode_keys(encoder: TextEncoder, keys: Sequence[str]) -> list[dict[str, tor
         return rows
     empty = encoder.encode([""])[0]
     return [
-        apply_weights(encoder, key[1:], row, empty) if has_weights else row
+        encoder.apply_weights(weighted_parts(key[1:]), row, empty) if has_weights else row
         for key, row, has_weights in zip(keys, rows, weighted, strict=True)
     ]
-
-
-def apply_weights(
-    encoder: TextEncoder, prompt: str, row: dict[str, torch.Tensor], empty: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """``row``, the conditioning of ``prompt_text(prompt)``, with the weights of ``prompt``.
-
-    As in ComfyUI, each token's embedding z is moved away from, or towards, that of the empty prompt at the same place, e (``empty``):
-    ``e + w (z - e)``. The pooled embedding has no weights.
-    """
-    import torch
-
-    weights = [weight for text, weight in weighted_parts(prompt) for _ in range(encoder.count_tokens(text))]
-    embeds, base = row["embeds"], empty["embeds"]
-    places = torch.ones(len(embeds), 1, dtype=embeds.dtype, device=embeds.device)
-    inside = weights[: len(embeds) - 2]  # the start and end tokens have no weight, and tokens that were cut off have no place
-    places[1 : 1 + len(inside), 0] = torch.tensor(inside, dtype=embeds.dtype)
-    return {**row, "embeds": torch.where(places == 1, embeds, base + places * (embeds - base))}
 
 
 def is_weighted(key: str) -> bool:

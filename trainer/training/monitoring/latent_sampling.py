@@ -88,16 +88,16 @@ def noise_for(scheduler: Any, start: torch.Tensor, noise: torch.Tensor, steps: i
     return noisy
 
 
-def decode_to_image(vae: Any, latents: torch.Tensor) -> Image.Image:
-    """The image of one latent (1, 4, h, w), decoded in the VAE's dtype; in tiles if it does not fit into memory as a whole."""
+def decode_to_image(family: Family, vae: Any, latents: torch.Tensor) -> Image.Image:
+    """The image of one latent (1, channels, h, w), decoded in the VAE's dtype; in tiles if it does not fit into memory as a whole."""
     import torch
     from PIL import Image
 
-    scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+    latents = latents.to(vae.device, vae.dtype)
     pixels: torch.Tensor | None = None
     with torch.no_grad():
         try:
-            pixels = vae.decode(scaled, return_dict=False)[0]
+            pixels = family.decode_latents(vae, latents)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -105,6 +105,6 @@ def decode_to_image(vae: Any, latents: torch.Tensor) -> Image.Image:
             if vae.device.type == "cuda":
                 torch.cuda.empty_cache()
             vae.enable_tiling()
-            pixels = vae.decode(scaled, return_dict=False)[0]
+            pixels = family.decode_latents(vae, latents)
     array = ((pixels[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array)

@@ -60,7 +60,7 @@ class ValidationImages(Evaluation):
         for index, latent in enumerate(latents):
             path = place(epoch, index)
             with atomic_path(path) as temporary:
-                decode_to_image(vae, latent).save(temporary, format="PNG")
+                decode_to_image(self.base.family, vae, latent).save(temporary, format="PNG")
             self.outputs.emit(events.Sample(str(path), read_prompt(sample.prompts[index]).text, epoch, step, index))
             self.outputs.trackers.image(step, f"samples/{index}", path, sample.prompts[index])
         del vae
@@ -75,7 +75,8 @@ class ValidationImages(Evaluation):
 
     def _sample_latents(self) -> list[torch.Tensor]:
         sample, denoiser = self.config.sample, self.model.denoiser
-        width, height = (side // 8 * 8 for side in (sample.width or self.resolution, sample.height or self.resolution))
+        multiple = self.base.family.latents.multiple
+        width, height = (side // multiple * multiple for side in (sample.width or self.resolution, sample.height or self.resolution))
         denoiser.eval()
         try:
             return self._sample_all(width, height)

@@ -81,7 +81,7 @@ def test_the_latents_are_those_of_diffusers_pipeline(pipeline: Any, guidance: fl
 def test_the_picture_is_that_of_diffusers_pipeline(pipeline: Any) -> None:
     result = ours(pipeline, 7.5)
     assert result is not None
-    picture = decode_to_image(pipeline.vae, result)
+    picture = decode_to_image(FAMILY, pipeline.vae, result)
     expected = theirs(pipeline, 7.5, "pil")[0]
     assert picture.size == expected.size == (48, 64)
     assert np.abs(np.asarray(picture, dtype=int) - np.asarray(expected, dtype=int)).max() <= 1  # a level of rounding

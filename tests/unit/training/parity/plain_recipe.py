@@ -6,23 +6,30 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from tests.unit.training_helpers import Trained, train_here
 from trainer.config.run_config import RunConfig
 from trainer.dataset import open_dataset
 from trainer.dataset.loading import batch_order
 from trainer.families import family_of, open_checkpoint
 from trainer.objective.choose import choose_prediction, make_noise_process
 from trainer.runs.run_folder import cache_folder
+from trainer.training import optimizers, recipe
 from trainer.training.caching.cache import Cache
 from trainer.training.micro_batch import MicroBatch, build_micro_batch
+
+Gradients = list[dict[str, torch.Tensor]]
 
 
 def draws(config: RunConfig) -> list[list[MicroBatch]]:
     """The micro-batches of every step, as the trainer draws them."""
     dataset, checkpoint = open_dataset(Path(config.dataset.path)), open_checkpoint(config.base.checkpoint)
-    cache = Cache(cache_folder(config), checkpoint.identity(), family_of(checkpoint).latents)
-    process = make_noise_process(family_of(checkpoint), choose_prediction(family_of(checkpoint), checkpoint, config.objective))
+    family, training = family_of(checkpoint), config.training
+    text = family.text_settings(training.max_tokens, training.clip_skip, training.empty_prompt)
+    cache = Cache(cache_folder(config), checkpoint.identity(), family.latents, text)
+    process = make_noise_process(family, choose_prediction(family, checkpoint, config.objective))
     sizes = [(item.width, item.height) for item in dataset.items]
     repeats = [item.repeats for item in dataset.items]
     steps = []
@@ -62,3 +69,20 @@ def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) ->
 def is_linear_or_1x1(module: torch.nn.Module) -> bool:
     """What kohya adapts inside a transformer."""
     return isinstance(module, torch.nn.Linear) or (isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1))
+
+
+def train_ours(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[Trained, Gradients]:
+    """A run of the trainer, and the gradients that its optimiser was given."""
+    given: Gradients = []
+    make = optimizers.make_optimizer
+
+    def watched(pairs: Any, *rest: Any) -> Any:
+        optimizer = make(pairs, *rest)
+        tensors = {name: parameter for pair in pairs for name, parameter in pair.tensors.items()}
+        optimizer.register_step_pre_hook(
+            lambda *_: given.append({name: p.grad.clone() for name, p in tensors.items() if p.grad is not None})
+        )
+        return optimizer
+
+    monkeypatch.setattr(recipe, "make_optimizer", watched)
+    return train_here(config), given

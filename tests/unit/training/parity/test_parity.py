@@ -21,13 +21,12 @@ from peft import LoraConfig
 from torch.nn import functional as F
 
 from tests.tools.parameters import mark_long
-from tests.unit.training.parity.plain_recipe import distance, draws, is_linear_or_1x1, names
-from tests.unit.training_helpers import Trained, apart, configuration, make_dataset, train_here
+from tests.unit.training.parity.plain_recipe import Gradients, distance, draws, is_linear_or_1x1, names, train_ours
+from tests.unit.training_helpers import apart, configuration, make_dataset
 from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig
 from trainer.core import seeding
 from trainer.families import family_named, open_checkpoint
-from trainer.training import optimizers, recipe
 from trainer.training.micro_batch import MicroBatch
 
 pytestmark = pytest.mark.seconds
@@ -39,7 +38,6 @@ RATE = 1e-3
 PIXELS = {"sd1": 128, "sd2": 128, "sdxl": 64}
 APART = {"sd1": 1e-4, "sd2": 1e-4, "sdxl": 5e-3}  # gradients of ten steps; found here: 4e-6 for SD 1.x and 2.x
 MODULES = {"sd1": 192, "sd2": 192, "sdxl": 722, "shallow sdxl": 132}
-Gradients = list[dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -151,23 +149,6 @@ def train_by_recipe(case: Case, config: RunConfig) -> Recipe:
         optimizer.zero_grad()
     seen.weights = {name: parameter.detach().clone() for name, parameter in trained.items()}
     return seen
-
-
-def train_ours(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[Trained, Gradients]:
-    """A run of the trainer, and the gradients that its optimiser was given."""
-    given: Gradients = []
-    make = optimizers.make_optimizer
-
-    def watched(pairs: Any, *rest: Any) -> Any:
-        optimizer = make(pairs, *rest)
-        tensors = {name: parameter for pair in pairs for name, parameter in pair.tensors.items()}
-        optimizer.register_step_pre_hook(
-            lambda *_: given.append({name: p.grad.clone() for name, p in tensors.items() if p.grad is not None})
-        )
-        return optimizer
-
-    monkeypatch.setattr(recipe, "make_optimizer", watched)
-    return train_here(config), given
 
 
 @pytest.mark.parametrize("name", mark_long(CASES, "sd2 v-prediction min-snr", "sdxl"))

@@ -1,0 +1,138 @@
+"""Anima's training: steps beside a plain loop around diffusers' transformer and peft's adapter, and resuming to the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.transformers import transformer_cosmos
+from peft import LoraConfig
+from torch.nn import functional as F
+
+from tests.unit.training.parity.plain_recipe import Gradients, distance, draws, names, train_ours
+from tests.unit.training_helpers import apart, configuration, make_dataset, train_here
+from trainer.adapters import adapter
+from trainer.config.run_config import RunConfig
+from trainer.core import seeding
+from trainer.core.errors import UserError
+from trainer.families import open_checkpoint
+from trainer.families.anima.family import FAMILY
+from trainer.plan.inputs import open_inputs
+from trainer.plan.planning import make_plan
+from trainer.training.micro_batch import MicroBatch
+
+STEPS = 4
+RATE = 1e-3
+CHANGES = {
+    "objective.timestep_sampling": "logit-normal",
+    "objective.logit_std": 1.3,
+    "optimizer.lr": RATE,
+    "optimizer.max_grad_norm": 0.0,
+    "training.epochs": 2,
+    "training.batch_size": 2,
+    "training.gradient_accumulation": 1,
+}
+
+
+@pytest.fixture
+def transforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for torchvision, with which diffusers resizes the padding mask."""
+    resize = SimpleNamespace(resize=lambda mask, size, interpolation: F.interpolate(mask, size=size))
+    stand_in = SimpleNamespace(functional=resize, InterpolationMode=SimpleNamespace(NEAREST=None))
+    monkeypatch.setattr(transformer_cosmos, "transforms", stand_in, raising=False)
+
+
+def plain_denoiser(config: RunConfig) -> Any:
+    """The transformer with peft's adapter on kohya's modules, written down by name, and the trainer's first down matrices."""
+    checkpoint = open_checkpoint(config.base.checkpoint)
+    denoiser, first = (FAMILY.load_denoiser(checkpoint, torch.float32) for _ in range(2))
+    attention = [f"{name}.{part}" for name in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out.0")]
+    wanted = {f"transformer_blocks.{block}.{part}" for block in range(2) for part in [*attention, "ff.net.0.proj", "ff.net.2"]}
+    modules = [name for name, _ in denoiser.named_modules() if name in wanted]
+    assert len(modules) == 20
+    rank, alpha = config.network.rank, config.network.alpha
+    adapter.inject(first, modules, rank=rank, alpha=alpha, seed=seeding.derive_seed(config.training.seed, "weights") % 2**32)
+    start = adapter.state(first)
+    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules))  # type: ignore[operator]
+    with torch.no_grad():
+        for name, parameter in names(denoiser).items():
+            parameter.copy_(start[name])
+    return denoiser.train()
+
+
+def plain_loss(denoiser: Any, batch: MicroBatch) -> torch.Tensor:
+    """Mean squared error of the velocity, as kohya's trainer and diffusion-pipe compute it."""
+    level = batch.timesteps.view(-1, 1, 1, 1)
+    noisy = (1 - level) * batch.latents + level * batch.noise
+    context = torch.stack([F.pad(row["embeds"], (0, 0, 0, 512 - len(row["embeds"]))) for row in batch.conditions])
+    mask = torch.zeros(1, 1, 8 * noisy.shape[2], 8 * noisy.shape[3])
+    predicted = transformer_cosmos.CosmosTransformer3DModel.forward(
+        denoiser, noisy.unsqueeze(2), batch.timesteps, context, padding_mask=mask, return_dict=False
+    )[0]
+    return F.mse_loss(predicted.squeeze(2), batch.noise - batch.latents)
+
+
+def train_plainly(config: RunConfig) -> tuple[list[float], Gradients, dict[str, torch.Tensor]]:
+    """Losses, gradients and last weights of AdamW over the adapter, one batch a step."""
+    denoiser = plain_denoiser(config)
+    trained = names(denoiser)
+    optimizer = torch.optim.AdamW(trained.values(), lr=RATE, betas=(0.9, 0.999), weight_decay=0.01, eps=1e-8)
+    losses, gradients = [], []
+    for (batch,) in draws(config):
+        loss = plain_loss(denoiser, batch)
+        loss.backward()
+        losses.append(float(loss.detach()))
+        gradients.append({name: parameter.grad.clone() for name, parameter in trained.items() if parameter.grad is not None})
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, gradients, {name: parameter.detach().clone() for name, parameter in trained.items()}
+
+
+def test_steps_are_those_of_a_plain_loop_around_diffusers_transformer(
+    tiny_anima: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transforms: None
+) -> None:
+    config = configuration(tiny_anima, make_dataset(tmp_path, 4), tmp_path / "runs", CHANGES)
+    ours, gradients = train_ours(config, monkeypatch)
+    losses, expected, weights = train_plainly(config)
+    assert ours.status == 0 and len(losses) == STEPS == len(gradients)
+    assert [step.loss for step in ours.steps] == pytest.approx(losses, rel=1e-5)
+    assert list(gradients[0]) == list(expected[0])
+    assert apart(gradients[0], expected[0]) < 1e-5
+    assert max(apart(mine, theirs) for mine, theirs in zip(gradients, expected, strict=True)) < 1e-4
+    assert distance(ours.state(STEPS)["lora"], weights) < 1e-3
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(tiny_anima: Path, tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, 4)
+    changes = {**CHANGES, "training.checkpoint_every": 2, "training.keep_checkpoints": 0}
+    whole = train_here(configuration(tiny_anima, dataset, tmp_path / "whole", changes))
+    expected = whole.run.lora.read_bytes()
+    for path in (whole.run.lora, whole.run.result):
+        path.unlink()
+    for path in whole.run.checkpoints.glob("step-000004*"):
+        for file in path.rglob("*"):
+            file.unlink()
+        path.rmdir()
+    again = train_here(configuration(tiny_anima, dataset, tmp_path / "whole", changes))
+    assert again.status == 0
+    assert again.run.lora.read_bytes() == expected
+    assert [step.step for step in again.steps[-2:]] == [3, 4]
+
+
+def test_image_sizes_that_are_no_multiples_of_16_are_refused(tiny_anima: Path, tmp_path: Path) -> None:
+    config = configuration(tiny_anima, make_dataset(tmp_path, 1, resolution=72), tmp_path / "runs", CHANGES)
+    with pytest.raises(UserError, match="72x72 pixels, but Anima needs sides that are multiples of 16"):
+        train_here(config)
+
+
+def test_fp16_is_refused(tiny_anima: Path, tmp_path: Path) -> None:
+    config = configuration(tiny_anima, make_dataset(tmp_path, 1), tmp_path / "runs", CHANGES)
+    inputs = open_inputs(config)
+    with pytest.raises(UserError, match="cannot be trained in fp16"):
+        make_plan(config, inputs.dataset, inputs.family, inputs.checkpoint, torch.device("cpu"), "fp16")
+    plan = make_plan(config, inputs.dataset, inputs.family, inputs.checkpoint, torch.device("cpu"), "bf16")
+    assert (plan.text_encoder, plan.vae) == ("qwen_3_06b_base.safetensors", "qwen_image_vae.safetensors")
+    assert inputs.config.base.vae == str(tiny_anima.parents[1] / "vae" / plan.vae)
