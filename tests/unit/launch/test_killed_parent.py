@@ -32,7 +32,7 @@ from trainer.config import run_config
 from trainer.launch import launcher
 from trainer.launch.prepared_run import prepare_run
 launcher.command = lambda run: [sys.executable, {child!r}, "--run", str(run.path)]
-launcher.train(prepare_run(run_config.load(Path({config!r}))))
+launcher.train(prepare_run(run_config.load_config(Path({config!r}))))
 """
 _CHILD = """
 import sys, threading, time
