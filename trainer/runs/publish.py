@@ -34,13 +34,14 @@ from .run_folder import RunFolder
 
 _OURS = f"{PARTIAL}lora-"
 _ATTEMPTS = 5
+_MOST_NUMBER = 99  # of LoRAs of one name
 
 
 def publish(run: RunFolder, folder: str) -> Path | None:
     """Copy the finished LoRA to ``folder`` and return the path of the copy; None without a ``folder``.
 
-    A different file of the same name is never overwritten: the copy then gets the run's identity in its name. The caller holds the lock of
-    the run. Raises UserError if the folder cannot be written, or both names are taken.
+    A different file of the same name is never overwritten: the copy then gets a number, ``my_style_2``. The caller holds the lock of the
+    run. Raises UserError if the folder cannot be written, or all numbers are taken.
     """
     if not folder:
         return None
@@ -59,8 +60,8 @@ def publish(run: RunFolder, folder: str) -> Path | None:
         ) from error
     if place is None:
         raise UserError(
-            f"{target_folder} already holds other files named {targets[0].name} and {targets[1].name}.",
-            f"Rename one of them. The new LoRA is kept in {run.lora}.",
+            f"{target_folder} already holds {_MOST_NUMBER} other LoRAs named {run.lora.stem}.",
+            f"Choose another name. The new LoRA is kept in {run.lora}.",
             kind="output",
         )
     return place
@@ -114,7 +115,10 @@ def remove_left_over(folder: Path) -> None:
 
 
 def _targets(run: RunFolder, folder: Path) -> list[Path]:
-    return [folder / run.lora.name, folder / f"{run.lora.stem}-{run.identity}.safetensors"]
+    """Where the LoRA of ``run`` may be published, in order. A file of an earlier version, with the run's identity in its name, stays."""
+    old = folder / f"{run.lora.stem}-{run.identity}.safetensors"
+    numbered = [folder / f"{run.lora.stem}_{number}.safetensors" for number in range(2, _MOST_NUMBER + 1)]
+    return [*([old] if old.exists() else []), folder / run.lora.name, *numbered]
 
 
 def _has(path: Path, digest: str) -> bool:

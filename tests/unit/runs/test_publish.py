@@ -118,7 +118,7 @@ def test_a_killed_publication_leaves_nothing_that_menus_list(where: str, tmp_pat
         assert len(list(loras.iterdir())) == (2 if where == "another disk" else 1)
     assert publish(other, str(loras)) == loras / "style.safetensors"
     assert [path.name for path in loras.iterdir()] == ["style.safetensors"]
-    assert publish(run, str(loras)) == loras / f"style-{run.identity}.safetensors"
+    assert publish(run, str(loras)) == loras / "style_2.safetensors"
     assert sorted(path.name for path in run.path.iterdir()) == ["result.json", "style.safetensors"]
 
 

@@ -57,16 +57,28 @@ def test_publishing_never_overwrites_a_different_file(run: RunFolder, tmp_path: 
     loras.mkdir()
     (loras / "style.safetensors").write_bytes(b"somebody else's")
     place = publish(run, str(loras))
-    assert place == loras / "style-0123456789abcdef.safetensors"
+    assert place == loras / "style_2.safetensors"
     assert place.read_bytes() == b"one"
     assert publish(run, str(loras)) == place
     assert (loras / "style.safetensors").read_bytes() == b"somebody else's"
     place.write_bytes(b"changed by hand")
+    assert publish(run, str(loras)) == loras / "style_3.safetensors"
+    for number in range(3, 100):
+        (loras / f"style_{number}.safetensors").write_bytes(b"another")
     with pytest.raises(UserError) as caught:
         publish(run, str(loras))
     assert caught.value.kind == "output"
     assert str(run.lora) in caught.value.hint
-    assert sorted(path.read_bytes() for path in loras.iterdir()) == [b"changed by hand", b"somebody else's"]
+    assert place.read_bytes() == b"changed by hand"
+
+
+def test_a_lora_that_an_earlier_version_published_under_its_identity_is_found(run: RunFolder, tmp_path: Path) -> None:
+    loras = tmp_path / "loras"
+    loras.mkdir()
+    old = loras / "style-0123456789abcdef.safetensors"
+    old.write_bytes(run.lora.read_bytes())
+    assert publish(run, str(loras)) == old
+    assert list(loras.iterdir()) == [old]
 
 
 def test_publishing_again_finds_the_file_and_an_empty_folder_publishes_nothing(run: RunFolder, tmp_path: Path) -> None:
