@@ -38,7 +38,7 @@ def test_the_readme_s_table_is_that_of_the_results() -> None:
     assert printed.strip() == table.render(table.read(ROOT / "benchmarks" / "results")).strip()
 
 
-def test_a_row_that_nobody_measured_says_so() -> None:
+def test_an_unmeasured_row_is_marked() -> None:
     lines = table.render([ROW]).splitlines()
     assert sum("not measured" in line for line in lines) == 3 * len(table.WANTED) - 1
     (line,) = [line for line in lines if "| kohya |" in line and "not measured" not in line]
@@ -62,7 +62,7 @@ def test_one_command_asks_for_every_row_that_the_table_wants_of_a_gpu() -> None:
 
 
 @pytest.mark.seconds
-def test_a_row_that_fails_or_lasts_too_long_says_so(tmp_path: Path) -> None:
+def test_a_row_that_fails_or_takes_too_long_gives_the_reason(tmp_path: Path) -> None:
     assert fill.measure([sys.executable, "-c", "pass"], tmp_path / "log", 60) == "ok"
     failing = [sys.executable, "-c", "raise SystemExit('no such checkout')"]
     assert fill.measure(failing, tmp_path / "log", 60) == f"failed: no such checkout (see {tmp_path / 'log'})"
@@ -116,7 +116,7 @@ def test_steps_of_any_script_are_timed_however_it_ends(tmp_path: Path, ending: s
     assert found["first_step"] > found["began"] and found["rss_gb"] > 0.01
 
 
-def test_what_a_run_told_becomes_seconds() -> None:
+def test_events_of_a_run_become_seconds() -> None:
     seen = growth.Seen(began=100.0)
     for second, done in ((101.0, 0), (103.0, 8)):
         seen.on_event(events.Phase(phase="caching latents", done=done, total=8, time=second))
@@ -126,7 +126,7 @@ def test_what_a_run_told_becomes_seconds() -> None:
     assert (seen.caching, seen.start, seen.step) == (0.25, 10.0, 0.5)
 
 
-def test_a_start_is_split_by_what_the_child_told() -> None:
+def test_a_start_is_split_by_the_events_of_the_child() -> None:
     log: list[events.Event] = [events.Phase(name, time=moment) for name, moment in (("loading", 101.0), ("loading", 103.5))]
     log[1:1] = [events.Phase("caching prompts", time=103.0)]
     log += [events.Phase("training", 0, 1, time=105.5), events.Step(**_STEP | {"time": 109.5}), events.Step(**_STEP | {"time": 110.0})]
@@ -144,7 +144,7 @@ def test_the_parts_of_a_start_are_printed(tiny_checkpoint: Path, tmp_path: Path,
 
 
 @pytest.mark.long
-def test_growth_prints_a_row_for_each_number_of_pictures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_growth_prints_a_row_for_each_number_of_images(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["growth.py", "--images", "3", "--processes", "1", "--steps", "8"])
     growth.main()
     printed = capsys.readouterr().out

@@ -106,7 +106,7 @@ def test_export_requires_the_changed_text_encoder(server: Server) -> None:
     assert not exported(server, "of text.safetensors").exists()
 
 
-def test_report_says_that_the_format_ignores_the_model(server: Server) -> None:
+def test_report_warns_that_the_format_ignores_the_model(server: Server) -> None:
     tensors = decomposed(server, "as trained.safetensors", UNET)
     report = server.run(export("as trained.safetensors", "kohya", "model"))["export"]["text"][0]
     assert "The model input was ignored" in report

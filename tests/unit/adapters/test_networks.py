@@ -58,7 +58,7 @@ def applied(unet: Any, file: Path) -> Any:
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.seconds
-def test_the_file_does_what_the_trainer_trained(shallow_checkpoint: Path, dataset_folder: Path, runs: Path, name: str) -> None:
+def test_the_file_predicts_like_the_trained_model(shallow_checkpoint: Path, dataset_folder: Path, runs: Path, name: str) -> None:
     settings = configuration(shallow_checkpoint, dataset_folder, runs, {**QUICK, **NETWORKS[name]})
     trained = train_here(settings)
     assert trained.status == 0
@@ -93,7 +93,7 @@ def test_convolutions_have_kohya_s_names_and_their_own_rank(
 
 
 @pytest.mark.seconds
-def test_parts_have_their_own_ranks_and_none_where_it_is_zero(tiny_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
+def test_blocks_have_their_own_ranks_and_none_at_rank_zero(tiny_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
     trained = train_here(configuration(tiny_checkpoint, dataset_folder, runs, {**QUICK, **NETWORKS["blocks"], "training.max_steps": 1}))
     sizes: dict[str, set[tuple[int, float]]] = {}
     for module in read_lora(trained.run.lora):
@@ -108,7 +108,7 @@ def test_parts_have_their_own_ranks_and_none_where_it_is_zero(tiny_checkpoint: P
     assert plan.modules == len(read_lora(trained.run.lora).modules)
 
 
-def test_a_part_that_no_unet_has_and_an_empty_lora_are_refused(shallow_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
+def test_an_unknown_block_and_an_empty_lora_are_refused(shallow_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
     with pytest.raises(UserError, match="block_ranks"):
         configuration(shallow_checkpoint, dataset_folder, runs, {"network.block_ranks": {"up_block": 4}})
     with pytest.raises(UserError, match=r"all-linear\+conv"):
@@ -133,7 +133,7 @@ CONTINUED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", CONTINUED)
 @pytest.mark.seconds
-def test_a_continued_run_ends_in_the_same_bits(
+def test_a_resumed_run_ends_with_the_same_bits(
     shallow_checkpoint: Path, dataset_folder: Path, runs: Path, tmp_path: Path, name: str
 ) -> None:
     if name == "adamw8bit":
@@ -166,7 +166,7 @@ def test_size_of_takes_the_longest_name() -> None:
 
 
 @pytest.mark.seconds
-def test_training_goes_on_from_a_lora_file_of_any_format(
+def test_training_continues_from_a_lora_file_of_any_format(
     shallow_checkpoint: Path, dataset_folder: Path, runs: Path, tmp_path: Path
 ) -> None:
     first = train_here(configuration(shallow_checkpoint, dataset_folder, runs, QUICK))

@@ -44,7 +44,7 @@ def test_modules_of_the_trainer_hide_no_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["-I"], ["-I", "-s"]])
-def test_what_users_are_told_to_type_works_as_it_is_told(arguments: list[str], tmp_path: Path) -> None:
+def test_the_suggested_command_works(arguments: list[str], tmp_path: Path) -> None:
     """A portable Python answers "No module named trainer" to -m."""
     done = subprocess.run(
         [sys.executable, *arguments, str(ROOT / "trainer"), "train", str(tmp_path / "missing.toml")],

@@ -267,7 +267,7 @@ def test_a_run_trains_the_same_with_and_without(
 
 
 @pytest.mark.usefixtures("small_ones_too")
-def test_it_is_planned_where_it_helps_and_there_is_room(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_is_planned_where_it_helps(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, checkpoint = open_dataset(make_dataset(tmp_path, 2)), open_checkpoint(str(shallow_checkpoint))
 
     def planned(**changes: Any) -> RunPlan:

@@ -83,7 +83,7 @@ def test_parts_survive_json() -> None:
         [{"unknown": "a"}],
     ],
 )
-def test_from_json_rejects_what_is_no_message(data: object) -> None:
+def test_from_json_rejects_other_values(data: object) -> None:
     with pytest.raises(ValueError, match="not a"):
         from_json(data)
 

@@ -69,7 +69,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
         style_distance([], [small])
 
 
-def test_pictures_of_different_sizes_are_not_compared() -> None:
+def test_images_of_different_sizes_are_not_compared() -> None:
     portrait = random_portrait(5)
     with pytest.raises(ValueError, match="cannot compare"):
         raw_distance(render(portrait, "flat", 128), render(portrait, "flat", 160))

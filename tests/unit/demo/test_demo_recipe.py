@@ -127,7 +127,7 @@ def test_the_reconstruction_loss_sees_a_lost_line_more_than_its_pixels() -> None
     assert reconstruction_loss(even, line) > 2 * pixels_only
 
 
-def test_folding_the_scale_changes_no_picture_and_makes_latents_of_unit_variance(pictures: list[Any]) -> None:
+def test_folding_the_scale_changes_no_image_and_makes_latents_of_unit_variance(pictures: list[Any]) -> None:
     torch.manual_seed(0)
     vae = build_vae(TOY).eval()
     before = encode_pixels(vae, pictures[0], CPU)
@@ -165,7 +165,7 @@ def test_the_autoencoder_learns(tmp_path: Path, pictures: list[Any]) -> None:
     assert last < 0.9 * first
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     g = torch.Generator().manual_seed(0)
     data = LatentSet(torch.randn(6, 4, 8, 8, generator=g), torch.randint(0, 49000, (6, 2, 77), generator=g), torch.full((77,), 49407))
     settings = UnetSettings(minutes=60, max_steps=4, batch=2, save_minutes=0)
@@ -190,7 +190,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, mon
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_training_goes_on_from_a_base_file_and_leaves_its_autoencoder_as_it_is(tmp_path: Path, pictures: list[Any]) -> None:
+def test_training_continues_from_a_base_file_and_leaves_its_autoencoder_unchanged(tmp_path: Path, pictures: list[Any]) -> None:
     torch.manual_seed(3)
     base = tmp_path / "base.safetensors"
     write_base(base, build_vae(TOY), build_unet(TOY), build_text_encoder(TOY), {})

@@ -14,7 +14,7 @@ from demo.measure import regions
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_the_same_seed_draws_the_same_picture(style: str) -> None:
+def test_the_same_seed_draws_the_same_portrait(style: str) -> None:
     first, again = (render(random_portrait(11), style) for _ in range(2))
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != render(random_portrait(12), style).tobytes()
@@ -22,7 +22,7 @@ def test_the_same_seed_draws_the_same_picture(style: str) -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("size", [128, 200, 256])
-def test_a_larger_picture_is_the_same_picture(style: str, size: int) -> None:
+def test_a_larger_portrait_is_the_same_portrait(style: str, size: int) -> None:
     portrait = with_attributes(random_portrait(3), background="plain")
     large = render(portrait, style, size)
     assert (large.size, large.mode) == ((size, size), "RGB")
@@ -73,7 +73,7 @@ def test_shuffled_captions_keep_the_style_in_front_and_only_leave_tags_out() -> 
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_colours_lie_where_the_geometry_says(style: str) -> None:
+def test_colours_lie_where_the_geometry_places_them(style: str) -> None:
     """Red hair on blue is red in the hair's region and blue in the background's, in every style."""
     portrait = with_attributes(
         random_portrait(4), hair_colour="red", background_colour="blue", background="plain", accessory="none", hair_style="long"
@@ -100,6 +100,6 @@ def test_anime_has_dark_outlines_and_flat_tones_where_the_photo_has_neither() ->
     assert flat["anime"] > 2 * flat["photo"]
 
 
-def test_a_sheet_holds_all_pictures() -> None:
+def test_a_sheet_has_all_portraits() -> None:
     picture = render(random_portrait(0), "flat")
     assert sheet([[picture, picture], [picture]], gap=2).size == (2 + 2 * 130, 2 + 2 * 130)

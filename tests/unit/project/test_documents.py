@@ -39,7 +39,7 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert anchor in anchors(place), f"{document.name} links to {link}"
 
 
-def test_pictures_in_the_documents_are_in_the_repository() -> None:
+def test_images_in_the_documents_are_in_the_repository() -> None:
     try:
         tracked = subprocess.run(["git", "ls-files", "docs"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     except (OSError, subprocess.CalledProcessError):

@@ -71,7 +71,7 @@ def test_new_requirements_are_installed_into_the_same_environment(calls: Calls, 
     assert calls == [("-r", "requirements.txt")]
 
 
-def test_an_installation_that_broke_off_goes_on_behind_torch(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_installation_continues_after_torch(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: str) -> None:
         if "-r" in arguments:
             raise run.SetupError("no network")
@@ -147,7 +147,7 @@ def test_hints_name_the_cause(output: str, word: str) -> None:
     assert word in run.hint(output)
 
 
-def test_a_python_without_venv_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_venv_gets_a_hint_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("run.importlib.util.find_spec", lambda name: None)
     with pytest.raises(run.SetupError, match="python3-venv"):
         run.make_environment()

@@ -40,7 +40,7 @@ def train_in_new_folder(checkpoint: Path, dataset: Path, runs: Path) -> Trained:
 
 
 @pytest.mark.seconds
-def test_the_unet_is_read_in_the_background_once_images_are_cached(shallow_checkpoint: Path, tmp_path: Path, read: list[str]) -> None:
+def test_the_unet_is_loaded_in_the_background_once_images_are_cached(shallow_checkpoint: Path, tmp_path: Path, read: list[str]) -> None:
     dataset = make_dataset(tmp_path)
     cold = train_in_new_folder(shallow_checkpoint, dataset, tmp_path / "runs")
     assert read == ["MainThread"], "the VAE is read first, and memory may not hold both"
@@ -50,7 +50,7 @@ def test_the_unet_is_read_in_the_background_once_images_are_cached(shallow_check
 
 
 @pytest.mark.seconds
-def test_nothing_is_read_in_the_background_if_memory_is_short(
+def test_nothing_is_loaded_in_the_background_if_memory_is_short(
     shallow_checkpoint: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = make_dataset(tmp_path)

@@ -111,7 +111,7 @@ def test_noise_is_normal_and_timesteps_are_uniform(filled: tuple[Dataset, Cache]
     assert not torch.allclose(batch.noise, batch.latents)
 
 
-def test_perturbed_input_is_noised_by_more_than_the_target_says(filled: tuple[Dataset, Cache]) -> None:
+def test_perturbed_input_has_more_noise_than_the_target(filled: tuple[Dataset, Cache]) -> None:
     """Ning et al. 2023, algorithm 1: the input has noise + gamma times another draw, the target stays the noise."""
     dataset, cache = filled
     slots = [batch_order.Slot(3, position) for position in range(300)]
@@ -134,7 +134,7 @@ def test_a_slot_s_draws_are_the_same_in_any_batch(filled: tuple[Dataset, Cache])
     assert not torch.equal(batch_of(filled, 9, epoch=1).noise, alone.noise)
 
 
-def test_a_mirrored_picture_has_a_mirrored_mask(filled: tuple[Dataset, Cache]) -> None:
+def test_a_mirrored_image_has_a_mirrored_mask(filled: tuple[Dataset, Cache]) -> None:
     for position in range(12):
         batch = batch_of(filled, position)
         mirrored = bool(derive_seed(1, "flip", 0, position) & 1)
@@ -144,7 +144,7 @@ def test_a_mirrored_picture_has_a_mirrored_mask(filled: tuple[Dataset, Cache]) -
         assert batch.weights.tolist() == [0.5]
 
 
-def test_pictures_without_a_mask_count_whole_beside_one_with_a_mask(filled: tuple[Dataset, Cache]) -> None:
+def test_images_without_a_mask_count_fully_beside_one_with_a_mask(filled: tuple[Dataset, Cache]) -> None:
     dataset, cache = filled
     mixed = build_micro_batch([batch_order.Slot(0, 0), batch_order.Slot(1, 1)], dataset, cache, PLAIN, DIFFUSION, seed=1, epoch=0)
     assert mixed.masks is not None
@@ -192,7 +192,7 @@ def test_what_lies_outside_a_mask_does_not_matter_and_an_empty_mask_is_no_divisi
 
 
 @pytest.mark.parametrize(("free", "many", "outcome"), [(1e12, 1.0, "nothing"), (1e12, 1e-6, "warned"), (1e4, 1.0, "refused")])
-def test_captions_of_many_gigabytes_are_told_of_or_refused_before_they_fill_the_disk(
+def test_captions_of_many_gigabytes_cause_a_warning_or_a_refusal(
     shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, many: float, outcome: str
 ) -> None:
     monkeypatch.setattr("trainer.training.caching.prompt_cache.free_bytes", lambda folder: free)

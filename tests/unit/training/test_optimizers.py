@@ -68,7 +68,7 @@ def test_a_torch_whose_fused_adamw_is_for_gpus_alone_trains_with_the_plain_one(m
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "prodigy", "schedule-free"])
-def test_what_metadata_says_of_an_optimizer_is_what_it_has(name: str) -> None:
+def test_metadata_has_the_settings_of_the_optimizer(name: str) -> None:
     """They are in the group of every optimiser, or it would have refused them."""
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])

@@ -72,7 +72,7 @@ def one(shallow_checkpoint: Path, dataset_folder: Path, tmp_path_factory: pytest
     return Run(trained.run.lora, trained.told)
 
 
-def test_two_processes_learn_what_one_does(one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     config = settings(shallow_checkpoint, dataset_folder, tmp_path, 2)
     received: list[events.Event] = []
     together: set[int] = set()
@@ -93,7 +93,9 @@ def test_two_processes_learn_what_one_does(one: Run, shallow_checkpoint: Path, d
     assert sum(isinstance(event, (events.Plan, events.Done)) for event in log) == 2
 
 
-def test_a_run_may_go_on_with_another_number_of_processes(one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_a_run_can_resume_with_another_number_of_processes(
+    one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+) -> None:
     first = settings(shallow_checkpoint, dataset_folder, tmp_path, 2)
     seen: list[events.Event] = []
     with pytest.raises(Cancelled):
@@ -127,7 +129,7 @@ def test_a_killed_process_ends_the_run_and_is_named(victim: int, shallow_checkpo
     assert children_of(run) == {}
 
 
-def test_a_launcher_of_ones_own_starts_the_entry_script(
+def test_torchrun_can_start_the_entry_script(
     one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = settings(shallow_checkpoint, dataset_folder, tmp_path, 1)
@@ -143,7 +145,7 @@ def test_a_launcher_of_ones_own_starts_the_entry_script(
     assert distance(Run(again.lora, []), one) < 2e-3
 
 
-def test_an_accelerate_configuration_of_ones_own_is_launched_with(
+def test_a_given_accelerate_configuration_is_used(
     one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     config = settings(shallow_checkpoint, dataset_folder, tmp_path, 1)

@@ -35,7 +35,7 @@ RESUMED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_continued_run_ends_in_the_same_bits(
+def test_a_resumed_run_ends_with_the_same_bits(
     shallow_checkpoint: Path, dataset_folder: Path, runs: Path, tmp_path: Path, name: str
 ) -> None:
     if name.endswith("schedule-free"):
@@ -95,7 +95,9 @@ def test_validation_images_use_the_current_text_encoder(shallow_checkpoint: Path
     assert np.abs(pictures[0] - pictures[1]).max() > 20
 
 
-def test_training_goes_on_from_a_file_whose_parts_are_trained_or_frozen(shallow_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
+def test_training_continues_from_a_file_whose_parts_are_trained_or_frozen(
+    shallow_checkpoint: Path, dataset_folder: Path, runs: Path
+) -> None:
     still = {**QUICK, "training.max_steps": 1, "optimizer.lr": 1e-9, "optimizer.weight_decay": 0.0, "network.alpha": 3.0}
     source = train_here(configuration(shallow_checkpoint, dataset_folder, runs, QUICK)).run.lora
     deltas = {(module.component, module.name): module.delta() for module in read_lora(source)}

@@ -24,7 +24,7 @@ def held(dataset: Dataset, **section: Any) -> set[str]:
     return {item.sha256 for item in hold_out(dataset, ValidationSection(**section))[1].items}
 
 
-def test_held_out_pictures_are_not_trained_on_and_chosen_by_content_alone(folder: Path) -> None:
+def test_held_out_images_are_not_trained_on_and_chosen_by_content_alone(folder: Path) -> None:
     dataset = open_dataset(folder)
     training, out = hold_out(dataset, ValidationSection(share=0.34))
     assert len(out.items) == 2 == round(0.34 * 6)
@@ -37,7 +37,7 @@ def test_held_out_pictures_are_not_trained_on_and_chosen_by_content_alone(folder
     assert hold_out(dataset, ValidationSection())[0] is dataset
 
 
-def test_copies_are_held_out_together_and_regularisation_pictures_never(folder: Path) -> None:
+def test_copies_are_held_out_together_and_regularisation_images_never(folder: Path) -> None:
     dataset = open_dataset(folder)
     chosen = next(index for index, item in enumerate(dataset.items) if item.sha256 in held(dataset, share=0.01))
     twice = replace(dataset, items=[*dataset.items, replace(dataset.items[chosen], file="copy.png")])

@@ -69,7 +69,7 @@ def test_one_dataset_alone_stays_what_it_is(folders: tuple[Path, Path]) -> None:
     assert combine_datasets([WeightedDataset(alone, repeats=2)]).hash != alone.hash
 
 
-def test_an_epoch_shows_every_picture_its_own_repeats_times_those_of_its_dataset(folders: tuple[Path, Path]) -> None:
+def test_an_epoch_has_each_image_its_own_repeats_times_those_of_its_dataset(folders: tuple[Path, Path]) -> None:
     both = combine_datasets([share_of(folders[0], 3), share_of(folders[1], 5)])
     style, hero = (open_dataset(folder) for folder in folders)
     sizes, repeats = [(item.width, item.height) for item in both.items], [item.repeats for item in both.items]
@@ -82,7 +82,7 @@ def test_an_epoch_shows_every_picture_its_own_repeats_times_those_of_its_dataset
     assert both.buckets() == {"64x64": len(style.items) + len(hero.items)}
 
 
-def test_a_picture_s_batch_is_what_its_own_dataset_gives_but_for_the_weight(
+def test_an_image_gives_the_batch_of_its_own_dataset_except_for_the_weight(
     folders: tuple[Path, Path], shallow_checkpoint: Path, tmp_path: Path
 ) -> None:
     moved = tmp_path / "masked"
@@ -113,7 +113,7 @@ def test_a_picture_s_batch_is_what_its_own_dataset_gives_but_for_the_weight(
     assert len(captions) > 4  # the hero's are shuffled
 
 
-def test_selected_pictures_stay_with_their_dataset(folders: tuple[Path, Path]) -> None:
+def test_selected_images_stay_with_their_dataset(folders: tuple[Path, Path]) -> None:
     both = combine_datasets([share_of(folder) for folder in folders])
     some = select_items(both, [4, 0])
     assert [some.member(index).name for index in range(2)] == [both.member(4).name, both.member(0).name]
@@ -123,7 +123,7 @@ def test_selected_pictures_stay_with_their_dataset(folders: tuple[Path, Path]) -
     assert select_items(single, [1]).member(0) is single
 
 
-def test_what_is_combined_and_how_changes_the_run(folders: tuple[Path, Path], shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_datasets_and_their_settings_change_the_run(folders: tuple[Path, Path], shallow_checkpoint: Path, tmp_path: Path) -> None:
     style, hero = map(str, folders)
 
     def run(changes: dict[str, object]) -> str:

@@ -24,7 +24,7 @@ def test_contact_sheet_has_every_image_and_its_caption(tmp_path: Path) -> None:
     assert contact_sheet(dataset, columns=3, cell=128, limit=3).height < sheet.height
 
 
-def test_contact_sheet_shows_file_names_in_a_line_of_their_own(tmp_path: Path) -> None:
+def test_contact_sheet_shows_file_names_in_a_separate_line(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 2)
     result = prepare_dataset(tmp_path / "in", tmp_path, PrepareSettings(trigger="mk01", resolution=64))
     assert len(result.sources) == 2 and all(name in {path.name for path in (tmp_path / "in").iterdir()} for name in result.sources)

@@ -60,7 +60,7 @@ def test_an_escaped_tag_is_read_as_the_tag(tag: str) -> None:
     assert has_word(f"x, {escape(tag)}, y", tag) or not tag.strip() or not tag[0].isalnum() or not tag[-1].isalnum()
 
 
-def test_what_is_written_for_a_prompt_is_not_escaped_again() -> None:
+def test_escaped_prompts_are_not_escaped_again() -> None:
     assert escape(r"saber \(fate\)") == r"saber \(fate\)"
     assert escape("(masterpiece:1.2)") == "(masterpiece:1.2)"
     assert escape("saber (fate)") == r"saber \(fate\)"

@@ -78,7 +78,7 @@ def test_the_latents_are_those_of_diffusers_pipeline(pipeline: Any, guidance: fl
     torch.testing.assert_close(result, theirs(pipeline, guidance), rtol=1e-4, atol=1e-4)
 
 
-def test_the_picture_is_that_of_diffusers_pipeline(pipeline: Any) -> None:
+def test_the_image_equals_that_of_diffusers_pipeline(pipeline: Any) -> None:
     result = ours(pipeline, 7.5)
     assert result is not None
     picture = decode_to_image(FAMILY, pipeline.vae, result)
@@ -87,7 +87,7 @@ def test_the_picture_is_that_of_diffusers_pipeline(pipeline: Any) -> None:
     assert np.abs(np.asarray(picture, dtype=int) - np.asarray(expected, dtype=int)).max() <= 1  # a level of rounding
 
 
-def test_another_seed_is_another_picture_and_the_same_seed_the_same(pipeline: Any) -> None:
+def test_the_image_depends_on_the_seed_alone(pipeline: Any) -> None:
     first, again, other = ours(pipeline, 2.0, 1), ours(pipeline, 2.0, 1), ours(pipeline, 2.0, 2)
     assert first is not None and again is not None and other is not None
     assert torch.equal(first, again)

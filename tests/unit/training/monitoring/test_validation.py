@@ -151,7 +151,7 @@ def test_the_loss_is_the_plain_error_at_fixed_timesteps_and_noise(whole: Trained
     assert len({event.loss for event in told}) == 4
 
 
-def test_the_plan_counts_only_what_is_trained_on(whole: Trained) -> None:
+def test_the_plan_counts_only_training_images(whole: Trained) -> None:
     plan = next(event for event in whole.told if isinstance(event, events.Plan))
     assert (plan.images, plan.held_out, plan.steps) == (4, 2, STEPS)
 
@@ -191,7 +191,7 @@ def norms(state: dict[str, Any]) -> list[float]:
     return [0.5 * float((lora[f"{name}.up"].flatten(1) @ lora[f"{name}.down"].flatten(1)).norm()) for name in names]
 
 
-def test_no_module_is_above_the_limit_and_the_told_norms_are_those_of_the_weights(whole: Trained) -> None:
+def test_no_module_exceeds_the_norm_limit_and_logged_norms_match_the_weights(whole: Trained) -> None:
     for event in whole.steps:
         own = norms(whole.state(event.step))
         assert max(own) <= LIMIT * (1 + 1e-5)
@@ -261,7 +261,7 @@ def same(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-def test_a_continued_run_has_every_part_of_its_state_to_the_same_bits(whole: Trained, cut: Trained) -> None:
+def test_a_resumed_run_has_the_same_bits_in_every_part_of_its_state(whole: Trained, cut: Trained) -> None:
     one, other = whole.state(STEPS), cut.state(STEPS)
     assert {"ema", "lora", "optimizer", "schedule", "average"} <= one.keys() == other.keys()
     for part in one:
@@ -269,7 +269,7 @@ def test_a_continued_run_has_every_part_of_its_state_to_the_same_bits(whole: Tra
     assert cut.run.lora.read_bytes() == whole.run.lora.read_bytes()
 
 
-def test_a_continued_run_tells_the_same_losses_and_validations(whole: Trained, cut: Trained) -> None:
+def test_a_resumed_run_logs_the_same_losses_and_validations(whole: Trained, cut: Trained) -> None:
     told = [[(e.step, e.loss, e.by_timestep) for e in validation_history(trained.run.events)] for trained in (whole, cut)]
     assert told[0] == told[1]
     steps = [

@@ -41,7 +41,7 @@ def fixed_batch(unet: Any, family: Any) -> micro_batch.MicroBatch:
 
 
 @pytest.mark.parametrize("name", mark_long(KINDS, "sdxl"))
-def test_one_picture_at_one_noise_is_learned_nearly_to_the_floor(tiny_checkpoints: dict[str, Path], name: str) -> None:
+def test_one_image_at_one_noise_level_overfits_nearly_to_the_floor(tiny_checkpoints: dict[str, Path], name: str) -> None:
     family, settings = family_named(name), ObjectiveSection()
     unet: Any = family.load_denoiser(open_checkpoint(str(tiny_checkpoints[name])), torch.float32)
     network = NetworkSection.model_validate({"rank": 8, "alpha": 8.0, "targets": TARGETS[name]})

@@ -219,7 +219,7 @@ def test_ten_updates_are_those_of_the_plain_recipe(both: tuple[str, Trained, Pla
     assert idle == {name for name in final if family == "sdxl" and name.startswith("te1.text_model.encoder.layers.1.")}
 
 
-def test_the_text_encoder_has_a_rate_of_its_own(both: tuple[str, Trained, Plain]) -> None:
+def test_the_text_encoder_has_its_own_learning_rate(both: tuple[str, Trained, Plain]) -> None:
     _, ours, _ = both
     groups = ours.state(STEPS)["optimizer"]["param_groups"]
     assert [group["lr"] for group in groups] == list(RATES)
@@ -245,7 +245,7 @@ def test_the_file_has_kohya_s_keys_for_every_layer(both: tuple[str, Trained, Pla
     assert {name: count for name, count in information.targets.items() if name != "unet"} == expected
 
 
-def test_the_metadata_says_what_was_trained(both: tuple[str, Trained, Plain], shallow_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_metadata_names_the_trained_parts(both: tuple[str, Trained, Plain], shallow_checkpoint: Path, tmp_path: Path) -> None:
     _, ours, _ = both
 
     def metadata(path: Path) -> Any:

@@ -134,7 +134,7 @@ def test_the_file_holds_the_trained_weights_in_fp16(trained: Trained) -> None:
         assert torch.equal(written[f"{kohya_unet_key('sd1', module)}.lora_{side}.weight"], value.half())
 
 
-def test_the_metadata_says_what_was_done(trained: Trained, tiny_checkpoint: Path) -> None:
+def test_the_metadata_describes_the_run(trained: Trained, tiny_checkpoint: Path) -> None:
     import hashlib
 
     with safe_open(str(trained.run.lora), "pt") as file:
