@@ -32,7 +32,7 @@ class Diffusion:
     def require_meaningful(settings: ObjectiveSection) -> None:
         """Refuse what only rectified flows have."""
         of_flows = (("timestep_shift", 1.0), ("resolution_shift", False))
-        changed = {name: neutral for name, neutral in of_flows if getattr(settings, name) != neutral}
+        changed: dict[str, float | bool | str] = {name: neutral for name, neutral in of_flows if getattr(settings, name) != neutral}
         if settings.timestep_sampling == "cosmap":
             changed["timestep_sampling"] = "uniform"
         for name, neutral in changed.items():

@@ -168,7 +168,12 @@ def test_comfyui_paints_the_same_images(flow_run: Trained, shallow_sdxl: Path, t
         torch.testing.assert_close(scheduler.sigmas, theirs[f"levels {number}"], rtol=0, atol=1e-6)
         options: dict[str, Any] = {name: sample[name] for name in ("shift", "steps", "guidance", "width", "height")}
         generator = torch.Generator().manual_seed(int(sample["seed"]))
-        where = {"generator": generator, "device": torch.device("cpu"), "dtype": torch.float32, "prediction": Prediction("flow")}
+        where: dict[str, Any] = {
+            "generator": generator,
+            "device": torch.device("cpu"),
+            "dtype": torch.float32,
+            "prediction": Prediction("flow"),
+        }
         ours = sample_latents(pipeline.unet, FAMILY, condition, negative, **options, **where)
         assert ours is not None
         torch.testing.assert_close(ours / FAMILY.latents.scaling_factor, theirs[str(number)], rtol=1e-3, atol=1e-3)

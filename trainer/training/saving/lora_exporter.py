@@ -147,7 +147,7 @@ class Exporter:
 
 def _flow_facts(objective: ObjectiveSection) -> dict[str, str]:
     """How the noise levels of a rectified flow were sampled, under kohya's names, whose ``sigmoid`` and ``shift`` are logit-normal."""
-    sampling = objective.timestep_sampling
+    sampling: str = objective.timestep_sampling
     if sampling == "logit-normal":
         sampling = "sigmoid" if objective.timestep_shift == 1 else "shift"
     values = {"ss_timestep_sampling": sampling, "ss_discrete_flow_shift": str(objective.timestep_shift), "ss_weighting_scheme": "none"}

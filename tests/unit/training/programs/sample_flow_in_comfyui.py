@@ -44,9 +44,9 @@ import comfy.sd
 import comfy.supported_models
 import comfy.utils
 import torch
-from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from safetensors.torch import load_file, save_file
 
+ModelSamplingSD3: Any = importlib.import_module("comfy_extras.nodes_model_advanced").ModelSamplingSD3
 _UNET = "model.diffusion_model."
 
 
