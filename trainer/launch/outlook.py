@@ -43,7 +43,8 @@ def outlook(run: PreparedRun) -> Outlook:
         return Outlook("continues", newest.step, steps, newest.run.path.name, describe_continuation(run, newest))
     if own := states.newest_step(folder.checkpoints):
         return Outlook("resumes", own, steps, folder.path.name, f"The training resumes at step {own} of {steps}.")
-    return Outlook("starts", 0, steps, "", Message(f"The training starts from the beginning ({plural(steps, 'step')}). ", _why_new(run)))
+    start = f"The training starts from the beginning ({plural(steps, 'step')})."
+    return Outlook("starts", 0, steps, "", join_messages(" ", [start, why] if (why := _why_new(run)) else [start]))
 
 
 def earlier_states(run: PreparedRun) -> list[EarlierRun]:

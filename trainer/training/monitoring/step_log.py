@@ -20,6 +20,7 @@ from .outputs import Outputs
 if TYPE_CHECKING:
     import torch
 
+_PACE_WEIGHT = 0.05  # of a new step in the pace: about the last twenty steps count
 _REPORT_SECONDS = 0.5  # between two looks at what has arrived
 
 
@@ -53,6 +54,24 @@ def divergence_error(lr: float | str, precision: str, checkpoints: Path, base: s
     return UserError(f"{what}; training cannot recover from that.", f"Lower {lower}{other}. {kept}{damaged}", kind="nan")
 
 
+class Pace:
+    """The seconds that an image takes, as the mean of the last steps: the time left must not jump with each of them.
+
+    The first step, in which much happens once, counts only until there is another.
+    """
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._seconds = 0.0
+
+    def add(self, images_per_second: float) -> float:
+        """Take in a step; returns the seconds of an image."""
+        weight = max(_PACE_WEIGHT, 1 / max(1, self._steps))
+        self._steps += 1
+        self._seconds += weight * (1 / max(images_per_second, 1e-9) - self._seconds)
+        return self._seconds
+
+
 class StepLog:
     """Logs steps in their order. ``average`` is the exponential moving average of the loss up to the last step that was logged.
 
@@ -71,6 +90,7 @@ class StepLog:
         self._plan, self._device, self._outputs, self._lock, self._diverged = plan, device, outputs, lock, diverged
         self.average = average
         self._pending: list[_Pending] = []
+        self._pace = Pace()
         self._reported_at = self._step_began = time.monotonic()
 
     def start_clock(self) -> None:
@@ -108,7 +128,7 @@ class StepLog:
             if not math.isfinite(loss):
                 raise self._diverged(f"The loss became {loss} at step {step}")
             self.average = loss if step == 1 else 0.95 * self.average + 0.05 * loss
-            eta = (plan.steps - step) * self._images_per_step() / max(rate, 1e-9)
+            eta = (plan.steps - step) * self._images_per_step() * self._pace.add(rate)
             event = events.Step(step, plan.steps, each.epoch + 1, loss, self.average, lr, norm, rate, eta, memory)
             scalars = {"loss": loss, "loss/average": self.average, "lr": lr, "grad_norm": norm}
             if norms:
