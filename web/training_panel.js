@@ -10,7 +10,7 @@ import { placePanel } from "./panel/placement.js";
 import { words } from "./panel/words.js";
 
 const NODE = "AnimeLoRA_TrainLora";
-const SIZE = [760, 460]; // of a new node, in which everything can be seen at once
+const SIZE = [760, 500]; // of a new node, in which everything can be seen at once
 
 loadStyle(new URL("./panel/panel.css", import.meta.url));
 loadStyle(new URL("./lib/uplot/uPlot.min.css", import.meta.url));

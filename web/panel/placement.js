@@ -4,7 +4,7 @@ import { keepWidth } from "./dom.js";
 
 const COLUMN = 360; // width of the widgets beside which the panel stands; panel.css has it for the Vue rendering
 const WIDE = 700; // width of a node from which on it does
-const BELOW = 300, BESIDE = 340; // least heights of the panel
+const BELOW = 360, BESIDE = 400; // least heights of the panel
 const ROW = 24; // height of an ordinary widget in the classic rendering
 const TEXT = 84; // height of the prompts, with their margins
 const MARGIN = 10; // of DOM widgets in the classic rendering

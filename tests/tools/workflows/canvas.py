@@ -16,7 +16,7 @@ TITLE = 30  # pixels of a node's title, which lies above its position
 GAP = 40  # between nodes, columns and groups
 _SLOT, _WIDGET, _TEXT = 20, 27, 110  # heights: a socket's row, a widget's row, a text box
 _PANELS = {  # heights of what the pack's frontend extension adds to its nodes, in classic nodes
-    "AnimeLoRA_TrainLora": 330,
+    "AnimeLoRA_TrainLora": 390,
     "AnimeLoRA_LoadLora": 214,
     "AnimeLoRA_LoraStack": 160,
     "AnimeLoRA_DatasetPrep": 136,
@@ -25,7 +25,7 @@ _PANELS = {  # heights of what the pack's frontend extension adds to its nodes, 
     "AnimeLoRA_EpochCompare": 44,
     "AnimeLoRA_StyleCompare": 44,
 }
-_BESIDE, _LEAST = 700, 480  # width from which on Train LoRA's panel stands beside the widgets, and the height of the node then
+_BESIDE, _LEAST = 700, 540  # width from which on Train LoRA's panel stands beside the widgets, and the height of the node then
 _FOOT = 30  # the badge below a node in the Vue rendering
 _WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _GROUP_COLOUR = "#3f789e"
