@@ -109,3 +109,11 @@ def frontend(look: Look, canvas_server: Server) -> Iterator[Frontend]:
     """The open frontend."""
     with opened(canvas_server.url, width=2400, height=1350, vue=look.vue, light=look.light) as page:
         yield page
+
+
+@pytest.fixture
+def on_canvas(frontend: Frontend, look: Look) -> Frontend:
+    """The frontend, if the panel is tested in this look: on the newest ComfyUI with classic and with Vue nodes."""
+    if not (look.first or look.vue):
+        pytest.skip("one server is enough for the training itself")
+    return frontend

@@ -14,14 +14,6 @@ from tests.browser.screens import SCREENSHOTS, pack_errors
 from tests.server.comfy_server import Server
 
 
-@pytest.fixture
-def on_canvas(frontend: Frontend, look: Look) -> Frontend:
-    """The frontend, if the panel is tested in this look: on the newest ComfyUI with classic and with Vue nodes."""
-    if not (look.first or look.vue):
-        pytest.skip("one server is enough for the training itself")
-    return frontend
-
-
 def node_size(frontend: Frontend) -> list[float]:
     """The size of Train LoRA."""
     (found,) = (node["size"] for node in frontend.inspect()["nodes"] if node["type"] == "AnimeLoRA_TrainLora")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config.run_config import RunConfig
+from ..config.sections.optimizer import LENGTH_DEPENDENT
 from ..core.counting import plural
 from ..core.errors import UserError
 from ..core.files.paths import safe_name
@@ -68,7 +69,7 @@ def describe_continuation(run: PreparedRun, earlier: EarlierRun) -> Message:
     start = f"The training continues from step {earlier.step} of {earlier.run.path.name} and ends at step {run.steps}"
     if not config.length_matters:
         return Message(f"{start}, with the same result as if it had these settings from the start.")
-    if config.optimizer.schedule == "constant" or config.optimizer.name == "schedule-free":
+    if config.optimizer.schedule not in LENGTH_DEPENDENT:
         share = Setting("training.text_encoder_share")
         return Message(f"{start}. ", share, " now counts for the longer run, so the result differs from that of a new run.")
     return Message(
