@@ -26,8 +26,8 @@ class AnimaText:
 
     @property
     def modules(self) -> dict[str, Any]:
-        """Qwen3, which a LoRA file may adapt."""
-        return {"te1": self.qwen}
+        """Qwen3 and the adapter, which a LoRA file may change."""
+        return {"te1": self.qwen, "adapter": self.adapter}
 
     def tokenize(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
         """``qwen`` and ``t5`` ids of each prompt, int64 of its own lengths, cut after ``max_tokens``."""
