@@ -177,7 +177,7 @@ def test_comfyui_paints_the_same_images(flow_run: Trained, shallow_sdxl: Path, t
         ours = sample_latents(pipeline.unet, FAMILY, condition, negative, **options, **where)
         assert ours is not None
         torch.testing.assert_close(ours / FAMILY.latents.scaling_factor, theirs[str(number)], rtol=1e-3, atol=1e-3)
-    painted = decode_to_image(FAMILY.load_vae(checkpoint, torch.float32), theirs["1"] * FAMILY.latents.scaling_factor)
+    painted = decode_to_image(FAMILY, FAMILY.load_vae(checkpoint, torch.float32), theirs["1"] * FAMILY.latents.scaling_factor)
     painted.save(tmp_path / "painted.png")
     assert apart(tmp_path / "painted.png", validation_image(flow_run)) < 0.5
     assert "ModelSamplingSD3 before Load LoRA" in warnings[0] and "trained for a diffusion (epsilon)" in warnings[2]
