@@ -66,11 +66,12 @@ def test_programs_are_started_by_the_launcher_and_the_making_of_the_demo_base_al
     }
 
 
-def test_routes_only_answer_or_ask_a_training() -> None:
+def test_routes_answer_ask_a_training_or_keep_a_saved_lora() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").rglob("*.py"))
     assert set(re.findall(r"routes\.(\w+)\(", text)) == {"get", "post"}
-    # one asks an active training for one of six things, the other answers
-    assert set(re.findall(r"routes\.post\(\"([^\"]+)", text)) == {"/animelora/runs/{run}/control", "/animelora/next_run"}
+    # one asks an active training for one of six things, one copies a saved LoRA into the folder of LoRAs, one only answers
+    asking = {"/animelora/runs/{run}/control", "/animelora/runs/{run}/keep", "/animelora/next_run"}
+    assert set(re.findall(r"routes\.post\(\"([^\"]+)", text)) == asking
     assert "add_routes" not in text and "add_route(" not in text
 
 
