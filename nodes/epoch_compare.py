@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer.runs.saved_lora import require_undamaged
+from ..trainer.runs.saved_lora import require_undamaged_lora
 from .shared.comfyui import core_nodes
 from .shared.failures import canvas_errors
 from .shared.files.saved_steps import chosen_run, labels, run_names, run_state, saved_loras, select_steps
@@ -104,7 +104,7 @@ class EpochCompare(io.ComfyNode):
             folder = chosen_run(run, lora)
             saved = select_steps(saved_loras(folder), saved_steps)
             for path in saved.values():
-                require_undamaged(path)
+                require_undamaged_lora(path)
             first = next(iter(saved.values()))
             info = inspect(first)
             words = for_prompt(info.trigger_words) if add_trigger_words else ""

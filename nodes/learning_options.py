@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from .shared.failures import canvas_errors
 from .shared.inputs.socket_types import TRAIN_OPTIONS
-from .shared.options import earlier, extended
+from .shared.options import earlier, extended_options
 from .shared.schema import inputs, result, schema
 from .shared.widgets.training_widgets import LEARNING_OPTIONS_WIDGETS
 
@@ -32,4 +32,4 @@ class LearningOptionsNode(io.ComfyNode):
     def execute(cls, options: Any = None, **widgets: Any) -> io.NodeOutput:
         """The options as plain data."""
         with canvas_errors():
-            return extended(options, LEARNING_OPTIONS_WIDGETS.settings(widgets))
+            return extended_options(options, LEARNING_OPTIONS_WIDGETS.settings(widgets))

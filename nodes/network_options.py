@@ -11,7 +11,7 @@ from .shared.failures import canvas_errors
 from .shared.files.folders import lora_names, lora_path
 from .shared.inputs.socket_types import LORA, TRAIN_OPTIONS
 from .shared.loras.chosen_lora import chosen_lora
-from .shared.options import earlier, extended
+from .shared.options import earlier, extended_options
 from .shared.schema import field, inputs, result, schema
 from .shared.widgets.training_widgets import NETWORK_OPTIONS_WIDGETS, NO_LORA
 
@@ -50,4 +50,4 @@ class NetworkOptionsNode(io.ComfyNode):
         with canvas_errors():
             if lora is not None or continue_from != NO_LORA:
                 widgets["continue_from"] = str(chosen_lora(continue_from, lora))
-            return extended(options, NETWORK_OPTIONS_WIDGETS.settings(widgets))
+            return extended_options(options, NETWORK_OPTIONS_WIDGETS.settings(widgets))

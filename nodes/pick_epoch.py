@@ -8,12 +8,12 @@ from comfy_api.latest import io
 
 from ..trainer.core.files.paths import safe_name
 from ..trainer.core.files.reading import sha256_file
-from ..trainer.runs.saved_lora import require_undamaged
+from ..trainer.runs.saved_lora import require_undamaged_lora
 from .shared import written_files
 from .shared.browser import report_new_lora, show_text
 from .shared.failures import canvas_errors
 from .shared.files.folders import loras_dir
-from .shared.files.saved_steps import chosen_run, keep_lora, labels, run_names, run_state, saved_loras, select_steps
+from .shared.files.saved_steps import chosen_run, copy_lora, labels, run_names, run_state, saved_loras, select_steps
 from .shared.inputs.socket_types import LORA, LORA_INPUT, LoraHandle, menu_or_socket
 from .shared.loras.chosen_lora import inspect
 from .shared.schema import field, result, schema
@@ -71,10 +71,10 @@ class PickEpoch(io.ComfyNode):
             saved = saved_loras(folder)
             number = step or max(select_steps(saved, ""))
             path = select_steps(saved, str(number))[number]
-            require_undamaged(path)
+            require_undamaged_lora(path)
             lines = [f"{label} (picked)" if at == number else label for at, label in zip(saved, labels(folder, list(saved)), strict=True)]
             if save_as.strip():
-                path = keep_lora(path, loras_dir() / f"{safe_name(save_as.strip().removesuffix('.safetensors'))}.safetensors")
+                path = copy_lora(path, loras_dir() / f"{safe_name(save_as.strip().removesuffix('.safetensors'))}.safetensors")
                 written_files.record_file(_NODE, save_as, path)
                 report_new_lora()
                 lines.append(f"saved as {path.name}")

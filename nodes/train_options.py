@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from .shared.failures import canvas_errors
 from .shared.files.folders import text_encoder_names, text_encoder_path, vae_names, vae_path
 from .shared.inputs.socket_types import TRAIN_OPTIONS
-from .shared.options import earlier, extended
+from .shared.options import earlier, extended_options
 from .shared.schema import inputs, result, schema
 from .shared.widgets.training_widgets import OWN_TEXT_ENCODER, OWN_VAE, TRAIN_OPTIONS_WIDGETS
 
@@ -51,4 +51,4 @@ class TrainOptionsNode(io.ComfyNode):
             if "text_encoder" in widgets:
                 chosen = widgets["text_encoder"]
                 widgets["text_encoder"] = "" if chosen == OWN_TEXT_ENCODER else str(text_encoder_path(chosen))
-            return extended(options, TRAIN_OPTIONS_WIDGETS.settings(widgets))
+            return extended_options(options, TRAIN_OPTIONS_WIDGETS.settings(widgets))

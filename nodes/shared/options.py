@@ -17,7 +17,7 @@ def earlier() -> io.Input:
     return field(TRAIN_OPTIONS, "options", "Settings of another options node, to combine with these.", optional=True)
 
 
-def extended(before: Any, sections: dict[str, Any]) -> io.NodeOutput:
+def extended_options(before: Any, sections: dict[str, Any]) -> io.NodeOutput:
     """The settings of the connected options node, replaced by ``sections`` where both set the same key. Train LoRA validates them."""
     options = options_from_socket(before, TrainOptions)
     known = json.loads(options.settings) if options is not None else {}

@@ -24,11 +24,11 @@ from ...trainer.runs import events
 from ...trainer.runs.controls import read_control
 from ...trainer.runs.event_log import read_events
 from ...trainer.runs.run_folder import RunFolder
-from ...trainer.runs.saved_lora import require_undamaged
+from ...trainer.runs.saved_lora import require_undamaged_lora
 from ...trainer.runs.states import newest_step, state_folder
 from .browser import report_new_lora
 from .files.folders import loras_dir, runs_dir
-from .files.saved_steps import keep_lora, saved_loras, select_steps
+from .files.saved_steps import copy_lora, saved_loras, select_steps
 from .loras.card_pool import CardPool
 from .loras.cards import lora_card, unread_card
 from .next_run import next_run
@@ -166,9 +166,9 @@ def history(folder: Path) -> dict[str, Any]:
 def keep_epoch(folder: Path, step: int, epoch: int) -> str:
     """Copy the LoRA of a saved step to ComfyUI's LoRAs; the name of the file. Raises UserError if there is none, or for a damaged one."""
     source = select_steps(saved_loras(folder), str(step))[step]
-    require_undamaged(source)
+    require_undamaged_lora(source)
     stem = source.stem.removesuffix(f"-{step:06d}")
-    return keep_lora(source, loras_dir() / f"{safe_name(f'{stem}_epoch_{epoch}')}.safetensors").name
+    return copy_lora(source, loras_dir() / f"{safe_name(f'{stem}_epoch_{epoch}')}.safetensors").name
 
 
 def _thinned(steps: list[events.Step]) -> list[events.Step]:

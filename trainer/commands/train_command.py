@@ -76,11 +76,11 @@ def run(args: argparse.Namespace) -> int:
 
     preset = [f"preset={args.preset}"] if args.preset else []
     settings = run_config.load_config(args.config, [*preset, *args.overrides])
-    from ..launch.outlook import continue_earlier, extended, outlook
+    from ..launch.outlook import continue_earlier, extended_config, outlook
     from ..launch.prepared_run import prepare_run, write_run_folder
 
     if args.extend:
-        settings = extended(prepare_run(settings), args.extend)
+        settings = extended_config(prepare_run(settings), args.extend)
     if args.dry_run:
         return _dry_run(settings, as_json=args.json)
     from ..launch.launcher import train

@@ -79,7 +79,7 @@ def describe_continuation(run: PreparedRun, earlier: EarlierRun) -> Message:
     )
 
 
-def extended(run: PreparedRun, epochs: int) -> RunConfig:
+def extended_config(run: PreparedRun, epochs: int) -> RunConfig:
     """The configuration of ``run`` with ``epochs`` more than the longest finished run of its lineage. Raises UserError without one."""
     end = longest_finished(run.folder, run.lineage)
     if end is None:

@@ -88,7 +88,7 @@ def take_over(run: RunFolder, candidates: Mapping[EarlierRun, str]) -> events.Co
     """
     for earlier, message in candidates.items():
         with suppress(OSError, ValueError):  # damaged, or deleted by another process
-            states.require_undamaged(earlier.state, earlier.run.identity)
+            states.require_undamaged_state(earlier.state, earlier.run.identity)
             _take_loras(run, earlier)
             taken = [event for event in read_events(earlier.run.events) if _belongs(event, earlier.step)]
             _take_samples(run, earlier, taken)

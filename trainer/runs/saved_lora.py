@@ -39,7 +39,7 @@ def is_undamaged(lora: Path) -> bool:
         return False
 
 
-def require_undamaged(lora: Path) -> None:
+def require_undamaged_lora(lora: Path) -> None:
     """Raise UserError if a saved LoRA is damaged."""
     if not is_undamaged(lora):
         raise UserError(

@@ -92,7 +92,7 @@ def newest(
     return None, None
 
 
-def require_undamaged(path: Path, run: str, last_step: int | None = None) -> int:
+def require_undamaged_state(path: Path, run: str, last_step: int | None = None) -> int:
     """The step of the state in the folder ``path``. Raises ValueError or OSError with the reason if it cannot be used, as in ``newest``."""
     step = _number(path)
     try:
@@ -135,7 +135,7 @@ def _read(path: Path, run: str, last_step: int | None) -> tuple[Saved, dict[str,
     """The state in a folder. Raises ValueError, or an error of torch, with the reason if it cannot be used."""
     import torch
 
-    step = require_undamaged(path, run, last_step)
+    step = require_undamaged_state(path, run, last_step)
     values = torch.load(path / _STATE, map_location="cpu", weights_only=True)
     if not isinstance(values, dict):
         raise ValueError(f"its {_STATE} holds no state")

@@ -108,7 +108,7 @@ def save_and_exit(recipe: TrainingRecipe) -> None:
             if checkpointer is not None and checkpointer.saved_step < checkpointer.step:
                 checkpointer.save_now()
             if checkpointer is not None:
-                keep_lora(recipe, checkpointer)
+                save_lora_of_state(recipe, checkpointer)
             step = recipe.opened.start.step if checkpointer is None else checkpointer.saved_step
             recipe.emit(events.Stopped(step, str(state_folder(run.checkpoints, step)) if step else ""))
         except Exception as error:  # nothing may keep a process alive that was asked to stop
@@ -118,7 +118,7 @@ def save_and_exit(recipe: TrainingRecipe) -> None:
             os._exit(status)
 
 
-def keep_lora(recipe: TrainingRecipe, checkpointer: Checkpointer) -> None:
+def save_lora_of_state(recipe: TrainingRecipe, checkpointer: Checkpointer) -> None:
     """Write the LoRA of the state that was saved. A failure is only a warning: the state is on disk, and the run can resume."""
     try:
         checkpointer.save_missing_lora()

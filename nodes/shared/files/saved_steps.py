@@ -77,7 +77,7 @@ def _run_path(name: str) -> Path:
     return resolve_below(name, [runs_dir()], what="training run")
 
 
-def keep_lora(source: Path, target: Path) -> Path:
+def copy_lora(source: Path, target: Path) -> Path:
     """Copy a LoRA to ``target`` and return that path. Raises UserError rather than replace another LoRA."""
     remove_left_over(target.parent)
     if put(source.read_bytes(), [target]) is None:

@@ -14,7 +14,7 @@ from trainer.config.run_config import RunConfig
 from trainer.core.errors import UserError
 from trainer.core.messages import Setting, mentions
 from trainer.dataset import PrepareSettings, prepare_dataset
-from trainer.launch.outlook import continue_earlier, extended, outlook
+from trainer.launch.outlook import continue_earlier, extended_config, outlook
 from trainer.launch.prepared_run import prepare_run, write_run_folder
 from trainer.runs import events
 from trainer.runs.event_log import loss_history, read_events_of, read_samples
@@ -205,11 +205,11 @@ def test_a_run_that_forgets_its_states_starts_at_its_first_step(make: Any, four:
 def test_extending_adds_epochs_to_the_longest_finished_run(make: Any, four: Trained, tmp_path: Path) -> None:
     asked = make(four.run.path.parent, {"training.epochs": 4})
     finished_epochs = max(json.loads(path.read_text())["training"]["epochs"] for path in four.run.path.parent.glob("*/config.json"))
-    longer = extended(prepare_run(asked), 2)
+    longer = extended_config(prepare_run(asked), 2)
     assert (longer.training.epochs, longer.training.max_steps) == (finished_epochs + 2, 0)
     limited = make(tmp_path / "runs", {"training.max_steps": 3})
     train_here(limited)
-    longer = extended(prepare_run(limited), 1)
+    longer = extended_config(prepare_run(limited), 1)
     assert (longer.training.epochs, longer.training.max_steps) == (2, 3 + PER_EPOCH)
     with pytest.raises(UserError, match="nothing to extend"):
-        extended(prepare_run(make(tmp_path / "runs", {"optimizer.lr": 2e-3})), 1)
+        extended_config(prepare_run(make(tmp_path / "runs", {"optimizer.lr": 2e-3})), 1)

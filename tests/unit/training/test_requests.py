@@ -21,7 +21,7 @@ from trainer.runs.saved_lora import is_undamaged
 from trainer.training.event_writer import EventLog
 from trainer.training.recipe import TrainingRecipe
 from trainer.training.requests import Requests
-from trainer.training.run import keep_lora
+from trainer.training.run import save_lora_of_state
 
 pytestmark = pytest.mark.slow
 EPOCHS, IMAGES = 2, 4
@@ -166,7 +166,7 @@ def test_a_stop_while_images_are_made_and_before_anything_is_learned_keeps_the_s
     recipe.state.step = 3
     with recipe.state.averaged(), recipe.lock:
         checkpointer.save_now()
-        keep_lora(recipe, checkpointer)
+        save_lora_of_state(recipe, checkpointer)
     assert states.saved_steps(prepared.folder.checkpoints) == [3]
     assert not list(prepared.folder.checkpoints.rglob("*.safetensors"))  # it would be all zero
     assert "No LoRA file was written at step 3" in read_events_of(prepared.folder.events, events.Warning_)[-1].message
