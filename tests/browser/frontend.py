@@ -146,6 +146,7 @@ def opened(
     """The frontend of the server at ``url`` in a fresh browser profile."""
     settings: dict[str, Any] = {
         "Comfy.TutorialCompleted": True,
+        "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"],
         "Comfy.InstalledVersion": "9.9.9",
         "Comfy.Release.Status": "skip",
         "Comfy.Workflow.ShowMissingModelsWarning": False,

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tests.browser.frontend import Frontend
 from tests.server.graphs import seed_of
 from tests.tools.small_controlnet import BASE, empty, original_names
-from tests.tools.workflows.parts import DEMO_BASE
+from tests.tools.workflows.parts import DEMO_BASE, LORA_FILE
 from trainer.families import BaseCheckpoint
 from trainer.lorafile import kohya_unet_key
 from trainer.lorafile.naming.unet_names import UNetLayout, ldm_to_diffusers
@@ -55,6 +55,7 @@ SMALL: dict[str, Any] = {
     "lora_strengths": "0.5, 1",
     "sampler_name": "euler",
     "scheduler": "normal",
+    "lora_name": LORA_FILE,
     "AnimeLoRA_DatasetPrep.resolution": 64,
     "AnimeLoRA_DatasetPrep.folder": "portraits",
     "AnimeLoRA_TrainLora.checkpoint": DEMO_BASE,

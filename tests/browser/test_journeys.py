@@ -19,12 +19,12 @@ from tests.browser.stage import adapt
 from tests.server.comfy_server import Server, until
 
 TEMPLATES = (
-    "02_photo_to_anime",
-    "03_characters_and_styles",
-    "04_guidance_compared",
-    "05_identity_with_controlnet",
-    "07_export_for_other_tools",
-    "08_zero_download_tour",
+    "2 Photo to anime",
+    "3 Characters and styles",
+    "4 Guidance compared",
+    "5 Identity with ControlNet",
+    "7 Export for other tools",
+    "8 Zero-download tour",
 )
 EVERYWHERE = TEMPLATES[0]  # runs on every frontend, the others on one to save time
 Entry = dict[str, Any]
@@ -114,7 +114,7 @@ def test_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Frontend, 
     if not (look.first or look.front_end):
         pytest.skip("the oldest and the newest way of drawing is enough for a whole training")
     name = f"journey_{look.slug}"
-    frontend.load(frontend.template("animelora", "01_first_lora_from_a_folder"), name)
+    frontend.load(frontend.template("animelora", "1 First LoRA from a folder"), name)
     adapt(frontend, AnimeLoRA_TrainLora__name=name, epochs=32, checkpoint_every=8, validate_every=40)
     kept = frontend.serialized()
     frontend.run_command("Comfy.QueuePrompt")
@@ -162,7 +162,7 @@ def test_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Frontend, 
 def test_epoch_is_picked_from_the_grid(frontend: Frontend, look: Look, canvas_server: Server) -> None:
     if look.first or look.front_end:
         pytest.skip("the Vue nodes and the oldest ComfyUI do this")
-    frontend.load(frontend.template("animelora", "06_compare_epochs"), "epochs")
+    frontend.load(frontend.template("animelora", "6 Compare epochs"), "epochs")
     adapt(frontend, AnimeLoRA_TrainLora__name=f"pick_{look.slug}", learning_rate=0.05, checkpoint_every=4, validate_every=0)
     first = queued(frontend, canvas_server)
     assert saved(first, canvas_server, "epochs").is_file()

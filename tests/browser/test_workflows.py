@@ -16,6 +16,11 @@ from tests.server.templates import shipped_workflow
 from tests.tools.workflows.api import NOTES, api_prompt
 from tests.tools.workflows.graphs import GRAPHS
 
+_PLACE_OF_NOTE = """() => {
+  const note = window.app.graph._nodes.find((node) => node.type === "MarkdownNote");
+  return [...window.app.canvas.convertOffsetToCanvas(note.pos)];
+}"""
+
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_graph_loads_completely(frontend: Frontend, look: Look, canvas_server: Server, name: str) -> None:
@@ -39,6 +44,8 @@ def test_graph_loads_completely(frontend: Frontend, look: Look, canvas_server: S
     if os.environ.get("UPDATE_SCREENSHOTS") and not look.vue and look.comfyui is not None and look.comfyui.version != "0.3.64":
         frontend.fit()
         frontend.screenshot(picture(name))
+    if graph["extra"].get("linearMode") and look.comfyui is not None and look.comfyui.version != "0.3.64":
+        frontend.run_command("Comfy.ToggleLinear")  # out of App mode again, for the next test
 
 
 def test_template_browser_shows_and_opens_the_workflows(frontend: Frontend, look: Look) -> None:
@@ -48,7 +55,7 @@ def test_template_browser_shows_and_opens_the_workflows(frontend: Frontend, look
     dialog = frontend.page.locator("[role=dialog]:visible").filter(has_text="animelora").first
     dialog.wait_for(timeout=60_000)
     dialog.get_by_text("animelora", exact=True).first.click()
-    card = dialog.get_by_text("photo_to_anime").first
+    card = dialog.get_by_text("2 Photo to anime").first
     card.wait_for(timeout=60_000)
     if os.environ.get("UPDATE_SCREENSHOTS") and not look.vue:
         frontend.page.wait_for_timeout(1500)
@@ -57,6 +64,10 @@ def test_template_browser_shows_and_opens_the_workflows(frontend: Frontend, look
     dialog.wait_for(state="hidden", timeout=60_000)
     kinds = [node["type"] for node in frontend.inspect()["nodes"]]
     assert kinds.count("AnimeLoRA_AnimeImg2Img") == 2
+    frontend.page.wait_for_function("() => window.app.canvas.ds.scale === 0.8")  # not the whole graph in tiny letters
+    x, y = frontend.page.evaluate(_PLACE_OF_NOTE)
+    assert 60 < x < 200 and 60 < y < 200, "the note is in view"
+    assert "animelora_first_view" not in frontend.serialized()["extra"], "once: a saved workflow opens where it was left"
 
 
 def too_small(nodes: list[dict[str, Any]]) -> Any:
@@ -68,4 +79,4 @@ def too_small(nodes: list[dict[str, Any]]) -> Any:
 
 def picture(name: str) -> Path:
     """The documentation's screenshot of a workflow."""
-    return SCREENSHOTS / f"canvas-{name.split('_', 1)[1].replace('_', '-')}.png"
+    return SCREENSHOTS / f"canvas-{name.removesuffix('.app').partition(' ')[2].lower().replace(' ', '-')}.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import requests
 
 from tests.server.comfy_server import Server
-from tests.server.templates import install_model_files, shipped_workflow
+from tests.server.templates import ROOT, install_model_files, shipped_workflow
 from tests.tools.workflows.api import api_prompt, problems
+from tests.tools.workflows.blueprints import BLUEPRINTS
 from tests.tools.workflows.graphs import GRAPHS
 
 
@@ -44,3 +46,17 @@ def test_template_browser_lists_the_workflows(server: Server) -> None:
     for name in GRAPHS:
         answer = requests.get(f"{server.url}/api/workflow_templates/animelora/{name}.json", timeout=30)
         assert answer.json() == shipped_workflow(name)
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_blueprint_file_matches_its_description(info: dict[str, Any], name: str) -> None:
+    kept = json.loads((ROOT / "subgraphs" / f"{name}.json").read_text(encoding="utf-8"))
+    assert BLUEPRINTS[name](info).draw(name) == kept, "draw it again: python -m tests.tools.workflows"
+
+
+def test_node_library_offers_the_blueprints(server: Server) -> None:
+    answer = requests.get(f"{server.url}/global_subgraphs", timeout=30)
+    if answer.status_code == 404:
+        pytest.skip("this ComfyUI has no blueprints of packs")
+    offered = {entry["name"] for entry in answer.json().values() if entry["info"]["node_pack"].endswith("animelora")}
+    assert offered == set(BLUEPRINTS)

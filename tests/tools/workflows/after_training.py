@@ -6,7 +6,7 @@ from typing import Any
 
 from . import notes
 from .canvas import Canvas, Group, ObjectInfo
-from .parts import CHECKPOINT, CONTROLNET, LORA_FILE, checkpoint, load, text_to_image
+from .parts import CONTROLNET, checkpoint, load, text_to_image, train_on_checkpoint
 
 _CONTROL = {"models": [{"name": CONTROLNET, "url": notes.CANNY_URL, "directory": "controlnet"}]}
 
@@ -17,7 +17,7 @@ def controlnet(info: ObjectInfo) -> Canvas:
     note = c.note(notes.CONTROLNET, tall=320)
     source = c.node("LoadImage", "Your photo", image="example.png", wide=340, tall=380)
     base = checkpoint(c)
-    loaded = load(c, base, lora_name=LORA_FILE)
+    loaded = load(c, base)
     edges = c.node("Canny", "Edges", image=source["IMAGE"], low_threshold=0.15, high_threshold=0.4, wide=340)
     seen = c.node("PreviewImage", "What the ControlNet sees", images=edges["IMAGE"], wide=340, tall=360)
     held = c.node("ControlNetLoader", control_net_name=CONTROLNET, wide=340, properties=_CONTROL)
@@ -53,7 +53,7 @@ def epochs(info: ObjectInfo) -> Canvas:
     c = Canvas("compare epochs", info)
     note = c.note(notes.EPOCHS, tall=380, wide=420)
     prep = c.node("AnimeLoRA_DatasetPrep", tall=420)
-    train = c.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, epochs=10, checkpoint_every=100, wide=760)
+    train = train_on_checkpoint(c, dataset=prep["dataset"], epochs=10, checkpoint_every=100, wide=760)
     base = checkpoint(c)
     models: dict[str, Any] = {"model": base["MODEL"], "clip": base["CLIP"], "vae": base["VAE"]}
     compare = c.node("AnimeLoRA_EpochCompare", **models, lora=train["lora"], prompts="anime_face girl, high quality", wide=400)
@@ -76,12 +76,12 @@ def export(info: ObjectInfo) -> Canvas:
     c = Canvas("export for other tools", info)
     note = c.note(notes.EXPORT, tall=340, wide=420)
     base = checkpoint(c)
-    original = load(c, base, lora_name=LORA_FILE)
+    original = load(c, base)
     latent = c.node("EmptyLatentImage", "Size")
     prompt = "anime_face girl, high quality"
     first = text_to_image(c, original, base["VAE"], latent, prompt, "animelora/original")
     image = first[1][1]["IMAGE"]
-    common: dict[str, Any] = {"lora_name": LORA_FILE, "thumbnail": image, "wide": 360}
+    common: dict[str, Any] = {"thumbnail": image, "wide": 360}
     every = c.node(
         "AnimeLoRA_ExportLora",
         "Export LoRA: for every program",

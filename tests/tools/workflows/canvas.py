@@ -26,6 +26,7 @@ _PANELS = {  # heights of what the pack's frontend extension adds to its nodes, 
     "AnimeLoRA_StyleCompare": 44,
 }
 _BESIDE, _LEAST = 700, 540  # width from which on Train LoRA's panel stands beside the widgets, and the height of the node then
+_FIRST_VIEW = {"scale": 0.8, "offset": [110, 150]}  # readable, with the note beside the sidebar and below the top bars
 _FOOT = 30  # the badge below a node in the Vue rendering
 _WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _GROUP_COLOUR = "#3f789e"
@@ -74,6 +75,7 @@ class Canvas:
         self.name = name
         self._info = info
         self._rows: list[list[list[Group]]] = []
+        self._app: tuple[Sequence[tuple[Node, str, str]], Sequence[Node]] | None = None
 
     def node(
         self,
@@ -105,8 +107,13 @@ class Canvas:
         """Place groups beside each other, below the rows before; a sequence of groups is stacked in one place."""
         self._rows.append([[part] if isinstance(part, Group) else list(part) for part in parts])
 
+    def app(self, inputs: Sequence[tuple[Node, str, str]], outputs: Sequence[Node]) -> None:
+        """Open the graph in App mode: a form of the widgets ``inputs`` (node, name, label; without a label, the name is shown), and the
+        images of the nodes ``outputs``."""
+        self._app = inputs, outputs
+
     def draw(self) -> dict[str, Any]:
-        """The graph in the frontend's format."""
+        """The graph in the frontend's format. It opens at its note."""
         groups, nodes = self._place()
         for number, node in enumerate(nodes, 1):
             node.id = number
@@ -124,9 +131,25 @@ class Canvas:
             "links": links,
             "groups": groups,
             "config": {},
-            "extra": {},
+            "extra": self._extra(),
             "version": 0.4,
         }
+
+    def _extra(self) -> dict[str, Any]:
+        extra: dict[str, Any] = {"animelora_first_view": _FIRST_VIEW}  # read by web/first_view.js
+        if self._app is not None:
+            inputs, outputs = self._app
+            for node, name, _label in inputs:
+                if name not in inputs_of(self._info[node.type]):
+                    raise ValueError(f"{node.type} has no widget {name}")
+            shown = {"inputs": [[node.id, name] for node, name, _label in inputs], "outputs": [node.id for node in outputs]}
+            extra |= {"linearMode": True, "linearData": shown}
+        return extra
+
+    def _label(self, node: Node, widget: str) -> str:
+        """The label that a widget has in App mode; empty: its name."""
+        inputs = self._app[0] if self._app else ()
+        return next((label for each, name, label in inputs if each is node and name == widget), "")
 
     def _place(self) -> tuple[list[dict[str, Any]], list[Node]]:
         """Frames of all groups and all nodes, in reading order, with their positions."""
@@ -170,11 +193,14 @@ class Canvas:
         info = self._info[node.type]
         inputs: list[dict[str, Any]] = []
         for name, spec in inputs_of(info).items():
-            if is_widget(spec) and name not in node.inputs:
+            label = self._label(node, name)
+            if is_widget(spec) and name not in node.inputs and not label:
                 continue
             slot: dict[str, Any] = {"name": name, "type": socket_type(spec), "link": None}
             if is_widget(spec):
                 slot["widget"] = {"name": name}
+            if label:
+                slot["label"] = label
             if name in node.inputs:
                 source = node.inputs[name]
                 origin = [output["name"] for output in outputs_of(self._info[source.node.type])]

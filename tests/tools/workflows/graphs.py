@@ -1,4 +1,4 @@
-"""The eight example graphs; those for ControlNet, epochs and export are in ``after_training``."""
+"""The nine example graphs; those for ControlNet, epochs and export are in ``after_training``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from demo.run_demo import DemoSettings
 from . import notes
 from .after_training import controlnet, epochs, export
 from .canvas import Canvas, Group, Node, ObjectInfo
-from .parts import CHECKPOINT, DEMO_BASE, LORA_FILE, NEGATIVE, checkpoint, load, sampler, text_to_image
+from .parts import DEMO_BASE, NEGATIVE, checkpoint, load, sampler, text_to_image, train_on_checkpoint
 
 
 def first_lora(info: ObjectInfo) -> Canvas:
@@ -19,7 +19,7 @@ def first_lora(info: ObjectInfo) -> Canvas:
     note = c.note(notes.FIRST_LORA, tall=440, wide=420)
     prep = c.node("AnimeLoRA_DatasetPrep", tall=420)
     sheet = c.node("PreviewImage", "All images at a glance", images=prep["contact_sheet"], wide=340, tall=460)
-    train = c.node("AnimeLoRA_TrainLora", dataset=prep["dataset"], checkpoint=CHECKPOINT, wide=760)
+    train = train_on_checkpoint(c, dataset=prep["dataset"], wide=760)
     samples = c.node("PreviewImage", "Validation images by epoch", images=train["samples"], wide=380, tall=460)
     curve = c.node("PreviewImage", "Loss", images=train["loss_curve"], wide=380, tall=380)
     base = checkpoint(c)
@@ -40,7 +40,7 @@ def characters(info: ObjectInfo) -> Canvas:
     c = Canvas("text to image characters and styles", info)
     note = c.note(notes.CHARACTERS, tall=360)
     base = checkpoint(c)
-    loaded = load(c, base, lora_name=LORA_FILE, strength_model=0.8)
+    loaded = load(c, base, strength_model=0.8)
     avoid = c.node("CLIPTextEncode", "What to avoid", clip=loaded["clip"], text=NEGATIVE)
     latent = c.node("EmptyLatentImage", "Size", wide=320)
     prompts = {
@@ -65,7 +65,6 @@ def characters(info: ObjectInfo) -> Canvas:
         model=base["MODEL"],
         clip=base["CLIP"],
         vae=base["VAE"],
-        lora_name=LORA_FILE,
         prompts="anime_face girl with twin tails, school uniform\nanime_face boy with glasses, hoodie\n"
         "anime_face old wizard, white beard, blue robe\nanime_face warrior woman, red hair, silver armour",
         lora_strengths="0.8",
@@ -88,7 +87,7 @@ def photo(info: ObjectInfo) -> Canvas:
     note = c.note(notes.PHOTO, tall=340)
     source = c.node("LoadImage", "Your photo", image="example.png", wide=340, tall=380)
     base = checkpoint(c)
-    loaded = load(c, base, lora_name=LORA_FILE)
+    loaded = load(c, base)
     rows = []
     for strength in (0.65, 0.8):
         repainted = c.node(
@@ -122,7 +121,6 @@ def guidance(info: ObjectInfo) -> Canvas:
         "model": base["MODEL"],
         "clip": base["CLIP"],
         "vae": base["VAE"],
-        "lora_name": LORA_FILE,
         "guidances": "5, 7.5, 10",
     }
     text = c.node("AnimeLoRA_StyleCompare", "Style Compare: from the prompt", **common, wide=400)
@@ -243,14 +241,45 @@ def tour(info: ObjectInfo) -> Canvas:
     return c
 
 
+def app(info: ObjectInfo) -> Canvas:
+    """Training as a form, without a canvas."""
+    c = Canvas("train in App mode", info)
+    note = c.note(notes.APP, tall=360, wide=420)
+    prep = c.node("AnimeLoRA_DatasetPrep", tall=420)
+    train = train_on_checkpoint(c, dataset=prep["dataset"], wide=760)
+    samples = c.node("PreviewImage", "Validation images by epoch", images=train["samples"], wide=380, tall=460)
+    base = checkpoint(c)
+    loaded = load(c, base, lora=train["lora"])
+    latent = c.node("EmptyLatentImage", "Size")
+    image = text_to_image(c, loaded, base["VAE"], latent, "anime_face girl, high quality", "animelora/app")
+    c.row(
+        Group("", [[note]]),
+        Group("1 · Your images", [[prep]]),
+        Group("2 · Train", [[train], [samples]]),
+        Group("3 · Try it", [[base, loaded, latent], *image]),
+    )
+    words, saved = image[0][0], image[1][2]
+    c.app(
+        inputs=[
+            *((prep, widget, "") for widget in ("folder", "trigger_word", "class_description")),
+            *((train, widget, "") for widget in ("checkpoint", "name", "epochs", "validation_prompts")),
+            (base, "ckpt_name", "checkpoint for the image"),
+            (words, "string_b", "prompt"),
+        ],
+        outputs=[samples, saved],
+    )
+    return c
+
+
 GRAPHS: dict[str, Callable[[ObjectInfo], Canvas]] = {
-    "01_first_lora_from_a_folder": first_lora,
-    "02_photo_to_anime": photo,
-    "03_characters_and_styles": characters,
-    "04_guidance_compared": guidance,
-    "05_identity_with_controlnet": controlnet,
-    "06_compare_epochs": epochs,
-    "07_export_for_other_tools": export,
-    "08_zero_download_tour": tour,
+    "1 First LoRA from a folder": first_lora,
+    "2 Photo to anime": photo,
+    "3 Characters and styles": characters,
+    "4 Guidance compared": guidance,
+    "5 Identity with ControlNet": controlnet,
+    "6 Compare epochs": epochs,
+    "7 Export for other tools": export,
+    "8 Zero-download tour": tour,
+    "9 Train in App mode.app": app,
 }
 """File names in workflows/, which are the titles in ComfyUI's template browser."""

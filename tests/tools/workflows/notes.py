@@ -45,7 +45,7 @@ Both rows repaint the same photo. Only **strength** differs:
 - **0.65** keeps the person: pose, face and lighting stay.
 - **0.8** is closer to the style and invents more.
 
-Describe the photo in the prompt. *Load LoRA* adds the trigger words. A ControlNet \
+Choose your photo, and your LoRA in *Load LoRA*. Describe the photo in the prompt. *Load LoRA* adds the trigger words. A ControlNet \
 (from *Load ControlNet Model*) keeps the shapes at a higher strength.
 
 The images are identical to those of VAE Encode, KSampler and VAE Decode with the same settings.
@@ -60,6 +60,8 @@ GUIDANCE = """
 - **7.5** is the usual middle.
 - **10** is literal; colours and edges become harsh.
 
+Choose your LoRA under **lora_name** in both *Style Compare* nodes.
+
 Each grid shows guidance from left to right and LoRA strength from top to bottom. The first row has no LoRA, \
 so you can see what the LoRA adds. All cells use the same seed.
 
@@ -72,7 +74,7 @@ CONTROLNET = f"""
 At strength **0.9** the style wins and the person is lost, as the upper row shows. In the lower row a **ControlNet** keeps the \
 photo's outlines, so that pose, face and hair stay in place while everything is redrawn.
 
-1. Choose your photo. *Edges* shows what the ControlNet sees: raise **high_threshold** for fewer lines.
+1. Choose your photo, and your LoRA in *Load LoRA*. *Edges* shows what the ControlNet sees: raise **high_threshold** for fewer lines.
 2. The ControlNet ([Canny for Stable Diffusion 1.5]({CANNY_URL})) goes to **models/controlnet**. It must fit the checkpoint.
 3. Press **Run** and compare both rows. They use the same seed.
 
@@ -101,7 +103,7 @@ EXPORT = """
 # Export for other tools
 
 A LoRA in **models/loras** already has kohya's format: copy it to A1111, Forge, InvokeAI or diffusers as it is. \
-*Export LoRA* does the rest:
+*Export LoRA* does the rest. Choose your LoRA in *Load LoRA* and in the *Export LoRA* nodes:
 
 - **For every program:** fp16, with the title, author, trigger words and thumbnail that model browsers show.
 - **For diffusers:** the key names of diffusers' own training scripts.
@@ -123,5 +125,15 @@ style that it has never seen. Press **Run**. On a CPU it takes a few minutes, mo
 5. It turns a photo-like portrait into anime at 0.65 and 0.8. The prompt describes the person, the negative prompt the photo's style.
 6. *Style Compare* shows it beside the base model.
 
-Then do the same with your own images and a real model: open the template *first LoRA from a folder*.
+Then do the same with your own images and a real model: open the template *First LoRA from a folder*.
+"""
+
+APP = f"""
+# Train in App mode
+
+This template opens as a form: choose a folder of images, a trigger word and the checkpoint ([Stable Diffusion 1.5]({SD15_URL})), \
+and press **Run**. Validation images appear large while it trains, then an image with the finished LoRA.
+
+The menu at the top left changes between the form and the graph behind it, where all settings are. \
+The LoRA is in **models/loras** and works in other tools, too.
 """

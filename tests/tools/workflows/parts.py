@@ -9,15 +9,20 @@ from .canvas import Canvas, Node, Output
 
 CHECKPOINT = notes.SD15_NAME
 CONTROLNET = notes.CANNY_NAME
-LORA_FILE = "my_anime_style.safetensors"
+LORA_FILE = "my_anime_style.safetensors"  # what the first template trains, and what tests choose in the others
 NEGATIVE = "lowres, blurry, bad anatomy, photo"
 DEMO_BASE = "AnimeLoRA demo base (embedded)"
-_MODEL = {"models": [{"name": CHECKPOINT, "url": notes.SD15_URL, "directory": "checkpoints"}]}
+DOWNLOAD = {"models": [{"name": CHECKPOINT, "url": notes.SD15_URL, "directory": "checkpoints"}]}
 
 
 def checkpoint(c: Canvas) -> Node:
     """The loader of the checkpoint that every template names, with its address for the frontend's dialog about missing models."""
-    return c.node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT, wide=320, properties=_MODEL)
+    return c.node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT, wide=320, properties=DOWNLOAD)
+
+
+def train_on_checkpoint(c: Canvas, **values: Any) -> Node:
+    """Train LoRA on the checkpoint that every template names, with its address."""
+    return c.node("AnimeLoRA_TrainLora", checkpoint=CHECKPOINT, properties=DOWNLOAD, **values)
 
 
 def load(c: Canvas, base: Node, *, model: str = "MODEL", clip: str = "CLIP", **values: Any) -> Node:

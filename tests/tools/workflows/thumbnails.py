@@ -26,8 +26,8 @@ from .parts import DEMO_BASE
 
 FOLDER = Path(__file__).resolve().parents[3] / "workflows"
 Prompt = dict[str, dict[str, Any]]
-_TOUR = "08_zero_download_tour"
-_EPOCHS = "06_compare_epochs"
+_TOUR = "8 Zero-download tour"
+_EPOCHS = "6 Compare epochs"
 _SMALL_CONTROLNET = "demo_base_controlnet.safetensors"
 _PHOTO = 504  # the number of the drawn person
 _SIDE = 512  # pixels of a thumbnail's longer side
@@ -55,7 +55,7 @@ def main() -> int:
             _on_demo_base(prompt, _trained_in_the_tour(info))
         if name == _EPOCHS:
             _keep_states(prompt)
-        if "export" in name:
+        if "Export" in name:
             _same_person(prompt)
         pictures = _run(url, prompt)
         thumbnail = _choose(name, pictures)
@@ -106,7 +106,7 @@ def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
                 inputs[key] = ""
             elif key == "positive" and isinstance(value, str):
                 inputs[key] = caption(random_portrait(_PHOTO), None)
-            elif key == "lora_name" and value.endswith(".safetensors"):
+            elif key == "lora_name" and "lora" not in inputs:
                 inputs[key] = "demo_anime_style.safetensors"
             elif key in _GUIDANCE:
                 inputs[key] = "2" if value == "7.5" else _GUIDANCE[key]
@@ -151,22 +151,22 @@ def _fetch(url: str, image: dict[str, str]) -> Image.Image:
 
 def _choose(name: str, pictures: dict[str, list[Image.Image]]) -> Image.Image:
     """The picture that says what a template is for."""
-    if "first_lora" in name:
+    if "First LoRA" in name or "App mode" in name:
         samples = max((group for key, group in pictures.items() if key.isdigit()), key=len)  # one for each validated epoch
         return _sheet([[samples[0], samples[-1]]])
-    if "characters" in name:
+    if "Characters" in name:
         lanes = [group[0] for key, group in pictures.items() if key in ("animelora/chibi", "animelora/ghibli-like", "animelora/retro_90s")]
         return _sheet([lanes])
-    if "photo" in name:
+    if "Photo" in name:
         return _sheet([[pictures["animelora/photo_0.65"][0], pictures["animelora/photo_0.8"][0]]])
-    if "controlnet" in name:
+    if "ControlNet" in name:
         lanes = [group[0] for group in pictures.values() if group[0].width > 1.5 * group[0].height]  # before and after
         return _sheet([[lane] for lane in lanes])
     if name == _EPOCHS:
         return _fitted(pictures["animelora/epochs"][0])
-    if "export" in name:
+    if "Export" in name:
         return _sheet([[pictures["animelora/original"][0], pictures["animelora/rank4"][0]]])
-    if "guidance" in name:
+    if "Guidance" in name:
         return _fitted(pictures["animelora/guidance"][0])
     return _sheet([[pictures[f"animelora/demo_photo_{strength}"][0]] for strength in ("0.65", "0.8")])
 

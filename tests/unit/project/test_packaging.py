@@ -88,7 +88,7 @@ def test_an_installation_from_the_registry_has_what_it_runs_and_no_tests() -> No
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     installed = [name for name in tracked if not name.startswith(left_out)]
     parts = {name.split("/")[0] for name in installed}
-    assert parts >= {"__init__.py", "nodes", "trainer", "demo", "web", "locales", "workflows"}
+    assert parts >= {"__init__.py", "nodes", "trainer", "demo", "web", "locales", "workflows", "subgraphs"}
     assert parts >= {"pyproject.toml", "requirements.txt", "LICENSE", "README.md"}
     assert parts.isdisjoint({"tests", "benchmarks", "random_checkpoints", ".ci", ".github"})
     assert {"docs/training.md", "docs/datasets.md"} <= set(installed)  # error messages name them

@@ -37,7 +37,17 @@ def overlap(a: Box, b: Box) -> bool:
 
 
 def test_the_promised_graphs_are_there() -> None:
-    for word in ("first_lora", "photo_to_anime", "characters_and_styles", "guidance", "controlnet", "epochs", "export", "zero_download"):
+    for word in (
+        "First LoRA",
+        "Photo to anime",
+        "Characters and styles",
+        "Guidance",
+        "ControlNet",
+        "epochs",
+        "Export",
+        "Zero-download",
+        "App",
+    ):
         assert any(word in name for name in NAMES), word
 
 
@@ -88,7 +98,7 @@ def test_order_follows_the_links(graph: Graph) -> None:
 
 
 def test_the_first_lora_is_the_reference_run() -> None:
-    graph = json.loads((ROOT / "workflows" / "01_first_lora_from_a_folder.json").read_text(encoding="utf-8"))
+    graph = json.loads((ROOT / "workflows" / "1 First LoRA from a folder.json").read_text(encoding="utf-8"))
     train = next(node for node in graph["nodes"] if node["type"] == "AnimeLoRA_TrainLora")
     epochs, rank, rate, batch, accumulation, prompt, every = train["widgets_values"][2:9]
     assert (epochs, rank, rate, batch, accumulation) == (5, 16, 1e-4, 1, 2)
@@ -97,20 +107,20 @@ def test_the_first_lora_is_the_reference_run() -> None:
 
 
 def test_photo_to_anime_shows_both_strengths() -> None:
-    graph = json.loads((ROOT / "workflows" / "02_photo_to_anime.json").read_text(encoding="utf-8"))
+    graph = json.loads((ROOT / "workflows" / "2 Photo to anime.json").read_text(encoding="utf-8"))
     strengths = [node["widgets_values"][2] for node in graph["nodes"] if node["type"] == "AnimeLoRA_AnimeImg2Img"]
     assert strengths == [0.65, 0.8]
 
 
 def test_guidance_is_compared_at_three_values() -> None:
-    graph = json.loads((ROOT / "workflows" / "04_guidance_compared.json").read_text(encoding="utf-8"))
+    graph = json.loads((ROOT / "workflows" / "4 Guidance compared.json").read_text(encoding="utf-8"))
     compared = [node["widgets_values"] for node in graph["nodes"] if node["type"] == "AnimeLoRA_StyleCompare"]
     assert compared
     assert all("5, 7.5, 10" in values for values in compared)
 
 
 def test_the_tour_names_nothing_that_must_be_downloaded() -> None:
-    graph = json.loads((ROOT / "workflows" / "08_zero_download_tour.json").read_text(encoding="utf-8"))
+    graph = json.loads((ROOT / "workflows" / "8 Zero-download tour.json").read_text(encoding="utf-8"))
     kinds = {node["type"] for node in graph["nodes"]}
     assert not kinds & {"CheckpointLoaderSimple", "LoadImage", "VAELoader", "ControlNetLoader"}
     assert not any("models" in node["properties"] for node in graph["nodes"])

@@ -1,0 +1,69 @@
+"""The template that opens as a form, and the blueprints in the node library."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.frontend import Frontend
+from tests.browser.looks import Look
+from tests.browser.stage import adapt
+from tests.server.comfy_server import Server, until
+
+APP = "9 Train in App mode"
+FIELDS = ("folder", "trigger word", "class description", "checkpoint", "name", "epochs", "validation prompts", "prompt")
+
+LARGE_IMAGE = """() => [...document.images].some((image) => {
+  const { width, height } = image.getBoundingClientRect();
+  return image.src.includes("/view?") && image.checkVisibility() && Math.min(width, height) > 200;
+})"""
+
+
+@pytest.fixture(autouse=True)
+def one_look(look: Look) -> None:
+    """These run in the first look only."""
+    if not look.first or look.comfyui is None or look.comfyui.version == "0.3.64":
+        pytest.skip("one frontend with App mode and blueprints is enough")
+
+
+def test_app_trains_from_its_form_and_shows_the_image(frontend: Frontend, canvas_server: Server) -> None:
+    page = frontend.page
+    frontend.run_command("Comfy.BrowseTemplates")
+    dialog = page.locator("[role=dialog]:visible").filter(has_text="animelora").first
+    dialog.wait_for(timeout=60_000)
+    dialog.get_by_text("animelora", exact=True).first.click()
+    dialog.get_by_text(APP).first.click()
+    dialog.wait_for(state="hidden", timeout=60_000)
+    try:
+        for field in FIELDS:
+            page.get_by_text(field, exact=True).first.wait_for(timeout=10_000)
+        adapt(frontend)
+        before = set(canvas_server.get("/history"))
+        page.get_by_role("button", name="Run", exact=True).first.click()
+        until(lambda: set(canvas_server.get("/history")) - before, 240)
+        (number,) = set(canvas_server.get("/history")) - before
+        entry = canvas_server.get("/history")[number]
+        assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
+        page.wait_for_function(LARGE_IMAGE, timeout=30_000)
+    finally:
+        frontend.run_command("Comfy.ToggleLinear")
+        page.locator("#graph-canvas").wait_for(state="visible", timeout=30_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "inner"), [("Train an anime style", "AnimeLoRA_TrainLora"), ("Photo to anime with a LoRA", "AnimeLoRA_AnimeImg2Img")]
+)
+def test_blueprint_is_found_by_its_name_and_becomes_one_node(frontend: Frontend, name: str, inner: str) -> None:
+    page = frontend.page
+    page.evaluate("() => window.app.graph.clear()")
+    page.mouse.dblclick(1200, 600)
+    page.wait_for_timeout(800)
+    page.keyboard.type(name)
+    page.wait_for_timeout(1500)
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => window.app.graph._nodes.length === 1", timeout=30_000)
+    page.mouse.click(1200, 600)
+    prompt = frontend.prompt()
+    kinds = [node["class_type"] for node in prompt.values()]
+    assert inner in kinds
+    assert len(kinds) == 2
+    page.evaluate("() => window.app.graph.clear()")
