@@ -14,7 +14,12 @@ export function foldWidgets(node) {
   const isOpen = () => !!node.showAdvanced || !!app.extensionManager?.setting?.get(ALWAYS);
   for (const widget of folded) {
     widget.options.advanced = true;
-    Object.defineProperty(widget, "hidden", { get: () => !isOpen() && !isLinked(node, widget.name), set: () => {}, configurable: true });
+    const isHidden = () => !isOpen() && !isLinked(node, widget.name);
+    Object.defineProperty(widget, "hidden", { get: isHidden, set: () => {}, configurable: true });
+    // ComfyUI 0.3.64 leaves room for hidden widgets, with a gap of 4 pixels
+    let own = widget.computeSize;
+    const computeSize = () => (isHidden() ? () => [0, -4] : own);
+    Object.defineProperty(widget, "computeSize", { get: computeSize, set: (value) => (own = value), configurable: true });
   }
   let before; // height of the folded node
   const button = node.addWidget("button", "animelora_more", null, () => {
