@@ -39,7 +39,7 @@ def test_app_trains_from_its_form_and_shows_the_image(frontend: Frontend, canvas
         adapt(frontend)
         before = set(canvas_server.get("/history"))
         page.get_by_role("button", name="Run", exact=True).first.click()
-        until(lambda: set(canvas_server.get("/history")) - before, 240)
+        until(lambda: set(canvas_server.get("/history")) > before, "the app's run ends")
         (number,) = set(canvas_server.get("/history")) - before
         entry = canvas_server.get("/history")[number]
         assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]

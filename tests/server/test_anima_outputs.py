@@ -33,7 +33,7 @@ def outputs(comfyui: ComfyUI, models: Path, tmp_path_factory: pytest.TempPathFac
     """What ComfyUI and the trainer compute."""
     folder = tmp_path_factory.mktemp("anima")
     given = inputs()
-    np.savez(folder / "inputs.npz", **given)
+    np.savez(folder / "inputs.npz", **given)  # type: ignore[arg-type]  # numpy's stub takes all names for options
     script = Path(__file__).with_name("anima_in_comfyui.py")
     places = (comfyui.path, models, folder / "inputs.npz", folder / "outputs.npz")
     done = subprocess.run([str(comfyui.python), str(script), *map(str, places)], capture_output=True, text=True, timeout=900)

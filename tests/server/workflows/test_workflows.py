@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.server.comfy_server import Server
-from tests.server.templates import ROOT, install_model_files, shipped_workflow
+from tests.server.comfy_server import ROOT, Server
+from tests.server.templates import install_model_files, shipped_workflow
 from tests.tools.workflows.api import api_prompt, problems
 from tests.tools.workflows.blueprints import BLUEPRINTS
 from tests.tools.workflows.graphs import GRAPHS

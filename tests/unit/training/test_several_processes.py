@@ -145,9 +145,7 @@ def test_torchrun_can_start_the_entry_script(
     assert distance(Run(again.lora, []), one) < 2e-3
 
 
-def test_a_given_accelerate_configuration_is_used(
-    one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
-) -> None:
+def test_a_given_accelerate_configuration_is_used(one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
     config = settings(shallow_checkpoint, dataset_folder, tmp_path, 1)
     with pytest.raises(UserError, match=r"none\.yaml cannot be read"):
         launcher.train(prepare_run(config), accelerate_config=tmp_path / "none.yaml")

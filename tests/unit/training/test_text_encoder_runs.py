@@ -86,7 +86,7 @@ def test_validation_images_use_the_current_text_encoder(shallow_checkpoint: Path
             generator=seeding.generator(42, "sample", 0), device=CPU, dtype=torch.float32,
         )  # fmt: skip
         assert latents is not None
-        expected = np.asarray(decode_to_image(family.load_vae(checkpoint, torch.float32), latents), dtype=int)
+        expected = np.asarray(decode_to_image(family, family.load_vae(checkpoint, torch.float32), latents), dtype=int)
         assert np.abs(picture - expected).max() <= 2
         for module in read_lora(trained.run.lora):  # for the second picture, with what was learned
             inside = module.name if hasattr(text.model, "text_model") else module.name.removeprefix("text_model.")

@@ -48,7 +48,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return FAMILY.load_denoiser(open_checkpoint(str(path)), torch.float32).state_dict()
 
 
-def refused(path: Path, **names: str) -> str:
+def refused(path: Path, **names: Any) -> str:
     """The message and the hint with which the model is refused."""
     with pytest.raises(UserError) as caught:
         family_of(open_checkpoint(str(path), **names))
