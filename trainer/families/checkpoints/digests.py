@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ...core.files.reading import file_stamp, sha256_file
-from ...core.files.writing import write_atomic
+from ...core.files.writing import remove_abandoned, write_atomic
 
 
 def cached_digest(path: Path, cache_dir: Path | None, full: bool) -> str:
@@ -26,5 +26,6 @@ def cached_digest(path: Path, cache_dir: Path | None, full: bool) -> str:
         return str(known[key])
     digest = sha256_file(path)
     fresh = {k: v for k, v in known.items() if not k.startswith(f"{path}|")} | {key: digest}
+    remove_abandoned(cache_dir)
     write_atomic(record, json.dumps(fresh, indent=1))
     return digest

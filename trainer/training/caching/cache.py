@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ...core.errors import UserError
-from ...core.files.writing import atomic_path
+from ...core.files.writing import atomic_path, remove_abandoned
 from ...dataset import Item
 from ...families import PLAIN_TEXT, LatentSpace, TextSettings
 
@@ -141,6 +141,7 @@ def _is_latent(tensors: dict[str, torch.Tensor], shape: tuple[int, int, int]) ->
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     from safetensors.torch import save_file
 
+    remove_abandoned(path.parent)  # of a run that was killed while it wrote this file
     on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(on_cpu, str(temporary), metadata={"crc32": _checksum(on_cpu)})
