@@ -9,7 +9,7 @@ import requests
 
 from tests.server.comfy_server import Server
 from tests.tools.nodes.node_texts import LANGUAGES, help_page, node_texts
-from tests.tools.workflows.canvas import inputs_of, options
+from tests.tools.workflows.object_info import inputs_of, options
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from . import notes
-from .canvas import Canvas, Group, ObjectInfo
+from .canvas import Canvas, Group
+from .object_info import ObjectInfo
 from .parts import CONTROLNET, checkpoint, load, text_to_image, train_on_checkpoint
 
 _CONTROL = {"models": [{"name": CONTROLNET, "url": notes.CANNY_URL, "directory": "controlnet"}]}

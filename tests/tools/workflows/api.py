@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .canvas import ObjectInfo, choices, inputs_of, is_widget, options, outputs_of, socket_type, widget_names
+from .object_info import ObjectInfo, choices, inputs_of, is_widget, options, outputs_of, socket_type, widget_names
 
 NOTES = ("MarkdownNote", "Note")
 _TYPES: dict[str, tuple[type, ...]] = {"INT": (int,), "FLOAT": (int, float), "STRING": (str,), "BOOLEAN": (bool,)}

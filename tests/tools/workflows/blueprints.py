@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .canvas import Canvas, Group, Node, ObjectInfo, Output
+from .canvas import Canvas, Group, Node, Output
+from .object_info import ObjectInfo
 from .parts import train_on_checkpoint
 
 _INPUT_NODE, _OUTPUT_NODE = -10, -20  # ids that the frontend reserves for the borders of a subgraph

@@ -9,7 +9,8 @@ from demo.run_demo import DemoSettings
 
 from . import notes
 from .after_training import controlnet, epochs, export
-from .canvas import Canvas, Group, Node, ObjectInfo
+from .canvas import Canvas, Group, Node
+from .object_info import ObjectInfo
 from .parts import DEMO_BASE, NEGATIVE, checkpoint, load, sampler, text_to_image, train_on_checkpoint
 
 

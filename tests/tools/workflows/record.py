@@ -16,8 +16,9 @@ import requests
 from tests.browser.frontend import opened
 from trainer import __version__
 
-from .canvas import Canvas, Group, Node, ObjectInfo, choices, inputs_of, is_widget, options, outputs_of, socket_type
+from .canvas import Canvas, Group, Node
 from .graphs import GRAPHS
+from .object_info import ObjectInfo, choices, inputs_of, is_widget, options, outputs_of, socket_type
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "workflows"
 OURS = "AnimeLoRA_"
