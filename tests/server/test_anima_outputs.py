@@ -13,7 +13,7 @@ import torch
 from random_checkpoints.anima import make_anima
 from tests.tools.cache import cache_folder
 from tests.tools.comfyui import ComfyUI
-from trainer.families.anima.family import FAMILY
+from trainer.families.anima.anima_family import FAMILY
 from trainer.families.anima.tokenizers import qwen_tokens, t5_tokens
 from trainer.families.checkpoints.base_checkpoint import BaseCheckpoint
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..core.errors import UserError
-from .anima.family import FAMILY as ANIMA
+from .anima.anima_family import FAMILY as ANIMA
 from .checkpoints.base_checkpoint import BaseCheckpoint
 from .interface import Family
 from .sd1 import FAMILY as SD1

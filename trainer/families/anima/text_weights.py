@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.base_checkpoint import layout_errors
 from ..checkpoints.require_filled import require_filled
 from ..checkpoints.weights_file import WeightsFile
-from . import layout
+from . import tensor_layout
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +19,9 @@ def load_qwen(file: WeightsFile, dtype: torch.dtype, title: str) -> Any:
     import torch
     from transformers import Qwen3Config, Qwen3Model
 
-    prefix = layout.text_prefix(file.shapes) or ""
+    prefix = tensor_layout.text_prefix(file.shapes) or ""
     with layout_errors(file.path.name, "text encoder", title):
-        config = Qwen3Config(**layout.text_config(file.shapes, prefix))
+        config = Qwen3Config(**tensor_layout.text_config(file.shapes, prefix))
         with torch.device("meta"):
             qwen = Qwen3Model(config)
         _fill(qwen, file, tuple(f"{prefix}{part}" for part in ("embed_tokens.", "layers.", "norm.")), len(prefix), dtype)
@@ -34,9 +34,9 @@ def load_adapter(file: WeightsFile, dtype: torch.dtype, title: str) -> Any:
     import torch
     from diffusers.models.condition_embedders.condition_embedder_anima import AnimaTextConditioner
 
-    prefix = f"{layout.denoiser_prefix(file.shapes) or ''}{layout.ADAPTER}"
+    prefix = f"{tensor_layout.denoiser_prefix(file.shapes) or ''}{tensor_layout.ADAPTER}"
     with layout_errors(file.path.name, "text adapter", title):
-        config = layout.adapter_config(file.shapes)
+        config = tensor_layout.adapter_config(file.shapes)
         with torch.device("meta"):
             adapter = AnimaTextConditioner(**config)
         _fill(adapter, file, (prefix,), len(prefix), dtype)

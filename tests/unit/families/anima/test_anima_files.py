@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from random_checkpoints.anima import DENOISER, SIZES, TEXT_ENCODER, VAE, file_size, layouts
 from trainer.core.errors import UserError
 from trainer.families import family_of, is_base_model, open_checkpoint
-from trainer.families.anima import layout, libraries
-from trainer.families.anima.family import FAMILY
+from trainer.families.anima import libraries, tensor_layout
+from trainer.families.anima.anima_family import FAMILY
 
 Tensors = dict[str, torch.Tensor]
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def test_full_size_has_the_published_numbers_of_parameters_and_280_targets() -> 
     with torch.device("meta"):
         from trainer.families.anima.denoiser import ImageCosmosTransformer
 
-        denoiser = ImageCosmosTransformer(**layout.denoiser_config(shapes))
+        denoiser = ImageCosmosTransformer(**tensor_layout.denoiser_config(shapes))
     assert sum(parameter.numel() for parameter in denoiser.parameters()) == 1_956_405_248
     assert len(FAMILY.denoiser_targets(denoiser, "all-linear")) == 280
     assert len(FAMILY.denoiser_targets(denoiser, "attention")) == 224

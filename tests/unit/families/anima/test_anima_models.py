@@ -12,7 +12,7 @@ from diffusers.models.transformers import transformer_cosmos
 
 from trainer.core.errors import UserError
 from trainer.families import BaseCheckpoint, LatentSpace, open_checkpoint
-from trainer.families.anima.family import FAMILY
+from trainer.families.anima.anima_family import FAMILY
 from trainer.families.anima.text import AnimaText, padded
 from trainer.families.anima.tokenizers import qwen_tokens, t5_tokens
 

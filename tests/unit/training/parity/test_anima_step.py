@@ -19,7 +19,7 @@ from trainer.config.run_config import RunConfig
 from trainer.core import seeding
 from trainer.core.errors import UserError
 from trainer.families import open_checkpoint
-from trainer.families.anima.family import FAMILY
+from trainer.families.anima.anima_family import FAMILY
 from trainer.plan.inputs import open_inputs
 from trainer.plan.planning import make_plan
 from trainer.training.micro_batch import MicroBatch

@@ -18,7 +18,7 @@ from ..checkpoints.weights_file import WeightsFile
 from ..flow_sampling import FlowEuler
 from ..interface import NOWHERE, PLAIN_TEXT, Flow, Framing, LatentSpace, TextSettings
 from ..prediction import FLOW, Prediction
-from . import layout, text
+from . import tensor_layout, text
 from .libraries import require_libraries
 
 if TYPE_CHECKING:
@@ -49,15 +49,15 @@ class Anima:
 
     def recognises(self, checkpoint: BaseCheckpoint) -> bool:
         """A single file with a Cosmos-Predict2 transformer and Anima's text adapter."""
-        return checkpoint.kind == "file" and layout.has_adapter(checkpoint.shapes)
+        return checkpoint.kind == "file" and tensor_layout.has_adapter(checkpoint.shapes)
 
     def with_parts(
         self, checkpoint: BaseCheckpoint, vae: str, text_encoder: str, candidates: Mapping[str, Sequence[Path]] = NOWHERE
     ) -> BaseCheckpoint:
         """Text encoder and VAE are named, or in the checkpoint, or found."""
         shapes = checkpoint.shapes
-        own_text, own_vae = layout.text_prefix(shapes) is not None, layout.vae_prefix(shapes) is not None
-        text_kind, vae_kind = layout.text_encoder_kind(shapes), layout.vae_kind()
+        own_text, own_vae = tensor_layout.text_prefix(shapes) is not None, tensor_layout.vae_prefix(shapes) is not None
+        text_kind, vae_kind = tensor_layout.text_encoder_kind(shapes), tensor_layout.vae_kind()
         text_part = _part(checkpoint, text_encoder, text_kind, candidates.get("text_encoder", ()), own=own_text)
         vae_part = _part(checkpoint, vae, vae_kind, candidates.get("vae", ()), own=own_vae)
         if text_part is None and vae_part is None:
@@ -68,13 +68,13 @@ class Anima:
         """Raise UserError unless text encoder and VAE are known, and the libraries are new enough for this family."""
         require_libraries()
         shapes = checkpoint.shapes
-        if checkpoint.text_encoder is None and layout.text_prefix(shapes) is None:
-            raise _missing(checkpoint, layout.text_encoder_kind(shapes), "qwen_3_06b_base.safetensors")
-        if checkpoint.vae is None and layout.vae_prefix(shapes) is None:
-            raise _missing(checkpoint, layout.vae_kind(), "qwen_image_vae.safetensors")
+        if checkpoint.text_encoder is None and tensor_layout.text_prefix(shapes) is None:
+            raise _missing(checkpoint, tensor_layout.text_encoder_kind(shapes), "qwen_3_06b_base.safetensors")
+        if checkpoint.vae is None and tensor_layout.vae_prefix(shapes) is None:
+            raise _missing(checkpoint, tensor_layout.vae_kind(), "qwen_image_vae.safetensors")
         with layout_errors(checkpoint.name, "transformer", self.title):
-            layout.denoiser_config(shapes)
-            layout.adapter_config(shapes)
+            tensor_layout.denoiser_config(shapes)
+            tensor_layout.adapter_config(shapes)
 
     def prediction(self, checkpoint: BaseCheckpoint) -> Prediction:
         """The velocity of a rectified flow."""
@@ -86,14 +86,14 @@ class Anima:
 
     def read_denoiser(self, checkpoint: BaseCheckpoint, dtype: torch.dtype, *, channels_last: bool = False) -> dict[str, torch.Tensor]:
         """The transformer's tensors, without the adapter's."""
-        wanted = layout.denoiser_keys(checkpoint.shapes)
+        wanted = tensor_layout.denoiser_keys(checkpoint.shapes)
         return checkpoint.tensors(lambda key: key in wanted, dtype)
 
     def load_denoiser(self, checkpoint: BaseCheckpoint, dtype: torch.dtype, read: dict[str, torch.Tensor] | None = None) -> nn.Module:
         """``diffusers.CosmosTransformer3DModel`` for images, frozen, on the CPU."""
         from diffusers.loaders.single_file_utils import convert_cosmos_transformer_checkpoint_to_diffusers
 
-        prefix = layout.denoiser_prefix(checkpoint.shapes) or ""
+        prefix = tensor_layout.denoiser_prefix(checkpoint.shapes) or ""
         read = self.read_denoiser(checkpoint, dtype) if read is None else read
         denoiser = self.empty_denoiser(checkpoint)
         with layout_errors(checkpoint.name, "transformer", self.title):
@@ -108,28 +108,28 @@ class Anima:
         from .denoiser import ImageCosmosTransformer
 
         with torch.device("meta"), layout_errors(checkpoint.name, "transformer", self.title):
-            denoiser: nn.Module = ImageCosmosTransformer(**layout.denoiser_config(checkpoint.shapes))
+            denoiser: nn.Module = ImageCosmosTransformer(**tensor_layout.denoiser_config(checkpoint.shapes))
         return denoiser.requires_grad_(False)
 
     def load_vae(self, checkpoint: BaseCheckpoint, dtype: torch.dtype) -> nn.Module:
         """``diffusers.AutoencoderKLQwenImage``, frozen, on the CPU."""
-        from .vae import load_vae
+        from .qwen_image_vae import load_qwen_image_vae
 
-        vae: nn.Module = load_vae(_file(checkpoint, checkpoint.vae), dtype, self.title)
+        vae: nn.Module = load_qwen_image_vae(_file(checkpoint, checkpoint.vae), dtype, self.title)
         return vae
 
     def encode_images(self, vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The posterior's mode, as other trainers of this family use it, and a standard deviation of zero."""
-        from .vae import encode
+        from .qwen_image_vae import encode_to_latents
 
-        latents = encode(vae, pixels)
+        latents = encode_to_latents(vae, pixels)
         return latents, latents.new_zeros(latents.shape)
 
     def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        """See :func:`.vae.decode`."""
-        from .vae import decode
+        """See :func:`.qwen_image_vae.decode_from_latents`."""
+        from .qwen_image_vae import decode_from_latents
 
-        return decode(vae, latents)
+        return decode_from_latents(vae, latents)
 
     def load_text_encoder(
         self, checkpoint: BaseCheckpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.base_checkpoint import layout_errors
 from ..checkpoints.weights_file import WeightsFile
-from . import layout
+from . import tensor_layout
 
 if TYPE_CHECKING:
     import torch
 
 
-def load_vae(file: WeightsFile, dtype: torch.dtype, title: str) -> Any:
+def load_qwen_image_vae(file: WeightsFile, dtype: torch.dtype, title: str) -> Any:
     """``diffusers.AutoencoderKLQwenImage``, frozen, on the CPU."""
     import torch
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
     from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
 
-    prefix = layout.vae_prefix(file.shapes) or ""
+    prefix = tensor_layout.vae_prefix(file.shapes) or ""
     parts = tuple(f"{prefix}{part}" for part in ("encoder.", "decoder.", "conv1.", "conv2."))
     tensors = file.tensors(lambda key: key.startswith(parts), dtype)
     with layout_errors(file.path.name, "VAE", title):
@@ -33,7 +33,7 @@ def load_vae(file: WeightsFile, dtype: torch.dtype, title: str) -> Any:
     return vae.eval().requires_grad_(False)
 
 
-def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+def encode_to_latents(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """The mode of the posterior of ``pixels`` (batch, 3, height, width) in -1..1, at about unit variance (batch, 16, height/8, width/8)."""
     video = pixels.unsqueeze(2)
     moments = vae.encode(video).latent_dist.parameters if vae.use_tiling else vae.quant_conv(vae.encoder(video))
@@ -43,7 +43,7 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     return latents
 
 
-def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+def decode_from_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """The images (batch, 3, height, width) in -1..1 of ``latents`` (batch, 16, height/8, width/8) at unit variance."""
     video = latents.unsqueeze(2)
     mean, std = _statistics(vae, video)
