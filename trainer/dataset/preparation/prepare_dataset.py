@@ -108,7 +108,6 @@ def _prepare(
 ) -> PrepareResult:
     """The steps of a preparation in its locked ``folder``."""
     previous, integrity, journal = PreviousRun(folder), IntegrityCheck(folder), Journal(folder)
-    written = previous.names() | journal.files()
     try:
         candidates, rejected, candidate_warnings = _candidates(sources, folder, settings)
         processor = CandidateProcessor(
@@ -123,13 +122,13 @@ def _prepare(
         previous.carry_masks(images.kept)
 
         caller.progress(len(candidates), len(candidates), "writing the manifest")
-        written |= journal.files()  # also what this run made and then left out
         rows = [
             manifest_row(candidate, result, caption, settings) for (candidate, result), caption in zip(images.kept, captions, strict=True)
         ]
         rejected.sort(key=lambda rejection: natural_key(rejection.source))
         dataset = write_dataset(folder, settings, rows, captions, rejected)
-        previous.remove(stale_files(folder, rows, written), journal.results, integrity)
+        written = previous.names() | journal.files()  # also what this run made and then left out
+        previous.remove(stale_files(folder, rows, written), journal.written, integrity)
         previous.forget_all_but({caption_file(row.item.file): row.item.caption for row in rows})
         integrity.save(row.item.file for row in rows)
 

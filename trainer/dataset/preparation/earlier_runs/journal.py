@@ -21,30 +21,35 @@ _LARGEST = 4 << 30  # bytes
 
 
 class Journal:
-    """Results by key, in the append-only file ``.prepare/journal.jsonl``. An incomplete last line of a killed run is ignored."""
+    """Results by key, in the append-only file ``.prepare/journal.jsonl``. An incomplete last line of a killed run is ignored.
+
+    ``written``: the results with files since the last finished run, also those that another one replaced: the image of a renamed source
+    has the same key and another file.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / WORK / JOURNAL
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.results: dict[str, ProcessedImage] = {}
+        self.written: set[ProcessedImage] = set()
         if os.path.lexists(self._path):
             for line in _read(self._path).splitlines():
                 result = _parse(line)
                 if result is not None:
-                    self.results[result.key] = result
+                    self._keep(result)
         self._file: IO[str] = self._path.open("a", encoding="utf-8")
         if self._path.stat().st_size and not _ends_with_newline(self._path):
             self._file.write("\n")
 
     def add(self, result: ProcessedImage) -> None:
         """Keep a result and write it at once."""
-        self.results[result.key] = result
+        self._keep(result)
         self._file.write(json.dumps(result.to_json()) + "\n")
         self._file.flush()
 
     def files(self) -> set[str]:
         """Names of the images and masks that were written."""
-        return {name for result in self.results.values() for name in (result.file, result.mask) if name}
+        return {name for result in self.written for name in (result.file, result.mask) if name}
 
     def compact(self, keys: Iterable[str]) -> None:
         """Close the file and write it again with the results of ``keys`` only."""
@@ -57,6 +62,11 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _keep(self, result: ProcessedImage) -> None:
+        self.results[result.key] = result
+        if result.file:
+            self.written.add(result)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from ....core.counting import plural
 from ....core.files.reading import read_regular
 from ....core.files.writing import replace, write_atomic
 from ...captions.caption_text import read_caption_text, tidy_lines
-from ...layout import LARGEST_MASK, MASKS, WORK, caption_file
+from ...layout import LARGEST_MASK, MASKS, REGULARISATION, WORK, caption_file
 from .earlier_rows import RowMatcher, earlier_rows, lines_of
 
 if TYPE_CHECKING:
@@ -149,12 +149,19 @@ class PreviousRun:
         else:
             self._warn_set_aside(KEPT_MASKS, [aside])
 
-    def remove(self, paths: Mapping[str, Path], results: Mapping[str, ProcessedImage], integrity: IntegrityCheck) -> None:
-        """Remove files of ours (path below the folder -> path); those that the user changed move to ``.prepare``, with a warning."""
-        masks = {row.mask_sha256 for row in self.rows.values()} | {result.mask_sha256 for result in results.values()}
+    def remove(self, paths: Mapping[str, Path], written: Collection[ProcessedImage], integrity: IntegrityCheck) -> None:
+        """Remove files of ours (path below the folder -> path); those that the user changed move to ``.prepare``, with a warning.
+
+        ``written``: what was written since the last finished run.
+        """
+        masks = {row.mask_sha256 for row in self.rows.values()} | {result.mask_sha256 for result in written}
+        images: dict[str, set[str]] = {file: {row.sha256} for file, row in self.rows.items()}
+        for result in written:
+            for file in (result.file, f"{REGULARISATION}/{result.file}"):
+                images.setdefault(file, set()).add(result.sha256)
         aside: dict[str, list[Path]] = {}
         for file, path in paths.items():
-            kind = self._edited_kind(file, path, masks, integrity)
+            kind = self._edited_kind(file, path, masks, images.get(file, set()), integrity)
             if kind:
                 aside.setdefault(kind, []).append(self._put_aside(path, kind))
             else:
@@ -162,8 +169,11 @@ class PreviousRun:
         for kind, moved in aside.items():
             self._warn_set_aside(kind, moved)
 
-    def _edited_kind(self, file: str, path: Path, masks: set[str], integrity: IntegrityCheck) -> str:
-        """The folder in ``.prepare`` for a file that the user changed; empty for others. ``masks``: SHA-256 of written masks."""
+    def _edited_kind(self, file: str, path: Path, masks: set[str], images: set[str], integrity: IntegrityCheck) -> str:
+        """The folder in ``.prepare`` for a file that the user changed; empty for others.
+
+        ``masks``: SHA-256 of all masks that were written; ``images``: of the images that were written to ``file``.
+        """
         if file in self.carried:
             return ""
         if file.endswith(".txt"):
@@ -172,7 +182,7 @@ class PreviousRun:
         if file.startswith(f"{MASKS}/"):
             data = _bytes(path)
             return "" if data is None or _sha256(data) in masks else KEPT_MASKS
-        return "" if file not in self.rows or integrity.is_unchanged(file, self.rows[file].sha256) else KEPT_IMAGES
+        return "" if any(integrity.is_unchanged(file, sha256) for sha256 in images) else KEPT_IMAGES
 
     def _edited(self, file: str) -> str | None:
         text = _caption(self._folder / file)
