@@ -102,10 +102,12 @@ def process_image(
     mask: Path,
     settings: PrepareSettings,
     upscaler: Upscaler | None,
+    before_writing: Callable[[ProcessedImage], None],
     source_mask: bytes | str | None = None,
 ) -> ProcessedImage:
     """Decode, check, crop, resize and write ``target`` (and ``mask``). ``data``: the bytes of a file, or an image of an IMAGE batch.
 
+    ``before_writing`` gets the result of an image that can be used before its files are written.
     ``source_mask``: the bytes of a mask beside the source, or a text that says why it cannot be read.
     An image that cannot be used gives a result with a ``reason``. Raises UserError when a file cannot be written.
     """
@@ -126,17 +128,7 @@ def process_image(
         return ProcessedImage(**found, reason="memory", message="not enough memory to decode it")
     png = _png(result.image)
     mask_png = _png(result.mask) if result.mask is not None else b""
-    try:
-        write_atomic(target, png)
-        if mask_png:
-            write_atomic(mask, mask_png)
-    except OSError as error:  # such as a full disk, with which all further images would fail, too
-        raise UserError(
-            Message(File(str(target)), f" cannot be written: {error.strerror or error}."),
-            "Make room, or choose another output folder. Finished images are kept.",
-            kind="dataset",
-        ) from error
-    return ProcessedImage(
+    processed = ProcessedImage(
         **found,
         size=result.image.size,
         crop_top_left=result.crop_top_left,
@@ -148,6 +140,18 @@ def process_image(
         mask_sha256=hashlib.sha256(mask_png).hexdigest() if mask_png else "",
         steps=tuple(result.steps),
     )
+    try:
+        before_writing(processed)
+        write_atomic(target, png)
+        if mask_png:
+            write_atomic(mask, mask_png)
+    except OSError as error:  # such as a full disk, with which all further images would fail, too
+        raise UserError(
+            Message(File(str(target)), f" cannot be written: {error.strerror or error}."),
+            "Make room, or choose another output folder. Finished images are kept.",
+            kind="dataset",
+        ) from error
+    return processed
 
 
 def flattened(decoded: DecodedImage, settings: PrepareSettings) -> Image.Image:

@@ -99,7 +99,7 @@ class CandidateProcessor:
         for number, (candidate, result) in enumerate(zip(candidates, results, strict=True), 1):
             if result.reason == CHANGED:
                 self.journal.results[result.key] = result
-            else:
+            elif result.reason:
                 self.journal.add(result)
             self.progress(number, len(candidates), candidate.entry.name)
 
@@ -110,7 +110,7 @@ class CandidateProcessor:
         mask_aside = self.previous.set_aside_mask(candidate.mask, known)
         result = process_image(
             data, key=candidate.key, source_sha256=candidate.sha256, target=candidate.target, mask=candidate.mask,
-            settings=self.settings, upscaler=self.upscaler, source_mask=candidate.read_mask(),
+            settings=self.settings, upscaler=self.upscaler, before_writing=self.journal.add, source_mask=candidate.read_mask(),
         )  # fmt: skip
         if result.file:
             self.integrity.record(candidate.relative_target, result.sha256)

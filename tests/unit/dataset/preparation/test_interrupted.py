@@ -83,3 +83,13 @@ def test_kill_loses_nothing_that_the_user_changed_beside_a_renamed_source(tmp_pa
     assert files(repeated) == wanted(repeated) | {"mine-0123456789.png"}
     assert captions_by_source(repeated)["9.png"] == "mk01, my own words"
     assert (repeated.path / ".prepare" / "kept-images" / image.name).read_bytes() == edited
+
+
+def test_image_written_just_before_a_kill_is_removed_with_its_source(tmp_path: Path) -> None:
+    source = masked_source(tmp_path / "in")
+    with killed_at("trainer.dataset.manifest.integrity.IntegrityCheck.record"):  # follows the writing of an image
+        prepare_dataset(source, tmp_path / "out", MASKED, workers=0)
+    assert len(list((tmp_path / "out").rglob("0-*.png"))) == 2, "the image and its mask"
+    (source / "0.png").unlink()
+    repeated = prepare(source, MASKED)
+    assert files(repeated) == wanted(repeated) and len(wanted(repeated)) == 6

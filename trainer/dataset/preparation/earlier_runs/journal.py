@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ class Journal:
     """Results by key, in the append-only file ``.prepare/journal.jsonl``. An incomplete last line of a killed run is ignored.
 
     ``written``: the results with files since the last finished run, also those that another one replaced: the image of a renamed source
-    has the same key and another file.
+    has the same key and another file. A result is added before its files are written, so that none can be there without it; whether they
+    are there is checked by their content.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,6 +34,7 @@ class Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.results: dict[str, ProcessedImage] = {}
         self.written: set[ProcessedImage] = set()
+        self._lock = threading.Lock()
         if os.path.lexists(self._path):
             for line in _read(self._path).splitlines():
                 result = _parse(line)
@@ -42,13 +45,14 @@ class Journal:
             self._file.write("\n")
 
     def add(self, result: ProcessedImage) -> None:
-        """Keep a result and write it at once."""
-        self._keep(result)
-        self._file.write(json.dumps(result.to_json()) + "\n")
-        self._file.flush()
+        """Keep a result and write it at once. Threads may call it at the same time."""
+        with self._lock:
+            self._keep(result)
+            self._file.write(json.dumps(result.to_json()) + "\n")
+            self._file.flush()
 
     def files(self) -> set[str]:
-        """Names of the images and masks that were written."""
+        """Names of the images and masks of all results in ``written``."""
         return {name for result in self.written for name in (result.file, result.mask) if name}
 
     def compact(self, keys: Iterable[str]) -> None:
