@@ -34,6 +34,11 @@ _OUTPUTS = {"lora": "LoRA", "samples": "validation images"}  # names of outputs 
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
+def output_label(name: str) -> str:
+    """The English label of an output."""
+    return _OUTPUTS.get(name, name.replace("_", " "))
+
+
 def generated_docs() -> dict[str, str]:
     """The documents with tables of settings, by path below the repository's root."""
     texts = {path: with_table((ROOT / path).read_text(encoding="utf-8"), "settings", settings_table(model)) for path, model in DOCS.items()}
@@ -77,7 +82,7 @@ def untranslated(nodes: Mapping[str, Any]) -> Iterator[str]:
 
 def _english(info: Mapping[str, Any]) -> dict[str, Any]:
     inputs = {name: {"name": options.get("display_name") or name, "tooltip": options["tooltip"]} for name, _, options, _ in _inputs(info)}
-    names = [_OUTPUTS.get(name, name.replace("_", " ")) for name in info["output_name"]]
+    names = [output_label(name) for name in info["output_name"]]
     outputs = zip(names, info["output_tooltips"], strict=True)
     return {
         "display_name": info["display_name"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,23 @@ TEXTS = {"positive": "1girl, smile", "negative": "worst quality"}
 
 
 @pytest.fixture(scope="module")
-def models(server: Server) -> dict[str, str]:
-    """Random models with two blocks in the server's folders: their names by loader."""
+def models(server: Server) -> Iterator[dict[str, str]]:
+    """Random models with two blocks in the server's folders, under names of their own: by loader. Other tests have smaller ones there."""
     if not (server.comfyui / "comfy" / "ldm" / "anima").is_dir():
         pytest.skip("this ComfyUI does not know Anima")
     folder = cache_folder() / "anima-small"
     if not (folder / "complete").is_file():
         make_anima(folder, "small")
         (folder / "complete").touch()
-    for name in (DENOISER, TEXT_ENCODER, VAE):
-        target = server.base / "models" / name
+    names = {}
+    for loader, file in (("unet", DENOISER), ("clip", TEXT_ENCODER), ("vae", VAE)):
+        target = (server.base / "models" / file).with_name(f"wide-{Path(file).name}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            link(folder / name, target)
-    return {part: Path(name).name for part, name in (("unet", DENOISER), ("clip", TEXT_ENCODER), ("vae", VAE))}
+        link(folder / file, target)
+        names[loader] = target.name
+    yield names
+    for file in (DENOISER, TEXT_ENCODER, VAE):
+        (server.base / "models" / file).with_name(f"wide-{Path(file).name}").unlink()
 
 
 def anima_lora(path: Path, blocks: int = 2, *, diffusers_names: bool = False) -> Path:
