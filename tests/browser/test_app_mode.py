@@ -55,8 +55,12 @@ def test_app_trains_from_its_form_and_shows_the_image(frontend: Frontend, canvas
 def test_blueprint_is_found_by_its_name_and_becomes_one_node(frontend: Frontend, name: str, inner: str) -> None:
     page = frontend.page
     page.evaluate("() => window.app.graph.clear()")
-    page.mouse.dblclick(1200, 600)
-    page.wait_for_timeout(800)
+    for _ in range(5):  # right after a change of the graph, the canvas may miss a double click
+        page.wait_for_timeout(700)
+        page.mouse.dblclick(1500, 900)
+        page.wait_for_timeout(800)
+        if page.evaluate("() => document.activeElement?.tagName === 'INPUT'"):
+            break
     page.keyboard.type(name)
     page.wait_for_timeout(1500)
     page.keyboard.press("Enter")
