@@ -49,6 +49,7 @@ def test_every_command_rejects_an_image_of_60000_pixels_a_side(
     assert "vast.png" in output.err
 
 
+@pytest.mark.seconds
 def test_only_the_valid_member_of_a_hostile_archive_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = make_pictures(tmp_path / "one", 1) / "00.png"
     (tmp_path / "a" / "b").mkdir(parents=True)

@@ -86,6 +86,7 @@ def test_empty_source_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixt
     assert error.startswith("error: The folder") and "hint: Put your images there" in error
 
 
+@pytest.mark.seconds
 def test_runs_as_a_program_with_export_and_sheet(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 2)
     command = [

@@ -135,6 +135,7 @@ def vaes(shallow_checkpoint: Path, whole: Path, tmp_path_factory: pytest.TempPat
     return {**{name: root / file for name, file in names.items()}, "folder": whole / "vae", "model folder": whole}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("form", ["prefixed", "bare", "pickle", "diffusers", "folder", "model folder"])
 def test_separate_vae_loads_from_every_form(without_vae: Path, vaes: dict[str, Path], shallow_checkpoint: Path, form: str) -> None:
     assert same(weights(without_vae, str(vaes[form])), weights(shallow_checkpoint))

@@ -73,6 +73,7 @@ def follow(configured: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return stopped
 
 
+@pytest.mark.seconds
 def test_a_child_that_reports_saving_is_waited_for(follow: Follow) -> None:
     seconds = child_process._RESPONSE_SECONDS + 1
     run, received = follow(_SAVES.format(seconds=seconds))
@@ -84,6 +85,7 @@ def test_a_child_that_reports_saving_is_waited_for(follow: Follow) -> None:
     assert stopped.time - saving.time >= seconds - 0.1, "it was reported only after saving"
 
 
+@pytest.mark.seconds
 def test_a_silent_child_is_killed_and_the_resume_step_is_reported(
     follow: Follow,
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_silent_child_is_killed_and_the_resume_step_is_reported(
     assert not (run.path / "saved").exists()
 
 
+@pytest.mark.seconds
 def test_saving_is_limited_in_time(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "SAVING_SECONDS", child_process._RESPONSE_SECONDS + 0.5)
     run, received = follow(_SAVES.format(seconds=600), saved=1)

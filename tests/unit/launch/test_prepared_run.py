@@ -76,6 +76,7 @@ def test_the_parent_opens_the_dataset_settles_memory_and_hashes_the_checkpoint_o
     assert not result.reused
 
 
+@pytest.mark.seconds
 def test_the_child_opens_the_dataset_once_and_neither_settles_nor_hashes_again(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepare_run(config)
     write_run_folder(run)
@@ -93,6 +94,7 @@ def test_the_run_folder_holds_the_settled_configuration(config: RunConfig, monke
     assert (written.training.memory, written.training.gradient_checkpointing, written.training.micro_batch_size) == ("auto", True, 1)
 
 
+@pytest.mark.seconds
 def test_a_folder_with_an_unsettled_configuration_trains(config: RunConfig) -> None:
     run = prepare_run(config).folder  # as train --prepare once wrote it
     run.path.mkdir(parents=True)

@@ -26,6 +26,7 @@ from trainer.plan.planning import make_plan
 from trainer.runs import events
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("batch", "pixels", "targets"), [(1, 256, "all-linear"), (2, 128, "all-linear"), (1, 256, "attention")])
 def test_estimated_activations_match_a_real_forward_pass(
     tiny_checkpoint: Path, dataset_folder: Path, tmp_path: Path, batch: int, pixels: int, targets: str

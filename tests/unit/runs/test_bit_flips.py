@@ -78,6 +78,7 @@ def test_a_state_with_a_flipped_bit_in_its_step_is_named_and_skipped(stopped: Ru
     assert found.steps == 6
 
 
+@pytest.mark.seconds
 def test_a_record_without_a_checksum_is_trusted_only_if_everything_agrees(stopped: RunConfig) -> None:
     run = prepare_run(stopped).folder
     reasons: list[str] = []

@@ -151,6 +151,7 @@ def test_link_to_a_device_is_not_read_as_a_caption(folder: Path) -> None:
         open_dataset(folder)
 
 
+@pytest.mark.seconds
 def test_ten_thousand_rows_open(tmp_path: Path) -> None:
     """The benchmark does 100,000 and takes the time; here the result is compared with what was written."""
     folder = tmp_path / "many"

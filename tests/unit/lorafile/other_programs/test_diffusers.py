@@ -53,6 +53,7 @@ def test_diffusers_loads_the_unet_part(tmp_path: Path, family: str, form: str) -
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("form", ["kohya", "diffusers", "peft"])
 def test_diffusers_loads_a_whole_lora_into_a_pipeline(tmp_path: Path, form: str) -> None:
     """``load_lora_weights`` on a small pipeline with UNet and text encoder; fusing adds the expected change."""
