@@ -20,6 +20,14 @@ _PLACE_OF_NOTE = """() => {
   const note = window.app.graph._nodes.find((node) => node.type === "MarkdownNote");
   return [...window.app.canvas.convertOffsetToCanvas(note.pos)];
 }"""
+# Change values, folded ones too, and add a widget as another extension would.
+_CHANGE = """([number, values]) => {
+  const node = window.app.graph.getNodeById(number);
+  for (const [name, value] of Object.entries(values)) node.widgets.find((widget) => widget.name === name).value = value;
+  node.addWidget("text", "of another extension", "added later", () => {});
+}"""
+_FIRST = next(iter(GRAPHS))
+_FIRST_WIDGET = "(number) => window.app.graph.getNodeById(number).widgets[0].name"
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -46,6 +54,22 @@ def test_graph_loads_completely(frontend: Frontend, look: Look, canvas_server: S
         frontend.screenshot(picture(name))
     if graph["extra"].get("linearMode") and look.comfyui is not None and look.comfyui.version != "0.3.64":
         frontend.run_command("Comfy.ToggleLinear")  # out of App mode again, for the next test
+
+
+def test_values_keep_their_places_when_saved_and_loaded_again(frontend: Frontend) -> None:
+    graph = frontend.template("animelora", _FIRST)
+    frontend.load(graph, _FIRST)
+    number = next(node["id"] for node in graph["nodes"] if node["type"] == "AnimeLoRA_TrainLora")
+    places = widget_values(graph)[number]
+    expected = [{2: 3, 500: 700, "none": "style"}.get(value, value) if isinstance(value, int | str) else value for value in places]
+    frontend.page.evaluate(_CHANGE, [number, {"gradient_accumulation": 3, "checkpoint_every": 700, "preset": "style"}])
+    saved = frontend.serialized()
+    assert widget_values(saved)[number] == [*expected, "added later"]
+
+    frontend.load(saved, _FIRST)
+    again = frontend.serialized()
+    assert widget_values(again)[number][: len(expected)] == expected
+    assert frontend.page.evaluate(_FIRST_WIDGET, number) == "preset", "in front, as before"
 
 
 def test_template_browser_shows_and_opens_the_workflows(frontend: Frontend, look: Look) -> None:
