@@ -265,7 +265,7 @@ class TrainingRecipe:
                 self.take_up(control)
             except Cancelled:
                 raise
-            except Exception as error:  # the run itself is not to blame, and goes on
+            except Exception as error:  # a request that fails does not end the run
                 self._warn(Message("A request could not be met: ", diagnose(error, self.run.path).message))
 
     def take_up(self, control: Control) -> None:

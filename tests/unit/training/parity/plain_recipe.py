@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 
 from tests.unit.training_helpers import Trained, train_here
+from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig
+from trainer.core import seeding
 from trainer.dataset import open_dataset
 from trainer.dataset.loading import batch_order
 from trainer.families import family_of, open_checkpoint
@@ -49,6 +52,17 @@ def names(unet: Any) -> dict[str, torch.nn.Parameter]:
         for name, parameter in unet.named_parameters()
         if parameter.requires_grad
     }
+
+
+def add_peft_adapter(denoiser: Any, first: torch.nn.Module, modules: list[str], config: RunConfig) -> None:
+    """Put peft's adapter on ``modules`` of ``denoiser``, with the trainer's first weights, drawn on the copy ``first``."""
+    rank, alpha = config.network.rank, config.network.alpha
+    adapter.inject(first, modules, rank=rank, alpha=alpha, seed=seeding.derive_seed(config.training.seed, "weights") % 2**32)
+    start = adapter.state(first)
+    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules))
+    with torch.no_grad():
+        for name, parameter in names(denoiser).items():
+            parameter.copy_(start[name])
 
 
 def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:

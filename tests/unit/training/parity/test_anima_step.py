@@ -9,14 +9,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.transformers import transformer_cosmos
-from peft import LoraConfig
 from torch.nn import functional as F
 
-from tests.unit.training.parity.plain_recipe import Gradients, distance, draws, names, train_ours
+from tests.unit.training.parity.plain_recipe import Gradients, add_peft_adapter, distance, draws, names, train_ours
 from tests.unit.training_helpers import apart, configuration, make_dataset, train_here
-from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig
-from trainer.core import seeding
 from trainer.core.errors import UserError
 from trainer.families import open_checkpoint
 from trainer.families.anima.anima_family import FAMILY
@@ -53,13 +50,7 @@ def plain_denoiser(config: RunConfig) -> Any:
     wanted = {f"transformer_blocks.{block}.{part}" for block in range(2) for part in [*attention, "ff.net.0.proj", "ff.net.2"]}
     modules = [name for name, _ in denoiser.named_modules() if name in wanted]
     assert len(modules) == 20
-    rank, alpha = config.network.rank, config.network.alpha
-    adapter.inject(first, modules, rank=rank, alpha=alpha, seed=seeding.derive_seed(config.training.seed, "weights") % 2**32)
-    start = adapter.state(first)
-    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules))  # type: ignore[operator]
-    with torch.no_grad():
-        for name, parameter in names(denoiser).items():
-            parameter.copy_(start[name])
+    add_peft_adapter(denoiser, first, modules, config)
     return denoiser.train()
 
 

@@ -17,15 +17,12 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
-from peft import LoraConfig
 from torch.nn import functional as F
 
 from tests.tools.parameters import mark_long
-from tests.unit.training.parity.plain_recipe import Gradients, distance, draws, is_linear_or_1x1, names, train_ours
+from tests.unit.training.parity.plain_recipe import Gradients, add_peft_adapter, distance, draws, is_linear_or_1x1, names, train_ours
 from tests.unit.training_helpers import apart, configuration, make_dataset
-from trainer.adapters import adapter
 from trainer.config.run_config import RunConfig
-from trainer.core import seeding
 from trainer.families import family_named, open_checkpoint
 from trainer.training.micro_batch import MicroBatch
 
@@ -99,13 +96,7 @@ def unet_with_lora(case: Case, config: RunConfig) -> Any:
     unet, first = (family.load_denoiser(checkpoint, torch.float32) for _ in range(2))
     modules = [name for name, module in unet.named_modules() if ".attentions." in name and is_linear_or_1x1(module)]
     assert len(modules) == MODULES[case.checkpoint]
-    rank, alpha = config.network.rank, config.network.alpha
-    adapter.inject(first, modules, rank=rank, alpha=alpha, seed=seeding.derive_seed(config.training.seed, "weights") % 2**32)
-    start = adapter.state(first)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules))  # type: ignore[operator]
-    with torch.no_grad():
-        for name, parameter in names(unet).items():
-            parameter.copy_(start[name])
+    add_peft_adapter(unet, first, modules, config)
     return unet.train()
 
 
