@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import trainer
 
@@ -30,6 +31,11 @@ NOT_REQUIRED = {"torch", "numpy", "onnxruntime", "bitsandbytes", "xformers", "tr
 
 def project() -> dict[str, Any]:
     data: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return data
+
+
+def registry() -> dict[str, Any]:
+    data: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["comfy"]
     return data
 
 
@@ -53,6 +59,15 @@ def test_pyproject_and_requirements_name_the_same_dependencies() -> None:
 
 def test_the_version_is_the_trainers() -> None:
     assert project()["version"] == trainer.__version__
+
+
+@pytest.mark.parametrize(("field", "ratio", "widest"), [("Icon", 1.0, 400), ("Banner", 21 / 9, 2100)])
+def test_the_registrys_images_are_in_the_repository_and_have_the_shape_it_shows(field: str, ratio: float, widest: int) -> None:
+    path = registry()[field].partition("/main/")[2]
+    with Image.open(ROOT / path) as image:
+        assert image.format in ("PNG", "JPEG", "GIF")
+        assert image.width / image.height == ratio
+        assert image.width <= widest
 
 
 def test_everything_the_trainer_imports_is_required() -> None:
