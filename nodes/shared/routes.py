@@ -85,7 +85,7 @@ def register(train: type[Any], options: Sequence[type[io.ComfyNode]]) -> None:
         try:
             data = await request.json() if _is_json(request) else {}
             graph, node_id, last_run = data["graph"], str(data["node"]), find_run(str(data["run"]))
-        except (UserError, ValueError, KeyError, TypeError):
+        except (UserError, ValueError, KeyError, TypeError, RecursionError):
             return web.json_response({"kind": "unknown"})
         return web.json_response(await asyncio.to_thread(next_run, train, option_nodes, graph, node_id, last_run))
 
@@ -95,7 +95,7 @@ def register(train: type[Any], options: Sequence[type[io.ComfyNode]]) -> None:
             data = await request.json() if _is_json(request) else {}
             folder = find_run(request.match_info["run"])
             name = await asyncio.to_thread(keep_epoch, folder, int(data["step"]), int(data["epoch"]))
-        except (UserError, KeyError, TypeError, ValueError) as error:
+        except (UserError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             return web.json_response({"error": on_canvas(str(error))}, status=400)
         report_new_lora()
         return web.json_response({"name": name})

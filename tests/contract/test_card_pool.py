@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable
 from types import ModuleType
@@ -39,3 +40,27 @@ def test_error_of_a_read_reaches_the_caller(helper: Helper) -> None:
 
     with pytest.raises(FileNotFoundError, match="gone"):
         asyncio.run(helper("loras.card_pool").CardPool().read(fail))
+
+
+def test_four_cards_are_read_at_once_and_a_request_waits_twenty_seconds(helper: Helper) -> None:
+    pool_class = helper("loras.card_pool").CardPool
+    assert inspect.signature(pool_class).parameters["seconds"].default == 20
+    release, started = threading.Event(), threading.Semaphore(0)
+
+    def hang() -> None:
+        started.release()
+        release.wait()
+
+    async def six() -> int:
+        pool = pool_class()
+        reads = [asyncio.ensure_future(pool.read(hang)) for _ in range(6)]
+        await asyncio.sleep(0)
+        running = [await asyncio.to_thread(started.acquire, timeout=timeout) for timeout in (30, 30, 30, 30, 0.2)]
+        release.set()
+        await asyncio.gather(*reads)
+        return sum(running)
+
+    try:
+        assert asyncio.run(six()) == 4
+    finally:
+        release.set()

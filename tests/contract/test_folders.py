@@ -45,6 +45,21 @@ def test_unlisted_file_has_no_menu_entry(folders: ModuleType, tmp_path: Path, pl
     assert folders.listed_lora(tmp_path / place) == ""
 
 
+def test_name_that_is_not_in_comfyuis_list_is_no_model(helper: Helper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer about the next run takes any graph, whose values no server has checked against its menus."""
+    model = tmp_path / "model.safetensors"
+    comfyui = SimpleNamespace(get_full_path=lambda kind, name: str(tmp_path / name), get_filename_list=lambda kind: [model.name])
+    monkeypatch.setitem(sys.modules, "folder_paths", comfyui)
+    base_models, folders = helper("files.base_models"), helper("files.folders")
+    for module in (base_models, folders):
+        monkeypatch.setattr(module, "folder_paths", comfyui)
+    assert base_models.base_model_path("[diffusion_models] model.safetensors") == model
+    for name in ("../secret.safetensors", "notes.txt", str(tmp_path / "x.safetensors"), ""):
+        for kind in ("", "[diffusion_models] "):
+            with pytest.raises(folders.UserError, match="not in ComfyUI's list"):
+                base_models.base_model_path(kind + name)
+
+
 def test_digest_covers_the_deepest_file_of_a_deep_tree(folders: ModuleType, tmp_path: Path) -> None:
     """The tree is deeper than Python's recursion limit."""
     if os.name == "nt":

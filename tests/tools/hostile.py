@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
 Maker = Callable[[Path], None]
@@ -132,6 +133,30 @@ def vast_picture() -> bytes:
     data = b"".join(rows.compress(lines) for _ in range(SIDE // 100)) + rows.flush()
     head = struct.pack(">IIBBBBB", SIDE, SIDE, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def tiled_tiff(tile: int) -> bytes:
+    """A TIFF of 64 x 64 black pixels in one tile of ``tile`` x ``tile``."""
+    rows = zlib.compressobj(9)
+    data = b"".join(rows.compress(bytes(3 * tile)) for _ in range(tile)) + rows.flush()
+    short, whole, begin = 3, 4, 8 + 2 + 12 * 10 + 4  # types of tags; where the list of tags ends
+    tags = [(256, whole, 64), (257, whole, 64), (258, short, begin), (259, short, 8), (262, short, 2), (277, short, 3),
+            (322, whole, tile), (323, whole, tile), (324, whole, begin + 6), (325, whole, len(data))]  # fmt: skip
+    listed = b"".join(struct.pack("<HHII", tag, kind, 3 if tag == 258 else 1, value) for tag, kind, value in tags)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + listed + bytes(4) + struct.pack("<HHH", 8, 8, 8) + data
+
+
+def icon(image: bytes) -> bytes:
+    """An icon file that lists ``image``, a PNG, as one of 16 x 16 pixels."""
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(image), 22) + image
+
+
+def many_scans(count: int) -> bytes:
+    """A JPEG of 64 x 64 pixels that repeats its last scan ``count`` times."""
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "JPEG", progressive=True)
+    start, end = stream.getvalue()[:-2], b"\xff\xd9"
+    return start + (b"\xff\xda" + start.rpartition(b"\xff\xda")[2]) * count + end
 
 
 def slipping_zip(picture: bytes) -> bytes:

@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     """Prepare the dataset, print the report, export it if asked to."""
     from ..dataset import contact_sheet, prepare_dataset
     from ..dataset.export.export_dataset import export_dataset
+    from ..dataset.report.contact_sheet import save_sheet
 
     settings = parse_settings(_settings(args))
     with _progress(quiet=args.json) as progress:
@@ -97,8 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if args.export:
         report["export"] = str(export_dataset(result.dataset, args.export, args.export_to))
     if args.sheet:
-        args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(result.dataset, result.sources).save(args.sheet)
+        save_sheet(contact_sheet(result.dataset, result.sources), args.sheet)
         report["sheet"] = str(args.sheet)
     if args.json:
         print(json.dumps(report, ensure_ascii=True))

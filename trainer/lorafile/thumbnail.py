@@ -8,7 +8,7 @@ import io
 
 from PIL import Image
 
-from ..core.files.image_file import load_image
+from ..core.files.image_file import PREVIEW_FORMATS, load_image
 
 SIDE = 256  # pixels, as model browsers show; about 15 KB as JPEG
 _MAX_URL = 20_000_000
@@ -30,6 +30,7 @@ def from_data_url(url: str) -> Image.Image | None:
     if not head.startswith("data:image/") or ";base64" not in head or len(url) > _MAX_URL:
         return None
     try:
-        return load_image(base64.b64decode(data, validate=True), max_bytes=_MAX_URL, max_pixels=_MAX_PIXELS, draft=(2 * SIDE, 2 * SIDE))
+        image = base64.b64decode(data, validate=True)
+        return load_image(image, max_bytes=_MAX_URL, max_pixels=_MAX_PIXELS, draft=(2 * SIDE, 2 * SIDE), formats=PREVIEW_FORMATS)
     except (binascii.Error, OSError, ValueError):
         return None

@@ -95,7 +95,7 @@ def take_over(run: RunFolder, candidates: Mapping[EarlierRun, str]) -> events.Co
             continued = events.Continued(earlier.run.path.name, earlier.step, message)
             _take_log(run, taken, continued)
             if not run.started.exists() and earlier.run.started.is_file():
-                shutil.copyfile(earlier.run.started, run.started)
+                write_atomic(run.started, earlier.run.started.read_bytes())
             states.adopt(earlier.state, run.checkpoints, run=run.identity)
             return continued
     return None

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import folder_paths
 
-from ....trainer.core.errors import UserError
 from ....trainer.core.files.reading import file_stamp
-from .folders import checkpoint_names, checkpoint_path
+from .folders import checkpoint_names, checkpoint_path, listed_path
 
 _MARK = "[diffusion_models] "
 _PART_FOLDERS = {"text_encoder": "text_encoders", "vae": "vae"}
@@ -26,12 +25,7 @@ def base_model_path(name: str) -> Path:
     """The file of an entry of that menu. Raises UserError when it is gone."""
     if not name.startswith(_MARK):
         return checkpoint_path(name)
-    found = folder_paths.get_full_path("diffusion_models", name.removeprefix(_MARK))
-    if found is None:
-        raise UserError(
-            f"The model {name!r} is not in ComfyUI's list.", "Put it in models/diffusion_models and refresh the page.", kind="path"
-        )
-    return Path(found)
+    return listed_path("diffusion_models", name.removeprefix(_MARK), "model")
 
 
 def found_parts(model: Path) -> dict[str, Path]:

@@ -127,7 +127,7 @@ def checkpoint_path(name: str) -> Path:
                 kind="checkpoint",
             )
         return embedded
-    return _listed("checkpoints", name, "checkpoint")
+    return listed_path("checkpoints", name, "checkpoint")
 
 
 def demo_base_path() -> Path:
@@ -142,7 +142,7 @@ def vae_names() -> list[str]:
 
 def vae_path(name: str) -> Path:
     """The file of an entry of the VAE menu."""
-    return _listed("vae", name, "VAE")
+    return listed_path("vae", name, "VAE")
 
 
 def text_encoder_names() -> list[str]:
@@ -152,7 +152,7 @@ def text_encoder_names() -> list[str]:
 
 def text_encoder_path(name: str) -> Path:
     """The file of an entry of the text encoder menu."""
-    return _listed("text_encoders", name, "text encoder")
+    return listed_path("text_encoders", name, "text encoder")
 
 
 def lora_names() -> list[str]:
@@ -162,7 +162,7 @@ def lora_names() -> list[str]:
 
 def lora_path(name: str) -> Path:
     """The file of an entry of the LoRA menu."""
-    return _listed("loras", name, "LoRA")
+    return listed_path("loras", name, "LoRA")
 
 
 def listed_lora(path: Path) -> str:
@@ -180,7 +180,7 @@ def _is_archive(name: str) -> bool:
     return name.lower().endswith((".zip", ".cbz", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")) and not name.startswith(".")
 
 
-def _listed(kind: str, name: str, what: str) -> Path:
+def listed_path(kind: str, name: str, what: str) -> Path:
     """The path of a list entry. ComfyUI's lists follow links, so every entry is allowed wherever it leads."""
     found = folder_paths.get_full_path(kind, name) if name in folder_paths.get_filename_list(kind) else None
     if found is None:

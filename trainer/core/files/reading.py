@@ -30,6 +30,11 @@ def open_regular(path: str | Path) -> int:
     return handle
 
 
+def require_regular(path: str | Path) -> None:
+    """Raise OSError unless ``path`` is a regular file or a link to one. For libraries that open files themselves."""
+    _require_regular(os.stat(path))
+
+
 def _require_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is a device, a pipe or a folder, not a file")

@@ -16,7 +16,7 @@ from ..images.decode import EXTENSIONS
 from .caption_text import one_line, tidy_lines
 from .encodings import decode_text
 
-MAX_METADATA_BYTES = 512 << 20
+MAX_METADATA_BYTES = 100 << 20  # captions of 200,000 images; parsed JSON may take 25 times as much memory
 NAME_COLUMNS = ("file_name", "file", "image", "filename", "path", "image_path")
 TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "tags", "tag_string", "description", "additional_feature")
 _TAG_COLUMNS = ("tags", "tag_string", "additional_feature")

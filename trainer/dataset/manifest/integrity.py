@@ -16,7 +16,7 @@ from ...core.errors import UserError
 from ...core.files.reading import file_stamp, read_regular
 from ...core.files.writing import remove_abandoned, write_atomic
 from ...core.messages import File, Message
-from ..layout import WORK
+from ..layout import LARGEST_MANIFEST, WORK
 from .items import Dataset, Item
 
 VERIFIED = "verified.jsonl"  # in WORK
@@ -92,8 +92,8 @@ def changed_images_error(dataset: Dataset, changed: Sequence[Item]) -> UserError
 
 def _read(path: Path) -> dict[str, tuple[str, str]]:
     known: dict[str, tuple[str, str]] = {}
-    with suppress(OSError), path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+    with suppress(OSError):
+        for line in read_regular(path, LARGEST_MANIFEST).splitlines():
             with suppress(ValueError, KeyError, TypeError, RecursionError):
                 row = json.loads(line)
                 known[str(row["file"])] = (str(row["stamp"]), str(row["sha256"]))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ...core.errors import Cancelled, UserError
-from ...core.files.paths import safe_name
+from ...core.files.paths import require_short_path, safe_name
 from ...core.messages import File, Message
 from ..captions.sidecars import DATA, LOOKS_LIKE_CAPTIONS
 from ..images.decode import EXTENSIONS
@@ -25,6 +27,7 @@ MAX_MEMBER_BYTES = 1 << 30
 MAX_TOTAL_BYTES = 500 << 30
 KEEP_FREE_BYTES = 1 << 30
 _MAX_OTHERS = 10_000  # names of members that are not read
+_LONGEST_NAME = 1000  # characters of a member's path; no system allows many more
 _TEXT = {".json", ".jsonl", ".csv", ".toml"} | LOOKS_LIKE_CAPTIONS | DATA
 _FOLDS_CASE = sys.platform in ("win32", "darwin")  # where A.png and a.png are the same file
 _SUFFIXES = (".zip", ".cbz", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -69,6 +72,9 @@ def unpack(path: Path, folder: Path, *, captions: Sequence[str] = (), should_sto
         for number, (name, stream, problem) in enumerate(_members(path, wanted, check, result.others)):
             if number >= MAX_MEMBERS:
                 raise UserError(f"{path.name} has more than {MAX_MEMBERS} members.", "Split it.", kind="dataset")
+            if len(name) > _LONGEST_NAME:
+                result.rejected.append((f"{name[:100]}…", "unsafe path", f"its path has more than {_LONGEST_NAME} characters"))
+                continue
             target = None if problem else names.target(name)
             if stream is None or target is None:
                 reason = "unreadable" if problem else "unsafe path"
@@ -124,6 +130,8 @@ def _is_zip(path: Path) -> bool:
 
 
 def _is_wanted(name: str, wanted: Set[str], others: list[str]) -> bool:
+    if len(name) > _LONGEST_NAME:
+        return True  # it is rejected by name
     parts = _parts(name)
     if not parts or any(is_ignored(part) for part in parts if part != ".."):
         return False
@@ -144,8 +152,9 @@ class _Names:
     def __init__(self, root: Path, wanted: Set[str]) -> None:
         self._root = root
         self._wanted = wanted
-        self._given: dict[tuple[str, ...], str] = {}
+        self._given: dict[tuple[Path, str], str] = {}
         self._taken: set[tuple[Path, str]] = set()
+        self._last_number: dict[tuple[Path, str], int] = {}
 
     def target(self, name: str) -> Path | None:
         """The path of a member; None when its name leads out of the archive."""
@@ -153,21 +162,22 @@ class _Names:
         if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\x00" in name:
             return None
         folder = self._root
-        for depth in range(1, len(parts)):
-            folder /= self._unique(folder, tuple(parts[:depth]))
+        for part in parts[:-1]:
+            folder /= self._unique(folder, part)
         stem, suffix = _split(parts[-1], self._wanted)
-        return folder / (self._unique(folder, (*parts[:-1], stem)) + suffix)
+        return folder / (self._unique(folder, stem) + suffix)
 
-    def _unique(self, folder: Path, original: tuple[str, ...]) -> str:
-        if original not in self._given:
-            clean = safe_name(replace_surrogates(original[-1]), limit=200)
-            name, number = clean, 1
+    def _unique(self, folder: Path, original: str) -> str:
+        if (folder, original) not in self._given:
+            clean = safe_name(replace_surrogates(original), limit=200)
+            name, number = clean, self._last_number.get((folder, clean), 1)
             while (folder, _folded(name)) in self._taken:
                 number += 1
                 name = f"{clean}_{number}"
+            self._last_number[folder, clean] = number
             self._taken.add((folder, _folded(name)))
-            self._given[original] = name
-        return self._given[original]
+            self._given[folder, original] = name
+        return self._given[folder, original]
 
 
 def _split(name: str, wanted: Set[str]) -> tuple[str, str]:
@@ -199,12 +209,17 @@ def _write(stream: IO[bytes], target: Path, limit: int, check: Callable[[], None
         with stream:
             return _copy(stream, target, limit, check)
     except (_Damaged, _TooLarge):
-        target.unlink(missing_ok=True)
+        with suppress(OSError):  # its path may be too long to exist
+            target.unlink()
         raise
 
 
 def _copy(stream: IO[bytes], target: Path, limit: int, check: Callable[[], None]) -> int:
     written = 0
+    try:
+        require_short_path(target)
+    except UserError as error:
+        raise _Damaged(str(error)) from error
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
@@ -215,6 +230,8 @@ def _copy(stream: IO[bytes], target: Path, limit: int, check: Callable[[], None]
                     raise _TooLarge
                 file.write(chunk)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _Damaged("its path is too long for this system") from error
         raise UserError(
             Message(File(str(target)), f" cannot be written while the archive is unpacked: {error.strerror or error}."),
             "Make room on the disk, or choose another output folder.",

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ...core.counting import plural
 from ...core.errors import UserError
 from ...core.files.image_file import load_image
+from ...core.files.writing import atomic_path
 from ...core.work.progress import track
 from ..manifest.items import Dataset, Item
 
@@ -67,9 +68,19 @@ def contact_sheet(
     return sheet
 
 
+def save_sheet(sheet: Image.Image, path: Path) -> None:
+    """Save ``sheet`` in the format that the extension of ``path`` stands for. Raises UserError for an unknown one."""
+    form = Image.registered_extensions().get(path.suffix.lower(), "")
+    if form not in Image.SAVE:
+        raise UserError(f"{path.name} does not end like an image file.", "Choose a name that ends in .png or .jpg.", kind="output")
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format=form)
+
+
 def wrap_caption(text: str, width: int, size: int, lines: int) -> list[str]:
     """``text`` in at most ``lines`` lines of ``width`` pixels; the last ends with … when there is more."""
     font = _font(text, size)
+    text = text[: 2 * lines * width]  # more letters than fit, for captions of megabytes
     words = [piece for word in text.split() for piece in _pieces(word, width, font)]
     result: list[str] = []
     while words and len(result) < lines:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
+from ...core.files.reading import read_regular
 from ...core.messages import Message, Setting
 from .quantised_weights import is_companion
 from .weights_file import require_no_lfs_pointer, safetensors_header
 
+_LARGEST_CONFIG = 16 << 20  # bytes
 _VARIANTS = ("", "fp32", "bf16", "fp16", "non_ema", "ema")  # best first; "": file names without a variant
 _WEIGHTS = re.compile(r"^(?:diffusion_pytorch_model|model|pytorch_model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)$")
 
@@ -19,7 +21,7 @@ _WEIGHTS = re.compile(r"^(?:diffusion_pytorch_model|model|pytorch_model)(?:\.(?P
 def read_json(path: Path) -> dict[str, Any]:
     """A configuration file. Raises UserError when it cannot be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(read_regular(path, _LARGEST_CONFIG).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}", "Copy the model folder again.", kind="checkpoint") from error
     return data if isinstance(data, dict) else {}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ...core.files.reading import file_stamp, sha256_file
+from ...core.files.reading import file_stamp, read_regular, sha256_file
 from ...core.files.writing import remove_abandoned, write_atomic
+
+_LARGEST = 16 << 20  # bytes of the record
 
 
 def cached_digest(path: Path, cache_dir: Path | None, full: bool) -> str:
@@ -16,7 +18,7 @@ def cached_digest(path: Path, cache_dir: Path | None, full: bool) -> str:
     stamp = file_stamp(path)
     record = cache_dir / "checkpoint-hashes.json"
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))
+        known = json.loads(read_regular(record, _LARGEST))
         if not isinstance(known, dict):
             known = {}
     except (OSError, ValueError, RecursionError):

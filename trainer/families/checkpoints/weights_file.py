@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UserError
+from ...core.files.reading import require_regular
 from ...core.files.torch_files import InvalidTorchFile, NotOnlyTensors, check_torch_file
 from .quantised_weights import QuantisedWeight, dequantised, is_companion, quantised_weights
 
@@ -43,6 +44,7 @@ class WeightsFile:
             return {}
         from safetensors import safe_open
 
+        require_regular(self.path)
         with safe_open(str(self.path), framework="pt") as file:
             return dict(file.metadata() or {})
 
@@ -111,6 +113,7 @@ def safetensors_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_regular(path)
         with safe_open(str(path), framework="pt") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             return {key: (tuple(each.get_shape()), str(each.get_dtype())) for key, each in slices.items()}

@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from ...core.files.image_file import load_image
+from ...core.files.image_file import PREVIEW_FORMATS, load_image
+from ...core.files.reading import read_regular
 from ..metadata_values import json_object
 
 _PREVIEWS = tuple(f"{middle}{ending}" for middle in (".preview", "") for ending in (".png", ".jpg", ".jpeg", ".webp"))
@@ -42,7 +43,7 @@ def preview(path: Path) -> Image.Image | None:
         if found.name.endswith(_NOTES):
             continue
         try:
-            return load_image(found, max_bytes=_MOST_PREVIEW, max_pixels=_MOST_PIXELS, draft=(512, 512))
+            return load_image(found, max_bytes=_MOST_PREVIEW, max_pixels=_MOST_PIXELS, draft=(512, 512), formats=PREVIEW_FORMATS)
         except OSError:
             continue
     return None
@@ -72,9 +73,7 @@ def split_words(text: str) -> tuple[str, ...]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        if path.stat().st_size > _MOST_NOTES:
-            return {}
-        return json_object(path.read_text(encoding="utf-8-sig"))
+        return json_object(read_regular(path, _MOST_NOTES).decode("utf-8-sig"))
     except (OSError, ValueError):
         return {}
 

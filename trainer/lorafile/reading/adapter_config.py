@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ...core.errors import UserError
+from ...core.files.reading import read_regular
 from ...core.messages import File, Message
 from ..metadata_values import json_object
 from ..naming.family_layouts import diffusers_prefixes_of
@@ -45,7 +46,7 @@ def with_alphas(
                 "The LoRA's scale is unknown without it. Export the LoRA again.",
                 kind="lora",
             )
-        table = json_object(config.read_text(encoding="utf-8-sig", errors="replace"))
+        table = json_object(read_regular(config, _LARGEST).decode("utf-8-sig", "replace"))
         if not table:
             raise UserError(
                 Message(File(str(config)), " is not a JSON object."),

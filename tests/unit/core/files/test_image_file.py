@@ -122,6 +122,48 @@ def test_huge_images_get_no_thumbnail(tmp_path: Path) -> None:
     assert card(lora_file(tmp_path / "a.safetensors", {"modelspec.thumbnail": hostile.data_url(vast)})).thumbnail == ""
 
 
+LIES = {
+    "tile of a TIFF": (lambda: hostile.tiled_tiff(8000), "tiles of 8000x8000"),
+    "image in an icon": (lambda: hostile.icon(encoded((2000, 2000))), "icon of 2000x2000"),
+    "scans of a JPEG": (lambda: hostile.many_scans(1000), "JPEG with 1,010 scans"),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), LIES.values(), ids=LIES)
+def test_small_images_that_take_vast_memory_or_time_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], bytes], reason: str
+) -> None:
+    """Their size in pixels is small, so that no limit on pixels rejects them."""
+    data = make()
+    assert len(data) < 300_000
+
+    def decoded(*_: object) -> None:
+        raise AssertionError("pixels were decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
+    monkeypatch.setattr("PIL.IcoImagePlugin.IcoFile.getimage", decoded)
+    with pytest.raises(ImageRejected, match=reason):
+        load_image(data, max_pixels=1_000_000_000)
+    with pytest.raises(Rejected, match=reason):
+        open_image(data, 178)
+    (tmp_path / "a.preview.png").write_bytes(data)
+    assert card(lora_file(tmp_path / "a.safetensors", {"modelspec.thumbnail": hostile.data_url(data)})).thumbnail == ""
+
+
+def test_ordinary_tiles_icons_and_progressive_images_are_read() -> None:
+    assert load_image(hostile.tiled_tiff(256)).size == (64, 64)
+    assert load_image(hostile.icon(encoded((256, 256)))).size == (256, 256)
+    assert load_image(encoded((300, 300), "ICO")).size == (256, 256)
+    assert load_image(hostile.many_scans(3)).size == (64, 64)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PPM", "ICO", "TGA"])
+def test_thumbnails_have_a_format_of_browsers(tmp_path: Path, kind: str) -> None:
+    """The decoders of the others may need more memory than the size in the header suggests."""
+    (tmp_path / "a.preview.png").write_bytes(encoded((32, 32), kind))
+    assert card(lora_file(tmp_path / "a.safetensors", {"modelspec.thumbnail": hostile.data_url(encoded((32, 32), kind))})).thumbnail == ""
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_the_extension_of_an_image_does_not_matter(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "photo.bin"

@@ -15,6 +15,7 @@ from tests.unit.dataset.drawings import folder_of
 from trainer.core.errors import UserError
 from trainer.dataset import PrepareSettings, TrainingHints, open_dataset, prepare_dataset
 from trainer.dataset.manifest.hashing import dataset_hash, hashed_header
+from trainer.dataset.manifest.integrity import changed_images
 from trainer.dataset.manifest.items import Item, Row
 from trainer.dataset.manifest.manifest_schema import ManifestRow, parse_row
 from trainer.dataset.manifest.write import write_manifest
@@ -116,16 +117,20 @@ def test_row_schema_has_every_field() -> None:
     assert parse_row(json.dumps(written)).model_dump() == written
 
 
+OWN = ("verified.jsonl", "preparation.json", "pairs.json")  # files of .prepare that are read whole
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="NOT CHECKED: no pipes on this system")
-@pytest.mark.parametrize("suffix", ["png", "txt", "manifest.json", "manifest.jsonl", "journal", "captions.jsonl", "a folder"])
+@pytest.mark.parametrize("suffix", ["png", "txt", "manifest.json", "manifest.jsonl", "journal", "captions.jsonl", *OWN, "a folder"])
 def test_pipe_in_place_of_a_file_is_refused_without_waiting(folder: Path, suffix: str) -> None:
     """A test that fails here hangs until its timeout."""
     places = {
         "manifest.json": folder / "manifest.json", "manifest.jsonl": folder / "manifest.jsonl",
-        "journal": folder / ".prepare" / "journal.jsonl", "captions.jsonl": folder / ".prepare" / "captions.jsonl",
+        "journal": folder / ".prepare" / "journal.jsonl",
+        **{name: folder / ".prepare" / name for name in ("captions.jsonl", *OWN)},
     }  # fmt: skip
     path = places.get(suffix) or next(iter(folder.glob("0-*.txt" if suffix == "a folder" else f"0-*.{suffix}")))
-    path.unlink()
+    path.unlink(missing_ok=True)
     if suffix == "a folder":
         path.mkdir()
     else:
@@ -134,7 +139,8 @@ def test_pipe_in_place_of_a_file_is_refused_without_waiting(folder: Path, suffix
         with pytest.raises(UserError, match="device, a pipe or a folder"):
             open_dataset(folder)
     else:
-        assert len(open_dataset(folder).items) == 3
+        dataset = open_dataset(folder)
+        assert len(dataset.items) == 3 and changed_images(dataset) == []
     try:
         prepare_dataset(folder.parent / "in", folder.parent, PrepareSettings(trigger="mk01", resolution=64))
     except UserError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,18 @@ def test_oversized_metadata_table_is_not_read(tmp_path: Path) -> None:
     info = inspect_lora(tmp_path / "x.safetensors")
     assert info.usable and info.trigger_words == ()
     assert "ss_tag_frequency is 9 MB and was not read" in info.notes
+
+
+@pytest.mark.skipif(os.name == "nt", reason="NOT CHECKED: pipes are POSIX")
+def test_pipe_beside_a_lora_does_not_block_its_card(tmp_path: Path) -> None:
+    save_file(lora_tensors(small_layers()), tmp_path / "x.safetensors")
+    for ending in (".json", ".civitai.info", ".preview.png"):
+        os.mkfifo(tmp_path / f"x{ending}")
+    found = card(tmp_path / "x.safetensors")
+    assert (found.problem, found.thumbnail, found.description) == ("", "", "")
+
+
+def test_oversized_notes_are_not_read(tmp_path: Path) -> None:
+    save_file(lora_tensors(small_layers()), tmp_path / "x.safetensors")
+    (tmp_path / "x.json").write_text(json.dumps({"description": "d" * (1 << 20)}), encoding="utf-8")
+    assert card(tmp_path / "x.safetensors").description == ""

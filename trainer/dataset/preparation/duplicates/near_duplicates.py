@@ -13,12 +13,13 @@ from PIL import Image
 
 from ....config.prepare_settings import PrepareSettings
 from ....core.errors import Cancelled
+from ....core.files.reading import read_regular
 from ....core.files.writing import write_atomic
 from ...images.compare import is_same_image
 from ...images.decode import Rejected, decode_image, open_image
 from ...images.process import ProcessedImage, flattened
 from ...images.signature import Signature, SimilarityIndex, parse_signature
-from ...layout import WORK
+from ...layout import LARGEST_MANIFEST, WORK
 from ...report.summary import SimilarPair
 from ..candidates import Candidate
 
@@ -121,7 +122,7 @@ class _Comparisons:
         self._settings = settings
         self._stored: dict[str, bool] = {}
         with suppress(OSError, ValueError, RecursionError):
-            data = json.loads(self._path.read_bytes())
+            data = json.loads(read_regular(self._path, LARGEST_MANIFEST))
             if isinstance(data, dict):
                 self._stored = {str(pair): bool(same) for pair, same in data.items()}
         self._current: dict[str, bool] = {}

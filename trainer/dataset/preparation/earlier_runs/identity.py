@@ -20,13 +20,16 @@ from pydantic import ValidationError
 
 from ....config.prepare_settings import PrepareSettings
 from ....core.errors import UserError
+from ....core.files.reading import read_regular
 from ....core.files.writing import write_atomic
 from ...layout import ROWS, WORK
 from ...manifest.open_dataset import read_manifest_header
+from .earlier_rows import lines_of
 
 RECORD = "preparation.json"  # in WORK
 _BATCH = "images:"  # prefix of the content hash that stands for an IMAGE batch
 _MAX_DIFFERENCES = 4  # in a message
+_LARGEST_RECORD = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -112,15 +115,11 @@ def header_or_empty(folder: Path) -> dict[str, Any]:
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects in a file of JSON lines; other lines are skipped."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                with suppress(ValueError, RecursionError):
-                    row = json.loads(line)
-                    if isinstance(row, dict):
-                        yield row
-    except OSError:
-        return
+    for line in lines_of(path):
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                yield row
 
 
 def _was_moved(old: str, new: str) -> bool:
@@ -129,7 +128,7 @@ def _was_moved(old: str, new: str) -> bool:
 
 def _record(folder: Path) -> dict[str, Any] | None:
     try:
-        data = json.loads((folder / WORK / RECORD).read_bytes())
+        data = json.loads(read_regular(folder / WORK / RECORD, _LARGEST_RECORD))
     except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
