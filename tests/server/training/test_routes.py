@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import requests
 
@@ -70,3 +72,23 @@ def test_keep_copies_the_lora_of_a_saved_step_only(server: Server) -> None:
     assert not list((server.base / "models" / "loras").glob("kept*"))
     assert requests.post(route, json={"step": 4, "epoch": 2}, timeout=30).json() == {"name": "kept_epoch_2.safetensors"}
     assert (server.base / "models" / "loras" / "kept_epoch_2.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"step": Infinity, "epoch": 1}', '{"step": 4, "epoch": NaN}', '{"step": 1' + "0" * 5000 + ', "epoch": 1}', "[" * 100_000,
+        '{"step": 4, "epoch": {}}', '{"graph": {}, "node": "\\ud800", "run": "\\ud800"}',
+        '{"graph": {"1": {"inputs": []}}, "node": "1", "run": "RUN"}',
+        '{"graph": {"1": {"inputs": {"name": "\\ud800", "checkpoint": "../../secret.safetensors"}}}, "node": "1", "run": "RUN"}',
+    ],
+    ids=["infinite", "no number", "huge", "deep", "object", "half a character", "list of inputs", "path"],
+)  # fmt: skip
+def test_hostile_requests_are_refused_without_an_internal_error(server: Server, body: str) -> None:
+    run = server.base / "output" / "animelora" / "runs" / "asked-0123456789abcdef"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "events.jsonl").write_text(f"{events.encode_event(STEP)}\n", encoding="utf-8")
+    options: dict[str, Any] = {"data": body.replace("RUN", run.name), "headers": {"Content-Type": "application/json"}, "timeout": 30}
+    assert requests.post(f"{server.url}/animelora/runs/{run.name}/keep", **options).status_code == 400
+    assert requests.post(f"{server.url}/animelora/runs/{run.name}/control", **options).status_code == 404
+    assert requests.post(f"{server.url}/animelora/next_run", **options).json() == {"kind": "unknown"}

@@ -56,15 +56,18 @@ def test_every_route_is_in_the_documents() -> None:
     assert [route for route in registered if f"`{route}" not in page] == []
 
 
-def fault_rows() -> list[str]:
-    """The rows of the table of faults, without headings."""
-    lines = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line.startswith("| ") and not line.startswith(("| ---", "| **", "| Fault"))]
+def rows_with_tests(document: str) -> list[str]:
+    """The rows of a table whose last column names tests, without headings."""
+    lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.startswith("| ") and not line.startswith(("| ---", "| **", "| Fault", "| Guarantee"))]
 
 
-@pytest.mark.parametrize("row", fault_rows(), ids=lambda row: row.split("|")[1].strip())
-def test_every_fault_names_tests_that_are_there(row: str) -> None:
-    named = re.findall(r"\[([^\]]+)\]\(\.\./(tests/[^)]+)\)", row.split("|")[4])
+ROWS = [*rows_with_tests("docs/faults.md"), *rows_with_tests("SECURITY.md")]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip())
+def test_every_fault_and_every_guarantee_names_tests_that_are_there(row: str) -> None:
+    named = re.findall(r"\[([^\]]+)\]\((?:\.\./)?(tests/[^)]+)\)", row.rstrip(" |").rpartition("|")[2])
     assert named
     for words, path in named:
         functions = re.findall(r"^def (test_\w+)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)

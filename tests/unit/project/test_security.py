@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PACK = [ROOT / "__init__.py", *(path for folder in ("trainer", "nodes", "demo") for path in sorted((ROOT / folder).rglob("*.py")))]
@@ -73,6 +77,34 @@ def test_routes_answer_ask_a_training_or_keep_a_saved_lora() -> None:
     asking = {"/animelora/runs/{run}/control", "/animelora/runs/{run}/keep", "/animelora/next_run"}
     assert set(re.findall(r"routes\.post\(\"([^\"]+)", text)) == asking
     assert "add_routes" not in text and "add_route(" not in text
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        ("S102", "exec('x')"),
+        ("S301", "import pickle\npickle.loads(b'')"),
+        ("S307", "eval('x')"),
+        ("S602", "import subprocess\nsubprocess.run('x', shell=True)"),
+        ("S605", "import os\nos.system('x')"),
+        ("S606", "import os\nos.execv('x', [])"),
+    ],
+)
+def test_ruff_rejects_code_that_runs_text_or_a_shell(rule: str, code: str) -> None:
+    command = [sys.executable, "-m", "ruff", "check", "--quiet", "--output-format=concise", "--stdin-filename", "trainer/new.py", "-"]
+    done = subprocess.run(command, cwd=ROOT, input=f"{code}\n", capture_output=True, text=True, encoding="utf-8", check=False)
+    assert rule in done.stdout, done.stdout + done.stderr
+
+
+def test_no_file_of_the_pack_holds_code_that_nobody_can_read() -> None:
+    """No long lines, as minified code has, no long texts without spaces, as encoded code is, and no code that is decoded."""
+    scripts = [path for path in sorted((ROOT / "web").rglob("*")) if path.suffix in (".js", ".mjs", ".ts")]
+    assert scripts
+    for path in [*PACK, *scripts]:
+        text = path.read_text(encoding="utf-8")
+        assert max(map(len, text.splitlines()), default=0) <= 200, path
+        assert not re.search(r"[\w+/=\\]{200}", text), path
+        assert not re.search(r"(?<!\.)\b(exec|eval|marshal\.loads|Function)\(", text), path
 
 
 def test_files_that_the_guarantees_refer_to_exist() -> None:

@@ -69,6 +69,17 @@ def test_damaged_metadata_is_reported_and_not_fatal(tmp_path: Path) -> None:
     assert "metadata.jsonl cannot be read: line 1 is not JSON" in result.warnings[0]
 
 
+@pytest.mark.parametrize("name", ["captions.json", "metadata.jsonl", "captions.csv"])
+def test_oversized_table_of_captions_is_not_read(tmp_path: Path, name: str) -> None:
+    """JSON such as ``[[],[],[],…`` takes 25 times as much memory as its text, which compresses to a thousandth in an archive."""
+    folder_of(tmp_path, 1)
+    with (tmp_path / name).open("wb") as file:
+        file.truncate((100 << 20) + 1)
+    result = listing(tmp_path)
+    assert len(result.entries) == 1
+    assert f"{name} cannot be read: the file is 100 MB long, more than 100" in result.warnings[0]
+
+
 def test_metadata_without_captions_is_reported(tmp_path: Path) -> None:
     folder_of(tmp_path, 1)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "width": 3, "height": 4}\n', encoding="utf-8")
