@@ -21,7 +21,11 @@ def packed(path: Path, names: list[str]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["a" + ".txt" * 250_000, "a/" * 400_000 + "b.png", "x" * 900_000 + ".mp4", "." + "x" * 900_000])
+@pytest.mark.parametrize(
+    "name",
+    ["a" + ".txt" * 250_000, "a/" * 400_000 + "b.png", "x" * 900_000 + ".mp4", "." + "x" * 900_000],
+    ids=["extensions", "folders", "of another kind", "hidden"],
+)
 def test_member_with_a_vast_name_is_rejected_by_the_start_of_its_name(tmp_path: Path, name: str) -> None:
     """Before, time and memory grew with the square of the number of parts of a name. A compressed name of a megabyte is small."""
     header = name.encode()
@@ -43,7 +47,7 @@ def test_thousands_of_members_with_one_safe_name_get_numbers_in_linear_time(tmp_
 
     monkeypatch.setattr(archive, "_folded", counting)
     count = 500
-    made = packed(tmp_path / "a.zip", [f"{'z' * 250}{number}.txt" for number in range(count)])
+    made = packed(tmp_path / "a.zip", [f"a{'?' * number}.txt" for number in range(1, count + 1)])
     result = archive.unpack(made, tmp_path / "out")
     assert len(list(result.folder.iterdir())) == count and result.rejected == []
     assert tried < 5 * count
