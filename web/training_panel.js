@@ -3,6 +3,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { previewInApp } from "./panel/app_preview.js";
 import { addDisplay, loadStyle } from "./panel/dom.js";
 import { nodes } from "./panel/graph.js";
 import { Panel } from "./panel/panel.js";
@@ -32,7 +33,10 @@ const isOf = (panel, { run, settings }) => panel.run === run || panel.remembered
 api.addEventListener("animelora.train", async ({ detail: event }) => {
   const panel = panelAt(event.node_id);
   if (!panel) return;
-  if (panel.run === event.run && !["run", "end"].includes(event.event)) return panel.take(event);
+  if (panel.run === event.run && !["run", "end"].includes(event.event)) {
+    if (event.event === "sample") previewInApp(event);
+    return panel.take(event);
+  }
   if (event.event === "run" || event.event === "end") {
     panel.foreign = null;
     if (isOf(panel, event)) panel.show(event.run, event.event === "run", event.reused);

@@ -6,16 +6,18 @@ import pytest
 
 from tests.browser.frontend import Frontend
 from tests.browser.looks import Look
+from tests.browser.panel import PATIENCE
 from tests.browser.stage import adapt
 from tests.server.comfy_server import Server, until
 
 APP = "9 Train in App mode"
 FIELDS = ("folder", "trigger word", "class description", "checkpoint", "name", "epochs", "validation prompts", "prompt")
 
-LARGE_IMAGE = """() => [...document.images].some((image) => {
+LARGE_IMAGE = """(address) => [...document.images].some((image) => {
   const { width, height } = image.getBoundingClientRect();
-  return image.src.includes("/view?") && image.checkVisibility() && Math.min(width, height) > 200;
+  return image.src.includes(address) && image.checkVisibility() && Math.min(width, height) > 200;
 })"""
+LIVE, RESULT = "blob:", "/view?"  # in the address of a preview, and of a file
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +27,7 @@ def one_look(look: Look) -> None:
         pytest.skip("one frontend with App mode and blueprints is enough")
 
 
-def test_app_trains_from_its_form_and_shows_the_image(frontend: Frontend, canvas_server: Server) -> None:
+def test_app_trains_from_its_form_and_shows_images_during_and_after_the_training(frontend: Frontend, canvas_server: Server) -> None:
     page = frontend.page
     frontend.run_command("Comfy.BrowseTemplates")
     dialog = page.locator("[role=dialog]:visible").filter(has_text="animelora").first
@@ -36,14 +38,17 @@ def test_app_trains_from_its_form_and_shows_the_image(frontend: Frontend, canvas
     try:
         for field in FIELDS:
             page.get_by_text(field, exact=True).first.wait_for(timeout=10_000)
-        adapt(frontend)
+        adapt(frontend, AnimeLoRA_TrainLora__epochs=8)
         before = set(canvas_server.get("/history"))
         page.get_by_role("button", name="Run", exact=True).first.click()
+        page.wait_for_function(LARGE_IMAGE, arg=LIVE, timeout=PATIENCE)
+        assert canvas_server.get("/animelora/running"), "the image appeared after the training"
         until(lambda: set(canvas_server.get("/history")) > before, "the app's run ends")
         (number,) = set(canvas_server.get("/history")) - before
         entry = canvas_server.get("/history")[number]
         assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
-        page.wait_for_function(LARGE_IMAGE, timeout=30_000)
+        page.wait_for_function(LARGE_IMAGE, arg=RESULT, timeout=30_000)
+        assert page.evaluate("() => Object.keys(window.app.nodePreviewImages).every((id) => !window.app.graph.getNodeById(id))")
     finally:
         frontend.run_command("Comfy.ToggleLinear")
         page.locator("#graph-canvas").wait_for(state="visible", timeout=30_000)

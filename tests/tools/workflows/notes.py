@@ -132,7 +132,8 @@ APP = f"""
 # Train in App mode
 
 This template opens as a form: choose a folder of images, a trigger word and the checkpoint ([Stable Diffusion 1.5]({SD15_URL})), \
-and press **Run**. After the training, its validation images and an image with the finished LoRA appear large.
+and press **Run**. During the training, the newest validation image appears large; \
+after it, all of them and an image with the finished LoRA.
 
 The menu at the top left changes between the form and the graph behind it, where all settings are. \
 The LoRA is in **models/loras** and works in other tools, too.
