@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from tests.browser.frontend import Frontend
@@ -10,12 +11,29 @@ from tests.server.comfy_server import Server
 from tests.server.graphs import seed_of
 from tests.tools.workflows.canvas import Canvas, Group
 from tests.tools.workflows.parts import DEMO_BASE
+from trainer.runs import events
 
 PROMPTS = (
     "portrait, short blue hair, tan skin, plain yellow background, red hoodie, round green eyes, smile\n"
     "portrait, pink hair, twin tails, light skin, gradient blue background, white shirt, round blue eyes, smile"
 )
 PATIENCE = 240_000  # milliseconds; a training child takes 6 to 60 seconds to start, depending on the load
+# The node with a title, also one in a subgraph.
+TITLED = """(title) => {
+  const find = (graph) => {
+    for (const node of graph._nodes) {
+      if (node.title === title) return node;
+      const inner = node.subgraph && find(node.subgraph);
+      if (inner) return inner;
+    }
+  };
+  return find(window.app.rootGraph ?? window.app.graph);
+}"""
+_WRAP = f"""(title) => {{
+  const node = ({TITLED})(title);
+  const {{ node: around }} = window.app.graph.convertToSubgraph(new Set([node]));
+  return [String(around.id), String(({TITLED})(title).id)];
+}}"""
 _PANEL = "window.app.graph._nodes.find((node) => node.animeloraPanel).animeloraPanel"
 
 
@@ -42,9 +60,14 @@ def curve(frontend: Frontend) -> list[list[float]]:
     return list(frontend.page.evaluate(f"() => {_PANEL}.chart.data"))
 
 
-def wait_for(frontend: Frontend, condition: str) -> None:
+def panel_value(frontend: Frontend, expression: str) -> Any:
+    """The value of a JavaScript expression about ``panel``."""
+    return frontend.page.evaluate(f"() => {{ const panel = {_PANEL}; return {expression}; }}")
+
+
+def wait_for(frontend: Frontend, condition: str, panel: str = _PANEL) -> None:
     """Wait until a JavaScript expression about ``panel`` holds."""
-    frontend.page.wait_for_function(f"() => {{ const panel = {_PANEL}; return {condition}; }}", timeout=PATIENCE, polling=200)
+    frontend.page.wait_for_function(f"() => {{ const panel = {panel}; return {condition}; }}", timeout=PATIENCE, polling=200)
 
 
 def logged(server: Server, name: str) -> list[dict[str, Any]]:
@@ -60,3 +83,51 @@ def copied(frontend: Frontend, button: str) -> str:
     text = str(frontend.page.evaluate("() => navigator.clipboard.readText()"))
     frontend.page.locator(".animelora-panel button", has_text=button).wait_for(state="attached")
     return text
+
+
+def chart_is_drawn(frontend: Frontend, panel: str = _PANEL) -> None:
+    """Wait until the chart on the page has ink on it."""
+    wait_for(
+        frontend,
+        """(() => { const chart = panel.plot.querySelector("canvas"); if (!chart?.width || !chart.checkVisibility()) return false;
+        const pixels = chart.getContext("2d").getImageData(0, 0, chart.width, chart.height).data;
+        return pixels.some((value, index) => index % 4 === 3 && value > 0); })()""",
+        panel,
+    )
+
+
+def wrap(frontend: Frontend, title: str) -> tuple[str, str]:
+    """Move a node into a subgraph; the ids of the subgraph node and of the node in it."""
+    around, inside = frontend.page.evaluate(_WRAP, title)
+    return str(around), str(inside)
+
+
+def run_on_disk(server: Server, name: str, *, steps: int, kept: int = 0) -> Path:
+    """A run folder as a killed child leaves it: the log ends after ``steps``, and there is a state of step ``kept``."""
+    folder = server.base / "output" / "animelora" / "runs" / f"{name}-0123456789abcdef"
+    folder.mkdir(parents=True)
+    lines = [
+        events.encode_event(
+            events.Step(step, 9, 1, loss=0.5, loss_average=0.5, lr=1e-4, grad_norm=1.0, images_per_second=2.0, eta=3.0, memory_gb=1.0)
+        )
+        for step in range(1, steps + 1)
+    ]
+    (folder / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if kept:
+        state = folder / "checkpoints" / f"step-{kept:06d}"
+        state.mkdir(parents=True)
+        (state / "state.pt").touch()
+    return folder
+
+
+def opened(frontend: Frontend, server: Server, name: str) -> None:
+    """Open a graph whose Train LoRA has ``name`` as its title and its LoRA's name."""
+    frontend.load(training_graph(server, name=name, epochs=1), name)
+    frontend.page.evaluate("""(title) => {
+      window.app.graph._nodes.find((node) => node.type === "AnimeLoRA_TrainLora").title = title;
+    }""", name)  # fmt: skip
+
+
+def node_id(frontend: Frontend, title: str) -> str:
+    """A node's id in its graph."""
+    return str(frontend.page.evaluate(f"(title) => String(({TITLED})(title).id)", title))

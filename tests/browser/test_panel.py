@@ -9,8 +9,21 @@ import pytest
 
 from tests.browser.frontend import Frontend
 from tests.browser.looks import Look
-from tests.browser.panel import copied, curve, logged, status, training_graph, wait_for
-from tests.browser.screens import SCREENSHOTS, pack_errors
+from tests.browser.panel import (
+    TITLED,
+    chart_is_drawn,
+    copied,
+    curve,
+    logged,
+    node_id,
+    opened,
+    run_on_disk,
+    status,
+    training_graph,
+    wait_for,
+    wrap,
+)
+from tests.browser.screens import SCREENSHOTS, pack_errors, send_event
 from tests.server.comfy_server import Server
 
 
@@ -33,16 +46,6 @@ IN_NODE = """() => {
 def in_node(frontend: Frontend) -> bool:
     """Whether the panel is drawn inside its node."""
     return bool(frontend.page.evaluate(IN_NODE))
-
-
-def chart_is_drawn(frontend: Frontend) -> None:
-    """Wait until the chart has ink on it."""
-    wait_for(
-        frontend,
-        """(() => { const chart = panel.plot.querySelector("canvas"); if (!chart?.width) return false;
-        const pixels = chart.getContext("2d").getImageData(0, 0, chart.width, chart.height).data;
-        return pixels.some((value, index) => index % 4 === 3 && value > 0); })()""",
-    )
 
 
 def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look, canvas_server: Server) -> None:
@@ -155,3 +158,30 @@ def epochs_are_compared_and_used(frontend: Frontend, server: Server, name: str) 
     assert queued[pick]["inputs"]["step"] == 8
     page.evaluate("""() => { for (const type of ["AnimeLoRA_PickEpoch", "AnimeLoRA_LoadLora"])
       window.app.graph.remove(window.app.graph._nodes.find((node) => node.type === type)); }""")
+
+
+_ENTER = f"""(title) => {{
+  const canvas = window.app.canvas, node = window.app.graph._nodes.find((node) => node.subgraph);
+  canvas.openSubgraph(node.subgraph, node);
+  canvas.ds.scale = 1;
+  [canvas.ds.offset[0], canvas.ds.offset[1]] = ({TITLED})(title).pos.map((place) => 100 - place);
+  canvas.setDirty(true, true);
+}}"""
+_LEAVE = "() => window.app.canvas.setGraph(window.app.rootGraph ?? window.app.graph)"
+
+
+def test_opening_a_subgraph_draws_the_chart_of_the_training_in_it(on_canvas: Frontend, look: Look, canvas_server: Server) -> None:
+    name, before = f"inner_{look.slug}", len(on_canvas.problems)
+    run = run_on_disk(canvas_server, name, steps=6).name
+    opened(on_canvas, canvas_server, name)
+    send_event(on_canvas, "animelora.train", event="run", node_id=node_id(on_canvas, name), run=run, name=name)
+    on_canvas.fit()
+    chart_is_drawn(on_canvas)
+    wrap(on_canvas, name)
+    inner = f"({TITLED})('{name}').animeloraPanel"
+    for _ in range(2):  # it was never laid out the first time, and hidden in between the second time
+        on_canvas.page.evaluate(_ENTER, name)
+        chart_is_drawn(on_canvas, inner)
+        on_canvas.page.evaluate(_LEAVE)
+        wait_for(on_canvas, "!panel.root.checkVisibility()", inner)
+    assert pack_errors(on_canvas.problems[before:]) == []

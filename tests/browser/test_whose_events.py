@@ -5,29 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Route
 
 from tests.browser.frontend import Frontend
-from tests.browser.panel import copied, training_graph
+from tests.browser.panel import TITLED, copied, node_id, opened, run_on_disk, wrap
 from tests.browser.screens import pack_errors, send_event
 from tests.server.comfy_server import Server
 from tests.tools.workflows.parts import LORA_FILE
-from trainer.runs import events
 
-_TITLED = """(title) => {
-  const find = (graph) => {
-    for (const node of graph._nodes) {
-      if (node.title === title) return node;
-      const inner = node.subgraph && find(node.subgraph);
-      if (inner) return inner;
-    }
-  };
-  return find(window.app.graph);
-}"""
 # Adds Load LoRA nodes by title; those named "linked…" are linked to Train LoRA.
 _ADD = """(titles) => titles.map((title) => {
   const train = window.app.graph._nodes.find((node) => node.type === "AnimeLoRA_TrainLora");
@@ -38,47 +26,18 @@ _ADD = """(titles) => titles.map((title) => {
   if (title.startsWith("linked")) train.connect(0, load, load.inputs.findIndex((input) => input.name === "lora"));
   return String(load.id);
 })"""
-_WRAP = f"""(title) => {{
-  const node = ({_TITLED})(title);
-  const {{ node: around }} = window.app.graph.convertToSubgraph(new Set([node]));
-  return [String(around.id), String(({_TITLED})(title).id)];
-}}"""
 
 
 def shown_lora(frontend: Frontend, title: str) -> str | None:
     """The LoRA that a linked Load LoRA shows."""
-    found = frontend.page.evaluate(f"(title) => ({_TITLED})(title).properties.animelora_lora ?? null", title)
+    found = frontend.page.evaluate(f"(title) => ({TITLED})(title).properties.animelora_lora ?? null", title)
     return None if found is None else str(found)
 
 
 def shown_run(frontend: Frontend, title: str) -> str | None:
     """The run that the panel of a Train LoRA shows."""
-    found = frontend.page.evaluate(f"(title) => ({_TITLED})(title).animeloraPanel.run", title)
+    found = frontend.page.evaluate(f"(title) => ({TITLED})(title).animeloraPanel.run", title)
     return None if found is None else str(found)
-
-
-def wrap(frontend: Frontend, title: str) -> tuple[str, str]:
-    """Move a node into a subgraph; the ids of the subgraph node and of the node in it."""
-    around, inside = frontend.page.evaluate(_WRAP, title)
-    return str(around), str(inside)
-
-
-def run_on_disk(server: Server, name: str, *, steps: int, kept: int = 0) -> Path:
-    """A run folder as a killed child leaves it: the log ends after ``steps``, and there is a state of step ``kept``."""
-    folder = server.base / "output" / "animelora" / "runs" / f"{name}-0123456789abcdef"
-    folder.mkdir(parents=True)
-    lines = [
-        events.encode_event(
-            events.Step(step, 9, 1, loss=0.5, loss_average=0.5, lr=1e-4, grad_norm=1.0, images_per_second=2.0, eta=3.0, memory_gb=1.0)
-        )
-        for step in range(1, steps + 1)
-    ]
-    (folder / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if kept:
-        state = folder / "checkpoints" / f"step-{kept:06d}"
-        state.mkdir(parents=True)
-        (state / "state.pt").touch()
-    return folder
 
 
 @contextmanager
@@ -91,19 +50,6 @@ def finished(frontend: Frontend, runs: dict[str, dict[str, str]]) -> Iterator[No
     frontend.page.route("**/animelora/finished", answer)
     yield
     frontend.page.unroute("**/animelora/finished")
-
-
-def opened(frontend: Frontend, server: Server, name: str) -> None:
-    """Open a graph whose Train LoRA has ``name`` as its title and its LoRA's name."""
-    frontend.load(training_graph(server, name=name, epochs=1), name)
-    frontend.page.evaluate("""(title) => {
-      window.app.graph._nodes.find((node) => node.type === "AnimeLoRA_TrainLora").title = title;
-    }""", name)  # fmt: skip
-
-
-def number(frontend: Frontend, title: str) -> str:
-    """A node's id in its graph."""
-    return str(frontend.page.evaluate(f"(title) => String(({_TITLED})(title).id)", title))
 
 
 def test_unlinked_load_lora_ignores_events_of_other_workflows(frontend: Frontend, canvas_server: Server) -> None:
@@ -142,7 +88,7 @@ def test_cached_training_in_a_subgraph_shows_its_run(frontend: Frontend, canvas_
         frontend.page.wait_for_timeout(500)
         assert shown_run(frontend, name) is None
         send_event(frontend, "execution_cached", nodes=[f"{around}:{inside}"], prompt_id="this")
-        frontend.page.wait_for_function(f"(title) => ({_TITLED})(title).animeloraPanel.run !== null", arg=name)
+        frontend.page.wait_for_function(f"(title) => ({TITLED})(title).animeloraPanel.run !== null", arg=name)
     assert shown_run(frontend, name) == run
 
 
@@ -150,7 +96,7 @@ def test_run_with_other_settings_is_not_shown(frontend: Frontend, canvas_server:
     name = f"owned_{frontend_slug(request)}"
     run = run_on_disk(canvas_server, name, steps=3).name
     opened(frontend, canvas_server, name)
-    about = {"node_id": number(frontend, name), "run": run, "name": name}
+    about = {"node_id": node_id(frontend, name), "run": run, "name": name}
     send_event(frontend, "animelora.train", event="run", settings={"name": name, "checkpoint": "another.safetensors"}, **about)
     assert shown_run(frontend, name) is None
     send_event(frontend, "animelora.train", event="run", settings={"name": name, "epochs": 1}, **about)
@@ -163,9 +109,9 @@ def test_stopped_run_shows_where_it_resumes(frontend: Frontend, canvas_server: S
     name = f"cut_{kept}_{frontend_slug(request)}"
     folder = run_on_disk(canvas_server, name, steps=5, kept=kept)
     message = "stopped at step 2; queue again to resume" if kept else "the next run starts from the beginning"
-    status = f"({_TITLED})('{name}').animeloraPanel.status.textContent"
+    status = f"({TITLED})('{name}').animeloraPanel.status.textContent"
     opened(frontend, canvas_server, name)
-    about = {"node_id": number(frontend, name), "run": folder.name, "name": name}
+    about = {"node_id": node_id(frontend, name), "run": folder.name, "name": name}
     send_event(frontend, "animelora.train", event="run", **about)
     frontend.page.wait_for_function(f"() => {status}.includes('step 5 of 9')")
     send_event(frontend, "animelora.train", event="phase", phase="saving", done=5, total=9, **about)

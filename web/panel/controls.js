@@ -4,7 +4,9 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { controlWords } from "./control_words.js";
 import { element } from "./dom.js";
+import { loadBeside } from "./epoch_lora.js";
 import { nodes, settingsOf } from "./graph.js";
+import { viewerWords } from "./viewer_words.js";
 
 const LOOK = 1500; // milliseconds between two looks at the widgets
 const MORE = 5; // epochs that the button on a finished run adds
@@ -22,6 +24,7 @@ export class Controls {
     this.pause = this.button(texts.pause, texts.pauseTip, () => this.ask(this.paused ? "resume" : "pause"));
     this.epoch = this.button(texts.stopEpoch, texts.stopEpochTip, () => this.ask("stop_after_epoch"));
     this.edit = this.button(texts.usePrompts, texts.usePromptsTip, () => this.ask("edit_prompts", this.lines()));
+    this.use = this.button(viewerWords().use, texts.useTip, () => loadBeside(this.panel, this.panel.saved.at(-1)));
     this.more = this.button(texts.more(MORE), texts.moreTip, () => this.extend());
     this.parts = [this.next, this.row];
     this.timer = setInterval(() => this.look(), LOOK);
@@ -74,6 +77,7 @@ export class Controls {
     this.pause.textContent = this.paused ? texts.resume : texts.pause;
     this.epoch.disabled = this.stopping;
     this.edit.hidden = !(live && step) || this.lines().length === 0 || this.lines().join("\n") === this.prompts;
+    this.use.hidden = live || !this.panel.ended || !this.panel.saved.length;
     this.more.hidden = live || !run || this.panel.ended !== "done";
     this.row.hidden = [...this.row.children].every((button) => button.hidden);
   }
@@ -100,7 +104,7 @@ export class Controls {
 
   // When the widgets have changed and rest, ask the server what Run will do with them.
   async look() {
-    if (document.hidden || !this.panel.run) return;
+    if (document.hidden || !this.panel.run || !this.panel.node.graph) return; // without a graph: the node was moved into a subgraph, as a copy
     this.refresh();
     if (this.panel.live) return;
     const id = idOf(this.panel.node);
