@@ -9,6 +9,7 @@ const TEXTS = {
     pause: "Pause", resume: "Resume", pauseTip: "Waits after this step. The models stay in memory; only the computing stops.",
     stopEpoch: "Stop after this epoch", stopEpochTip: "Stops at the end of this epoch and saves its state and a LoRA. Queue again to resume.",
     usePrompts: "Use edited prompts", usePromptsTip: "The next validation images show the prompts as they are in this node now",
+    useTip: "Puts Load LoRA with the LoRA of the last saved step beside the node",
     more: (epochs) => `+${epochs} epochs`, moreTip: "Queues more epochs: training continues from where this run ended",
     asked: "Asked; it happens after the current step.", refused: "This training does not take requests any more.",
     done: {
@@ -26,6 +27,7 @@ const TEXTS = {
     pause: "Tạm dừng", resume: "Tiếp tục", pauseTip: "Chờ sau bước này. Mô hình vẫn ở trong bộ nhớ, chỉ ngừng tính toán.",
     stopEpoch: "Dừng sau epoch này", stopEpochTip: "Dừng ở cuối epoch này, lưu trạng thái và một LoRA. Xếp hàng lại để tiếp tục.",
     usePrompts: "Dùng prompt đã sửa", usePromptsTip: "Ảnh thử tiếp theo dùng prompt đang có trong nút này",
+    useTip: "Đặt nút Nạp LoRA với LoRA của bước đã lưu cuối cùng bên cạnh nút",
     more: (epochs) => `+${epochs} epoch`, moreTip: "Xếp hàng thêm epoch: huấn luyện tiếp từ chỗ lần chạy này kết thúc",
     asked: "Đã yêu cầu; sẽ làm sau bước hiện tại.", refused: "Lần huấn luyện này không nhận yêu cầu nữa.",
     done: {
@@ -43,6 +45,7 @@ const TEXTS = {
     pause: "一時停止", resume: "再開", pauseTip: "このステップの後で待ちます。モデルはメモリーに残り、計算だけが止まります。",
     stopEpoch: "このエポックで停止", stopEpochTip: "このエポックの終わりに停止し、状態とLoRAを保存します。もう一度実行すると続きます。",
     usePrompts: "編集したプロンプトを使う", usePromptsTip: "次のテスト画像から、このノードの現在のプロンプトを使います",
+    useTip: "最後に保存されたステップのLoRAを読み込むノードを横に置きます",
     more: (epochs) => `+${epochs}エポック`, moreTip: "エポックを追加して実行します。この学習の終わりから続きます",
     asked: "依頼しました。現在のステップの後に行われます。", refused: "この学習はもう依頼を受け付けません。",
     done: {
@@ -60,6 +63,7 @@ const TEXTS = {
     pause: "暂停", resume: "继续", pauseTip: "在这一步之后等待。模型留在内存中，只停止计算。",
     stopEpoch: "本周期后停止", stopEpochTip: "在本周期结束时停止，并保存状态和一个 LoRA。再次排队即可继续。",
     usePrompts: "使用修改后的提示词", usePromptsTip: "接下来的测试图使用此节点当前的提示词",
+    useTip: "在节点旁放置加载最后保存的 LoRA 的节点",
     more: (epochs) => `+${epochs} 周期`, moreTip: "增加周期并排队：从这次训练结束处接着训练",
     asked: "已请求，将在当前步之后进行。", refused: "这次训练不再接受请求。",
     done: {

@@ -12,12 +12,13 @@ export function epochActions(panel) {
   const texts = viewerWords();
   const missing = (sample) => (sample.epoch === 0 ? texts.base : panel.saved.includes(sample.step) ? "" : texts.missing);
   return [
-    { name: texts.use, title: texts.useTip, missing, act: (sample) => use(panel, sample.step) },
+    { name: texts.use, title: texts.useTip, missing, act: (sample) => loadBeside(panel, sample.step) },
     { name: texts.save, title: texts.saveTip, missing, act: (sample) => save(panel, sample) },
   ];
 }
 
-async function use({ node, run }, step) {
+// Put Load LoRA with the LoRA of a saved step beside the node. Returns a message.
+export async function loadBeside({ node, run }, step) {
   await app.refreshComboInNodes(); // Pick Epoch's menu lists the run
   const [pick, load] = ["AnimeLoRA_PickEpoch", "AnimeLoRA_LoadLora"].map((type) => LiteGraph.createNode(type));
   for (const [name, value] of Object.entries({ run, step })) pick.widgets.find((widget) => widget.name === name).value = value;
