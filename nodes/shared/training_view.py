@@ -148,6 +148,7 @@ def run_notes(log: Sequence[events.Event]) -> list[str]:
     """Notes and warnings of a run, each once, in the words of the canvas."""
     plans = [event for event in log if isinstance(event, events.Plan)]
     notes = [f"Text encoder: {plan.text_encoder}. VAE: {plan.vae or 'the checkpoint’s own'}." for plan in plans if plan.text_encoder]
+    notes += [f"Latents: {plan.latents}." for plan in plans if plan.latents]
     notes += [plan.regularisation for plan in plans if plan.regularisation]
     notes += [event.message for event in log if isinstance(event, events.Warning_)]
     return list(dict.fromkeys(on_canvas(note) for note in notes))

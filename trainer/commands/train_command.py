@@ -185,6 +185,7 @@ def _print_plan(plan: RunPlan, settings: RunConfig, dataset: str, base: str) -> 
         ("base", f"{base} ({plan.family}, {plan.prediction})"),
         *([("text encoder", plan.text_encoder)] if plan.text_encoder else []),
         *([("VAE", plan.vae)] if plan.vae else []),
+        *([("latents", plan.latents)] if plan.latents else []),
         ("dataset", f"{dataset}: {plural(plan.images, 'image')}, {sum(plan.buckets.values())} with repeats"),
         *([("regularisation", plan.regularisation)] if plan.regularisation else []),
         *([("validation", f"{plan.held_out} more images, not trained on")] if plan.held_out else []),

@@ -8,6 +8,7 @@ from .open_checkpoint import open_checkpoint
 from .prediction import EPSILON, FLOW, Prediction, choose_kind
 from .registry import FAMILIES, family_named, family_of, is_base_model
 from .stable_diffusion.cautions import cautions
+from .stable_diffusion.vae import describe_latents
 
 __all__ = [
     "EPSILON",
@@ -25,6 +26,7 @@ __all__ = [
     "TextSettings",
     "cautions",
     "choose_kind",
+    "describe_latents",
     "family_named",
     "family_of",
     "is_base_model",

@@ -16,7 +16,7 @@ from ..core.errors import UserError
 from ..core.messages import Message, Setting
 from ..dataset import Dataset
 from ..dataset.loading.batch_order import steps_per_epoch
-from ..families import BaseCheckpoint, Family
+from ..families import FLOW, BaseCheckpoint, Family, Prediction, describe_latents
 from ..objective.choose import choose_prediction, describe_prediction
 from ..runs.run_plan import RunPlan
 from .memory_estimate import memory_needed, models_of
@@ -78,6 +78,7 @@ def make_plan(
     cuda_graphs = _uses_cuda_graphs(context, sum(memory.values()) + gradients + uncaptured)
     if cuda_graphs:
         memory["lora"] += gradients
+    prediction = choose_prediction(family, checkpoint, config.objective)
     return RunPlan(
         images=len(dataset.items),
         buckets=dict(sorted(buckets.items())),
@@ -89,7 +90,7 @@ def make_plan(
         family=family.name,
         device=device.type,
         precision=precision,
-        prediction=describe_prediction(choose_prediction(family, checkpoint, config.objective)),
+        prediction=describe_prediction(prediction),
         memory_gb=round(sum(memory.values()), 2),
         memory={name: round(value, 3) for name, value in memory.items()},
         attention=attention,
@@ -98,7 +99,13 @@ def make_plan(
         fused=fused,
         text_encoder=checkpoint.text_encoder.name if checkpoint.text_encoder else "",
         vae=checkpoint.vae.name if checkpoint.vae else "",
+        latents=describe_latents(checkpoint, family.latents.scaling_factor) if _is_flow_by_choice(family, prediction) else "",
     )
+
+
+def _is_flow_by_choice(family: Family, prediction: Prediction) -> bool:
+    """Whether a model of a family of diffusions is trained as a flow: such models may have been trained with another VAE's scale."""
+    return prediction.kind == FLOW and family.beta_schedule is not None
 
 
 def _uses_cuda_graphs(context: Context, needed_gb: float) -> bool:

@@ -34,4 +34,5 @@ class RunPlan:
     fused: StrictBool = False  # blocks of the UNet, see compute/fused_blocks/
     text_encoder: StrictStr = ""  # the file of a model that has its text encoder in one of its own
     vae: StrictStr = ""  # the file of the VAE, if it is not the checkpoint's own
+    latents: StrictStr = ""  # how they are scaled, for a model whose kind does not determine it
     regularisation: StrictStr = ""  # a sentence about the share of regularisation images; empty without any

@@ -167,6 +167,18 @@ def test_cautions_about_model_names(shallow_checkpoint: Path, tmp_path: Path, na
     assert word.lower() in found.lower() if word else not found
 
 
+def test_caution_about_the_scale_of_latents_of_an_eq_vae(shallow_checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "noob-rf-EQ-VAE.safetensors"
+    path.hardlink_to(shallow_checkpoint)
+    (caution,) = cautions(open_checkpoint(str(path)), family_named("sdxl"), "flow")
+    assert "0.13025, no shift" in caution
+
+
+@pytest.mark.parametrize("changes", [{"shift_factor": -0.4743}, {"latents_mean": [0.1, 0.2, 0.3, 0.4]}], ids=["shift", "by channel"])
+def test_folder_with_shifted_latents_is_refused(edited: Callable[..., Path], tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert "its latents are shifted" in refusal(edited("vae/config.json", **changes), tmp_path)
+
+
 def test_caution_about_lcm_scheduler(edited: Callable[..., Path]) -> None:
     path = edited("scheduler/scheduler_config.json", _class_name="LCMScheduler")
     checkpoint = open_checkpoint(str(path))

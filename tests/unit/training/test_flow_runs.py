@@ -77,6 +77,11 @@ def test_validation_loss_falls(flow_run: Trained) -> None:
     assert measured[-1].loss < 0.8 * measured[0].loss
 
 
+def test_plan_states_how_latents_are_scaled(flow_run: Trained) -> None:
+    (plan,) = (event for event in flow_run.told if isinstance(event, events.Plan))
+    assert plan.latents == "scaled by 0.13025, not shifted"
+
+
 def test_a_resumed_run_in_a_child_process_ends_with_the_same_bits(flow_run: Trained, tmp_path: Path) -> None:
     prepared = prepare_run(thrown_back(flow_run, tmp_path / "cut", 6))
     result = launcher.train(prepared)

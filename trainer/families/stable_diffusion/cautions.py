@@ -13,18 +13,24 @@ from ..prediction import FLOW
 _FEW_STEPS = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper[-_ ]?sdxl|hyper[-_ ]?sd|dmd2?|tcd|pcm)(?![a-z])", re.IGNORECASE)
 _FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 _NAMED_VELOCITY = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
+_NAMED_EQ_VAE = re.compile(r"eq[-_ ]?vae", re.IGNORECASE)
 _NAMED_FLOW = re.compile(r"rectified|(?<![a-z])(rf|rflow|flow)(?![a-z])", re.IGNORECASE)
 
 
 def cautions(checkpoint: BaseCheckpoint, family: Family, prediction: str = "auto") -> list[str]:
-    """Sentences for the user about a model that is distilled for few steps, or whose name contradicts how it will be trained where the
-    setting ``prediction`` is auto."""
+    """Sentences for the user about a model that is distilled for few steps, whose latents may have another scale, or whose name contradicts
+    how it will be trained where the setting ``prediction`` is auto."""
     name, warnings = checkpoint.name, []
     names = f"{checkpoint.path.stem} {checkpoint.metadata.get('modelspec.title', '')}"
     if why := _why_distilled(checkpoint, names):
         warnings.append(
             f"{name} seems to be distilled for few steps ({why}). Training weakens the distillation, and images with the usual number of "
             "steps and guidance look burnt. Train on the model that it was made from, and use the LoRA with both."
+        )
+    if family.name == "sdxl" and _NAMED_EQ_VAE.search(names):
+        warnings.append(
+            f"The name of {name} suggests an EQ-VAE. Latents have SDXL's scale ({family.latents.scaling_factor:g}, no shift), with which "
+            "ComfyUI samples, too. A model that was trained with another scale or with a shift is not supported."
         )
     if prediction != "auto" or family.states_prediction(checkpoint):
         return warnings

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import UserError
 from ...core.files.paths import expand_home
 from ...core.messages import Message, Setting
-from ..checkpoints.base_checkpoint import layout_errors
+from ..checkpoints.base_checkpoint import BaseCheckpoint, layout_errors
 from ..checkpoints.diffusers_folder import read_json, require_weights, weights_variant
 from ..checkpoints.require_filled import require_filled
 from ..checkpoints.separate_parts import SeparatePart
@@ -98,6 +98,15 @@ def _open_folder(path: Path) -> SeparatePart:
     if channels != 4 or shifted:
         raise _other_model(path, channels)
     return SeparatePart(folder, is_folder=True)
+
+
+def describe_latents(checkpoint: BaseCheckpoint, scaling_factor: float) -> str:
+    """How the VAE's latents become those that are trained on: ``scaling_factor`` is that of the family, which single files have."""
+    own = checkpoint.path / "vae" if checkpoint.kind == "folder" else None
+    folder = own if checkpoint.vae is None else checkpoint.vae.path if checkpoint.vae.is_folder else None
+    if folder is not None:
+        scaling_factor = float(read_json(folder / "config.json").get("scaling_factor", scaling_factor))
+    return f"scaled by {scaling_factor:g}, not shifted"
 
 
 def _prefix(shapes: Mapping[str, Any]) -> str:
