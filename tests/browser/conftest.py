@@ -24,9 +24,9 @@ from tests.tools.workflows.parts import CONTROLNET, LORA_FILE
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark as long what further looks repeat only with ``--long``."""
+    """Mark as long what a look shows only with ``--long``."""
     chosen = item.callspec.params.get("look") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
-    if isinstance(chosen, Look) and chosen.comfyui and not chosen.repeats(item.path.name, item.name.partition("[")[0]):
+    if isinstance(chosen, Look) and chosen.comfyui and not chosen.runs(item.name):
         item.add_marker(pytest.mark.long)
 
 

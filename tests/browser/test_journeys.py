@@ -115,7 +115,7 @@ def test_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Frontend, 
         pytest.skip("the oldest and the newest way of drawing is enough for a whole training")
     name = f"journey_{look.slug}"
     frontend.load(frontend.template("animelora", "1 First LoRA from a folder"), name)
-    adapt(frontend, AnimeLoRA_TrainLora__name=name, epochs=32, checkpoint_every=8, validate_every=40)
+    adapt(frontend, AnimeLoRA_TrainLora__name=name, epochs=16, checkpoint_every=8, validate_every=40)
     kept = frontend.serialized()
     frontend.run_command("Comfy.QueuePrompt")
     wait_for(frontend, "panel.live && panel.chart.data[0].length >= 2")

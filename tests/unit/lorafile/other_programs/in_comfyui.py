@@ -13,6 +13,7 @@ from trainer.lorafile import FAMILY_LAYOUTS, diffusers_to_ldm
 from trainer.lorafile.naming.anima_names import diffusers_to_anima
 
 _PROGRAM = Path(__file__).parent / "programs" / "load_in_comfyui.py"
+NARROW = 16  # the sizes of layers are divided by it where only numbers are compared: those of the real sizes take half a minute
 _CLIP = {("sd1", "te1"): "clip_l", ("sdxl", "te1"): "clip_l", ("sdxl", "te2"): "clip_g"}
 
 

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from tests.tools.comfyui import ComfyUI
 from tests.tools.parameters import mark_long
 from tests.unit.lorafile.other_programs.compatibility import record
-from tests.unit.lorafile.other_programs.in_comfyui import comfy_key, load_in_comfyui
+from tests.unit.lorafile.other_programs.in_comfyui import NARROW, comfy_key, load_in_comfyui
 from tests.unit.lorafile.other_programs.samples import Sizes, sample, sd15_sizes, sdxl_sizes
 from trainer.lorafile import LoraModule, LoraWeights, convert, write_lora
+from trainer.lorafile.writing.save import write_tensors
 
 
 def compared(weights: LoraWeights) -> list[LoraModule]:
@@ -25,24 +26,38 @@ def compared(weights: LoraWeights) -> list[LoraModule]:
     return list(kinds.values())
 
 
+def shape(size: tuple[int, int, bool]) -> tuple[int, ...]:
+    """The shape of a layer's weight, of a 1 x 1 convolution with its two more axes."""
+    out, into, conv = size
+    return (out, into, 1, 1) if conv else (out, into)
+
+
 @pytest.mark.comfyui
 @pytest.mark.parametrize("family", mark_long(["sd1", "sdxl"], "sdxl"))
-def test_comfyui_uses_every_key_and_computes_same_changes(comfyui: ComfyUI, tmp_path: Path, family: str) -> None:
+def test_comfyui_uses_every_key_and_computes_same_changes(comfyui: ComfyUI, tmp_path: Path, family: str, long_form: bool) -> None:
     sizes: Sizes = sd15_sizes() if family == "sd1" else sdxl_sizes()
     cases = [("lora", "kohya"), ("lora", "comfyui"), ("loha", "kohya"), ("lokr", "kohya")]
     if family == "sd1":
         cases += [("dora", "kohya"), ("loha", "comfyui")]
     else:
         cases = cases[:2]
+    narrow = {key: (out // NARROW, into // NARROW, conv) for key, (out, into, conv) in sizes.items()}
     jobs, files = [], []
     for algorithm, form in cases:
-        weights = sample(sizes, family, algorithm)
+        full = long_form or (algorithm, form) == cases[0]
+        weights = sample(sizes if full else narrow, family, algorithm)
         layers = compared(weights)
         path = tmp_path / f"{algorithm}-{form}.safetensors"
-        write_lora(path, convert(weights, form))
+        converted = convert(weights, form)
+        if full:
+            write_lora(path, converted)
+        else:
+            write_tensors(path, converted.tensors, converted.metadata)  # it would be refused as one of another model
         base = 1.0 if algorithm == "dora" else 0.0
         keys = [comfy_key(family, module.component, module.name) for module in layers]
-        jobs.append({"lora": str(path), "result": str(tmp_path / f"{path.stem}.out.safetensors"), "layers": keys, "base": base})
+        shapes = {} if full else {key: shape(narrow[module.component, module.name]) for key, module in zip(keys, layers, strict=True)}
+        result = str(tmp_path / f"{path.stem}.out.safetensors")
+        jobs.append({"lora": str(path), "result": result, "layers": keys, "base": base, "shapes": shapes})
         files.append((algorithm, form, layers))
     results = load_in_comfyui(comfyui, tmp_path, family, jobs)
     expected = {comfy_key(family, component, name) for component, name in sizes}
@@ -61,10 +76,11 @@ def test_comfyui_uses_every_key_and_computes_same_changes(comfyui: ComfyUI, tmp_
             assert torch.allclose(change, ours, rtol=1e-4, atol=1e-4), (algorithm, form, module.name)
         name = {"sd1": "SD 1.5", "sdxl": "SDXL"}[family]
         found = f"all {result['keys']} keys used, {len(expected)} layers patched, changes equal to 1e-4"
-        how = "its loader on full-size models, numbers of one layer of each kind"
+        how = "its loader on full-size models, numbers of one layer of each kind" + (", narrowed" if job["shapes"] else "")
         record("ComfyUI", comfyui.version, f"{name}, {form} format, {algorithm}", found, how)
 
 
+@pytest.mark.long
 @pytest.mark.comfyui
 def test_comfyui_reads_only_old_diffusers_names(comfyui: ComfyUI, tmp_path: Path) -> None:
     """ComfyUI maps only diffusers' old attention names. This test notices when that changes."""
