@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 ASKED_EVERY = 8
 """Steps between checks for new images."""
+LOGGED_EVERY = 50
+"""Steps between lines of the log."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def train_unet(
         if rank():
             continue
         log.add(loss=loss.detach(), mse=mse)
-        if budget.step % 50 == 0:
+        if budget.step % LOGGED_EVERY == 0:
             logger.info("unet %s", log.write(budget, share=round(share, 3), pictures=float(len(data.latents))))
         if time.monotonic() - last_save > 60 * settings.save_minutes or budget.over:
             save_stage(

@@ -17,6 +17,7 @@ from tests.browser.panel import PATIENCE, curve, logged, status, wait_for
 from tests.browser.screens import pack_errors, widget_values
 from tests.browser.stage import adapt
 from tests.server.comfy_server import Server, until
+from tests.tools.parameters import mark_long
 
 TEMPLATES = (
     "2 Photo to anime",
@@ -90,7 +91,7 @@ def clear(frontend: Frontend) -> None:
     assert frontend.serialized()["nodes"] == []
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", mark_long(TEMPLATES, "8 Zero-download tour"))
 def test_template_runs_and_its_image_restores_it(frontend: Frontend, look: Look, canvas_server: Server, name: str) -> None:
     if name != EVERYWHERE and not look.first:
         pytest.skip("one frontend is enough to run them all")

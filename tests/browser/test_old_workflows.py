@@ -10,10 +10,13 @@ import pytest
 from tests.browser.frontend import Frontend
 from tests.browser.screens import pack_errors
 from tests.server.comfy_server import Server
+from tests.tools.parameters import mark_long
 from tests.tools.workflows.recorded import NAMES, RECORDED, prompt_beside
 
+FURTHER = [path for path in RECORDED if not path.stem.startswith(("01_", "every_node"))]  # the server accepts all (tests/server/workflows)
 
-@pytest.mark.parametrize("path", RECORDED, ids=NAMES)
+
+@pytest.mark.parametrize("path", mark_long(RECORDED, *FURTHER), ids=NAMES)
 def test_recorded_workflow_loads_and_queues_the_same_prompt(frontend: Frontend, canvas_server: Server, path: Path) -> None:
     recorded = json.loads(path.read_text(encoding="utf-8"))
     before = len(frontend.problems)

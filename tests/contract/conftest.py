@@ -21,9 +21,14 @@ _PACKAGE = "animelora_without_comfyui"
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that ask a ComfyUI for its description of our nodes."""
+    """Mark the tests that ask a ComfyUI for its description of our nodes; older ones are asked only with ``--long``.
+
+    Without it, tests/server shows that older ComfyUIs load the nodes and accept every workflow.
+    """
     if isinstance(item, pytest.Function) and "description" in item.fixturenames:
         item.add_marker(pytest.mark.comfyui)
+        if item.callspec.params["description"] in _FOUND[1:]:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session", params=_PLACES, ids=[each.version for each in _FOUND] or ["none"])

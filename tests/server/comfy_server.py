@@ -61,8 +61,7 @@ class Server:
     port: int
     process: subprocess.Popen[bytes]
     log_path: Path
-    full_size: bool = False  # whether the chain trains on the full-size checkpoint here
-    thorough: bool = False  # whether tests try every harmful file and many random values here
+    thorough: bool = False  # whether tests train on the full-size checkpoint, and try every harmful file and many random values here
     client_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     messages: list[dict[str, Any]] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)

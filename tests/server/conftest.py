@@ -11,8 +11,8 @@ from tests.server.comfy_server import Server, start
 from tests.server.files import FULL, TINY, link, portrait
 from tests.tools.comfyui import ComfyUI, find_comfyuis
 
-# test files that also run on older ComfyUIs without --long; the newest ComfyUI runs every file
-ON_EVERY_COMFYUI = ("test_chain.py", "test_old_workflows.py", "test_workflows.py")
+# tests and files that also run on older ComfyUIs without --long; the newest ComfyUI runs everything
+ON_EVERY_COMFYUI = {"test_chain_runs_from_folder_to_image_and_trains_once", "test_old_workflows.py", "test_workflows.py"}
 _FOUND = find_comfyuis()
 _PLACES: list[ComfyUI | None] = [*_FOUND] or [None]
 
@@ -20,7 +20,9 @@ _PLACES: list[ComfyUI | None] = [*_FOUND] or [None]
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark the tests as long that older ComfyUIs repeat only with ``--long``."""
     place = item.callspec.params.get("server") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
-    if isinstance(place, ComfyUI) and place != _FOUND[0] and item.path.name not in ON_EVERY_COMFYUI:
+    if not isinstance(place, ComfyUI) or place == _FOUND[0] or not isinstance(item, pytest.Function):
+        return
+    if not {item.path.name, item.originalname} & ON_EVERY_COMFYUI:
         item.add_marker(pytest.mark.long)
 
 
@@ -29,7 +31,6 @@ def server(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     tiny_checkpoint: Path,
-    full_checkpoint: Path,
     quick_trainer: Callable[[Path], Path],
     long_form: bool,
 ) -> Iterator[Server]:
@@ -51,9 +52,10 @@ def server(
     (base / "extra_model_paths.yaml").write_text(f"mine:\n  animelora_datasets: {registered}\n", encoding="utf-8")
     (base / "models" / "checkpoints").mkdir(parents=True, exist_ok=True)
     link(tiny_checkpoint, base / "models" / "checkpoints" / TINY)
-    link(full_checkpoint, base / "models" / "checkpoints" / FULL)
+    thorough = long_form and place == _FOUND[0]
+    if thorough:
+        link(request.getfixturevalue("full_checkpoint"), base / "models" / "checkpoints" / FULL)
     running = start(place.path, place.python, base, children=quick_trainer(place.python))
-    running.full_size = place == _FOUND[0]
-    running.thorough = running.full_size and long_form
+    running.thorough = thorough
     yield running
     running.stop()

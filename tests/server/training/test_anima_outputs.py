@@ -45,12 +45,12 @@ def outputs(comfyui: ComfyUI, models: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def inputs() -> Arrays:
-    """Latents of two images of 128 x 96 pixels with their timesteps, an image, and prompts."""
+    """Latents of two images of 64 x 48 pixels with their timesteps, an image, and prompts."""
     random = np.random.default_rng(3)
     return {
-        "latents": random.standard_normal((2, 16, 12, 16), dtype=np.float32),
+        "latents": random.standard_normal((2, 16, 6, 8), dtype=np.float32),
         "timesteps": np.array([0.25, 0.8125], dtype=np.float32),
-        "pixels": random.random((1, 96, 128, 3), dtype=np.float32),
+        "pixels": random.random((1, 48, 64, 3), dtype=np.float32),
         "prompts": np.array(PROMPTS),
     }
 

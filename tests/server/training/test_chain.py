@@ -49,9 +49,9 @@ def assert_clean(log: str) -> None:
 
 
 def test_chain_runs_from_folder_to_image_and_trains_once(server: Server) -> None:
-    """With a random checkpoint of Stable Diffusion 1.5's full size on the newest ComfyUI, with a tiny one on the others."""
-    checkpoint = FULL if server.full_size else TINY
-    graph = train_and_use(checkpoint, full=server.full_size, image="photo.png", **CHAIN)
+    """With a tiny random checkpoint; with ``--long`` one of Stable Diffusion 1.5's full size on the newest ComfyUI."""
+    checkpoint = FULL if server.thorough else TINY
+    graph = train_and_use(checkpoint, full=server.thorough, image="photo.png", **CHAIN)
     before = len(server.log())
     outputs = server.run(graph)
     log = server.log()[before:]

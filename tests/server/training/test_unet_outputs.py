@@ -13,6 +13,7 @@ from PIL import Image
 from tests.server.comfy_server import ROOT, Server
 from tests.server.files import FULL, TINY
 from tests.server.graphs import CHAIN, core_img2img, node, prepare, train_settings
+from tests.tools.parameters import mark_long
 
 PROMPT = "myToken girl, high quality"
 RANK, ALPHA = CHAIN["rank"], CHAIN["alpha"]
@@ -75,7 +76,7 @@ def difference(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float(np.sqrt(np.mean((a - b) ** 2)) / np.sqrt(np.mean(b**2)))
 
 
-@pytest.mark.parametrize("base", ["checkpoint", "demo base"])
+@pytest.mark.parametrize("base", mark_long(["checkpoint", "demo base"], "demo base"))
 def test_comfyui_and_trainer_predict_the_same_noise(server: Server, tmp_path: Path, base: str) -> None:
     name, settings = (FULL if server.thorough else TINY), CHAIN | {"name": "on the checkpoint"}
     checkpoint = (server.base / "models" / "checkpoints" / name).resolve()

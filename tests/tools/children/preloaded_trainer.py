@@ -33,9 +33,7 @@ def preloaded(python: Path, folder: Path) -> Iterator[Path]:
     if os.name == "nt":
         yield python
         return
-    program, place = folder / "python", folder / "s"
-    program.write_text(f'#!/bin/sh\nexec "{python}" -S -E "{Path(__file__).resolve()}" client "{place}" "$@"\n', encoding="utf-8")
-    program.chmod(0o755)
+    program, place = client_program(python, folder)
     server = subprocess.Popen([str(python), __file__, "serve", str(place)], env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
         while not place.exists():
@@ -45,6 +43,14 @@ def preloaded(python: Path, folder: Path) -> Iterator[Path]:
     finally:
         server.kill()
         server.wait()
+
+
+def client_program(python: Path, folder: Path) -> tuple[Path, Path]:
+    """A program for ``preloaded`` to yield, and the socket at which its server has to listen."""
+    program, place = folder / "python", folder / "s"
+    program.write_text(f'#!/bin/sh\nexec "{python}" -S -E "{Path(__file__).resolve()}" client "{place}" "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    return program, place
 
 
 def serve(path: str) -> None:

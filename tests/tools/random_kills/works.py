@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,10 +163,23 @@ def load_libraries() -> None:
 
 @contextlib.contextmanager
 def preloaded_children(folder: Path) -> Iterator[None]:
-    """The process that training children are forked from."""
-    from tests.tools.children.preloaded_trainer import preloaded
+    """A fork of this process, from which training children are forked."""
+    from tests.tools.children.preloaded_trainer import client_program, serve
 
     folder.mkdir(parents=True)
-    with preloaded(Path(sys.executable), folder) as program:
-        _QUICK.append(program)
+    program, place = client_program(Path(sys.executable), folder)
+    server = os.fork()
+    if server == 0:
+        try:
+            serve(str(place))
+        finally:
+            os._exit(1)
+    _QUICK.append(program)
+    try:
+        while not place.exists():
+            assert os.waitpid(server, os.WNOHANG)[0] == 0, "the server ended"
+            time.sleep(0.02)
         yield
+    finally:
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)

@@ -153,8 +153,13 @@ def test_lora_casts_like_peft(shallow_checkpoint: Path) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_blocks_train_like_eager_ones(shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_blocks_train_like_eager_ones(
+    shallow_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool
+) -> None:
+    """Of each kind of block one is compiled, with ``--long`` all."""
     monkeypatch.setattr(compiled_blocks, "_BACKEND", "aot_eager")  # traced and differentiated as for inductor, without its minutes of C++
+    if not long_form:
+        monkeypatch.setattr(compiled_blocks, "blocks", lambda unet: {type(block): block for block in denoiser_setup.blocks(unet)}.values())
     folder = make_dataset(tmp_path, 2)
     changes = {"training.gradient_accumulation": 1, "training.max_steps": 1}
     plain = train_here(configuration(shallow_checkpoint, folder, tmp_path / "plain", changes))

@@ -16,7 +16,7 @@ from demo.drawing.portraits import random_portrait
 pytestmark = pytest.mark.slow
 
 
-A_FEW_STEPS = run_demo.DemoSettings(pictures=8, others=2, tests=1, shown=1, steps=12, batch=2, rank=8, sampling_steps=3)
+A_FEW_STEPS = run_demo.DemoSettings(pictures=4, others=2, tests=1, shown=1, steps=6, batch=2, rank=8, sampling_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def check_files(out: Path, figures: dict[str, Any]) -> None:
 def test_a_few_steps_train_a_lora_that_is_measured(first_steps: tuple[Path, dict[str, Any]]) -> None:
     out, figures = first_steps
     check_files(out, figures)
-    assert (figures["training_steps"], figures["portraits"]) == (12, 1)
+    assert (figures["training_steps"], figures["portraits"]) == (6, 1)
     assert figures["from_source_080"] > figures["from_source_065"] > 0
     assert figures["moved_with_trigger"] > 0
 

@@ -93,7 +93,9 @@ def test_rows_grow_without_losing_any() -> None:
     assert rows.rows.flatten().tolist() == list(range(26))
 
 
-def test_the_unet_trains_on_what_comes_later_too(tmp_path: Path) -> None:
+def test_the_unet_trains_on_what_comes_later_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_unet, "ASKED_EVERY", 2)
+    monkeypatch.setattr(train_unet, "LOGGED_EVERY", 4)
     g = torch.Generator().manual_seed(0)
     empty = torch.full((77,), 49407)
     data = LatentSet(torch.full((2, 4, 8, 8), 3.0), torch.full((2, 1, 77), 11), empty)
@@ -103,7 +105,7 @@ def test_the_unet_trains_on_what_comes_later_too(tmp_path: Path) -> None:
     def more() -> LatentSet | None:
         return asked.pop(0) if asked else None
 
-    settings = UnetSettings(minutes=60, max_steps=50, batch=4)
+    settings = UnetSettings(minutes=60, max_steps=4, batch=4)
     train_unet.train_unet(data, tmp_path, TOY, settings, torch.device("cpu"), None, None, more, later.captions)
     assert not asked
     assert json.loads((tmp_path / "unet.jsonl").read_text().splitlines()[-1])["pictures"] == 8

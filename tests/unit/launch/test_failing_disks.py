@@ -123,8 +123,11 @@ def test_exhausted_inodes_are_not_reported_as_a_full_disk(
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.EDQUOT, "quota"), (errno.ENOSPC, "accepts no more data, although"), (errno.EIO, "reports an error")],
-    ids=["quota", "no space but free space is shown", "input/output error"],
+    [
+        pytest.param(errno.EDQUOT, "quota", id="quota", marks=pytest.mark.long),
+        pytest.param(errno.ENOSPC, "accepts no more data, although", id="no space but free space is shown"),
+        pytest.param(errno.EIO, "reports an error", id="input/output error", marks=pytest.mark.long),
+    ],
 )
 def test_the_error_of_a_child_that_cannot_write_its_log_is_reported(
     number: int,
@@ -165,7 +168,7 @@ def test_a_drive_that_becomes_read_only_during_a_run_is_reported(drive: Path, sh
     assert "start again" in caught.value.hint
 
 
-@pytest.mark.parametrize("limit", [100_000, 4_000], ids=["of states", "of the log"])
+@pytest.mark.parametrize("limit", [pytest.param(100_000, id="of states", marks=pytest.mark.long), pytest.param(4_000, id="of the log")])
 def test_a_file_size_limit_is_reported(limit: int, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path) -> None:
     if sys.platform == "win32":
         pytest.skip("NOT CHECKED: Windows limits no files")

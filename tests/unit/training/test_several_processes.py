@@ -129,6 +129,7 @@ def test_a_killed_process_ends_the_run_and_is_named(victim: int, shallow_checkpo
     assert children_of(run) == {}
 
 
+@pytest.mark.long
 def test_torchrun_can_start_the_entry_script(
     one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,10 +146,17 @@ def test_torchrun_can_start_the_entry_script(
     assert distance(Run(again.lora, []), one) < 2e-3
 
 
-def test_a_given_accelerate_configuration_is_used(one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_a_given_accelerate_configuration_that_is_missing_is_an_error(
+    shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path
+) -> None:
     config = settings(shallow_checkpoint, dataset_folder, tmp_path, 1)
     with pytest.raises(UserError, match=r"none\.yaml cannot be read"):
         launcher.train(prepare_run(config), accelerate_config=tmp_path / "none.yaml")
+
+
+@pytest.mark.long
+def test_a_given_accelerate_configuration_is_used(one: Run, shallow_checkpoint: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    config = settings(shallow_checkpoint, dataset_folder, tmp_path, 1)
     ours = prepare_run(settings(shallow_checkpoint, dataset_folder, tmp_path, 2))
     write_run_folder(ours)
     given = tmp_path / "two.yaml"

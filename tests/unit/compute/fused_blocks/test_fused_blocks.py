@@ -66,7 +66,7 @@ def unet_passes(*, fuse: bool, dtype: torch.dtype, targets: str, checkpointing: 
     parameters = adapter.parameters(unet)
     for number, parameter in enumerate(parameters):
         parameter.data = 0.05 * random(*parameter.shape, seed=number)
-    noisy, text = random(2, 4, 8, 16).to(dtype), random(2, 77, unet.config.cross_attention_dim, seed=1).to(dtype)
+    noisy, text = random(2, 4, 4, 8).to(dtype), random(2, 77, unet.config.cross_attention_dim, seed=1).to(dtype)
     predicted = unet(noisy, torch.tensor([10, 700], device=DEVICE), encoder_hidden_states=text).sample
     gradients = torch.autograd.grad((predicted.float() * random(*predicted.shape, seed=2)).sum(), parameters)
     return predicted.detach().float(), torch.cat([gradient.flatten().float() for gradient in gradients]), unet
