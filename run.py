@@ -99,9 +99,12 @@ def run_best_effort() -> None:
 
 
 def side_by_side() -> list[str]:
-    """pytest-xdist with a worker for every core, four at most since some hold a ComfyUI or a model. A later ``-n 0`` switches it off."""
-    workers = min(os.cpu_count() or 1, 4)
-    return ["-n", str(workers), "--dist", "loadscope", "--no-loadscope-reorder"] if workers > 1 else []
+    """pytest-xdist with a worker more than cores, since tests often wait for a server or a browser, and four at most for their memory.
+
+    A later ``-n 0`` switches it off.
+    """
+    cores = os.cpu_count() or 1
+    return ["-n", str(min(cores + 1, 4)), "--dist", "loadscope", "--no-loadscope-reorder"] if cores > 1 else []
 
 
 def install(*, tests: bool) -> None:

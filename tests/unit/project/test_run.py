@@ -207,7 +207,7 @@ def test_quick_leaves_out_slow_tests_and_comfyui(monkeypatch: pytest.MonkeyPatch
     assert ran[-1][-4:] == ["-m", "not slow and not seconds and not comfyui and not browser", "-k", "some"]
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(1, None), (2, "2"), (64, "4"), (None, None)])
+@pytest.mark.parametrize(("cores", "workers"), [(1, None), (2, "3"), (64, "4"), (None, None)])
 def test_tests_run_side_by_side_where_there_are_cores(monkeypatch: pytest.MonkeyPatch, cores: int | None, workers: str | None) -> None:
     monkeypatch.setattr("run.os.cpu_count", lambda: cores)
     chosen = run.side_by_side()

@@ -109,67 +109,55 @@ def test_failing_recorder_turns_off_with_a_warning(
     assert "CUDA graphs failed" in warning and "when stream is capturing)" in warning
 
 
-def test_recording_with_wrong_gradients_is_not_used(
-    shallow_checkpoint: Path, five: Path, as_written: AsWritten, runs: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lose(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
-        replay, passed = Repeating.__call__(self, compute)
+def lose_half(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
+    replay, passed = Repeating.__call__(self, compute)
 
-        def wrong() -> None:
-            replay()
-            for gradient in passed[1][: len(passed[1]) // 2]:
-                assert gradient is not None
-                gradient.zero_()
+    def wrong() -> None:
+        replay()
+        for gradient in passed[1][: len(passed[1]) // 2]:
+            assert gradient is not None
+            gradient.zero_()
 
-        return wrong, passed
-
-    monkeypatch.setattr(recorder, "__call__", lose)
-    recording = train_here(configuration(shallow_checkpoint, five, runs, CHANGES))
-    same_training(as_written(), recording)
-    (warning,) = warnings(recording)
-    assert "its gradients were not those of the eager pass" in warning
+    return wrong, passed
 
 
-def test_recording_that_lacks_one_gradient_is_not_used(
-    shallow_checkpoint: Path, five: Path, as_written: AsWritten, runs: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The smallest that counts, of dozens: in the norm of all of them it is lost."""
+def lose_the_smallest(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
+    """Of dozens: in the norm of all of them it is lost."""
+    replay, passed = Repeating.__call__(self, compute)
 
-    def lose(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
-        replay, passed = Repeating.__call__(self, compute)
+    def wrong() -> None:
+        replay()
+        there = [gradient for gradient in passed[1] if gradient is not None and bool(gradient.any())]
+        min(there, key=lambda gradient: float(gradient.norm())).zero_()
 
-        def wrong() -> None:
-            replay()
-            there = [gradient for gradient in passed[1] if gradient is not None and bool(gradient.any())]
-            min(there, key=lambda gradient: float(gradient.norm())).zero_()
-
-        return wrong, passed
-
-    monkeypatch.setattr(recorder, "__call__", lose)
-    recording = train_here(configuration(shallow_checkpoint, five, runs, CHANGES))
-    same_training(as_written(), recording)
-    (warning,) = warnings(recording)
-    assert "its gradients were not those of the eager pass" in warning
+    return wrong, passed
 
 
-def test_recording_without_gradients_through_lora_is_not_used(
-    shallow_checkpoint: Path, five: Path, as_written: AsWritten, runs: Path, recorder: type[Repeating], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At the start LoRA's up is zero, and nothing should."""
-
+def lose_those_through_lora(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
+    """At the start LoRA's up is zero, and nothing should pass."""
     add = lora_layers._add_product
 
     def add_in_forward(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *scale: float) -> torch.Tensor:
         return add(total, left, right, *scale) if scale else total
 
-    def lose(self: Repeating, compute: Callable[[], LossAndGradients]) -> Any:
-        def without() -> LossAndGradients:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(lora_layers, "_add_product", add_in_forward)
-                return compute()
+    def without() -> LossAndGradients:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lora_layers, "_add_product", add_in_forward)
+            return compute()
 
-        return Repeating.__call__(self, without)
+    return Repeating.__call__(self, without)
 
+
+@pytest.mark.parametrize("lose", [lose_half, lose_the_smallest, lose_those_through_lora])
+def test_recording_with_wrong_gradients_is_not_used(
+    lose: Any,
+    shallow_checkpoint: Path,
+    five: Path,
+    as_written: AsWritten,
+    runs: Path,
+    recorder: type[Repeating],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(recorder, "__call__", lose)
     recording = train_here(configuration(shallow_checkpoint, five, runs, CHANGES))
     same_training(as_written(), recording)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import types
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.unit.training.monitoring.fake_wandb import FakeWandb
 from tests.unit.training_helpers import Trained, configuration, make_dataset, thrown_back, train_here
 from trainer.adapters import adapter
 from trainer.config import run_config as config
@@ -46,31 +45,6 @@ EVERYTHING: dict[str, object] = {
     "output.tensorboard": True,
     "output.wandb": True,
 }
-
-
-class FakeWandb(types.ModuleType):
-    """What the trainer uses of wandb, remembered."""
-
-    def __init__(self) -> None:
-        super().__init__("wandb")
-        self.__spec__ = ModuleSpec("wandb", None)  # libraries ask for it to see whether there is one
-        self.api = types.SimpleNamespace(api_key=None)
-        self.started: list[dict[str, Any]] = []
-        self.logged: list[dict[str, Any]] = []
-        self.finished = 0
-
-    def init(self, **settings: Any) -> FakeWandb:
-        self.started.append(settings)
-        return self
-
-    def define_metric(self, *_: object, **__: object) -> None:
-        pass
-
-    def log(self, values: dict[str, Any]) -> None:
-        self.logged.append(values)
-
-    def finish(self) -> None:
-        self.finished += 1
 
 
 @pytest.fixture(scope="module")
