@@ -90,6 +90,7 @@ def test_fused_unet_matches_the_plain_one(targets: str) -> None:
     assert counts["Attention"] == len(attentions) and all(isinstance(each.processor, Processor) for each in attentions)
 
 
+@pytest.mark.long  # each kernel in each precision: test_kernels.py
 @pytest.mark.seconds
 def test_fused_unet_is_as_accurate_in_half_precision() -> None:
     truth = unet_passes(fuse=False, dtype=torch.float32, targets="all-linear")
