@@ -19,6 +19,7 @@ from .machine_options import MachineOptionsNode
 from .monitor_options import MonitorOptionsNode
 from .network_options import NetworkOptionsNode
 from .pick_epoch import PickEpoch
+from .shared.history.history_routes import register as register_history
 from .shared.inputs.menus import with_menus_checked
 from .shared.routes import register
 from .style_compare import StyleCompare
@@ -57,4 +58,5 @@ class AnimeLoRAExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack. The panel's routes are added here, as ComfyUI 0.3.64 calls nothing else of an extension."""
         register(TrainLora, OPTIONS)
+        register_history(TrainLora, OPTIONS)
         return [with_menus_checked(node) for node in NODES]

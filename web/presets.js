@@ -5,9 +5,9 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { linksFrom, noteChange } from "./panel/graph.js";
 import { presetWords } from "./panel/preset_words.js";
+import { labelOf, optionsBefore, optionsSlot, widgetOf } from "./widgets/options_chain.js";
 
 const NODE = "AnimeLoRA_TrainLora";
-const OPTIONS = "ANIMELORA_TRAIN_OPTIONS"; // socket type of chained options nodes
 const NONE = "none";
 
 let known; // preset -> node -> widget -> value, fetched once
@@ -19,18 +19,6 @@ async function presets() {
 // node -> widget -> the value that was not chosen by the user: the node's default, or the one a preset filled in.
 const given = new WeakMap();
 
-const optionsSlot = (node) => node.inputs?.findIndex((input) => input.name === "options" && input.type === OPTIONS) ?? -1;
-
-// The options nodes chained before `node`, nearest first.
-function* optionsBefore(node, seen = new Set([node])) {
-  const slot = optionsSlot(node);
-  const before = slot < 0 ? null : node.getInputNode(slot);
-  if (!before || seen.has(before)) return;
-  seen.add(before);
-  yield before;
-  yield* optionsBefore(before, seen);
-}
-
 // The Train LoRA nodes that receive the options of `node`: itself, or those at the ends of its chains.
 function* trainsBehind(node, seen = new Set()) {
   if (seen.has(node)) return;
@@ -41,7 +29,6 @@ function* trainsBehind(node, seen = new Set()) {
   }
 }
 
-const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 const linked = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null && input.widget);
 const untouched = (node, widget) => given.get(node)?.[widget.name] === widget.value;
 
@@ -91,13 +78,6 @@ function filled(node, { name, values }, changed) {
   node.setDirtyCanvas(true, true);
   noteChange();
   notify(name, changed, Object.entries(values).filter(([kind]) => kind !== NODE && !before.some((one) => one.comfyClass === kind)));
-}
-
-// The name that a node shows for a widget.
-function labelOf(kind, name) {
-  const data = LiteGraph.registered_node_types[kind]?.nodeData;
-  const spec = data?.inputs?.[name] ?? data?.input?.optional?.[name]?.[1] ?? data?.input?.required?.[name]?.[1];
-  return spec?.display_name ?? name;
 }
 
 // Notify how many values were filled in, and which ones no connected node shows.

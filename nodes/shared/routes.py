@@ -74,7 +74,7 @@ def register(train: type[Any], options: Sequence[type[io.ComfyNode]]) -> None:
         controls = CONTROLS.get(request.match_info["run"])
         if controls is None:
             return web.json_response({"error": "no such training"}, status=404)
-        asked = read_control(await request.read()) if _is_json(request) else None
+        asked = read_control(await request.read()) if is_json(request) else None
         if asked is None:
             return web.json_response({"error": "no such request"}, status=400)
         controls.put(asked)
@@ -83,7 +83,7 @@ def register(train: type[Any], options: Sequence[type[io.ComfyNode]]) -> None:
     @server.routes.post("/animelora/next_run")
     async def next_one(request: web.Request) -> web.Response:
         try:
-            data = await request.json() if _is_json(request) else {}
+            data = await request.json() if is_json(request) else {}
             graph, node_id, last_run = data["graph"], str(data["node"]), find_run(str(data["run"]))
         except (UserError, ValueError, KeyError, TypeError, RecursionError):
             return web.json_response({"kind": "unknown"})
@@ -92,7 +92,7 @@ def register(train: type[Any], options: Sequence[type[io.ComfyNode]]) -> None:
     @server.routes.post("/animelora/runs/{run}/keep")
     async def keep(request: web.Request) -> web.Response:
         try:
-            data = await request.json() if _is_json(request) else {}
+            data = await request.json() if is_json(request) else {}
             folder = find_run(request.match_info["run"])
             name = await asyncio.to_thread(keep_epoch, folder, int(data["step"]), int(data["epoch"]))
         except (UserError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -111,7 +111,7 @@ def register(train: type[Any], options: Sequence[type[io.ComfyNode]]) -> None:
             return web.json_response({"error": "no such LoRA"}, status=404)
 
 
-def _is_json(request: web.Request) -> bool:
+def is_json(request: web.Request) -> bool:
     """Whether a browser asks the server first before another site may send this request."""
     return bool(request.content_type == "application/json")
 
@@ -121,7 +121,7 @@ def find_run(name: str) -> Path:
 
     An active run is accepted before its child has written the first line.
     """
-    if _is_active(name):
+    if is_active(name):
         return runs_dir().resolve() / name
     folder = resolve_below(name, [runs_dir()], what="run")
     if folder.parent != runs_dir().resolve() or not RunFolder(folder, name).events.is_file():
@@ -159,7 +159,7 @@ def history(folder: Path) -> dict[str, Any]:
         ],
         "notes": run_notes(log),
         "saved": list(saved_loras(folder)),
-        "ending": None if _is_active(run.name) else event_data(_ending(run, log)),
+        "ending": None if is_active(run.name) else event_data(_ending(run, log)),
     }
 
 
@@ -180,7 +180,8 @@ def _last(log: list[events.Event], kind: type[events.Event]) -> dict[str, Any] |
     return next((event_data(event) for event in reversed(log) if isinstance(event, kind)), None)
 
 
-def _is_active(name: str) -> bool:
+def is_active(name: str) -> bool:
+    """Whether this server trains the run in the folder ``name``."""
     return any(active["run"] == name for active in list(RUNNING.values()))
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ..core.files.reading import read_regular
+from ..core.files.reading import open_regular, read_regular
 from . import events
 
 EventT = TypeVar("EventT", bound=events.Event)
 _MAX_LOG = 1 << 31  # bytes
+_END = 1 << 14  # bytes at each end of a log that ``read_ends`` reads
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,20 @@ def read_events_of(path: Path, kind: type[EventT]) -> list[EventT]:
     """The events of one kind in a log. Other lines are not parsed: a log can have tens of thousands of steps."""
     name = f'"{kind.name}"'
     return [event for line in _lines(path) if name in line and isinstance(event := events.decode_event(line), kind)]
+
+
+def read_ends(path: Path) -> tuple[events.Event | None, list[str]]:
+    """The first event of a log, and the whole lines in its last 16 KB: some fifty events. (None, []) if there is no log."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            head = file.read(_END)
+            start = max(0, file.seek(0, os.SEEK_END) - _END)
+            file.seek(start)
+            tail = file.read(_END).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return None, []
+    decoded = (events.decode_event(line) for line in head.decode("utf-8", "replace").splitlines())
+    return next((event for event in decoded if event is not None), None), tail[1:] if start else tail
 
 
 def _lines(path: Path) -> list[str]:

@@ -69,14 +69,18 @@ def publish(run: RunFolder, folder: str) -> Path | None:
 
 def restore(run: RunFolder, folder: str) -> Path | None:
     """Copy the finished LoRA of a run back from ``folder``, to which it was published; the path it was found at, or None."""
+    published = published_at(run, folder)
+    if published is not None:
+        write_atomic(run.lora, published.read_bytes())
+    return published
+
+
+def published_at(run: RunFolder, folder: str) -> Path | None:
+    """The copy of the finished LoRA of a run in ``folder``; None if there is none, or the run did not finish."""
     digest = run.lora_digest()
     if not (folder and digest):
         return None
-    for published in _targets(run, expand_home(folder).resolve()):
-        if _has(published, digest):
-            write_atomic(run.lora, published.read_bytes())
-            return published
-    return None
+    return next((path for path in _targets(run, expand_home(folder).resolve()) if _has(path, digest)), None)
 
 
 def put(data: bytes, targets: Sequence[Path], *, near: Path | None = None, digest: str = "") -> Path | None:

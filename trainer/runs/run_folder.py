@@ -24,7 +24,7 @@ from ..core.files.reading import sha256_file
 from ..core.files.sealed_json import read_sealed, write_sealed
 from .event_log import SampleImage, read_samples
 
-_OLD_RESULT = ("lora_sha256", "steps", "loss", "seconds", "version")  # the fields of a result before it had a checksum
+OLD_RESULT = ("lora_sha256", "steps", "loss", "seconds", "version")  # the fields of a result before it had a checksum
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,14 @@ class RunFolder:
     def lora_digest(self) -> str:
         """The SHA-256 of the finished LoRA; empty if the run did not finish or its result is damaged."""
         try:
-            return str(read_sealed(self.result, without=_OLD_RESULT)["lora_sha256"])
+            return str(read_sealed(self.result, without=OLD_RESULT)["lora_sha256"])
         except (OSError, ValueError, KeyError):
             return ""
 
     def finished(self) -> RunResult | None:
         """The result of a complete and undamaged run, else None."""
         try:
-            data = read_sealed(self.result, without=_OLD_RESULT)
+            data = read_sealed(self.result, without=OLD_RESULT)
             if sha256_file(self.lora) != data["lora_sha256"]:
                 return None
             return RunResult(

@@ -3,7 +3,7 @@
 import uPlot from "../lib/uplot/uPlot.esm.js";
 import { colour } from "./dom.js";
 
-const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6]; // steps between two ticks
+export const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6]; // steps between two ticks
 const PAUSE = 200; // milliseconds between two drawings
 const LEAST = 40, WITH_RATES = 300; // pixels: the smallest chart, and the narrowest with an axis of learning rates
 // readable on a dark and a light background; by their name in the legend

@@ -36,7 +36,7 @@ export async function loadBeside({ node, run }, step) {
 }
 
 // The first place from `top` downwards that no node covers.
-function freeTop(graph, left, top, [width, height]) {
+export function freeTop(graph, left, top, [width, height]) {
   const covers = ({ pos, size }) => pos[0] < left + width && left < pos[0] + size[0] && pos[1] - GAP < top + height && top < pos[1] + size[1] + GAP;
   for (let blocking; (blocking = graph._nodes.find(covers)); ) top = blocking.pos[1] + blocking.size[1] + GAP;
   return top;

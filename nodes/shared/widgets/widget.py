@@ -81,6 +81,21 @@ class Widget:
             return self.read(shown, self.name)
         return "auto" if zero_is_auto(setting) and shown == 0 else shown
 
+    def shown(self, setting: SettingField, value: Any) -> Any:
+        """What the widget shows for the setting's value: the inverse of ``value``."""
+        if isinstance(value, Mapping):
+            return "\n".join(f"{name} = {number:.6f}".rstrip("0").rstrip(".") for name, number in value.items())
+        if isinstance(value, (list, tuple)):
+            return "\n".join(value)
+        return 0 if zero_is_auto(setting) and value == "auto" else value
+
+    def takes(self, setting: SettingField, shown: Any) -> bool:
+        """Whether ``shown`` is within the widget's limits or in its menu."""
+        arguments = self.arguments(setting)
+        if "options" in arguments:
+            return shown in arguments["options"]
+        return bool(arguments.get("min", shown) <= shown <= arguments.get("max", shown))
+
 
 def zero_is_auto(setting: SettingField) -> bool:
     """Whether a setting is a number or "auto": its widget, which can hold numbers only, shows auto as 0."""

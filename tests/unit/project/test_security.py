@@ -51,7 +51,8 @@ def where(found: dict[Path, set[str]]) -> dict[str, set[str]]:
 def test_nothing_talks_to_a_network_but_the_download_of_a_base_wandb_and_comfyuis_own_server() -> None:
     used = {path: {match[1] for name in imported(path) if (match := NETWORK.match(name))} for path in PACK}
     assert where(used) == {
-        "nodes/shared/routes.py": {"aiohttp"},  # the words for answers of ComfyUI's server
+        "nodes/shared/history/history_routes.py": {"aiohttp"},  # the words for answers of ComfyUI's server
+        "nodes/shared/routes.py": {"aiohttp"},
         "trainer/families/open_checkpoint.py": {"huggingface_hub"},
         "trainer/training/monitoring/trackers.py": {"wandb"},
     }
@@ -70,11 +71,12 @@ def test_programs_are_started_by_the_launcher_and_the_making_of_the_demo_base_al
     }
 
 
-def test_routes_answer_ask_a_training_or_keep_a_saved_lora() -> None:
+def test_routes_answer_ask_a_training_keep_a_saved_lora_or_delete_a_run() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").rglob("*.py"))
     assert set(re.findall(r"routes\.(\w+)\(", text)) == {"get", "post"}
-    # one asks an active training for one of six things, one copies a saved LoRA into the folder of LoRAs, one only answers
+    # one asks an active training for one of six things, one copies a saved LoRA into the folder of LoRAs, one only answers, two delete
     asking = {"/animelora/runs/{run}/control", "/animelora/runs/{run}/keep", "/animelora/next_run"}
+    asking |= {"/animelora/runs/{run}/delete", "/animelora/runs/{run}/delete_step"}
     assert set(re.findall(r"routes\.post\(\"([^\"]+)", text)) == asking
     assert "add_routes" not in text and "add_route(" not in text
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import Cancelled
+from .reading import is_link
 
 
 @contextmanager
@@ -30,3 +31,16 @@ def hold_lock(path: Path, should_stop: Callable[[], bool], poll_seconds: float =
                 raise Cancelled from None
     with held:
         yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock ``path``. Creates no file, and opens no link."""
+    if is_link(path) or not path.is_file():
+        return False
+    try:
+        with FileLock(str(path), timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # not ours to write
+        return False
