@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
 from ..trainer.core.errors import UserError
+from .shared.browser import show_text
 from .shared.comfyui import core_nodes
 from .shared.failures import canvas_errors
 from .shared.files.images import side_by_side
 from .shared.inputs.prompts import with_trigger_words
 from .shared.inputs.sockets import allow, require
+from .shared.loras.sampling_warning import applied_warnings
 from .shared.schema import field, result, schema
+
+log = logging.getLogger("animelora")
 
 
 class AnimeImg2Img(io.ComfyNode):
@@ -148,6 +153,10 @@ class AnimeImg2Img(io.ComfyNode):
             require(model=model, clip=clip, vae=vae, image=image)
             allow(control_net=control_net, control_image=control_image)
             _check(image, vae)
+            warnings = applied_warnings(model)
+            show_text(cls.hidden.unique_id, "\n".join(warnings))
+            for warning in warnings:
+                log.warning("%s", warning)
             prompt = core_nodes.encode_text(clip, with_trigger_words(positive, trigger_words))
             avoid = core_nodes.encode_text(clip, negative)
             if control_net is not None:

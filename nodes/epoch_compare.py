@@ -15,6 +15,7 @@ from .shared.inputs.prompts import for_prompt, lines, numbers, with_trigger_word
 from .shared.inputs.socket_types import LORA, LORA_INPUT, menu_or_socket
 from .shared.inputs.sockets import require
 from .shared.loras.chosen_lora import inspect, made_for
+from .shared.loras.sampling_warning import sampling_warning
 from .shared.schema import field, result, schema
 
 
@@ -113,7 +114,8 @@ class EpochCompare(io.ComfyNode):
             rows = [[CellSettings(first, 0.0, guidance) for _ in strengths]]
             rows += [[CellSettings(path, strength, guidance) for strength in strengths] for path in saved.values()]
             latent = core_nodes.empty_latent(width, height, 1)
-            shared = GridSettings(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info))
+            warning = sampling_warning(first.name, info, model)
+            shared = GridSettings(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info), warning)
             images = sample_cells(shared, cls.hidden.unique_id, texts, rows)
             named = ["no LoRA", *labels(folder, list(saved))]
             return render_grid(texts, images, named, [f"LoRA {strength:g}" for strength in strengths])

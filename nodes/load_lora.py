@@ -15,7 +15,7 @@ from .shared.inputs.socket_types import LORA, LORA_INPUT, menu_or_socket
 from .shared.inputs.sockets import require
 from .shared.loras.apply_lora import apply_lora
 from .shared.loras.chosen_lora import chosen_lora, inspect, made_for, menu_state
-from .shared.loras.sampling_warning import sampling_warning
+from .shared.loras.sampling_warning import LATER, remember_lora, sampling_warning
 from .shared.schema import field, result, schema
 
 log = logging.getLogger("animelora")
@@ -87,7 +87,9 @@ class LoadLora(io.ComfyNode):
             applied = apply_lora(model, clip, path, strength_model, strength_clip, made_for=made_for(info))
             warning = sampling_warning(path.name, info, model)
             show_used_lora(cls.hidden.unique_id, listed_lora(path))
-            show_text(cls.hidden.unique_id, f"{applied.summary()}\n{warning}" if warning else applied.summary())
+            if strength_model:
+                remember_lora(applied.model, path.name, info)
+            show_text(cls.hidden.unique_id, f"{applied.summary()}\n{warning}{LATER}" if warning else applied.summary())
             if applied.unknown:
                 log.warning("%s: these keys were not used: %s", path.name, ", ".join(applied.unknown))
             if warning:

@@ -16,6 +16,7 @@ from .shared.inputs.sockets import require
 from .shared.loras.apply_lora import apply_lora
 from .shared.loras.cards import file_states
 from .shared.loras.chosen_lora import inspect, made_for
+from .shared.loras.sampling_warning import LATER, remember_lora, sampling_warning
 from .shared.loras.stack_rows import read_rows
 from .shared.schema import field, result, schema
 
@@ -86,6 +87,11 @@ class LoraStack(io.ComfyNode):
                 model, clip = applied.model, applied.clip
                 words += info.trigger_words
                 reports.append(f"{path.name}: {applied.summary()}")
+                if row.strength:
+                    remember_lora(model, path.name, info)
+                if warning := sampling_warning(path.name, info, model):
+                    reports.append(warning + LATER)
+                    log.warning("%s", warning)
                 if applied.unknown:
                     log.warning("%s: these keys were not used: %s", path.name, ", ".join(applied.unknown))
             show_text(cls.hidden.unique_id, "\n".join(reports) or "no LoRA is on")

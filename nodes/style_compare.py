@@ -16,6 +16,7 @@ from .shared.inputs.prompts import for_prompt, lines, numbers, with_trigger_word
 from .shared.inputs.socket_types import LORA, LORA_INPUT, menu_or_socket
 from .shared.inputs.sockets import allow, require
 from .shared.loras.chosen_lora import chosen_lora, inspect, made_for, menu_state
+from .shared.loras.sampling_warning import sampling_warning
 from .shared.schema import field, result, schema
 
 
@@ -118,7 +119,8 @@ class StyleCompare(io.ComfyNode):
             denoises = [1.0] if source is None else numbers(img2img_strengths, what="img2img strengths", low=0, high=1)
             columns = [(guidance, denoise) for guidance in guidance_values for denoise in denoises]
             latent = core_nodes.empty_latent(width, height, 1) if source is None else core_nodes.encode_image(vae, source)
-            shared = GridSettings(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info))
+            warning = sampling_warning(path.name, info, model)
+            shared = GridSettings(model, clip, vae, latent, negative, seed, steps, sampler_name, scheduler, made_for(info), warning)
             settings = [[CellSettings(path, strength, guidance, denoise) for guidance, denoise in columns] for strength in strengths]
             images = sample_cells(shared, cls.hidden.unique_id, texts, settings)
             labels = [_label(guidance, None if source is None else denoise) for guidance, denoise in columns]

@@ -1,4 +1,5 @@
-// The text that a node made in its last run, shown in the node at a fixed height: counts, files, what was left out.
+// The text that a node made in its last run, shown in the node at a fixed height: counts, files, what was left out. Nodes that rarely have
+// one get the place for it with their first text.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
@@ -14,6 +15,7 @@ const HEIGHTS = {
   AnimeLoRA_EpochCompare: LINE,
   AnimeLoRA_StyleCompare: LINE,
 };
+const ON_DEMAND = { AnimeLoRA_AnimeImg2Img: 72 };
 
 loadStyle(new URL("./report/report.css", import.meta.url));
 
@@ -28,8 +30,24 @@ function draw(place, text) {
   );
 }
 
+// A place for texts in the node, empty at first.
+function addReport(node, height) {
+  const root = element("div", { class: "animelora-report", role: "status", "aria-label": reportWords().label, tabindex: 0 });
+  root.style.minHeight = `${height - 20}px`;
+  keepFromCanvas(root);
+  draw(root, "");
+  node.animeloraReport = root;
+  addDisplay(node, "animelora_report", reportWords().label, root, () => height);
+  node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+}
+
 api.addEventListener("animelora.text", ({ detail: { node_id: id, text } }) => {
-  for (const [each, node] of nodes()) if (each === String(id) && node.animeloraReport) draw(node.animeloraReport, text);
+  for (const [each, node] of nodes()) {
+    if (each !== String(id)) continue;
+    const height = ON_DEMAND[node.comfyClass];
+    if (height && text && !node.animeloraReport) addReport(node, height);
+    if (node.animeloraReport) draw(node.animeloraReport, text);
+  }
 });
 
 app.registerExtension({
@@ -37,17 +55,11 @@ app.registerExtension({
   nodeCreated(node) {
     const height = HEIGHTS[node.comfyClass];
     if (!height) return;
-    const root = element("div", { class: "animelora-report", role: "status", "aria-label": reportWords().label, tabindex: 0 });
-    root.style.minHeight = `${height - 20}px`;
-    keepFromCanvas(root);
-    draw(root, "");
-    node.animeloraReport = root;
-    addDisplay(node, "animelora_report", reportWords().label, root, () => height);
+    addReport(node, height);
     const executed = node.onExecuted;
     node.onExecuted = function (output, ...rest) {
-      if (output?.text) draw(root, [output.text].flat().join("\n"));
+      if (output?.text) draw(node.animeloraReport, [output.text].flat().join("\n"));
       return executed?.call(this, output, ...rest);
     };
-    node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
   },
 });

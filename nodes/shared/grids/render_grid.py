@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from ..files.images import from_pil, to_pil
 from ..loras.apply_lora import MadeFor, apply_lora
 from ..schema import field
 from .draw_grid import Block, draw
+
+log = logging.getLogger("animelora")
 
 _MOST_CELLS = 400  # larger grids take hours and are too large to view
 
@@ -46,6 +49,7 @@ class GridSettings:
     sampler_name: str
     scheduler: str
     made_for: MadeFor
+    warning: str = ""  # about the LoRA and the model, shown in the node
 
 
 def model_fields() -> list[Any]:
@@ -115,6 +119,8 @@ def sample_cells(
         raise UserError(
             f"This grid would need {total} images. The maximum is {_MOST_CELLS}.", "Use fewer prompts, strengths, guidances or steps."
         )
+    if shared.warning:
+        log.warning("%s", shared.warning)
     images: dict[tuple[str, CellSettings], torch.Tensor] = {}
     for row in rows:
         for lora, strength in dict.fromkeys((cell.lora, cell.strength) for cell in row):
@@ -125,7 +131,8 @@ def sample_cells(
                 positive = core_nodes.encode_text(applied.clip, text)
                 for cell in cells:
                     comfy.model_management.throw_exception_if_processing_interrupted()
-                    show_text(node_id, f"image {len(images) + 1} of {total}")
+                    count = f"image {len(images) + 1} of {total}"
+                    show_text(node_id, f"{shared.warning}\n{count}" if shared.warning else count)
                     sampled = core_nodes.sample(
                         applied.model,
                         shared.seed,

@@ -185,5 +185,6 @@ def test_comfyui_paints_the_same_images(flow_run: Trained, shallow_sdxl: Path, t
     painted = decode_to_image(FAMILY, FAMILY.load_vae(checkpoint, torch.float32), theirs["1"] * FAMILY.latents.scaling_factor)
     painted.save(tmp_path / "painted.png")
     assert apart(tmp_path / "painted.png", validation_image(flow_run)) < 0.5
-    assert "ModelSamplingSD3 before Load LoRA" in warnings[0] and "trained for a diffusion (epsilon)" in warnings[2]
-    assert warnings[1] == warnings[3] == ""
+    assert "Put ModelSamplingSD3 before this node" in warnings[0] and "trained for a diffusion (epsilon)" in warnings[2]
+    assert warnings[1] == warnings[3] == warnings[5] == ""
+    assert warnings[4] == warnings[0]

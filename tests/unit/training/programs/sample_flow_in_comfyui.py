@@ -5,7 +5,8 @@ python sample_flow_in_comfyui.py COMFYUI PACK BASE_DIRECTORY JOB.json
 JOB is {"checkpoint": path, "lora": path, "conditions": path, "result": path, "samples": [{"shift": 3.0, "steps": 20, "guidance": 4.0,
 "seed": 1, "width": 64, "height": 64}, ...]}. ``conditions`` holds the tensors ``embeds``, ``pooled``, ``negative embeds`` and ``negative
 pooled``. ``result`` gets the latents "0", "1", ... and for each shift the noise levels of ComfyUI's scheduler. Prints a JSON object with
-Load LoRA's warnings: for the LoRA without and with ModelSamplingSD3, then with and without it for one that states epsilon.
+the warnings: for the LoRA without and with ModelSamplingSD3, with and without it for one that states epsilon, and, as Anime Img2Img has
+them, for a model that the LoRA was applied to, without and with ModelSamplingSD3 after it.
 """
 
 # ruff: noqa: E402 (ComfyUI's options must be set before its modules are imported, in this order)
@@ -83,6 +84,10 @@ def main() -> None:
     of_diffusion = dataclasses.replace(info, prediction="epsilon")
     pairs = ((info, plain), (info, flow), (of_diffusion, flow), (of_diffusion, plain))
     warnings = [sampling_warning.sampling_warning(lora.name, about, model) for about, model in pairs]
+    applied = plain.clone()
+    sampling_warning.remember_lora(applied, lora.name, info)
+    (later,) = ModelSamplingSD3().patch(applied, 3.0)
+    warnings += [" ".join(sampling_warning.applied_warnings(model)) for model in (applied, later)]
     print("RESULT " + json.dumps(warnings))
 
 
