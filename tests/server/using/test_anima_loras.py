@@ -11,12 +11,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from random_checkpoints.anima import DENOISER, TEXT_ENCODER, VAE, make_anima
+from tests.server.anima import anima_loaders, wide_anima
 from tests.server.comfy_server import PromptFailed, Server
-from tests.server.files import link
-from tests.server.graphs import Graph, node
+from tests.server.graphs import node
 from tests.server.loras import attention_lora, load_lora, lora_folder
-from tests.tools.cache import cache_folder
 
 WIDTH, RANK = 2048, 2
 SAMPLING = {"steps": 2, "sampler_name": "er_sde", "scheduler": "simple", "seed": 7}
@@ -25,22 +23,9 @@ TEXTS = {"positive": "1girl, smile", "negative": "worst quality"}
 
 @pytest.fixture(scope="module")
 def models(server: Server) -> Iterator[dict[str, str]]:
-    """Random models with two blocks in the server's folders, under names of their own: by loader. Other tests have smaller ones there."""
-    if not (server.comfyui / "comfy" / "ldm" / "anima").is_dir():
-        pytest.skip("this ComfyUI does not know Anima")
-    folder = cache_folder() / "anima-small"
-    if not (folder / "complete").is_file():
-        make_anima(folder, "small")
-        (folder / "complete").touch()
-    names = {}
-    for loader, file in (("unet", DENOISER), ("clip", TEXT_ENCODER), ("vae", VAE)):
-        target = (server.base / "models" / file).with_name(f"wide-{Path(file).name}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        link(folder / file, target)
-        names[loader] = target.name
-    yield names
-    for file in (DENOISER, TEXT_ENCODER, VAE):
-        (server.base / "models" / file).with_name(f"wide-{Path(file).name}").unlink()
+    """Random models with two blocks."""
+    with wide_anima(server) as names:
+        yield names
 
 
 def anima_lora(path: Path, blocks: int = 2, *, diffusers_names: bool = False) -> Path:
@@ -62,15 +47,6 @@ def anima_lora(path: Path, blocks: int = 2, *, diffusers_names: bool = False) ->
             tensors[f"{key}.alpha"] = np.array(1.0, dtype=np.float16)
     save_file(tensors, path)
     return path
-
-
-def loaders(models: dict[str, str]) -> Graph:
-    """ComfyUI's loaders of the three files."""
-    return {
-        "unet": node("UNETLoader", unet_name=models["unet"], weight_dtype="default"),
-        "clip": node("CLIPLoader", clip_name=models["clip"], type="stable_diffusion"),
-        "vae": node("VAELoader", vae_name=models["vae"]),
-    }
 
 
 def loaded(name: str) -> dict[str, Any]:
@@ -101,7 +77,7 @@ def test_photos_become_the_images_of_core_nodes(server: Server, models: dict[str
         "decoded": node("VAEDecode", samples=["sampled", 0], vae=["vae", 0]),
     }  # fmt: skip
     graph = {
-        **loaders(models),
+        **anima_loaders(models),
         "load": loaded("anima.safetensors"),
         "photo": node("LoadImage", image="photo.png"),
         "inverted": node("ImageInvert", image=["photo", 0]),
@@ -133,7 +109,7 @@ def test_style_compare_and_stack_read_names_of_diffusers(server: Server, models:
     compare |= {"prompts": "1girl", "negative": "", "lora_strengths": "1", "guidances": "4", "img2img_strengths": "0.6"}
     row = '[{"on": true, "name": "names.safetensors", "strength": 1}]'
     graph = {
-        **loaders(models),
+        **anima_loaders(models),
         "compare": node("AnimeLoRA_StyleCompare", **compare, **{**SAMPLING, "steps": 1}, width=64, height=64, add_trigger_words=False),
         "grid": node("SaveImage", images=["compare", 1], filename_prefix="anima compare"),
         "stack": node("AnimeLoRA_LoraStack", model=["unet", 0], clip=["clip", 0], loras=row),
@@ -151,7 +127,7 @@ def test_loras_for_another_model_are_refused_by_name(server: Server, models: dic
         server.run(load_lora("anima.safetensors") | {"show": node("PreviewAny", source=["load", 2])})
     anima_lora(lora_folder(server) / "deep.safetensors", blocks=28)
     attention_lora(lora_folder(server) / "sdxl.safetensors", context=2048)
-    graph = {**loaders(models), "show": node("PreviewAny", source=["load", 2])}
+    graph = {**anima_loaders(models), "show": node("PreviewAny", source=["load", 2])}
     with pytest.raises(PromptFailed, match="made for Anima with 28 blocks and the model has 2"):
         server.run(graph | {"load": loaded("deep.safetensors")})
     with pytest.raises(PromptFailed, match="was made for Stable Diffusion XL and does not fit this model"):

@@ -15,6 +15,8 @@ from tests.tools.workflows.api import api_prompt, problems
 from tests.tools.workflows.blueprints import BLUEPRINTS
 from tests.tools.workflows.graphs import GRAPHS
 
+ANIMA = "10 Train an Anima style"
+
 
 @pytest.fixture(scope="session")
 def info(server: Server, shallow_checkpoint: Path) -> dict[str, Any]:
@@ -60,3 +62,35 @@ def test_node_library_offers_the_blueprints(server: Server) -> None:
         pytest.skip("this ComfyUI has no blueprints of packs")
     offered = {entry["name"] for entry in answer.json().values() if entry["info"]["node_pack"].endswith("animelora")}
     assert offered == set(BLUEPRINTS)
+
+
+def test_anima_template_shows_the_values_of_its_preset(server: Server, info: dict[str, Any]) -> None:
+    prompt = api_prompt(shipped_workflow(ANIMA), info)
+    (inputs,) = [node["inputs"] for node in prompt.values() if node["class_type"] == "AnimeLoRA_TrainLora"]
+    expected = server.get("/animelora/presets")[inputs["preset"]]["AnimeLoRA_TrainLora"]
+    assert len(expected) > 5
+    assert {name: inputs[name] for name in expected} == expected
+
+
+def test_anima_template_has_the_addresses_and_sampling_of_comfyuis_own(server: Server) -> None:
+    answer = requests.get(f"{server.url}/templates/image_anima_base_v1.json", timeout=30)
+    if answer.status_code == 404:
+        pytest.skip("this ComfyUI has no template for Anima")
+    theirs = answer.json()
+    nodes = [*theirs["nodes"], *(node for part in theirs["definitions"]["subgraphs"] for node in part["nodes"])]
+    ours = shipped_workflow(ANIMA)["nodes"]
+    assert models(ours) == models(nodes)
+    assert settings(ours, "CLIPLoader") == settings(nodes, "CLIPLoader")
+    assert settings(ours, "KSampler")[2:] == settings(nodes, "KSampler")[2:]  # all but the seed
+
+
+def models(nodes: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """The files that the nodes' loaders download, by name."""
+    loaders = ("UNETLoader", "CLIPLoader", "VAELoader")
+    return {model["name"]: model for node in nodes if node["type"] in loaders for model in node["properties"]["models"]}
+
+
+def settings(nodes: list[dict[str, Any]], kind: str) -> list[Any]:
+    """The widget values of the only node of a kind."""
+    (values,) = [node["widgets_values"] for node in nodes if node["type"] == kind]
+    return list(values)

@@ -1,4 +1,4 @@
-"""The nine example graphs; those for ControlNet, epochs and export are in ``after_training``."""
+"""The ten example graphs; those for ControlNet, epochs and export are in ``after_training``, that for Anima in ``anima``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from demo.run_demo import DemoSettings
 
 from . import notes
 from .after_training import controlnet, epochs, export
+from .anima import anima_style
 from .canvas import Canvas, Group, Node
 from .object_info import ObjectInfo
 from .parts import DEMO_BASE, NEGATIVE, checkpoint, load, sampler, text_to_image, train_on_checkpoint
@@ -282,5 +283,6 @@ GRAPHS: dict[str, Callable[[ObjectInfo], Canvas]] = {
     "7 Export for other tools": export,
     "8 Zero-download tour": tour,
     "9 Train in App mode.app": app,
+    "10 Train an Anima style": anima_style,
 }
 """File names in workflows/, which are the titles in ComfyUI's template browser."""

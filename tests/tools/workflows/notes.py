@@ -8,6 +8,17 @@ SD15_URL = f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/reso
 CANNY_NAME = "control_v11p_sd15_canny_fp16.safetensors"
 CANNY_URL = f"https://huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/{CANNY_NAME}"
 
+_ANIMA_FOLDER = "https://huggingface.co/circlestone-labs/Anima/resolve/main/split_files"
+ANIMA_FILES = tuple(
+    (folder, name, f"{_ANIMA_FOLDER}/{folder}/{name}")
+    for folder, name in (
+        ("diffusion_models", "anima-base-v1.0.safetensors"),
+        ("text_encoders", "qwen_3_06b_base.safetensors"),
+        ("vae", "qwen_image_vae.safetensors"),
+    )
+)
+"""Folder below models/, name and address of each file of Anima."""
+
 FIRST_LORA = f"""
 # Your first LoRA, from a folder
 
@@ -137,4 +148,26 @@ after it, all of them and an image with the finished LoRA.
 
 The menu at the top left changes between the form and the graph behind it, where all settings are. \
 The LoRA is in **models/loras** and works in other tools, too.
+"""
+
+_ANIMA_LINKS = "\n".join(f"- [{name}]({url}) → **models/{folder}**" for folder, name, url in ANIMA_FILES)
+ANIMA = f"""
+# Train an Anima style
+
+Anima is one model in three files:
+
+{_ANIMA_LINKS}
+
+**1 · Your images.** Put 50 to 300 images of one style into a folder in **ComfyUI/input**, press **R** to refresh, and choose the \
+folder in *Dataset Prep*. Text files next to the images become their captions; tags and sentences both work.
+
+**2 · Train.** Choose the model (*[diffusion_models] …*). Text encoder and VAE are found among your files. The preset \
+**style-anima** has filled in the settings. Press **Run**.
+
+**3 · Try it.** The image is sampled as in ComfyUI's own template for Anima: shift 3.0 (the model's default), CFG 4, Euler. Quality tags \
+stand in front of the trigger words.
+
+- It needs too much memory or time: set the resolution of *Dataset Prep* to 512.
+- For a character or a thing, choose the preset **character-anima** or **concept-anima**.
+- Train on the base model. LoRAs for the previews do not carry over well to it.
 """

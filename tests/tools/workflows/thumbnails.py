@@ -1,6 +1,6 @@
 """Renders the templates' thumbnails: ``python -m tests.tools.workflows.thumbnails http://127.0.0.1:8188 [NAME …]``.
 
-Each graph is run on the embedded demo base, so that nothing has to be downloaded: its checkpoint loader becomes Load Demo Base, its
+Each graph is run on the embedded demo base, so that nothing has to be downloaded: its loaders become Load Demo Base, its
 photo a drawn one, its sizes 256 pixels, its prompts the words that the demo base knows. The tour comes first, as it is; the LoRA that it
 trains is the one in the others. The ControlNet is one that ``tests.tools.small_controlnet`` trained for the demo base; the server must
 have it in models/controlnet. The thumbnail shows what the run painted.
@@ -86,6 +86,8 @@ def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
         kind = node["class_type"]
         if kind == "CheckpointLoaderSimple":
             prompt[number] = {"class_type": "AnimeLoRA_LoadDemoBase", "inputs": {"checkpoint": DEMO_BASE}}
+        elif kind == "UNETLoader":
+            _load_in_one(prompt, number)
         elif kind == "LoadImage":
             prompt[number] = _drawn("photo-like", 1, _PHOTO)
         elif kind == "AnimeLoRA_DatasetPrep":
@@ -110,6 +112,20 @@ def _on_demo_base(prompt: Prompt, trained: dict[str, Any]) -> None:
                 inputs[key] = "demo_anime_style.safetensors"
             elif key in _GUIDANCE:
                 inputs[key] = "2" if value == "7.5" else _GUIDANCE[key]
+
+
+def _load_in_one(prompt: Prompt, number: str) -> None:
+    """Let Load Demo Base take the places of the loaders of a model in three files, of which ``number`` loads the first."""
+    prompt[number] = {"class_type": "AnimeLoRA_LoadDemoBase", "inputs": {"checkpoint": DEMO_BASE}}
+    outputs = {
+        key: slot for key, node in prompt.items() for kind, slot in (("CLIPLoader", 1), ("VAELoader", 2)) if node["class_type"] == kind
+    }
+    for node in prompt.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] in outputs:
+                node["inputs"][name] = [number, outputs[value[0]]]
+    for key in outputs:
+        del prompt[key]
 
 
 def _drawn(style: str, count: int, first: int) -> dict[str, Any]:
@@ -151,7 +167,7 @@ def _fetch(url: str, image: dict[str, str]) -> Image.Image:
 
 def _choose(name: str, pictures: dict[str, list[Image.Image]]) -> Image.Image:
     """The picture that says what a template is for."""
-    if "First LoRA" in name or "App mode" in name:
+    if "First LoRA" in name or "App mode" in name or "Anima" in name:
         samples = max((group for key, group in pictures.items() if key.isdigit()), key=len)  # one for each validated epoch
         return _sheet([[samples[0], samples[-1]]])
     if "Characters" in name:

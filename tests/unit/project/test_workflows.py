@@ -47,6 +47,7 @@ def test_the_promised_graphs_are_there() -> None:
         "Export",
         "Zero-download",
         "App",
+        "Anima",
     ):
         assert any(word in name for name in NAMES), word
 
@@ -124,3 +125,17 @@ def test_the_tour_names_nothing_that_must_be_downloaded() -> None:
     kinds = {node["type"] for node in graph["nodes"]}
     assert not kinds & {"CheckpointLoaderSimple", "LoadImage", "VAELoader", "ControlNetLoader"}
     assert not any("models" in node["properties"] for node in graph["nodes"])
+
+
+def test_the_anima_template_links_to_each_of_its_files() -> None:
+    graph = json.loads((ROOT / "workflows" / "10 Train an Anima style.json").read_text(encoding="utf-8"))
+    nodes = {node["type"]: node for node in graph["nodes"]}
+    note, linked = nodes["MarkdownNote"]["widgets_values"][0], nodes["AnimeLoRA_TrainLora"]["properties"]["models"]
+    folders = {"UNETLoader": "diffusion_models", "CLIPLoader": "text_encoders", "VAELoader": "vae"}
+    assert len(linked) == len(folders)
+    for loader, folder in folders.items():
+        (model,) = nodes[loader]["properties"]["models"]
+        assert model in linked
+        assert (model["name"], model["directory"]) == (nodes[loader]["widgets_values"][0], folder)
+        assert f"[{model['name']}]({model['url']})" in note
+        assert f"models/{folder}" in note
