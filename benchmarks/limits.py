@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainer.adapters import adapter
+from trainer.adapters.denoiser_adapters import adapt_denoiser
 from trainer.config.sections.network import NetworkSection
 from trainer.families import Framing, family_of, open_checkpoint
 
@@ -25,7 +25,7 @@ def step_flop(checkpoint: Path, *, resolution: int, rank: int) -> float:
     unet: Any = family.empty_denoiser(opened)
     network = NetworkSection(rank=rank, alpha=float(rank))
     with torch.device("meta"):
-        adapter.adapt(unet, family.denoiser_targets(unet, network.targets), network, 0)
+        adapt_denoiser(unet, family, network, 0)
     meta = torch.device("meta")
     condition = family.empty_condition(unet)
     inputs = family.denoiser_inputs([condition], [Framing((resolution, resolution), (resolution, resolution))], meta, torch.float32)

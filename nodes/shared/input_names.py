@@ -69,6 +69,8 @@ _NAMES: Mapping[str, str] = {
     "text_encoder_share": "text encoder share of the run",
     "timestep_max": "last timestep",
     "timestep_min": "first timestep",
+    "train_final_layer": "train the final layer",
+    "train_modulation": "train the modulation",
     "train_unet": "train the UNet",
     "train_text_encoder": "train the text encoder",
     "training_seed": "seed",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TEXT_COMPONENTS = ("te1.", "te2.")  # prefixes of the names of text-encoder modules
+_CLIP_ROOTS = ("encoder.", "embeddings.", "final_layer_norm")
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,22 @@ def as_one_model(unet: nn.Module, text: Mapping[str, nn.Module]) -> nn.Module:
     return nn.ModuleDict({"unet": unet, **text})
 
 
-def adapt(unet: nn.Module, modules: Sequence[str], network: NetworkSection, seed: int) -> list[str]:
+def adapt(
+    unet: nn.Module, modules: Sequence[str], network: NetworkSection, seed: int, in_settings: Callable[[str], str] = str
+) -> list[str]:
     """``inject`` with the rank and alpha of each of ``modules`` in ``network``; returns the modules that are trained.
 
-    Raises UserError when there are none.
+    ``in_settings`` gives the name that ``network.block_ranks`` has for a module. Raises UserError when there are none.
     """
     groups: dict[tuple[int, float], list[str]] = {}
     for name in modules:
-        size = network.size_of(name, getattr(unet.get_submodule(name), "kernel_size", ()))
+        size = network.size_of(in_settings(name), getattr(unet.get_submodule(name), "kernel_size", ()))
         if size[0]:
             groups.setdefault(size, []).append(name)
     if not groups:
         raise UserError(
             Message(Setting("network.block_ranks"), " leaves nothing to train."),
-            "Set a rank above 0 for at least one part of the UNet.",
+            "Set a rank above 0 for at least one part of the model.",
             kind="config",
         )
     more: dict[str, Any] = {"dropout": network.dropout, "rslora": network.rslora, "dora": network.dora}
@@ -123,7 +126,8 @@ def pairs(unet: nn.Module) -> Iterator[Pair]:
     for name, module in unet.named_modules():
         if isinstance(module, LoraLayer):
             magnitude = getattr(module, "lora_magnitude", None)
-            yield Pair(_standard_name(name), module.lora_A.weight, module.lora_B.weight, magnitude, float(module.scale))
+            component, _, inside = name.partition(".")
+            yield Pair(standard_name(component, inside), module.lora_A.weight, module.lora_B.weight, magnitude, float(module.scale))
 
 
 def parameters(unet: nn.Module) -> list[torch.nn.Parameter]:
@@ -153,11 +157,10 @@ def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
-def _standard_name(name: str) -> str:
-    """The name in states and files of a module of ``as_one_model``."""
-    component, _, inside = name.partition(".")
+def standard_name(component: str, module: str) -> str:
+    """The name in states and settings of a module of a model: ``component`` is its name in ``as_one_model``."""
     if component == "unet":
-        return inside
-    if f"{component}." in TEXT_COMPONENTS and not inside.startswith("text_model."):  # transformers 5.6 removed it
-        return f"{component}.text_model.{inside}"
-    return name
+        return module
+    if f"{component}." in TEXT_COMPONENTS and module.startswith(_CLIP_ROOTS):  # transformers 5.6 removed text_model
+        return f"{component}.text_model.{module}"
+    return f"{component}.{module}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.sections.network import NetworkSection
 from ..core.errors import UserError
 from ..core.messages import Action, Message, Setting, join_messages
 from ..families.checkpoints.digests import cached_digest
@@ -41,11 +40,11 @@ def require_lora(path: Path) -> None:
         raise _unfit(path, f"it changes biases or normalisations of {len(changed)} layers, for example {changed[0]}", hint)
 
 
-def load_lora(model: nn.Module, path: Path, network: NetworkSection) -> None:
+def load_lora(model: nn.Module, path: Path) -> None:
     """Load the file's weights into the LoRA layers of ``model`` (see ``adapter.as_one_model``), scaled so that they have the same effect
     with the alpha of this run.
 
-    The file must have the layers and ranks that ``network`` describes. Layers of a denoiser or text encoder that is not trained are left
+    The file must have the layers and ranks of ``model``. Layers of a denoiser or text encoder that is not trained are left
     alone (see ``frozen_lora``). A text encoder without layers in the file starts from zero. Raises UserError that names the difference.
     """
     from ..lorafile import read_lora
@@ -76,10 +75,8 @@ def load_lora(model: nn.Module, path: Path, network: NetworkSection) -> None:
             raise _unfit(path, f"its layer {name} has rank {module.rank}, the settings say {pair.down.shape[0]}", hint)
         if down.numel() != pair.down.numel() or up.numel() != pair.up.numel():
             raise _unfit(path, f"its layer {name} has other sizes", "Was it made for another kind of checkpoint?")
-        rank, alpha = network.size_of(name, pair.down.shape[2:])
-        ours = alpha / rank**0.5 if network.rslora else alpha / rank
         values[f"{name}.down"] = down.reshape(pair.down.shape)
-        values[f"{name}.up"] = up.reshape(pair.up.shape) * (module.scale / ours)
+        values[f"{name}.up"] = up.reshape(pair.up.shape) * (module.scale / pair.scale)
         if pair.magnitude is not None:
             values[f"{name}.magnitude"] = module.tensors["dora_scale"].float().reshape(pair.magnitude.shape)
     adapter.load_state(model, values)

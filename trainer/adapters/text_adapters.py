@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..config.sections.network import NetworkSection
 from ..core import seeding
 from ..families import Family, TextEncoder
@@ -14,5 +16,6 @@ def adapt_text(encoder: TextEncoder, family: Family, network: NetworkSection, se
     for number, (component, model) in enumerate(encoder.modules.items()):
         targets = family.text_targets(model, network.targets)
         model_seed = seeding.derive_seed(seed, "text weights", number) % 2**32
-        names += [f"{component}.{name}" for name in adapter.adapt(model, targets, network, model_seed)]
+        in_settings = partial(adapter.standard_name, component)
+        names += [f"{component}.{name}" for name in adapter.adapt(model, targets, network, model_seed, in_settings)]
     return names

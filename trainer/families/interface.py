@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -204,8 +204,9 @@ class Family(Protocol):
         diffusion; ``shift`` shifts those of a flow (0: the family's ``sampling_shift``)."""
         ...
 
-    def denoiser_targets(self, denoiser: nn.Module, targets: str) -> list[str]:
-        """Names of the modules of ``denoiser`` that get an adapter. ``targets`` is a value of ``network.targets``."""
+    def denoiser_targets(self, denoiser: nn.Module, targets: str, beyond: Collection[str] = ()) -> list[str]:
+        """Names of the modules of ``denoiser`` that get an adapter. ``targets`` is a value of ``network.targets``, and ``beyond`` are the
+        kinds of layers besides these, by their settings: ``modulation``, ``final_layer``. Raises UserError for what the family lacks."""
         ...
 
     def text_targets(self, model: nn.Module, targets: str) -> list[str]:

@@ -12,7 +12,7 @@ from .describing.information import LoraInfo, describe_lora, inspect_lora, trigg
 from .describing.sidecar import companions, split_words
 from .family_detection import mismatch, stated_family
 from .naming.family_layouts import FAMILY_LAYOUTS, FAMILY_TITLES
-from .naming.kohya_names import kohya_text_encoder_key, kohya_unet_key
+from .naming.kohya_names import kohya_text_encoder_key, kohya_unet_key, settings_name
 from .naming.unet_names import UNetLayout, diffusers_to_ldm, ldm_to_diffusers
 from .reading.read_lora import read_lora, scan_lora
 from .weights import LoraModule, LoraWeights
@@ -64,6 +64,7 @@ __all__ = [
     "reduce_rank",
     "save_lora",
     "scan_lora",
+    "settings_name",
     "split_words",
     "stated_family",
     "to_comfyui",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import adapter
+from ..adapters.blocks import require_blocks
+from ..adapters.denoiser_adapters import adapt_denoiser
 from ..adapters.text_adapters import adapt_text
 from ..compute import accelerations
 from ..compute.acceleration import Context
@@ -51,17 +52,18 @@ def _build(
     import torch
 
     unet = family.empty_denoiser(checkpoint)
+    settings = family.text_settings(config.training.max_tokens, config.training.clip_skip, config.training.empty_prompt)
+    text = family.empty_text_encoder(checkpoint, settings) if config.network.text_encoder else None
+    require_blocks(config.network, family.name, unet, text.modules if text else {})
     for parameter in unet.parameters():
         parameter.data = parameter.data.to(dtype)
     meta = torch.device("meta")
     quantised = ["quantised_base"] if config.training.base_precision != "same" else []
     accelerations.prepare([*quantised, "fused_blocks"] if fused else quantised, unet, Context(config, meta, dtype))
-    settings = family.text_settings(config.training.max_tokens, config.training.clip_skip, config.training.empty_prompt)
-    text = family.empty_text_encoder(checkpoint, settings) if config.network.text_encoder else None
     modules: list[str] = []
     with meta:
         if config.network.unet:
-            modules += adapter.adapt(unet, family.denoiser_targets(unet, config.network.targets), config.network, 0)
+            modules += adapt_denoiser(unet, family, config.network, 0)
         if text is not None:
             modules += adapt_text(text, family, config.network, 0)
     return unet, text, modules

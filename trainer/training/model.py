@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import adapter
+from ..adapters.denoiser_adapters import adapt_denoiser
 from ..adapters.frozen_lora import merge_into
 from ..adapters.start_from import load_lora
 from ..compute.acceleration import Inputs
@@ -111,15 +112,14 @@ def load_model(
     merge_into({"unet": denoiser}, base.frozen_denoiser_lora)
     prepare(denoiser)
     if network.unet:
-        targets = family.denoiser_targets(denoiser, network.targets)
-        adapter.adapt(denoiser, targets, network, seeding.derive_seed(training.seed, "weights") % 2**32)
+        adapt_denoiser(denoiser, family, network, seeding.derive_seed(training.seed, "weights") % 2**32)
     text = _load_text_encoders(config, base, text_settings, hardware) if network.text_encoder else None
     # gradients are averaged for all trained models at once (``average_over_processes``), so that DDP need not wrap any
     prepared = accelerator.prepare_model(denoiser.to(hardware.device), evaluation_mode=hardware.processes.world_size > 1)
     model = TrainedModel(prepared, text, family, make_noise_process(family, base.prediction), accelerator, hardware)
     return_memory(hardware.device)
     if starts_from_lora:
-        load_lora(model.network, Path(config.base.lora), network)
+        load_lora(model.network, Path(config.base.lora))
     return model
 
 

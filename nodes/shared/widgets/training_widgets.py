@@ -109,6 +109,8 @@ NETWORK_OPTIONS_WIDGETS = NodeWidgets(
         Widget("max_norm", "network.max_norm", step=0.1),
         "lora",
         "options",
+        Widget("train_modulation", "network.modulation"),
+        Widget("train_final_layer", "network.final_layer"),
     ),
 )
 LEARNING_OPTIONS_WIDGETS = NodeWidgets(

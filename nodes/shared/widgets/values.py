@@ -14,10 +14,10 @@ def prompts(text: str, _widget: str) -> list[str]:
 
 
 def numbers_by_block(text: str, widget: str) -> dict[str, float]:
-    """``mid_block = 4``, one a line. Raises UserError for any other form; block names are checked with the configuration."""
+    """``mid_block = 4``, one a line. Raises UserError for any other form; block names are checked with the model."""
     table: dict[str, float] = {}
     for line in lines(text):
-        match = re.fullmatch(r"([\w.]+)\s*[=:]\s*(\d{1,6}(?:\.\d{1,6})?)", line)
+        match = re.fullmatch(r"([\w.*]+)\s*[=:]\s*(\d{1,6}(?:\.\d{1,6})?)", line)
         if not match:
             raise UserError(f"{line[:80]!r} in {widget} is not understood.", "Write one block a line, for example: up_blocks.1 = 32.")
         table[match[1]] = float(match[2])

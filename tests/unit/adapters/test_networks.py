@@ -110,7 +110,11 @@ def test_blocks_have_their_own_ranks_and_none_at_rank_zero(tiny_checkpoint: Path
 
 def test_an_unknown_block_and_an_empty_lora_are_refused(shallow_checkpoint: Path, dataset_folder: Path, runs: Path) -> None:
     with pytest.raises(UserError, match="block_ranks"):
-        configuration(shallow_checkpoint, dataset_folder, runs, {"network.block_ranks": {"up_block": 4}})
+        configuration(shallow_checkpoint, dataset_folder, runs, {"network.block_ranks": {"up blocks": 4}})
+    trained = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {"network.block_ranks": {"up_block": 4}}))
+    assert trained.status == 1
+    assert "block_ranks names up_block, which this model does not have" in getattr(trained.told[-1], "message", "")
+    assert "down_blocks.0 to down_blocks.3, mid_block" in getattr(trained.told[-1], "hint", "")
     with pytest.raises(UserError, match=r"all-linear\+conv"):
         configuration(shallow_checkpoint, dataset_folder, runs, {"network.conv_rank": 4})
     nothing = {"mid_block": 0} | {f"{side}_blocks.{level}": 0 for side in ("down", "up") for level in range(4)}
@@ -163,6 +167,18 @@ def test_size_of_takes_the_longest_name() -> None:
     assert network.size_of("down_blocks.10.resnets.0.conv1", (3, 3)) == (2, 1.0)
     assert network.size_of("down_blocks.1.resnets.0.conv1", (3, 3)) == (6, 1.0)
     assert network.size_of("up_blocks.2.attentions.1.proj_in", ()) == (8, 4.0)
+
+
+def test_size_of_takes_a_star_as_any_block() -> None:
+    network = NetworkSection(
+        rank=8, alpha=4, block_ranks={"blocks.*.mlp": 2, "blocks.3": 5, "blocks.3.mlp": 6, "blocks.*": 1}, block_alphas={"blocks.*.mlp": 16}
+    )
+    assert network.size_of("blocks.3.mlp.layer1", ()) == (6, 16.0)
+    assert network.size_of("blocks.12.mlp.layer1", ()) == (2, 16.0)
+    assert network.size_of("blocks.3.self_attn.q_proj", ()) == (5, 4.0)
+    assert network.size_of("blocks.30.self_attn.q_proj", ()) == (1, 4.0)
+    assert network.size_of("blocks.3.adaln_modulation_mlp.1", ()) == (5, 4.0)
+    assert network.size_of("final_layer.linear", ()) == (8, 4.0)
 
 
 @pytest.mark.seconds

@@ -12,8 +12,8 @@ from .section import Section
 
 Targets = Literal["all-linear", "attention", "all-linear+conv"]
 
-# a part of diffusers' UNet: down_blocks.1, mid_block, up_blocks.0.attentions.2
-BlockName = Annotated[str, Field(pattern=r"^(down_blocks\.\d+|mid_block|up_blocks\.\d+)(\.(attentions|resnets)\.\d+)?$")]
+# a part of the model: down_blocks.1, mid_block, blocks.27.cross_attn, blocks.*.mlp; the plan checks that the model has it
+BlockName = Annotated[str, Field(pattern=r"^[a-z]\w*(\.(\w+|\*))*$")]
 
 
 class NetworkSection(Section):
@@ -42,6 +42,18 @@ class NetworkSection(Section):
         "too, which learns texture better.",
         why="kohya's default set.",
     )
+    modulation: bool = setting(
+        False,
+        "Also trains the layers that scale and shift a transformer's features by noise level (AdaLN). For Anima.",
+        details="168 more modules in 28 blocks, `blocks.N.adaln_modulation_…`. UNets have none.",
+        why="Off, as in kohya's trainer.",
+    )
+    final_layer: bool = setting(
+        False,
+        "Also trains a transformer's last layer, which turns features into latents. For Anima.",
+        details="3 more modules, `final_layer.…`, of which two are modulation.",
+        why="Off, as in kohya's trainer.",
+    )
     conv_rank: int = setting(
         0,
         "Rank of the 3x3 convolutions, with targets all-linear+conv. 0 uses the rank of the other layers.",
@@ -59,14 +71,15 @@ class NetworkSection(Section):
     )
     block_ranks: dict[BlockName, Annotated[int, Field(ge=0, le=1024)]] = setting(
         {},
-        "Different ranks for parts of the UNet, such as mid_block = 4 or up_blocks.1 = 32. 0 leaves a part untrained.",
-        details='In a file: `{"mid_block" = 4, "up_blocks.1" = 32}`. Names as in diffusers: `down_blocks.N`, `mid_block`, `up_blocks.N`, '
-        "and `….attentions.N` or `….resnets.N` inside them; the longest match wins.",
+        "Different ranks for parts of the model, such as mid_block = 4, up_blocks.1 = 32 or blocks.*.mlp = 8. 0 leaves a part untrained.",
+        details='In a file: `{"mid_block" = 4, "up_blocks.1" = 32}`. UNets have diffusers\' names: `down_blocks.N`, `mid_block`, '
+        "`up_blocks.N`, and `….attentions.N` or `….resnets.N` inside them. Anima has kohya's: `blocks.N`, and `….self_attn`, "
+        "`….cross_attn` or `….mlp` inside them. `*` is any block. The name with the most parts wins, then the one without `*`.",
         why="One rank everywhere.",
     )
     block_alphas: dict[BlockName, Annotated[float, Field(gt=0, le=4096)]] = setting(
         {},
-        "Different alphas for parts of the UNet, such as up_blocks.1 = 16. All other parts use the normal alpha.",
+        "Different alphas for parts of the model, such as up_blocks.1 = 16. All other parts use the normal alpha.",
         why="One alpha everywhere.",
     )
     dropout: float = setting(
@@ -128,16 +141,28 @@ class NetworkSection(Section):
             raise ValueError("unet and text_encoder are both off: nothing would be trained")
         return self
 
+    @property
+    def beyond_targets(self) -> tuple[str, ...]:
+        """The kinds of layers that are trained besides those of ``targets``, by their settings."""
+        return tuple(name for name in ("modulation", "final_layer") if getattr(self, name))
+
     def size_of(self, module: str, kernel: Sequence[int]) -> tuple[int, float]:
         """Rank and alpha of ``module``; rank 0 leaves it untrained.
 
-        ``module`` is a diffusers name, ``kernel`` its height and width, empty for a linear layer. The longest matching name of
-        ``block_ranks`` and ``block_alphas`` wins.
+        ``module`` is the name that settings have for it (see ``lorafile.settings_name``), ``kernel`` its height and width, empty for a
+        linear layer. Of the matching names of ``block_ranks`` and ``block_alphas``, the one with the most parts wins, then the one with the
+        fewest ``*``.
         """
         conv = max(kernel, default=1) > 1
         rank = self.conv_rank or self.rank if conv else self.rank
         alpha = self.conv_alpha or self.alpha if conv else self.alpha
-        matching = [name for name in (*self.block_ranks, *self.block_alphas) if f"{module}.".startswith(f"{name}.")]
-        for name in sorted(matching, key=len):
+        matching = [name for name in (*self.block_ranks, *self.block_alphas) if covers(name, module)]
+        for name in sorted(matching, key=lambda name: (name.count("."), -name.count("*"))):
             rank, alpha = self.block_ranks.get(name, rank), self.block_alphas.get(name, alpha)
         return rank, alpha
+
+
+def covers(block: str, module: str) -> bool:
+    """Whether ``block``, a name of ``block_ranks``, stands for ``module`` or something around it."""
+    wanted, parts = block.split("."), module.split(".")
+    return len(wanted) <= len(parts) and all(name in ("*", part) for name, part in zip(wanted, parts, strict=False))

@@ -5,7 +5,7 @@ The base model, its previews and fine-tunes, and versions with more blocks belon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 
 FLOWS = Prediction(FLOW)
 _FLOW = Flow(timestep_multiplier=1.0, sampling_shift=3.0)
-# kohya's modules: linear layers of attention and MLP, not those of the modulation by time
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-_TARGETS = {
-    "attention": tuple(f"{name}.{part}" for name in ("attn1", "attn2") for part in _ATTENTION),
-    "all-linear": (*(f"{name}.{part}" for name in ("attn1", "attn2") for part in _ATTENTION), "ff.net.0.proj", "ff.net.2"),
-}
+# the linear layers of a block; kohya's modules are those of attention and MLP
+_ATTENTION = tuple(f"{name}.{part}" for name in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out.0"))
+_TARGETS = {"attention": _ATTENTION, "all-linear": (*_ATTENTION, "ff.net.0.proj", "ff.net.2")}
+_MODULATION = tuple(f"norm{place}.linear_{part}" for place in (1, 2, 3) for part in (1, 2))
+_FINAL_LAYER = ("norm_out.linear_1", "norm_out.linear_2", "proj_out")
 
 
 class Anima:
@@ -167,9 +166,9 @@ class Anima:
         """Euler with ComfyUI's noise levels."""
         return FlowEuler(shift or _FLOW.sampling_shift, _FLOW.timestep_multiplier)
 
-    def denoiser_targets(self, denoiser: nn.Module, targets: str) -> list[str]:
+    def denoiser_targets(self, denoiser: nn.Module, targets: str, beyond: Collection[str] = ()) -> list[str]:
         """``all-linear``: kohya's set, the linear layers of attention and MLP in every block (280 of 28 blocks); ``attention``: q, k, v,
-        out."""
+        out. Beyond these, the ``modulation`` of every block (168) and the ``final_layer`` (3)."""
         from torch import nn
 
         if targets not in _TARGETS:
@@ -178,8 +177,10 @@ class Anima:
                 Message("Set ", Setting("network.targets", "all-linear"), " or attention."),
                 kind="config",
             )
+        in_blocks = _TARGETS[targets] + (_MODULATION if "modulation" in beyond else ())
+        outside = _FINAL_LAYER if "final_layer" in beyond else ()
         linear = (name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear))
-        return [name for name in linear if name.startswith("transformer_blocks.") and name.endswith(_TARGETS[targets])]
+        return [name for name in linear if name in outside or (name.startswith("transformer_blocks.") and name.endswith(in_blocks))]
 
     def text_targets(self, model: nn.Module, targets: str) -> list[str]:
         """None: the text encoder is not trained."""

@@ -7,7 +7,7 @@ their widths follow from the tensor shapes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,11 +163,18 @@ class StableDiffusion(ABC):
             **zero,
         )
 
-    def denoiser_targets(self, denoiser: nn.Module, targets: str) -> list[str]:
+    def denoiser_targets(self, denoiser: nn.Module, targets: str, beyond: Collection[str] = ()) -> list[str]:
         """``all-linear``: kohya's set, every Linear and 1x1 convolution inside the transformers; ``attention``: q, k, v, out;
-        ``all-linear+conv``: kohya's set with ``conv_dim``, which adds the layers of ResNet blocks and resamplers."""
+        ``all-linear+conv``: kohya's set with ``conv_dim``, which adds the layers of ResNet blocks and resamplers. There is nothing
+        ``beyond``."""
         from torch import nn
 
+        for name in beyond:
+            raise UserError(
+                Message(Setting(f"network.{name}", True), f" is for transformers, but {self.title} has a UNet."),
+                Message("Set ", Setting(f"network.{name}", False), "."),
+                kind="config",
+            )
         names = []
         for name, module in denoiser.named_modules():
             linear = isinstance(module, nn.Linear)

@@ -22,6 +22,7 @@ class FamilyLayout:
     - ``comfyui_prefixes``, ``diffusers_prefixes``: those of ComfyUI and diffusers.
     - ``rename``: from diffusers' name of a module of the denoiser to the original one; None for a module that cannot exist.
     - ``original_names``: whether kohya's keys use the denoiser's original module names instead of diffusers'.
+    - ``original_blocks``: whether ``network.block_ranks`` does.
     - ``folds_alpha``: whether ComfyUI's format has no alpha and PEFT's tensor names, so that diffusers reads it too.
     - ``has_clip``: whether the text encoders are CLIP models, whose module names start with ``text_model.``.
     - ``network_module``: the value of ``ss_network_module``.
@@ -51,6 +52,7 @@ class FamilyLayout:
     velocity_architecture: str = ""
     is_v2: bool = False
     original_names: bool = False
+    original_blocks: bool = False
 
 
 def _in_comfyui(**clips: str) -> dict[str, str]:
@@ -123,6 +125,7 @@ FAMILY_LAYOUTS = {
             stated=("anima",),
             implementation="https://huggingface.co/circlestone-labs/Anima",
             original_names=True,
+            original_blocks=True,
         ),
     )
 }

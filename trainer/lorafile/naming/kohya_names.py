@@ -62,6 +62,13 @@ def original_name(family: str, module: str, layout: UNetLayout | None = None) ->
     return name
 
 
+def settings_name(family: str, module: str) -> str:
+    """The name of a module, named as in ``adapters.adapter``, in ``network.block_ranks``: of a transformer's modules the original one."""
+    model = FAMILY_LAYOUTS.get(family)
+    name = model.rename(module, model.layout) if model is not None and model.original_blocks else None
+    return name or module
+
+
 def kohya_text_encoder_key(family: str, component: str, module: str) -> str:
     """The kohya key of a module of a text encoder (``te1``, ``te2``) or of Anima's ``adapter``.
 

@@ -69,7 +69,7 @@ class Exporter:
                 continue
             tensors[f"{key}.lora_{side}.weight"] = value.to(torch.float16)
             if side == "down":
-                rank, alpha = network.size_of(module, value.shape[2:])
+                rank, alpha = network.size_of(lorafile.settings_name(self.family.name, module), value.shape[2:])
                 # every tool scales by alpha / rank: for rank-stabilised LoRA, the file has the alpha that gives the same scale
                 tensors[f"{key}.alpha"] = _scalar(alpha * math.sqrt(rank) if network.rslora else alpha)
         tensors |= tensors_of(self.family.name, self.frozen)
@@ -240,6 +240,8 @@ def _network_args(config: RunConfig) -> dict[str, object]:
         values |= {"conv_dim": network.conv_rank or network.rank, "conv_alpha": network.conv_alpha or network.alpha}
     elif network.targets != "all-linear":
         values["targets"] = network.targets
+    for name in network.beyond_targets:
+        values[name] = True
     if network.block_ranks:
         values["block_ranks"] = dict(network.block_ranks)
     if network.block_alphas:

@@ -70,6 +70,9 @@ def test_full_size_has_the_published_numbers_of_parameters_and_280_targets() -> 
     assert sum(parameter.numel() for parameter in denoiser.parameters()) == 1_956_405_248
     assert len(FAMILY.denoiser_targets(denoiser, "all-linear")) == 280
     assert len(FAMILY.denoiser_targets(denoiser, "attention")) == 224
+    assert len(FAMILY.denoiser_targets(denoiser, "attention", ["modulation"])) == 224 + 168
+    # all linear layers but those that embed patches and noise levels
+    assert len(FAMILY.denoiser_targets(denoiser, "all-linear", ["modulation", "final_layer"])) == 454 - 3
 
 
 def test_text_encoder_and_vae_are_found_in_the_folders_beside_the_model(models: Path) -> None:

@@ -19,6 +19,7 @@ from trainer.lorafile.writing.save import write_tensors
 
 pytest.importorskip("diffusers.models.condition_embedders.condition_embedder_anima", reason="diffusers knows Anima from 0.39 on")
 
+from ..anima_models import anima_parts, linear_layers
 from ..anima_samples import anima_sizes, sample
 from .compatibility import record
 from .in_comfyui import NARROW, comfy_key, load_in_comfyui
@@ -27,8 +28,10 @@ _QWEN_LAYERS = 28
 
 
 def full_sizes() -> dict[tuple[str, str], tuple[int, int]]:
-    """All 536 layers of a kohya LoRA for Anima with adapter and Qwen3."""
-    sizes = anima_sizes(28)
+    """All 707 layers that a LoRA for Anima can have: kohya's, modulation and last layer, adapter and Qwen3."""
+    beyond = {name: size for name, size in linear_layers(anima_parts(28)["unet"]).items() if ".norm" in name or name.startswith("norm_out")}
+    beyond["proj_out"] = linear_layers(anima_parts(28)["unet"])["proj_out"]
+    sizes = anima_sizes(28) | {("unet", name): size for name, size in beyond.items()}
     first = {key: size for key, size in sizes.items() if key[0] == "te1" and key[1].startswith("layers.0.")}
     for index in range(_QWEN_LAYERS):
         sizes |= {("te1", name.replace("layers.0.", f"layers.{index}.", 1)): size for (_, name), size in first.items()}
@@ -71,7 +74,7 @@ def test_comfyui_uses_every_key_and_computes_the_same_changes(comfyui: ComfyUI, 
         jobs.append({"lora": str(path), "result": result, "layers": keys, "base": base, "shapes": shapes})
         files.append((algorithm, form, layers, {comfy_key("anima", module.component, module.name) for module in weights}))
     results = load_in_comfyui(comfyui, tmp_path, "anima", jobs)
-    assert len(sizes) == 280 + 60 + 196
+    assert len(sizes) == 280 + 168 + 3 + 60 + 196
     for (algorithm, form, layers, expected), job, result in zip(files, jobs, results, strict=True):
         assert result["left"] == [], (algorithm, form, result["left"][:5])
         assert set(result["patched"]) == expected

@@ -43,13 +43,17 @@ def transforms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plain_denoiser(config: RunConfig) -> Any:
-    """The transformer with peft's adapter on kohya's modules, written down by name, and the trainer's first down matrices."""
+    """The transformer with peft's adapter on kohya's modules, written down by name, or on all of its last layer and in blocks; and the
+    trainer's first down matrices."""
     checkpoint = open_checkpoint(config.base.checkpoint)
     denoiser, first = (FAMILY.load_denoiser(checkpoint, torch.float32) for _ in range(2))
     attention = [f"{name}.{part}" for name in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out.0")]
     wanted = {f"transformer_blocks.{block}.{part}" for block in range(2) for part in [*attention, "ff.net.0.proj", "ff.net.2"]}
+    if config.network.modulation:
+        outside = ("patch_embed", "time_embed")
+        wanted = {name for name, part in denoiser.named_modules() if isinstance(part, torch.nn.Linear) and not name.startswith(outside)}
     modules = [name for name, _ in denoiser.named_modules() if name in wanted]
-    assert len(modules) == 20
+    assert len(modules) == (35 if config.network.modulation else 20)
     add_peft_adapter(denoiser, first, modules, config)
     return denoiser.train()
 
@@ -82,10 +86,11 @@ def train_plainly(config: RunConfig) -> tuple[list[float], Gradients, dict[str, 
     return losses, gradients, {name: parameter.detach().clone() for name, parameter in trained.items()}
 
 
+@pytest.mark.parametrize("beyond", [{}, {"network.modulation": True, "network.final_layer": True}], ids=["kohya's", "all"])
 def test_steps_are_those_of_a_plain_loop_around_diffusers_transformer(
-    tiny_anima: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transforms: None
+    tiny_anima: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transforms: None, beyond: dict[str, Any]
 ) -> None:
-    config = configuration(tiny_anima, make_dataset(tmp_path, 4), tmp_path / "runs", CHANGES)
+    config = configuration(tiny_anima, make_dataset(tmp_path, 4), tmp_path / "runs", {**CHANGES, **beyond})
     ours, gradients = train_ours(config, monkeypatch)
     losses, expected, weights = train_plainly(config)
     assert ours.status == 0 and len(losses) == STEPS == len(gradients)
