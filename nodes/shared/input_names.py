@@ -65,6 +65,7 @@ _NAMES: Mapping[str, str] = {
     "strength_model": "strength (model)",
     "targets": "layers to train",
     "tensorboard": "TensorBoard log",
+    "text_adapter_lr": "text adapter learning rate",
     "text_encoder_lr": "text encoder learning rate",
     "text_encoder_share": "text encoder share of the run",
     "timestep_max": "last timestep",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-TEXT_COMPONENTS = ("te1.", "te2.")  # prefixes of the names of text-encoder modules
+_TEXT_COMPONENTS = ("te1", "te2", "adapter")  # with which the names of the text models' modules begin
 _CLIP_ROOTS = ("encoder.", "embeddings.", "final_layer_norm")
 
 
@@ -35,9 +35,9 @@ class Pair:
     scale: float = 1.0  # alpha / rank, or alpha / sqrt(rank) with rank stabilisation
 
     @property
-    def in_text(self) -> bool:
-        """Whether the module belongs to a text encoder."""
-        return self.module.startswith(TEXT_COMPONENTS)
+    def component(self) -> str:
+        """The model that the module belongs to."""
+        return component_of(self.module)
 
     @property
     def tensors(self) -> dict[str, torch.nn.Parameter]:
@@ -47,7 +47,7 @@ class Pair:
 
 
 def as_one_model(unet: nn.Module, text: Mapping[str, nn.Module]) -> nn.Module:
-    """One model of ``unet``, the denoiser, and the text models ``te1`` and ``te2``, for the functions below.
+    """One model of ``unet``, the denoiser, and the text models ``te1``, ``te2`` and ``adapter``, for the functions below.
 
     A denoiser's modules have the names that they have in the denoiser alone. A text model's are ``te1.text_model.encoder.layers.…`` in
     every version of transformers.
@@ -157,10 +157,16 @@ def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
+def component_of(name: str) -> str:
+    """The model of a module, by its name in states."""
+    component = name.partition(".")[0]
+    return component if component in _TEXT_COMPONENTS else "unet"
+
+
 def standard_name(component: str, module: str) -> str:
     """The name in states and settings of a module of a model: ``component`` is its name in ``as_one_model``."""
     if component == "unet":
         return module
-    if f"{component}." in TEXT_COMPONENTS and module.startswith(_CLIP_ROOTS):  # transformers 5.6 removed text_model
+    if component in _TEXT_COMPONENTS and module.startswith(_CLIP_ROOTS):  # transformers 5.6 removed text_model
         return f"{component}.text_model.{module}"
     return f"{component}.{module}"

@@ -34,17 +34,14 @@ def frozen_modules(config: RunConfig) -> list[LoraModule]:
     from ..lorafile import read_lora
     from ..lorafile.biases import bias_of
 
-    path, network = Path(config.base.lora), config.network
-    trained = {"unet": network.unet, "te1": network.text_encoder, "te2": network.text_encoder}
-    modules = [module for module in read_lora(path) if not trained.get(module.component, False)]
+    path = Path(config.base.lora)
+    modules = [module for module in read_lora(path) if not config.trains(module.component)]
     for module in modules:
         if module.algorithm not in _ADDED or bias_of(module) is not None:
             raise UserError(
                 f"{path.name} does not fit this run: the change of its layer {module.name} ({module.algorithm}) cannot be computed here, "
                 f"and the {_PARTS[module.component]}, to which it belongs, is not trained.",
-                Message("Set ", _setting(module.component), " to true, or remove that part from the file.")
-                if module.component in trained
-                else "Remove that part from the file.",
+                Message("Train it (", _setting(module.component), "), or remove that part from the file."),
                 kind="lora",
             )
     return modules
@@ -56,11 +53,12 @@ def describe_frozen(config: RunConfig, modules: Sequence[LoraModule]) -> str:
         return ""
     components = dict.fromkeys(module.component for module in modules)
     parts = " and ".join(f"the {_PARTS[component]} ({sum(m.component == component for m in modules)} layers)" for component in components)
-    off = join_messages(" and ", dict.fromkeys(_setting(component) for component in components if component != "adapter"))
+    off = join_messages(" and ", dict.fromkeys(_setting(component) for component in components))
     return Message(
         f"{Path(config.base.lora).name} also changes {parts}, which this run does not train",
-        *((" (", off, " is off)") if off else ()),
-        ". That part acts during training and is written unchanged into the new file.",
+        " (",
+        off,
+        " is off). That part acts during training and is written unchanged into the new file.",
     )
 
 
@@ -102,7 +100,7 @@ def tensors_of(family: str, modules: Sequence[LoraModule]) -> dict[str, torch.Te
 
 
 def _setting(component: str) -> Setting:
-    return Setting("network.unet" if component == "unet" else "network.text_encoder")
+    return Setting({"unet": "network.unet", "adapter": "optimizer.text_adapter_lr"}.get(component, "network.text_encoder"))
 
 
 def _unfit(module: LoraModule, reason: str) -> UserError:

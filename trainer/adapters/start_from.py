@@ -50,12 +50,12 @@ def load_lora(model: nn.Module, path: Path) -> None:
     from ..lorafile import read_lora
 
     wanted = {pair.module: pair for pair in adapter.pairs(model)}
-    trained = {_component(name) for name in wanted}
+    trained = {adapter.component_of(name) for name in wanted}
     modules = [module for module in read_lora(path) if module.component in trained]
     in_file = {module.name if module.component == "unet" else f"{module.component}.{module.name}": module for module in modules}
-    present = {_component(name) for name in in_file} | {"unet"}
+    present = {adapter.component_of(name) for name in in_file} | {"unet"}
     values: dict[str, torch.Tensor] = {name: tensor for pair in wanted.values() for name, tensor in pair.tensors.items()}
-    wanted = {name: pair for name, pair in wanted.items() if _component(name) in present}
+    wanted = {name: pair for name, pair in wanted.items() if adapter.component_of(name) in present}
     _same_layers(path, set(in_file), set(wanted))
     for name, pair in wanted.items():
         module = in_file[name]
@@ -80,11 +80,6 @@ def load_lora(model: nn.Module, path: Path) -> None:
         if pair.magnitude is not None:
             values[f"{name}.magnitude"] = module.tensors["dora_scale"].float().reshape(pair.magnitude.shape)
     adapter.load_state(model, values)
-
-
-def _component(name: str) -> str:
-    """The model of a module, by the name that ``adapter`` gives it."""
-    return next((text[:-1] for text in adapter.TEXT_COMPONENTS if name.startswith(text)), "unet")
 
 
 def _same_layers(path: Path, in_file: set[str], wanted: set[str]) -> None:

@@ -76,6 +76,13 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _something_is_trained(self) -> RunConfig:
+        if not (self.network.unet or self.trains_text):
+            unet, text = Setting("network.unet"), Setting("network.text_encoder")
+            raise ValueError(Message(unet, " and ", text, " are both off: nothing would be trained"))
+        return self
+
+    @model_validator(mode="after")
     def _something_is_trained_to_the_end(self) -> RunConfig:
         if not self.network.unet and self.training.text_encoder_share < 1:
             share, unet = Setting("training.text_encoder_share"), Setting("network.unet")
@@ -109,10 +116,21 @@ class RunConfig(Section):
             del (data[section] if section else data)[name]
         return data
 
+    def trains(self, component: str) -> bool:
+        """Whether a model gets a LoRA. ``component`` is its name in LoRA files: ``unet`` (the denoiser), ``te1``, ``te2``, ``adapter``."""
+        if component == "unet":
+            return self.network.unet
+        return self.optimizer.text_adapter_lr > 0 if component == "adapter" else self.network.text_encoder
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether a text encoder or a text adapter is trained."""
+        return self.trains("te1") or self.trains("adapter")
+
     @property
     def length_matters(self) -> bool:
         """Whether the weights after a step also depend on how many steps follow: by the schedule, or by the text encoder's share."""
-        partly_trained_text = self.network.text_encoder and self.training.text_encoder_share < 1
+        partly_trained_text = self.trains_text and self.training.text_encoder_share < 1
         return self.optimizer.schedule in LENGTH_DEPENDENT or partly_trained_text
 
     def to_data(self) -> dict[str, Any]:

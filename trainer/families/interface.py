@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .checkpoints.base_checkpoint import BaseCheckpoint
 from .prediction import DIFFUSION, EPSILON, FLOW, Prediction
@@ -64,11 +64,21 @@ TEXT_CHUNK = 75  # tokens that CLIP encodes at a time, between a start and an en
 @dataclass(frozen=True)
 class TextSettings:
     """How prompts are encoded: the first ``max_tokens`` tokens (a multiple of 75) are read, and the hidden states of layer ``clip_skip``
-    from the end are used (1: the last layer; 0: the family's default). ``empty_prompt``: see ``training.empty_prompt``."""
+    from the end are used (1: the last layer; 0: the family's default). ``empty_prompt``: see ``training.empty_prompt``.
+
+    ``part``: which part of the text encoder is used. Where it ends in an adapter, and only that is trained, the ``front`` before it encodes
+    prompts once, and what it makes of them is the input of the adapter, the ``back``.
+    """
 
     max_tokens: int = TEXT_CHUNK
     clip_skip: int = 0
     empty_prompt: str = "comfyui"
+    part: Literal["whole", "front", "back"] = "whole"
+
+    @property
+    def in_training(self) -> TextSettings:
+        """Those of the part that is trained, if prompts are cached with these."""
+        return replace(self, part="back") if self.part == "front" else self
 
     def covering(self, tokens: int) -> TextSettings:
         """These settings with enough chunks for prompts of so many tokens."""
@@ -83,7 +93,7 @@ class TextEncoder(Protocol):
 
     @property
     def modules(self) -> dict[str, Any]:
-        """The text models by their names in LoRA files: ``te1``, for SDXL also ``te2``."""
+        """The text models by their names in LoRA files (see ``Family.text_components``), those of the part that is used."""
         ...
 
     def tokenize(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
@@ -91,11 +101,19 @@ class TextEncoder(Protocol):
         ...
 
     def conditions(self, tokens: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-        """The conditioning of each prompt, on the encoder's device. Gradients flow where they are enabled."""
+        """The conditioning of each prompt, on the encoder's device. Gradients flow where they are enabled.
+
+        The ``back`` part takes what the ``front`` part's ``encode`` returned in place of token ids.
+        """
+        ...
+
+    def longest_input(self) -> dict[str, torch.Tensor]:
+        """One input of ``conditions`` of the largest size, on the ``meta`` device, for planning."""
         ...
 
     def encode(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
-        """The conditioning of each prompt on the CPU: ``embeds`` (tokens, width), for SDXL also ``pooled`` (width,)."""
+        """The conditioning of each prompt on the CPU: ``embeds`` (tokens, width), for SDXL also ``pooled`` (width,); of the ``front`` part
+        the input of the ``back``."""
         ...
 
     def apply_weights(
@@ -119,6 +137,7 @@ class Family(Protocol):
     name: str
     title: str
     latents: LatentSpace
+    text_components: tuple[str, ...]  # its text models by their names in LoRA files: ``te1``, ``te2``, ``adapter`` (behind the encoder)
     preset_group: str  # the presets in trainer/config that are made for it: ``"sd15"``, ``"sdxl"`` or ``"anima"``
     trains_in_fp16: bool  # False: its values overflow in fp16
     learning_rate: float  # suits a LoRA of rank 16 at scale 1 with AdamW

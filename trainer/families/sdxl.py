@@ -32,6 +32,7 @@ class StableDiffusionXL(StableDiffusion):
     title = "SDXL"
     latents = LatentSpace(channels=4, downscale=8, scaling_factor=0.13025)  # SDXL's VAE
     text_folders: tuple[str, ...] = ("text_encoder", "text_encoder_2")
+    text_components: tuple[str, ...] = ("te1", "te2")
     preset_group = "sdxl"
     learning_rate = 5e-5  # half of SD 1.x's, as usual for the larger UNet
     flow: Flow | None = Flow(timestep_multiplier=1000.0)  # NoobAI's rectified flow and its kin: the UNet keeps its timesteps
@@ -152,6 +153,10 @@ class DualClipText:
 
         rows = zip(self.first.conditions(tokens), self.second.conditions(tokens), strict=True)
         return [{"embeds": torch.cat([first["embeds"], second["embeds"]], dim=-1), "pooled": second["pooled"]} for first, second in rows]
+
+    def longest_input(self) -> dict[str, torch.Tensor]:
+        """Token ids for both text models."""
+        return {**self.first.longest_input(), **self.second.longest_input()}
 
     def encode(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
         """``conditions`` of prompts in fp32 on the CPU, without gradients."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters import adapter
 from ..compute.denoiser_setup import blocks
+from ..compute.text_checkpointing import set_text_checkpointing
 from ..config.run_config import RunConfig
 from ..families import Family, Framing, TextEncoder
 
@@ -111,10 +112,7 @@ def _checkpoint(unet: Any, text: list[Any], wanted: bool) -> None:
     else:
         unet.disable_gradient_checkpointing()
     for model in text:
-        if wanted:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            model.gradient_checkpointing_disable()
+        set_text_checkpointing(model, wanted)
 
 
 def _forward_bytes(
@@ -152,8 +150,7 @@ def _forward_bytes(
     timesteps = torch.zeros(batch, device="meta", dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _flash_attention(), _remembered_shapes():
         if text is not None:
-            ids = torch.zeros(training.max_tokens // 75, 77, device="meta", dtype=torch.int64)
-            conditions = text.conditions([dict.fromkeys(text.modules, ids)] * batch)
+            conditions = text.conditions([text.longest_input()] * batch)
         inputs = family.denoiser_inputs(conditions, framings, torch.device("meta"), dtype)
         unet(latents, timesteps, **inputs, return_dict=False)
     for hook in hooks:

@@ -12,6 +12,7 @@ from ..compute.acceleration import Context
 from ..config.run_config import RunConfig
 from ..families import BaseCheckpoint, Family, TextEncoder
 from .memory_estimate import memory_needed
+from .text_settings import prompt_settings
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ class MetaModels:
         """The denoiser with LoRA, the text encoders if they are trained, the names of the trained modules, and what was counted before
         (the ``counted`` of ``memory_needed``). ``fused``: with fused blocks, which need Triton."""
         training = config.training
-        limits = (training.base_precision, training.max_tokens, training.clip_skip)
+        limits = (training.base_precision, training.max_tokens, training.clip_skip, config.trains("adapter"))
         key = (checkpoint.path, config.network.model_dump_json(), limits, dtype, fused)
         if key not in self._models:
             self._models[key] = _build(config, family, checkpoint, dtype, fused)
@@ -52,8 +53,8 @@ def _build(
     import torch
 
     unet = family.empty_denoiser(checkpoint)
-    settings = family.text_settings(config.training.max_tokens, config.training.clip_skip, config.training.empty_prompt)
-    text = family.empty_text_encoder(checkpoint, settings) if config.network.text_encoder else None
+    settings = prompt_settings(config, family).in_training
+    text = family.empty_text_encoder(checkpoint, settings) if config.trains_text else None
     require_blocks(config.network, family.name, unet, text.modules if text else {})
     for parameter in unet.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -65,5 +66,5 @@ def _build(
         if config.network.unet:
             modules += adapt_denoiser(unet, family, config.network, 0)
         if text is not None:
-            modules += adapt_text(text, family, config.network, 0)
+            modules += adapt_text(text, family, config, 0)
     return unet, text, modules

@@ -26,8 +26,8 @@ class MicroBatch:
     """The inputs of one forward pass, on the CPU.
 
     ``latents`` and ``noise`` (batch, channels, h, w) in fp32; ``timesteps`` (batch,) as the noise process draws them; for each image a
-    conditioning (token ids where the text encoder is trained) and a loss weight; ``masks`` (batch, 1, h, w) or None. ``input_noise`` is
-    added to the latents: ``noise`` itself unless the input is perturbed.
+    conditioning (token ids where the text encoder is trained, its output where only the adapter behind it is) and a loss weight; ``masks``
+    (batch, 1, h, w) or None. ``input_noise`` is added to the latents: ``noise`` itself unless the input is perturbed.
 
     The mean loss of the images counts ``scale / accumulated * fraction`` in that of the step: see :class:`~.distributed.Share`, and
     ``fraction`` is the share of its micro-batch that a part of one has (``split``).

@@ -18,6 +18,7 @@ from ..core.devices import return_memory
 from ..families import Family, TextSettings
 from ..objective.choose import make_noise_process
 from ..objective.noise_process import NoiseProcess
+from .caching.cache import CacheReader
 from .micro_batch import MicroBatch
 from .opened_run import BaseModel, Hardware
 from .trained_text_encoders import TrainedTextEncoders
@@ -50,16 +51,17 @@ class TrainedModel:
 
     @property
     def tokenize(self) -> Callable[[str], dict[str, torch.Tensor]] | None:
-        """Turns a caption into token ids, where the text encoder is trained; None: batches have conditionings."""
-        return None if self._text is None else self._text.tokens
+        """Turns a caption into token ids, where the text encoder is trained; None: batches have what is cached."""
+        return None if self._text is None or self._text.reads_cache else self._text.tokens
 
-    def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor] | None:
-        """The conditioning of ``prompt`` with the current weights of the text encoder; None where the cache has it instead."""
-        return None if self._text is None else self._text.prompt(prompt, self._accelerator.autocast())
+    def conditioning(self, prompt: str, cache: CacheReader) -> dict[str, torch.Tensor]:
+        """The conditioning of ``prompt`` (a ``prompt_key``), with the current weights of what is trained of the text encoder, in fp32 on
+        the CPU."""
+        return cache.prompt(prompt) if self._text is None else self._text.conditioning(prompt, cache, self._accelerator.autocast())
 
     def to_device(self, batch: MicroBatch, *, train_text: bool) -> Inputs:
-        """``batch`` on the device, with the conditioning in the form that the denoiser takes. ``train_text``: token ids are encoded with
-        gradients."""
+        """``batch`` on the device, with the conditioning in the form that the denoiser takes. ``train_text``: prompts are
+        encoded with gradients."""
         device = self._hardware.device
         names = ("latents", "noise", "input_noise", "timesteps", "weights", "masks")
         tensors = {name: getattr(batch, name) for name in names}
@@ -113,7 +115,7 @@ def load_model(
     prepare(denoiser)
     if network.unet:
         adapt_denoiser(denoiser, family, network, seeding.derive_seed(training.seed, "weights") % 2**32)
-    text = _load_text_encoders(config, base, text_settings, hardware) if network.text_encoder else None
+    text = _load_text_encoders(config, base, text_settings, hardware) if config.trains_text else None
     # gradients are averaged for all trained models at once (``average_over_processes``), so that DDP need not wrap any
     prepared = accelerator.prepare_model(denoiser.to(hardware.device), evaluation_mode=hardware.processes.world_size > 1)
     model = TrainedModel(prepared, text, family, make_noise_process(family, base.prediction), accelerator, hardware)
@@ -124,9 +126,9 @@ def load_model(
 
 
 def _load_text_encoders(config: RunConfig, base: BaseModel, settings: TextSettings, hardware: Hardware) -> TrainedTextEncoders:
-    encoder = base.family.load_text_encoder(base.checkpoint, hardware.dtype, hardware.device, settings)
-    checkpointing = config.training.gradient_checkpointing
-    text = TrainedTextEncoders(encoder, base.family, config.network, config.training.seed, checkpointing=checkpointing)
+    encoder = base.family.load_text_encoder(base.checkpoint, hardware.dtype, hardware.device, settings.in_training)
+    merge_into(encoder.modules, [module for module in base.frozen_text_lora if module.component in encoder.modules])
+    text = TrainedTextEncoders(encoder, base.family, config, reads_cache=settings.part == "front")
     for model in text.modules.values():
         model.to(hardware.device)  # adapters are made on the CPU, so that a seed means the same on every device
     return text

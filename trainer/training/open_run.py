@@ -30,6 +30,7 @@ from ..plan.memory_check import TIGHT, require_memory
 from ..plan.meta_models import MetaModels
 from ..plan.planning import make_plan
 from ..plan.settle import memory_with_changes
+from ..plan.text_settings import prompt_settings
 from ..runs import events, states
 from ..runs.run_folder import RunFolder, cache_folder, run_identity
 from ..runs.run_plan import RunPlan
@@ -63,7 +64,7 @@ def open_run(run: RunFolder, config: RunConfig, emit: EventLog) -> OpenedRun:
     frozen_lora = frozen_modules(config)
     lora = lora_identity(Path(config.base.lora), cache_folder(config)) if config.base.lora else ""
     changes_text = any(module.component != "unet" for module in frozen_lora)
-    text = family.text_settings(config.training.max_tokens, config.training.clip_skip, config.training.empty_prompt)
+    text = prompt_settings(config, family)
     cache = Cache(cache_folder(config), guard.identity, family.latents, text, lora if changes_text else "")
     _require_same_inputs(run, run_identity(config, datasets.training.hash, guard.identity, lora))
 
@@ -76,7 +77,7 @@ def open_run(run: RunFolder, config: RunConfig, emit: EventLog) -> OpenedRun:
     if problem:
         warn(f"xformers is installed but does not work here ({problem}); training uses torch's own attention.")
     import_models()
-    if uncached or config.network.text_encoder:
+    if uncached or config.trains_text:
         import_text_models()
 
     models = MetaModels()

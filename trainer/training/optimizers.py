@@ -54,7 +54,7 @@ def text_learning_rate(settings: OptimizerSection, lr: float) -> float:
 
 
 def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float) -> Any:
-    """The optimiser of all pairs; the text encoders' have another learning rate.
+    """The optimiser of all pairs; the text encoders' have another learning rate, and the text adapter's a third.
 
     With LoRA+ (Hayou et al. 2024), ``up`` has ``lora_plus_ratio`` times the rate. DoRA's magnitudes have no weight decay, which would pull
     them towards zero: they start at the norms of the base's weights and stay near those.
@@ -62,8 +62,10 @@ def make_optimizer(pairs: Sequence[Pair], settings: OptimizerSection, lr: float)
     import torch
 
     groups: list[dict[str, Any]] = []
-    parts = ([pair for pair in pairs if not pair.in_text], lr), ([pair for pair in pairs if pair.in_text], text_learning_rate(settings, lr))
-    for part, rate in parts:
+    text_lr = text_learning_rate(settings, lr)
+    rates = {("unet",): lr, ("te1", "te2"): text_lr, ("adapter",): settings.text_adapter_lr}
+    for components, rate in rates.items():
+        part = [pair for pair in pairs if pair.component in components]
         if not part:
             continue
         if settings.lora_plus_ratio == 1:

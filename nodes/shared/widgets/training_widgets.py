@@ -111,6 +111,7 @@ NETWORK_OPTIONS_WIDGETS = NodeWidgets(
         "options",
         Widget("train_modulation", "network.modulation"),
         Widget("train_final_layer", "network.final_layer"),
+        Widget("text_adapter_lr", "optimizer.text_adapter_lr", max=1, step=1e-6),
     ),
 )
 LEARNING_OPTIONS_WIDGETS = NodeWidgets(

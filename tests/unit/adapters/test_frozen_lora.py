@@ -14,7 +14,7 @@ from trainer.core.errors import UserError
 from trainer.lorafile import LoraModule, LoraWeights, convert, write_lora
 
 
-def lora_with_adapter(path: Path) -> RunConfig:
+def lora_with_adapter(path: Path, adapter_rate: float = 0.0) -> RunConfig:
     """A run that starts from an Anima LoRA with a layer of the transformer and one of the text adapter."""
     names = {"unet": "transformer_blocks.0.attn1.to_q", "adapter": "blocks.0.mlp.0"}
     modules = []
@@ -23,15 +23,17 @@ def lora_with_adapter(path: Path) -> RunConfig:
         modules.append(LoraModule(component, name, "lora", tensors, torch.tensor(1.0)))
     write_lora(path, convert(LoraWeights(tuple(modules), "anima", "kohya"), "kohya"))
     base = {"checkpoint": "base.safetensors", "lora": str(path)}
-    return RunConfig.model_validate({"base": base, "dataset": {"path": "dataset"}, "network": {"text_encoder": True}})
+    network, optimizer = {"text_encoder": True}, {"text_adapter_lr": adapter_rate}
+    return RunConfig.model_validate({"base": base, "dataset": {"path": "dataset"}, "network": network, "optimizer": optimizer})
 
 
-def test_the_text_adapter_is_never_trained_and_reported(tmp_path: Path) -> None:
+def test_a_text_adapter_that_is_not_trained_is_reported(tmp_path: Path) -> None:
     config = lora_with_adapter(tmp_path / "anima.safetensors")
     modules = frozen_modules(config)
     assert [(module.component, module.name) for module in modules] == [("adapter", "blocks.0.mlp.0")]
     message = describe_frozen(config, modules)
-    assert "also changes the text adapter (1 layers), which this run does not train. That part acts" in message
+    assert "the text adapter (1 layers), which this run does not train (optimizer.text_adapter_lr is off). That part acts" in message
+    assert frozen_modules(lora_with_adapter(tmp_path / "anima.safetensors", adapter_rate=1e-4)) == []
 
 
 def test_a_model_without_text_adapter_is_refused(tmp_path: Path) -> None:

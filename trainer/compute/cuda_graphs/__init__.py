@@ -27,8 +27,7 @@ class CudaGraphs(Acceleration):
 
     def is_wanted(self, context: Context) -> bool:
         """On a GPU, for passes that are always the same."""
-        network = context.config.network
-        can_repeat = not (network.text_encoder or network.dropout)
+        can_repeat = not (context.config.trains_text or context.config.network.dropout)
         return context.device.type == "cuda" and context.config.training.cuda_graphs != "off" and can_repeat
 
     def is_on(self, config: RunConfig, plan: RunPlan) -> bool:

@@ -110,7 +110,8 @@ class NetworkSection(Section):
     text_encoder: bool = setting(
         False,
         "Also trains the text encoder, which reads the prompt. Helps with new names, but it may forget other words.",
-        details="Both of SDXL's: queries, keys, values, outputs and MLP of every layer, kohya's modules, 72 on SD 1.x, 264 on SDXL.",
+        details="Both of SDXL's: queries, keys, values, outputs and MLP of every layer, kohya's modules, 72 on SD 1.x, 264 on SDXL, 196 of "
+        "Anima's Qwen3. Anima's adapter has a rate of its own, `optimizer.text_adapter_lr`.",
         why="The UNet learns a style without it, and each caption needs to be encoded only once.",
     )
     max_norm: float = setting(
@@ -133,12 +134,6 @@ class NetworkSection(Section):
     def _conv_needs_targets(self) -> NetworkSection:
         if (self.conv_rank or self.conv_alpha) and self.targets != "all-linear+conv":
             raise ValueError('conv_rank and conv_alpha need targets = "all-linear+conv"')
-        return self
-
-    @model_validator(mode="after")
-    def _something_is_trained(self) -> NetworkSection:
-        if not (self.unet or self.text_encoder):
-            raise ValueError("unet and text_encoder are both off: nothing would be trained")
         return self
 
     @property

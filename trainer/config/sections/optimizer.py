@@ -46,6 +46,12 @@ class OptimizerSection(Section):
         details='`"auto"`: half of `optimizer.lr`. Prodigy uses one rate for everything.',
         why="Text encoders forget sooner than the UNet (kohya's documentation has 5e-5 beside 1e-4).",
     )
+    text_adapter_lr: Annotated[float, Field(ge=0, le=10)] = setting(
+        0.0,
+        "Learning rate of the text adapter, which turns the text encoder's output into what Anima reads. 0 leaves it as it is.",
+        details="Above 0 the adapter gets a LoRA. Other models have no adapter. Prodigy uses one rate for everything.",
+        why="The recipe of Anima's author: a small dataset would spoil what the adapter knows.",
+    )
     weight_decay: float = setting(
         0.01, "Pulls the weights gently towards zero, against overfitting.", why="AdamW's own default.", ge=0, le=1
     )
@@ -146,6 +152,8 @@ class OptimizerSection(Section):
             )
         if self.text_encoder_lr not in ("auto", own):
             raise ValueError('prodigy uses one rate for everything: leave text_encoder_lr at "auto"')
+        if self.text_adapter_lr not in (0, own):
+            raise ValueError(f"prodigy uses one rate for everything: set text_adapter_lr to 0 or {own:g}")
         if self.lora_plus_ratio != 1:
             raise ValueError("prodigy uses one rate for everything: leave lora_plus_ratio at 1")
         return self

@@ -118,6 +118,7 @@ class TrainingSection(Section):
     text_encoder_share: float = setting(
         1.0,
         "Trains the text encoder only for this share of the run: 0.5 stops it halfway.",
+        details="Anima's text adapter too.",
         why="Trained to the end; a lower share keeps it from memorising in a long run.",
         gt=0,
         le=1,

@@ -40,6 +40,7 @@ class Anima:
     name = "anima"
     title = "Anima"
     latents = LatentSpace(channels=16, downscale=8, scaling_factor=1.0, multiple=16, largest=2048)
+    text_components: tuple[str, ...] = ("te1", "adapter")
     preset_group = "anima"
     trains_in_fp16 = False  # the residual stream is too large; ComfyUI keeps it in fp32
     learning_rate = 1e-4  # of the trainers that ship presets at scale 1
@@ -133,20 +134,23 @@ class Anima:
     def load_text_encoder(
         self, checkpoint: BaseCheckpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
     ) -> text.AnimaText:
-        """Qwen3 and the adapter."""
+        """Qwen3, which is the front part, and the adapter."""
         from .text_weights import load_adapter, load_qwen
 
-        qwen = load_qwen(_file(checkpoint, checkpoint.text_encoder), dtype, self.title).to(device)
-        adapter = load_adapter(checkpoint.file, dtype, self.title).to(device)
-        return text.AnimaText(qwen, adapter, self.text_settings(settings.max_tokens, 0, settings.empty_prompt))
+        qwen = adapter = None
+        if settings.part != "back":
+            qwen = load_qwen(_file(checkpoint, checkpoint.text_encoder), dtype, self.title).to(device)
+        if settings.part != "front":
+            adapter = load_adapter(checkpoint.file, dtype, self.title).to(device)
+        return text.AnimaText(qwen, adapter, replace(settings, max_tokens=text.ROWS, clip_skip=0))
 
     def empty_text_encoder(self, checkpoint: BaseCheckpoint, settings: TextSettings = PLAIN_TEXT) -> text.AnimaText:
-        """Only for planning runs that train it, which this family does not support: raises UserError."""
-        raise UserError(
-            f"The text encoder of {self.title} cannot be trained with this version.",
-            Message("Set ", Setting("network.text_encoder", "false"), "."),
-            kind="config",
-        )
+        """Qwen3 and the adapter on the ``meta`` device."""
+        from .text_weights import empty_adapter, empty_qwen
+
+        qwen = None if settings.part == "back" else empty_qwen(_file(checkpoint, checkpoint.text_encoder), self.title)
+        adapter = None if settings.part == "front" else empty_adapter(checkpoint.file, self.title)
+        return text.AnimaText(qwen, adapter, replace(settings, max_tokens=text.ROWS, clip_skip=0))
 
     def token_counter(self, checkpoint: BaseCheckpoint) -> Callable[[str], int]:
         """Tokens of the tokenizer that finds more of them."""
@@ -183,8 +187,12 @@ class Anima:
         return [name for name in linear if name in outside or (name.startswith("transformer_blocks.") and name.endswith(in_blocks))]
 
     def text_targets(self, model: nn.Module, targets: str) -> list[str]:
-        """None: the text encoder is not trained."""
-        return []
+        """kohya's modules: the linear layers of attention and MLP, 196 of Qwen3 and 60 of the adapter; ``attention``: without the MLP."""
+        from torch import nn
+
+        kinds = (".self_attn.", ".cross_attn.") if targets == "attention" else (".self_attn.", ".cross_attn.", ".mlp.")
+        linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+        return [name for name in linear if any(kind in name for kind in kinds)]
 
     def denoiser_inputs(
         self, conditions: Sequence[dict[str, torch.Tensor]], framings: Sequence[Framing], device: torch.device, dtype: torch.dtype

@@ -61,6 +61,12 @@ class ClipText:
                 row["pooled"] = vector
         return rows
 
+    def longest_input(self) -> dict[str, torch.Tensor]:
+        """Token ids of as many chunks as are read."""
+        import torch
+
+        return {self.component: torch.zeros(self.settings.max_tokens // TEXT_CHUNK, TEXT_CHUNK + 2, device="meta", dtype=torch.int64)}
+
     def encode(self, prompts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
         """``conditions`` of prompts in fp32 on the CPU, without gradients."""
         return encode(self, prompts)

@@ -40,6 +40,7 @@ class StableDiffusion(ABC):
     title: str
     latents = LatentSpace(channels=4, downscale=8, scaling_factor=0.18215)  # SD 1.x's VAE
     text_folders: tuple[str, ...] = ("text_encoder",)
+    text_components: tuple[str, ...] = ("te1",)
     preset_group = "sd15"
     trains_in_fp16 = True
     learning_rate = 1e-4  # of kohya's documentation and the reference run

@@ -47,6 +47,7 @@ class Cache:
         """The file of the conditioning of ``prompt``."""
         settings: tuple[str, ...] = () if self.text == PLAIN_TEXT else (f"{self.text.max_tokens} tokens, clip skip {self.text.clip_skip}",)
         settings += () if self.text.empty_prompt == "comfyui" else (f"empty prompt of {self.text.empty_prompt}",)
+        settings += () if self.text.part == "whole" else (f"{self.text.part} part",)
         changed = (f"LoRA {self.text_lora}",) if self.text_lora else ()
         key = _digest("prompt", _PROMPT_VERSION, self.identity, prompt, *settings, *changed)
         return self.folder / "prompts" / key[:2] / f"{key}.safetensors"
@@ -67,7 +68,7 @@ class Cache:
         return tensors["mean"], tensors["std"]
 
     def prompt(self, prompt: str) -> dict[str, torch.Tensor]:
-        """The conditioning of ``prompt`` from the family's text encoder. Raises UserError as ``latent`` does."""
+        """What the family's text encoder, or its front part, makes of ``prompt``. Raises UserError as ``latent`` does."""
         tensors = _read(self.prompt_path(prompt))
         if tensors is None:
             raise UserError(

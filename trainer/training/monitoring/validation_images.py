@@ -112,8 +112,7 @@ class ValidationImages(Evaluation):
         return latents
 
     def _conditioning(self, prompt: str) -> dict[str, torch.Tensor]:
-        key = prompt_key(prompt)
-        return self.model.encode_prompt(key) or self.cache.prompt(key)
+        return self.model.conditioning(prompt_key(prompt), self.cache)
 
     def _path(self, epoch: int, index: int) -> Path:
         return self.outputs.run.samples / f"epoch-{epoch:03d}-{index:02d}.png"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import lorafile
-from ...adapters.adapter import TEXT_COMPONENTS
+from ...adapters.adapter import component_of
 from ...adapters.frozen_lora import tensors_of
 from ...config.run_config import RunConfig
 from ...config.sections.objective import ObjectiveSection
@@ -173,6 +173,8 @@ def _objective_facts(config: RunConfig, dataset: Dataset) -> dict[str, str]:
         values["ss_ip_noise_gamma"] = str(objective.input_perturbation)
     if config.network.max_norm:
         values["ss_scale_weight_norms"] = str(config.network.max_norm)
+    if config.trains("adapter"):
+        values["animelora.text_adapter_lr"] = str(config.optimizer.text_adapter_lr)
     if config.training.ema_decay:
         values["animelora.ema_decay"] = str(config.training.ema_decay)
     prior = {item.weight for item in dataset.items if item.is_regularisation}
@@ -226,10 +228,10 @@ def _tag_frequency(items: Iterable[Item], separator: str) -> dict[str, int]:
 
 def _kohya_key(family: str, module: str) -> str:
     """The key of a module, from its name in ``adapter``."""
-    if not module.startswith(TEXT_COMPONENTS):
+    component = component_of(module)
+    if component == "unet":
         return lorafile.kohya_unet_key(family, module)
-    component, _, inside = module.partition(".")
-    return lorafile.kohya_text_encoder_key(family, component, inside)
+    return lorafile.kohya_text_encoder_key(family, component, module.removeprefix(f"{component}."))
 
 
 def _network_args(config: RunConfig) -> dict[str, object]:
@@ -240,6 +242,8 @@ def _network_args(config: RunConfig) -> dict[str, object]:
         values |= {"conv_dim": network.conv_rank or network.rank, "conv_alpha": network.conv_alpha or network.alpha}
     elif network.targets != "all-linear":
         values["targets"] = network.targets
+    if config.trains("adapter"):
+        values["train_llm_adapter"] = "True"
     for name in network.beyond_targets:
         values[name] = True
     if network.block_ranks:

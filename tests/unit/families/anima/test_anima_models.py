@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from diffusers.models.transformers import transformer_cosmos
 
+from random_checkpoints.anima import make_empty_anima
 from trainer.core.errors import UserError
 from trainer.families import BaseCheckpoint, LatentSpace, open_checkpoint
 from trainer.families.anima.anima_family import FAMILY
@@ -153,5 +155,25 @@ def test_settings_without_a_meaning_are_refused(checkpoint: BaseCheckpoint) -> N
         FAMILY.text_settings(75, 2)
     with pytest.raises(UserError, match="no convolutions"):
         FAMILY.denoiser_targets(FAMILY.empty_denoiser(checkpoint), "all-linear+conv")
-    with pytest.raises(UserError, match="cannot be trained"):
-        FAMILY.empty_text_encoder(checkpoint)
+
+
+def test_the_parts_of_the_text_encoder_make_the_whole_one_after_the_other(checkpoint: BaseCheckpoint, text: AnimaText) -> None:
+    settings = FAMILY.text_settings(75, 0)
+    front, back = (FAMILY.load_text_encoder(checkpoint, torch.float32, CPU, replace(settings, part=part)) for part in ("front", "back"))
+    assert (set(text.modules), set(front.modules), set(back.modules)) == ({"te1", "adapter"}, {"te1"}, {"adapter"})
+    prompts = ["a cat", CAPTION, ""]
+    rows = front.encode(prompts)
+    assert [len(row["states"]) for row in rows] == [2, len(qwen_tokens(CAPTION)), 1]  # nothing is padded; one token for the empty prompt
+    assert [row["t5"].tolist() for row in rows] == [[*t5_tokens(prompt), 1] for prompt in prompts]
+    for given, whole in zip(back.conditions(rows), text.encode(prompts), strict=True):
+        assert torch.equal(given["embeds"], whole["embeds"])
+    parts = [("a ", 1.0), ("cat", 1.5)]
+    assert torch.equal(back.conditions([front.apply_weights(parts, {}, {})])[0]["embeds"], text.apply_weights(parts, {}, {})["embeds"])
+
+
+def test_kohya_s_modules_of_the_text_encoder_are_targets(tmp_path: Path) -> None:
+    encoder = FAMILY.empty_text_encoder(open_checkpoint(str(make_empty_anima(tmp_path))))
+    counts = {
+        targets: [len(FAMILY.text_targets(model, targets)) for model in encoder.modules.values()] for targets in ("all-linear", "attention")
+    }
+    assert counts == {"all-linear": [196, 60], "attention": [112, 48]}

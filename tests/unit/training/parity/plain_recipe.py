@@ -26,8 +26,8 @@ from trainer.training.micro_batch import MicroBatch, build_micro_batch
 Gradients = list[dict[str, torch.Tensor]]
 
 
-def draws(config: RunConfig) -> list[list[MicroBatch]]:
-    """The micro-batches of every step, as the trainer draws them."""
+def draws(config: RunConfig, tokenize: Any = None) -> list[list[MicroBatch]]:
+    """The micro-batches of every step, as the trainer draws them; ``tokenize`` makes conditions of captions, in place of the cache."""
     dataset, checkpoint = open_dataset(Path(config.dataset.path)), open_checkpoint(config.base.checkpoint)
     family, training = family_of(checkpoint), config.training
     text = family.text_settings(training.max_tokens, training.clip_skip, training.empty_prompt)
@@ -39,7 +39,7 @@ def draws(config: RunConfig) -> list[list[MicroBatch]]:
     for epoch in range(config.training.epochs):
         batches = batch_order.epoch_batches(sizes, repeats, config.training.batch_size, seed=config.training.seed, epoch=epoch)
         for group in batch_order.group(batches, config.training.gradient_accumulation):
-            fixed: dict[str, Any] = {"seed": config.training.seed, "epoch": epoch, "process": process}
+            fixed: dict[str, Any] = {"seed": config.training.seed, "epoch": epoch, "process": process, "tokenize": tokenize}
             steps.append([build_micro_batch(slots, dataset, cache, config.objective, **fixed) for slots in group])
     return steps
 

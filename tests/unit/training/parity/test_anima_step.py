@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers.models.transformers import transformer_cosmos
 from torch.nn import functional as F
 
-from tests.unit.training.parity.plain_recipe import Gradients, add_peft_adapter, distance, draws, names, train_ours
+from tests.unit.training.parity.plain_anima import plain_denoiser, plain_loss, replace_torchvision
+from tests.unit.training.parity.plain_recipe import Gradients, distance, draws, names, train_ours
 from tests.unit.training_helpers import apart, configuration, make_dataset, train_here
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import UserError
-from trainer.families import open_checkpoint
-from trainer.families.anima.anima_family import FAMILY
 from trainer.plan.inputs import open_inputs
 from trainer.plan.planning import make_plan
-from trainer.training.micro_batch import MicroBatch
 
 STEPS = 4
 RATE = 1e-3
@@ -34,42 +30,6 @@ CHANGES = {
 }
 
 
-@pytest.fixture
-def transforms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for torchvision, with which diffusers resizes the padding mask."""
-    resize = SimpleNamespace(resize=lambda mask, size, interpolation: F.interpolate(mask, size=size))
-    stand_in = SimpleNamespace(functional=resize, InterpolationMode=SimpleNamespace(NEAREST=None))
-    monkeypatch.setattr(transformer_cosmos, "transforms", stand_in, raising=False)
-
-
-def plain_denoiser(config: RunConfig) -> Any:
-    """The transformer with peft's adapter on kohya's modules, written down by name, or on all of its last layer and in blocks; and the
-    trainer's first down matrices."""
-    checkpoint = open_checkpoint(config.base.checkpoint)
-    denoiser, first = (FAMILY.load_denoiser(checkpoint, torch.float32) for _ in range(2))
-    attention = [f"{name}.{part}" for name in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out.0")]
-    wanted = {f"transformer_blocks.{block}.{part}" for block in range(2) for part in [*attention, "ff.net.0.proj", "ff.net.2"]}
-    if config.network.modulation:
-        outside = ("patch_embed", "time_embed")
-        wanted = {name for name, part in denoiser.named_modules() if isinstance(part, torch.nn.Linear) and not name.startswith(outside)}
-    modules = [name for name, _ in denoiser.named_modules() if name in wanted]
-    assert len(modules) == (35 if config.network.modulation else 20)
-    add_peft_adapter(denoiser, first, modules, config)
-    return denoiser.train()
-
-
-def plain_loss(denoiser: Any, batch: MicroBatch) -> torch.Tensor:
-    """Mean squared error of the velocity, as kohya's trainer and diffusion-pipe compute it."""
-    level = batch.timesteps.view(-1, 1, 1, 1)
-    noisy = (1 - level) * batch.latents + level * batch.noise
-    context = torch.stack([F.pad(row["embeds"], (0, 0, 0, 512 - len(row["embeds"]))) for row in batch.conditions])
-    mask = torch.zeros(1, 1, 8 * noisy.shape[2], 8 * noisy.shape[3])
-    predicted = transformer_cosmos.CosmosTransformer3DModel.forward(
-        denoiser, noisy.unsqueeze(2), batch.timesteps, context, padding_mask=mask, return_dict=False
-    )[0]
-    return F.mse_loss(predicted.squeeze(2), batch.noise - batch.latents)
-
-
 def train_plainly(config: RunConfig) -> tuple[list[float], Gradients, dict[str, torch.Tensor]]:
     """Losses, gradients and last weights of AdamW over the adapter, one batch a step."""
     denoiser = plain_denoiser(config)
@@ -77,7 +37,8 @@ def train_plainly(config: RunConfig) -> tuple[list[float], Gradients, dict[str, 
     optimizer = torch.optim.AdamW(trained.values(), lr=RATE, betas=(0.9, 0.999), weight_decay=0.01, eps=1e-8)
     losses, gradients = [], []
     for (batch,) in draws(config):
-        loss = plain_loss(denoiser, batch)
+        context = torch.stack([F.pad(row["embeds"], (0, 0, 0, 512 - len(row["embeds"]))) for row in batch.conditions])
+        loss = plain_loss(denoiser, batch, context)
         loss.backward()
         losses.append(float(loss.detach()))
         gradients.append({name: parameter.grad.clone() for name, parameter in trained.items() if parameter.grad is not None})
@@ -88,8 +49,9 @@ def train_plainly(config: RunConfig) -> tuple[list[float], Gradients, dict[str, 
 
 @pytest.mark.parametrize("beyond", [{}, {"network.modulation": True, "network.final_layer": True}], ids=["kohya's", "all"])
 def test_steps_are_those_of_a_plain_loop_around_diffusers_transformer(
-    tiny_anima: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transforms: None, beyond: dict[str, Any]
+    tiny_anima: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beyond: dict[str, Any]
 ) -> None:
+    replace_torchvision(monkeypatch)
     config = configuration(tiny_anima, make_dataset(tmp_path, 4), tmp_path / "runs", {**CHANGES, **beyond})
     ours, gradients = train_ours(config, monkeypatch)
     losses, expected, weights = train_plainly(config)

@@ -105,7 +105,7 @@ def plain_models(run: RunConfig) -> tuple[dict[str, Any], dict[str, torch.nn.Par
         again, kohya, rank=run.network.rank, alpha=run.network.alpha, seed=seeding.derive_seed(run.training.seed, "weights") % 2**32
     )
     text = family.load_text_encoder(checkpoint, torch.float32, CPU)
-    adapt_text(text, family, run.network, run.training.seed)
+    adapt_text(text, family, run, run.training.seed)
     start = adapter.state(adapter.as_one_model(again, text.modules))
     assert list(start) == list(trained)
     with torch.no_grad():
