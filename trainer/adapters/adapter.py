@@ -127,7 +127,8 @@ def pairs(unet: nn.Module) -> Iterator[Pair]:
         if isinstance(module, LoraLayer):
             magnitude = getattr(module, "lora_magnitude", None)
             component, _, inside = name.partition(".")
-            yield Pair(standard_name(component, inside), module.lora_A.weight, module.lora_B.weight, magnitude, float(module.scale))
+            known = standard_name(component, inside) if component in ("unet", *_TEXT_COMPONENTS) else name
+            yield Pair(known, module.lora_A.weight, module.lora_B.weight, magnitude, float(module.scale))
 
 
 def parameters(unet: nn.Module) -> list[torch.nn.Parameter]:
@@ -167,6 +168,6 @@ def standard_name(component: str, module: str) -> str:
     """The name in states and settings of a module of a model: ``component`` is its name in ``as_one_model``."""
     if component == "unet":
         return module
-    if component in _TEXT_COMPONENTS and module.startswith(_CLIP_ROOTS):  # transformers 5.6 removed text_model
+    if module.startswith(_CLIP_ROOTS):  # transformers 5.6 removed text_model
         return f"{component}.text_model.{module}"
     return f"{component}.{module}"
