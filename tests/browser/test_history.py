@@ -14,7 +14,7 @@ from demo.drawing.portraits import random_portrait
 from demo.drawing.render import render
 from tests.browser.frontend import Frontend
 from tests.browser.looks import Look
-from tests.browser.panel import training_graph
+from tests.browser.panel import training_graph, wait_for
 from tests.browser.screens import SCREENSHOTS, pack_errors
 from tests.server.comfy_server import Server
 from tests.tools.run_folders import make_run
@@ -83,6 +83,7 @@ def test_history_lists_opens_compares_and_deletes_runs(
     two_are_compared(on_canvas, look, tab, two_runs)
     a_step_and_a_run_are_deleted(page, tab, canvas_server.base / "models" / "loras", first)
     assert second.path.is_dir()
+    a_state_is_deleted_from_the_enlarged_image(on_canvas, second)
     assert pack_errors(on_canvas.problems) == []
 
 
@@ -153,6 +154,24 @@ def a_step_and_a_run_are_deleted(page: Page, tab: Any, loras: Path, run: RunFold
     expect(tab.locator("> .note")).to_contain_text(f"and {run.name}.safetensors from models/loras")
     assert not run.path.exists()
     assert not (loras / f"{run.name}.safetensors").exists()
+
+
+def a_state_is_deleted_from_the_enlarged_image(frontend: Frontend, run: RunFolder) -> None:
+    """By keyboard, after a second press."""
+    page = frontend.page
+    wait_for(frontend, f"panel.run === '{run.path.name}' || void panel.show('{run.path.name}', false)")
+    wait_for(frontend, "panel.saved.length === 1")
+    page.locator(".animelora-panel .large button").press("Enter")
+    viewer = page.locator(".animelora-viewer")
+    remove = viewer.get_by_role("button", name="Delete state")
+    remove.press("Enter")
+    expect(viewer.get_by_role("status")).to_contain_text("Press again to delete the state and the LoRA of epoch 1.")
+    assert (run.checkpoints / "step-000004").is_dir()
+    remove.press("Enter")
+    expect(viewer.get_by_role("status")).to_contain_text("Deleted epoch 1")
+    expect(remove).to_be_disabled()
+    assert not (run.checkpoints / "step-000004").exists()
+    page.keyboard.press("Escape")
 
 
 def screenshot(frontend: Frontend, look: Look, name: str) -> None:

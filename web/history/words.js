@@ -81,7 +81,7 @@ const TEXTS = {
     reasons: { missing: "không có trong các tệp ở đây", value: "vượt giới hạn của ô", "no widget": "không có trên nút nào", linked: "đầu vào đã được nối" },
   },
   ja: {
-    tab: "LoRA学習履歴", tabTip: "LoRA学習履歴：これまでの学習と待機中の学習", refresh: "更新", total: (size) => `ディスク使用量 ${size}`,
+    tab: "LoRA学習履歴", tabTip: "LoRA学習履歴：これまでの学習と待機中の学習", refresh: "更新", total: (size) => `ディスク ${size}`,
     waiting: "キューで待機中", runs: "学習", none: "まだ学習がありません。LoRA学習を実行するとここに表示されます。",
     unread: "一覧を読み込めませんでした。サーバーは動いていますか？", epochs: (count) => `${count}エポック`, steps: (count) => `${count}ステップ`,
     states: {

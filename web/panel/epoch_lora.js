@@ -1,7 +1,9 @@
-// What can be done with the LoRA of one epoch of a run: load it beside the node, or keep it among ComfyUI's LoRAs.
+// What can be done with what a run saved at one epoch: load its LoRA beside the node, keep it among ComfyUI's LoRAs, or delete it.
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+import { deleteStep } from "../history/server.js";
+import { diskSize } from "../history/words.js";
 import { noteChange } from "./graph.js";
 import { viewerWords } from "./viewer_words.js";
 
@@ -14,7 +16,26 @@ export function epochActions(panel) {
   return [
     { name: texts.use, title: texts.useTip, missing, act: (sample) => loadBeside(panel, sample.step) },
     { name: texts.save, title: texts.saveTip, missing, act: (sample) => save(panel, sample) },
+    { name: texts.remove, title: texts.removeTip, missing: (sample) => (panel.live ? texts.live : missing(sample)), act: deletion(panel) },
   ];
+}
+
+// Deletes what was saved at the epoch of an image when it is called twice in a row for one image.
+function deletion(panel) {
+  let asked; // the image that was asked about
+  return async (sample) => {
+    const texts = viewerWords();
+    if (asked !== sample) {
+      asked = sample;
+      return texts.sure(sample.epoch);
+    }
+    asked = null;
+    const { error, bytes } = await deleteStep(panel.run, sample.step);
+    if (error) return texts.notRemoved(error);
+    panel.saved = panel.saved.filter((step) => step !== sample.step);
+    panel.refresh();
+    return texts.removed(sample.epoch, diskSize(bytes));
+  };
 }
 
 // Put Load LoRA with the LoRA of a saved step beside the node. Returns a message.

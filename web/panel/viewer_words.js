@@ -9,6 +9,10 @@ const TEXTS = {
     save: "Save among LoRAs", saveTip: "Copies the LoRA of this epoch to models/loras", saved: (name) => `Saved as ${name}.`,
     notSaved: (message) => `Not saved: ${message}`, base: "This image was made before training.",
     missing: "No LoRA was saved at this epoch. Set “save every (steps)” before training.",
+    remove: "Delete state", removeTip: "Deletes the state and the LoRA that were saved at this epoch; press it twice",
+    sure: (epoch) => `Press again to delete the state and the LoRA of epoch ${epoch}. Training can no longer continue from there.`,
+    removed: (epoch, size) => `Deleted epoch ${epoch}: ${size} freed. The images stay.`, notRemoved: (message) => `Not deleted: ${message}`,
+    live: "Stop the training before you delete a state.",
   },
   vi: {
     title: "Ảnh thử", left: "Epoch bên trái", right: "Epoch bên phải", close: "Đóng",
@@ -16,6 +20,10 @@ const TEXTS = {
     save: "Lưu vào các LoRA", saveTip: "Chép LoRA của epoch này vào models/loras", saved: (name) => `Đã lưu thành ${name}.`,
     notSaved: (message) => `Chưa lưu: ${message}`, base: "Ảnh này được tạo trước khi huấn luyện.",
     missing: "Epoch này không có LoRA nào được lưu. Hãy đặt khoảng lưu (bước) trước khi huấn luyện.",
+    remove: "Xóa trạng thái", removeTip: "Xóa trạng thái và LoRA đã lưu ở epoch này; nhấn hai lần",
+    sure: (epoch) => `Nhấn lần nữa để xóa trạng thái và LoRA của epoch ${epoch}. Không thể huấn luyện tiếp từ đó nữa.`,
+    removed: (epoch, size) => `Đã xóa epoch ${epoch}: giải phóng ${size}. Ảnh vẫn còn.`, notRemoved: (message) => `Chưa xóa: ${message}`,
+    live: "Hãy dừng huấn luyện trước khi xóa trạng thái.",
   },
   ja: {
     title: "テスト画像", left: "左のエポック", right: "右のエポック", close: "閉じる",
@@ -23,6 +31,10 @@ const TEXTS = {
     save: "LoRAに保存", saveTip: "このエポックのLoRAをmodels/lorasにコピーします", saved: (name) => `${name} として保存しました。`,
     notSaved: (message) => `保存できませんでした：${message}`, base: "学習前の画像です。",
     missing: "このエポックのLoRAは保存されていません。学習前に保存間隔（ステップ）を設定してください。",
+    remove: "状態を削除", removeTip: "このエポックで保存された状態とLoRAを削除します（2回押します）",
+    sure: (epoch) => `もう一度押すと、エポック ${epoch} の状態とLoRAを削除します。そこから学習を続けられなくなります。`,
+    removed: (epoch, size) => `エポック ${epoch} を削除し、${size} を空けました。画像は残ります。`, notRemoved: (message) => `削除できませんでした：${message}`,
+    live: "状態を削除する前に学習を止めてください。",
   },
   zh: {
     title: "测试图", left: "左侧周期", right: "右侧周期", close: "关闭",
@@ -30,6 +42,10 @@ const TEXTS = {
     save: "保存到 LoRA", saveTip: "把该周期的 LoRA 复制到 models/loras", saved: (name) => `已保存为 ${name}。`,
     notSaved: (message) => `未保存：${message}`, base: "这是训练前的图。",
     missing: "该周期没有保存 LoRA。请在训练前设置保存间隔（步）。",
+    remove: "删除状态", removeTip: "删除该周期保存的状态和 LoRA（按两次）",
+    sure: (epoch) => `再按一次将删除第 ${epoch} 周期的状态和 LoRA，将无法再从那里继续训练。`,
+    removed: (epoch, size) => `已删除第 ${epoch} 周期，释放 ${size}。图片会保留。`, notRemoved: (message) => `未删除：${message}`,
+    live: "请先停止训练再删除状态。",
   },
 };
 
