@@ -91,7 +91,7 @@ def clear(frontend: Frontend) -> None:
     assert frontend.serialized()["nodes"] == []
 
 
-@pytest.mark.parametrize("name", mark_long(TEMPLATES, "8 Zero-download tour"))
+@pytest.mark.parametrize("name", mark_long(TEMPLATES, "3 Characters and styles", "4 Guidance compared", "8 Zero-download tour"))
 def test_template_runs_and_its_image_restores_it(frontend: Frontend, look: Look, canvas_server: Server, name: str) -> None:
     if name != EVERYWHERE and not look.first:
         pytest.skip("one frontend is enough to run them all")

@@ -17,6 +17,7 @@ from trainer.families.anima.anima_family import FAMILY
 from trainer.families.anima.tokenizers import qwen_tokens, t5_tokens
 from trainer.families.checkpoints.base_checkpoint import BaseCheckpoint
 
+pytestmark = pytest.mark.long  # at full size; tests/unit/families/anima compare small models with diffusers' and transformers'
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 PROMPTS = ["masterpiece, 1girl, hatsune miku (vocaloid), 青い髪, ~ <3 ♥, score_7", "A girl stands in the rain.\nShe smiles!", ""]
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tools.parameters import mark_long
 from tests.unit.training_helpers import configuration, thrown_back, train_here
 from trainer.adapters import adapter
 from trainer.config.sections.network import NetworkSection
@@ -56,7 +57,7 @@ def applied(unet: Any, file: Path) -> Any:
     return unet
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", mark_long(NETWORKS, "decomposed"))
 @pytest.mark.seconds
 def test_the_file_predicts_like_the_trained_model(shallow_checkpoint: Path, dataset_folder: Path, runs: Path, name: str) -> None:
     settings = configuration(shallow_checkpoint, dataset_folder, runs, {**QUICK, **NETWORKS[name]})
@@ -135,7 +136,7 @@ CONTINUED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", CONTINUED)
+@pytest.mark.parametrize("name", mark_long(CONTINUED, "prodigy", "adafactor", "lion"))
 @pytest.mark.seconds
 def test_a_resumed_run_ends_with_the_same_bits(
     shallow_checkpoint: Path, dataset_folder: Path, runs: Path, tmp_path: Path, name: str

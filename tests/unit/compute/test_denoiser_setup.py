@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.tools.parameters import mark_long
 from tests.unit.compute.helpers import recipe_before_step_one, same_training
 from tests.unit.training_helpers import Trained, configuration, lose_a_gradient, lose_the_input_gradient, make_dataset, train_here
 from trainer.adapters import adapter
@@ -25,12 +26,11 @@ from trainer.training.monitoring.latent_sampling import decode_to_image
 
 pytestmark = pytest.mark.seconds
 
+WEIGHTED: dict[str, Any] = {"objective.min_snr_gamma": 5.0, "objective.noise_offset": 0.05}
 BATCHED: dict[str, Any] = {"training.batch_size": 3, "training.gradient_accumulation": 1, "training.max_steps": 2, "optimizer.lr": 1e-2}
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"objective.min_snr_gamma": 5.0, "objective.noise_offset": 0.05}], ids=["plain", "weighted by noise level"]
-)
+@pytest.mark.parametrize("changes", mark_long([{}, WEIGHTED], {}), ids=["plain", "weighted by noise level"])
 def test_splitting_a_batch_keeps_losses(shallow_checkpoint: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = make_dataset(tmp_path, 5)  # batches of three and two
     whole = train_here(configuration(shallow_checkpoint, folder, tmp_path / "whole", {**BATCHED, **changes}))

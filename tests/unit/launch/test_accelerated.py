@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.parameters import mark_long
 from tests.unit.training_helpers import configuration, train_here
 from trainer.core import devices
 from trainer.core.errors import UserError
@@ -64,7 +65,7 @@ def told_by(probe: Path, *command: object) -> list[dict[str, object]]:
     return told
 
 
-@pytest.mark.parametrize("use_cpu", ["true", "false"])
+@pytest.mark.parametrize("use_cpu", mark_long(["true", "false"], "false"))
 def test_one_process_gets_the_environment_of_accelerate_launch(use_cpu: str, probe: Path, tmp_path: Path) -> None:
     config = written(tmp_path, use_cpu=use_cpu)
     (theirs,) = told_by(probe, "-m", "accelerate.commands.launch", "--config_file", config, probe)
@@ -96,7 +97,7 @@ def test_garbage_collection_is_enabled_again_when_training_begins(shallow_checkp
         gc.unfreeze()
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu"])
+@pytest.mark.parametrize("device", mark_long(["auto", "cpu"], "auto"))
 @pytest.mark.parametrize("wish", [None, "1"])
 def test_the_child_uses_a_thread_per_core_unless_the_user_sets_the_number(
     wish: str | None,

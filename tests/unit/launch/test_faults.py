@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.tools.children.processes import of_run
+from tests.tools.parameters import mark_long
 from tests.unit.launch.helpers import half_files, when
 from tests.unit.training_helpers import UNDISTURBED, configuration, train_here
 from trainer import lorafile
@@ -187,7 +188,7 @@ def kill_in_mid_write(config: RunConfig, folder: Path, pattern: str) -> None:
 
 
 @posix
-@pytest.mark.parametrize("moment", ["checkpoint", "export"])
+@pytest.mark.parametrize("moment", mark_long(["checkpoint", "export"], "export"))
 def test_a_child_killed_while_writing_loses_at_most_that_file(
     moment: str, shallow_checkpoint: Path, dataset_folder: Path, expected: bytes, tmp_path: Path
 ) -> None:

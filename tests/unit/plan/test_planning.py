@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tools.parameters import mark_long
 from tests.unit.plan.helpers import bytes_kept_for_backward
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
@@ -46,7 +47,7 @@ def test_estimated_activations_match_a_real_forward_pass(
     assert activations == pytest.approx(bytes_kept_for_backward(real.train(), pixels // 8, batch), rel=0.035)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", mark_long(["sd1", "sdxl"], "sdxl"))
 @pytest.mark.parametrize("more", [{}, {"training.gradient_checkpointing": True, "network.dora": True}], ids=["plain", "checkpointed DoRA"])
 @pytest.mark.seconds
 def test_remembered_shapes_give_the_same_estimate(
@@ -68,7 +69,7 @@ def test_remembered_shapes_give_the_same_estimate(
     assert counted[0] == counted[1]
 
 
-@pytest.mark.parametrize("more", [{}, {"network.text_encoder": True}], ids=["unet", "with text encoder"])
+@pytest.mark.parametrize("more", mark_long([{}, {"network.text_encoder": True}], {}), ids=["unet", "with text encoder"])
 @pytest.mark.seconds
 def test_plans_that_share_models_equal_separate_plans(shallow_checkpoint: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     """In an order in which each plan gets models that the plan before it changed."""

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from random_checkpoints.make_checkpoint import make_empty_checkpoint
+from tests.tools.parameters import mark_long
 from tests.unit.training.text_encoder_settings import CPU, QUICK, of_text
 from tests.unit.training_helpers import Trained, configuration, make_dataset, thrown_back, train_here
 from trainer.core import seeding
@@ -34,7 +35,7 @@ RESUMED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", mark_long(RESUMED, "dropout", "a share"))
 def test_a_resumed_run_ends_with_the_same_bits(
     shallow_checkpoint: Path, dataset_folder: Path, runs: Path, tmp_path: Path, name: str
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.tools.parameters import mark_long
 from tests.unit.training_helpers import configuration, train_here
 
 pytestmark = pytest.mark.seconds
@@ -48,7 +49,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 NEEDS = {"adamw8bit": "bitsandbytes", "lion": "lion_pytorch", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
 
 
-@pytest.mark.parametrize("name", CASES)
+# the full numbers of layers of some kinds of runs, which other tests compare with plain recipes
+FULL_DEPTH = ("sdxl", "sd2 v-prediction", "sd1 locon", "sd1 dora", "sdxl text encoders", "sd1 clip skip and 150 tokens")
+
+
+@pytest.mark.parametrize("name", mark_long(CASES, *FULL_DEPTH))
 def test_the_first_losses_are_those_on_record(
     tiny_checkpoints: dict[str, Path], shallow_checkpoint: Path, shallow_sdxl: Path, dataset_folder: Path, runs: Path, name: str
 ) -> None:

@@ -63,7 +63,7 @@ def overfit(
     return losses, target
 
 
-@pytest.mark.parametrize("name", mark_long(KINDS, "sdxl"))
+@pytest.mark.parametrize("name", mark_long(KINDS, "sd2", "sdxl"))
 def test_one_image_at_one_noise_level_overfits_nearly_to_the_floor(tiny_checkpoints: dict[str, Path], name: str) -> None:
     family = family_named(name)
     unet: Any = family.load_denoiser(open_checkpoint(str(tiny_checkpoints[name])), torch.float32)

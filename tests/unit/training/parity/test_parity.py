@@ -142,7 +142,7 @@ def train_by_recipe(case: Case, config: RunConfig) -> Recipe:
     return seen
 
 
-@pytest.mark.parametrize("name", mark_long(CASES, "sd2 v-prediction min-snr", "sdxl"))
+@pytest.mark.parametrize("name", mark_long(CASES, "sd1 min-snr", "sd2 v-prediction min-snr", "sdxl"))
 def test_ten_steps_are_those_of_diffusers_recipe(
     tiny_checkpoints: dict[str, Path], shallow_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
