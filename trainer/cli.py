@@ -15,6 +15,7 @@ from .commands import (
     info_command,
     prepare_command,
     prune_command,
+    runs_command,
     sample_command,
     train_command,
 )
@@ -24,7 +25,17 @@ from .core.errors import Cancelled
 from .core.terminal import escape_unprintable
 from .core.work.progress import ProgressLines, send_progress_to
 
-COMMANDS = (prepare_command, train_command, sample_command, export_command, info_command, check_command, prune_command, demo_command)
+COMMANDS = (
+    prepare_command,
+    train_command,
+    sample_command,
+    export_command,
+    info_command,
+    check_command,
+    runs_command,
+    prune_command,
+    demo_command,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from trainer import __version__
 from trainer.cli import COMMANDS, main
 from trainer.core.counting import plural
 
-NAMES = ["prepare", "train", "sample", "export", "info", "check", "prune", "demo"]
+NAMES = ["prepare", "train", "sample", "export", "info", "check", "runs", "prune", "demo"]
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -81,7 +81,7 @@ def test_paths_with_a_nul_are_rejected(
     Image.new("RGB", (64, 64)).save(picture)
     for command in (
         ["train", bad], ["info", bad], ["export", bad, str(tmp_path / "o")], ["prepare", bad, "--trigger", "x"],
-        ["prepare", str(picture), "--trigger", "x", "--out", bad], ["prune", bad], [*sample, "--base", bad],
+        ["prepare", str(picture), "--trigger", "x", "--out", bad], ["prune", bad], ["runs", bad], [*sample, "--base", bad],
         [*sample, "--base", "nowhere.safetensors", "--image", bad], *(["train", str(settings), "--set", f"{key}={bad}"] for key in keys),
     ):  # fmt: skip
         assert main(command) == 1, command
