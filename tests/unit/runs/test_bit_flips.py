@@ -13,6 +13,7 @@ import torch
 from tests.unit.training_helpers import train_here
 from trainer.config.run_config import RunConfig
 from trainer.core.files.reading import sha256_file
+from trainer.families.checkpoints.digests import cached_digest
 from trainer.launch.prepared_run import prepare_run
 from trainer.runs import events, states
 from trainer.runs.run_folder import RunFolder
@@ -58,6 +59,15 @@ def test_no_flipped_bit_in_a_result_gives_other_numbers(tmp_path: Path) -> None:
     del data["checksum"]
     run.result.write_text(json.dumps(data, indent=1), encoding="utf-8")
     assert run.finished() is not None, "a result of an earlier version is not found"
+
+
+def test_no_flipped_bit_in_the_record_of_digests_gives_another_digest(tmp_path: Path) -> None:
+    """Another digest of a checkpoint would train a finished run again."""
+    (tmp_path / "model").write_bytes(b"weights")
+    digest = cached_digest(tmp_path / "model", tmp_path, full=False)
+    assert digest == sha256_file(tmp_path / "model")
+    for _ in flips(tmp_path / "checkpoint-hashes.json", every=17):
+        assert cached_digest(tmp_path / "model", tmp_path, full=False) == digest
 
 
 @pytest.mark.slow

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from ...core.files.reading import file_stamp, read_regular, sha256_file
-from ...core.files.writing import remove_abandoned, write_atomic
-
-_LARGEST = 16 << 20  # bytes of the record
+from ...core.files.reading import file_stamp, sha256_file
+from ...core.files.sealed_json import read_sealed, write_sealed
+from ...core.files.writing import remove_abandoned
 
 
 def cached_digest(path: Path, cache_dir: Path | None, full: bool) -> str:
@@ -17,17 +17,13 @@ def cached_digest(path: Path, cache_dir: Path | None, full: bool) -> str:
         return sha256_file(path)
     stamp = file_stamp(path)
     record = cache_dir / "checkpoint-hashes.json"
-    try:
-        known = json.loads(read_regular(record, _LARGEST))
-        if not isinstance(known, dict):
-            known = {}
-    except (OSError, ValueError, RecursionError):
-        known = {}
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError):  # there is none, it is damaged, or it is of an earlier version
+        known = read_sealed(record)
     key = f"{path}|{stamp}"
     if not full and isinstance(known.get(key), str):
         return str(known[key])
     digest = sha256_file(path)
-    fresh = {k: v for k, v in known.items() if not k.startswith(f"{path}|")} | {key: digest}
     remove_abandoned(cache_dir)
-    write_atomic(record, json.dumps(fresh, indent=1))
+    write_sealed(record, {k: v for k, v in known.items() if not k.startswith(f"{path}|")} | {key: digest})
     return digest

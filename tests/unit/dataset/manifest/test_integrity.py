@@ -18,6 +18,7 @@ from trainer.cli import main
 from trainer.config.sections.dataset import DatasetSection
 from trainer.core.errors import UserError
 from trainer.core.files.reading import file_stamp, sha256_file
+from trainer.core.files.sealed_json import read_sealed, write_sealed
 from trainer.dataset import Dataset, open_dataset, prepare_dataset
 from trainer.dataset.loading.open import open_datasets
 from trainer.dataset.manifest.integrity import VERIFIED
@@ -144,8 +145,8 @@ def test_check_of_a_configuration_reads_its_checkpoint_too(
     assert f"unchanged ({sha256_file(base)[:16]})" in capsys.readouterr().out
     swap_last_byte(base)
     record = tmp_path / "runs" / "_cache" / "checkpoint-hashes.json"
-    ((_, digest),) = json.loads(record.read_text(encoding="utf-8")).items()
-    record.write_text(json.dumps({f"{base}|{file_stamp(base)}": digest}), encoding="utf-8")
+    ((_, digest),) = read_sealed(record).items()
+    write_sealed(record, {f"{base}|{file_stamp(base)}": digest})
     assert main(["check", str(tmp_path / "run.json")]) == 1
     assert "differs from what its stored hash says" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "run.json")]) == 0
