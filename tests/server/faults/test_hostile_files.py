@@ -116,6 +116,8 @@ def test_hostile_images_archives_and_links_are_skipped_by_name(server: Server) -
     portrait(90, 7).save(secret)
     (folder / "vast.png").write_bytes(hostile.vast_picture())
     (folder / "script.png").write_bytes(hostile.eps())
+    (folder / "tile.tif").write_bytes(hostile.tiled_tiff(8000))
+    (folder / "scans.jpg").write_bytes(hostile.many_scans(1000))
     (folder / "link.png").symlink_to(secret)
     (folder / "inside.png").symlink_to(server.base / "input" / "portraits" / "portrait 1.png")
     (folder / "zero.png").symlink_to("/dev/zero")
@@ -127,7 +129,7 @@ def test_hostile_images_archives_and_links_are_skipped_by_name(server: Server) -
     try:
         report = server.run({"prep": prepare("harm", trigger_word="harmless")})["prep"]["text"][0]
         assert "2 images" in report
-        for name in ("vast.png", "script.png", "link.png", "zero.png", "pipe.png", "good.txt"):
+        for name in ("vast.png", "script.png", "tile.tif", "scans.jpg", "link.png", "zero.png", "pipe.png", "good.txt"):
             assert name in report
         captions = [path.read_text(encoding="utf-8") for path in (server.base / "output" / "animelora" / "datasets").rglob("*.txt")]
         assert not any("secret" in caption for caption in captions)
