@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,7 +37,7 @@ class ImageRejected(OSError):
     """The file is not an image in one of ``IMAGE_FORMATS``, is damaged, or is too large; the message says which."""
 
 
-def identify(data: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> Image.Image:
+def identify(data: bytes, formats: tuple[str, ...] = IMAGE_FORMATS) -> Image.Image:
     """The image in ``data`` without decoding its pixels.
 
     Raises ImageRejected when decoding would take far more memory or time than its size suggests, and Pillow's many exceptions;
@@ -61,7 +60,7 @@ def load_image(
     max_bytes: int = MAX_BYTES,
     max_pixels: int = MAX_PIXELS,
     draft: tuple[int, int] | None = None,
-    formats: Sequence[str] = IMAGE_FORMATS,
+    formats: tuple[str, ...] = IMAGE_FORMATS,
 ) -> Image.Image:
     """Decode the first frame of the image in ``source`` (a path or the bytes) and convert it to ``mode``; None keeps the image's mode.
 
