@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ..lorafile import LoraInfo, LoraWeights
 
 _PARTS = {"unet": "UNet", "te1": "text encoder", "te2": "second text encoder", "adapter": "text adapter"}
-_TRANSFORMERS = ("anima",)  # families whose denoiser is no UNet
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -94,7 +93,10 @@ def _text(info: LoraInfo, norms: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _part(info: LoraInfo, component: str) -> str:
-    if component == "unet" and info.family in _TRANSFORMERS:
+    from ..lorafile import FAMILY_LAYOUTS
+
+    layout = FAMILY_LAYOUTS.get(info.family)
+    if component == "unet" and layout is not None and not layout.channels:
         return "transformer"
     return _PARTS.get(component, component)
 

@@ -7,10 +7,14 @@ from typing import Any
 
 import comfy.model_sampling
 
+from ....trainer.families import FAMILIES
+
 LATER = " Ignore this if such a node comes later."  # for nodes that apply LoRAs, which cannot see it from where they are
 _OF_DIFFUSION = ("epsilon", "v")
-_BOTH = ("sdxl",)  # families whose models may be either; files of others name a prediction by habit, kohya's of Anima say epsilon
-_SAMPLING_NODES = {"anima": "ModelSamplingAuraFlow"}  # which scales the timestep by 1, and ModelSamplingSD3 by 1000
+# families whose models may be either; files of others name a prediction by habit, kohya's of Anima say epsilon
+_BOTH = tuple(family.name for family in FAMILIES if family.flow is not None and family.beta_schedule is not None)
+# families that need ModelSamplingAuraFlow, which scales the timestep by 1; ModelSamplingSD3 scales it by 1000
+_UNSCALED = tuple(family.name for family in FAMILIES if family.flow is not None and family.flow.timestep_multiplier == 1)
 _ATTACHMENT = "animelora_applied"
 
 
@@ -30,7 +34,7 @@ def sampling_warning(name: str, info: Any, model: Any) -> str:
     """
     is_flow = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
     if info.prediction == "flow" and not is_flow:
-        node = _SAMPLING_NODES.get(info.family, "ModelSamplingSD3")
+        node = "ModelSamplingAuraFlow" if info.family in _UNSCALED else "ModelSamplingSD3"
         return f"{name} was trained for a rectified flow, but this model is sampled as a diffusion. Put {node} before this node."
     if info.family in _BOTH and info.prediction in _OF_DIFFUSION and is_flow:
         return f"{name} was trained for a diffusion ({info.prediction}), but this model is sampled as a rectified flow. Use another LoRA."

@@ -209,7 +209,7 @@ def test_unknown_part_of_a_checkpoint_is_named(server: Server) -> None:
     graph["options"] = node("AnimeLoRA_NetworkOptions", block_ranks="the middle")
     assert "'the middle' in block_ranks is not understood" in failure(server, graph).message
     graph["options"] = node("AnimeLoRA_NetworkOptions", block_ranks="centre = 4")
-    assert "Network Options → block ranks.centre" in failure(server, graph).message
+    assert "Network Options → block ranks names centre, which this model does not have" in failure(server, graph).message
 
 
 def test_error_of_the_training_process_names_widgets_in_the_dialog_and_in_the_history(server: Server) -> None:

@@ -115,10 +115,10 @@ def test_an_unknown_block_and_an_empty_lora_are_refused(shallow_checkpoint: Path
     trained = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {"network.block_ranks": {"up_block": 4}}))
     assert trained.status == 1
     assert "block_ranks names up_block, which this model does not have" in getattr(trained.told[-1], "message", "")
-    assert "down_blocks.0 to down_blocks.3, mid_block" in getattr(trained.told[-1], "hint", "")
+    assert "down_blocks.0 to down_blocks.1, up_blocks.0 to up_blocks.1, mid_block" in getattr(trained.told[-1], "hint", "")
     with pytest.raises(UserError, match=r"all-linear\+conv"):
         configuration(shallow_checkpoint, dataset_folder, runs, {"network.conv_rank": 4})
-    nothing = {"mid_block": 0} | {f"{side}_blocks.{level}": 0 for side in ("down", "up") for level in range(4)}
+    nothing = {"mid_block": 0} | {f"{side}_blocks.{level}": 0 for side in ("down", "up") for level in range(2)}
     trained = train_here(configuration(shallow_checkpoint, dataset_folder, runs, {"network.block_ranks": nothing}))
     assert trained.status == 1
     assert "nothing to train" in getattr(trained.told[-1], "message", "")
