@@ -48,8 +48,8 @@ NODES: list[type[io.ComfyNode]] = [
 ]
 
 
-OPTIONS = [TrainOptionsNode, NetworkOptionsNode, LearningOptionsNode, MachineOptionsNode, MonitorOptionsNode]
-"""The nodes whose settings Train LoRA takes."""
+COLLECTING = [TrainOptionsNode, NetworkOptionsNode, LearningOptionsNode, MachineOptionsNode, MonitorOptionsNode, CombineDatasets]
+"""The nodes before Train LoRA that only collect settings and datasets, and may be called before a run."""
 
 
 class AnimeLoRAExtension(ComfyExtension):
@@ -57,6 +57,6 @@ class AnimeLoRAExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack. The panel's routes are added here, as ComfyUI 0.3.64 calls nothing else of an extension."""
-        register(TrainLora, OPTIONS)
-        register_history(TrainLora, OPTIONS)
+        register(TrainLora, COLLECTING)
+        register_history(TrainLora, COLLECTING)
         return [with_menus_checked(node) for node in NODES]

@@ -15,6 +15,7 @@ from ..trainer import dataset as datasets
 from ..trainer.core.counting import plural
 from ..trainer.core.errors import Cancelled, UserError
 from .shared import dataset_fingerprint
+from .shared.before_run.prepared_datasets import record_prepared
 from .shared.browser import is_interrupted, show_text
 from .shared.comfyui import core_nodes
 from .shared.failures import canvas_errors
@@ -115,6 +116,10 @@ class DatasetPrep(io.ComfyNode):
     ) -> io.NodeOutput:
         """Prepare the dataset; finished images are reused."""
         with canvas_errors():
+            widgets = {
+                "folder": folder, "trigger_word": trigger_word, "class_description": class_description, "resolution": resolution,
+                "crop_mode": crop_mode, "repeats": repeats, "caption_source": caption_source,
+            }  # fmt: skip
             allow(images=images, upscale_model=upscale_model)
             options = options_from_socket(options, DatasetOptions)
             extra = json.loads(options.settings) if options is not None else {}
@@ -150,6 +155,7 @@ class DatasetPrep(io.ComfyNode):
             dataset = done.dataset
             dataset_fingerprint.record_dataset(dataset.path)
             handle = DatasetHandle(str(dataset.path), dataset.hash, dataset.trigger, dataset.class_description, len(dataset.items))
+            record_prepared(cls.hidden.unique_id, widgets, handle)
             report = on_canvas(done.report.text())
             return io.NodeOutput(handle, from_pil(datasets.contact_sheet(dataset, done.sources)), report, ui=ui.PreviewText(report))
 

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .shared.browser import show_text, show_used_lora
-from .shared.failures import canvas_errors
+from .shared.failures import canvas_errors, failures_reported
 from .shared.files.folders import listed_lora, lora_names
 from .shared.inputs.prompts import for_prompt
 from .shared.inputs.socket_types import LORA, LORA_INPUT, menu_or_socket
@@ -80,7 +80,7 @@ class LoadLora(io.ComfyNode):
         lora: Any = None,
     ) -> io.NodeOutput:
         """Apply the LoRA."""
-        with canvas_errors():
+        with canvas_errors(), failures_reported(cls.hidden.unique_id):
             require(model=model, clip=clip)
             path = chosen_lora(lora_name, lora)
             info = inspect(path)

@@ -18,8 +18,8 @@ from ..trainer.core.work.progress import send_progress_to
 from ..trainer.runs.event_log import read_events
 from .shared import written_files
 from .shared.browser import show_progress
-from .shared.failures import canvas_errors
-from .shared.files.base_models import base_model_names, base_model_path, base_model_stamp, found_parts
+from .shared.failures import canvas_errors, failures_reported
+from .shared.files.base_models import base_model_names, base_model_path, base_model_stamp, default_base_model, found_parts
 from .shared.files.folders import loras_dir, runs_dir
 from .shared.files.images import batch, load_rgb
 from .shared.inputs.socket_types import DATASET, LORA, TRAIN_OPTIONS, LoraHandle, TrainOptions, dataset_from_socket, options_from_socket
@@ -27,6 +27,9 @@ from .shared.schema import field, inputs, result, schema
 from .shared.training_view import TrainingView, format_duration, run_notes
 from .shared.widgets.training_widgets import TRAIN_LORA_WIDGETS, left_to_memory_preset
 from .shared.widgets.widget import merged
+from .shared.workflow_metadata import take_property
+
+_START_OVER = "animelora_start_over"  # the property of a node in a queued workflow whose user chose to start over
 
 
 class TrainLora(io.ComfyNode):
@@ -42,6 +45,7 @@ class TrainLora(io.ComfyNode):
             "A finished run is found again instead of repeated; a cancelled one resumes where it stopped; with more epochs, it continues.",
             inputs(
                 TRAIN_LORA_WIDGETS,
+                {"checkpoint": default_base_model()},
                 dataset=field(DATASET, "dataset", "The images to learn from: the dataset output of Dataset Prep."),
                 checkpoint=base_model_names(),
                 options=field(
@@ -83,11 +87,13 @@ class TrainLora(io.ComfyNode):
     @classmethod
     def execute(cls, dataset: Any, options: TrainOptions | None = None, **widgets: Any) -> io.NodeOutput:
         """Train, or find the finished run."""
-        with canvas_errors():
+        with canvas_errors(), failures_reported(cls.hidden.unique_id):
             node_id = cls.hidden.unique_id
             prepared = dataset_from_socket(dataset)
             config = run_config(prepared.section(), widgets, options_from_socket(options, TrainOptions))
-            run = _train(config, widgets.get("preset", presets.NONE), node_id, _graph(cls.hidden), _queued_settings(cls.hidden))
+            graph = _graph(cls.hidden)
+            from_scratch = bool(take_property((cls.hidden.extra_pnginfo or {}).get("workflow"), node_id or "", _START_OVER))
+            run = _train(config, widgets.get("preset", presets.NONE), node_id, graph, _queued_settings(cls.hidden), from_scratch)
             written_files.record_file(TRAIN_LORA_WIDGETS.node, widgets["name"], run.lora)
             lora = LoraHandle(str(run.lora), run.lora_sha256, prepared.trigger_words(), str(run.run_dir))
             curve = load_rgb(run.loss_curve)
@@ -122,13 +128,13 @@ def _own_sections(dataset: dict[str, Any], widgets: dict[str, Any]) -> dict[str,
     return merged({**TRAIN_LORA_WIDGETS.settings(values), **preset}, fixed)
 
 
-def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str, Any], settings: dict[str, Any]) -> Any:
+def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str, Any], settings: dict[str, Any], from_scratch: bool) -> Any:
     """Run the launcher, which is imported here because no other node needs its libraries.
 
     Refuses a preset for another kind of model: its learning rate would be wrong by a factor of two, which is noticed only hours later.
     """
     from ..trainer.launch.launcher import train
-    from ..trainer.launch.outlook import outlook
+    from ..trainer.launch.outlook import outlook, starts_new
     from ..trainer.launch.prepared_run import prepare_run
 
     with send_progress_to(show_progress(node_id)):
@@ -136,8 +142,15 @@ def _train(config: RunConfig, preset: str, node_id: str | None, graph: dict[str,
         if preset != presets.NONE:
             presets.require_model(preset, run.family.preset_group)
         with TrainingView(node_id, run.folder.path.name, config.name, graph, settings) as view:
-            view.announce(outlook(run).message)
-            trained = train(run, on_event=view.on_event, should_stop=view.should_stop, before_start=_free_memory, controls=view.controls)
+            view.announce((starts_new(run.steps) if from_scratch else outlook(run)).message)
+            trained = train(
+                run,
+                on_event=view.on_event,
+                should_stop=view.should_stop,
+                before_start=_free_memory,
+                from_scratch=from_scratch,
+                controls=view.controls,
+            )
             view.reused, view.summary = trained.reused, _summary(trained)
             return trained
 

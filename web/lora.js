@@ -100,6 +100,10 @@ api.addEventListener("animelora.text", ({ detail: { node_id: id, text } }) => {
   for (const [each, node] of nodes()) if (each === String(id)) (node.animeloraCard ?? node.animeloraRows)?.report(text);
 });
 
+api.addEventListener("animelora.failed", ({ detail }) => {
+  for (const [id, node] of nodes()) if (id === String(detail.node_id)) node.animeloraCard?.fail(detail);
+});
+
 api.addEventListener("animelora.loras", refreshed); // sent by Pick Epoch
 
 api.addEventListener("animelora.lora", ({ detail: event }) => {

@@ -4,6 +4,8 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { previewInApp } from "./panel/app_preview.js";
+import { notify } from "./notify/notify.js";
+import { notifyWords } from "./notify/words.js";
 import { addDisplay, loadStyle } from "./panel/dom.js";
 import { nodes } from "./panel/graph.js";
 import { Panel } from "./panel/panel.js";
@@ -52,8 +54,25 @@ api.addEventListener("animelora.train", async ({ detail: event }) => {
 
 api.addEventListener("animelora.text", ({ detail: { node_id: id, text } }) => panelAt(id)?.prepare(text));
 
-// The node failed or was cancelled before its run began.
-api.addEventListener("execution_error", ({ detail }) => panelAt(detail?.node_id)?.abandon(detail.exception_message));
+// The node failed: sentence, advice and the widgets that would correct it come before ComfyUI's own event.
+api.addEventListener("animelora.failed", ({ detail }) => panelAt(detail.node_id)?.fail(detail));
+
+// A node before this one may have prepared another dataset.
+api.addEventListener("executed", () => {
+  for (const [, panel] of panels()) panel.before.refresh();
+});
+
+api.addEventListener("animelora.train", ({ detail: event }) => {
+  if (event.event === "done" && panelAt(event.node_id)?.run === event.run) notify(notifyWords().ended, event.name);
+});
+
+// The node failed, or was cancelled before its run began.
+api.addEventListener("execution_error", ({ detail }) => {
+  const panel = panelAt(detail?.node_id);
+  if (!panel) return;
+  panel.abandon(detail.exception_message);
+  notify(notifyWords().failed, detail.exception_message.split("\n")[0]);
+});
 api.addEventListener("execution_interrupted", ({ detail }) => panelAt(detail?.node_id)?.abandon(""));
 
 // ComfyUI reused the cached result and did not call the node, so its last run is shown.
@@ -93,6 +112,7 @@ app.registerExtension({
     node.onRemoved = function (...args) {
       panel.chart.destroy();
       panel.controls.destroy();
+      panel.before.destroy();
       return removed?.apply(this, args);
     };
     setTimeout(() => restore(panel), 300); // when a graph is loaded, the node gets its values first

@@ -9,11 +9,25 @@ import comfy.model_management
 
 from ...trainer.core.diagnosis import as_user_error
 from ...trainer.core.errors import Cancelled
+from .before_run.fixes import error_problem
+from .browser import send
 from .wording import on_canvas
 
 
 class AnimeLoRAError(Exception):
     """What happened and what to do about it, in the words of the canvas."""
+
+
+@contextmanager
+def failures_reported(node_id: str | None) -> Iterator[None]:
+    """Report the errors that a user can correct to the panel of the node, with the widgets that would correct them."""
+    try:
+        yield
+    except Exception as error:
+        user_error = None if isinstance(error, Cancelled) else as_user_error(error)
+        if user_error is not None:
+            send("animelora.failed", {"node_id": node_id, **error_problem(user_error)})
+        raise
 
 
 @contextmanager

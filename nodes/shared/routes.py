@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,15 @@ _CARDS = CardPool()
 _COLUMNS = ("step", "loss", "loss_average", "lr")
 
 
-def register(train: type[Any], options: Sequence[type[io.ComfyNode]]) -> None:
-    """Add the routes to ComfyUI's server, if there is one. ``train`` is the class of Train LoRA, ``options`` are its options nodes."""
+def register(train: type[Any], collecting: Sequence[type[io.ComfyNode]]) -> None:
+    """Add the routes to ComfyUI's server, if there is one. ``train`` is the class of Train LoRA, ``collecting`` are the nodes before it
+    that only collect settings and datasets."""
     server = getattr(PromptServer, "instance", None)
     if server is None:
         return
 
-    option_nodes = {str(node.define_schema().node_id): node for node in options}
+    before_train = {str(node.define_schema().node_id): node for node in collecting}
+    one_at_a_time = asyncio.Lock()
 
     @server.routes.get("/animelora/running")
     async def running(_request: web.Request) -> web.Response:
@@ -84,10 +87,14 @@ def register(train: type[Any], options: Sequence[type[io.ComfyNode]]) -> None:
     async def next_one(request: web.Request) -> web.Response:
         try:
             data = await request.json() if is_json(request) else {}
-            graph, node_id, last_run = data["graph"], str(data["node"]), find_run(str(data["run"]))
-        except (UserError, ValueError, KeyError, TypeError, RecursionError):
+            graph, node_id, run = data["graph"], str(data["node"]), data.get("run")
+        except (ValueError, KeyError, TypeError, RecursionError):
             return web.json_response({"kind": "unknown"})
-        return web.json_response(await asyncio.to_thread(next_run, train, option_nodes, graph, node_id, last_run))
+        last_run = None
+        with suppress(UserError):  # the folder of the run was deleted
+            last_run = find_run(str(run)) if run else None
+        async with one_at_a_time:
+            return web.json_response(await asyncio.to_thread(next_run, train, before_train, graph, node_id, last_run))
 
     @server.routes.post("/animelora/runs/{run}/keep")
     async def keep(request: web.Request) -> web.Response:

@@ -7,7 +7,7 @@ Arguments that the running version does not know are left out.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -72,8 +72,9 @@ def field(kind: Any, id: str, tooltip: str, *, advanced: bool = False, widget: s
     return result
 
 
-def inputs(node: NodeWidgets, **given: io.Input | Sequence[str]) -> list[io.Input]:
-    """All inputs of ``node``. ``given`` are the inputs that set no setting, and the menus that depend on this machine."""
+def inputs(node: NodeWidgets, preselected: Mapping[str, str] | None = None, **given: io.Input | Sequence[str]) -> list[io.Input]:
+    """All inputs of ``node``. ``given`` are the inputs that set no setting, and the menus that depend on this machine, of which
+    ``preselected`` names the entries that a new node has."""
     kinds = {"BOOLEAN": io.Boolean, "INT": io.Int, "FLOAT": io.Float, "COMBO": io.Combo, "STRING": io.String}
     result: list[io.Input] = []
     for row in node.inputs:
@@ -84,6 +85,8 @@ def inputs(node: NodeWidgets, **given: io.Input | Sequence[str]) -> list[io.Inpu
         kind, arguments = kinds[row.kind(setting)], row.arguments(setting)
         if row.name in given:
             kind, arguments["options"] = io.Combo, list(given[row.name])
+            if preselected and row.name in preselected:
+                arguments["default"] = preselected[row.name]
         result.append(field(kind, row.name, advanced=row.advanced, **arguments))
     return result
 

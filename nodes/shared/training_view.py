@@ -17,6 +17,7 @@ import folder_paths
 from ...trainer.dataset.reading.surrogates import replace_surrogates
 from ...trainer.runs import events
 from ...trainer.runs.controls import Control
+from .before_run.fixes import widget_values
 from .browser import is_interrupted, send
 from .files.images import keep_graph
 from .wording import on_canvas
@@ -117,7 +118,8 @@ class TrainingView:
 
 def event_data(event: events.Event) -> dict[str, Any]:
     """An event as JSON for the browser: messages in the words of the canvas, null for the numbers that JSON lacks."""
-    return {"event": event.name, **{key: _for_browser(value) for key, value in asdict(event).items()}}
+    data = {"event": event.name, **{key: _for_browser(value) for key, value in asdict(event).items()}}
+    return data | {"fixes": widget_values(event.message, event.hint)} if isinstance(event, events.Error) else data
 
 
 def _for_browser(value: Any) -> Any:

@@ -7,7 +7,9 @@ from .input_names import readable
 from .widgets.dataset_widgets import DATASET_TITLE_AND_WIDGET
 from .widgets.training_widgets import TITLE_AND_WIDGET
 
-WIDGETS = {key: f"{title} → {readable(widget)}" for key, (title, widget) in TITLE_AND_WIDGET.items()}
+WIDGETS = {key: f"{title} → {readable(widget)}" for key, (title, widget) in TITLE_AND_WIDGET.items()} | {
+    "preset": "Train LoRA → preset",
+}
 DATASET_WIDGETS = {key: f"{title} → {readable(widget)}" for key, (title, widget) in DATASET_TITLE_AND_WIDGET.items()} | {
     "shape": "Dataset Prep → crop mode",
     "crop": "Dataset Prep → crop mode",

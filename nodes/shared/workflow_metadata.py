@@ -10,6 +10,18 @@ def set_property(workflow: Any, node_id: str, name: str, value: Any) -> None:
 
     Does nothing when there is no such node: the workflow comes from the browser, or from another program.
     """
+    properties = _properties(workflow, node_id)
+    if properties is not None:
+        properties[name] = value
+
+
+def take_property(workflow: Any, node_id: str, name: str) -> Any:
+    """Remove a property of a node in place, and return its value; None if it has none."""
+    properties = _properties(workflow, node_id)
+    return None if properties is None else properties.pop(name, None)
+
+
+def _properties(workflow: Any, node_id: str) -> dict[str, Any] | None:
     nodes = _list(workflow, "nodes")
     subgraphs = _list(_get(workflow, "definitions"), "subgraphs")
     *outer, last = node_id.split(":")
@@ -17,8 +29,8 @@ def set_property(workflow: Any, node_id: str, name: str, value: Any) -> None:
         kind = _get(_find(nodes, number), "type")
         nodes = _list(next((each for each in subgraphs if _get(each, "id") == kind), None), "nodes")
     node = _find(nodes, last)
-    if node is not None and isinstance(node.setdefault("properties", {}), dict):
-        node["properties"][name] = value
+    properties = node.setdefault("properties", {}) if node is not None else None
+    return properties if isinstance(properties, dict) else None
 
 
 def _find(nodes: list[Any], number: str) -> dict[str, Any] | None:

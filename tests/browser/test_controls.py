@@ -160,7 +160,7 @@ def finish_and_extend(training: Training, last: int) -> None:
     frontend = training.frontend
     epochs = last // EPOCH + 1
     frontend.set_widget("AnimeLoRA_TrainLora", "epochs", epochs)
-    wait_for(frontend, f"panel.controls.next.textContent === 'Run continues from step {last} of {last + EPOCH}'")
+    wait_for(frontend, f"panel.before.headline.textContent === 'Run continues from step {last} of {last + EPOCH}'")
     frontend.run_command("Comfy.QueuePrompt")
     wait_for(frontend, "!panel.live && panel.ended === 'done'")
     training.button("+5 epochs").click()

@@ -13,6 +13,7 @@ from ..core.counting import plural
 
 if TYPE_CHECKING:
     from ..config.run_config import RunConfig
+    from ..plan.time_estimate import TimeEstimate
     from ..runs.run_plan import RunPlan
 
 _EXAMPLE = """\
@@ -59,7 +60,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--extend", type=_epochs, metavar="EPOCHS", help="train this many epochs more than the longest finished run of these settings"
     )
     length.add_argument("--from-scratch", action="store_true", help="start at the first step, whatever is saved of these settings")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan (images, buckets, steps, memory) and stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the plan (images, buckets, steps, memory, time) and where training would continue, and stop",
+    )
     parser.add_argument("--prepare", action="store_true", help="make the run folder for a launcher of your own, print its path and stop")
     parser.add_argument(
         "--accelerate-config", type=Path, metavar="FILE", help="launch with this file of `accelerate config`, e.g. for several machines"
@@ -82,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if args.extend:
         settings = extended_config(prepare_run(settings), args.extend)
     if args.dry_run:
-        return _dry_run(settings, as_json=args.json)
+        return _dry_run(settings, as_json=args.json, from_scratch=args.from_scratch)
     from ..launch.launcher import train
 
     run = prepare_run(settings)
@@ -135,16 +140,19 @@ def _epochs(text: str) -> int:
     return int(text)
 
 
-def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
+def _dry_run(settings: RunConfig, *, as_json: bool, from_scratch: bool) -> int:
     from ..adapters.frozen_lora import describe_frozen, frozen_modules
     from ..adapters.start_from import require_lora
     from ..compute.attention_choice import choose_attention
+    from ..config.run_config import absolute
     from ..core.devices import pick_device, pick_precision, torch_dtype
-    from ..families import cautions
+    from ..launch.forecast import all_cautions, outlook_of
+    from ..launch.outlook import starts_new
     from ..plan.inputs import open_inputs
     from ..plan.planning import make_plan
+    from ..plan.time_estimate import estimate_time
 
-    inputs = open_inputs(settings)
+    inputs = open_inputs(absolute(settings))
     settings, checkpoint = inputs.config, inputs.checkpoint
     if settings.base.lora:
         require_lora(Path(settings.base.lora))
@@ -153,18 +161,28 @@ def _dry_run(settings: RunConfig, *, as_json: bool) -> int:
     attention, _ = choose_attention(settings.training.attention, device, torch_dtype(precision))
     plan = make_plan(settings, inputs.dataset, inputs.family, checkpoint, device, precision, attention)
     plan = replace(plan, held_out=len(inputs.held_out.items), regularisation=inputs.regularisation)
-    choice = settings.objective.prediction
-    for caution in [*cautions(checkpoint, inputs.family, choice), describe_frozen(settings, frozen_modules(settings))]:
-        if caution:
-            print(f"warning: {caution}", file=sys.stderr)
+    for caution in filter(None, [*all_cautions(inputs), describe_frozen(settings, frozen_modules(settings))]):
+        print(f"warning: {caution}", file=sys.stderr)
+    coming = starts_new(plan.steps) if from_scratch else outlook_of(inputs)
+    time = estimate_time(settings, plan, coming.step)
     if as_json:
-        print(json.dumps(asdict(plan), indent=2))
+        seconds = None if time is None else time.seconds
+        print(json.dumps({**asdict(plan), "outlook": asdict(coming), "seconds": seconds}, indent=2))
     else:
-        _print_plan(plan, settings, inputs.dataset.name, checkpoint.name)
+        _print_plan(plan, settings, inputs.dataset.name, checkpoint.name, _in_words(time))
+        print(coming.message)
     return 0
 
 
-def _print_plan(plan: RunPlan, settings: RunConfig, dataset: str, base: str) -> None:
+def _in_words(time: TimeEstimate | None) -> str:
+    if time is None:
+        return "unknown until a run on this base has been trained here"
+    minutes, seconds = divmod(round(time.seconds), 60)
+    length = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return f"about {length}, going by {time.run}"
+
+
+def _print_plan(plan: RunPlan, settings: RunConfig, dataset: str, base: str, time: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -196,6 +214,7 @@ def _print_plan(plan: RunPlan, settings: RunConfig, dataset: str, base: str) -> 
         ("trainable", f"{plan.trainable_parameters:,} parameters"),
         ("device", f"{plan.device}, {plan.precision}"),
         ("attention", plan.attention),
+        ("time", time),
         ("memory", f"about {plan.memory_gb:.1f} GB while training"),
         *((f"  {name}", f"{value:.2f} GB{notes.get(name, '')}") for name, value in plan.memory.items()),
     ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import UserError
+from ..core.messages import Message, Setting
 
 KEY = "preset"
 NONE = "none"
@@ -114,7 +115,11 @@ def require_model(name: str, group: str) -> None:
     subject, model = name.split("-")
     if model != group:
         meant = f"{subject}-{group}" if group in MODELS else NONE
-        raise UserError(f"The preset {name} is made for another kind of model than this checkpoint.", f"Choose {meant}.", kind="config")
+        raise UserError(
+            f"The preset {name} is made for another kind of model than this checkpoint.",
+            Message("Choose ", Setting(KEY, meant), "."),
+            kind="config",
+        )
 
 
 def expanded(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..core.diagnosis import LOST
 from ..core.disk_errors import file_too_large, from_exit_status, try_writing
 from ..core.errors import UserError
-from ..core.messages import File, Message
+from ..core.messages import File, Message, Setting
 from ..runs import events
 from ..runs.run_folder import RunFolder
 
@@ -46,9 +46,12 @@ def failure_of(run: RunFolder, status: int, last: events.Event | None, log_start
         return disk_error
     cause = _lost_process(run.log, log_start) or (f"killed by {_signal(-status)}" if status < 0 else f"exit status {status}")
     if status == 137 or "SIGKILL" in cause or "SIGKILL" in lines:  # in the output of a launcher
-        hint = "The system killed it, usually because memory ran out. Try gradient checkpointing, a smaller resolution, or bf16."
+        hint = Message(
+            "The system killed it, usually because memory ran out. Set ", Setting("training.gradient_checkpointing", True), " or ",
+            Setting("training.precision", "bf16"), ", or prepare the dataset at a smaller resolution.",
+        )  # fmt: skip
     else:
-        hint = f"Its full output is in {run.log}."
+        hint = Message("Its full output is in ", File(str(run.log)), ".")
     return UserError(f"The training child ended without a result ({cause}). Its last lines of output:\n{lines}", hint, kind="child")
 
 

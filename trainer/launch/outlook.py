@@ -32,6 +32,7 @@ class Outlook:
     steps: int
     run: str
     message: str
+    why: str = ""  # why it starts although a run of this name exists
 
 
 def outlook(run: PreparedRun) -> Outlook:
@@ -44,8 +45,13 @@ def outlook(run: PreparedRun) -> Outlook:
         return Outlook("continues", newest.step, steps, newest.run.path.name, describe_continuation(run, newest))
     if own := states.newest_step(folder.checkpoints):
         return Outlook("resumes", own, steps, folder.path.name, f"The training resumes at step {own} of {steps}.")
+    return starts_new(steps, _why_new(run))
+
+
+def starts_new(steps: int, why: str = "") -> Outlook:
+    """The outlook of a run of ``steps`` that nothing precedes; ``why``: a sentence about it."""
     start = f"The training starts from the beginning ({plural(steps, 'step')})."
-    return Outlook("starts", 0, steps, "", join_messages(" ", [start, why] if (why := _why_new(run)) else [start]))
+    return Outlook("starts", 0, steps, "", join_messages(" ", [start, why] if why else [start]), why)
 
 
 def earlier_states(run: PreparedRun) -> list[EarlierRun]:

@@ -15,7 +15,7 @@ from ..core.files.reading import require_own_file
 from ..core.files.writing import remove_partial, write_atomic
 from ..families import Family
 from ..objective.choose import choose_prediction
-from ..plan.inputs import open_inputs
+from ..plan.inputs import RunInputs, open_inputs
 from ..plan.planning import dataset_steps, total_steps
 from ..runs.lineage import write_lineage
 from ..runs.run_folder import RunFolder, cache_folder, lineage_identity, locate_run_folder, run_identity
@@ -39,7 +39,13 @@ def prepare_run(config: RunConfig) -> PreparedRun:
     """Open what ``config`` names, so that bad input fails before a child is started. Raises UserError for it."""
     config = absolute(config)
     with disk_errors_explained(Path(config.output.runs)):
-        inputs = open_inputs(config)
+        return prepare_opened(open_inputs(config))
+
+
+def prepare_opened(inputs: RunInputs) -> PreparedRun:
+    """The run of inputs that are open, with absolute paths in their configuration. Raises UserError for settings that do not fit them."""
+    config = inputs.config
+    with disk_errors_explained(Path(config.output.runs)):
         checkpoint, cache = inputs.checkpoint, cache_folder(config)
         choose_prediction(inputs.family, checkpoint, config.objective)
         start = ""
@@ -47,12 +53,12 @@ def prepare_run(config: RunConfig) -> PreparedRun:
             require_lora(Path(config.base.lora))
             start = lora_identity(Path(config.base.lora), cache)
         made_from = (inputs.dataset.hash, checkpoint.identity(cache), start)
-        identity = run_identity(inputs.config, *made_from)
-        per_epoch = dataset_steps(inputs.config, inputs.dataset)
+        identity = run_identity(config, *made_from)
+        per_epoch = dataset_steps(config, inputs.dataset)
         folder = locate_run_folder(config, identity)
         require_short_path(folder.longest)
-    lineage = lineage_identity(inputs.config, *made_from)
-    return PreparedRun(folder, inputs.config, inputs.family, lineage, total_steps(inputs.config, per_epoch), per_epoch)
+    lineage = lineage_identity(config, *made_from)
+    return PreparedRun(folder, config, inputs.family, lineage, total_steps(config, per_epoch), per_epoch)
 
 
 def write_run_folder(run: PreparedRun, given_accelerate_config: Path | None = None) -> None:

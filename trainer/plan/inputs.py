@@ -9,6 +9,7 @@ from ..dataset import Dataset
 from ..dataset.loading.open import open_training
 from ..families import BaseCheckpoint, Family, family_of, open_checkpoint
 from .image_sizes import require_sizes
+from .meta_models import MetaModels
 from .settle import settle_memory
 
 
@@ -24,15 +25,18 @@ class RunInputs:
     family: Family
 
 
-def open_inputs(config: RunConfig) -> RunInputs:
-    """Open what ``config`` names. Raises UserError for a dataset or checkpoint that is missing, damaged or not the one that was chosen."""
+def open_inputs(config: RunConfig, models: MetaModels | None = None) -> RunInputs:
+    """Open what ``config`` names. ``models``: those of earlier plans of the run.
+
+    Raises UserError for a dataset or checkpoint that is missing, damaged or not the one that was chosen.
+    """
     opened = open_training(config)
     checkpoint = open_checkpoint(config.base.checkpoint, config.base.vae, config.base.text_encoder)
     family = family_of(checkpoint)
     require_sizes(family, opened.all_images)
     # held-out images count, too: validation has to fit into memory
     config = _with_found_parts(config, checkpoint)
-    settled = settle_memory(config, opened.all_images, family, checkpoint)
+    settled = settle_memory(config, opened.all_images, family, checkpoint, models)
     return RunInputs(settled, opened.training, opened.held_out, opened.regularisation, checkpoint, family)
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_MOST = 12  # models of 5 to 20 MB each
+
+
 class MetaModels:
     """Models that were built for plans of one run, and what was counted on them: plans with similar settings share them."""
 
@@ -35,6 +38,10 @@ class MetaModels:
         limits = (training.base_precision, training.max_tokens, training.clip_skip, config.trains("adapter"))
         key = (checkpoint.path, config.network.model_dump_json(), limits, dtype, fused)
         if key not in self._models:
+            while len(self._models) >= _MOST:
+                oldest = next(iter(self._models))
+                del self._models[oldest]
+                self._counted.pop(oldest, None)
             self._models[key] = _build(config, family, checkpoint, dtype, fused)
         return *self._models[key], self._counted.setdefault(key, {})
 

@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     import torch
 
 
-def settle_memory(config: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint) -> run_config.RunConfig:
+def settle_memory(
+    config: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint, models: MetaModels | None = None
+) -> run_config.RunConfig:
     """``config`` with its memory preset filled in for this machine; unchanged if nothing is left to fill in."""
     if is_settled(config):
         return config
     import torch
 
     device = devices.pick_device(config.training.device)
-    models = MetaModels()
+    models = models or MetaModels()
 
     def estimate(candidate: run_config.RunConfig) -> float:
         precision = devices.pick_precision(candidate.training.precision, device)
@@ -38,9 +40,16 @@ def settle_memory(config: run_config.RunConfig, dataset: Dataset, family: Family
 
 
 def memory_with_changes(
-    config: run_config.RunConfig, dataset: Dataset, family: Family, checkpoint: BaseCheckpoint, device: torch.device, models: MetaModels
+    config: run_config.RunConfig,
+    dataset: Dataset,
+    family: Family,
+    checkpoint: BaseCheckpoint,
+    device: torch.device,
+    models: MetaModels,
+    *,
+    try_kernels: bool = True,
 ) -> Callable[[Sequence[Setting]], float]:
-    """A function that estimates the memory in GB with some settings changed."""
+    """A function that estimates the memory in GB with some settings changed. ``try_kernels``: see ``make_plan``."""
 
     def memory_with(changes: Sequence[Setting]) -> float:
         data = config.model_dump(mode="json")
@@ -48,6 +57,6 @@ def memory_with_changes(
             apply_override(data, str(change), example="training.batch_size=1")
         changed = run_config.parse(data)
         precision = devices.pick_precision(changed.training.precision, device)
-        return make_plan(changed, dataset, family, checkpoint, device, precision, models=models).memory_gb
+        return make_plan(changed, dataset, family, checkpoint, device, precision, try_kernels=try_kernels, models=models).memory_gb
 
     return memory_with

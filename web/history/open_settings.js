@@ -1,8 +1,7 @@
 // Putting the settings of a run into Train LoRA and its options nodes.
 
 import { app } from "../../../scripts/app.js";
-import { freeTop } from "../panel/epoch_lora.js";
-import { isLinked, noteChange } from "../panel/graph.js";
+import { freeTop, isLinked, noteChange } from "../panel/graph.js";
 import { labelOf, optionsBefore, optionsSlot, widgetOf } from "../widgets/options_chain.js";
 import { readSettings } from "./server.js";
 import { historyWords } from "./words.js";

@@ -1,5 +1,6 @@
 // The card of a LoRA: thumbnail, type, trigger words to copy or insert, and training settings.
 
+import { problemParts } from "../before_run/problems.js";
 import { element, keepFromCanvas, toClipboard } from "../panel/dom.js";
 import { loraCard } from "./data.js";
 import { insertWords } from "./insert.js";
@@ -29,6 +30,14 @@ export class LoraCard {
     if (!text || this.root.classList.contains("empty")) return;
     this.used = element("div", { class: "used", title: text }, text);
     this.root.append(this.used);
+  }
+
+  // Show why the node failed: the sentence first, the names of layers folded.
+  fail(problem) {
+    this.used?.remove();
+    this.text = "";
+    this.used = problemParts(this.node, problem);
+    this.root.prepend(this.used);
   }
 
   async show(name, linked) {

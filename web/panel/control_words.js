@@ -16,10 +16,6 @@ const TEXTS = {
       save_now: "Saved", sample_now: "Making validation images", pause: "Paused; the models stay in memory", resume: "Resumed",
       stop_after_epoch: "Stops after this epoch", edit_prompts: "The next validation images show the edited prompts",
     },
-    next: {
-      finished: () => "Run uses the finished LoRA", starts: (_step, steps) => `Run starts over: ${steps} steps`,
-      resumes: (step, steps) => `Run resumes at step ${step} of ${steps}`, continues: (step, steps) => `Run continues from step ${step} of ${steps}`,
-    },
   },
   vi: {
     saveNow: "Lưu ngay", saveNowTip: "Sau bước này, lưu trạng thái và một LoRA cho Epoch Compare và Pick Epoch",
@@ -33,10 +29,6 @@ const TEXTS = {
     done: {
       save_now: "Đã lưu", sample_now: "Đang vẽ ảnh thử", pause: "Đã tạm dừng; mô hình vẫn ở trong bộ nhớ", resume: "Đã tiếp tục",
       stop_after_epoch: "Sẽ dừng sau epoch này", edit_prompts: "Ảnh thử tiếp theo dùng prompt đã sửa",
-    },
-    next: {
-      finished: () => "Chạy: dùng LoRA đã xong", starts: (_step, steps) => `Chạy: bắt đầu lại, ${steps} bước`,
-      resumes: (step, steps) => `Chạy: tiếp tục ở bước ${step}/${steps}`, continues: (step, steps) => `Chạy: huấn luyện tiếp từ bước ${step}/${steps}`,
     },
   },
   ja: {
@@ -52,10 +44,6 @@ const TEXTS = {
       save_now: "保存しました", sample_now: "テスト画像を作成中", pause: "一時停止中。モデルはメモリーに残っています", resume: "再開しました",
       stop_after_epoch: "このエポックの後に停止します", edit_prompts: "次のテスト画像から編集したプロンプトを使います",
     },
-    next: {
-      finished: () => "実行：完成したLoRAを使います", starts: (_step, steps) => `実行：最初から学習します（${steps}ステップ）`,
-      resumes: (step, steps) => `実行：ステップ ${step}/${steps} から再開します`, continues: (step, steps) => `実行：ステップ ${step}/${steps} から続けます`,
-    },
   },
   zh: {
     saveNow: "立即保存", saveNowTip: "在这一步之后保存训练状态和一个 LoRA，供 Epoch Compare 和 Pick Epoch 使用",
@@ -69,10 +57,6 @@ const TEXTS = {
     done: {
       save_now: "已保存", sample_now: "正在绘制测试图", pause: "已暂停；模型留在内存中", resume: "已继续",
       stop_after_epoch: "将在本周期后停止", edit_prompts: "接下来的测试图使用修改后的提示词",
-    },
-    next: {
-      finished: () => "运行：使用已完成的 LoRA", starts: (_step, steps) => `运行：从头开始，共 ${steps} 步`,
-      resumes: (step, steps) => `运行：从第 ${step}/${steps} 步恢复`, continues: (step, steps) => `运行：从第 ${step}/${steps} 步接着训练`,
     },
   },
 };

@@ -1,14 +1,13 @@
-// What can be asked of a training while it runs, and before it: save, sample, pause, stop after the epoch, other prompts, what Run will do.
+// What can be asked of a training while it runs, and after it: save, sample, pause, stop after the epoch, other prompts, more epochs.
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { controlWords } from "./control_words.js";
 import { element } from "./dom.js";
 import { loadBeside } from "./epoch_lora.js";
-import { nodes, settingsOf } from "./graph.js";
 import { viewerWords } from "./viewer_words.js";
 
-const LOOK = 1500; // milliseconds between two looks at the widgets
+const LOOK = 1500; // milliseconds between two looks at the prompts
 const MORE = 5; // epochs that the button on a finished run adds
 
 export class Controls {
@@ -27,7 +26,7 @@ export class Controls {
     this.use = this.button(viewerWords().use, texts.useTip, () => loadBeside(this.panel, this.panel.saved.at(-1)));
     this.more = this.button(texts.more(MORE), texts.moreTip, () => this.extend());
     this.parts = [this.next, this.row];
-    this.timer = setInterval(() => this.look(), LOOK);
+    this.timer = setInterval(() => this.refresh(), LOOK); // the prompts may have been edited
   }
 
   button(label, title, clicked) {
@@ -60,7 +59,7 @@ export class Controls {
   // Another run is shown.
   clear() {
     this.paused = this.stopping = false;
-    this.prompts = this.asked = null;
+    this.prompts = null;
     this.showMessage("");
   }
 
@@ -102,44 +101,7 @@ export class Controls {
     app.queuePrompt(0, 1);
   }
 
-  // When the widgets have changed and rest, ask the server what Run will do with them.
-  async look() {
-    if (document.hidden || !this.panel.run || !this.panel.node.graph) return; // without a graph: the node was moved into a subgraph, as a copy
-    this.refresh();
-    if (this.panel.live) return;
-    const id = idOf(this.panel.node);
-    const body = JSON.stringify({ graph: graphOf(this.panel.node, id), node: id, run: this.panel.run });
-    const rests = body === this.seen;
-    this.seen = body;
-    if (!rests || body === this.asked) return;
-    this.asked = body;
-    const answer = await api.fetchApi("/animelora/next_run", { method: "POST", headers: { "Content-Type": "application/json" }, body });
-    const next = answer.ok ? await answer.json() : { kind: "unknown" };
-    if (this.asked !== body || this.panel.live) return;
-    this.showMessage(controlWords().next[next.kind]?.(next.step, next.steps) ?? "", next.message ?? "");
-  }
-
   destroy() {
     clearInterval(this.timer);
   }
-}
-
-// The server's id of a node.
-function idOf(node) {
-  for (const [id, each] of nodes()) if (each === node) return id;
-  return String(node.id);
-}
-
-// The node and its options nodes in ComfyUI's API format. The queue's own function is not used: it makes widgets of other nodes act.
-function graphOf(node, id, graph = {}) {
-  const inputs = settingsOf(node);
-  for (const input of node.inputs ?? []) {
-    if (input.link == null) continue;
-    const link = node.graph.getLink?.(input.link) ?? node.graph.links?.[input.link];
-    inputs[input.name] = [String(link?.origin_id), link?.origin_slot ?? 0];
-    const origin = input.name === "options" ? node.graph.getNodeById(link?.origin_id) : null;
-    if (origin && !graph[origin.id]) graphOf(origin, String(origin.id), graph);
-  }
-  graph[id] = { class_type: node.comfyClass, inputs };
-  return graph;
 }

@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { deleteStep } from "../history/server.js";
 import { diskSize } from "../history/words.js";
-import { noteChange } from "./graph.js";
+import { freeTop, noteChange } from "./graph.js";
 import { viewerWords } from "./viewer_words.js";
 
 const GAP = 60; // pixels between nodes
@@ -54,13 +54,6 @@ export async function loadBeside({ node, run }, step) {
   app.canvas.selectNodes?.([load]);
   noteChange();
   return viewerWords().used;
-}
-
-// The first place from `top` downwards that no node covers.
-export function freeTop(graph, left, top, [width, height]) {
-  const covers = ({ pos, size }) => pos[0] < left + width && left < pos[0] + size[0] && pos[1] - GAP < top + height && top < pos[1] + size[1] + GAP;
-  for (let blocking; (blocking = graph._nodes.find(covers)); ) top = blocking.pos[1] + blocking.size[1] + GAP;
-  return top;
 }
 
 async function save({ run }, { step, epoch }) {

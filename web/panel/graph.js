@@ -2,6 +2,8 @@
 
 import { app } from "../../../scripts/app.js";
 
+const ROOM = 60; // pixels between nodes
+
 // [id, node] for every node, including those in subgraphs. The id is the server's: "12:5" is node 5 inside the subgraph node 12.
 // The nodes of a subgraph that is used twice appear twice, as the same objects.
 export function* nodes(graph = app.graph, inside = "") {
@@ -35,6 +37,13 @@ export function settingsOf(node) {
   const isOwn = (widget) => isSaved(widget) && widget.options?.serialize !== false && !isLinked(node, widget.name);
   const own = (node.widgets ?? []).filter(isOwn);
   return Object.fromEntries(own.map((widget) => [widget.name, widget.value]));
+}
+
+// The first place from `top` downwards that no node covers.
+export function freeTop(graph, left, top, [width, height]) {
+  const covers = ({ pos, size }) => pos[0] < left + width && left < pos[0] + size[0] && pos[1] - ROOM < top + height && top < pos[1] + size[1] + ROOM;
+  for (let blocking; (blocking = graph._nodes.find(covers)); ) top = blocking.pos[1] + blocking.size[1] + ROOM;
+  return top;
 }
 
 // Report a change of the workflow to ComfyUI's undo history, which by itself checks only after clicks and keys.

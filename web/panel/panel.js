@@ -2,6 +2,9 @@
 
 import { api } from "../../../scripts/api.js";
 import { Chart } from "./chart.js";
+import { BeforeRun } from "../before_run/before_run.js";
+import { problemParts } from "../before_run/problems.js";
+import { bell } from "../notify/notify.js";
 import { Controls } from "./controls.js";
 import { element, keepFromCanvas, toClipboard } from "./dom.js";
 import { noteChange, settingsOf } from "./graph.js";
@@ -39,16 +42,20 @@ export class Panel {
     this.settings.addEventListener("click", () => toClipboard(this.settingsText(), this.settings, texts.copied));
     this.title = element("span", { class: "run" });
     this.controls = new Controls(this);
+    this.before = new BeforeRun(this);
+    this.failure = element("div", { class: "failure", hidden: true });
     this.root = element(
       "div",
       { class: "animelora-panel", role: "group", "aria-label": texts.panel },
       element("div", { class: "head" }, this.status, this.stop),
       this.bar,
+      this.failure,
       element("div", { class: "view" }, this.strip.pictures, element("div", { class: "side" }, this.legend, this.plot, this.facts, this.notes)),
       this.strip.film,
       this.strip.scrub,
+      this.before.root,
       ...this.controls.parts,
-      element("div", { class: "foot" }, element("div", { class: "buttons" }, this.path, this.settings), this.title),
+      element("div", { class: "foot" }, element("div", { class: "buttons" }, this.path, this.settings, bell()), this.title),
     );
     keepFromCanvas(this.root);
     this.chart = new Chart(this.plot);
@@ -65,6 +72,8 @@ export class Panel {
     this.ended = null; // the name of the run's last event
     this.warnings = [];
     this.controls.clear();
+    this.before.clear();
+    this.showFailure(null);
     this.saved = []; // steps whose LoRA can be picked
     this.strip.clear();
     this.chart.clear();
@@ -87,9 +96,28 @@ export class Panel {
 
   // No run has begun: show why.
   abandon(message) {
-    if (this.run) return;
+    if (this.run || !this.failure.hidden) return;
     this.status.textContent = message ? `${words().failed}: ${message.trim()}` : words().idle;
     this.root.classList.toggle("empty", !message);
+  }
+
+  // The node failed: what happened and what to do, in place of ComfyUI's dialog alone.
+  fail(problem) {
+    this.status.textContent = words().failed;
+    this.root.classList.toggle("empty", !this.run);
+    this.showFailure(problem);
+  }
+
+  // The settings that failed were changed.
+  forgetFailure() {
+    if (this.failure.hidden) return;
+    this.showFailure(null);
+    if (!this.run) this.abandon("");
+  }
+
+  showFailure(problem) {
+    this.failure.hidden = !problem;
+    this.failure.replaceChildren(...(problem ? [problemParts(this.node, { ...problem, refused: true })] : []));
   }
 
   // Show a run from its log, then follow its live events. `reused`: it was finished before and has not been trained again.
@@ -97,6 +125,7 @@ export class Panel {
     if (run !== this.run) this.clear();
     this.run = run;
     this.live = this.active = live;
+    if (live) this.showFailure(null);
     this.remember();
     this.arrived = []; // events that arrive while the log is read
     const answer = await api.fetchApi(`/animelora/runs/${encodeURIComponent(run)}`);
@@ -171,8 +200,9 @@ export class Panel {
     const texts = words();
     this.live = false;
     this.ended = event?.event;
+    this.before.refresh();
     if (event?.event === "done") this.status.textContent = (reused ? texts.found : "") + texts.done(event.steps, event.seconds, event.loss);
-    else if (event?.event === "error") this.status.textContent = `${texts.failed}: ${event.message}`;
+    else if (event?.event === "error") this.fail(event);
     else if (event?.event === "stopped") this.status.textContent = event.step > 0 ? texts.stopped(event.step) : texts.nothingKept;
     this.refresh();
   }

@@ -9,7 +9,7 @@ from pathlib import Path
 import folder_paths
 
 from ....trainer.core.files.reading import file_stamp
-from .folders import checkpoint_names, checkpoint_path, listed_path
+from .folders import DEMO_BASE, checkpoint_names, checkpoint_path, listed_path
 
 _MARK = "[diffusion_models] "
 _PART_FOLDERS = {"text_encoder": "text_encoders", "vae": "vae"}
@@ -18,7 +18,12 @@ _PART_FOLDERS = {"text_encoder": "text_encoders", "vae": "vae"}
 def base_model_names() -> list[str]:
     """The entries of the menu: checkpoints, and those of ComfyUI's diffusion models that can be trained."""
     names = folder_paths.get_filename_list("diffusion_models")
-    return [*checkpoint_names(), *(f"{_MARK}{name}" for name in names if _is_trainable(name))]
+    return [*checkpoint_names(), *(f"{_MARK}{name}" for name in names if _is_trainable(name, "diffusion_models"))]
+
+
+def default_base_model() -> str:
+    """The entry of that menu which a new node has: the first checkpoint that can be trained on, else the embedded demo base."""
+    return next((name for name in folder_paths.get_filename_list("checkpoints") if _is_trainable(name, "checkpoints")), DEMO_BASE)
 
 
 def base_model_path(name: str) -> Path:
@@ -53,8 +58,8 @@ def _files(folder: str) -> list[Path]:
     return [Path(path) for path in paths if path is not None and path.lower().endswith(".safetensors")]
 
 
-def _is_trainable(name: str) -> bool:
-    path = folder_paths.get_full_path("diffusion_models", name)
+def _is_trainable(name: str, kind: str) -> bool:
+    path = folder_paths.get_full_path(kind, name)
     with suppress(OSError):
         return path is not None and _recognised(path, file_stamp(Path(path)))
     return False

@@ -8,7 +8,8 @@ from typing import Any
 
 from ....trainer.core.files.paths import safe_name
 from ....trainer.runs.run_list import ListedRun
-from ..next_run import Nodes, next_run
+from ..before_run.graph_inputs import Nodes
+from ..next_run import next_outlook
 from ..widgets.training_widgets import TRAIN_LORA_WIDGETS
 
 _MOST = 50  # trainings that are listed
@@ -17,9 +18,9 @@ _MOST_EXAMINED = 10  # trainings whose inputs are opened to see what they will d
 
 
 def waiting_trainings(train: type[Any], options_nodes: Nodes, queue: Sequence[Any], runs: Sequence[ListedRun]) -> list[dict[str, Any]]:
-    """The Train LoRA nodes of the prompts in ``queue``, in its order: name, epochs, and the answer of ``next_run``.
+    """The Train LoRA nodes of the prompts in ``queue``, in its order: name, epochs, and the answer of ``next_outlook``.
 
-    ``next_run`` assumes the dataset of the last of ``runs``, the newest first, that has the same name.
+    Where the dataset was not prepared before, it is that of the last of ``runs``, the newest first, that has the same name.
     """
     rows: list[dict[str, Any]] = []
     for graph, node_id, inputs in itertools.islice(_trainings(queue), _MOST):
@@ -36,7 +37,7 @@ def _outlook(
     if not runs:
         return _STARTS
     same = next((run.folder for run in runs if run.name == name), None)
-    found = next_run(train, options_nodes, graph, node_id, same or runs[0].folder)
+    found = next_outlook(train, options_nodes, graph, node_id, same or runs[0].folder)
     if same is None:
         return _STARTS if found["kind"] == "starts" else _UNKNOWN
     return {key: found[key] for key in ("kind", "step", "steps") if key in found}

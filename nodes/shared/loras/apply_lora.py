@@ -169,8 +169,8 @@ def _check_fit(name: str, model: Any, clip: Any, reading: _Reading, family: str)
         return
     origin = f"was made for {family} and " if family else ""
     raise UserError(
-        f"The LoRA {name} {origin}does not fit this model: {problem}.",
-        "Load the kind of model that the LoRA was made for, or choose another LoRA.",
+        f"The LoRA {name} {origin}does not fit this model.",
+        f"Load the kind of model that the LoRA was made for, or choose another LoRA.\nWhy: {problem}.",
         kind="lora",
     )
 

@@ -85,7 +85,9 @@ def test_lora_of_any_algorithm_for_another_model_is_refused(server: Server, kind
     path.parent.mkdir(parents=True, exist_ok=True)
     graph = load_lora(path.name) | {"show": node("PreviewAny", source=["load", 2])}
     save_file(one_layer(kind, SIZE.unet[0], 2 * SIZE.text_width), path, {"ss_base_model_version": "sdxl_base_v1-0"})
-    with pytest.raises(PromptFailed, match="does not fit this model: 1 of 1 layers have another shape") as failure:
+    with pytest.raises(
+        PromptFailed, match=r"does not fit this model\.\nLoad the kind .*\nWhy: 1 of 1 layers have another shape"
+    ) as failure:
         server.run(graph)
     assert "made for Stable Diffusion XL" in failure.value.message
     tensors = one_layer(kind, SIZE.unet[0], SIZE.text_width)

@@ -74,14 +74,18 @@ def test_a_dry_run_prints_the_plan_as_json(config_file: Path, tmp_path: Path, ca
     plan = json.loads(output_of(capsys)[0])
     assert (plan["images"], plan["steps"], plan["steps_per_epoch"], plan["modules"], plan["precision"]) == (6, 12, 3, 192, "fp32")
     assert plan["memory_gb"] > 0
+    assert (plan["outlook"]["kind"], plan["outlook"]["steps"], plan["seconds"]) == ("starts", 12, None)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_dry_run_prints_a_table(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(config_file), "--dry-run"]) == 0
-    out, _ = output_of(capsys)
+    out, err = output_of(capsys)
     assert "6 images" in out
     assert "192 modules" in out
+    assert "unknown until a run" in out
+    assert "starts from the beginning (3 steps)" in out
+    assert "network" not in err  # alpha is half the rank
 
 
 @pytest.mark.parametrize(

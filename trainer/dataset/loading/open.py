@@ -14,7 +14,7 @@ from ...core.errors import UserError
 from ...core.messages import File, Message, Setting
 from ..manifest.integrity import require_unchanged
 from ..manifest.items import Dataset
-from ..manifest.open_dataset import open_dataset
+from ..manifest.open_dataset import open_dataset, read_manifest_header
 from .balance import balanced, count_regularisation, regularisation_per_epoch
 from .combine import WeightedDataset, combine_datasets, select_items
 
@@ -46,6 +46,12 @@ def _open(section: MoreDataset) -> WeightedDataset:
         )
     require_unchanged(dataset)
     return WeightedDataset(dataset, section.repeats, section.loss_weight)
+
+
+def trigger_words(section: DatasetSection) -> list[str]:
+    """The trigger words of the datasets that ``section`` names, each once. Raises UserError as ``open_dataset`` does."""
+    headers = [read_manifest_header(Path(part.path)) for part in (section, *section.more)]
+    return list(dict.fromkeys(word for header in headers if isinstance(word := header.get("trigger"), str) and word))
 
 
 class RunDatasets(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.errors import UserError
-from .digests import cached_digest
+from .digests import cached_digest, has_digest
 from .separate_parts import SeparatePart
 from .weights_file import WeightsFile
 
@@ -76,11 +76,17 @@ class BaseCheckpoint:
         if self.kind == "file":
             return cached_digest(self.path, cache_dir, full)
         digest = hashlib.sha256()
-        for part in sorted(self.path.rglob("*")):
-            relative = part.relative_to(self.path)
-            if part.is_file() and relative.parts[0] in _IDENTIFYING:
-                digest.update(f"{relative.as_posix()}\0{cached_digest(part, cache_dir, full)}\n".encode())
+        for part in self._identifying():
+            digest.update(f"{part.relative_to(self.path).as_posix()}\0{cached_digest(part, cache_dir, full)}\n".encode())
         return digest.hexdigest()
+
+    def is_hashed(self, cache_dir: Path) -> bool:
+        """Whether ``own_identity`` reads no weights, as they were hashed before."""
+        return all(has_digest(part, cache_dir) for part in ([self.path] if self.kind == "file" else self._identifying()))
+
+    def _identifying(self) -> list[Path]:
+        """The files of a folder that identify it."""
+        return [part for part in sorted(self.path.rglob("*")) if part.is_file() and part.relative_to(self.path).parts[0] in _IDENTIFYING]
 
 
 @contextmanager

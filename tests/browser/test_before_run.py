@@ -1,0 +1,57 @@
+"""Before a run, the panel says what Run will do and need, corrects a widget with a click, and starts over."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from tests.browser.frontend import Frontend
+from tests.browser.looks import Look
+from tests.browser.panel import training_graph, wait_for
+from tests.browser.screens import SCREENSHOTS
+from tests.server.comfy_server import Server
+
+NODE = "AnimeLoRA_TrainLora"
+
+
+def wait_for_text(frontend: Frontend, words: str) -> None:
+    """Wait until the part of the panel about the next run contains words."""
+    wait_for(frontend, f"!panel.before.root.hidden && panel.before.root.textContent.includes({words!r})")
+
+
+def test_panel_forecasts_corrects_and_starts_over(on_canvas: Frontend, look: Look, canvas_server: Server) -> None:
+    name = f"before_{look.slug}"
+    buttons = on_canvas.page.locator(".animelora-panel .before button")
+    graph = training_graph(canvas_server, name=name, epochs=1, alpha=0.5, validate_every=0, validation_prompts="a girl")
+    on_canvas.load(graph, name)
+    on_canvas.fit()
+    wait_for_text(on_canvas, "alpha (0.5) is far from")
+    buttons.get_by_text("Use alpha = 4").dispatch_event("click")
+    wait_for(on_canvas, "panel.node.widgets.find((each) => each.name === 'alpha').value === 4")
+    on_canvas.run_command("Comfy.QueuePrompt")
+    wait_for(on_canvas, "panel.ended === 'done' && !panel.live")
+    wait_for_text(on_canvas, "uses the finished LoRA")
+    on_canvas.set_widget(NODE, "epochs", 2)
+    wait_for_text(on_canvas, "continues from step 4 of 8")
+    wait_for_text(on_canvas, "4 images · 4 steps · about ")
+    if os.environ.get("UPDATE_SCREENSHOTS"):
+        on_canvas.screenshot(SCREENSHOTS / f"canvas-before-run-{'vue-light' if look.vue else 'classic-dark'}.png")
+    buttons.get_by_text("Start over").dispatch_event("click")
+    wait_for(on_canvas, "panel.plan?.steps === 8 && panel.ended === 'done' && !panel.live")
+    assert start_steps(canvas_server, name) == [0, 0], "it continued"
+    assert "animelora_start_over" not in str(on_canvas.serialized())
+
+    on_canvas.set_widget(NODE, "preset", "style-sdxl")
+    wait_for_text(on_canvas, "made for another kind of model")
+    on_canvas.run_command("Comfy.QueuePrompt")
+    wait_for(on_canvas, "!panel.failure.hidden && panel.failure.textContent.includes('another kind of model')")
+    on_canvas.page.keyboard.press("Escape")  # ComfyUI's own dialog
+    on_canvas.page.locator(".animelora-panel .failure button").get_by_text("preset = style-sd15").dispatch_event("click")
+    wait_for(on_canvas, "panel.failure.hidden && panel.node.widgets.find((each) => each.name === 'preset').value === 'style-sd15'")
+
+
+def start_steps(server: Server, name: str) -> list[int]:
+    """The step at which each run of a name began, the oldest first."""
+    logs = (server.base / "output" / "animelora" / "runs").glob(f"{name}-*/events.jsonl")
+    lines = [line for log in sorted(logs, key=lambda log: log.stat().st_mtime) for line in log.read_text(encoding="utf-8").splitlines()]
+    return [event["start_step"] for line in lines if (event := json.loads(line))["event"] == "plan"]
