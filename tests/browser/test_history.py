@@ -15,7 +15,7 @@ from demo.drawing.render import render
 from tests.browser.frontend import Frontend
 from tests.browser.looks import Look
 from tests.browser.panel import training_graph, wait_for
-from tests.browser.screens import SCREENSHOTS, pack_errors
+from tests.browser.screens import SCREENSHOTS, pack_errors, send_event
 from tests.server.comfy_server import Server
 from tests.tools.run_folders import make_run
 from tests.tools.workflows.parts import DEMO_BASE
@@ -78,6 +78,10 @@ def test_history_lists_opens_compares_and_deletes_runs(
     expect(row(tab, second).locator(".state")).to_have_text("stopped at step 6 of 8")
     assert tab.locator(".run .name").all_inner_texts()[0].startswith(f"{first.name} · 2 epochs · ")
     assert page.evaluate("(image) => image.decode().then(() => image.naturalWidth)", row(tab, first).locator("img").element_handle()) == 256
+    send_event(on_canvas, "animelora.train", event="step", run=second.path.name, step=7, steps=8, loss_average=0.5, node_id="elsewhere")
+    expect(row(tab, second).locator(".state")).to_have_text("training · step 7 of 8")
+    tab.get_by_role("button", name="Refresh").click()
+    expect(row(tab, second).locator(".state")).to_have_text("stopped at step 6 of 8")
     settings_are_opened_in_the_node(on_canvas, tab, first)
     screenshot(on_canvas, look, "history")
     two_are_compared(on_canvas, look, tab, two_runs)

@@ -61,4 +61,4 @@ def _row(run: ListedRun) -> tuple[str, ...]:
 
 def _data(run: ListedRun) -> dict[str, Any]:
     names = ("name", "state", "started", "step", "steps", "epochs", "loss", "base", "images", "bytes")
-    return {"run": run.folder.name, **{name: getattr(run, name) for name in names}, "states": list(run.states)}
+    return {"run": run.folder.name, **{name: getattr(run, name) for name in names}, "saved": list(run.saved)}

@@ -14,7 +14,7 @@ from ..core.errors import UserError
 from ..core.files.reading import is_link
 from .publish import published_at
 from .run_folder import RunFolder
-from .run_list import file_sizes, is_own_file, run_folders, run_in, steps_with_files
+from .run_list import file_sizes, is_own_file, run_folders, run_in, saved_at
 from .states import STATE_FILES, state_folder
 
 
@@ -48,7 +48,7 @@ def delete_run(run: RunFolder, publish_folder: str = "") -> Deleted:
         sizes = [size for size, _ in file_sizes(run.path)]
         if published is not None:
             sizes.append(published.stat().st_size)
-        deleted = Deleted(len(steps_with_files(run)), images, sum(sizes), published)
+        deleted = Deleted(len(saved_at(run)), images, sum(sizes), published)
         last = [run.config, run.events]
         locks = [run.parent_lock, run.child_lock]
         for path in [run.result, *(each for each in run.path.iterdir() if each not in [run.result, *last, *locks])]:
@@ -71,7 +71,7 @@ def delete_step(run: RunFolder, step: int) -> Deleted:
     """
     folder = state_folder(run.checkpoints, step)
     with nobody_trains(run):
-        if step not in steps_with_files(run):
+        if step not in saved_at(run):
             raise UserError(f"Nothing is saved at step {step}.", "", kind="path")
         deleted = Deleted(1, 0, sum(size for size, _ in file_sizes(folder)))
         for name in reversed(STATE_FILES):  # the record first: a state without it is not used

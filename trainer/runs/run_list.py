@@ -36,7 +36,8 @@ class ListedRun:
     epochs: int  # planned; 0 if the run does not end with an epoch
     loss: float | None
     image: Path | None  # the last validation image of the first prompt
-    states: tuple[int, ...]  # the steps with a saved state, a saved LoRA, or both
+    saved: tuple[int, ...]  # the steps with a saved state, a saved LoRA, or both
+    loras: tuple[int, ...]  # those with a saved LoRA
     images: int
     files: tuple[tuple[int, tuple[int, int]], ...]  # as from ``file_sizes``
 
@@ -107,7 +108,8 @@ def describe(folder: Path) -> ListedRun:
         epochs=steps // per_epoch if per_epoch and steps % per_epoch == 0 else 0,
         loss=_finite(step.loss_average if step is not None else result.get("loss")),
         image=max((each for each in images if each.stem.endswith("-00")), key=_place, default=None),
-        states=tuple(steps_with_files(run)),
+        saved=tuple(saved_at(run)),
+        loras=tuple(_with_lora(run)),
         images=len(images),
         files=tuple(file_sizes(folder)),
     )
@@ -122,13 +124,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def steps_with_files(run: RunFolder) -> list[int]:
-    """The steps with a saved state or a saved LoRA."""
+def saved_at(run: RunFolder) -> list[int]:
+    """The steps with a saved state, a saved LoRA, or both."""
+    states = [] if is_link(run.checkpoints) else saved_steps(run.checkpoints)
+    return sorted({step for step in (*states, *_with_lora(run)) if step >= 0})
+
+
+def _with_lora(run: RunFolder) -> list[int]:
+    """The steps with a saved LoRA."""
     if is_link(run.checkpoints):
         return []
-    with_lora = (path.name.removeprefix("step-") for path in state_folders(run.checkpoints) if any(path.glob("*.safetensors")))
-    loras = [int(number) for number in with_lora if number.isdecimal()]
-    return sorted({step for step in (*saved_steps(run.checkpoints), *loras) if step >= 0})
+    numbers = [path.name.removeprefix("step-") for path in state_folders(run.checkpoints) if any(path.glob("*.safetensors"))]
+    return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def file_sizes(folder: Path) -> Iterator[tuple[int, tuple[int, int]]]:

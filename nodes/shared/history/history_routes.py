@@ -17,7 +17,6 @@ from ....trainer.runs.deleting import Deleted, delete_run, delete_step, own_run,
 from ....trainer.runs.run_list import ListedRun, RunList, disk_size
 from ..browser import report_new_lora
 from ..files.folders import loras_dir, runs_dir
-from ..files.saved_steps import saved_loras
 from ..routes import is_active, is_json
 from ..training_view import RUNNING, viewable
 from ..wording import on_canvas
@@ -82,7 +81,7 @@ async def _answer(action: Callable[..., dict[str, Any]], *arguments: Any) -> web
     except UserError as error:
         return web.json_response({"error": on_canvas(str(error))}, status=409 if error.kind == "busy" else 400)
     except OSError as error:
-        return web.json_response({"error": error.strerror or str(error)}, status=500)
+        return web.json_response({"error": f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")}, status=500)
 
 
 def _history(runs: RunList, train: type[Any], options: Mapping[str, type[io.ComfyNode]], queue: Sequence[Any]) -> dict[str, Any]:
@@ -97,7 +96,6 @@ def _history(runs: RunList, train: type[Any], options: Mapping[str, type[io.Comf
 
 def _row(run: ListedRun) -> dict[str, Any]:
     active = is_active(run.folder.name)
-    saved = saved_loras(run.folder)
     return {
         "run": run.folder.name,
         "name": run.name,
@@ -109,7 +107,7 @@ def _row(run: ListedRun) -> dict[str, Any]:
         "epochs": run.epochs,
         "loss": run.loss,
         "view": None if run.image is None else viewable(run.image),
-        "states": [{"step": step, "lora": step in saved} for step in run.states],
+        "states": [{"step": step, "lora": step in run.loras} for step in run.saved],
         "images": run.images,
         "bytes": run.bytes,
     }

@@ -90,5 +90,7 @@ def test_hostile_requests_are_refused_without_an_internal_error(server: Server, 
     (run / "events.jsonl").write_text(f"{events.encode_event(STEP)}\n", encoding="utf-8")
     options: dict[str, Any] = {"data": body.replace("RUN", run.name), "headers": {"Content-Type": "application/json"}, "timeout": 30}
     assert requests.post(f"{server.url}/animelora/runs/{run.name}/keep", **options).status_code == 400
+    for what in ("delete", "delete_step"):
+        assert requests.post(f"{server.url}/animelora/runs/{run.name}/{what}", **options).status_code == 400
     assert requests.post(f"{server.url}/animelora/runs/{run.name}/control", **options).status_code == 404
     assert requests.post(f"{server.url}/animelora/next_run", **options).json() == {"kind": "unknown"}

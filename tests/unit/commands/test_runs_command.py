@@ -29,7 +29,7 @@ def test_json_has_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["runs", str(tmp_path), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     (listed,) = printed["runs"]
-    assert (listed["run"], listed["name"], listed["states"], listed["base"]) == (run.path.name, "done", [4, 8], "")
+    assert (listed["run"], listed["name"], listed["saved"], listed["base"]) == (run.path.name, "done", [4, 8], "")
     assert printed["bytes"] == listed["bytes"] == sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
 
 

@@ -21,9 +21,10 @@ def test_a_finished_run_is_described(tmp_path: Path) -> None:
     run = make_run(tmp_path, "style", states=(4, 8))
     (found,) = listed(tmp_path)
     assert (found.folder, found.name, found.base, found.state) == (run.path, "style", "anime.safetensors", "finished")
-    assert (found.step, found.steps, found.epochs, found.states, found.images) == (8, 8, 2, (4, 8), 6)
+    assert (found.step, found.steps, found.epochs, found.saved, found.images) == (8, 8, 2, (4, 8), 6)
     assert found.loss == pytest.approx(0.6)
     assert found.started == 1_750_000_000.0
+    assert found.loras == (4, 8)
     assert found.image == run.samples / "epoch-002-00.png"
     assert found.bytes == sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
 
@@ -93,7 +94,7 @@ def test_images_and_states_behind_links_do_not_count(tmp_path: Path) -> None:
         own.rmdir()
         own.symlink_to(linked, target_is_directory=True)
     (found,) = listed(tmp_path / "runs")
-    assert (found.states, found.images, found.image) == ((), 0, None)
+    assert (found.saved, found.images, found.image) == ((), 0, None)
     assert found.bytes == sum(path.stat().st_size for path in run.path.iterdir() if path.is_file())
 
 
