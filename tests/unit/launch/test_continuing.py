@@ -149,9 +149,10 @@ def test_what_is_shown_and_saved_meanwhile_and_the_name_may_change(make: Any, fo
     }
     continued = continue_here(copied(four, make, tmp_path / "runs", 9, **changes))
     assert start_steps(continued) == [0, 9]
-    assert continued.state(20)["lora"].keys() == four.state(20)["lora"].keys()
-    for name, values in four.state(20)["lora"].items():
-        assert continued.state(20)["lora"][name].equal(values), name
+    ours, expected = continued.state(20)["lora"], four.state(20)["lora"]
+    assert ours.keys() == expected.keys()
+    for name, values in expected.items():
+        assert ours[name].equal(values), name
     saved = {path.name for path in continued.run.checkpoints.glob("*/*.safetensors")}
     assert {"my style-000003.safetensors", "my style-000009.safetensors", "my style-000012.safetensors"} <= saved
     assert all(Path(event.lora).is_file() for event in read_events_of(continued.run.events, events.Checkpoint))

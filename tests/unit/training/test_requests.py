@@ -140,8 +140,9 @@ def test_edited_prompts_count_from_the_next_images_on(settings: Callable[[Path],
     assert samples == [(0, PROMPTS[0]), (1, PROMPTS[0]), (2, "a dog"), (2, "a (bird:1.2)")]
     (event,) = read_events_of(run.events, events.Requested)
     assert (event.step, event.prompts) == (5, list(edited.prompts))
+    expected = alone.state(EPOCHS * IMAGES)["ema"]
     for name, values in recipe.state.weights().items():
-        assert values.equal(alone.state(EPOCHS * IMAGES)["ema"][name]), name
+        assert values.equal(expected[name]), name
 
 
 def test_a_request_that_fails_is_a_warning(

@@ -181,8 +181,9 @@ def test_more_processes_than_images_in_a_step_are_refused(
 
 def distance(run: Run, other: Run) -> float:
     """Length of the difference of two LoRAs over that of the second. Single weights differ more: Adam divides by tiny numbers."""
-    difference = torch.stack([(run.weights[name] - tensor).norm() for name, tensor in other.weights.items() if "lora_up" in name])
-    return float(difference.norm() / torch.stack([t.norm() for n, t in other.weights.items() if "lora_up" in n]).norm())
+    ours, theirs = run.weights, {name: tensor for name, tensor in other.weights.items() if "lora_up" in name}
+    difference = torch.stack([(ours[name] - tensor).norm() for name, tensor in theirs.items()])
+    return float(difference.norm() / torch.stack([tensor.norm() for tensor in theirs.values()]).norm())
 
 
 def children_of(run: Path) -> dict[int, int]:

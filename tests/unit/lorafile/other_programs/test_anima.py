@@ -54,27 +54,30 @@ def knows_anima(comfyui: ComfyUI) -> bool:
 def test_comfyui_uses_every_key_and_computes_the_same_changes(comfyui: ComfyUI, tmp_path: Path, long_form: bool) -> None:
     if not knows_anima(comfyui):
         pytest.skip("this ComfyUI does not know Anima")
-    sizes = full_sizes()
-    few = anima_sizes(1) if long_form else {key: (out // NARROW, into // NARROW) for key, (out, into) in anima_sizes(1).items()}
+    every, few = full_sizes(), anima_sizes(1)
     cases = [(algorithm, form) for form in ("kohya", "comfyui") for algorithm in ("lora", "loha", "lokr", "dora")]
     jobs, files = [], []
     for algorithm, form in cases:
-        weights = sample(sizes if algorithm == "lora" else few, algorithm)
+        full = long_form or (algorithm, form) == cases[0]
+        sizes = every if algorithm == "lora" else few
+        if not full:
+            sizes = {key: (out // NARROW, into // NARROW) for key, (out, into) in sizes.items()}
+        weights = sample(sizes, algorithm)
         layers = one_of_each_kind(weights)
         path = tmp_path / f"{algorithm}-{form}.safetensors"
         converted = convert(weights, form)
-        if algorithm == "lora" or long_form:
+        if full:
             write_lora(path, converted)
         else:
             write_tensors(path, converted.tensors, converted.metadata)  # it would be refused as one of another model
         keys = [comfy_key("anima", module.component, module.name) for module in layers]
-        shapes = {} if algorithm == "lora" else {key: few[module.component, module.name] for key, module in zip(keys, layers, strict=True)}
+        shapes = {} if full else {key: sizes[module.component, module.name] for key, module in zip(keys, layers, strict=True)}
         base = 1.0 if algorithm == "dora" else 0.0
         result = str(tmp_path / f"{path.stem}.out.safetensors")
         jobs.append({"lora": str(path), "result": result, "layers": keys, "base": base, "shapes": shapes})
         files.append((algorithm, form, layers, {comfy_key("anima", module.component, module.name) for module in weights}))
     results = load_in_comfyui(comfyui, tmp_path, "anima", jobs)
-    assert len(sizes) == 280 + 168 + 3 + 60 + 196
+    assert len(every) == 280 + 168 + 3 + 60 + 196
     for (algorithm, form, layers, expected), job, result in zip(files, jobs, results, strict=True):
         assert result["left"] == [], (algorithm, form, result["left"][:5])
         assert set(result["patched"]) == expected
@@ -88,7 +91,7 @@ def test_comfyui_uses_every_key_and_computes_the_same_changes(comfyui: ComfyUI, 
             assert torch.allclose(change, ours, rtol=1e-3, atol=1e-3), (algorithm, form, module.name)
         found = f"all {result['keys']} keys used, {len(expected)} layers patched, changes equal to 1e-3"
         how = "its loader on full-size models with 28 blocks, numbers of one layer of each kind"
-        how += "" if long_form or algorithm == "lora" else ", narrowed"
+        how += ", narrowed" if job["shapes"] else ""
         record("ComfyUI", comfyui.version, f"Anima, {form} format, {algorithm}", found, how)
 
 

@@ -195,13 +195,14 @@ def test_the_file_holds_the_moving_average_of_the_steps_weights(whole: Trained, 
         decay = min(DECAY, (1 + step) / (10 + step))
         lora = whole.state(step)["lora"]
         expected = {name: decay * value + (1 - decay) * lora[name].double() for name, value in expected.items()}
-    kept = whole.state(STEPS)["ema"]
+    last = whole.state(STEPS)
+    kept = last["ema"]
     written = load_file(str(whole.run.lora))
     for name, value in expected.items():
         assert torch.allclose(kept[name].double(), value, atol=1e-6), name
         module, _, side = name.rpartition(".")
         assert torch.equal(written[f"{kohya_unet_key('sd1', module)}.lora_{side}.weight"], kept[name].half())
-    assert any(not torch.allclose(kept[name], whole.state(STEPS)["lora"][name], atol=1e-5) for name in kept)
+    assert any(not torch.allclose(kept[name], last["lora"][name], atol=1e-5) for name in kept)
 
 
 def test_metadata_has_norm_limit_and_moving_average(whole: Trained) -> None:

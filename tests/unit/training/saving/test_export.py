@@ -166,6 +166,7 @@ def test_weights_that_are_of_no_use_are_not_written(bad: float, trained: Trained
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+@pytest.mark.long  # 3.6 million characters to tokenise; which tags are kept: tests/unit/lorafile/writing/test_save.py
 def test_captions_of_any_length_leave_room_for_the_file(shallow_checkpoint: Path, tmp_path: Path) -> None:
     """More captions than a header may have: the LoRA is written, and what it lacks was warnings before training."""
     folder = make_dataset(tmp_path, 4)
