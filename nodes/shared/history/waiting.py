@@ -33,13 +33,11 @@ def waiting_trainings(train: type[Any], options_nodes: Nodes, queue: Sequence[An
 def _outlook(
     train: type[Any], options_nodes: Nodes, graph: Mapping[str, Any], node_id: str, name: str, runs: Sequence[ListedRun]
 ) -> dict[str, Any]:
-    """What a training will do. Without a run of its name the dataset is not known: then it starts, or nobody knows."""
-    if not runs:
-        return _STARTS
+    """What a training will do; without any runs it can only start."""
     same = next((run.folder for run in runs if run.name == name), None)
-    found = next_outlook(train, options_nodes, graph, node_id, same or runs[0].folder)
-    if same is None:
-        return _STARTS if found["kind"] == "starts" else _UNKNOWN
+    found = next_outlook(train, options_nodes, graph, node_id, same)
+    if found["kind"] == "unknown" and not runs:
+        return _STARTS
     return {key: found[key] for key in ("kind", "step", "steps") if key in found}
 
 

@@ -66,7 +66,7 @@ def test_a_damaged_configuration_has_no_settings(server: Server) -> None:
 
 def test_a_run_is_deleted_and_its_published_lora_only_if_asked(server: Server) -> None:
     loras = server.base / "models" / "loras"
-    for name, with_lora in (("kept_lora", False), ("gone_lora", True)):
+    for name, with_lora in (("lora_stays", False), ("lora_goes", True)):
         run = make_run(runs_of(server), name, states=(4, 8))
         publish(run, str(loras))
         assert server.get(f"/animelora/runs/{run.path.name}/published") == {"lora": f"{name}.safetensors"}

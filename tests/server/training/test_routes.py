@@ -93,4 +93,4 @@ def test_hostile_requests_are_refused_without_an_internal_error(server: Server, 
     for what in ("delete", "delete_step"):
         assert requests.post(f"{server.url}/animelora/runs/{run.name}/{what}", **options).status_code == 400
     assert requests.post(f"{server.url}/animelora/runs/{run.name}/control", **options).status_code == 404
-    assert requests.post(f"{server.url}/animelora/next_run", **options).json() == {"kind": "unknown"}
+    assert requests.post(f"{server.url}/animelora/next_run", **options).json()["kind"] == "unknown"
