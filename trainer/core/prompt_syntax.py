@@ -10,8 +10,9 @@ from contextlib import suppress
 
 _ESCAPED = re.compile(r"\\([()])")
 _BARE = re.compile(r"(?<!\\)[()]")
-EMPHASIS = re.compile(r"\([^()]*:\s*[+-]?(\d+\.?\d*|\.\d+)\s*\)")
+EMPHASIS = re.compile(r"\([^()]*:\s*[+-]?(\d+(?:\.\d*)?|\.\d+)\s*\)")
 _NESTED = 1.1  # the factor of a pair of brackets without a number
+_DEEPEST = 100  # levels of brackets; those further inside are text
 
 
 def unescape(text: str) -> str:
@@ -41,11 +42,13 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
     unescaped.
     """
     hidden = prompt.replace("\\(", "\1").replace("\\)", "\2")
-    parts = [(text.replace("\1", "(").replace("\2", ")"), weight) for text, weight in _weighted(hidden, 1.0)]
+    parts = [(text.replace("\1", "(").replace("\2", ")"), weight) for text, weight in _weighted(hidden, 1.0, _DEEPEST)]
     return [(text, weight) for text, weight in parts if text]
 
 
-def _weighted(text: str, weight: float) -> list[tuple[str, float]]:
+def _weighted(text: str, weight: float, levels: int) -> list[tuple[str, float]]:
+    if not levels:
+        return [(text, weight)]
     weighted: list[tuple[str, float]] = []
     for part in _split(text):
         if len(part) < 2 or not (part.startswith("(") and part.endswith(")")):
@@ -56,7 +59,7 @@ def _weighted(text: str, weight: float) -> list[tuple[str, float]]:
         if colon and head:
             with suppress(ValueError):
                 own, inside = float(number), head
-        weighted += _weighted(inside, own)
+        weighted += _weighted(inside, own, levels - 1)
     return weighted
 
 

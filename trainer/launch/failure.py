@@ -65,7 +65,7 @@ def _signal(number: int) -> str:
 def _lost_process(path: Path, start: int) -> str:
     """Which of several processes ended first and how, from the summary that torch's launcher prints; empty for a single process."""
     text = _read_from(path, start)
-    ended = re.findall(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)[^(\n]*\([^)]*\)\s*(?:\((SIG[A-Z]+)\))?", text, re.MULTILINE)
+    ended = re.findall(r"^[ \t]*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)[^(\n]*\([^)]*\)\s*(?:\((SIG[A-Z]+)\))?", text, re.MULTILINE)
     by_launcher = "SIGTERM"  # with which the launcher ends the others
     first = next((each for each in ended if each[2] != by_launcher and each[1] != "1"), next(iter(ended), None))
     if first is None:

@@ -35,7 +35,7 @@ def lines(text: str) -> list[str]:
 
 def numbers(text: str, *, what: str, low: float, high: float) -> list[float]:
     """Numbers separated by commas, semicolons or spaces, without repetitions. Raises UserError for anything else."""
-    values: list[float] = []
+    values: dict[float, None] = {}
     for part in re.split(r"[,;\s]+", text.strip()):
         if not part:
             continue
@@ -47,8 +47,7 @@ def numbers(text: str, *, what: str, low: float, high: float) -> list[float]:
             ) from None
         if not math.isfinite(value) or not low <= value <= high:
             raise UserError(f"{part} in {what} is not between {low:g} and {high:g}.", "Change it and queue again.")
-        if value not in values:
-            values.append(value)
+        values[value] = None
     if not values:
         raise UserError(f"{what} is empty.", "Enter at least one number.")
-    return values
+    return list(values)

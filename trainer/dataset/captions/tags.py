@@ -13,7 +13,7 @@ SEPARATOR = str(TrainingHints.model_fields["keep_tokens_separator"].default)
 # a part between commas; a choice such as {blue eyes, smile|red eyes} is one
 _PART = re.compile(r"(?:\{[^{}|]*\|[^{}]*\}|[^,])+")
 
-WILDCARD = re.compile(r"\{[^{}]*\|[^{}]*\}")
+WILDCARD = re.compile(r"\{[^{}|]*\|[^{}]*\}")
 
 
 def split_tags(caption: str) -> list[str]:

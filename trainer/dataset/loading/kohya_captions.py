@@ -25,7 +25,9 @@ def choose_variant(caption: str, choose: Callable[[Sequence[str]], str]) -> str:
     """One line of ``caption`` with one part of each ``{a|b}``, as ``choose`` selects them; ``{{`` and ``}}`` stand for braces."""
     line = choose(caption.split("\n")) if "\n" in caption else caption
     line = line.replace("{{", "\1").replace("}}", "\2")
-    return _CHOICE.sub(lambda match: choose(match[1].split("|")), line).replace("\1", "{").replace("\2", "}")
+    closed, brace, rest = line.rpartition("}")  # behind the last brace, each open one would be searched to the end of the line
+    line = _CHOICE.sub(lambda match: choose(match[1].split("|")), closed + brace) + rest
+    return line.replace("\1", "{").replace("\2", "}")
 
 
 def tag_sections(caption: str, hints: TrainingHints) -> tuple[list[str], list[str], list[str]]:

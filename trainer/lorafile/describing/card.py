@@ -18,7 +18,7 @@ from ...core.errors import UserError
 from ..metadata_values import text_value
 from ..naming.family_layouts import FAMILY_TITLES
 from ..thumbnail import to_data_url
-from .information import LoraInfo, inspect_lora
+from .information import LoraInfo, inspect_lora, plausible_words
 from .sidecar import Notes, notes, preview
 
 _LONGEST = 200  # characters of a value
@@ -144,7 +144,7 @@ def _algorithm(info: LoraInfo | None) -> str:
 def _words(info: LoraInfo | None, beside: Notes) -> tuple[str, ...]:
     found = info.trigger_words if info else ()
     stated = info is not None and bool(text_value(info.metadata, "modelspec.trigger_phrase"))
-    return found if stated else beside.trigger_words or found
+    return found if stated else plausible_words(beside.trigger_words) or found
 
 
 def _short(text: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -18,6 +19,7 @@ from ..weights import LoraWeights
 
 _ALWAYS = 0.95  # a tag in at least this share of the captions counts as a trigger word
 _MOST_TAGS = 32
+_MOST_STATED, _LONGEST_STATED = 256, 1000  # trigger words, and characters of one
 _LONGEST_TABLE = 8_000_000  # characters of JSON in the metadata, about 400,000 tags; parsing takes fifty times as much memory
 
 
@@ -125,7 +127,13 @@ def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 def stated_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The trigger phrase of the model specification, split at commas; empty without one."""
-    return tuple(word.strip() for word in text_value(metadata, "modelspec.trigger_phrase").split(",") if word.strip())
+    return plausible_words(text_value(metadata, "modelspec.trigger_phrase").split(","))
+
+
+def plausible_words(words: Iterable[str]) -> tuple[str, ...]:
+    """The first 256 of ``words`` that are not empty or longer than any trigger word: some uses compare each with every other."""
+    stripped = (word.strip() for word in words)
+    return tuple(islice((word for word in stripped if 0 < len(word) <= _LONGEST_STATED), _MOST_STATED))
 
 
 def _in_every_caption(tags: Counter[str], images: float) -> tuple[str, ...]:
