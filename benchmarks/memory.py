@@ -15,13 +15,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
+from random_checkpoints.anima import make_empty_anima
 from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from trainer.config import memory_presets, run_config
 from trainer.core.terminal import escape_unprintable
 from trainer.families import family_of, open_checkpoint
 from trainer.plan.meta_models import memory_of
 
-MODELS = (("SD 1.5, 512 px", "full", 512), ("SDXL, 1024 px", "full-sdxl", 1024))
+MODELS = (("SD 1.5, 512 px", "full", 512), ("SDXL, 1024 px", "full-sdxl", 1024), ("Anima, 1024 px", "anima", 1024))
 PARTS = ("base", "lora", "optimizer", "activations", "overhead")
 
 
@@ -34,7 +35,8 @@ def main() -> None:
     print(table.heading(("Model", "`training.memory`", *PARTS, "GB in all", "what it fills in")))
     with tempfile.TemporaryDirectory() as folder:
         for title, size, pixels in MODELS:
-            header = str(make_empty_checkpoint(Path(folder) / f"{size}.safetensors", size))
+            path = Path(folder) / size
+            header = str(make_empty_anima(path) if size == "anima" else make_empty_checkpoint(path.with_suffix(".safetensors"), size))
             for preset in ("none", *memory_presets.SIZES):
                 print(row(title, header, pixels, preset, arguments.batch, arguments.fused), flush=True)
 

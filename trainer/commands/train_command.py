@@ -188,10 +188,12 @@ def _print_plan(plan: RunPlan, settings: RunConfig, dataset: str, base: str, tim
     from rich.text import Text
 
     training, network = settings.training, settings.network
+    swapped = min(training.swap_blocks, plan.swappable_blocks)
     passes = training.micro_batch_size or training.batch_size
     notes = {
         "base": f" in {plan.precision if training.base_precision == 'same' else training.base_precision}"
-        + (", packed for the CPU" if plan.prepacked else ""),
+        + (", packed for the CPU" if plan.prepacked else "")
+        + (f", {plural(swapped, 'block')} swapped" if swapped else ""),
         "optimizer": f" for {settings.optimizer.name}",
         "activations": f", {min(passes, training.batch_size)} at a time"
         + (", checkpointed" if training.gradient_checkpointing else "")

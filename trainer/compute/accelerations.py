@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # In the order in which they change the denoiser and wrap its passes. Imported when first used: most import torch or a kernel library.
 _CLASSES: dict[str, str] = {
     "quantised_base": "quantised_base:QuantisedBase",
+    "swapped_blocks": "swapped_blocks:SwappedBlocks",
     "attention": "attention:FasterAttention",
     "cpu_attention": "cpu_attention:CpuAttention",
     "onednn": "onednn:OneDnnLayers",

@@ -56,4 +56,16 @@ def channels_last(setting: str, device: torch.device, dtype: torch.dtype) -> boo
 
 def blocks(denoiser: nn.Module) -> list[nn.Module]:
     """The repeated blocks of ``denoiser``."""
-    return [module for module in denoiser.modules() if any(kind.__name__ in _BLOCKS for kind in type(module).__mro__)]
+    return [module for module in denoiser.modules() if _is_block(module)]
+
+
+def sequential_blocks(denoiser: nn.Module) -> list[nn.Module]:
+    """The blocks of a transformer, each of which computes on the result of the one before it. A UNet has none."""
+    from torch import nn
+
+    lists = [child for child in denoiser.children() if isinstance(child, nn.ModuleList)]
+    return [module for modules in lists for module in modules if _is_block(module)]
+
+
+def _is_block(module: nn.Module) -> bool:
+    return any(kind.__name__ in _BLOCKS for kind in type(module).__mro__)

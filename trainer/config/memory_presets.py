@@ -1,7 +1,7 @@
 """Memory presets: settings with which a run fits a GPU of a given size.
 
 A preset only sets keys that were left unset (``PRESET_KEYS``), and nothing that changes what the LoRA learns: neither batch, rank nor
-resolution. Micro-batches and checkpointing give the same gradients, an 8-bit base and optimizer nearly the same.
+resolution. Micro-batches, checkpointing and swapped blocks give the same gradients, an 8-bit base and optimizer nearly the same.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ANIMA: dict[str, dict[str, Any]] = {
     "16gb": {**_CHECKPOINTED, "training.micro_batch_size": 4},
     "12gb": {**_CHECKPOINTED, "training.micro_batch_size": 2},
     "8gb": _ONE_AT_A_TIME,
-    "6gb": _PACKED,
+    "6gb": {**_ONE_AT_A_TIME, "training.swap_blocks": 26},
 }
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {"sd15": _SMALL, "sdxl": _LARGE, "anima": _ANIMA}  # by the family's preset group
 
@@ -56,6 +56,8 @@ def preset(size: str, group: str) -> dict[str, Any]:
 def with_preset(config: RunConfig, size: str, group: str) -> RunConfig:
     """``config`` with the preset's values for keys that were left unset; afterwards every key of ``PRESET_KEYS`` is set."""
     data, chosen = config.to_data(), preset(size, group)
+    if not config.can_swap_blocks:
+        chosen.pop("training.swap_blocks", None)
     whole = config.model_dump(mode="json")
     for key in PRESET_KEYS:
         section, name = key.split(".")

@@ -17,7 +17,7 @@ from pydantic import ValidationError, model_validator
 from ..core.errors import UserError
 from ..core.files.paths import expand_home
 from ..core.files.text_file import read_text
-from ..core.messages import Action, Message, Setting
+from ..core.messages import Action, Message, Setting, join_messages
 from .overrides import apply_override
 from .presets import expanded
 from .sections.base import BaseModelSection
@@ -52,7 +52,13 @@ LATER_SETTINGS = (  # what can change while a run lasts without changing a weigh
     "validation.every_epochs",
     "validation.noise_levels",
 )
-PRESET_KEYS = ("training.gradient_checkpointing", "training.micro_batch_size", "training.base_precision", "optimizer.name")
+PRESET_KEYS = (
+    "training.gradient_checkpointing",
+    "training.micro_batch_size",
+    "training.base_precision",
+    "training.swap_blocks",
+    "optimizer.name",
+)
 
 
 class RunConfig(Section):
@@ -99,10 +105,24 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _swapped_blocks_keep_their_form(self) -> RunConfig:
+        if self.training.swap_blocks and not self.can_swap_blocks:
+            others = (Setting("network.dora", True), Setting("training.compile", True), Setting("training.cuda_graphs", "on"))
+            swap_blocks = Setting("training.swap_blocks")
+            raise ValueError(Message(swap_blocks, " cannot be used with ", join_messages(" or ", others), ": set it to 0"))
+        return self
+
+    @property
+    def can_swap_blocks(self) -> bool:
+        """Whether blocks can be away from the GPU: DoRA reads all weights at the start, compiled and recorded passes expect them there."""
+        return not (self.network.dora or self.training.compile or self.training.cuda_graphs == "on")
+
     def identity(self) -> dict[str, Any]:
         """The part that determines the result, as plain JSON data: everything but paths, output places and who shares the work."""
         # which datasets, and how often each, is in the datasets' common hash; a memory preset is what it fills in
-        data = self.model_dump(mode="json", exclude={"output": True, "base": True, "dataset": True, "training": {"memory", "processes"}})
+        same_result = {"memory", "processes", "swap_blocks"}
+        data = self.model_dump(mode="json", exclude={"output": True, "base": True, "dataset": True, "training": same_result})
         if not self.dataset.balance_regularisation:
             data["dataset"] = {"balance_regularisation": False}
         return dict(data)

@@ -102,6 +102,11 @@ def total_memory_gb(device: torch.device) -> float:
     return float(psutil.virtual_memory().total) / 1e9
 
 
+def has_own_memory(device: torch.device) -> bool:
+    """Whether tensors on ``device`` are elsewhere than in main memory."""
+    return device.type == "cuda"
+
+
 def usable_memory_gb(device: torch.device) -> float:
     """The memory in GB that a run can use.
 

@@ -15,13 +15,18 @@ TIGHT = Message(
     _AUTO,
     " chooses settings that fit.",
 )
-_MEMORY_SAVERS = (  # the cheapest first
-    Setting("training.precision", "bf16"),
-    Setting("training.gradient_checkpointing", True),
-    Setting("training.micro_batch_size", 1),
-    Setting("training.base_precision", "int8"),
-    Setting("network.targets", "attention"),
-)
+
+
+def _memory_savers(plan: RunPlan) -> list[Setting]:
+    """The cheapest first."""
+    return [
+        Setting("training.precision", "bf16"),
+        Setting("training.gradient_checkpointing", True),
+        Setting("training.micro_batch_size", 1),
+        *([Setting("training.swap_blocks", plan.swappable_blocks)] if plan.swappable_blocks else []),
+        Setting("training.base_precision", "int8"),
+        Setting("network.targets", "attention"),
+    ]
 
 
 def require_memory(plan: RunPlan, usable_gb: float, estimate_with: Callable[[Sequence[Setting]], float]) -> None:
@@ -32,10 +37,11 @@ def require_memory(plan: RunPlan, usable_gb: float, estimate_with: Callable[[Seq
     """
     if plan.memory_gb <= usable_gb * _TOLERANCE:
         return
-    for count in range(1, len(_MEMORY_SAVERS) + 1):
-        needed = estimate_with(_MEMORY_SAVERS[:count])
+    savers = _memory_savers(plan)
+    for count in range(1, len(savers) + 1):
+        needed = estimate_with(savers[:count])
         if needed <= usable_gb * _TOLERANCE:
-            changes = join_messages(", ", _MEMORY_SAVERS[:count])
+            changes = join_messages(", ", savers[:count])
             hint = Message(f"It would fit ({needed:.1f} GB) with ", changes, "; ", _AUTO, " chooses such settings.")
             break
     else:
@@ -47,5 +53,5 @@ def require_memory(plan: RunPlan, usable_gb: float, estimate_with: Callable[[Seq
 
 def savings(plan: RunPlan, estimate_with: Callable[[Sequence[Setting]], float]) -> list[tuple[Setting, float]]:
     """The settings that would save memory, each with the memory in GB that the run would then need; the most helpful first."""
-    needed_with = [(change, estimate_with([change])) for change in _MEMORY_SAVERS]
+    needed_with = [(change, estimate_with([change])) for change in _memory_savers(plan)]
     return sorted(((change, needed) for change, needed in needed_with if needed < plan.memory_gb - 0.01), key=lambda pair: pair[1])

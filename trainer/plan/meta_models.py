@@ -47,11 +47,22 @@ class MetaModels:
 
 
 def memory_of(
-    config: RunConfig, family: Family, checkpoint: BaseCheckpoint, size: tuple[int, int], dtype: torch.dtype, *, fused: bool = False
+    config: RunConfig,
+    family: Family,
+    checkpoint: BaseCheckpoint,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    *,
+    fused: bool = False,
+    models: MetaModels | None = None,
 ) -> dict[str, float]:
-    """``memory_needed`` for images of ``size`` (width, height), without a dataset."""
-    unet, text, _ = _build(config, family, checkpoint, dtype, fused)
-    return memory_needed(unet, family, config, size, dtype, text)
+    """``memory_needed`` on a GPU for images of ``size`` (width, height), without a dataset. ``models``: those of earlier calls."""
+    import torch
+
+    unet, text, _, counted = (models or MetaModels()).build(config, family, checkpoint, dtype, fused)
+    needed = memory_needed(unet, family, config, size, dtype, text, counted)
+    needed["base"] += accelerations.extra_bytes("swapped_blocks", unet, Context(config, torch.device("cuda"), dtype)) / 1e9
+    return needed
 
 
 def _build(

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from ..adapters import adapter
 from ..compute import accelerations
 from ..compute.acceleration import Context
+from ..compute.denoiser_setup import sequential_blocks
 from ..config.memory_presets import SIZES
 from ..config.run_config import RunConfig
+from ..core import devices
 from ..core.devices import torch_dtype, usable_memory_gb
 from ..core.errors import UserError
 from ..core.messages import Message, Setting
@@ -24,6 +26,7 @@ from .meta_models import MetaModels
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 _SPEED_SHARE = 0.6  # of the memory: a run that needs more does without what only makes it faster
 _WORTH_GB = 0.1  # smaller weights fit into the processor's cache, so that packing them gains nothing
@@ -68,6 +71,8 @@ def make_plan(
     trainable: int = sum(parameter.numel() for model in models_of(unet, text) for parameter in adapter.parameters(model))
     largest = max(sizes, key=lambda size: size[0] * size[1])
     memory = memory_needed(unet, family, config, largest, dtype, text, counted)
+    swappable = _swappable_blocks(unet, family, config, device)
+    memory["base"] += accelerations.extra_bytes("swapped_blocks", unet, context) / 1e9
     packing = accelerations.extra_bytes("onednn", unet, context) / 1e9
     prepacked = _WORTH_GB <= packing <= _SPEED_SHARE * usable_memory_gb(device) - sum(memory.values())
     if prepacked:
@@ -97,6 +102,7 @@ def make_plan(
         prepacked=prepacked,
         cuda_graphs=cuda_graphs,
         fused=fused,
+        swappable_blocks=swappable,
         text_encoder=checkpoint.text_encoder.name if checkpoint.text_encoder else "",
         vae=checkpoint.vae.name if checkpoint.vae else "",
         latents=describe_latents(checkpoint, family.latents.scaling_factor) if _is_flow_by_choice(family, prediction) else "",
@@ -106,6 +112,19 @@ def make_plan(
 def _is_flow_by_choice(family: Family, prediction: Prediction) -> bool:
     """Whether a model of a family of diffusions is trained as a flow: such models may have been trained with another VAE's scale."""
     return prediction.kind == FLOW and family.beta_schedule is not None
+
+
+def _swappable_blocks(unet: nn.Module, family: Family, config: RunConfig, device: torch.device) -> int:
+    """How many blocks ``training.swap_blocks`` could swap on ``device``. Raises UserError where it is set and the model has none."""
+    count, wanted = len(sequential_blocks(unet)), config.training.swap_blocks
+    if wanted and not count:
+        raise UserError(
+            Message(Setting("training.swap_blocks"), f" is {wanted}, but the blocks of {family.title} cannot be swapped."),
+            Message("Set ", Setting("training.swap_blocks", 0), "."),
+            kind="config",
+        )
+    is_possible = devices.has_own_memory(device) and config.can_swap_blocks and accelerations.find("swapped_blocks") is not None
+    return count if is_possible else 0
 
 
 def _uses_cuda_graphs(context: Context, needed_gb: float) -> bool:

@@ -32,6 +32,7 @@ class RunPlan:
     prepacked: StrictBool = False  # layers of the base are packed for the CPU, see compute/onednn/
     cuda_graphs: StrictBool = False  # forward and backward passes are captured, see compute/cuda_graphs/
     fused: StrictBool = False  # blocks of the UNet, see compute/fused_blocks/
+    swappable_blocks: StrictInt = 0  # of the denoiser on this device, see compute/swapped_blocks/
     text_encoder: StrictStr = ""  # the file of a model that has its text encoder in one of its own
     vae: StrictStr = ""  # the file of the VAE, if it is not the checkpoint's own
     latents: StrictStr = ""  # how they are scaled, for a model whose kind does not determine it

@@ -153,6 +153,7 @@ MACHINE_OPTIONS_WIDGETS = NodeWidgets(
         Widget("channels_last", "training.channels_last"),
         "options",
         Widget("gpus", "training.processes"),
+        Widget("swap_blocks", "training.swap_blocks"),
     ),
 )
 MONITOR_OPTIONS_WIDGETS = NodeWidgets(

@@ -19,8 +19,9 @@ from trainer.config.run_config import PRESET_KEYS, RunConfig
 from trainer.config.sections.optimizer import OptimizerSection
 from trainer.families import family_of, open_checkpoint
 from trainer.launch.prepared_run import prepare_run
+from trainer.plan import meta_models
 from trainer.plan.inputs import open_inputs
-from trainer.plan.memory_estimate import memory_needed, state_bytes
+from trainer.plan.memory_estimate import state_bytes
 from trainer.plan.meta_models import MetaModels
 from trainer.training.optimizers import make_optimizer
 
@@ -49,9 +50,7 @@ def models() -> MetaModels:
 def memory_of(models: MetaModels, settings: RunConfig, header: Path, family: str) -> dict[str, float]:
     """What a run of a family needs, in GB."""
     checkpoint, pixels = open_checkpoint(str(header)), PIXELS[family]
-    found = family_of(checkpoint)
-    unet, text, _, counted = models.build(settings, found, checkpoint, torch.bfloat16, False)
-    return memory_needed(unet, found, settings, (pixels, pixels), torch.bfloat16, text, counted)
+    return meta_models.memory_of(settings, family_of(checkpoint), checkpoint, (pixels, pixels), torch.bfloat16, models=models)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def needed(headers: dict[str, Path], models: MetaModels) -> Callable[[str, str],
 def test_preset_needs_less_memory_than_its_gpu_has(needed: Callable[[str, str], dict[str, float]], family: str, size: str) -> None:
     parts = needed(family, size)
     assert sum(parts.values()) < memory_presets.SIZES[size] * 0.95  # the screen of a desktop takes some, too
-    assert parts["base"] > 0.8 and parts["activations"] > 0.05 and parts["lora"] > parts["optimizer"] > 0
+    assert parts["base"] > 0.5 and parts["activations"] > 0.05 and parts["lora"] > parts["optimizer"] > 0
 
 
 @pytest.mark.parametrize("name", ["style-sd15", "style-sdxl"])

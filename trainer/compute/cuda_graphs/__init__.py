@@ -19,16 +19,17 @@ from .recorded_passes import RecordedPasses
 class CudaGraphs(Acceleration):
     """``training.cuda_graphs``.
 
-    A text encoder that is trained works on prompts of changing lengths, and dropout draws new random numbers in every pass: neither can be
-    recorded.
+    A text encoder that is trained works on prompts of changing lengths, dropout draws new random numbers in every pass, and swapped blocks
+    have other memory each time: none of these can be recorded.
     """
 
     title = "CUDA graphs"
 
     def is_wanted(self, context: Context) -> bool:
         """On a GPU, for passes that are always the same."""
-        can_repeat = not (context.config.trains_text or context.config.network.dropout)
-        return context.device.type == "cuda" and context.config.training.cuda_graphs != "off" and can_repeat
+        config = context.config
+        can_repeat = not (config.trains_text or config.network.dropout or config.training.swap_blocks)
+        return context.device.type == "cuda" and config.training.cuda_graphs != "off" and can_repeat
 
     def is_on(self, config: RunConfig, plan: RunPlan) -> bool:
         """When the plan found room for the recordings."""

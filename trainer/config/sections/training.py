@@ -191,3 +191,13 @@ class TrainingSection(Section):
         details="`auto`: `on` on a CPU and where tensor cores prefer it (CUDA in bf16 or fp16), else `off`.",
         why="The faster one.",
     )
+    swap_blocks: int = setting(
+        0,
+        "For Anima: keeps this many of the model's 28 blocks in main memory and copies each to the GPU when needed. Needs less GPU "
+        "memory, with the same result. 0 keeps all on the GPU.",
+        details="Two of them are on the GPU at any time, so that 1 and 2 save nothing; more than the model has means all. Not with "
+        "`network.dora`, `training.compile` or CUDA graphs. On a CPU it changes nothing. See [Memory](#memory).",
+        why="Training is fastest with all of them on the GPU.",
+        ge=0,
+        le=1000,
+    )
