@@ -32,7 +32,7 @@ def step_flop(checkpoint: Path, *, resolution: int, rank: int) -> float:
     counter = FlopCounterMode(display=False)
     with counter:
         latents = torch.empty(1, *family.latents.shape(resolution, resolution), device=meta)
-        output = unet.train()(latents, torch.zeros(1, dtype=torch.int64, device=meta), **inputs).sample
+        output = unet.train()(latents, torch.zeros(1, dtype=torch.int64, device=meta), **inputs, return_dict=False)[0]
         (output**2).mean().backward()
     return float(counter.get_total_flops())
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from random_checkpoints import anima
 from random_checkpoints.make_checkpoint import VERSION, make_checkpoint
 from trainer.config import run_config
 from trainer.config.overrides import apply_override
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 TRAINERS = ("ours", "kohya", "diffusers")
 TIMED = Path(__file__).resolve().with_name("timed.py")
 RATE = 1e-4
+MODELS = ("sd1", "sdxl", "anima", "anima-4")
+ANIMA_SIZES = {"anima": "full", "anima-4": "shallow"}  # the second is as wide, and has four blocks of 28
 # the 192 modules of SD 1.5 that kohya's --network_module networks.lora adapts, in diffusers' names
 MODULES = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 _KOHYA_TOKENIZERS = ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k")
@@ -44,14 +47,18 @@ class Prepared:
 
 
 def checkpoint_path(folder: Path, model: str) -> Path:
-    """The path in ``folder`` of the full-size random checkpoint for ``model`` (``sd1`` or ``sdxl``)."""
+    """The path in ``folder`` of the full-size random checkpoint for ``model`` (a key of ``MODELS``)."""
+    if model in ANIMA_SIZES:
+        return folder / f"random-{model}" / anima.DENOISER
     return folder / f"random-{model}-v{VERSION}.safetensors"
 
 
 def checkpoint(folder: Path, model: str) -> Path:
     """That checkpoint, written if it does not exist."""
     path = checkpoint_path(folder, model)
-    if not path.is_file():
+    if not path.is_file() and model in ANIMA_SIZES:
+        anima.make_anima(folder / f"random-{model}", ANIMA_SIZES[model])
+    elif not path.is_file():
         make_checkpoint(path, {"sd1": "full", "sdxl": "full-sdxl"}[model])
     return path
 
@@ -95,6 +102,7 @@ def run(trainer: str, work: Work, prepared: Prepared, out: Path, *, path: Path |
     assert path is not None
     command = _kohya(work, prepared, path) if trainer == "kohya" else _diffusers(work, prepared, path)
     timed = [str(TIMED), str(out), *(("--targets", ",".join(MODULES)) if trainer == "diffusers" else ())]
+    timed += ["--blocks", str(anima.SIZES[ANIMA_SIZES[work.model]].blocks)] if work.model in ANIMA_SIZES else []
     precision = "no" if work.precision == "fp32" else work.precision
     start = [python, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", precision]
     start += ["--num_cpu_threads_per_process", str(os.cpu_count() or 1), "--dynamo_backend", "no"]
@@ -141,19 +149,24 @@ def _ours(work: Work, prepared: Prepared, out: Path, settings: Sequence[str]) ->
 
 
 def _kohya(work: Work, prepared: Prepared, path: Path) -> list[str]:
-    script = {"sd1": "train_network.py", "sdxl": "sdxl_train_network.py"}[work.model]
+    flows = work.model in ANIMA_SIZES
+    script = "anima_train_network.py" if flows else {"sd1": "train_network.py", "sdxl": "sdxl_train_network.py"}[work.model]
+    models = prepared.checkpoint.parent.parent
     return [
         *(str(path / script), "--pretrained_model_name_or_path", str(prepared.checkpoint)),
         *("--dataset_config", str(prepared.dataset / "dataset.toml"), "--train_batch_size", str(work.batch)),
-        *("--network_module", "networks.lora", "--network_dim", str(work.rank), "--network_alpha", str(work.rank)),
-        *("--network_train_unet_only", "--cache_latents", "--sdpa", "--no_half_vae"),
+        *("--network_module", "networks.lora_anima" if flows else "networks.lora"),
+        *("--network_dim", str(work.rank), "--network_alpha", str(work.rank)),
+        *("--network_train_unet_only", "--cache_latents", "--sdpa"),
+        *(["--qwen3", str(models / anima.TEXT_ENCODER), "--vae", str(models / anima.VAE)] if flows else ["--no_half_vae"]),
         *("--optimizer_type", "AdamW", "--learning_rate", str(RATE), "--max_train_steps", str(work.steps), "--seed", "42"),
         *("--mixed_precision", "no" if work.precision == "fp32" else work.precision, "--save_precision", "fp16"),
         *("--max_data_loader_n_workers", "1", "--persistent_data_loader_workers"),
         *("--tokenizer_cache_dir", str(prepared.folder / "tokenizers")),
         *("--output_dir", str(prepared.folder / "kohya-out"), "--output_name", "speed", "--save_model_as", "safetensors"),
         *(["--gradient_checkpointing"] if work.checkpointing else []),
-        *(["--cache_text_encoder_outputs"] if work.model == "sdxl" else []),  # as its instructions advise; for SD 1.5 it has no such option
+        # as its instructions advise; for SD 1.5 it has no such option
+        *([] if work.model == "sd1" else ["--cache_text_encoder_outputs"]),
     ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def main() -> int:
     parser.add_argument("trainer", choices=[*peers.TRAINERS, "table"])
     parser.add_argument("--path", type=Path, help="checkout of the peer")
     parser.add_argument("--python", default=sys.executable, help="the Python that has the peer's requirements")
-    parser.add_argument("--model", choices=["sd1", "sdxl"], default="sd1")
+    parser.add_argument("--model", choices=peers.MODELS, default="sd1")
     parser.add_argument("--resolution", type=int, default=512)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rank", type=int, default=16)
@@ -58,6 +59,8 @@ def main() -> int:
     if chosen.trainer == "table":
         table.update(chosen.results)
         return 0
+    if chosen.trainer == "diffusers" and chosen.model in peers.ANIMA_SIZES:
+        parser.error("diffusers has no training script for Anima")
     if chosen.trainer != "ours" and chosen.path is None:
         parser.error(f"--path is needed: a checkout of {chosen.trainer}")
     work = Work(
@@ -65,13 +68,19 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory(prefix="animelora-speed-") as temporary:
         row = measure(chosen, work, chosen.folder or Path(temporary))
-    chosen.results.mkdir(parents=True, exist_ok=True)
-    shape = f"{work.model}-{work.resolution}px-b{work.batch}-r{work.rank}-{work.precision}-{work.device}"
-    shape += "-checkpointing" if work.checkpointing else ""
-    target: Path = chosen.results / f"{shape}-{chosen.trainer}{'-' + chosen.label if chosen.label else ''}.json"
-    target.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    write(row, chosen.results)
     print(json.dumps(row, indent=1))
     return 0
+
+
+def write(row: Mapping[str, Any], results: Path) -> None:
+    """Write ``row`` to its file in ``results``."""
+    work = Work(**row["work"])
+    shape = f"{work.model}-{work.resolution}px-b{work.batch}-r{work.rank}-{work.precision}-{work.device}"
+    shape += "-checkpointing" if work.checkpointing else ""
+    results.mkdir(parents=True, exist_ok=True)
+    target = results / f"{shape}-{row['trainer']}{'-' + row['label'] if row['label'] else ''}.json"
+    target.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(chosen: argparse.Namespace, work: Work, folder: Path) -> dict[str, Any]:

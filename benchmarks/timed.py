@@ -1,13 +1,15 @@
 """Runs a training script and records the times of its optimiser steps and its memory. ``speed.py`` uses it for every trainer.
 
-    python benchmarks/timed.py OUT.json [--targets NAME,NAME] SCRIPT [ARGUMENT ...]
+    python benchmarks/timed.py OUT.json [--targets NAME,NAME | --blocks N] SCRIPT [ARGUMENT ...]
 
 Times are taken by a hook that torch calls after each optimiser step: on a GPU as events in the stream, which wait for nothing.
-``--targets`` replaces the modules that peft's ``LoraConfig`` is asked to adapt: diffusers' script knows only attention.
+``--targets`` replaces the modules that peft's ``LoraConfig`` is asked to adapt: diffusers' script knows only attention. ``--blocks`` is the
+depth of kohya's Anima, which is always built with 28 blocks.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
@@ -89,14 +91,28 @@ def adapt_these(modules: list[str]) -> None:
     peft.LoraConfig = Config
 
 
+def build_blocks(count: int) -> None:
+    """Make kohya's Anima have ``count`` blocks. Its checkout has to be in ``sys.path``."""
+    anima: Any = importlib.import_module("library.anima_models").Anima
+    init = anima.__init__
+
+    def with_count(self: Any, *args: Any, **options: Any) -> None:
+        init(self, *args, **{**options, "num_blocks": count})
+
+    anima.__init__ = with_count
+
+
 def main() -> None:
     """Run the script as ``__main__``; its exit status is ours."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     out, rest = Path(sys.argv[1]), sys.argv[2:]
+    blocks = 0
     if rest[0] == "--targets":
         adapt_these(rest[1].split(","))
         rest = rest[2:]
+    elif rest[0] == "--blocks":
+        blocks, rest = int(rest[1]), rest[2:]
     clock = Clock()
     register_optimizer_step_post_hook(clock.tick)
 
@@ -113,6 +129,8 @@ def main() -> None:
     os._exit = leave_at_once  # type: ignore[assignment]
     sys.argv = rest
     sys.path.insert(0, str(Path(rest[0]).resolve().parent))
+    if blocks:
+        build_blocks(blocks)
     try:
         runpy.run_path(rest[0], run_name="__main__")
     finally:

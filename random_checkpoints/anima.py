@@ -51,6 +51,7 @@ class Size:
 
 SIZES = {
     "full": Size(),
+    "shallow": Size(blocks=4),  # for benchmarks
     "small": Size(blocks=2),  # recognised by ComfyUI
     "tiny": Size(width=128, blocks=2, text=64, adapter_blocks=1, qwen_blocks=1, qwen_heads=2, vae=8),  # for the trainer alone
 }

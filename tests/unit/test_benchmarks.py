@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import fill, growth, imports, limits, reference, start, table
+from benchmarks import alternate, fill, growth, imports, limits, peers, reference, start, table
+from benchmarks.work import Work
+from random_checkpoints import anima
 from random_checkpoints.make_checkpoint import make_checkpoint
 from tests.tools.children.processes import living
 from trainer.config.run_config import RunConfig
@@ -40,7 +43,7 @@ def test_the_readme_s_table_is_that_of_the_results() -> None:
 
 def test_an_unmeasured_row_is_marked() -> None:
     lines = table.render([ROW]).splitlines()
-    assert sum("not measured" in line for line in lines) == 3 * len(table.WANTED) - 1
+    assert sum("not measured" in line for line in lines) == 3 * len(table.WANTED) - 1 - 1  # diffusers does not train Anima
     (line,) = [line for line in lines if "| kohya |" in line and "not measured" not in line]
     assert line.startswith("| SD 1.5, 128 px, batch 1, rank 8, fp32, cpu | kohya | 0.500 | 2.000 |") and "0.31" in line
     assert "a machine" in lines[-1]
@@ -203,3 +206,33 @@ def test_the_reference_run_is_the_pack_s_defaults_on_drawn_faces(
     row = dict(zip(heads, cells, strict=True))
     assert (row["device"], row["images"], row["steps"]) == ("cpu, fp32", "3", "8")
     assert float(row["images a second"]) == pytest.approx(15 / float(row["training"]), abs=0.5)
+
+
+def test_rounds_are_compared_one_by_one() -> None:
+    """So that a round under heavy load, slow for both, counts no more than the others."""
+    seconds = [(10.0, 15.0), (100.0, 130.0), (12.0, 24.0)]
+    rounds = [
+        {
+            "ours": {"step_seconds": ours, "processor_step_seconds": 2 * ours},
+            "kohya": {"step_seconds": kohya, "processor_step_seconds": ours},
+        }
+        for ours, kohya in seconds
+    ]
+    assert alternate.ratios(rounds) == {"times_as_fast": 1.5, "times_as_fast_by_cpu_seconds": 0.5}
+
+
+def test_anima_is_measured_with_the_files_of_one_folder(tmp_path: Path) -> None:
+    work = Work("anima-4", 256, 1, 16, "bf16", "cpu", 5, False)
+    checkpoint = peers.checkpoint_path(tmp_path, work.model)
+    command = peers._kohya(work, peers.Prepared(checkpoint, tmp_path / "dataset", tmp_path), Path("sd-scripts"))
+    options = dict(pairwise(command))
+    assert command[0] == str(Path("sd-scripts", "anima_train_network.py"))
+    assert options["--network_module"] == "networks.lora_anima" and "--cache_text_encoder_outputs" in command
+    files = {options[name] for name in ("--pretrained_model_name_or_path", "--qwen3", "--vae")}
+    assert files == {str(tmp_path / "random-anima-4" / name) for name in (anima.DENOISER, anima.TEXT_ENCODER, anima.VAE)}
+
+
+@pytest.mark.seconds
+def test_operations_of_a_transformer_are_counted(tiny_anima: Path) -> None:
+    small, large = (limits.step_flop(tiny_anima, resolution=side, rank=4) for side in (64, 128))
+    assert 1.5 < large / small < 4.5  # of 64 px, most is for the prompt's 512 rows
