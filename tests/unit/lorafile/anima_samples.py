@@ -45,11 +45,13 @@ def sample(sizes: dict[tuple[str, str], tuple[int, int]], algorithm: str = "lora
 
 
 def small_sample(algorithm: str = "lora", *, blocks: int = 1, rank: int = 2, alpha: float = 1.0) -> LoraWeights:
-    """One layer of each component, and the first block's attention for each of ``blocks`` blocks."""
+    """One layer of the text models, kohya's layers for each of ``blocks`` blocks, and of each kind of layer that kohya leaves out one."""
     sizes = anima_sizes()
+    beyond = linear_layers(anima_parts()["unet"])
     few = {
         ("unet", f"transformer_blocks.{block}.{layer}"): sizes["unet", f"transformer_blocks.0.{layer}"]
         for block in range(blocks) for layer in (*ATTENTION, "ff.net.0.proj", "ff.net.2")
     }  # fmt: skip
     few |= {key: sizes[key] for key in (("adapter", "blocks.0.self_attn.o_proj"), ("te1", "layers.1.mlp.down_proj"))}
+    few |= {("unet", name): beyond[name] for name in ("transformer_blocks.0.norm3.linear_1", "norm_out.linear_2", "proj_out")}
     return sample(few, algorithm, rank=rank, alpha=alpha)
