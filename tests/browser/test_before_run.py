@@ -12,6 +12,15 @@ from tests.browser.screens import SCREENSHOTS
 from tests.server.comfy_server import Server
 
 NODE = "AnimeLoRA_TrainLora"
+RECORD_NOTIFICATIONS = """() => {
+  window.notifications = [];
+  window.Notification = class {
+    static permission = "default";
+    static async requestPermission() { this.permission = "granted"; }
+    constructor(title, { body }) { window.notifications.push([title, body]); }
+  };
+}"""
+HIDE = "(hidden) => Object.defineProperty(document, 'hidden', { value: hidden, configurable: true })"
 
 
 def wait_for_text(frontend: Frontend, words: str) -> None:
@@ -43,11 +52,46 @@ def test_panel_forecasts_corrects_and_starts_over(on_canvas: Frontend, look: Loo
 
     on_canvas.set_widget(NODE, "preset", "style-sdxl")
     wait_for_text(on_canvas, "made for another kind of model")
+    on_canvas.page.evaluate(RECORD_NOTIFICATIONS)
+    on_canvas.page.get_by_role("button", name="Notify me").click()
+    on_canvas.page.evaluate(HIDE, True)
     on_canvas.run_command("Comfy.QueuePrompt")
+    on_canvas.page.wait_for_function("() => window.notifications.length > 0")
+    on_canvas.page.evaluate(HIDE, False)
+    ((title, body),) = on_canvas.page.evaluate("() => window.notifications")
+    assert title == "Training failed" and "made for another kind of model" in body
     wait_for(on_canvas, "!panel.failure.hidden && panel.failure.textContent.includes('another kind of model')")
     on_canvas.page.keyboard.press("Escape")  # ComfyUI's own dialog
     on_canvas.page.locator(".animelora-panel .failure button").get_by_text("preset = style-sd15").dispatch_event("click")
     wait_for(on_canvas, "panel.failure.hidden && panel.node.widgets.find((each) => each.name === 'preset').value === 'style-sd15'")
+
+
+EPOCHS_AT = """() => {
+  const node = window.app.graph._nodes.find((each) => each.animeloraPanel), canvas = window.app.canvas;
+  const epochs = node.widgets.find((each) => each.name === "epochs");
+  const [x, y] = canvas.ds.convertOffsetToCanvas([node.pos[0] + 150, node.pos[1] + epochs.y + 10]);
+  const frame = canvas.canvas.getBoundingClientRect();
+  return [x + frame.left, y + frame.top];
+}"""
+
+
+def test_typed_number_beyond_a_limit_is_corrected_and_reported(on_canvas: Frontend, look: Look, canvas_server: Server) -> None:
+    on_canvas.load(training_graph(canvas_server, name=f"limit_{look.slug}", epochs=7), "limit")
+    on_canvas.fit()
+    page = on_canvas.page
+    if look.vue:
+        row = page.locator(".lg-node:has(.animelora-panel) .lg-node-widget").filter(has_text="epochs").first
+        box = row.locator("input").bounding_box()
+        assert box is not None
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    else:
+        page.mouse.click(*page.evaluate(EPOCHS_AT))
+        page.locator(".graphdialog input").wait_for()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("0")
+    page.keyboard.press("Enter")
+    page.get_by_text("0 is outside 1 to 10000. epochs is 1 now.").wait_for()
+    wait_for(on_canvas, "panel.node.widgets.find((each) => each.name === 'epochs').value === 1")
 
 
 def start_steps(server: Server, name: str) -> list[int]:

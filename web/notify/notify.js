@@ -28,17 +28,17 @@ async function toggle() {
   localStorage.setItem(WANTED, wanted ? "yes" : "no");
   for (const each of BELLS) {
     const button = each.deref();
-    if (button) draw(button);
+    if (button) draw(button, wanted);
     else BELLS.delete(each);
   }
 }
 
-function draw(button) {
+// `asked`: the user has just asked for notifications.
+function draw(button, asked = false) {
   const texts = notifyWords();
   const blocked = canNotify() && Notification.permission === "denied";
-  button.textContent = isOn() ? `✓ ${texts.on}` : texts.off;
+  button.textContent = isOn() ? `✓ ${texts.on}` : blocked && asked ? texts.blocked : texts.off;
   button.title = blocked ? texts.blocked : texts.tip;
-  button.disabled = blocked;
   button.setAttribute("aria-pressed", String(isOn()));
 }
 
