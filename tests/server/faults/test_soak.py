@@ -1,4 +1,4 @@
-"""Many runs in a row in one server: it does not grow, and pruning old states loses no LoRA. Fifty runs with ``--long``, else eight.
+"""Many runs in a row in one server: it does not grow, and pruning old states loses no LoRA. Fifty runs with ``--long``, else ten.
 
 Each run trains for real, and the launcher starts, reads and ends it as usual; children only skip importing their libraries
 (``tests/tools/children/preloaded_trainer.py``). The first runs warm up caches and do not count.
@@ -44,7 +44,7 @@ class Soak:
 
 @pytest.fixture(scope="module")
 def soak(long_form: bool) -> Soak:
-    return Soak(50, 15, 10) if long_form else Soak(8, 3, 2, noise=8e6)
+    return Soak(50, 15, 10) if long_form else Soak(10, 4, 3, noise=8e6)
 
 
 @dataclass(frozen=True)
