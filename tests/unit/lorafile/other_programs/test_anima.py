@@ -73,8 +73,8 @@ def test_comfyui_uses_every_key_and_computes_the_same_changes(comfyui: ComfyUI, 
         keys = [comfy_key("anima", module.component, module.name) for module in layers]
         shapes = {} if full else {key: sizes[module.component, module.name] for key, module in zip(keys, layers, strict=True)}
         base = 1.0 if algorithm == "dora" else 0.0
-        result = str(tmp_path / f"{path.stem}.out.safetensors")
-        jobs.append({"lora": str(path), "result": result, "layers": keys, "base": base, "shapes": shapes})
+        written = str(tmp_path / f"{path.stem}.out.safetensors")
+        jobs.append({"lora": str(path), "result": written, "layers": keys, "base": base, "shapes": shapes})
         files.append((algorithm, form, layers, {comfy_key("anima", module.component, module.name) for module in weights}))
     results = load_in_comfyui(comfyui, tmp_path, "anima", jobs)
     assert len(every) == 280 + 168 + 3 + 60 + 196

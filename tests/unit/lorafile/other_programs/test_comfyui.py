@@ -56,8 +56,8 @@ def test_comfyui_uses_every_key_and_computes_same_changes(comfyui: ComfyUI, tmp_
         base = 1.0 if algorithm == "dora" else 0.0
         keys = [comfy_key(family, module.component, module.name) for module in layers]
         shapes = {} if full else {key: shape(narrow[module.component, module.name]) for key, module in zip(keys, layers, strict=True)}
-        result = str(tmp_path / f"{path.stem}.out.safetensors")
-        jobs.append({"lora": str(path), "result": result, "layers": keys, "base": base, "shapes": shapes})
+        written = str(tmp_path / f"{path.stem}.out.safetensors")
+        jobs.append({"lora": str(path), "result": written, "layers": keys, "base": base, "shapes": shapes})
         files.append((algorithm, form, layers))
     results = load_in_comfyui(comfyui, tmp_path, family, jobs)
     expected = {comfy_key(family, component, name) for component, name in sizes}
