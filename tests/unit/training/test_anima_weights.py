@@ -85,16 +85,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exact(models: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A step on the published bf16 values."""
-    tensors = [load_file(models / name) for name in (DENOISER, TEXT_ENCODER)]
-    return train_on(tmp_path_factory.mktemp("exact"), *tensors, models / VAE, dataset)
+    transformer, text_encoder = (load_file(models / name) for name in (DENOISER, TEXT_ENCODER))
+    return train_on(tmp_path_factory.mktemp("exact"), transformer, text_encoder, models / VAE, dataset)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_rounded_file_trains_as_the_values_that_it_holds(models: Path, dataset: Path, exact: Trained, tmp_path: Path, form: str) -> None:
     convert, bound = FORMS[form]
-    pairs = [convert(load_file(models / name)) for name in (DENOISER, TEXT_ENCODER)]
-    rounded = train_on(tmp_path / "rounded", *(stored for stored, _ in pairs), models / VAE, dataset)
-    same = train_on(tmp_path / "same", *(values for _, values in pairs), models / VAE, dataset)
+    transformer, text_encoder = (convert(load_file(models / name)) for name in (DENOISER, TEXT_ENCODER))
+    rounded = train_on(tmp_path / "rounded", transformer[0], text_encoder[0], models / VAE, dataset)
+    same = train_on(tmp_path / "same", transformer[1], text_encoder[1], models / VAE, dataset)
     ours, expected = load_file(rounded.run.lora), load_file(same.run.lora)
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
     assert rounded.steps[0].loss == same.steps[0].loss
