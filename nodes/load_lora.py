@@ -80,7 +80,7 @@ class LoadLora(io.ComfyNode):
         lora: Any = None,
     ) -> io.NodeOutput:
         """Apply the LoRA."""
-        with canvas_errors(), failures_reported(cls.hidden.unique_id):
+        with canvas_errors(), failures_reported(cls.hidden.unique_id, {"lora_name": lora_name}):
             require(model=model, clip=clip)
             path = chosen_lora(lora_name, lora)
             info = inspect(path)

@@ -87,7 +87,7 @@ class TrainLora(io.ComfyNode):
     @classmethod
     def execute(cls, dataset: Any, options: TrainOptions | None = None, **widgets: Any) -> io.NodeOutput:
         """Train, or find the finished run."""
-        with canvas_errors(), failures_reported(cls.hidden.unique_id):
+        with canvas_errors(), failures_reported(cls.hidden.unique_id, _queued_settings(cls.hidden)):
             node_id = cls.hidden.unique_id
             prepared = dataset_from_socket(dataset)
             config = run_config(prepared.section(), widgets, options_from_socket(options, TrainOptions))

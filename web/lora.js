@@ -101,7 +101,10 @@ api.addEventListener("animelora.text", ({ detail: { node_id: id, text } }) => {
 });
 
 api.addEventListener("animelora.failed", ({ detail }) => {
-  for (const [id, node] of nodes()) if (id === String(detail.node_id)) node.animeloraCard?.fail(detail);
+  for (const [id, node] of nodes()) {
+    const isSame = id === String(detail.node_id) && node.widgets?.find((each) => each.name === "lora_name")?.value === detail.settings.lora_name;
+    if (isSame) node.animeloraCard?.fail(detail);
+  }
 });
 
 api.addEventListener("animelora.loras", refreshed); // sent by Pick Epoch

@@ -55,7 +55,10 @@ api.addEventListener("animelora.train", async ({ detail: event }) => {
 api.addEventListener("animelora.text", ({ detail: { node_id: id, text } }) => panelAt(id)?.prepare(text));
 
 // The node failed: sentence, advice and the widgets that would correct it come before ComfyUI's own event.
-api.addEventListener("animelora.failed", ({ detail }) => panelAt(detail.node_id)?.fail(detail));
+api.addEventListener("animelora.failed", ({ detail }) => {
+  const panel = panelAt(detail.node_id);
+  if (panel?.ownership.includes(detail.settings)) panel.fail(detail);
+});
 
 // A node before this one may have prepared another dataset.
 api.addEventListener("executed", () => {

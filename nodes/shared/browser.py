@@ -27,9 +27,15 @@ def show_text(node_id: str | None, text: str) -> None:
 
     ComfyUI's own progress text would add a widget to the node, which then grows into its neighbours.
     """
+    if node_id is not None:
+        send_to_queuer("animelora.text", {"node_id": node_id, "text": replace_surrogates(text)})  # file names may be invalid Unicode
+
+
+def send_to_queuer(event: str, data: dict[str, Any]) -> None:
+    """Send ``data`` to the page that queued the prompt; to none if another program did."""
     client = getattr(getattr(PromptServer, "instance", None), "client_id", None)
-    if node_id is not None and client is not None:
-        send("animelora.text", {"node_id": node_id, "text": replace_surrogates(text)}, client)  # file names may be invalid Unicode
+    if client is not None:
+        send(event, data, client)
 
 
 def show_progress(node_id: str | None) -> Callable[[str, int, int], None]:

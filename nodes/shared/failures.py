@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import comfy.model_management
 
 from ...trainer.core.diagnosis import as_user_error
 from ...trainer.core.errors import Cancelled
 from .before_run.fixes import error_problem
-from .browser import send
+from .browser import send_to_queuer
 from .wording import on_canvas
 
 
@@ -19,14 +20,17 @@ class AnimeLoRAError(Exception):
 
 
 @contextmanager
-def failures_reported(node_id: str | None) -> Iterator[None]:
-    """Report the errors that a user can correct to the panel of the node, with the widgets that would correct them."""
+def failures_reported(node_id: str | None, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Report the errors that a user can correct to the node, with the widgets that would correct them, on the page that queued it.
+
+    By ``settings``, its widget values, the page recognises the node: another workflow may have one with the same id.
+    """
     try:
         yield
     except Exception as error:
         user_error = None if isinstance(error, Cancelled) else as_user_error(error)
         if user_error is not None:
-            send("animelora.failed", {"node_id": node_id, **error_problem(user_error)})
+            send_to_queuer("animelora.failed", {"node_id": node_id, "settings": dict(settings), **error_problem(user_error)})
         raise
 
 

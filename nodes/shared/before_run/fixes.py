@@ -8,6 +8,7 @@ from ....trainer.config.run_config import RunConfig
 from ....trainer.config.setting import settings_of
 from ....trainer.core.errors import UserError
 from ....trainer.core.messages import DatasetSetting, Message, Setting, mentions
+from ....trainer.dataset.reading.surrogates import replace_surrogates
 from ..files.base_models import default_base_model
 from ..widgets.training_widgets import NODES, TRAIN_LORA_WIDGETS
 from ..widgets.widget import zero_is_auto
@@ -22,8 +23,8 @@ def problem(message: str, hint: str = "", *, refused: bool, more: list[dict[str,
     """JSON for the panel. ``refused``: the run would not start. ``more``: buttons beside those of the settings that the texts suggest."""
     return {
         "refused": refused,
-        "message": on_canvas(message),
-        "hint": on_canvas(hint),
+        "message": replace_surrogates(on_canvas(message)),  # file names may be invalid Unicode
+        "hint": replace_surrogates(on_canvas(hint)),
         "fixes": [*widget_values(message, hint), *(more or [])],
     }
 
