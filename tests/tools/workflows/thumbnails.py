@@ -3,7 +3,8 @@
 Each graph is run on the embedded demo base, so that nothing has to be downloaded: its loaders become Load Demo Base, its
 photo a drawn one, its sizes 256 pixels, its prompts the words that the demo base knows. The tour comes first, as it is; the LoRA that it
 trains is the one in the others. The ControlNet is one that ``tests.tools.small_controlnet`` trained for the demo base; the server must
-have it in models/controlnet. The thumbnail shows what the run painted.
+have it in models/controlnet. The thumbnail shows what the run painted. Anima has no demo base: its thumbnail is a part of the template's
+screenshot.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ _TOUR = "8 Zero-download tour"
 _EPOCHS = "6 Compare epochs"
 _SMALL_CONTROLNET = "demo_base_controlnet.safetensors"
 _PHOTO = 504  # the number of the drawn person
+_ANIMA = "10 Train an Anima style"
+_ANIMA_SCREENSHOT = FOLDER.parent / "docs" / "images" / "canvas-train-an-anima-style.png"
+_ANIMA_PART = (365, 330, 1465, 876)  # left, top, right, bottom: the groups "Your images" and "Train"
 _SIDE = 512  # pixels of a thumbnail's longer side
 _GUIDANCE = {"cfg": 2.0, "guidance": 2.0, "validation_guidance": 2.0, "guidances": "1.5, 2, 3"}
 _STYLE = {"trigger_word": "demoAnimeStyle", "class_description": "portrait", "resolution": 256, "name": "demo_anime_style"}
@@ -51,6 +55,9 @@ def main() -> int:
         prompt = api_prompt(graph, info)
         if sys.argv[2:] and name not in sys.argv[2:]:
             continue
+        if name == _ANIMA:
+            _crop_anima_screenshot()
+            continue
         if name != _TOUR:
             _on_demo_base(prompt, _trained_in_the_tour(info))
         if name == _EPOCHS:
@@ -62,6 +69,14 @@ def main() -> int:
         thumbnail.save(FOLDER / f"{name}.jpg", quality=88, optimize=True)
         print(f"{name}: {thumbnail.size}, from {len(pictures)} nodes")
     return 0
+
+
+def _crop_anima_screenshot() -> None:
+    """Write the thumbnail of the template for Anima."""
+    with Image.open(_ANIMA_SCREENSHOT) as screenshot:
+        thumbnail = screenshot.convert("RGB").crop(_ANIMA_PART)
+    thumbnail.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    thumbnail.save(FOLDER / f"{_ANIMA}.jpg", quality=88, optimize=True)
 
 
 def _keep_states(prompt: Prompt) -> None:
