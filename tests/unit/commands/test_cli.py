@@ -12,6 +12,7 @@ import pytest
 from tests.unit.training_helpers import configuration
 from trainer import __version__
 from trainer.cli import COMMANDS, main
+from trainer.commands.started import as_typed
 from trainer.core.counting import plural
 
 NAMES = ["prepare", "train", "sample", "export", "info", "check", "runs", "prune", "demo"]
@@ -29,7 +30,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         main([name, "--help"])
     out, _ = output_of(capsys)
     assert ended.value.code == 0
-    assert f"trainer {name}" in out
+    assert f"{as_typed()} {name}" in out  # a portable Python is named by its path, in quotation marks where that has spaces
     assert len(out.splitlines()) > 5
 
 
