@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -81,6 +82,7 @@ def test_routes_answer_ask_a_training_keep_a_saved_lora_or_delete_a_run() -> Non
     assert "add_routes" not in text and "add_route(" not in text
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="NOT CHECKED: ruff is not installed")
 @pytest.mark.parametrize(
     ("rule", "code"),
     [
