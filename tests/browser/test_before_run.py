@@ -43,6 +43,7 @@ def test_panel_forecasts_corrects_and_starts_over(on_canvas: Frontend, look: Loo
     on_canvas.set_widget(NODE, "epochs", 2)
     wait_for_text(on_canvas, "continues from step 4 of 8")
     wait_for_text(on_canvas, "4 images · 4 steps · about ")
+    wait_for(on_canvas, "!panel.before.warnings.hidden && !panel.before.warnings.open")  # open warnings would hide the images of the run
     if os.environ.get("UPDATE_SCREENSHOTS"):
         on_canvas.screenshot(SCREENSHOTS / f"canvas-before-run-{'vue-light' if look.vue else 'classic-dark'}.png")
     buttons.get_by_text("Start over").dispatch_event("click")

@@ -75,6 +75,8 @@ def describe_continuation(run: PreparedRun, earlier: EarlierRun) -> Message:
     start = f"The training continues from step {earlier.step} of {earlier.run.path.name} and ends at step {run.steps}"
     if not config.length_matters:
         return Message(f"{start}, with the same result as if it had these settings from the start.")
+    if earlier.steps == run.steps:
+        return Message(f"{start}, as planned for that run, too: its schedule stays the same.")
     if config.optimizer.schedule not in LENGTH_DEPENDENT:
         share = Setting("training.text_encoder_share")
         return Message(f"{start}. ", share, " now counts for the longer run, so the result differs from that of a new run.")

@@ -57,13 +57,13 @@ def write_lineage(run: RunFolder, lineage: str, *, steps: int, steps_per_epoch: 
 def earlier_runs(run: RunFolder, lineage: str, steps: int, *, length_matters: bool) -> list[EarlierRun]:
     """The states that ``run``, which will have ``steps``, can continue from, the newest first; none if its own state is as new.
 
-    ``length_matters``: only runs that were planned to be shorter count, since a longer one had other learning rates at the same steps.
+    ``length_matters``: no run that was planned to be longer counts, since it had other learning rates at the same steps.
     """
     own = states.newest_step(run.checkpoints)
     found = [
         EarlierRun(member.run, step, member.steps, member.steps_per_epoch)
         for member in _members(run, lineage)
-        if not (length_matters and member.steps >= steps)
+        if not (length_matters and member.steps > steps)
         for step in states.saved_steps(member.run.checkpoints)
         if own < step <= steps
     ]

@@ -86,7 +86,8 @@ export class BeforeRun {
     const resumes = !refused.length && ["continues", "resumes"].includes(next.kind);
     this.go.textContent = texts.go(next.step);
     this.over.textContent = texts.over;
-    this.go.hidden = this.over.hidden = !resumes;
+    this.over.hidden = !resumes;
+    this.go.hidden = !resumes || next.step === next.steps;
     this.why.textContent = next.why ?? "";
     const plan = next.kind === "finished" ? null : next.plan;
     this.figures.textContent = plan ? figures(plan, next, texts).join(" · ") : "";
@@ -96,7 +97,8 @@ export class BeforeRun {
     this.warned.replaceChildren(...shown(warned));
     this.count.textContent = texts.warnings(warned.length);
     this.warnings.hidden = !warned.length;
-    if (!this.panel.run) this.warnings.open = true; // beside a run, they would take the room of its images
+    const alone = !this.panel.run; // beside a run, open warnings would take the room of its images
+    if (alone !== this.alone) this.warnings.open = this.alone = alone;
     this.root.hidden = !this.headline.textContent && !problems.length;
   }
 

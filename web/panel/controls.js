@@ -25,7 +25,6 @@ export class Controls {
     this.edit = this.button(texts.usePrompts, texts.usePromptsTip, () => this.ask("edit_prompts", this.lines()));
     this.use = this.button(viewerWords().use, texts.useTip, () => loadBeside(this.panel, this.panel.saved.at(-1)));
     this.more = this.button(texts.more(MORE), texts.moreTip, () => this.extend());
-    this.parts = [this.next, this.row];
     this.timer = setInterval(() => this.refresh(), LOOK); // the prompts may have been edited
   }
 
@@ -66,7 +65,6 @@ export class Controls {
   showMessage(text, title = "") {
     this.next.textContent = text;
     this.next.title = title;
-    this.next.hidden = !text;
   }
 
   refresh() {

@@ -54,8 +54,9 @@ export class Panel {
       this.strip.film,
       this.strip.scrub,
       this.before.root,
-      ...this.controls.parts,
-      element("div", { class: "foot" }, element("div", { class: "buttons" }, this.path, this.settings, bell()), this.title),
+      element("div", { class: "line" }, this.title, this.controls.next),
+      this.controls.row,
+      element("div", { class: "buttons foot" }, this.path, this.settings, bell()),
     );
     keepFromCanvas(this.root);
     this.chart = new Chart(this.plot);
@@ -77,8 +78,12 @@ export class Panel {
     this.saved = []; // steps whose LoRA can be picked
     this.strip.clear();
     this.chart.clear();
-    this.status.textContent = words().idle;
+    this.showStatus(words().idle);
     this.refresh();
+  }
+
+  showStatus(text) {
+    this.status.textContent = this.status.title = text;
   }
 
   // The run that the node showed last.
@@ -90,20 +95,20 @@ export class Panel {
   prepare(text) {
     if (this.active) return;
     this.clear();
-    this.status.textContent = text;
+    this.showStatus(text);
     this.root.classList.remove("empty");
   }
 
   // No run has begun: show why.
   abandon(message) {
     if (this.run || !this.failure.hidden) return;
-    this.status.textContent = message ? `${words().failed}: ${message.trim()}` : words().idle;
+    this.showStatus(message ? `${words().failed}: ${message.trim()}` : words().idle);
     this.root.classList.toggle("empty", !message);
   }
 
   // The node failed: what happened and what to do, in place of ComfyUI's dialog alone.
   fail(problem) {
-    this.status.textContent = words().failed;
+    this.showStatus(words().failed);
     this.root.classList.toggle("empty", !this.run);
     this.showFailure(problem);
   }
@@ -132,7 +137,7 @@ export class Panel {
     if (this.run !== run) return; // another run has started in the meantime
     if (!answer.ok) {
       this.arrived = this.folder = null;
-      this.status.textContent = words().gone;
+      this.showStatus(words().gone);
       return this.refresh();
     }
     const history = await answer.json();
@@ -144,7 +149,7 @@ export class Panel {
     for (const sample of history.samples) this.strip.add(sample);
     this.validation = history.validation;
     if (history.step) this.take(history.step, false);
-    else if (live) this.status.textContent = words().starting;
+    else if (live) this.showStatus(words().starting);
     if (!live) this.end(history.ending, reused);
     const missed = this.arrived ?? [];
     this.arrived = null;
@@ -160,16 +165,16 @@ export class Panel {
         this.plan = event;
         break;
       case "phase":
-        if (this.live) this.status.textContent = texts.phase(event.phase) + (event.total > 1 ? ` ${event.done}/${event.total}` : "");
+        if (this.live) this.showStatus(texts.phase(event.phase) + (event.total > 1 ? ` ${event.done}/${event.total}` : ""));
         break;
       case "step":
         this.step = event;
         if (draw) this.chart.add(event);
-        this.status.textContent = texts.step(event.step, event.steps, event.epoch, this.plan?.epochs);
+        this.showStatus(texts.step(event.step, event.steps, event.epoch, this.plan?.epochs));
         break;
       case "outlook":
       case "continued":
-        this.status.textContent = event.message;
+        this.showStatus(event.message);
         break;
       case "requested":
         this.controls.take(event);
@@ -201,9 +206,10 @@ export class Panel {
     this.live = false;
     this.ended = event?.event;
     this.before.refresh();
-    if (event?.event === "done") this.status.textContent = (reused ? texts.found : "") + texts.done(event.steps, event.seconds, event.loss);
+    this.controls.showMessage("");
+    if (event?.event === "done") this.showStatus((reused ? texts.found : "") + texts.done(event.steps, event.seconds, event.loss));
     else if (event?.event === "error") this.fail(event);
-    else if (event?.event === "stopped") this.status.textContent = event.step > 0 ? texts.stopped(event.step) : texts.nothingKept;
+    else if (event?.event === "stopped") this.showStatus(event.step > 0 ? texts.stopped(event.step) : texts.nothingKept);
     this.refresh();
   }
 
@@ -220,12 +226,12 @@ export class Panel {
     this.bar.setAttribute("aria-valuenow", String(Math.round(share)));
     const facts = step
       ? [
+          ...(this.live ? [[texts.left, duration(step.eta)]] : []),
           [texts.loss, (step.loss_average ?? step.loss)?.toFixed(4) ?? "–"],
           ...(this.validation ? [[texts.validation, this.validation.loss?.toFixed(4) ?? "–"]] : []),
           [texts.rate, step.lr?.toExponential(1) ?? "–"],
           [texts.speed, step.images_per_second?.toFixed(2) ?? "–"],
           [texts.memory, `${step.memory_gb?.toFixed(1) ?? "–"} GB`],
-          ...(this.live ? [[texts.left, duration(step.eta)]] : []),
         ]
       : [];
     this.facts.replaceChildren(...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
@@ -245,7 +251,7 @@ export class Panel {
   }
 
   interrupt() {
-    this.status.textContent = words().stopping;
+    this.showStatus(words().stopping);
     api.interrupt(null);
   }
 

@@ -15,6 +15,7 @@ export class Strip {
     this.prompts = element("div", { class: "prompts", role: "group", "aria-label": words().prompts });
     this.pictures = element("div", { class: "pictures" }, this.large, this.prompts);
     this.film = element("div", { class: "film", role: "group", "aria-label": words().epochs });
+    new ResizeObserver(() => this.reveal()).observe(this.film); // it scrolls back to its start when it is moved in the page
     this.slider = element("input", { type: "range", min: 0, max: 0, step: 1, "aria-label": words().epoch });
     this.slider.addEventListener("input", () => this.choose(this.epochs()[Number(this.slider.value)]));
     this.caption = element("span", { class: "caption" });
@@ -62,6 +63,11 @@ export class Strip {
     const frames = epochs.filter((each) => this.samples.get(each)[this.prompt]);
     replace(this.film, frames.map((each) => this.frame(each)));
     mark(this.film, frames.indexOf(epoch));
+    this.reveal();
+  }
+
+  // Scroll to the chosen epoch.
+  reveal() {
     const frame = this.film.querySelector(".chosen");
     if (frame) this.film.scrollLeft = frame.offsetLeft - (this.film.clientWidth - frame.clientWidth) / 2;
   }

@@ -168,6 +168,9 @@ def test_a_longer_cosine_schedule_is_followed_from_the_next_step_on(make: Any, t
     # half a cosine over 4, then over 8 steps
     expected = [1e-3, 8.535534e-4, 5e-4, 1.464466e-4, 5e-4, 3.086583e-4, 1.464466e-4, 3.806023e-5]
     assert [step.lr for step in loss_history(continued.run.events)] == pytest.approx(expected)
+    other_images = outlook(prepare_run(make(tmp_path / "runs", {**cosine, "training.max_steps": 8, "sample.prompts": PROMPTS[1:2]})))
+    assert (other_images.kind, other_images.step) == ("continues", 8)
+    assert "its schedule stays the same" in other_images.message
     shorter = make(tmp_path / "runs", {**cosine, "training.max_steps": 6})
     assert outlook(prepare_run(shorter)).kind == "continues"
     assert outlook(prepare_run(shorter)).step == 4  # of the run with 4 steps: the longer one's schedule was another
