@@ -170,6 +170,10 @@ def a_state_is_deleted_from_the_enlarged_image(frontend: Frontend, run: RunFolde
     remove = viewer.get_by_role("button", name="Delete state")
     remove.press("Enter")
     expect(viewer.get_by_role("status")).to_contain_text("Press again to delete the state and the LoRA of epoch 1.")
+    page.keyboard.press("Escape")
+    page.locator(".animelora-panel .large button").press("Enter")
+    remove.press("Enter")  # the first press since the images were opened
+    expect(viewer.get_by_role("status")).to_contain_text("Press again")
     assert (run.checkpoints / "step-000004").is_dir()
     remove.press("Enter")
     expect(viewer.get_by_role("status")).to_contain_text("Deleted epoch 1")

@@ -16,26 +16,19 @@ export function epochActions(panel) {
   return [
     { name: texts.use, title: texts.useTip, missing, act: (sample) => loadBeside(panel, sample.step) },
     { name: texts.save, title: texts.saveTip, missing, act: (sample) => save(panel, sample) },
-    { name: texts.remove, title: texts.removeTip, missing: (sample) => (panel.live ? texts.live : missing(sample)), act: deletion(panel) },
+    { name: texts.remove, title: texts.removeTip, missing: (sample) => (panel.live ? texts.live : missing(sample)), act: (sample, shown) => remove(panel, sample, shown) },
   ];
 }
 
-// Deletes what was saved at the epoch of an image when it is called twice in a row for one image.
-function deletion(panel) {
-  let asked; // the image that was asked about
-  return async (sample) => {
-    const texts = viewerWords();
-    if (asked !== sample) {
-      asked = sample;
-      return texts.sure(sample.epoch);
-    }
-    asked = null;
-    const { error, bytes } = await deleteStep(panel.run, sample.step);
-    if (error) return texts.notRemoved(error);
-    panel.saved = panel.saved.filter((step) => step !== sample.step);
-    panel.refresh();
-    return texts.removed(sample.epoch, diskSize(bytes));
-  };
+// Delete what was saved at the epoch of an image if the question about it is the message that the viewer shows; ask it otherwise.
+async function remove(panel, sample, shown) {
+  const texts = viewerWords(), question = texts.sure(sample.epoch);
+  if (shown !== question) return question;
+  const { error, bytes } = await deleteStep(panel.run, sample.step);
+  if (error) return texts.notRemoved(error);
+  panel.saved = panel.saved.filter((step) => step !== sample.step);
+  panel.refresh();
+  return texts.removed(sample.epoch, diskSize(bytes));
 }
 
 // Put Load LoRA with the LoRA of a saved step beside the node. Returns a message.

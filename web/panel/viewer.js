@@ -5,7 +5,7 @@ import { source } from "./strip.js";
 import { viewerWords } from "./viewer_words.js";
 
 export class Viewer {
-  // `strip` holds the images. `actions` have a name, a title, missing(sample) -> why it cannot be done or "", act(sample) -> a message.
+  // `strip` holds the images. `actions` have a name, a title, missing(sample) -> why it cannot be done or "", act(sample, message shown) -> a message.
   constructor(strip, actions) {
     this.strip = strip;
     this.actions = actions;
@@ -52,7 +52,9 @@ export class Viewer {
   action({ name, title, missing, act }) {
     const button = element("button", { type: "button", title }, name);
     button.addEventListener("click", async () => {
-      this.note.textContent = await act(this.sample("right"));
+      const shown = this.note.textContent, { note } = this;
+      note.textContent = "";
+      note.textContent = await act(this.sample("right"), shown);
     });
     return { button, title, missing };
   }
