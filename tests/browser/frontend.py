@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+from PIL import Image
+from playwright.sync_api import ConsoleMessage, FloatRect, Page, sync_playwright
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
@@ -130,13 +132,14 @@ class Frontend:
         self.page.evaluate(_FIT, _MARGINS)
         self.page.wait_for_timeout(900)
 
-    def screenshot(self, path: Path, quality: int | None = None) -> None:
-        """Save a screenshot of the page."""
+    def screenshot(self, path: Path, quality: int | None = None, clip: FloatRect | None = None) -> None:
+        """Save a screenshot of the page, or of a part: a JPEG of a quality, or a PNG with a palette, which is much smaller than without."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        if quality is None:
-            self.page.screenshot(path=path)
-        else:
-            self.page.screenshot(path=path, type="jpeg", quality=quality)
+        if quality is not None:
+            self.page.screenshot(path=path, type="jpeg", quality=quality, clip=clip)
+            return
+        with Image.open(io.BytesIO(self.page.screenshot(clip=clip))) as taken:
+            taken.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3).save(path, optimize=True)
 
 
 @contextmanager

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 
 from tests.browser.frontend import Frontend
 from tests.browser.looks import Look
 from tests.browser.panel import training_graph, wait_for
-from tests.browser.screens import SCREENSHOTS
 from tests.server.comfy_server import Server
 
 NODE = "AnimeLoRA_TrainLora"
@@ -44,8 +42,6 @@ def test_panel_forecasts_corrects_and_starts_over(on_canvas: Frontend, look: Loo
     wait_for_text(on_canvas, "continues from step 4 of 8")
     wait_for_text(on_canvas, "4 images · 4 steps · about ")
     wait_for(on_canvas, "!panel.before.warnings.hidden && !panel.before.warnings.open")  # open warnings would hide the images of the run
-    if os.environ.get("UPDATE_SCREENSHOTS"):
-        on_canvas.screenshot(SCREENSHOTS / f"canvas-before-run-{'vue-light' if look.vue else 'classic-dark'}.png")
     buttons.get_by_text("Start over").dispatch_event("click")
     wait_for(on_canvas, "panel.plan?.steps === 8 && panel.ended === 'done' && !panel.live")
     assert start_steps(canvas_server, name) == [0, 0], "it continued"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
@@ -23,7 +22,7 @@ from tests.browser.panel import (
     wait_for,
     wrap,
 )
-from tests.browser.screens import SCREENSHOTS, pack_errors, send_event
+from tests.browser.screens import pack_errors, send_event
 from tests.server.comfy_server import Server
 
 
@@ -106,9 +105,6 @@ def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look
     assert pack_errors(on_canvas.problems[before:]) == []
     keeps_its_place(on_canvas, look)
     epochs_are_compared_and_used(on_canvas, canvas_server, name)
-    if os.environ.get("UPDATE_SCREENSHOTS"):
-        on_canvas.fit()
-        on_canvas.screenshot(SCREENSHOTS / f"canvas-panel-{'vue-light' if look.vue else 'classic-dark'}.png")
 
 
 def keeps_its_place(frontend: Frontend, look: Look) -> None:

@@ -18,7 +18,7 @@ const TEXTS = {
     },
   },
   vi: {
-    saveNow: "Lưu ngay", saveNowTip: "Sau bước này, lưu trạng thái và một LoRA cho Epoch Compare và Pick Epoch",
+    saveNow: "Lưu ngay", saveNowTip: "Sau bước này, lưu trạng thái và một LoRA cho nút So sánh epoch và Chọn epoch",
     sampleNow: "Vẽ thử ngay", sampleNowTip: "Vẽ ảnh thử sau bước này",
     pause: "Tạm dừng", resume: "Tiếp tục", pauseTip: "Chờ sau bước này. Mô hình vẫn ở trong bộ nhớ, chỉ ngừng tính toán.",
     stopEpoch: "Dừng sau epoch này", stopEpochTip: "Dừng ở cuối epoch này, lưu trạng thái và một LoRA. Xếp hàng lại để tiếp tục.",
@@ -32,7 +32,7 @@ const TEXTS = {
     },
   },
   ja: {
-    saveNow: "今すぐ保存", saveNowTip: "このステップの後、学習の状態とLoRAを保存します（Epoch CompareとPick Epochで使えます）",
+    saveNow: "今すぐ保存", saveNowTip: "このステップの後、学習の状態とLoRAを保存します（「エポックの比較」と「エポックを選ぶ」で使えます）",
     sampleNow: "今すぐテスト", sampleNowTip: "このステップの後、テスト画像を作成します",
     pause: "一時停止", resume: "再開", pauseTip: "このステップの後で待ちます。モデルはメモリーに残り、計算だけが止まります。",
     stopEpoch: "このエポックで停止", stopEpochTip: "このエポックの終わりに停止し、状態とLoRAを保存します。もう一度実行すると続きます。",
@@ -46,7 +46,7 @@ const TEXTS = {
     },
   },
   zh: {
-    saveNow: "立即保存", saveNowTip: "在这一步之后保存训练状态和一个 LoRA，供 Epoch Compare 和 Pick Epoch 使用",
+    saveNow: "立即保存", saveNowTip: "在这一步之后保存训练状态和一个 LoRA，供“轮次对比”和“挑选轮次”使用",
     sampleNow: "立即绘制", sampleNowTip: "在这一步之后绘制测试图",
     pause: "暂停", resume: "继续", pauseTip: "在这一步之后等待。模型留在内存中，只停止计算。",
     stopEpoch: "本周期后停止", stopEpochTip: "在本周期结束时停止，并保存状态和一个 LoRA。再次排队即可继续。",

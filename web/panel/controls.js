@@ -62,9 +62,8 @@ export class Controls {
     this.showMessage("");
   }
 
-  showMessage(text, title = "") {
-    this.next.textContent = text;
-    this.next.title = title;
+  showMessage(text) {
+    this.next.textContent = this.next.title = text;
   }
 
   refresh() {
