@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.frontend import Frontend, find_chromium, opened
 from tests.browser.looks import Look, looks
@@ -21,6 +22,8 @@ from tests.server.files import portrait
 from tests.server.templates import install_model_files
 from tests.tools.cache import cache_folder
 from tests.tools.workflows.parts import CONTROLNET, LORA_FILE
+
+expect.set_options(timeout=30_000)  # milliseconds that a busy machine may need
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

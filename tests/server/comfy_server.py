@@ -102,12 +102,19 @@ class Server:
 
     def run(self, graph: dict[str, Any], seconds: float = 900) -> dict[str, Any]:
         """Queue, wait, and return the outputs by node id. Raises PromptFailed."""
-        entry = self.wait(self.queue(graph), seconds)
+        prompt_id = self.queue(graph)
+        entry = self.wait(prompt_id, seconds)
+        until(lambda: self._has_heard_the_end(prompt_id), "the web socket is silent")
         for kind, data in entry["status"]["messages"]:
             if kind == "execution_error":
                 raise PromptFailed(data["node_type"], data["exception_message"])
             assert kind != "execution_interrupted", "the prompt was interrupted"
         return dict(entry["outputs"])
+
+    def _has_heard_the_end(self, prompt_id: str) -> bool:
+        """Whether the web socket has delivered the end of a prompt, and therefore all its texts. On a busy machine this takes a moment."""
+        ends = ("execution_success", "execution_error", "execution_interrupted")
+        return any(message["type"] in ends and message["data"].get("prompt_id") == prompt_id for message in self.messages[-200:])
 
     def images(self, outputs: dict[str, Any], node: str) -> list[Path]:
         """Files that a SaveImage node wrote."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.counting import plural
+from .interrupt import interruptible
 
 if TYPE_CHECKING:
     from ..config.run_config import RunConfig
@@ -101,12 +102,14 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         from ..runs.events import encode_event
 
-        result = train(
-            run,
-            on_event=lambda event: print(encode_event(event), flush=True),
-            accelerate_config=args.accelerate_config,
-            from_scratch=args.from_scratch,
-        )
+        with interruptible() as pressed:
+            result = train(
+                run,
+                on_event=lambda event: print(encode_event(event), flush=True),
+                should_stop=pressed,
+                accelerate_config=args.accelerate_config,
+                from_scratch=args.from_scratch,
+            )
     else:
         from queue import SimpleQueue
 
@@ -116,12 +119,18 @@ def run(args: argparse.Namespace) -> int:
         from .progress_bar import TrainingProgress
 
         controls: SimpleQueue[Control] = SimpleQueue()
-        with TrainingProgress() as progress, send_progress_to(progress.work), TrainingKeys(controls) as keys:
+        with (
+            interruptible() as pressed,
+            TrainingProgress() as progress,
+            send_progress_to(progress.work),
+            TrainingKeys(controls) as keys,
+        ):
             if keys.active:
                 print(LEGEND, file=sys.stderr)
             result = train(
                 run,
                 on_event=progress.show,
+                should_stop=pressed,
                 accelerate_config=args.accelerate_config,
                 from_scratch=args.from_scratch,
                 controls=controls,

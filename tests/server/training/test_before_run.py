@@ -108,9 +108,10 @@ def test_run_that_would_continue_starts_over_on_request(server: Server) -> None:
 
 
 def test_failure_is_reported_to_the_panel_with_its_fixes(server: Server) -> None:
+    earlier = len(server.messages)
     prompt = server.queue(training("fails", preset="style-sdxl"))
     assert server.wait(prompt)["status"]["status_str"] == "error"
-    (failed,) = [message["data"] for message in server.messages if message["type"] == "animelora.failed"]
+    (failed,) = [message["data"] for message in server.messages[earlier:] if message["type"] == "animelora.failed"]
     assert failed["node_id"] == "train"
     assert "style-sdxl" in failed["message"] and failed["hint"].startswith("Choose ")
     assert failed["fixes"][0]["value"] == "style-sd15"

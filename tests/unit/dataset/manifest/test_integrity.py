@@ -17,7 +17,7 @@ from tests.unit.training_helpers import configuration
 from trainer.cli import main
 from trainer.config.sections.dataset import DatasetSection
 from trainer.core.errors import UserError
-from trainer.core.files.reading import file_stamp, sha256_file
+from trainer.core.files.reading import file_stamp, read_regular, sha256_file
 from trainer.core.files.sealed_json import read_sealed, write_sealed
 from trainer.dataset import Dataset, open_dataset, prepare_dataset
 from trainer.dataset.loading.open import open_datasets
@@ -98,10 +98,11 @@ def test_images_are_read_only_once(made: Dataset, monkeypatch: pytest.MonkeyPatc
     (made.path / ".prepare" / VERIFIED).unlink()
     opened(made)
 
-    def unexpected(*_: object) -> bytes:
-        raise AssertionError("read again")
+    def read(path: Path, limit: int) -> bytes:
+        assert path.name == VERIFIED, "read again"
+        return read_regular(path, limit)
 
-    monkeypatch.setattr("trainer.dataset.manifest.integrity.read_regular", unexpected)
+    monkeypatch.setattr("trainer.dataset.manifest.integrity.read_regular", read)
     opened(made)
     os.utime(made.image_path(made.items[0]))
     with pytest.raises(AssertionError, match="read again"):
