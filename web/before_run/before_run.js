@@ -48,13 +48,23 @@ export class BeforeRun {
     this.root.hidden = true;
   }
 
+  // What the server is asked: the node with everything before it.
+  question() {
+    const { node, run } = this.panel, id = idOf(node);
+    return JSON.stringify({ graph: graphOf(node, id), node: id, run });
+  }
+
+  // These widgets failed. Only later changes make the failure outdated, not those that came between the last look and now.
+  noteFailed() {
+    if (this.panel.node.graph) this.seen = this.question();
+  }
+
   // When the widgets have changed and rest, ask the server. One question at a time.
   async look() {
-    const { node, live, active, run } = this.panel;
+    const { node, live, active } = this.panel;
     if (document.hidden || this.isAsking || !node.graph) return; // without a graph: the node was moved into a subgraph, as a copy
     if (live || active) return this.clear();
-    const id = idOf(node);
-    const body = JSON.stringify({ graph: graphOf(node, id), node: id, run });
+    const body = this.question();
     const rests = body === this.seen;
     if (this.seen && !rests) this.panel.forgetFailure();
     this.seen = body;

@@ -111,6 +111,7 @@ export class Panel {
     this.showStatus(words().failed);
     this.root.classList.toggle("empty", !this.run);
     this.showFailure(problem);
+    this.before.noteFailed();
   }
 
   // The settings that failed were changed.
