@@ -7,7 +7,11 @@ const TEXTS = {
     before: "Before Run",
     next: {
       finished: () => "Run uses the finished LoRA", starts: (_step, steps) => `Run trains ${steps} steps from the beginning`,
-      resumes: (step, steps) => `Run resumes at step ${step} of ${steps}`, continues: (step, steps) => (step < steps ? `Run continues from step ${step} of ${steps}` : `Run takes over step ${step}: nothing is left to train`),
+      resumes: (step, steps) => `Run resumes at step ${step} of ${steps}`,
+      continues: (step, steps) => (
+        step < steps ? `Run continues from step ${step} of ${steps}`
+          : `Run takes over step ${step}: nothing is left to train`
+      ),
     },
     refused: "Run would fail", needsDataset: "Run Dataset Prep once to see images, steps, time and memory here.",
     warnings: (count) => (count === 1 ? "1 warning" : `${count} warnings`), use: (label, value) => `Use ${label} = ${value}`,
@@ -24,7 +28,11 @@ const TEXTS = {
     before: "Trước khi chạy",
     next: {
       finished: () => "Chạy: dùng LoRA đã xong", starts: (_step, steps) => `Chạy: huấn luyện ${steps} bước từ đầu`,
-      resumes: (step, steps) => `Chạy: tiếp tục ở bước ${step}/${steps}`, continues: (step, steps) => (step < steps ? `Chạy: huấn luyện tiếp từ bước ${step}/${steps}` : `Chạy: lấy lại bước ${step}, không còn gì để huấn luyện`),
+      resumes: (step, steps) => `Chạy: tiếp tục ở bước ${step}/${steps}`,
+      continues: (step, steps) => (
+        step < steps ? `Chạy: huấn luyện tiếp từ bước ${step}/${steps}`
+          : `Chạy: lấy lại bước ${step}, không còn gì để huấn luyện`
+      ),
     },
     refused: "Chạy sẽ báo lỗi", needsDataset: "Hãy chạy nút Chuẩn bị bộ dữ liệu một lần để thấy số ảnh, số bước, thời gian và bộ nhớ ở đây.",
     warnings: (count) => `${count} cảnh báo`, use: (label, value) => `Dùng ${label} = ${value}`,
@@ -41,7 +49,11 @@ const TEXTS = {
     before: "実行の前に",
     next: {
       finished: () => "実行：完成したLoRAを使います", starts: (_step, steps) => `実行：最初から学習します（${steps}ステップ）`,
-      resumes: (step, steps) => `実行：ステップ ${step}/${steps} から再開します`, continues: (step, steps) => (step < steps ? `実行：ステップ ${step}/${steps} から続けます` : `実行：ステップ ${step} を引き継ぎます（学習の残りはありません）`),
+      resumes: (step, steps) => `実行：ステップ ${step}/${steps} から再開します`,
+      continues: (step, steps) => (
+        step < steps ? `実行：ステップ ${step}/${steps} から続けます`
+          : `実行：ステップ ${step} を引き継ぎます（学習の残りはありません）`
+      ),
     },
     refused: "このままでは実行できません", needsDataset: "「データセット準備」を一度実行すると、画像数・ステップ数・時間・メモリーがここに表示されます。",
     warnings: (count) => `警告 ${count}件`, use: (label, value) => `${label} = ${value} にする`,
@@ -58,7 +70,11 @@ const TEXTS = {
     before: "运行之前",
     next: {
       finished: () => "运行：使用已完成的 LoRA", starts: (_step, steps) => `运行：从头训练 ${steps} 步`,
-      resumes: (step, steps) => `运行：从第 ${step}/${steps} 步恢复`, continues: (step, steps) => (step < steps ? `运行：从第 ${step}/${steps} 步接着训练` : `运行：沿用第 ${step} 步，无需再训练`),
+      resumes: (step, steps) => `运行：从第 ${step}/${steps} 步恢复`,
+      continues: (step, steps) => (
+        step < steps ? `运行：从第 ${step}/${steps} 步接着训练`
+          : `运行：沿用第 ${step} 步，无需再训练`
+      ),
     },
     refused: "这样运行会失败", needsDataset: "先运行一次“数据集准备”，这里就会显示图片数、步数、时间和内存。",
     warnings: (count) => `${count} 条警告`, use: (label, value) => `改用 ${label} = ${value}`,
