@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,12 @@ from ..config.sections.optimizer import LENGTH_DEPENDENT
 from ..core.counting import plural
 from ..core.errors import UserError
 from ..core.files.paths import safe_name
-from ..core.files.reading import read_regular
 from ..core.messages import Message, Setting, join_messages
 from ..runs import events, states
 from ..runs.lineage import EarlierRun, earlier_runs, longest_finished, take_over
+from ..runs.run_folder import RunFolder
 from .prepared_run import PreparedRun
 
-_MAX_CONFIG = 1 << 24  # bytes
 _MOST_NAMED = 5  # settings in a message
 
 
@@ -119,13 +117,10 @@ def _why_new(run: PreparedRun) -> str:
 def _last_of_the_name(run: PreparedRun) -> dict[str, Any] | None:
     """The configuration, as plain data, of the last run that was started under the name of ``run``."""
     pattern = f"{safe_name(run.config.name, limit=60)}-*"
-    configs = [path for folder in run.folder.path.parent.glob(pattern) if (path := folder / "config.json").is_file()]
-    for path in sorted(configs, key=_changed_at, reverse=True):
-        try:
-            data = json.loads(read_regular(path, _MAX_CONFIG))
-        except (OSError, ValueError, RecursionError):
-            continue
-        if isinstance(data, dict) and data.get("name") == run.config.name:
+    runs = [found for folder in run.folder.path.parent.glob(pattern) if (found := RunFolder(folder, run.config.name)).config.is_file()]
+    for earlier in sorted(runs, key=lambda each: _changed_at(each.config), reverse=True):
+        data = earlier.read_config()
+        if data.get("name") == run.config.name:
             return data
     return None
 

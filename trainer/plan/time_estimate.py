@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,13 +13,12 @@ from typing import Any
 
 from ..config.run_config import RunConfig
 from ..core.files.paths import expand_home
-from ..core.files.reading import file_stamp, read_regular
+from ..core.files.reading import file_stamp
 from ..runs import events
 from ..runs.event_log import read_events
 from ..runs.run_folder import RunFolder
 from ..runs.run_plan import RunPlan
 
-_MAX_CONFIG = 1 << 24  # bytes
 _MOST_RUNS = 40  # of the newest ones that are looked at
 _LEAST_STEPS = 2  # measured steps that an estimate needs
 _SAME = (("base", "checkpoint"), ("training", "processes"))  # settings that a measured run has to share
@@ -67,8 +65,8 @@ def estimate_time(config: RunConfig, plan: RunPlan, start_step: int = 0) -> Time
     ours = config.model_dump(mode="json")
     measured: list[tuple[int, str, _Pace]] = []
     for folder in _newest(expand_home(config.output.runs)):
-        theirs = _config(folder)
-        if theirs is None or any(_value(theirs, key) != _value(ours, key) for key in _SAME):
+        theirs = RunFolder(folder, "").read_config()
+        if any(_value(theirs, key) != _value(ours, key) for key in _SAME):
             continue
         pace = _pace(folder)
         if pace is not None and (pace.device, pace.precision) == (plan.device, plan.precision):
@@ -98,14 +96,6 @@ def _newest(runs: Path) -> list[Path]:
         with suppress(OSError):
             logs.append((log.stat().st_mtime, log.parent))
     return [folder for _, folder in sorted(logs, reverse=True)[:_MOST_RUNS]]
-
-
-def _config(folder: Path) -> dict[str, Any] | None:
-    """The configuration of a run as plain data; None if it cannot be read."""
-    with suppress(OSError, ValueError, RecursionError):
-        data = json.loads(read_regular(RunFolder(folder, "").config, _MAX_CONFIG))
-        return data if isinstance(data, dict) else None
-    return None
 
 
 def _value(data: Mapping[str, Any], key: tuple[str, str]) -> Any:

@@ -96,8 +96,13 @@ def nobody_trains(run: RunFolder) -> Iterator[None]:
             try:
                 held.enter_context(FileLock(str(path), timeout=0))
             except Timeout as error:
-                raise UserError("This run is being trained.", "Stop the training, or wait until it ends.", kind="busy") from error
+                raise being_trained() from error
         yield
+
+
+def being_trained() -> UserError:
+    """The error for a run that cannot be deleted now."""
+    return UserError("This run is being trained.", "Stop the training, or wait until it ends.", kind="busy")
 
 
 def _remove(path: Path) -> None:

@@ -20,10 +20,11 @@ from typing import Any
 from .. import __version__
 from ..config.run_config import RunConfig
 from ..core.files.paths import expand_home, safe_name
-from ..core.files.reading import sha256_file
+from ..core.files.reading import read_regular, sha256_file
 from ..core.files.sealed_json import read_sealed, write_sealed
 from .event_log import SampleImage, read_samples
 
+_MAX_CONFIG = 1 << 24  # bytes
 OLD_RESULT = ("lora_sha256", "steps", "loss", "seconds", "version")  # the fields of a result before it had a checksum
 
 
@@ -58,6 +59,14 @@ class RunFolder:
     def config(self) -> Path:
         """The configuration as JSON."""
         return self.path / "config.json"
+
+    def read_config(self, limit: int = _MAX_CONFIG) -> dict[str, Any]:
+        """The configuration as plain data, not validated; empty if it is missing, damaged, or longer than ``limit`` bytes."""
+        try:
+            data = json.loads(read_regular(self.config, limit))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return data if isinstance(data, dict) else {}
 
     @property
     def accelerate_config(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.files.locks import is_locked
-from ..core.files.reading import is_link, read_regular
+from ..core.files.reading import is_link
 from ..core.files.sealed_json import read_sealed
 from . import events
 from .event_log import read_ends
@@ -85,12 +84,14 @@ def is_own_file(path: Path) -> bool:
 
 def run_in(folder: Path) -> RunFolder:
     """The run in ``folder``, with the name in its configuration; with that of the folder if the configuration is damaged."""
-    return RunFolder(folder, str(read_config(folder).get("name") or folder.name.rpartition("-")[0] or folder.name))
+    name = RunFolder(folder, "").read_config(_MAX_CONFIG).get("name")
+    return RunFolder(folder, str(name or folder.name.rpartition("-")[0] or folder.name))
 
 
 def describe(folder: Path) -> ListedRun:
     """The run in ``folder``, which has an event log. What is damaged counts as unknown."""
-    run, config = run_in(folder), read_config(folder)
+    run = run_in(folder)
+    config = run.read_config(_MAX_CONFIG)
     first, last, step = _ends(run)
     result = _sealed(run.result)
     plan = _sealed(run.lineage)
@@ -113,15 +114,6 @@ def describe(folder: Path) -> ListedRun:
         images=len(images),
         files=tuple(file_sizes(folder)),
     )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the run in ``folder`` as plain data, not validated; empty if it is missing or damaged."""
-    try:
-        data = json.loads(read_regular(folder / "config.json", _MAX_CONFIG))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 def saved_at(run: RunFolder) -> list[int]:

@@ -13,7 +13,7 @@ from server import PromptServer
 
 from ....trainer.config.run_config import load_config
 from ....trainer.core.errors import UserError
-from ....trainer.runs.deleting import Deleted, delete_run, delete_step, own_run, published_lora
+from ....trainer.runs.deleting import Deleted, being_trained, delete_run, delete_step, own_run, published_lora
 from ....trainer.runs.run_list import ListedRun, RunList, disk_size
 from ..browser import report_new_lora
 from ..files.folders import loras_dir, runs_dir
@@ -153,7 +153,7 @@ def _delete_step(name: str, step: int) -> dict[str, Any]:
 
 def _require_idle(name: str) -> None:
     if is_active(name):  # also while it waits for its lock
-        raise UserError("This run is being trained.", "Stop the training, or wait until it ends.", kind="busy")
+        raise being_trained()
 
 
 def _counts(deleted: Deleted) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.tools.comfyui import ComfyUI
+from tests.unit.adapters.apply_file import applied
 from tests.unit.lorafile.other_programs.in_comfyui import comfy_key, load_in_comfyui
 from tests.unit.training_helpers import configuration, make_dataset, thrown_back, train_here
 from trainer.adapters import adapter
@@ -19,7 +20,6 @@ from trainer.adapters.denoiser_adapters import adapt_denoiser
 from trainer.core.errors import UserError
 from trainer.families import family_named, open_checkpoint
 from trainer.lorafile import read_lora
-from trainer.lorafile.algorithms.dora import apply_dora
 
 pytest.importorskip("diffusers.models.condition_embedders.condition_embedder_anima", reason="diffusers knows Anima from 0.39 on")
 
@@ -46,18 +46,6 @@ def prediction(denoiser: Any) -> torch.Tensor:
     with torch.no_grad():
         output: torch.Tensor = denoiser.eval()(latents, torch.tensor([0.1, 0.7]), context)[0]
     return output
-
-
-def applied(denoiser: Any, file: Path) -> Any:
-    """``denoiser`` with the file's weight changes added in place, by the formulas of the papers alone."""
-    for module in read_lora(file):
-        layer = denoiser.get_submodule(module.name)
-        delta = module.delta().reshape(layer.weight.shape)
-        if module.is_dora:
-            delta = apply_dora(layer.weight, delta, module.tensors["dora_scale"]) - layer.weight
-        with torch.no_grad():
-            layer.weight += delta
-    return denoiser
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tools.parameters import mark_long
+from tests.unit.adapters.apply_file import applied
 from tests.unit.training_helpers import configuration, thrown_back, train_here
 from trainer.adapters import adapter
 from trainer.config.sections.network import NetworkSection
 from trainer.core.errors import UserError
 from trainer.families import family_of, open_checkpoint
 from trainer.lorafile import convert, read_lora, write_lora
-from trainer.lorafile.algorithms.dora import apply_dora
 from trainer.runs import events
 
 QUICK: dict[str, Any] = {"training.max_steps": 3, "optimizer.lr": 0.02, "network.rank": 3, "network.alpha": 6.0}
@@ -43,18 +43,6 @@ def prediction(unet: Any, extra: dict[str, Any]) -> torch.Tensor:
     with torch.no_grad():
         output: torch.Tensor = unet.eval()(latents, torch.tensor([11, 700]), context, **extra).sample
     return output
-
-
-def applied(unet: Any, file: Path) -> Any:
-    """``unet`` with the file's weight changes added in place, by the formulas of the papers alone."""
-    for module in read_lora(file):
-        layer = unet.get_submodule(module.name)
-        delta = module.delta().reshape(layer.weight.shape)
-        if module.is_dora:
-            delta = apply_dora(layer.weight, delta, module.tensors["dora_scale"]) - layer.weight
-        with torch.no_grad():
-            layer.weight += delta
-    return unet
 
 
 @pytest.mark.parametrize("name", mark_long(NETWORKS, "decomposed"))

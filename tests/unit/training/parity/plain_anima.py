@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from diffusers.models.transformers import transformer_cosmos
 from torch.nn import functional as F
 
-from tests.unit.training.parity.plain_recipe import add_peft_adapter
+from tests.unit.training.parity.plain_recipe import Gradients, add_peft_adapter
 from trainer.config.run_config import RunConfig
 from trainer.families import open_checkpoint
 from trainer.families.anima.anima_family import FAMILY
@@ -49,3 +50,22 @@ def plain_loss(denoiser: Any, batch: MicroBatch, context: torch.Tensor) -> torch
         denoiser, noisy.unsqueeze(2), batch.timesteps, context, padding_mask=mask, return_dict=False
     )[0]
     return F.mse_loss(predicted.squeeze(2), batch.noise - batch.latents)
+
+
+def plain_steps(
+    denoiser: Any,
+    trained: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Sequence[MicroBatch]],
+    context: Callable[[MicroBatch], torch.Tensor],
+) -> tuple[list[float], Gradients, dict[str, torch.Tensor]]:
+    """Losses, gradients and last weights of ``trained``, one batch a step; ``context`` encodes the captions of a batch."""
+    losses, gradients = [], []
+    for (batch,) in batches:
+        loss = plain_loss(denoiser, batch, context(batch))
+        loss.backward()
+        losses.append(float(loss.detach()))
+        gradients.append({name: parameter.grad.clone() for name, parameter in trained.items() if parameter.grad is not None})
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, gradients, {name: parameter.detach().clone() for name, parameter in trained.items()}

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.unit.training.parity.plain_anima import plain_denoiser, plain_loss, replace_torchvision
+from tests.unit.training.parity.plain_anima import plain_denoiser, plain_steps, replace_torchvision
 from tests.unit.training.parity.plain_recipe import Gradients, distance, draws, names, train_ours
 from tests.unit.training_helpers import apart, configuration, make_dataset, train_here
 from trainer.config.run_config import RunConfig
 from trainer.core.errors import UserError
 from trainer.plan.inputs import open_inputs
 from trainer.plan.planning import make_plan
+from trainer.training.micro_batch import MicroBatch
 
 STEPS = 4
 RATE = 1e-3
@@ -35,16 +36,11 @@ def train_plainly(config: RunConfig) -> tuple[list[float], Gradients, dict[str, 
     denoiser = plain_denoiser(config)
     trained = names(denoiser)
     optimizer = torch.optim.AdamW(trained.values(), lr=RATE, betas=(0.9, 0.999), weight_decay=0.01, eps=1e-8)
-    losses, gradients = [], []
-    for (batch,) in draws(config):
-        context = torch.stack([F.pad(row["embeds"], (0, 0, 0, 512 - len(row["embeds"]))) for row in batch.conditions])
-        loss = plain_loss(denoiser, batch, context)
-        loss.backward()
-        losses.append(float(loss.detach()))
-        gradients.append({name: parameter.grad.clone() for name, parameter in trained.items() if parameter.grad is not None})
-        optimizer.step()
-        optimizer.zero_grad()
-    return losses, gradients, {name: parameter.detach().clone() for name, parameter in trained.items()}
+
+    def context(batch: MicroBatch) -> torch.Tensor:
+        return torch.stack([F.pad(row["embeds"], (0, 0, 0, 512 - len(row["embeds"]))) for row in batch.conditions])
+
+    return plain_steps(denoiser, trained, optimizer, draws(config), context)
 
 
 @pytest.mark.parametrize("beyond", [{}, {"network.modulation": True, "network.final_layer": True}], ids=["kohya's", "all"])

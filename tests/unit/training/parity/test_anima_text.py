@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tests.unit.training.parity.plain_anima import plain_denoiser, plain_loss, replace_torchvision
+from tests.unit.training.parity.plain_anima import plain_denoiser, plain_steps, replace_torchvision
 from tests.unit.training.parity.plain_recipe import Gradients, distance, draws, names, train_ours
 from tests.unit.training_helpers import apart, configuration, make_dataset
 from trainer.adapters import adapter
@@ -97,15 +97,8 @@ def train_plainly(config: RunConfig, components: list[str]) -> tuple[list[float]
     groups += [{"params": [p for name, p in in_text.items() if name.startswith(f"{part}.")], "lr": RATES[part]} for part in components]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=0.01, eps=1e-8)
     trained = {**in_denoiser, **in_text}
-    losses, gradients = [], []
-    for (batch,) in draws(config, tokenize=lambda caption: caption):
-        loss = plain_loss(denoiser, batch, plain_context(models, batch.conditions))
-        loss.backward()
-        losses.append(float(loss.detach()))
-        gradients.append({name: parameter.grad.clone() for name, parameter in trained.items() if parameter.grad is not None})
-        optimizer.step()
-        optimizer.zero_grad()
-    return losses, gradients, {name: parameter.detach().clone() for name, parameter in trained.items()}
+    batches = draws(config, tokenize=lambda caption: caption)
+    return plain_steps(denoiser, trained, optimizer, batches, lambda batch: plain_context(models, batch.conditions))
 
 
 @pytest.mark.parametrize("part", TRAINED)
