@@ -75,4 +75,5 @@ def test_blueprint_is_found_by_its_name_and_becomes_one_node(frontend: Frontend,
     kinds = [node["class_type"] for node in prompt.values()]
     assert inner in kinds
     assert len(kinds) == 2
+    page.keyboard.press("Escape")  # ends the placement of the node: a later Escape would delete the node of another test with its id
     page.evaluate("() => window.app.graph.clear()")
