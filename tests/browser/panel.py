@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.browser.frontend import Frontend
-from tests.server.comfy_server import Server
+from tests.server.comfy_server import Server, until
 from tests.server.graphs import seed_of
 from tests.tools.workflows.canvas import Canvas, Group
 from tests.tools.workflows.parts import DEMO_BASE
@@ -74,6 +76,32 @@ def logged(server: Server, name: str) -> list[dict[str, Any]]:
     """The event log of the one run of a LoRA's name."""
     (log,) = (server.base / "output" / "animelora" / "runs").glob(f"{name}-*/events.jsonl")
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def count_events(server: Server, name: str, kind: str) -> int:
+    """How many events of a kind the log of the run of a LoRA's name has. 0 before there is a log."""
+    try:
+        return sum(event["event"] == kind for event in logged(server, name))
+    except ValueError:  # no log yet, or a line that is being written
+        return 0
+
+
+@contextmanager
+def suspended(server: Server, name: str, at_least: int = 1, kind: str = "step") -> Iterator[None]:
+    """Suspend the training processes of a server within the context, once the run of a LoRA's name has logged some events of a kind.
+
+    The log on disk decides, not the page: a fast machine ends a short training before a slow page has drawn two steps.
+    """
+    until(lambda: count_events(server, name, kind) >= at_least, f"{kind} {at_least} never came")
+    children = server.children()
+    assert children, "nothing is being trained"
+    for child in children:
+        child.suspend()
+    try:
+        yield
+    finally:
+        for child in children:
+            child.resume()
 
 
 def copied(frontend: Frontend, button: str) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from tests.browser.frontend import Frontend, in_new_tab
 from tests.browser.looks import Look
-from tests.browser.panel import PATIENCE, curve, logged, status, wait_for
+from tests.browser.panel import PATIENCE, curve, logged, status, suspended, wait_for
 from tests.browser.screens import pack_errors, widget_values
 from tests.browser.stage import adapt
 from tests.server.comfy_server import Server, until
@@ -71,20 +70,6 @@ def drop(frontend: Frontend, picture: Path) -> None:
     frontend.page.wait_for_timeout(700)
 
 
-@contextmanager
-def suspended(server: Server) -> Iterator[None]:
-    """Suspend the training processes of a server within the context."""
-    children = server.children()
-    assert children, "nothing is being trained"
-    for child in children:
-        child.suspend()
-    try:
-        yield
-    finally:
-        for child in children:
-            child.resume()
-
-
 def clear(frontend: Frontend) -> None:
     """Empty the canvas."""
     frontend.page.evaluate("() => window.app.graph.clear()")
@@ -119,11 +104,12 @@ def test_first_lora_is_trained_stopped_reloaded_and_resumed(frontend: Frontend, 
     adapt(frontend, AnimeLoRA_TrainLora__name=name, epochs=16, checkpoint_every=8, validate_every=40)
     kept = frontend.serialized()
     frontend.run_command("Comfy.QueuePrompt")
-    wait_for(frontend, "panel.live && panel.chart.data[0].length >= 2")
-    seen = len(curve(frontend)[0])
-    wait_for(frontend, f"panel.chart.data[0].length > {seen}")  # it moves
     with ExitStack() as tabs:
-        with suspended(canvas_server):  # else a fast machine finishes training before the second tab is open
+        with suspended(canvas_server, name, at_least=2):
+            wait_for(frontend, "panel.live && panel.chart.data[0].length >= 2")
+            seen = len(curve(frontend)[0])
+        with suspended(canvas_server, name, at_least=seen + 1):
+            wait_for(frontend, f"panel.live && panel.chart.data[0].length > {seen}")  # it moves
             # if it were open before, it would overwrite the frontend's draft of this graph with an older state
             other = tabs.enter_context(in_new_tab(frontend))
             other.load(kept, name)  # during the training

@@ -18,6 +18,7 @@ from tests.browser.panel import (
     opened,
     run_on_disk,
     status,
+    suspended,
     training_graph,
     wait_for,
     wrap,
@@ -59,7 +60,8 @@ def test_panel_shows_a_training_and_remembers_it(on_canvas: Frontend, look: Look
     assert "animelora_panel" not in json.dumps(on_canvas.prompt()), "the panel is no input"
 
     on_canvas.run_command("Comfy.QueuePrompt")
-    wait_for(on_canvas, "panel.live && panel.chart.data[0].length > 0 && !panel.stop.hidden")
+    with suspended(canvas_server, name):
+        wait_for(on_canvas, "panel.live && panel.chart.data[0].length > 0 && !panel.stop.hidden")
     wait_for(on_canvas, "!panel.live && panel.status.textContent.startsWith('done')")
     assert node_size(on_canvas) == size, "the node grew"
     steps = [event for event in logged(canvas_server, name) if event["event"] == "step"]
