@@ -16,6 +16,7 @@ _BLOCKS = (
     "BasicTransformerBlock",
     "ResnetBlock2D",
     "CosmosTransformerBlock",
+    "Lumina2Block",
 )  # repeated many times with few shapes; also what checkpointing recomputes at once
 
 

@@ -9,12 +9,13 @@ from ..core.errors import UserError
 from .anima.anima_family import FAMILY as ANIMA
 from .checkpoints.base_checkpoint import BaseCheckpoint
 from .interface import Family
+from .lumina2.lumina2_family import FAMILY as LUMINA2
 from .sd1 import FAMILY as SD1
 from .sd2 import FAMILY as SD2
 from .sdxl import FAMILY as SDXL
 from .stable_diffusion.unsupported import refuse_special_models, why_unrecognised
 
-FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL, ANIMA)
+FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL, ANIMA, LUMINA2)
 
 
 def family_of(checkpoint: BaseCheckpoint) -> Family:

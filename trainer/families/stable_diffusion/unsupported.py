@@ -38,6 +38,10 @@ def why_unrecognised(checkpoint: BaseCheckpoint) -> str:
         return "it looks like Flux"
     if any(name.endswith("blocks.0.adaln_modulation_cross_attn.1.weight") for name in names):
         return "it looks like Cosmos-Predict2, the video model that Anima was made from, without Anima's text adapter (llm_adapter)"
+    if any(name.endswith("clip_text_pooled_proj.0.weight") for name in names):
+        return "it looks like NewBie, whose transformer is Lumina 2's with a second text encoder"
+    if any(name.endswith("cap_pad_token") for name in names):
+        return "it looks like Z-Image, whose transformer has other blocks than Lumina 2's"
     if not any(name.startswith("model.diffusion_model.") for name in names):
         return "it holds no UNet"
     stem = checkpoint.shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))
