@@ -108,6 +108,15 @@ def tiny_anima(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_lumina2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random checkpoint of Lumina 2 with all its models in one file."""
+    pytest.importorskip("sentencepiece")
+    from random_checkpoints.lumina2 import make_lumina2
+
+    return make_lumina2(tmp_path_factory.mktemp("lumina2") / "tiny-lumina2.safetensors")
+
+
+@pytest.fixture(scope="session")
 def full_checkpoint() -> Path:
     """A random SD 1.5 checkpoint of the real size (2.13 GB), kept between runs outside the checkout."""
     from random_checkpoints.make_checkpoint import VERSION, make_checkpoint

@@ -22,8 +22,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "info",
         help="describe a LoRA file: model family, format, rank, norms, trigger words, problems",
-        description="Describe a LoRA file for Stable Diffusion or Anima. Reads kohya, LyCORIS, DoRA, diffusers, PEFT, ComfyUI, OneTrainer "
-        "and cloneofsimo files.",
+        description="Describe a LoRA file for Stable Diffusion, Anima or Lumina 2. Reads kohya, LyCORIS, DoRA, diffusers, PEFT, ComfyUI, "
+        "OneTrainer and cloneofsimo files.",
         epilog="The exit status is 1 for a file that cannot be used; the reason is printed.",
     )
     parser.add_argument("file", type=Path, help="a .safetensors or .pt file, or a PEFT adapter folder")

@@ -9,6 +9,7 @@ import torch
 
 from .naming.anima_names import anima_module
 from .naming.family_layouts import FAMILY_LAYOUTS, FAMILY_TITLES, family_with_text_width
+from .naming.lumina2_names import is_in_block
 from .weights import LoraModule
 
 # Parts of key names that occur only in other kinds of models.
@@ -41,7 +42,9 @@ def context_width(modules: Iterable[LoraModule]) -> int | None:
 
 
 def detect_family(modules: tuple[LoraModule, ...], metadata: Mapping[str, str]) -> tuple[str, str]:
-    """The family (``sd1``, ``sd2``, ``sdxl``, ``anima`` or ``unknown``) and the reason for it, in words."""
+    """The family (``sd1``, ``sd2``, ``sdxl``, ``anima``, ``lumina2`` or ``unknown``) and the reason for it, in words."""
+    if any(module.component == "unet" and is_in_block(module.name) for module in modules):
+        return "lumina2", "its layers have the names of Lumina 2's transformer"
     if reason := _why_anima(modules):
         return "anima", reason
     width = context_width(modules)

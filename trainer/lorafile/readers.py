@@ -1,4 +1,4 @@
-"""Which programs cannot read a LoRA file for Anima as it is. No format serves both kohya's trainers and diffusers.
+"""Which programs cannot read a LoRA file for Anima or Lumina 2 as it is. No format serves both kohya's trainers and diffusers.
 
 Measured with the loaders of ComfyUI 0.33 and diffusers 0.42: see docs/compatibility.md.
 """
@@ -16,6 +16,8 @@ def who_cannot_read(family: str, form: str, *, has_alpha: bool, plain: bool) -> 
 
     ``has_alpha``: the file has alpha tensors. ``plain``: all its layers are plain LoRA.
     """
+    if family == "lumina2":
+        return ("diffusers cannot load this file, because its Lumina 2 has three layers in place of attention.qkv",)
     if family != "anima":
         return ()
     if form in _NAMED_BY_DIFFUSERS:

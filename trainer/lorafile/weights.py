@@ -25,7 +25,8 @@ Component = str  # "unet" (the denoiser), "te1" (the first text encoder), "te2" 
 class LoraModule:
     """The change of one layer.
 
-    ``name`` is the layer's diffusers name (for CLIP, from ``text_model.`` on; for Qwen3, from ``layers.`` on). ``tensors`` have LyCORIS
+    ``name`` is the layer's diffusers name (for CLIP, from ``text_model.`` on; for Qwen3 and Gemma 2, from
+    ``layers.`` on; for Lumina 2 the original one). ``tensors`` have LyCORIS
     names (``lora_up.weight``, ``hada_w1_a``, …). ``alpha`` is a one-element tensor, or None for scale 1.
     """
 

@@ -18,6 +18,12 @@ def prompt_settings(config: RunConfig, family: Family) -> TextSettings:
     """
     training = config.training
     settings = family.text_settings(training.max_tokens, training.clip_skip, training.empty_prompt)
+    if config.trains("te1") and "te1" not in family.text_components:
+        raise UserError(
+            Message(Setting("network.text_encoder"), f" is true, but this version does not train the text encoder of {family.title}."),
+            Message("Set ", Setting("network.text_encoder", False), "."),
+            kind="config",
+        )
     if not config.trains("adapter"):
         return settings
     if "adapter" not in family.text_components:

@@ -80,9 +80,7 @@ class Lumina2Block(nn.Module):
         super().__init__()
         self.attention = Attention(width, heads, kv_heads)
         self.feed_forward = FeedForward(width, hidden)
-        self.attention_norm1, self.attention_norm2, self.ffn_norm1, self.ffn_norm2 = (
-            RMSNorm(width, eps=_NORM_EPS) for _ in range(4)
-        )
+        self.attention_norm1, self.attention_norm2, self.ffn_norm1, self.ffn_norm2 = (RMSNorm(width, eps=_NORM_EPS) for _ in range(4))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(modulation, 4 * width)) if modulation else None
 
     def forward(

@@ -20,8 +20,8 @@ SHIFT_FACTOR = 0.1159
 def load_flux_vae(file: WeightsFile, dtype: torch.dtype, title: str) -> Any:
     """``diffusers.AutoencoderKL``, frozen, on the CPU. ``title`` is the family's."""
     prefix = tensor_layout.vae_prefix(file.shapes) or ""
-    parts = (f"{prefix}encoder.", f"{prefix}decoder.")
-    tensors = {f"{ldm_configs.VAE}{key[len(prefix) :]}": value for key, value in file.tensors(lambda key: key.startswith(parts), dtype).items()}
+    read = file.tensors(lambda key: key.startswith((f"{prefix}encoder.", f"{prefix}decoder.")), dtype)
+    tensors = {f"{ldm_configs.VAE}{key[len(prefix) :]}": value for key, value in read.items()}
     with layout_errors(file.path.name, "VAE", title):
         vae = load_ldm_vae(tensors, vae_config({key: tuple(value.shape) for key, value in tensors.items()}), dtype)
     return vae.eval().requires_grad_(False)

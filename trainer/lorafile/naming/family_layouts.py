@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .anima_names import diffusers_to_anima
+from .lumina2_names import lumina2_module
 from .unet_names import UNetLayout, diffusers_to_ldm
 
 _STABLE_DIFFUSION = {"unet": "unet.", "te1": "text_encoder.", "te2": "text_encoder_2."}
@@ -19,8 +20,9 @@ class FamilyLayout:
     - ``channels``: of the UNet's levels, from the full resolution down; empty for a transformer.
     - ``layout``: which levels of the UNet have attention; of no meaning for a transformer.
     - ``prefixes``: kohya's prefix for the modules of each component.
-    - ``comfyui_prefixes``, ``diffusers_prefixes``: those of ComfyUI and diffusers.
-    - ``rename``: from diffusers' name of a module of the denoiser to the original one; None for a module that cannot exist.
+    - ``comfyui_prefixes``, ``diffusers_prefixes``: those of ComfyUI and diffusers; no prefix where diffusers' layers are other ones.
+    - ``rename``: from the name of a module of the denoiser in ``LoraModule``, diffusers' where diffusers has the layer, to the original
+      one; None for a module that cannot exist.
     - ``original_names``: whether kohya's keys use the denoiser's original module names instead of diffusers'.
     - ``original_blocks``: whether ``network.block_ranks`` does.
     - ``folds_alpha``: whether ComfyUI's format has no alpha and PEFT's tensor names, so that diffusers reads it too.
@@ -124,6 +126,25 @@ FAMILY_LAYOUTS = {
             architecture="anima-preview/lora",  # as kohya's trainer writes it, for every version of Anima
             stated=("anima",),
             implementation="https://huggingface.co/circlestone-labs/Anima",
+            original_names=True,
+            original_blocks=True,
+        ),
+        FamilyLayout(
+            family="lumina2",
+            title="Lumina 2",
+            text_width=2304,
+            channels=(),
+            layout=UNetLayout(),
+            prefixes=_ONE_ENCODER,
+            comfyui_prefixes={"unet": "diffusion_model.", "te1": "text_encoders.gemma2_2b.transformer.model."},
+            diffusers_prefixes={},
+            rename=lambda module, _: lumina2_module("unet", module),
+            has_clip=False,
+            network_module="networks.lora_lumina",
+            base_version="lumina2",
+            architecture="lumina-2/lora",
+            stated=("lumina",),
+            implementation="https://github.com/Alpha-VLLM/Lumina-Image-2.0",
             original_names=True,
             original_blocks=True,
         ),

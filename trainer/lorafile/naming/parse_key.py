@@ -1,12 +1,14 @@
-"""Parse one key of a LoRA file, in any known naming: which layer and which tensor it is."""
+"""Parse the keys of a LoRA file, in any known naming: which layer and which tensor each is."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 from ..algorithms.kinds import SUFFIXES
 from .kohya_names import dotted
 from .parse_anima_key import parse_anima_key
+from .parse_lumina2_key import is_lumina2_file, parse_lumina2_key
 from .parsed_key import ParsedKey, split_tail
 from .unet_names import UNetLayout, is_ldm_name, ldm_to_diffusers
 
@@ -34,11 +36,18 @@ _TEXT_ROOTS = ("text_model", "text_projection")
 _SHORT_TEXT_ROOTS = ("encoder", "embeddings", "final_layer_norm")
 
 
-def parse_key(key: str, layout: UNetLayout) -> ParsedKey | None:
-    """The layer and tensor that ``key`` names; None when it is malformed or belongs to another kind of model."""
-    if len(key) > _LONGEST:
-        return None
-    return _parse_stable_diffusion(key, layout) or parse_anima_key(key)
+def parse_keys(keys: Sequence[str], layout: UNetLayout) -> Iterator[tuple[str, ParsedKey | None]]:
+    """Each key of a file, and the layer and tensor that it names; None when it is malformed or belongs to another kind of model."""
+    readable = [key for key in keys if len(key) <= _LONGEST]
+    is_lumina2 = is_lumina2_file(readable)
+    known = set(readable)
+    for key in keys:
+        if key not in known:
+            yield key, None
+        elif is_lumina2:
+            yield key, parse_lumina2_key(key)
+        else:
+            yield key, _parse_stable_diffusion(key, layout) or parse_anima_key(key)
 
 
 def _parse_stable_diffusion(key: str, layout: UNetLayout) -> ParsedKey | None:

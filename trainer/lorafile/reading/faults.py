@@ -31,9 +31,10 @@ def with_faults(weights: LoraWeights, all_keys: list[str]) -> LoraWeights:
         problems.append(f"the algorithm {', '.join(passed)} can be converted, but not merged or reduced")
     if sound and all(map(_has_valid_alpha, sound)):
         lines, compared = misfits(family, tuple(sound))
-        if family == "anima" and lines and _is_other_transformer(weights, sound, len(lines) == compared):
+        title = FAMILY_TITLES.get(family, family)
+        if lines and _is_other_transformer(family, weights, sound, len(lines) == compared):
+            fatal.append(f"it was made for {FAMILY_TITLES['dit']} with layers of other sizes than {title}'s: {examples(lines, 2)}")
             family = "dit"
-            fatal.append(f"it was made for {FAMILY_TITLES[family]} with layers of other sizes than Anima's: {examples(lines, 2)}")
         elif lines and len(lines) == compared:
             notes.append("its layers have the sizes of a custom model")
         elif lines:
@@ -88,8 +89,13 @@ def _module_faults(modules: Sequence[LoraModule]) -> tuple[list[LoraModule], lis
     return sound, fatal, notes
 
 
-def _is_other_transformer(weights: LoraWeights, modules: Sequence[LoraModule], all_differ: bool) -> bool:
-    """Whether a file is for one of the transformers (LTX, PixArt, CogVideoX) that share diffusers' module names with Anima."""
+def _is_other_transformer(family: str, weights: LoraWeights, modules: Sequence[LoraModule], all_differ: bool) -> bool:
+    """Whether a file is for one of the transformers that share module names with a family: LTX, PixArt and CogVideoX diffusers' with Anima,
+    Z-Image the original ones with Lumina 2."""
+    if family == "lumina2":
+        return all_differ and stated_family(weights.metadata) != "lumina2"
+    if family != "anima":
+        return False
     width = context_width(modules)
     others_text = width is not None and width != FAMILY_LAYOUTS["anima"].text_width
     stated = stated_family(weights.metadata) == "anima"
@@ -108,7 +114,7 @@ def _what_instead(all_keys: list[str]) -> str:
         return "it is a checkpoint and belongs in models/checkpoints"
     if any(key in ("emb_params", "string_to_param", "clip_l", "clip_g") for key in all_keys):
         return "it is a textual inversion embedding and belongs in models/embeddings"
-    what = f"none of its {len(all_keys)} keys names a layer of Stable Diffusion or Anima: {examples(all_keys, 3)}"
+    what = f"none of its {len(all_keys)} keys names a layer of Stable Diffusion, Anima or Lumina 2: {examples(all_keys, 3)}"
     return what if all_keys else "it is empty"
 
 

@@ -13,6 +13,12 @@ _ANIMA_BLOCK = {
     **{f"norm{place}.linear_1": (_ADALN, _WIDTH) for place in (1, 2, 3)},
     **{f"norm{place}.linear_2": (3 * _WIDTH, _ADALN) for place in (1, 2, 3)},
 }  # fmt: skip
+_LUMINA2_WIDTH, _LUMINA2_HIDDEN, _LUMINA2_QKV = 2304, 9216, (24 + 8 + 8) * 96
+_LUMINA2_BLOCK = {
+    "attention.qkv": (_LUMINA2_QKV, _LUMINA2_WIDTH), "attention.out": (_LUMINA2_WIDTH, _LUMINA2_WIDTH),
+    "feed_forward.w1": (_LUMINA2_HIDDEN, _LUMINA2_WIDTH), "feed_forward.w3": (_LUMINA2_HIDDEN, _LUMINA2_WIDTH),
+    "feed_forward.w2": (_LUMINA2_WIDTH, _LUMINA2_HIDDEN), "adaLN_modulation.1": (4 * _LUMINA2_WIDTH, 1024),
+}  # fmt: skip
 
 
 def expected_size(family: str, name: str) -> tuple[int, int] | None:
@@ -20,6 +26,8 @@ def expected_size(family: str, name: str) -> tuple[int, int] | None:
     model, parts = FAMILY_LAYOUTS.get(family), name.split(".")
     if family == "anima":
         return _ANIMA_BLOCK.get(".".join(parts[2:])) if parts[0] == "transformer_blocks" else None
+    if family == "lumina2":
+        return _LUMINA2_BLOCK.get(".".join(parts[2:]))
     if model is None or "attentions" not in parts:
         return None
     channels = model.channels

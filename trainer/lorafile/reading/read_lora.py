@@ -13,7 +13,7 @@ from ..algorithms.kinds import algorithm_of
 from ..family_detection import detect_family
 from ..folded_alpha import FOLDED_ALPHA_KEY, folded_record, unfold
 from ..naming.family_layouts import unet_layout_of
-from ..naming.parse_key import parse_key
+from ..naming.parse_key import parse_keys
 from ..naming.unet_names import UNetLayout
 from ..readers import who_cannot_read
 from ..weights import LoraModule, LoraWeights
@@ -103,19 +103,16 @@ def _scan_without_names(raw: tensors.RawFile, layout: UNetLayout | None) -> Lora
 def _group(table: dict[str, torch.Tensor], layout: UNetLayout) -> LoraWeights:
     """Group tensors into modules. Keys that cannot be parsed go to ``unknown_keys``."""
     grouped: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
-    extra, unknown, formats, original, clashes = {}, [], [], False, []
-    for key, tensor in table.items():
-        if key.startswith(_EMBEDDING_PREFIX):
-            extra[key] = tensor
-            continue
-        parsed = parse_key(key, layout)
+    unknown, formats, original, clashes = [], [], False, []
+    extra = {key: tensor for key, tensor in table.items() if key.startswith(_EMBEDDING_PREFIX)}
+    for key, parsed in parse_keys([key for key in table if key not in extra], layout):
         if parsed is None:
             unknown.append(key)
             continue
         module = grouped.setdefault((parsed.component, parsed.module), {})
         if parsed.suffix in module:
             clashes.append(key)
-        module[parsed.suffix] = tensor
+        module[parsed.suffix] = table[key]
         formats.append(parsed.format)
         original = original or parsed.original
     form = max(sorted(set(formats)), key=formats.count) if formats else "unknown"

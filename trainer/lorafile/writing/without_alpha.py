@@ -54,6 +54,12 @@ def to_comfyui_without_alpha(weights: LoraWeights, dtype: torch.dtype | None, ke
 def _folded(weights: LoraWeights, dtype: torch.dtype | None, form: str, key_of: Callable[[str, str, str], str]) -> Converted:
     cast(weights, dtype)  # refuses weights that exceed the number type
     prefixes = diffusers_prefixes_of(weights.family)
+    if not prefixes:
+        raise UserError(
+            f"The {form} format has diffusers' names, but {FAMILY_LAYOUTS[weights.family].title} has other layers there than in this file.",
+            Message("Choose ", ExportOption("format", "kohya"), " or comfyui."),
+            kind="lora",
+        )
     readable = tuple(module for module in weights if module.component in prefixes)
     if not readable:
         raise UserError("diffusers can load no layer of this LoRA, because it changes only Qwen3.", "Export it as kohya.", kind="lora")
