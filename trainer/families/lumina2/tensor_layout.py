@@ -107,7 +107,7 @@ def text_config(shapes: Shapes, prefix: str) -> dict[str, Any]:
 
 def text_encoder_kind(shapes: Shapes) -> PartKind:
     """How the text encoder of the model with these ``shapes`` is recognised: a Gemma 2 of the width that it reads."""
-    width = denoiser_config(shapes)["text_width"]
+    width = shapes[f"{denoiser_prefix(shapes) or ''}{_MARKS[0]}"][1]
 
     def recognise(found: Shapes) -> bool:
         prefix = text_prefix(found)

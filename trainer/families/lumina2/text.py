@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 ROWS = 256  # tokens that are read of a prompt, system prompt and start token among them: what Lumina 2 was trained with
 PROMPT_START = "<Prompt Start>"
 SYSTEM_PROMPT = "You are an assistant designed to generate anime images based on textual prompts."
-_CAUSAL = {"full_attention": None, "sliding_attention": None}  # what transformers finds out for a whole prompt of fewer than 4096 tokens
 
 
 class GemmaText:
@@ -88,7 +87,7 @@ class GemmaText:
 
         device = self.gemma.device
         ids = ids.to(device, non_blocking=True)[None]
-        mask = (torch.arange(ids.shape[1], device=device) < attended).long()[None] if attended else _CAUSAL
+        mask = (torch.arange(ids.shape[1], device=device) < attended).long()[None] if attended else None
         states: torch.Tensor = self.gemma(input_ids=ids, attention_mask=mask).last_hidden_state[0]
         return states
 
