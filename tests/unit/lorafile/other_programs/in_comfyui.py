@@ -21,6 +21,8 @@ def comfy_key(family: str, component: str, name: str) -> str:
     """The layer's key in ComfyUI's models."""
     if family == "anima":
         return _anima_key(component, name)
+    if family == "lumina2":
+        return f"diffusion_model.{name}.weight" if component == "unet" else f"gemma2_2b.transformer.model.{name}.weight"
     if component == "unet":
         return f"diffusion_model.{diffusers_to_ldm(name, FAMILY_LAYOUTS[family].layout)}.weight"
     return f"{_CLIP[family, component]}.transformer.{name}.weight"

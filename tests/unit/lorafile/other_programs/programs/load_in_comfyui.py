@@ -47,7 +47,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
     },
 }  # fmt: skip
-ANIMA_BLOCKS = 28
+ANIMA_BLOCKS, LUMINA2_BLOCKS = 28, 26
 CONFIGS = {"sd1": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}
 CLIPS = {"sd1": comfy.sd1_clip.SD1ClipModel, "sdxl": comfy.sdxl_clip.SDXLClipModel}
 
@@ -92,10 +92,22 @@ def anima() -> tuple[Any, Any]:
     return config.get_model({}, device=torch.device("meta")), comfy.text_encoders.anima.te()
 
 
+def lumina2() -> tuple[Any, Any]:
+    """Lumina 2 as ComfyUI recognises it by the tensors of its file, and its text encoder."""
+    import comfy.model_detection
+    import comfy.text_encoders.lumina2
+
+    marks = {"cap_embedder.1.weight": (2304, 2304), "noise_refiner.0.attention.k_norm.weight": (96,)}
+    marks |= {f"layers.{index}.attention.qkv.weight": (3840, 2304) for index in range(LUMINA2_BLOCKS)}
+    found = comfy.model_detection.detect_unet_config({key: torch.empty(size, device="meta") for key, size in marks.items()}, "")
+    config = comfy.supported_models.Lumina2({**found, "dtype": torch.bfloat16})
+    return config.get_model({}, device=torch.device("meta")), comfy.text_encoders.lumina2.te()
+
+
 def main() -> None:
     """Build the models once and process the jobs."""
-    if family == "anima":
-        model, clip_class = anima()
+    if family in ("anima", "lumina2"):
+        model, clip_class = {"anima": anima, "lumina2": lumina2}[family]()
     else:
         model, clip_class = comfy.model_base.BaseModel(CONFIGS[family](UNETS[family]), device=torch.device("meta")), CLIPS[family]
     with torch.device("meta"):
