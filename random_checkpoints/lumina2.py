@@ -83,6 +83,16 @@ def make_lumina2(path: Path, size: str = "tiny", seed: int = 0) -> Path:
     return path
 
 
+def make_empty_lumina2(path: Path, size: str = "full") -> Path:
+    """Write a sparse file with a whole header and zeros for tensors to ``path`` and return it."""
+    shapes = layout(SIZES[size])
+    header = _header(shapes, tokenizer=8)
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + 2 * sum(map(math.prod, shapes.values())) + 8)
+    return path
+
+
 def make_tokenizer() -> bytes:
     """A sentencepiece model with Gemma's settings: BPE with bytes for unknown characters, no space before the first word."""
     import sentencepiece

@@ -17,7 +17,7 @@ _FAST: dict[str, Any] = {"training.gradient_checkpointing": False}
 _CHECKPOINTED: dict[str, Any] = {"training.gradient_checkpointing": True}
 _ONE_AT_A_TIME: dict[str, Any] = {**_CHECKPOINTED, "training.micro_batch_size": 1}
 _PACKED: dict[str, Any] = {**_ONE_AT_A_TIME, "training.base_precision": "int8", "optimizer.name": "adamw8bit"}
-# By the memory for one image at the family's resolution (512 pixels; SDXL and Anima 1024); a test compares every estimate with its size.
+# By the memory for one image at the family's resolution (512 pixels; SDXL, Anima and Lumina 2 1024); a test compares every estimate with its size.
 _SMALL: dict[str, dict[str, Any]] = {
     "24gb": {**_FAST, "training.micro_batch_size": 4},
     "16gb": {**_FAST, "training.micro_batch_size": 2},
@@ -39,7 +39,15 @@ _ANIMA: dict[str, dict[str, Any]] = {
     "8gb": _ONE_AT_A_TIME,
     "6gb": {**_ONE_AT_A_TIME, "training.swap_blocks": 26},
 }
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {"sd15": _SMALL, "sdxl": _LARGE, "anima": _ANIMA}  # by the family's preset group
+_LUMINA2: dict[str, dict[str, Any]] = {
+    "24gb": {**_CHECKPOINTED, "training.micro_batch_size": 8},
+    "16gb": {**_CHECKPOINTED, "training.micro_batch_size": 4},
+    "12gb": {**_CHECKPOINTED, "training.micro_batch_size": 2},
+    "8gb": {**_ONE_AT_A_TIME, "training.swap_blocks": 8},
+    "6gb": {**_ONE_AT_A_TIME, "training.swap_blocks": 26},
+}
+# by the family's preset group
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {"sd15": _SMALL, "sdxl": _LARGE, "anima": _ANIMA, "lumina2": _LUMINA2}
 
 
 def preset(size: str, group: str) -> dict[str, Any]:

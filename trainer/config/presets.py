@@ -30,7 +30,7 @@ class Value:
 # a style; one character; one object, pose or piece of clothing
 SUBJECTS = ("style", "character", "concept")
 _OF_DIFFUSION = ("objective.min_snr_gamma", "objective.noise_offset")  # have no meaning for a rectified flow
-MODELS = ("sd15", "sdxl", "anima")  # the kinds of model that presets are made for: `Family.preset_group`
+MODELS = ("sd15", "sdxl", "anima", "lumina2")  # the kinds of model that presets are made for: `Family.preset_group`
 
 # The values of each group of presets. Later groups are more specific and win.
 LAYERS: tuple[tuple[str, tuple[Value, ...]], ...] = (
@@ -83,6 +83,16 @@ LAYERS: tuple[tuple[str, tuple[Value, ...]], ...] = (
             Value("objective.logit_std", 1.3, "the recipe of Anima's author: wide enough to train composition and detail too"),
             Value("network.targets", "all-linear", "Anima has no convolutions"),
             Value("sample.guidance", 4.0, "what Anima is sampled with in ComfyUI"),
+        ),
+    ),
+    (
+        "lumina2",
+        (
+            Value("optimizer.lr", 1e-4, "the rate that `auto` chooses for Lumina 2"),
+            Value("objective.min_snr_gamma", 0.0, "a rectified flow has no signal-to-noise ratios to weigh by"),
+            Value("objective.timestep_shift", 3.16, "what kohya's recommended `nextdit_shift` is at 1024 x 1024: composition counts more"),
+            Value("network.targets", "all-linear", "Lumina 2 has no convolutions"),
+            Value("sample.guidance", 4.0, "what Lumina 2 is sampled with in ComfyUI"),
         ),
     ),
     ("style-sd15", (Value("objective.noise_offset", 0.03, "SD 1.5 alone can paint neither night nor glare, which styles may need"),)),

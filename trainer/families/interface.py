@@ -138,7 +138,7 @@ class Family(Protocol):
     title: str
     latents: LatentSpace
     text_components: tuple[str, ...]  # its text models by their names in LoRA files: ``te1``, ``te2``, ``adapter`` (behind the encoder)
-    preset_group: str  # the presets in trainer/config that are made for it: ``"sd15"``, ``"sdxl"`` or ``"anima"``
+    preset_group: str  # the presets in trainer/config that are made for it: ``"sd15"``, ``"sdxl"``, ``"anima"``, ``"lumina2"``
     trains_in_fp16: bool  # False: its values overflow in fp16
     learning_rate: float  # suits a LoRA of rank 16 at scale 1 with AdamW
     beta_schedule: Mapping[str, Any] | None  # of its diffusion, as diffusers' schedulers name it; None: it is not trained as a diffusion

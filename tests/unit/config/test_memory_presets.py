@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from random_checkpoints.anima import make_empty_anima
+from random_checkpoints.lumina2 import make_empty_lumina2
 from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from tests.tools.parameters import mark_long
 from tests.unit.training_helpers import configuration, make_dataset
@@ -28,7 +29,7 @@ from trainer.training.optimizers import make_optimizer
 pytestmark = pytest.mark.seconds
 
 BETWEEN = ("16gb", "12gb")  # sizes whose presets are estimated only with --long
-PIXELS = {"sd15": 512, "sdxl": 1024, "anima": 1024}
+PIXELS = {"sd15": 512, "sdxl": 1024, "anima": 1024, "lumina2": 1024}
 FULL = {"sd15": "full", "sdxl": "full-sdxl"}
 MINIMAL: dict[str, Any] = {"base": {"checkpoint": "x"}, "dataset": {"path": "y"}}
 
@@ -38,7 +39,7 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints of the real sizes without their content."""
     folder = tmp_path_factory.mktemp("headers")
     made = {family: make_empty_checkpoint(folder / f"{size}.safetensors", size) for family, size in FULL.items()}
-    return {**made, "anima": make_empty_anima(folder)}
+    return {**made, "anima": make_empty_anima(folder), "lumina2": make_empty_lumina2(folder / "lumina2.safetensors")}
 
 
 @pytest.fixture(scope="module")

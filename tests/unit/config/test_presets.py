@@ -102,7 +102,8 @@ def test_command_line_and_documentation_list_the_same_presets(capsys: pytest.Cap
 
 def test_preset_for_another_kind_of_model_is_rejected_with_the_right_one() -> None:
     groups = {family.name: family.preset_group for family in FAMILIES}
-    assert groups == {"sd1": "sd15", "sd2": "sd15", "sdxl": "sdxl", "anima": "anima"} and set(groups.values()) == set(presets.MODELS)
+    assert groups == {"sd1": "sd15", "sd2": "sd15", "sdxl": "sdxl", "anima": "anima", "lumina2": "lumina2"}
+    assert set(groups.values()) == set(presets.MODELS)
     presets.require_model("style-sd15", groups["sd2"])
     presets.require_model("none", groups["sdxl"])
     with pytest.raises(UserError) as caught:

@@ -43,7 +43,7 @@ class Lumina2:
     title = "Lumina 2"
     latents = LatentSpace(channels=tensor_layout.LATENT_CHANNELS, downscale=8, scaling_factor=SCALING_FACTOR, multiple=16)
     text_components: tuple[str, ...] = ()  # Gemma 2 is not trained
-    preset_group = "anima"  # a transformer of nearly the same size that flows too
+    preset_group = "lumina2"
     trains_in_fp16 = False  # ComfyUI computes it in bf16 or fp32
     learning_rate = 1e-4  # of the example in kohya's documentation
     beta_schedule: Mapping[str, Any] | None = None

@@ -58,22 +58,24 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedStream]:
 
 @pytest.mark.seconds
 @pytest.mark.parametrize(
-    "changes",
+    ("model", "changes"),
     [
-        {"training.precision": "bf16"},
-        {"training.precision": "bf16", "training.gradient_checkpointing": True, "training.base_precision": "int8"},
+        ("deep_anima", {"training.precision": "bf16"}),
+        ("deep_anima", {"training.precision": "bf16", "training.gradient_checkpointing": True, "training.base_precision": "int8"}),
+        ("tiny_lumina2", {"training.precision": "bf16", "training.gradient_checkpointing": True}),
     ],
-    ids=["bf16", "int8, checkpointed"],
+    ids=["bf16", "int8, checkpointed", "Lumina 2, checkpointed"],
 )
 def test_runs_with_and_without_swapping_write_the_same_lora(
-    deep_anima: Path, two_images: Path, tmp_path: Path, simulated: SimulatedStream, changes: dict[str, Any]
+    request: pytest.FixtureRequest, two_images: Path, tmp_path: Path, simulated: SimulatedStream, model: str, changes: dict[str, Any]
 ) -> None:
     """With validation images, whose passes have no gradients, between the steps."""
     common = {**changes, "training.epochs": 2, "training.gradient_accumulation": 1}
     common |= {"sample.prompts": ["a cat --w 64 --h 64 --s 2"], "sample.every_epochs": 1}
     runs = []
     for count in (0, 4):
-        settings = configuration(deep_anima, two_images, tmp_path / str(count), {**common, "training.swap_blocks": count})
+        checkpoint = request.getfixturevalue(model)
+        settings = configuration(checkpoint, two_images, tmp_path / str(count), {**common, "training.swap_blocks": count})
         runs.append(train_here(settings))
         assert bool(simulated.copied) == bool(count)
     plain, swapped = runs
