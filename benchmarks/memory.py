@@ -16,13 +16,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
 from random_checkpoints.anima import make_empty_anima
+from random_checkpoints.lumina2 import make_empty_lumina2
 from random_checkpoints.make_checkpoint import make_empty_checkpoint
 from trainer.config import memory_presets, run_config
 from trainer.core.terminal import escape_unprintable
 from trainer.families import family_of, open_checkpoint
 from trainer.plan.meta_models import memory_of
 
-MODELS = (("SD 1.5, 512 px", "full", 512), ("SDXL, 1024 px", "full-sdxl", 1024), ("Anima, 1024 px", "anima", 1024))
+MODELS = (
+    ("SD 1.5, 512 px", "full", 512),
+    ("SDXL, 1024 px", "full-sdxl", 1024),
+    ("Anima, 1024 px", "anima", 1024),
+    ("Lumina 2, 1024 px", "lumina2", 1024),
+)
 PARTS = ("base", "lora", "optimizer", "activations", "overhead")
 
 
@@ -35,10 +41,17 @@ def main() -> None:
     print(table.heading(("Model", "`training.memory`", *PARTS, "GB in all", "what it fills in")))
     with tempfile.TemporaryDirectory() as folder:
         for title, size, pixels in MODELS:
-            path = Path(folder) / size
-            header = str(make_empty_anima(path) if size == "anima" else make_empty_checkpoint(path.with_suffix(".safetensors"), size))
+            header = _header(Path(folder) / size, size)
             for preset in ("none", *memory_presets.SIZES):
                 print(row(title, header, pixels, preset, arguments.batch, arguments.fused), flush=True)
+
+
+def _header(path: Path, size: str) -> str:
+    """The path of a checkpoint without content."""
+    if size == "anima":
+        return str(make_empty_anima(path))
+    file = path.with_suffix(".safetensors")
+    return str(make_empty_lumina2(file) if size == "lumina2" else make_empty_checkpoint(file, size))
 
 
 def row(title: str, header: str, pixels: int, preset: str, batch: int, fused: bool) -> str:

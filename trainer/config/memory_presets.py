@@ -17,7 +17,8 @@ _FAST: dict[str, Any] = {"training.gradient_checkpointing": False}
 _CHECKPOINTED: dict[str, Any] = {"training.gradient_checkpointing": True}
 _ONE_AT_A_TIME: dict[str, Any] = {**_CHECKPOINTED, "training.micro_batch_size": 1}
 _PACKED: dict[str, Any] = {**_ONE_AT_A_TIME, "training.base_precision": "int8", "optimizer.name": "adamw8bit"}
-# By the memory for one image at the family's resolution (512 pixels; SDXL, Anima and Lumina 2 1024); a test compares every estimate with its size.
+# By the memory for one image at the family's resolution (512 pixels; for all but SD 1.x and 2.x 1024); a test compares every estimate with
+# its size.
 _SMALL: dict[str, dict[str, Any]] = {
     "24gb": {**_FAST, "training.micro_batch_size": 4},
     "16gb": {**_FAST, "training.micro_batch_size": 2},

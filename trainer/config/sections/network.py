@@ -44,15 +44,16 @@ class NetworkSection(Section):
     )
     modulation: bool = setting(
         False,
-        "Also trains the layers that scale and shift a transformer's features by noise level (AdaLN). For Anima.",
-        details="168 more modules in 28 blocks, `blocks.N.adaln_modulation_…`. UNets have none.",
-        why="Off, as in kohya's trainer.",
+        "Also trains the layers that scale and shift a transformer's features by noise level (AdaLN). For Anima and Lumina 2.",
+        details="Anima: 168 more modules in 28 blocks, `blocks.N.adaln_modulation_…`. Lumina 2: 28, one in each block but those for "
+        "captions. UNets have none.",
+        why="Off, as in kohya's trainer for Anima; its trainer for Lumina 2 trains them.",
     )
     final_layer: bool = setting(
         False,
-        "Also trains a transformer's last layer, which turns features into latents. For Anima.",
-        details="3 more modules, `final_layer.…`, of which two are modulation.",
-        why="Off, as in kohya's trainer.",
+        "Also trains a transformer's last layer, which turns features into latents. For Anima and Lumina 2.",
+        details="Anima: 3 more modules, `final_layer.…`, of which two are modulation. Lumina 2: 2, of which one is.",
+        why="Off, as in kohya's trainer for Anima; its trainer for Lumina 2 trains them.",
     )
     conv_rank: int = setting(
         0,
@@ -74,7 +75,8 @@ class NetworkSection(Section):
         "Different ranks for parts of the model, such as mid_block = 4, up_blocks.1 = 32 or blocks.*.mlp = 8. 0 leaves a part untrained.",
         details='In a file: `{"mid_block" = 4, "up_blocks.1" = 32}`. UNets have diffusers\' names: `down_blocks.N`, `mid_block`, '
         "`up_blocks.N`, and `….attentions.N` or `….resnets.N` inside them. Anima has kohya's: `blocks.N`, and `….self_attn`, "
-        "`….cross_attn` or `….mlp` inside them. `*` is any block. The name with the most parts wins, then the one without `*`.",
+        "`….cross_attn` or `….mlp` inside them. Lumina 2 has `layers.N`, `noise_refiner.N`, `context_refiner.N`, and `….attention` or "
+        "`….feed_forward` inside them. `*` is any block. The name with the most parts wins, then the one without `*`.",
         why="One rank everywhere.",
     )
     block_alphas: dict[BlockName, Annotated[float, Field(gt=0, le=4096)]] = setting(
@@ -111,7 +113,7 @@ class NetworkSection(Section):
         False,
         "Also trains the text encoder, which reads the prompt. Helps with new names, but it may forget other words.",
         details="Both of SDXL's: queries, keys, values, outputs and MLP of every layer, kohya's modules, 72 on SD 1.x, 264 on SDXL, 196 of "
-        "Anima's Qwen3. Anima's adapter has a rate of its own, `optimizer.text_adapter_lr`.",
+        "Anima's Qwen3; not Lumina 2's Gemma 2. Anima's adapter has a rate of its own, `optimizer.text_adapter_lr`.",
         why="The UNet learns a style without it, and each caption needs to be encoded only once.",
     )
     max_norm: float = setting(

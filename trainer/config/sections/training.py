@@ -110,9 +110,10 @@ class TrainingSection(Section):
     )
     empty_prompt: EmptyPrompt = setting(
         "comfyui",
-        "For Anima, what an image without a caption and an empty negative prompt mean: what ComfyUI makes of it, or zeros as in kohya's.",
-        details="`comfyui`: Qwen's state of its padding token reaches the adapter. `kohya`: zeros do, as in kohya's trainer, "
-        "diffusion-pipe and diffusers. Other models have one meaning for it.",
+        "For Anima and Lumina 2, what an image without a caption and an empty negative prompt mean: the same as in ComfyUI, or as in "
+        "kohya's.",
+        details="Anima: with `comfyui`, Qwen's state of its padding token reaches the adapter; with `kohya`, zeros do, as in kohya's "
+        "trainer, diffusion-pipe and diffusers. Lumina 2: no text, or the system prompt alone. Other models have one meaning for it.",
         why="ComfyUI samples with it.",
     )
     text_encoder_share: float = setting(
@@ -193,10 +194,11 @@ class TrainingSection(Section):
     )
     swap_blocks: int = setting(
         0,
-        "For Anima: keeps this many of the model's 28 blocks in main memory and copies each to the GPU when needed. Needs less GPU "
-        "memory, with the same result. 0 keeps all on the GPU.",
-        details="Two of them are on the GPU at any time, so that 1 and 2 save nothing; more than the model has means all. Not with "
-        "`network.dora`, `training.compile` or CUDA graphs. On a CPU it changes nothing. See [Memory](#memory).",
+        "For Anima and Lumina 2: keeps this many of the model's blocks in main memory and copies each to the GPU when needed. Needs less "
+        "GPU memory, with the same result. 0 keeps all on the GPU.",
+        details="Anima has 28 blocks, Lumina 2 30. Two of them are on the GPU at any time, so that 1 and 2 save nothing; more than the "
+        "model has means all. Not with `network.dora`, `training.compile` or CUDA graphs. On a CPU it changes nothing. See "
+        "[Memory](#memory).",
         why="Training is fastest with all of them on the GPU.",
         ge=0,
         le=1000,

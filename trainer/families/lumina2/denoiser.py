@@ -52,7 +52,8 @@ class Attention(nn.Module):
         queries, keys = rotate(self.q_norm(queries), rotation), rotate(self.k_norm(keys), rotation)
         shared = self.heads // self.kv_heads
         keys, values = (each.repeat_interleave(shared, dim=2) for each in (keys, values))
-        attended = F.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (queries, keys, values)), attn_mask=mask)
+        queries, keys, values = (each.transpose(1, 2) for each in (queries, keys, values))
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         result: torch.Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return result
 
@@ -87,13 +88,16 @@ class Lumina2Block(nn.Module):
         self, tokens: torch.Tensor, rotation: torch.Tensor, mask: torch.Tensor | None, time: torch.Tensor | None = None
     ) -> torch.Tensor:
         """``tokens`` (batch, length, width) and ``time`` (batch, modulation) to tokens of that shape."""
+        result: torch.Tensor
         if self.adaLN_modulation is None or time is None:
             tokens = tokens + self.attention_norm2(self.attention(self.attention_norm1(tokens), rotation, mask))
-            return tokens + self.ffn_norm2(self.feed_forward(self.ffn_norm1(tokens)))
+            result = tokens + self.ffn_norm2(self.feed_forward(self.ffn_norm1(tokens)))
+            return result
         attention_scale, attention_gate, hidden_scale, hidden_gate = self.adaLN_modulation(time).unsqueeze(1).chunk(4, dim=-1)
         attended = self.attention(self.attention_norm1(tokens) * (1 + attention_scale), rotation, mask)
         tokens = tokens + attention_gate.tanh() * self.attention_norm2(attended)
-        return tokens + hidden_gate.tanh() * self.ffn_norm2(self.feed_forward(self.ffn_norm1(tokens) * (1 + hidden_scale)))
+        result = tokens + hidden_gate.tanh() * self.ffn_norm2(self.feed_forward(self.ffn_norm1(tokens) * (1 + hidden_scale)))
+        return result
 
 
 class TimestepEmbedder(nn.Module):
@@ -133,7 +137,7 @@ class Lumina2Transformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     _supports_gradient_checkpointing = True
     config_name = "config.json"
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         channels: int,
@@ -208,4 +212,5 @@ class Lumina2Transformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
 def _patches(latents: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """(batch, channels, height, width) to (batch, rows x columns, patch height x patch width x channels)."""
     cut = latents.unflatten(3, (columns, _PATCH)).unflatten(2, (rows, _PATCH))  # (batch, channels, rows, patch, columns, patch)
-    return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    patches: torch.Tensor = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    return patches

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ROWS = 256  # tokens that are read of a prompt, system prompt and start token among them: what Lumina 2 was trained with
 PROMPT_START = "<Prompt Start>"
-SYSTEM_PROMPT = "You are an assistant designed to generate anime images based on textual prompts."
+SYSTEM_PROMPT = "You are an assistant designed to generate high quality anime images based on textual prompts."  # of ComfyUI's template
 
 
 class GemmaText:

@@ -25,7 +25,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def to_kohya(weights: LoraWeights, dtype: torch.dtype | None = None) -> Converted:
-    """kohya's format, which every program reads; layers of SDXL and Anima by their original names. Any algorithm.
+    """kohya's format, which every program reads; layers of SDXL, Anima and Lumina 2 by their original names. Any algorithm.
 
     Layers without alpha get one (scale 1).
     """
