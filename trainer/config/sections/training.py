@@ -194,7 +194,7 @@ class TrainingSection(Section):
     )
     swap_blocks: int = setting(
         0,
-        "For Anima and Lumina 2: keeps this many of the model's blocks in main memory and copies each to the GPU when needed. Needs less "
+        "For Anima and Lumina 2: keeps this many blocks in main memory and copies each to the GPU when needed. Needs less "
         "GPU memory, with the same result. 0 keeps all on the GPU.",
         details="Anima has 28 blocks, Lumina 2 30. Two of them are on the GPU at any time, so that 1 and 2 save nothing; more than the "
         "model has means all. Not with `network.dora`, `training.compile` or CUDA graphs. On a CPU it changes nothing. See "
