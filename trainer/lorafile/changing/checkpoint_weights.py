@@ -16,7 +16,7 @@ from ..algorithms.shape_checks import dora_scale_fits
 from ..algorithms.weight_change import delta_shape
 from ..naming.unet_names import diffusers_to_ldm
 from ..weights import LoraModule, LoraWeights
-from .anima_checkpoint import anima_prefix, key_of_module, text_key
+from . import anima_checkpoint, lumina2_checkpoint
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _UNET = "model.diffusion_model."
@@ -50,23 +50,34 @@ class CheckpointWeight:
 
 def text_width(header: container.SafetensorsHeader) -> int:
     """Width of the text embeddings of the checkpoint's denoiser. Raises UserError when it holds none that LoRAs can be merged into."""
-    prefix = anima_prefix(header.tensors)
-    if prefix is not None:
-        return header.tensors[text_key(prefix)][1][-1]
+    if (prefix := anima_checkpoint.anima_prefix(header.tensors)) is not None:
+        return header.tensors[anima_checkpoint.text_key(prefix)][1][-1]
+    if (prefix := lumina2_checkpoint.lumina2_prefix(header.tensors)) is not None:
+        return header.tensors[lumina2_checkpoint.text_key(prefix)][1][-1]
     for key, (_, shape, _) in header.tensors.items():
         if key.startswith(_UNET) and key.endswith("attn2.to_k.weight") and len(shape) > 1:
             return shape[1]
     raise UserError(
-        "The checkpoint is not a Stable Diffusion or Anima checkpoint in the original layout.",
+        "The checkpoint is not a Stable Diffusion, Anima or Lumina 2 checkpoint in the original layout.",
         "Choose a single .safetensors file. Diffusers folders are not supported.",
         kind="checkpoint",
     )
 
 
+def transformer_family(keys: Mapping[str, object]) -> str:
+    """The family of a checkpoint with these ``keys`` whose denoiser is a transformer; empty for a UNet."""
+    if anima_checkpoint.anima_prefix(keys) is not None:
+        return "anima"
+    return "lumina2" if lumina2_checkpoint.lumina2_prefix(keys) is not None else ""
+
+
 def weight_of_module(tensors: Mapping[str, object], weights: LoraWeights, module: LoraModule) -> CheckpointWeight | None:
     """The weight that ``module`` changes; None when the checkpoint does not have it."""
     if weights.family == "anima":
-        found = key_of_module(tensors, anima_prefix(tensors) or "", module)
+        found = anima_checkpoint.key_of_module(tensors, anima_checkpoint.anima_prefix(tensors) or "", module)
+        return CheckpointWeight(found) if found else None
+    if weights.family == "lumina2":
+        found = lumina2_checkpoint.key_of_module(tensors, lumina2_checkpoint.lumina2_prefix(tensors) or "", module)
         return CheckpointWeight(found) if found else None
     if module.component == "unet":
         key = f"{_UNET}{diffusers_to_ldm(module.name, weights.unet_layout)}.weight"

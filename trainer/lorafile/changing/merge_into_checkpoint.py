@@ -19,10 +19,20 @@ from ..anima_depth import depth_mismatch
 from ..biases import bias_of, without_bias
 from ..comfyui_dora import uses_base_norm
 from ..family_detection import mismatch
-from ..naming.family_layouts import family_with_text_width
+from ..naming.family_layouts import FAMILY_LAYOUTS, family_with_text_width
 from ..weights import LoraModule, LoraWeights
 from .anima_checkpoint import anima_blocks, anima_prefix
-from .checkpoint_weights import TORCH_DTYPES, CheckpointWeight, reader_of_weights, require_fit, text_width, weight_of_module
+from .checkpoint_weights import (
+    TORCH_DTYPES,
+    CheckpointWeight,
+    reader_of_weights,
+    require_fit,
+    text_width,
+    transformer_family,
+    weight_of_module,
+)  # fmt: skip
+
+_TRANSFORMERS = tuple(model.family for model in FAMILY_LAYOUTS.values() if not model.channels)
 
 
 @dataclass(frozen=True)
@@ -72,19 +82,22 @@ def merge_into_checkpoint(checkpoint: Path, parts: Sequence[tuple[LoraWeights, f
 def _plan(header: container.SafetensorsHeader, parts: Sequence[tuple[LoraWeights, float]]) -> dict[str, list[_Change]]:
     """The changes of each tensor by its key. All checks come before the first byte is written."""
     width = text_width(header)
-    prefix = anima_prefix(header.tensors)
-    model_family = family_with_text_width(width) if prefix is None else "anima"
+    transformer = transformer_family(header.tensors)
+    model_family = transformer or family_with_text_width(width)
     changes: dict[str, list[_Change]] = {}
     missing: list[str] = []
     for weights, strength in parts:
-        if weights.context_width not in (None, width) or (weights.family == "anima") != (prefix is not None):
+        made_for = weights.family if weights.family in _TRANSFORMERS else ""
+        if weights.context_width not in (None, width) or made_for != transformer:
             raise UserError(
-                mismatch(weights.family, model_family or weights.family, weights.context_width, width),
+                mismatch(weights.family, model_family or ("unknown" if made_for else weights.family), weights.context_width, width),
                 "Choose a checkpoint of the LoRA's family.",
                 kind="lora",
             )
-        if prefix is not None and (wrong := depth_mismatch(weights.blocks, anima_blocks(header.tensors, prefix), weights.metadata)):
-            raise wrong
+        if (prefix := anima_prefix(header.tensors)) is not None:
+            wrong = depth_mismatch(weights.blocks, anima_blocks(header.tensors, prefix), weights.metadata)
+            if wrong:
+                raise wrong
         for module in weights:
             target = weight_of_module(header.tensors, weights, module)
             if target is None:

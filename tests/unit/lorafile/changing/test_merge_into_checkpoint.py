@@ -118,6 +118,6 @@ def test_merge_into_checkpoint_refuses_other_models(tmp_path: Path) -> None:
         merge_into_checkpoint(tmp_path / "sd1.safetensors", [(weights, 1.0)], tmp_path / "out.safetensors")
     with pytest.raises(UserError, match="overwrite the original"):
         merge_into_checkpoint(tmp_path / "sd1.safetensors", [(weights, 1.0)], tmp_path / "sd1.safetensors")
-    with pytest.raises(UserError, match="not a Stable Diffusion or Anima checkpoint"):
+    with pytest.raises(UserError, match="not a Stable Diffusion, Anima or Lumina 2 checkpoint"):
         merge_into_checkpoint(tmp_path / "a.safetensors", [(weights, 1.0)], tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
