@@ -134,16 +134,20 @@ class Lumina2:
         self, checkpoint: BaseCheckpoint, dtype: torch.dtype, device: torch.device, settings: TextSettings = PLAIN_TEXT
     ) -> text.GemmaText:
         """Gemma 2 without its last layer, and its tokenizer."""
-        from .gemma import load_gemma
+        from .gemma import load_for_device
 
         file = _file(checkpoint, checkpoint.text_encoder)
-        return text.GemmaText(load_gemma(file, dtype, self.title).to(device), load_tokenizer(file), _read_whole(settings))
+        gemma = load_for_device(file, dtype, device, self.title)
+        return text.GemmaText(gemma, load_tokenizer(file), _read_whole(settings), dtype, device)
 
     def empty_text_encoder(self, checkpoint: BaseCheckpoint, settings: TextSettings = PLAIN_TEXT) -> text.GemmaText:
         """Gemma 2 on the ``meta`` device, without a tokenizer."""
+        import torch
+
         from .gemma import empty_gemma
 
-        return text.GemmaText(empty_gemma(_file(checkpoint, checkpoint.text_encoder), self.title), None, _read_whole(settings))
+        gemma = empty_gemma(_file(checkpoint, checkpoint.text_encoder), self.title)
+        return text.GemmaText(gemma, None, _read_whole(settings), torch.float32, torch.device("meta"))
 
     def token_counter(self, checkpoint: BaseCheckpoint) -> Callable[[str], int]:
         """Tokens with the system prompt and the start token."""
@@ -198,7 +202,8 @@ class Lumina2:
 
     def encoder_of(self, pipeline: Any, settings: TextSettings) -> text.GemmaText:
         """The models of ``pipeline.text_encoder`` with these settings."""
-        return text.GemmaText(pipeline.text_encoder.gemma, pipeline.text_encoder.tokenizer, _read_whole(settings))
+        own: text.GemmaText = pipeline.text_encoder
+        return text.GemmaText(own.gemma, own.tokenizer, _read_whole(settings), own.dtype, own.device)
 
     def image_to_image(self, pipeline: Any) -> None:
         """None, as for ``pipeline``."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..interface import TextSettings
+from .gemma import embedded
 from .tokenizer import PADDING, START, GemmaTokenizer
 
 if TYPE_CHECKING:
@@ -20,10 +21,13 @@ SYSTEM_PROMPT = "You are an assistant designed to generate high quality anime im
 
 
 class GemmaText:
-    """Gemma 2 without its last layer and final norm, and its tokenizer; for planning, the tokenizer is None."""
+    """Gemma 2 without its last layer and final norm, and its tokenizer; for planning, the tokenizer is None. It computes in ``dtype`` on
+    ``device``, wherever its weights are."""
 
-    def __init__(self, gemma: Any, tokenizer: GemmaTokenizer | None, settings: TextSettings) -> None:
-        self.gemma, self.tokenizer, self.settings = gemma, tokenizer, settings
+    def __init__(
+        self, gemma: Any, tokenizer: GemmaTokenizer | None, settings: TextSettings, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.gemma, self.tokenizer, self.settings, self.dtype, self.device = gemma, tokenizer, settings, dtype, device
 
     @property
     def modules(self) -> dict[str, Any]:
@@ -85,10 +89,9 @@ class GemmaText:
         """(tokens, width); of the tokens, only the first ``attended`` are attended to (0: all)."""
         import torch
 
-        device = self.gemma.device
-        ids = ids.to(device, non_blocking=True)[None]
-        mask = (torch.arange(ids.shape[1], device=device) < attended).long()[None] if attended else None
-        states: torch.Tensor = self.gemma(input_ids=ids, attention_mask=mask).last_hidden_state[0]
+        mask = (torch.arange(len(ids), device=self.device) < attended).long()[None] if attended else None
+        rows = embedded(self.gemma, ids, self.dtype, self.device)
+        states: torch.Tensor = self.gemma(inputs_embeds=rows, attention_mask=mask).last_hidden_state[0]
         return states
 
 

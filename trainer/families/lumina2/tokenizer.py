@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from ...core.errors import UserError
@@ -23,7 +22,6 @@ class GemmaTokenizer:
         return list(self._processor.encode(text))
 
 
-@lru_cache(maxsize=1)
 def load_tokenizer(file: WeightsFile) -> GemmaTokenizer:
     """The tokenizer in ``file``. Raises UserError when there is none, or when it cannot be read."""
     key = tensor_layout.tokenizer_key(file.shapes)

@@ -15,6 +15,7 @@ from tests.tools.lumina2_in_diffusers import make_transformer
 from trainer.core.errors import UserError
 from trainer.families import BaseCheckpoint, LatentSpace, open_checkpoint
 from trainer.families.lumina2 import tensor_layout
+from trainer.families.lumina2.gemma import compute_layer_by_layer, load_gemma
 from trainer.families.lumina2.lumina2_family import FAMILY
 from trainer.families.lumina2.text import PROMPT_START, SYSTEM_PROMPT, GemmaText
 
@@ -89,6 +90,15 @@ def test_the_conditioning_is_the_last_but_one_hidden_state_of_gemma(
     with torch.no_grad():
         expected = gemma(input_ids=ids[None], output_hidden_states=True).hidden_states[-2][0]
     torch.testing.assert_close(text.encode([CAPTION])[0]["embeds"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_are_converted_layer_by_layer_give_the_same_conditioning(checkpoint: BaseCheckpoint, text: GemmaText) -> None:
+    stored = load_gemma(checkpoint.file, None, FAMILY.title)
+    compute_layer_by_layer(stored, torch.float32, CPU)
+    thrifty = GemmaText(stored, text.tokenizer, text.settings, torch.float32, CPU)
+    for prompt in (CAPTION, ""):
+        assert torch.equal(thrifty.encode([prompt])[0]["embeds"], text.encode([prompt])[0]["embeds"])
+    assert {parameter.dtype for parameter in stored.parameters()} == {torch.bfloat16}
 
 
 def test_prompts_are_read_by_the_tokenizer_of_the_checkpoint_after_a_system_prompt(tiny_lumina2: Path, text: GemmaText) -> None:
