@@ -74,9 +74,10 @@ class TrainingRecipe:
         self.emit(events.Plan.of(self.plan))
         checkpointer = self.setup()
         state, plan = self.state, self.plan
+        has_images = False
         if state.step % plan.steps_per_epoch == 0 or state.step == plan.steps:  # at the start, or stopped before an epoch was evaluated
-            self.evaluate(-(-state.step // plan.steps_per_epoch))
-        if checkpointer.is_due():
+            has_images = self.evaluate(-(-state.step // plan.steps_per_epoch))
+        if has_images or checkpointer.is_due():
             checkpointer.save_missing_lora()
         self.emit(events.Phase("training", state.step, plan.steps))
         self.take_up_requests()
@@ -89,9 +90,8 @@ class TrainingRecipe:
                 self.take_up_requests()
                 if checkpointer.is_due():
                     checkpointer.save_state()
-                if batch.ends_epoch or state.step == plan.steps:
-                    self.evaluate(batch.epoch + 1)
-                if checkpointer.is_due():
+                has_images = self.evaluate(batch.epoch + 1) if batch.ends_epoch or state.step == plan.steps else False
+                if has_images or checkpointer.is_due():
                     checkpointer.save_lora()
                 if self.requests.is_stop_due(batch.ends_epoch and state.step < plan.steps):
                     raise Cancelled
@@ -251,11 +251,15 @@ class TrainingRecipe:
         self.checkpointer = Checkpointer(config, plan, self.state, self.step_log, exporter, outputs, diverged, writes=self.writes)
         return self.checkpointer
 
-    def evaluate(self, epoch: int) -> None:
-        """Validation loss and validation images of the weights after ``epoch``, where they are due. Epoch 0 is the base model."""
-        if self.writes:
-            self.validation.run(epoch)
-            self.validation_images.make(epoch)
+    def evaluate(self, epoch: int) -> bool:
+        """Validation loss and validation images of the weights after ``epoch``, where they are due. Epoch 0 is the base model.
+
+        Whether there are images: what an artist sees can be used, so a LoRA is saved beside them, also where no state is due.
+        """
+        if not self.writes:
+            return False
+        self.validation.run(epoch)
+        return self.validation_images.make(epoch)
 
     def take_up_requests(self) -> None:
         """Do what the parent asked for since the last step. While the run is paused, wait here: models and memory stay as they are."""
@@ -280,6 +284,8 @@ class TrainingRecipe:
         elif control.action == "sample_now":
             self.filler.fill_sample_prompts(self.validation_images.config.sample)
             self.validation_images.make_now(-(-self.state.step // self.plan.steps_per_epoch))
+            if self.checkpointer is not None:
+                self.checkpointer.save_missing_lora()
         elif control.action == "pause" and self.hardware.processes.world_size > 1:
             self._warn("A run on several GPUs cannot be paused.")
         elif control.action == "resume":

@@ -18,7 +18,7 @@ from .folders import runs_dir
 
 
 def saved_loras(run: Path) -> dict[int, Path]:
-    """The LoRA files that a run saved beside its states, by step."""
+    """The LoRA files that a run saved, by step."""
     found: dict[int, Path] = {}
     for folder in state_folders(run / "checkpoints"):
         number = folder.name.removeprefix("step-")
@@ -55,7 +55,7 @@ def chosen_run(name: str, connected: Any) -> Path:
 def select_steps(saved: dict[int, Path], steps: str) -> dict[int, Path]:
     """The saved LoRA files at ``steps`` (numbers separated by commas), or all. Raises UserError for a step that was not saved."""
     if not saved:
-        raise UserError("This run saved no LoRA before its end.", "Set “save every (steps)” of Train LoRA, and train again.", kind="lora")
+        raise UserError("This run saved no LoRA before its end.", "Set “validation prompts” or “save every (steps)” of Train LoRA, and train again.", kind="lora")
     if not steps.strip():
         return saved
     asked = [int(number) for number in numbers(steps, what="saved steps", low=0, high=100_000_000)]

@@ -72,7 +72,7 @@ def test_a_training_saves_samples_pauses_takes_prompts_and_stops_with_a_lora(ser
     assert ask(server, run.name, action="sample_now") == 200
     wait_for(server, "asked", "sample", 1, prompt="a cat", step=steps)
     assert len(logged(run, "step")) == steps, "it trained during the pause"
-    (saved,) = logged(run, "checkpoint")
+    saved = logged(run, "checkpoint")[-1]  # a fast machine may have saved at the end of an epoch before
     assert saved["step"] == steps and is_undamaged(Path(saved["lora"]))
     assert [event["action"] for event in logged(run, "requested")] == ["pause", "save_now", "edit_prompts", "sample_now"]
     assert ask(server, run.name, action="resume") == 200

@@ -97,7 +97,7 @@ EPOCHS = """
 # Compare epochs, pick one
 
 The last epoch is not always the best one: an earlier checkpoint may be more flexible, a later one closer to your images. \
-*Train LoRA* saves one every so many steps: **save every (steps)**.
+*Train LoRA* saves a LoRA with each set of validation images, and one every so many steps: **save every (steps)**.
 
 **1 · Train.** A finished run with the same settings is reused.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,10 @@ from trainer.core.errors import Cancelled
 from trainer.launch.prepared_run import prepare_run, write_run_folder
 from trainer.runs import events, states
 from trainer.runs.controls import Control
+from trainer.runs.deleting import delete_step
 from trainer.runs.event_log import read_events, read_events_of
 from trainer.runs.run_folder import RunFolder
+from trainer.runs.run_list import saved_at
 from trainer.runs.run_times import training_seconds
 from trainer.runs.saved_lora import is_undamaged
 from trainer.training.event_writer import EventLog
@@ -90,7 +93,7 @@ def test_saving_sampling_and_pausing_leave_the_lora_as_it_is(settings: Callable[
     assert run.lora.read_bytes() == alone.run.lora.read_bytes()
     assert sorted(states.saved_steps(run.checkpoints)) == [2, 6, EPOCHS * IMAGES]
     loras = [Path(event.lora) for event in read_events_of(run.events, events.Checkpoint)]
-    assert [lora.parent.name for lora in loras] == ["step-000002", "step-000006", "step-000008"]
+    assert [lora.parent.name for lora in loras] == [f"step-{step:06d}" for step in (2, 3, 4, 6, 8)], "4 and 8 end an epoch"
     assert all(map(is_undamaged, loras))
     samples = read_events_of(run.events, events.Sample)
     assert [(sample.epoch, sample.step) for sample in samples] == [(0, 0), (1, 3), (1, 4), (2, 8)]
@@ -101,6 +104,27 @@ def test_saving_sampling_and_pausing_leave_the_lora_as_it_is(settings: Callable[
     ]
     phases = [event.phase for event in log if isinstance(event, events.Phase)]
     assert phases.index(events.PAUSED) < len(phases) - 1 - phases[::-1].index("training")
+
+
+def test_every_set_of_validation_images_has_a_lora_and_only_checkpoints_have_a_state(alone: Trained, tmp_path: Path) -> None:
+    samples = {event.step for event in read_events_of(alone.run.events, events.Sample)}
+    assert samples == {0, 4, 8}
+    assert saved_at(alone.run) == [4, 8], "the base model has no LoRA"
+    assert states.saved_steps(alone.run.checkpoints) == [8]
+    assert states.newest_step(alone.run.checkpoints) == 8
+    epoch = states.state_folder(alone.run.checkpoints, 4)
+    (lora,) = epoch.glob("*.safetensors")
+    assert is_undamaged(lora)
+    assert lora.read_bytes() != alone.run.lora.read_bytes()
+
+    copied = shutil.copytree(alone.run.path, tmp_path / alone.run.path.name)
+    run = RunFolder(copied, alone.run.name)
+    for name in states.STATE_FILES:
+        (states.state_folder(run.checkpoints, 8) / name).unlink()
+    assert states.newest_step(run.checkpoints) == 0, "a LoRA without a state is nothing to resume from"
+    delete_step(run, 4)
+    assert saved_at(run) == [8]
+    assert len(list(run.samples.glob("*.png"))) == 3, "the images stay"
 
 
 def test_a_pause_does_not_count_as_training_time(tmp_path: Path) -> None:

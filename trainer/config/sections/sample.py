@@ -36,7 +36,11 @@ class SampleSection(Section):
         le=0xFFFF_FFFF,
     )
     every_epochs: int = setting(
-        1, "Makes validation images every this many epochs. 0 makes none.", why="Shows every epoch that can be picked.", ge=0
+        1,
+        "Makes validation images every this many epochs, and saves the LoRA of that moment with them. 0 makes none.",
+        details="The LoRA is in `checkpoints`, without a state to resume from, unless one is due.",
+        why="Every epoch can be seen, and the best one used.",
+        ge=0,
     )
     width: int = setting(
         0,

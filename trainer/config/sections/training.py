@@ -128,7 +128,7 @@ class TrainingSection(Section):
         0,
         "Also saves the training state and a LoRA after every this many epochs. 0 is off.",
         details="In addition to `training.checkpoint_every`.",
-        why="`training.checkpoint_every` saves already.",
+        why="`training.checkpoint_every` saves states already, and validation images bring LoRAs.",
         ge=0,
         le=100_000,
     )

@@ -31,16 +31,17 @@ class ValidationImages(Evaluation):
     resolution: int
     base: BaseModel
 
-    def make(self, epoch: int) -> None:
+    def make(self, epoch: int) -> bool:
         """Sample every prompt with the weights after ``epoch``, if images are due then; epoch 0 is the base model before training.
 
-        Raises Cancelled, and UserError when the checkpoint is gone.
+        Whether they are due. Raises Cancelled, and UserError when the checkpoint is gone.
         """
         sample, step = self.config.sample, self.state.step
         if not (sample.prompts and sample.every_epochs) or (epoch % sample.every_epochs and step != self.plan.steps):
-            return
+            return False
         if not self._are_made(epoch):
             self._make(epoch, self._path)
+        return True
 
     def make_now(self, epoch: int) -> None:
         """Sample every prompt with the weights of this step of ``epoch``, due or not; the images at the end of the epoch come besides.

@@ -1,4 +1,4 @@
-"""Checkpoints: states to resume from, a LoRA file beside each, and the finished LoRA with its loss curve."""
+"""Checkpoints: states to resume from, LoRA files at those steps and beside validation images, and the finished LoRA with its loss curve."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Checkpointer:
         self.saved_step = states.save(run.checkpoints, self.step, values, run=run.identity).step
 
     def save_lora(self) -> None:
-        """Write a LoRA file beside the state, so that the LoRA of a good epoch can be used at once."""
+        """Write the LoRA of this step, so that the LoRA of a good epoch can be used at once; a state beside it is saved less often."""
         if not self._writes:
             return
         step, lora = self.step, self._lora_path()
@@ -93,7 +93,7 @@ class Checkpointer:
         self._outputs.emit(events.Checkpoint(step, str(lora.parent), str(lora)))
 
     def save_missing_lora(self) -> None:
-        """Write the LoRA file beside the newest state, unless it is there, undamaged and with its checksum."""
+        """Write the LoRA of this step, unless it is there, undamaged and with its checksum. Step 0 has none."""
         lora = self._lora_path()
         if self.step and not (has_record(lora) and is_undamaged(lora)):
             self.save_lora()
