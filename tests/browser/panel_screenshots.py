@@ -7,14 +7,18 @@ One training of the embedded demo base, of a few minutes on a CPU, in the runnin
 from __future__ import annotations
 
 import sys
+from io import BytesIO
 from typing import Any
 
 import requests
 from playwright.sync_api import FloatRect
 
+from demo.drawing.portraits import random_portrait
+from demo.drawing.render import render
 from tests.browser.frontend import Frontend, opened
-from tests.browser.panel import PROMPTS, panel_value, wait_for
+from tests.browser.panel import PATIENCE, PROMPTS, panel_value, wait_for
 from tests.browser.screens import SCREENSHOTS
+from tests.browser.stage import APP, LARGE_IMAGE, LIVE, adapt
 from tests.tools.workflows.canvas import Canvas, Group
 from tests.tools.workflows.parts import DEMO_BASE
 
@@ -45,6 +49,8 @@ def main() -> int:
         trained = page.serialized()
         _continued(page)
         _refused(page)
+    with opened(url, width=1280, height=720) as page:
+        _app(page, url)
     with opened(url, width=1280, height=720, vue=True, light=True) as page:
         page.load(trained, NAME)
         _wait_for_forecast(page, "uses the finished LoRA")
@@ -112,6 +118,32 @@ def _refused(page: Frontend) -> None:
     page.run_command("Comfy.QueuePrompt")
     wait_for(page, "!panel.failure.hidden")
     _save_node(page, "error")
+
+
+def _app(page: Frontend, url: str) -> None:
+    """The template in App mode while it trains on a folder of portraits. The App shows the image itself, without the panel."""
+    folder, seeds = "portraits", range(6)
+    for seed in seeds:
+        drawn = BytesIO()
+        render(random_portrait(seed), "anime", 256).save(drawn, format="PNG")
+        sent = {"image": (f"{seed}.png", drawn.getvalue(), "image/png")}
+        requests.post(f"{url}/upload/image", files=sent, data={"subfolder": folder, "overwrite": "true"}, timeout=60).raise_for_status()
+    page.reload()  # the menu of folders is read with the nodes
+    page.run_command("Comfy.BrowseTemplates")
+    dialog = page.page.locator("[role=dialog]:visible").filter(has_text="animelora").first
+    dialog.get_by_text("animelora", exact=True).first.click()
+    dialog.get_by_text(APP).first.click()
+    dialog.wait_for(state="hidden")
+    page.page.get_by_text("Number of runs").wait_for()  # the form is there, and the graph with its own Run button is gone
+    values: dict[str, Any] = {"DatasetPrep__folder": folder, "DatasetPrep__resolution": 256, "TrainLora__epochs": EPOCHS}
+    values |= {"TrainLora__validation_prompts": PROMPTS.split("\n")[1], "TrainLora__validation_steps": 12, "TrainLora__learning_rate": 2e-3}
+    adapt(page, **{f"AnimeLoRA_{name}": value for name, value in values.items()})
+    page.page.get_by_role("button", name="Run", exact=True).filter(visible=True).first.click()
+    page.page.wait_for_function(LARGE_IMAGE, arg=LIVE, timeout=PATIENCE)
+    page.page.wait_for_timeout(1000)
+    page.screenshot(SCREENSHOTS / "canvas-app-training.png")
+    print("app-training", flush=True)
+    page.run_command("Comfy.Interrupt")
 
 
 def _wait_for_forecast(page: Frontend, words: str) -> None:

@@ -19,6 +19,14 @@ from trainer.lorafile.naming.unet_names import UNetLayout, ldm_to_diffusers
 _UNET = "model.diffusion_model."
 _LAYOUT = UNetLayout(layers=1, attention=(False, True, False))
 
+APP = "9 Train in App mode"
+# Whether an image is shown large whose address contains a text.
+LARGE_IMAGE = """(address) => [...document.images].some((image) => {
+  const { width, height } = image.getBoundingClientRect();
+  return image.src.includes(address) && image.checkVisibility() && Math.min(width, height) > 200;
+})"""
+LIVE, RESULT = "blob:", "/view?"  # in the address of a preview, and of a file
+
 # Replaces Load Checkpoint by Load Demo Base and sets widgets, by widget name or ``type.widget``.
 _ADAPT = """([base, values]) => {
   const graph = window.app.graph;

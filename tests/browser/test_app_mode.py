@@ -7,17 +7,10 @@ import pytest
 from tests.browser.frontend import Frontend
 from tests.browser.looks import Look
 from tests.browser.panel import PATIENCE, suspended
-from tests.browser.stage import adapt
+from tests.browser.stage import APP, LARGE_IMAGE, LIVE, RESULT, adapt
 from tests.server.comfy_server import Server, until
 
-APP = "9 Train in App mode"
 FIELDS = ("folder", "trigger word", "class description", "checkpoint", "name", "epochs", "validation prompts", "prompt")
-
-LARGE_IMAGE = """(address) => [...document.images].some((image) => {
-  const { width, height } = image.getBoundingClientRect();
-  return image.src.includes(address) && image.checkVisibility() && Math.min(width, height) > 200;
-})"""
-LIVE, RESULT = "blob:", "/view?"  # in the address of a preview, and of a file
 
 
 @pytest.fixture(autouse=True)

@@ -169,7 +169,7 @@ def a_state_is_deleted_from_the_enlarged_image(frontend: Frontend, run: RunFolde
     viewer = page.locator(".animelora-viewer")
     remove = viewer.get_by_role("button", name="Delete state")
     remove.press("Enter")
-    expect(viewer.get_by_role("status")).to_contain_text("Press again to delete the state and the LoRA of epoch 1.")
+    expect(viewer.get_by_role("status")).to_contain_text("Press again to delete the LoRA of epoch 1, and its state if there is one.")
     page.keyboard.press("Escape")
     page.locator(".animelora-panel .large button").press("Enter")
     remove.press("Enter")  # the first press since the images were opened

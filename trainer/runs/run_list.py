@@ -36,6 +36,7 @@ class ListedRun:
     loss: float | None
     image: Path | None  # the last validation image of the first prompt
     saved: tuple[int, ...]  # the steps with a saved state, a saved LoRA, or both
+    states: tuple[int, ...]  # those with a state to resume from
     loras: tuple[int, ...]  # those with a saved LoRA
     images: int
     files: tuple[tuple[int, tuple[int, int]], ...]  # as from ``file_sizes``
@@ -110,6 +111,7 @@ def describe(folder: Path) -> ListedRun:
         loss=_finite(step.loss_average if step is not None else result.get("loss")),
         image=max((each for each in images if each.stem.endswith("-00")), key=_place, default=None),
         saved=tuple(saved_at(run)),
+        states=tuple(_with_state(run)),
         loras=tuple(_with_lora(run)),
         images=len(images),
         files=tuple(file_sizes(folder)),
@@ -118,8 +120,12 @@ def describe(folder: Path) -> ListedRun:
 
 def saved_at(run: RunFolder) -> list[int]:
     """The steps with a saved state, a saved LoRA, or both."""
-    states = [] if is_link(run.checkpoints) else saved_steps(run.checkpoints)
-    return sorted({step for step in (*states, *_with_lora(run)) if step >= 0})
+    return sorted({step for step in (*_with_state(run), *_with_lora(run)) if step >= 0})
+
+
+def _with_state(run: RunFolder) -> list[int]:
+    """The steps with a saved state."""
+    return [] if is_link(run.checkpoints) else sorted(saved_steps(run.checkpoints))
 
 
 def _with_lora(run: RunFolder) -> list[int]:

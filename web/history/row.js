@@ -70,11 +70,13 @@ export class Row {
     if (this.saved.dataset.shown === key) return;
     this.saved.dataset.shown = key;
     const perEpoch = epochs ? steps / epochs : 0;
-    const rows = states.map(({ step, lora }) => {
-      const name = perEpoch && step % perEpoch === 0 ? `${texts.epoch(step / perEpoch)} · ${texts.step(step)}` : texts.step(step);
+    const rows = states.map((saved) => {
+      const { step } = saved;
+      const epoch = perEpoch && step % perEpoch === 0 ? `${texts.epoch(step / perEpoch)} · ${texts.step(step)}` : texts.step(step);
+      const name = `${epoch} · ${texts.kept(saved)}`;
       const button = element("button", { type: "button", class: "danger", "aria-label": texts.removeStep(step), title: state === "running" ? texts.busy : texts.removeStep(step) }, texts.remove);
       button.disabled = state === "running";
-      button.addEventListener("click", () => this.deleteStep(step, lora, button));
+      button.addEventListener("click", () => this.deleteStep(saved, button));
       return element("li", {}, element("span", {}, name), button);
     });
     this.saved.replaceChildren(...(rows.length ? rows : [element("li", {}, texts.notSaved)]));
@@ -93,9 +95,9 @@ export class Row {
     this.changed(texts.removed({ name, size: diskSize(deleted.bytes), lora: deleted.lora }));
   }
 
-  async deleteStep(step, lora, button) {
+  async deleteStep({ step, lora, state }, button) {
     const texts = historyWords();
-    const sure = await ask(this.place, button, { text: texts.sureStep(step, lora), yes: texts.remove, no: texts.cancel });
+    const sure = await ask(this.place, button, { text: texts.sureStep(step, lora, state), yes: texts.remove, no: texts.cancel });
     if (sure === null) return;
     const deleted = await deleteStep(this.run.run, step);
     if (deleted.error) return this.report(texts.failed(deleted.error));

@@ -24,10 +24,13 @@ const TEXTS = {
     notSaved: "Nothing is saved between start and end.",
     removeStep: (step) => `Delete what is saved at step ${step}`, busy: "Stop the training before you delete it.",
     sure: ({ states, images, size }) =>
-      `Delete this run? Its folder goes, with the log, ${plural(states, "saved state")} and ${plural(images, "validation image")}: ${size}.`,
+      `Delete this run? Its folder goes, with the log, ${plural(states, "saved step")} and ${plural(images, "validation image")}: ${size}.`,
     withLora: (name) => `Also delete ${name} from models/loras`, noLora: "No LoRA of this run is in models/loras.",
     keptLora: (name) => `${name} in models/loras stays unless you tick the box.`,
-    sureStep: (step, lora) => `Delete the saved state${lora ? " and the LoRA" : ""} of step ${step}? Training can no longer continue from there. The validation images stay.`,
+    sureStep: (step, lora, state) => (state
+      ? `Delete the saved state${lora ? " and the LoRA" : ""} of step ${step}? Training can no longer continue from there. The validation images stay.`
+      : `Delete the LoRA of step ${step}? The validation images stay.`),
+    kept: ({ lora, state }) => (state ? `state${lora ? " and LoRA" : ""}` : "LoRA"),
     removed: ({ name, size, lora }) => `Deleted ${name}: ${size} freed${lora ? `, and ${lora} from models/loras` : ""}.`,
     removedStep: (step, size) => `Deleted step ${step}: ${size} freed.`,
     failed: (message) => `Not done: ${message}`,
@@ -60,10 +63,13 @@ const TEXTS = {
     remove: "Xóa", removeTip: "Xóa thư mục của lần chạy", cancel: "Hủy", saved: "Các epoch và bước đã lưu",
     notSaved: "Không có gì được lưu giữa lúc bắt đầu và kết thúc.",
     removeStep: (step) => `Xóa những gì đã lưu ở bước ${step}`, busy: "Hãy dừng huấn luyện trước khi xóa.",
-    sure: ({ states, images, size }) => `Xóa lần chạy này? Thư mục của nó sẽ mất, cùng ${states} trạng thái đã lưu, ${images} ảnh thử và nhật ký: ${size}.`,
+    sure: ({ states, images, size }) => `Xóa lần chạy này? Thư mục của nó sẽ mất, cùng ${states} bước đã lưu, ${images} ảnh thử và nhật ký: ${size}.`,
     withLora: (name) => `Xóa cả ${name} khỏi models/loras`, noLora: "Không có LoRA nào của lần chạy này trong models/loras.",
     keptLora: (name) => `${name} trong models/loras vẫn còn, trừ khi bạn đánh dấu ô.`,
-    sureStep: (step, lora) => `Xóa trạng thái đã lưu${lora ? " và LoRA" : ""} của bước ${step}? Không thể huấn luyện tiếp từ đó nữa. Ảnh thử vẫn còn.`,
+    sureStep: (step, lora, state) => (state
+      ? `Xóa trạng thái đã lưu${lora ? " và LoRA" : ""} của bước ${step}? Không thể huấn luyện tiếp từ đó nữa. Ảnh thử vẫn còn.`
+      : `Xóa LoRA của bước ${step}? Ảnh thử vẫn còn.`),
+    kept: ({ lora, state }) => (state ? `trạng thái${lora ? " và LoRA" : ""}` : "LoRA"),
     removed: ({ name, size, lora }) => `Đã xóa ${name}: giải phóng ${size}${lora ? `, và ${lora} khỏi models/loras` : ""}.`,
     removedStep: (step, size) => `Đã xóa bước ${step}: giải phóng ${size}.`,
     failed: (message) => `Chưa làm được: ${message}`,
@@ -96,10 +102,13 @@ const TEXTS = {
     settings: "設定を開く", settingsTip: "この学習の設定を、選択中のLoRA学習ノードか新しいノードに入れます",
     remove: "削除", removeTip: "学習フォルダーを削除します", cancel: "キャンセル", saved: "保存されたエポックとステップ", notSaved: "途中で保存されたものはありません。",
     removeStep: (step) => `ステップ ${step} の保存データを削除`, busy: "削除する前に学習を止めてください。",
-    sure: ({ states, images, size }) => `この学習を削除しますか？保存された状態 ${states}件、テスト画像 ${images}枚、ログを含むフォルダー（${size}）がなくなります。`,
+    sure: ({ states, images, size }) => `この学習を削除しますか？保存されたステップ ${states}件、テスト画像 ${images}枚、ログを含むフォルダー（${size}）がなくなります。`,
     withLora: (name) => `models/loras の ${name} も削除する`, noLora: "この学習のLoRAは models/loras にありません。",
     keptLora: (name) => `チェックしなければ、models/loras の ${name} は残ります。`,
-    sureStep: (step, lora) => `ステップ ${step} の保存された状態${lora ? "とLoRA" : ""}を削除しますか？そこから学習を続けられなくなります。テスト画像は残ります。`,
+    sureStep: (step, lora, state) => (state
+      ? `ステップ ${step} の保存された状態${lora ? "とLoRA" : ""}を削除しますか？そこから学習を続けられなくなります。テスト画像は残ります。`
+      : `ステップ ${step} のLoRAを削除しますか？テスト画像は残ります。`),
+    kept: ({ lora, state }) => (state ? `状態${lora ? "とLoRA" : ""}` : "LoRA"),
     removed: ({ name, size, lora }) => `${name} を削除し、${size} を空けました${lora ? `（models/loras の ${lora} も削除）` : ""}。`,
     removedStep: (step, size) => `ステップ ${step} を削除し、${size} を空けました。`,
     failed: (message) => `できませんでした：${message}`,
@@ -128,9 +137,12 @@ const TEXTS = {
     settings: "打开设置", settingsTip: "把这次训练的设置放入选中的“训练 LoRA”节点，或放入新节点",
     remove: "删除", removeTip: "删除训练文件夹", cancel: "取消", saved: "已保存的周期和步", notSaved: "中途没有保存任何内容。",
     removeStep: (step) => `删除第 ${step} 步保存的内容`, busy: "请先停止训练再删除。",
-    sure: ({ states, images, size }) => `删除这次训练吗？它的文件夹将被删除，包括 ${states} 个保存的状态、${images} 张测试图和日志：${size}。`,
+    sure: ({ states, images, size }) => `删除这次训练吗？它的文件夹将被删除，包括 ${states} 个已保存的步、${images} 张测试图和日志：${size}。`,
     withLora: (name) => `同时从 models/loras 删除 ${name}`, noLora: "models/loras 中没有这次训练的 LoRA。", keptLora: (name) => `除非勾选，models/loras 中的 ${name} 会保留。`,
-    sureStep: (step, lora) => `删除第 ${step} 步保存的状态${lora ? "和 LoRA" : ""}吗？将无法再从那里继续训练。测试图会保留。`,
+    sureStep: (step, lora, state) => (state
+      ? `删除第 ${step} 步保存的状态${lora ? "和 LoRA" : ""}吗？将无法再从那里继续训练。测试图会保留。`
+      : `删除第 ${step} 步的 LoRA 吗？测试图会保留。`),
+    kept: ({ lora, state }) => (state ? `状态${lora ? "和 LoRA" : ""}` : "LoRA"),
     removed: ({ name, size, lora }) => `已删除 ${name}，释放 ${size}${lora ? `，并从 models/loras 删除了 ${lora}` : ""}。`,
     removedStep: (step, size) => `已删除第 ${step} 步，释放 ${size}。`,
     failed: (message) => `未完成：${message}`,

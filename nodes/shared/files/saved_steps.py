@@ -55,7 +55,8 @@ def chosen_run(name: str, connected: Any) -> Path:
 def select_steps(saved: dict[int, Path], steps: str) -> dict[int, Path]:
     """The saved LoRA files at ``steps`` (numbers separated by commas), or all. Raises UserError for a step that was not saved."""
     if not saved:
-        raise UserError("This run saved no LoRA before its end.", "Set “validation prompts” or “save every (steps)” of Train LoRA, and train again.", kind="lora")
+        action = "Set “validation prompts” or “save every (steps)” of Train LoRA, and train again."
+        raise UserError("This run saved no LoRA before its end.", action, kind="lora")
     if not steps.strip():
         return saved
     asked = [int(number) for number in numbers(steps, what="saved steps", low=0, high=100_000_000)]

@@ -107,7 +107,7 @@ def _row(run: ListedRun) -> dict[str, Any]:
         "epochs": run.epochs,
         "loss": run.loss,
         "view": None if run.image is None else viewable(run.image),
-        "states": [{"step": step, "lora": step in run.loras} for step in run.saved],
+        "states": [{"step": step, "lora": step in run.loras, "state": step in run.states} for step in run.saved],
         "images": run.images,
         "bytes": run.bytes,
     }
