@@ -27,7 +27,7 @@ Shape = tuple[int, ...]
 Layout = dict[str, Shape]
 
 DENOISER, TEXT_ENCODER, VAE = "model.diffusion_model.", "text_encoders.gemma2_2b.", "vae."
-TOKENIZER = f"{TEXT_ENCODER}spiece_model"
+TOKENIZER = "text_encoders.spiece_model"
 _LATENTS, _PATCH, _TIME, _TEXT_HEAD = 16, 2 * 2, 256, 256
 _RESIDUAL_GAIN = 0.5  # for branches that are added to their input
 _CHUNK = 1 << 22

@@ -46,7 +46,7 @@ def typed(caption: str) -> str:
 with torch.inference_mode():
     given = np.load(inputs)
     tensors = comfy.utils.load_torch_file(checkpoint)
-    tokenizer_model = tensors.pop("text_encoders.gemma2_2b.spiece_model")
+    tokenizer_model = tensors.pop("text_encoders.spiece_model")
     results: dict[str, Any] = {}
 
     published = comfy.text_encoders.llama.Gemma2_2B_Config

@@ -13,7 +13,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _DENOISERS = ("model.diffusion_model.", "diffusion_model.", "")
 _TEXT_ENCODERS = ("text_encoders.gemma2_2b.transformer.model.", "model.", "")
-_TOKENIZERS = ("text_encoders.gemma2_2b.spiece_model", "text_encoders.spiece_model", "spiece_model")  # ComfyUI writes the second
+_TOKENIZERS = ("text_encoders.spiece_model", "text_encoders.gemma2_2b.spiece_model", "spiece_model")  # ComfyUI writes the first
 _VAES = ("vae.", "first_stage_model.", "")
 _DENOISER_PARTS = ("x_embedder.", "t_embedder.", "cap_embedder.", "noise_refiner.", "context_refiner.", "layers.", "final_layer.")
 _MARKS = ("cap_embedder.1.weight", "noise_refiner.0.attention.k_norm.weight", "layers.0.adaLN_modulation.1.weight")

@@ -43,6 +43,8 @@ def parts(tiny_lumina2: Path, tmp_path: Path) -> Path:
     for prefix, name in _FILES.items():
         (tmp_path / name).parent.mkdir()
         part = {key[len(prefix) :].removeprefix("transformer."): value for key, value in tensors.items() if key.startswith(prefix)}
+        if prefix == TEXT_ENCODER:
+            part["spiece_model"] = tensors[TOKENIZER]
         save_file(part, tmp_path / name)
     return tmp_path / _FILES[DENOISER]
 
@@ -83,8 +85,8 @@ def test_a_checkpoint_that_lacks_a_part_is_refused_with_the_file_to_get(changed:
     assert words in refused(changed(without(prefix)))
 
 
-def test_the_tokenizer_is_found_where_comfyui_saves_it(changed: Callable[..., Path]) -> None:
-    path = changed(lambda tensors: {name.replace(TOKENIZER, "text_encoders.spiece_model"): value for name, value in tensors.items()})
+def test_the_tokenizer_is_found_below_the_text_encoder_too(changed: Callable[..., Path]) -> None:
+    path = changed(lambda tensors: {name.replace(TOKENIZER, f"{TEXT_ENCODER}spiece_model"): value for name, value in tensors.items()})
     assert FAMILY.token_counter(open_checkpoint(str(path)))("a cat") > 2
 
 

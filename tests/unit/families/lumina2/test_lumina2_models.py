@@ -168,6 +168,8 @@ def test_full_size_has_the_published_number_of_parameters_and_the_layers_of_kohy
     shapes = layout(SIZES["full"])
     with torch.device("meta"):
         denoiser = Lumina2Transformer(**tensor_layout.denoiser_config(shapes))
+    weights = {key.removeprefix(DENOISER): shape for key, shape in shapes.items() if key.startswith(DENOISER) and "norm_final" not in key}
+    assert {name: tuple(value.shape) for name, value in denoiser.state_dict().items()} == weights
     published = 2_609_771_456 - 2304  # of a file without norm_final, which nothing uses
     assert sum(parameter.numel() for parameter in denoiser.parameters()) == published
     assert len(FAMILY.denoiser_targets(denoiser, "all-linear")) == 5 * 30
