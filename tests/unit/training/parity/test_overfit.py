@@ -95,3 +95,24 @@ def test_one_image_overfits_to_the_floor_of_animas_last_layer(tiny_anima: Path) 
     floor = floor_of_last_layer(unet, target, batch.timesteps)
     assert 0 < floor < 0.1 * losses[0]
     assert 0.999 * floor < losses[-1] < 1.02 * floor
+
+
+@pytest.mark.long
+def test_one_image_overfits_to_the_floor_of_lumina2s_last_layer(tiny_lumina2: Path) -> None:
+    family = family_named("lumina2")
+    denoiser: Any = family.load_denoiser(open_checkpoint(str(tiny_lumina2)), torch.float32)
+    batch = fixed_batch(denoiser, family, 32, 0.4)
+    losses, target = overfit(family, denoiser, batch, "flow", "all-linear", 2 * STEPS)
+    # the lowest loss with any input of the last layer, which is not trained: found with tokens as parameters
+    patches = target.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+    tokens = torch.nn.Parameter(torch.randn(1, patches.shape[1], denoiser.config.width, generator=torch.Generator().manual_seed(2)))
+    optimizer = torch.optim.Adam([tokens], lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        predicted = denoiser.final_layer(tokens, denoiser.t_embedder(1 - batch.timesteps, torch.float32))
+        loss = (predicted + patches).square().mean()  # its velocity is that towards the image
+        loss.backward()
+        optimizer.step()
+    floor = float(loss.detach())
+    assert 0 < floor < 0.2 * losses[0]
+    assert 0.999 * floor < losses[-1] < 1.02 * floor
