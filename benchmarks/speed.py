@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
@@ -90,6 +91,8 @@ def measure(chosen: argparse.Namespace, work: Work, folder: Path) -> dict[str, A
     flop = counted(checkpoint, work)
     rate = limits.matmul_rate(work.device, work.precision)
     out = folder / f"timed-{os.getpid()}.json"
+    out.unlink(missing_ok=True)  # what an earlier measurement of this process left: a finished run would be found and not trained again
+    shutil.rmtree(out.with_suffix(""), ignore_errors=True)
     prepared = peers.prepare(chosen.trainer, checkpoint, dataset, folder)
     started = time.time()
     peers.run(chosen.trainer, work, prepared, out, path=chosen.path, python=chosen.python, settings=chosen.set)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import alternate, fill, growth, imports, limits, peers, reference, start, table
+from benchmarks import alternate, fill, growth, imports, limits, peers, reference, speed, start, table
 from benchmarks.work import Work
 from random_checkpoints import anima
 from random_checkpoints.make_checkpoint import make_checkpoint
@@ -220,6 +221,28 @@ def test_rounds_are_compared_one_by_one() -> None:
         for ours, kohya in seconds
     ]
     assert alternate.ratios(rounds) == {"times_as_fast": 1.5, "times_as_fast_by_cpu_seconds": 0.5}
+
+
+def test_each_measurement_trains_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one folder and process: a finished run of the first measurement would be found and not be trained."""
+    found = []
+
+    def run(trainer: str, work: Work, prepared: peers.Prepared, out: Path, **_: Any) -> None:
+        runs = out.with_suffix("")
+        found.append(out.exists() or runs.exists())
+        runs.mkdir()
+        steps = [1.0] * (speed.WARM_UP + 1)
+        timed = {"between_steps": steps, "busy_between_steps": steps, "first_step": 0.0, "rss_gb": 1.0, "gpu_gb": None}
+        out.write_text(json.dumps({**timed, "device": "cpu", "threads": 1, "torch": ""}), encoding="utf-8")
+
+    monkeypatch.setattr(peers, "run", run)
+    for module, name in ((peers, "checkpoint"), (peers, "dataset"), (peers, "prepare")):
+        monkeypatch.setattr(module, name, lambda *_: tmp_path)
+    monkeypatch.setattr(speed, "counted", lambda *_: 1.0)
+    monkeypatch.setattr(limits, "matmul_rate", lambda *_: 1.0)
+    chosen = argparse.Namespace(trainer="ours", label="", path=None, python="", set=[])
+    rows = [speed.measure(chosen, Work("sd1", 128, 1, 8, "fp32", "cpu", 5, False), tmp_path) for _ in range(2)]
+    assert found == [False, False] and [row["step_seconds"] for row in rows] == [1.0, 1.0]
 
 
 def test_anima_is_measured_with_the_files_of_one_folder(tmp_path: Path) -> None:
