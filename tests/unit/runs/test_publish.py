@@ -94,7 +94,8 @@ def test_the_same_lora_published_twice_at_once_is_one_file(loras: Path, tmp_path
 @contextmanager
 def held_in_mid_publish(run: RunFolder, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that has written the file to publish, but not moved it yet. It is killed at the end of the block."""
-    command = [sys.executable, "-c", _HELD, str(run.path), str(folder)]
+    find = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"  # a portable Python does not look into its folder
+    command = [sys.executable, "-c", find + _HELD, str(run.path), str(folder)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
         assert process.stdout is not None
