@@ -6,14 +6,11 @@ that ComfyUI saved hold all of them below the prefixes of a checkpoint.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...core.messages import Setting
 from ..checkpoints.separate_parts import PartKind
-
-Shapes = Mapping[str, tuple[int, ...]]
+from ..checkpoints.tensor_names import Shapes, count_blocks, find_prefix
 
 ADAPTER = "llm_adapter."
 _DENOISER_PREFIXES = ("net.", "model.diffusion_model.", "model.", "")  # those that ComfyUI accepts
@@ -26,7 +23,7 @@ _LATENT_CHANNELS = 16
 
 def denoiser_prefix(shapes: Shapes) -> str | None:
     """The prefix of the transformer's names; None where there is no Cosmos-Predict2 transformer."""
-    return _prefix(shapes, _DENOISER_PREFIXES, "blocks.0.adaln_modulation_cross_attn.1.weight")
+    return find_prefix(shapes, _DENOISER_PREFIXES, "blocks.0.adaln_modulation_cross_attn.1.weight")
 
 
 def has_adapter(shapes: Shapes) -> bool:
@@ -37,12 +34,12 @@ def has_adapter(shapes: Shapes) -> bool:
 
 def text_prefix(shapes: Shapes) -> str | None:
     """The prefix of Qwen3's names; None where there is no Qwen3. Its query norms tell it from Qwen2, and from Llama."""
-    return _prefix(shapes, _TEXT_PREFIXES, "layers.0.self_attn.q_norm.weight", "embed_tokens.weight")
+    return find_prefix(shapes, _TEXT_PREFIXES, "layers.0.self_attn.q_norm.weight", "embed_tokens.weight")
 
 
 def vae_prefix(shapes: Shapes) -> str | None:
     """The prefix of the names of Qwen-Image's VAE, which has Wan 2.1's architecture; None where there is no such VAE."""
-    prefix = _prefix(shapes, _VAE_PREFIXES, "encoder.downsamples.0.residual.0.gamma", "decoder.head.2.weight", "conv2.weight")
+    prefix = find_prefix(shapes, _VAE_PREFIXES, "encoder.downsamples.0.residual.0.gamma", "decoder.head.2.weight", "conv2.weight")
     if prefix is None or shapes[f"{prefix}conv2.weight"][:2] != (_LATENT_CHANNELS, _LATENT_CHANNELS):
         return None
     return prefix
@@ -64,7 +61,7 @@ def denoiser_config(shapes: Shapes) -> dict[str, Any]:
         "out_channels": shapes[f"{prefix}final_layer.linear.weight"][0] // 4,
         "num_attention_heads": width // head,
         "attention_head_dim": head,
-        "num_layers": _count(shapes, f"{prefix}blocks."),
+        "num_layers": count_blocks(shapes, f"{prefix}blocks."),
         "mlp_ratio": shapes[f"{prefix}blocks.0.mlp.layer1.weight"][0] / width,
         "text_embed_dim": shapes[f"{prefix}blocks.0.cross_attn.k_proj.weight"][1],
         "adaln_lora_dim": shapes[f"{prefix}blocks.0.adaln_modulation_self_attn.1.weight"][0],
@@ -83,7 +80,7 @@ def adapter_config(shapes: Shapes) -> dict[str, Any]:
         "source_dim": shapes[f"{prefix}blocks.0.cross_attn.k_proj.weight"][1],
         "target_dim": target,
         "model_dim": width,
-        "num_layers": _count(shapes, f"{prefix}blocks."),
+        "num_layers": count_blocks(shapes, f"{prefix}blocks."),
         "num_attention_heads": width // shapes[f"{prefix}blocks.0.self_attn.q_norm.weight"][0],
         "mlp_ratio": shapes[f"{prefix}blocks.0.mlp.0.weight"][0] / width,
         "target_vocab_size": vocabulary,
@@ -99,7 +96,7 @@ def text_config(shapes: Shapes, prefix: str) -> dict[str, Any]:
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": shapes[f"{prefix}layers.0.mlp.gate_proj.weight"][0],
-        "num_hidden_layers": _count(shapes, f"{prefix}layers."),
+        "num_hidden_layers": count_blocks(shapes, f"{prefix}layers."),
         "num_attention_heads": shapes[f"{prefix}layers.0.self_attn.q_proj.weight"][0] // head,
         "num_key_value_heads": shapes[f"{prefix}layers.0.self_attn.k_proj.weight"][0] // head,
         "head_dim": head,
@@ -126,16 +123,3 @@ def text_encoder_kind(shapes: Shapes) -> PartKind:
 def vae_kind() -> PartKind:
     """How the VAE is recognised."""
     return PartKind("Qwen-Image VAE", Setting("base.vae"), ("vae",), lambda found: vae_prefix(found) is not None, "qwen_image")
-
-
-def _prefix(shapes: Shapes, prefixes: Iterable[str], *names: str) -> str | None:
-    return next((prefix for prefix in prefixes if all(f"{prefix}{name}" in shapes for name in names)), None)
-
-
-def _count(shapes: Shapes, prefix: str) -> int:
-    """The number of blocks ``<prefix>0.``, ``<prefix>1.`` and so on. Raises KeyError where one in between is missing."""
-    numbers = {int(match[1]) for key in shapes if (match := re.match(rf"{re.escape(prefix)}(\d+)\.", key))}
-    if numbers != set(range(len(numbers))):
-        missing = next(number for number in range(max(numbers)) if number not in numbers)
-        raise KeyError(f"{prefix}{missing}")
-    return len(numbers)

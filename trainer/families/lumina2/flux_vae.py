@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.base_checkpoint import layout_errors
+from ..checkpoints.tensor_names import Shapes
 from ..checkpoints.weights_file import WeightsFile
 from ..stable_diffusion import ldm_configs
 from ..stable_diffusion.vae import load_ldm_vae
@@ -27,7 +28,7 @@ def load_flux_vae(file: WeightsFile, dtype: torch.dtype, title: str) -> Any:
     return vae.eval().requires_grad_(False)
 
 
-def vae_config(shapes: tensor_layout.Shapes) -> dict[str, Any]:
+def vae_config(shapes: Shapes) -> dict[str, Any]:
     """The configuration of ``AutoencoderKL`` from shapes below ``first_stage_model.``."""
     channels = {f"{ldm_configs.VAE}post_quant_conv.weight": (tensor_layout.LATENT_CHANNELS,)}  # from which they are read
     own = {"shift_factor": SHIFT_FACTOR, "use_quant_conv": False, "use_post_quant_conv": False}

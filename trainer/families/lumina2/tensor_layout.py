@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...core.messages import Setting
 from ..checkpoints.separate_parts import PartKind
-
-Shapes = Mapping[str, tuple[int, ...]]
+from ..checkpoints.tensor_names import Shapes, count_blocks, find_prefix
 
 _DENOISERS = ("model.diffusion_model.", "diffusion_model.", "")
 _TEXT_ENCODERS = ("text_encoders.gemma2_2b.transformer.model.", "model.", "")
@@ -24,7 +21,7 @@ LATENT_CHANNELS = 16
 
 def denoiser_prefix(shapes: Shapes) -> str | None:
     """The prefix of the transformer's tensors; None in files of other models."""
-    return _prefix(shapes, _DENOISERS, *_MARKS)
+    return find_prefix(shapes, _DENOISERS, *_MARKS)
 
 
 def is_lumina2(shapes: Shapes) -> bool:
@@ -36,7 +33,7 @@ def is_lumina2(shapes: Shapes) -> bool:
 
 def text_prefix(shapes: Shapes) -> str | None:
     """The prefix of Gemma 2's tensors; None in files without it. Gemma 3 also normalises queries and keys."""
-    found = _prefix(shapes, _TEXT_ENCODERS, "embed_tokens.weight", "layers.0.pre_feedforward_layernorm.weight")
+    found = find_prefix(shapes, _TEXT_ENCODERS, "embed_tokens.weight", "layers.0.pre_feedforward_layernorm.weight")
     return None if found is None or f"{found}layers.0.self_attn.q_norm.weight" in shapes else found
 
 
@@ -47,7 +44,7 @@ def tokenizer_key(shapes: Shapes) -> str | None:
 
 def vae_prefix(shapes: Shapes) -> str | None:
     """The prefix of a VAE with the original names and 16 latent channels that are not mixed after the encoder; None in other files."""
-    prefix = _prefix(shapes, _VAES, "encoder.conv_in.weight", "decoder.conv_in.weight", "decoder.mid.block_1.conv1.weight")
+    prefix = find_prefix(shapes, _VAES, "encoder.conv_in.weight", "decoder.conv_in.weight", "decoder.mid.block_1.conv1.weight")
     if prefix is None or f"{prefix}quant_conv.weight" in shapes:
         return None
     return prefix if shapes[f"{prefix}decoder.conv_in.weight"][1] == LATENT_CHANNELS else None
@@ -72,9 +69,9 @@ def denoiser_config(shapes: Shapes) -> dict[str, int]:
         "hidden": shapes[f"{prefix}layers.0.feed_forward.w1.weight"][0],
         "modulation": shapes[f"{prefix}t_embedder.mlp.2.weight"][0],
         "text_width": shapes[f"{prefix}cap_embedder.1.weight"][1],
-        "num_layers": _count(shapes, f"{prefix}layers."),
-        "num_noise_refiners": _count(shapes, f"{prefix}noise_refiner."),
-        "num_context_refiners": _count(shapes, f"{prefix}context_refiner."),
+        "num_layers": count_blocks(shapes, f"{prefix}layers."),
+        "num_noise_refiners": count_blocks(shapes, f"{prefix}noise_refiner."),
+        "num_context_refiners": count_blocks(shapes, f"{prefix}context_refiner."),
     }
 
 
@@ -87,7 +84,7 @@ def text_config(shapes: Shapes, prefix: str) -> dict[str, Any]:
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": shapes[f"{prefix}layers.0.mlp.gate_proj.weight"][0],
-        "num_hidden_layers": _count(shapes, f"{prefix}layers.") - 1,
+        "num_hidden_layers": count_blocks(shapes, f"{prefix}layers.") - 1,
         "num_attention_heads": queries // _TEXT_HEAD,
         "num_key_value_heads": keys // _TEXT_HEAD,
         "head_dim": _TEXT_HEAD,
@@ -120,16 +117,3 @@ def text_encoder_kind(shapes: Shapes) -> PartKind:
 def vae_kind() -> PartKind:
     """How the VAE is recognised. Stable Diffusion 3's has the same shapes, so that ComfyUI's name of Flux' is preferred."""
     return PartKind("Flux VAE", Setting("base.vae"), ("vae",), lambda found: vae_prefix(found) is not None, "ae.safetensors")
-
-
-def _prefix(shapes: Shapes, prefixes: Iterable[str], *names: str) -> str | None:
-    return next((prefix for prefix in prefixes if all(f"{prefix}{name}" in shapes for name in names)), None)
-
-
-def _count(shapes: Shapes, prefix: str) -> int:
-    """The number of blocks ``<prefix>0.``, ``<prefix>1.`` and so on. Raises KeyError where one in between is missing."""
-    numbers = {int(match[1]) for key in shapes if (match := re.match(rf"{re.escape(prefix)}(\d+)\.", key))}
-    if numbers != set(range(len(numbers))):
-        missing = next(number for number in range(max(numbers)) if number not in numbers)
-        raise KeyError(f"{prefix}{missing}")
-    return len(numbers)

@@ -23,8 +23,9 @@ from demo.drawing.render import render
 from random_checkpoints import anima as random_anima
 from trainer.families import BaseCheckpoint, open_checkpoint
 from trainer.families.anima import tensor_layout
-from trainer.families.anima.anima_family import FAMILY, FLOWS, Anima
+from trainer.families.anima.anima_family import FAMILY, Anima
 from trainer.families.anima.text import padded
+from trainer.families.flow_transformer import FLOWS
 from trainer.objective.choose import make_noise_process
 
 SIDE = 32  # pixels: four tokens of 16 x 16
