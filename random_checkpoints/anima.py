@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from random_checkpoints.random_values import to_bf16, uniform
 from trainer.core.files.writing import atomic_path
 
 Shape = tuple[int, ...]
@@ -33,7 +33,6 @@ _HEAD, _ADAPTER_HEAD, _MODULATION = 128, 64, 256
 _LATENTS, _PATCH = 16, 2 * 2
 _T5_TOKENS, _QWEN_TOKENS = 32_128, 151_936
 _RESIDUAL_GAIN = 0.5  # for branches that are added to their input
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -233,26 +232,16 @@ def _values(name: str, shape: Shape, seed: int) -> Iterator[npt.NDArray[np.uint1
     """The tensor in bf16: scales that keep activations near unit size; norms of 1 and biases of 0."""
     count = math.prod(shape)
     if name.endswith((".gamma", "norm.weight")) or (len(shape) == 1 and not name.endswith(".bias")):
-        yield _bf16(np.ones(count, dtype=np.float32))
+        yield to_bf16(np.ones(count, dtype=np.float32))
         return
     if name.endswith(".bias"):
-        yield _bf16(np.zeros(count, dtype=np.float32))
+        yield to_bf16(np.zeros(count, dtype=np.float32))
         return
-    # one random stream per tensor, so that changing the width of one leaves the others as they are
-    random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
     deviation = 0.5 if "embed." in name or "embed_tokens" in name else 1 / math.sqrt(math.prod(shape[1:]))
     if any(part in name for part in ("output_proj", "o_proj", "layer2", "down_proj", "mlp.2", "residual.6", "middle.1.proj")):
         deviation *= _RESIDUAL_GAIN
-    for start in range(0, count, _CHUNK):
-        values = random.random(min(_CHUNK, count - start), dtype=np.float32)
-        values -= 0.5
-        values *= 2 * math.sqrt(3) * deviation  # uniform on ±h has the standard deviation h / √3
-        yield _bf16(values)
-
-
-def _bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """The upper halves, rounded to nearest: bf16 is fp32 without its last 16 bits."""
-    return ((values.view("<u4") + np.uint32(0x8000)) >> np.uint32(16)).astype("<u2")
+    for values in uniform(name, seed, count, deviation):
+        yield to_bf16(values)
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ import io
 import json
 import math
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from random_checkpoints.random_values import to_bf16, uniform
 from trainer.core.files.writing import atomic_path
 
 Shape = tuple[int, ...]
@@ -30,7 +30,6 @@ DENOISER, TEXT_ENCODER, VAE = "model.diffusion_model.", "text_encoders.gemma2_2b
 TOKENIZER = "text_encoders.spiece_model"
 _LATENTS, _PATCH, _TIME, _TEXT_HEAD = 16, 2 * 2, 256, 256
 _RESIDUAL_GAIN = 0.5  # for branches that are added to their input
-_CHUNK = 1 << 22
 _WORDS = """
 You are an assistant designed to generate anime images based on textual prompts. You are an assistant designed to generate high-quality
 images with the highest degree of image-text alignment based on textual prompts. <Prompt Start> masterpiece, best quality, 1girl, solo,
@@ -237,8 +236,6 @@ def _linear(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, Shape]]
 def _values(name: str, shape: Shape, seed: int) -> Iterator[npt.NDArray[np.uint16]]:
     """The tensor in bf16: scales that keep activations near unit size; norms near 1 (Gemma's, which add 1, near 0), biases near 0."""
     count = math.prod(shape)
-    # one random stream per tensor, so that changing the width of one leaves the others as they are
-    random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
     middle, deviation = 0.0, 0.1
     if len(shape) == 1 and name.endswith(".weight"):
         middle = 0.0 if name.startswith(TEXT_ENCODER) else 1.0
@@ -246,16 +243,8 @@ def _values(name: str, shape: Shape, seed: int) -> Iterator[npt.NDArray[np.uint1
         deviation = 0.5 if "embed_tokens" in name else 1 / math.sqrt(math.prod(shape[1:]))
         if any(part in name for part in ("attention.out", "o_proj", "w2", "down_proj", "conv2", "attn_1.proj_out")):
             deviation *= _RESIDUAL_GAIN
-    for start in range(0, count, _CHUNK):
-        values = random.random(min(_CHUNK, count - start), dtype=np.float32)
-        values -= 0.5
-        values *= 2 * math.sqrt(3) * deviation  # uniform on ±h has the standard deviation h / √3
-        yield _bf16(values + np.float32(middle))
-
-
-def _bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """The upper halves, rounded to nearest: bf16 is fp32 without its last 16 bits."""
-    return ((values.view("<u4") + np.uint32(0x8000)) >> np.uint32(16)).astype("<u2")
+    for values in uniform(name, seed, count, deviation):
+        yield to_bf16(values + np.float32(middle))
 
 
 def main() -> None:

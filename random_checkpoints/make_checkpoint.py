@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from random_checkpoints.layout import SIZES, TOKENS, Tensor, tensors
+from random_checkpoints.random_values import uniform
 from trainer.core.files.writing import atomic_path
 
 VERSION = 1  # increase it when the bytes change, so that cached files are written again
 _RESIDUAL_GAIN = 0.5  # for branches that are added to their input; without it, activations grow with depth
-_CHUNK = 1 << 22
 
 
 def make_checkpoint(path: Path, size: str = "tiny", seed: int = 0) -> Path:
@@ -67,16 +66,7 @@ def _values(tensor: Tensor, seed: int) -> list[npt.NDArray[Any]]:
         return [np.arange(TOKENS, dtype="<i8")]
     if tensor.kind in ("norm", "bias"):
         return [np.full(count, 1.0 if tensor.kind == "norm" else 0.0, dtype="<f2")]
-    # one random stream per tensor, so that changing the width of one leaves the others as they are
-    random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(tensor.name.encode())]))
-    half_width = math.sqrt(3) * _deviation(tensor)  # uniform on ±h has the standard deviation h / √3
-    parts = []
-    for start in range(0, count, _CHUNK):
-        values = random.random(min(_CHUNK, count - start), dtype=np.float32)
-        values -= 0.5
-        values *= 2 * half_width
-        parts.append(values.astype("<f2"))
-    return parts
+    return [values.astype("<f2") for values in uniform(tensor.name, seed, count, _deviation(tensor))]
 
 
 def _deviation(tensor: Tensor) -> float:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from random_checkpoints.lumina2 import DENOISER, SIZES, layout
-from trainer.lorafile import LoraModule, LoraWeights
+from trainer.lorafile import LoraWeights
+
+from .random_lora import random_lora
 
 METADATA = {"ss_output_name": "sample", "ss_base_model_version": "lumina2", "modelspec.architecture": "lumina-2/lora"}
 
@@ -20,22 +20,7 @@ def lumina2_sizes() -> dict[str, tuple[int, int]]:
 
 def sample(sizes: dict[str, tuple[int, int]], algorithm: str = "lora", *, rank: int = 2, alpha: float = 1.0) -> LoraWeights:
     """A random LoRA in fp16; ``algorithm`` is lora, lokr or dora."""
-    generator = torch.Generator().manual_seed(0)
-
-    def matrix(*shape: int) -> torch.Tensor:
-        return (torch.randn(*shape, generator=generator) * 0.2).half()
-
-    modules = []
-    for name, (out, into) in sizes.items():
-        if algorithm == "lokr":
-            tensors = {"lokr_w1": matrix(4, 4), "lokr_w2_a": matrix(out // 4, rank), "lokr_w2_b": matrix(rank, into // 4)}
-        else:
-            tensors = {"lora_up.weight": matrix(out, rank), "lora_down.weight": matrix(rank, into)}
-        if algorithm == "dora":
-            tensors["dora_scale"] = (torch.rand(out, 1, generator=generator) + 0.5).half()
-        kind = "lora" if algorithm == "dora" else algorithm
-        modules.append(LoraModule("unet", name, kind, tensors, torch.tensor(alpha).half()))
-    return LoraWeights(tuple(modules), "lumina2", "kohya", METADATA)
+    return random_lora({("unet", name): size for name, size in sizes.items()}, algorithm, "lumina2", METADATA, rank=rank, alpha=alpha)
 
 
 def one_block() -> dict[str, tuple[int, int]]:
