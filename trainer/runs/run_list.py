@@ -35,11 +35,15 @@ class ListedRun:
     epochs: int  # planned; 0 if the run does not end with an epoch
     loss: float | None
     image: Path | None  # the last validation image of the first prompt
-    saved: tuple[int, ...]  # the steps with a saved state, a saved LoRA, or both
-    states: tuple[int, ...]  # those with a state to resume from
+    states: tuple[int, ...]  # the steps with a state to resume from
     loras: tuple[int, ...]  # those with a saved LoRA
     images: int
     files: tuple[tuple[int, tuple[int, int]], ...]  # as from ``file_sizes``
+
+    @property
+    def saved(self) -> tuple[int, ...]:
+        """The steps with a saved state, a saved LoRA, or both."""
+        return tuple(sorted({*self.states, *self.loras}))
 
     @property
     def bytes(self) -> int:
@@ -110,7 +114,6 @@ def describe(folder: Path) -> ListedRun:
         epochs=steps // per_epoch if per_epoch and steps % per_epoch == 0 else 0,
         loss=_finite(step.loss_average if step is not None else result.get("loss")),
         image=max((each for each in images if each.stem.endswith("-00")), key=_place, default=None),
-        saved=tuple(saved_at(run)),
         states=tuple(_with_state(run)),
         loras=tuple(_with_lora(run)),
         images=len(images),
@@ -120,12 +123,12 @@ def describe(folder: Path) -> ListedRun:
 
 def saved_at(run: RunFolder) -> list[int]:
     """The steps with a saved state, a saved LoRA, or both."""
-    return sorted({step for step in (*_with_state(run), *_with_lora(run)) if step >= 0})
+    return sorted({*_with_state(run), *_with_lora(run)})
 
 
 def _with_state(run: RunFolder) -> list[int]:
     """The steps with a saved state."""
-    return [] if is_link(run.checkpoints) else sorted(saved_steps(run.checkpoints))
+    return [] if is_link(run.checkpoints) else sorted(step for step in saved_steps(run.checkpoints) if step >= 0)
 
 
 def _with_lora(run: RunFolder) -> list[int]:
