@@ -22,6 +22,7 @@ _CLASSES: dict[str, str] = {
     "swapped_blocks": "swapped_blocks:SwappedBlocks",
     "attention": "attention:FasterAttention",
     "cpu_attention": "cpu_attention:CpuAttention",
+    "cosmos_blocks": "cosmos_blocks:CosmosBlocks",
     "onednn": "onednn:OneDnnLayers",
     "fused_blocks": "fused_blocks:FusedBlocks",
     "compiled_blocks": "compiled_blocks:CompiledBlocks",

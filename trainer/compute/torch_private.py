@@ -30,6 +30,7 @@ APIS: dict[str, tuple[str, ...]] = {  # by the acceleration that cannot do witho
         "ops.aten._scaled_dot_product_flash_attention_for_cpu",
         "ops.aten._scaled_dot_product_flash_attention_for_cpu_backward",
     ),
+    "cosmos_blocks": ("ops.aten.native_layer_norm_backward",),
     "compiled_blocks": ("_dynamo.config.cache_size_limit", "nn.Module._compiled_call_impl"),
     "cuda_graphs": ("_foreach_copy_", "_foreach_add_", "_foreach_norm"),
 }
@@ -122,6 +123,20 @@ def flash_attention_backward(gradient: torch.Tensor, *saved: torch.Tensor) -> tu
 
     gradients: tuple[torch.Tensor, ...] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(gradient, *saved, 0.0, False)
     return gradients
+
+
+# blocks in few operations
+
+
+def layer_norm_input_gradient(
+    gradient: torch.Tensor, inputs: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor, weight: torch.Tensor | None
+) -> torch.Tensor:
+    """The gradient of the inputs (..., width) of ``torch.native_layer_norm``, which returned ``mean`` and the inverse ``deviation``."""
+    import torch
+
+    backward = torch.ops.aten.native_layer_norm_backward
+    by_inputs: torch.Tensor = backward(gradient, inputs, [inputs.shape[-1]], mean, deviation, weight, weight, [True, False, False])[0]
+    return by_inputs
 
 
 # oneDNN's layouts of weights on a CPU. Inputs are plain, weights as ``reorder_…`` returned them; padding, stride, dilation as lists.

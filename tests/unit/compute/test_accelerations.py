@@ -51,9 +51,11 @@ def accelerated(shallow_checkpoint: Path, two_images: Path, tmp_path_factory: py
 
 def remove(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """As if the line of each acceleration and its module were deleted."""
+    classes = accelerations._CLASSES
+    # not delitem, which puts the name back at the end: the order counts
+    monkeypatch.setattr(accelerations, "_CLASSES", {name: path for name, path in classes.items() if name not in names})
     for name in names:
-        module = f"trainer.compute.{accelerations._CLASSES[name].partition(':')[0]}"
-        monkeypatch.delitem(accelerations._CLASSES, name)
+        module = f"trainer.compute.{classes[name].partition(':')[0]}"
         for loaded in [loaded for loaded in sys.modules if loaded == module or loaded.startswith(f"{module}.")]:
             monkeypatch.delitem(sys.modules, loaded)
         monkeypatch.setitem(sys.modules, module, None)

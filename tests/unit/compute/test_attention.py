@@ -13,7 +13,7 @@ import torch
 
 from tests.unit.training_helpers import configuration, make_dataset, train_here
 from trainer.adapters import adapter
-from trainer.compute import accelerations, cpu_attention
+from trainer.compute import accelerations, flash_attention
 from trainer.compute.acceleration import Context
 from trainer.compute.attention_choice import choose_attention
 from trainer.compute.attention_processor import Processor
@@ -109,7 +109,7 @@ def plan(received: list[events.Event]) -> events.Plan:
 
 
 def test_this_torch_has_the_operators() -> None:
-    assert cpu_attention.operators_agree(torch.bfloat16), (
+    assert flash_attention.operators_agree(torch.bfloat16), (
         "a torch that lost them would train more slowly, and nothing else here would say so"
     )
 
@@ -120,11 +120,12 @@ def test_half_precision_cpu_attention_is_as_accurate_as_torchs(tokens: tuple[int
     shapes = [(2, 3, count, 40) for count in (tokens[0], tokens[1], tokens[1])]
     inputs = [torch.randn(shape, generator=draw).bfloat16() for shape in shapes]
     found = []
-    for way, given in (
+    ways: list[tuple[Callable[..., torch.Tensor], list[torch.Tensor]]] = [
         (torch.nn.functional.scaled_dot_product_attention, [each.float() for each in inputs]),
         (torch.nn.functional.scaled_dot_product_attention, inputs),
-        (cpu_attention.attend, inputs),
-    ):
+        (flash_attention.attend, inputs),
+    ]
+    for way, given in ways:
         leaves = [each.clone().requires_grad_() for each in given]
         computed = way(*leaves)
         (computed.float() * torch.linspace(-1, 1, computed.numel()).view(computed.shape)).sum().backward()
@@ -133,7 +134,7 @@ def test_half_precision_cpu_attention_is_as_accurate_as_torchs(tokens: tuple[int
     truth, theirs, ours = found
     assert torch.equal(ours[0], theirs[0])
     other = [each.transpose(-1, -2).contiguous().transpose(-1, -2) for each in inputs]  # in which channels do not lie side by side
-    assert torch.equal(cpu_attention.attend(*other).float(), ours[0])
+    assert torch.equal(flash_attention.attend(*other).float(), ours[0])
     for true, torch_s, mine in zip(truth[1:], theirs[1:], ours[1:], strict=True):
         apart = [float((each - true).norm() / true.norm().clamp_min(1e-6)) for each in (mine, torch_s)]
         assert apart[0] < max(1.05 * apart[1], 0.004), apart
@@ -166,9 +167,9 @@ def test_unet_with_cpu_attention_matches_torchs_attention(tiny_checkpoint: Path)
 
 
 def test_a_torch_without_the_operators_uses_its_own_attention(shallow_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_attention._Attention, "forward", broken)
-    assert not cpu_attention.operators_agree.__wrapped__(torch.bfloat16)
-    monkeypatch.setattr(cpu_attention, "operators_agree", lambda dtype: False)
+    monkeypatch.setattr(flash_attention._Attention, "forward", broken)
+    assert not flash_attention.operators_agree.__wrapped__(torch.bfloat16)
+    monkeypatch.setattr(flash_attention, "operators_agree", lambda dtype: False)
     unet: Any = FAMILY.load_denoiser(open_checkpoint(str(shallow_checkpoint)), torch.bfloat16)
     context = Context(configuration(shallow_checkpoint, Path("dataset"), Path("runs")), CPU, torch.bfloat16)
     accelerations.prepare(["attention", "cpu_attention"], unet, context)

@@ -100,4 +100,5 @@ def test_a_rounded_file_trains_as_the_values_that_it_holds(models: Path, dataset
     assert rounded.steps[0].loss == same.steps[0].loss
     error = abs(rounded.steps[0].loss / exact.steps[0].loss - 1)
     assert error < bound
-    assert (error > 0) == ("fp8" in form)  # fp16 holds what bf16 does, except the smallest values
+    # fp16 holds what bf16 does, except the smallest values, which move the loss by its last bit at most
+    assert (error > 1e-6) == ("fp8" in form)
