@@ -13,6 +13,8 @@ from ..errors import UserError
 from ..messages import File, Message
 from ..work.progress import report_progress
 
+_STEP = 1 << 20  # bytes
+
 
 def open_regular(path: str | Path) -> int:
     """Open a regular file for reading and return its handle (as ``os.open`` does); the caller closes it. Links are followed.
@@ -44,7 +46,10 @@ def read_regular(path: Path, limit: int) -> bytes:
     """Read a regular file, following links. Raises OSError for devices and pipes, and for more than ``limit`` bytes."""
     with os.fdopen(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        data = b"" if size > limit else file.read(limit + 1)  # the file may grow meanwhile
+        # not read(limit), for which Windows sets all of that memory aside
+        data = b"" if size > limit else file.read(size)
+        while size <= limit and len(data) <= limit and (more := file.read(_STEP)):  # the file grows meanwhile
+            data += more
     if size > limit or len(data) > limit:
         raise OSError(errno.EFBIG, f"the file is {max(size, len(data)) >> 20} MB long, more than {limit >> 20}")
     return data
@@ -84,7 +89,7 @@ def sha256_file(path: Path) -> str:
     """The SHA-256 of a regular file, in hex. Raises OSError, also for devices and pipes."""
     with os.fdopen(open_regular(path), "rb") as file:
         digest, done, size = hashlib.sha256(), 0, os.fstat(file.fileno()).st_size
-        while chunk := file.read(1 << 20):
+        while chunk := file.read(_STEP):
             digest.update(chunk)
             done += len(chunk)
             report_progress(f"hashing {path.name}", done, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -43,6 +44,34 @@ def test_read_regular_rejects_pipes_and_devices(tmp_path: Path) -> None:
             read_regular(tmp_path / name, 10)
     (tmp_path / "link").symlink_to(tmp_path / "large")
     assert read_regular(tmp_path / "link", 11) == bytes(11)
+
+
+def test_reading_takes_the_memory_of_the_file_not_of_the_limit(tmp_path: Path) -> None:
+    """Windows sets memory aside when it is asked for, not when it is used."""
+    (tmp_path / "small").write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    try:
+        assert read_regular(tmp_path / "small", 256 << 20) == b"x" * 1000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize("limit", [10, 5_000_000])
+def test_a_file_that_grows_meanwhile_is_read_to_its_end_or_to_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * 5)
+    status = os.stat(path)
+    path.write_bytes(b"a" * 3_000_000)
+    monkeypatch.setattr(os, "fstat", lambda _: status)
+    if limit > 3_000_000:
+        assert len(read_regular(path, limit)) == 3_000_000
+    else:
+        with pytest.raises(OSError, match="more than"):
+            read_regular(path, limit)
 
 
 def test_a_file_replaced_by_a_pipe_after_the_check_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
