@@ -105,7 +105,7 @@ def test_prepare_with_redirected_output_exits_with_0(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 1)
     arguments = ["prepare", str(source), "--out", str(tmp_path / "猫"), "--trigger", "a", "--resolution", "64"]
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
-    done = subprocess.run([sys.executable, "-m", "trainer", *arguments], cwd=ROOT, env=environment, capture_output=True, check=False)
+    done = subprocess.run([sys.executable, str(ROOT / "trainer"), *arguments], env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode("cp1252")
     assert "\\u732b" in done.stdout.decode("cp1252")
 
@@ -185,7 +185,8 @@ def test_settings_are_read_as_editors_save_them(tmp_path: Path, name: str) -> No
     path = tmp_path / "a.toml"
     path.write_bytes(READ[name])
     settings = run_config.load_config(path)
-    assert (settings.base.checkpoint, settings.dataset.path) == (f"/models/{NAME}.safetensors", "/data/猫")
+    assert settings.base.checkpoint == f"/models/{NAME}.safetensors"
+    assert settings.dataset.path == str(Path("/data/猫").absolute())
     assert read_settings(path)["base"] == {"checkpoint": f"/models/{NAME}.safetensors"}
 
 

@@ -52,8 +52,8 @@ def saved_steps(run: RunFolder) -> list[int]:
 
 def train(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Train without a terminal to the end."""
-    command = [sys.executable, "-m", "trainer", "train", str(config), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=600, check=False)
+    command = [sys.executable, str(ROOT / "trainer"), "train", str(config), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=600, check=False)
 
 
 @in_terminal

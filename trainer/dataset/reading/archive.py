@@ -82,8 +82,8 @@ def unpack(path: Path, folder: Path, *, captions: Sequence[str] = (), should_sto
                 continue
             try:
                 budget -= _write(stream, target, min(MAX_MEMBER_BYTES, budget), check)
-            except _Damaged as error:
-                result.rejected.append((name, "unreadable", f"damaged in the archive: {error}"))
+            except _Unusable as error:
+                result.rejected.append((name, "unreadable", str(error)))
             except _TooLarge:
                 if budget <= MAX_MEMBER_BYTES:
                     raise UserError(
@@ -192,8 +192,8 @@ def _folded(name: str) -> str:
     return name.lower() if _FOLDS_CASE else name
 
 
-class _Damaged(Exception):
-    """The content of a member cannot be read."""
+class _Unusable(Exception):
+    """A member cannot be read, or not be written under its name; the message says why."""
 
 
 class _TooLarge(Exception):
@@ -203,12 +203,12 @@ class _TooLarge(Exception):
 def _write(stream: IO[bytes], target: Path, limit: int, check: Callable[[], None]) -> int:
     """Write a member and return its number of bytes.
 
-    Raises _Damaged and _TooLarge, after which ``target`` does not exist, and UserError when it cannot be written.
+    Raises _Unusable and _TooLarge, after which ``target`` does not exist, and UserError when it cannot be written.
     """
     try:
         with stream:
             return _copy(stream, target, limit, check)
-    except (_Damaged, _TooLarge):
+    except (_Unusable, _TooLarge):
         with suppress(OSError):  # its path may be too long to exist
             target.unlink()
         raise
@@ -219,7 +219,7 @@ def _copy(stream: IO[bytes], target: Path, limit: int, check: Callable[[], None]
     try:
         require_short_path(target)
     except UserError as error:
-        raise _Damaged(str(error)) from error
+        raise _Unusable(str(error)) from error
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
@@ -231,7 +231,7 @@ def _copy(stream: IO[bytes], target: Path, limit: int, check: Callable[[], None]
                 file.write(chunk)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise _Damaged("its path is too long for this system") from error
+            raise _Unusable("its path is too long for this system") from error
         raise UserError(
             Message(File(str(target)), f" cannot be written while the archive is unpacked: {error.strerror or error}."),
             "Make room on the disk, or choose another output folder.",
@@ -246,4 +246,4 @@ def _read(stream: IO[bytes]) -> bytes:
     except (Cancelled, UserError):
         raise
     except Exception as error:  # zlib.error, LZMAError, ZstdError, BadZipFile, OSError, EOFError, ... share no base
-        raise _Damaged(str(error) or type(error).__name__) from error
+        raise _Unusable(f"damaged in the archive: {str(error) or type(error).__name__}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import shutil
 import subprocess
 import tarfile
@@ -139,8 +140,8 @@ def sources_and_captions(source: Path, out: Path) -> dict[str, str]:
 
 
 def test_long_names_keep_their_extension_and_their_caption(tmp_path: Path) -> None:
-    long = "初音ミク" * 20
-    members = {f"{long}.png": png(1), f"{long}.caption": b"miku", "x" * 205 + ".png": png(2), "x" * 205 + ".png.txt": b"ex"}
+    long, longer = "初音ミク" * 20, "x" * (100 if os.name == "nt" else 205)  # Windows limits whole paths
+    members = {f"{long}.png": png(1), f"{long}.caption": b"miku", f"{longer}.png": png(2), f"{longer}.png.txt": b"ex"}
     made = zipped(tmp_path / "a.zip", members)
     assert sorted(sources_and_captions(made, tmp_path / "out").values()) == ["mk01, ex", "mk01, miku"]
 

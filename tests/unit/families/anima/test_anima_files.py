@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from random_checkpoints.anima import DENOISER, SIZES, TEXT_ENCODER, VAE, file_size, layouts
 from trainer.core.errors import UserError
@@ -35,12 +35,17 @@ def changed(models: Path) -> Callable[[Callable[[Tensors], Tensors]], Path]:
 
     def change(function: Callable[[Tensors], Tensors]) -> Path:
         path = models / DENOISER
-        tensors = function(load_file(path))
+        tensors = function(unmapped(path))
         path.unlink()
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
         return path
 
     return change
+
+
+def unmapped(path: Path) -> Tensors:
+    """The tensors of a file that is replaced afterwards, which Windows refuses while it is mapped into memory."""
+    return load(path.read_bytes())
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -102,7 +107,7 @@ def test_candidates_win_over_files_beside_the_model_and_damaged_ones_are_passed_
 def test_every_part_is_in_the_identity_of_the_model(models: Path) -> None:
     whole = open_checkpoint(str(models / DENOISER)).identity()
     for name in (TEXT_ENCODER, VAE):
-        other = load_file(models / name)
+        other = unmapped(models / name)
         first = next(iter(other))
         (models / name).unlink()
         save_file({**other, first: other[first] + 1}, models / name)
@@ -148,10 +153,10 @@ def test_every_prefix_that_comfyui_reads_gives_the_same_weights(models: Path, ch
 
 def test_a_file_with_all_models_needs_no_other(models: Path, tmp_path: Path) -> None:
     before = open_checkpoint(str(models / DENOISER))
-    tensors = {name.replace("net.", "model.diffusion_model.", 1): tensor for name, tensor in load_file(models / DENOISER).items()}
-    text = load_file(models / TEXT_ENCODER)
+    tensors = {name.replace("net.", "model.diffusion_model.", 1): tensor for name, tensor in unmapped(models / DENOISER).items()}
+    text = unmapped(models / TEXT_ENCODER)
     tensors |= {f"cond_stage_model.qwen3_06b.transformer.{name}": tensor for name, tensor in text.items()}
-    tensors |= {f"first_stage_model.{name}": tensor for name, tensor in load_file(models / VAE).items()}
+    tensors |= {f"first_stage_model.{name}": tensor for name, tensor in unmapped(models / VAE).items()}
     (tmp_path / "checkpoints").mkdir()
     path = tmp_path / "checkpoints" / "whole.safetensors"
     save_file(tensors, path)

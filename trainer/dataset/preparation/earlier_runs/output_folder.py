@@ -9,7 +9,7 @@ import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ....config.prepare_settings import PrepareSettings, dataset_folder
@@ -43,15 +43,19 @@ def output_folder(
     while True:
         folder = base if replace_other else _choose_folder(out_root, identity)
         _make_folder(folder, source)
-        with locked(folder, should_stop, waiting):
-            if not replace_other and _choose_folder(out_root, identity) != folder:
-                continue  # another process took it in the meantime
-            try:
-                yield folder, _begin(folder, out_root, identity)
-            except UserError:
-                _remove_if_empty(folder)
-                raise
-            return
+        try:
+            with locked(folder, should_stop, waiting):
+                if not replace_other and _choose_folder(out_root, identity) != folder:
+                    continue  # another process took it in the meantime
+                try:
+                    yield folder, _begin(folder, out_root, identity)
+                except UserError:
+                    _remove_if_empty(folder)
+                    raise
+                return
+        except UserError:
+            _remove_folders_of_the_lock(folder)
+            raise
 
 
 def siblings(out_root: Path, settings: PrepareSettings) -> list[Path]:
@@ -167,3 +171,10 @@ def _remove_if_empty(folder: Path) -> None:
     if [path for path in folder.iterdir() if path != work] or [path for path in work.glob("*") if path.is_dir() and any(path.iterdir())]:
         return
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_folders_of_the_lock(folder: Path) -> None:
+    """Remove what ``_remove_if_empty`` leaves on Windows, which keeps the folders of a file that is open."""
+    for path in (folder / WORK, folder):
+        with suppress(OSError):  # they hold something
+            path.rmdir()
