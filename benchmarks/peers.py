@@ -34,6 +34,11 @@ MODELS = ("sd1", "sdxl", "anima", "anima-4")
 ANIMA_SIZES = {"anima": "full", "anima-4": "shallow"}  # the second is as wide, and has four blocks of 28
 # the 192 modules of SD 1.5 that kohya's --network_module networks.lora adapts, in diffusers' names
 MODULES = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+_CAPTION = (
+    "1girl, solo, long hair, looking at viewer, smile, open mouth, blue eyes, blonde hair, bangs, blush, school uniform, serafuku, "
+    "pleated skirt, white shirt, red ribbon, hair ornament, hair bow, holding, bag, outdoors, sky, cloud, day, cherry blossoms, "
+    "petals, wind, standing, cowboy shot, dutch angle, depth of field"
+)
 _KOHYA_TOKENIZERS = ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k")
 
 
@@ -64,7 +69,10 @@ def checkpoint(folder: Path, model: str) -> Path:
 
 
 def dataset(folder: Path, resolution: int, pictures: int) -> Path:
-    """The folder of a prepared dataset of ``pictures`` images of ``resolution`` pixels, each repeated ten times an epoch."""
+    """The folder of a prepared dataset of ``pictures`` images of ``resolution`` pixels, each repeated ten times an epoch.
+
+    Each has a caption of the usual length: Anima's text encoders, unlike CLIP, read as many tokens as there are.
+    """
     source = folder / f"pictures-{resolution}"
     if not source.is_dir():
         source.mkdir(parents=True)
@@ -72,6 +80,7 @@ def dataset(folder: Path, resolution: int, pictures: int) -> Path:
         for index in range(pictures):
             small = Image.fromarray(random.integers(0, 255, (16, 16, 3), dtype=np.uint8))
             small.resize((resolution, resolution), Image.Resampling.BICUBIC).save(source / f"{index}.png")
+            (source / f"{index}.txt").write_text(_CAPTION, encoding="utf-8")
     settings = PrepareSettings(trigger="myStyle", class_description="anime_face", resolution=resolution, repeats=10)
     return prepare_dataset(source, folder / f"datasets-{resolution}", settings).dataset.path
 
