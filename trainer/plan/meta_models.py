@@ -77,8 +77,12 @@ def _build(
     for parameter in unet.parameters():
         parameter.data = parameter.data.to(dtype)
     meta = torch.device("meta")
-    quantised = ["quantised_base"] if config.training.base_precision != "same" else []
-    accelerations.prepare([*quantised, "fused_blocks"] if fused else quantised, unet, Context(config, meta, dtype))
+    used = {
+        "quantised_base": config.training.base_precision != "same",
+        "cosmos_blocks": not config.training.compile,
+        "fused_blocks": fused,
+    }
+    accelerations.prepare([name for name, is_used in used.items() if is_used], unet, Context(config, meta, dtype))
     modules: list[str] = []
     with meta:
         if config.network.unet:
